@@ -1,0 +1,1 @@
+"""tuner: a studio for fine-tuning language models."""
