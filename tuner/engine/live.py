@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.config.config import Config
 from tuner.tracking import checkpoints
+from tuner.tracking.inputs import DataInput, record_inputs
 from tuner.tracking.metrics import MetricsLog
 from tuner.tracking.run import Run
 
@@ -45,8 +46,6 @@ class Outcome:
     weights: Path | None = None
     adapter: bool = False
     base: str = ""
-    base_revision: str = ""
-    inputs: tuple[Any, ...] = ()
     stopped: bool = False
 
 
@@ -121,6 +120,10 @@ class LiveRun:
         if text not in notes:
             self.run.update(notes=[*notes, text])
             self.say(text)
+
+    def learned_from(self, inputs: Iterable[DataInput]) -> None:
+        """Note the data sets, so that the record says what the run was made of even if it fails."""
+        record_inputs(self.run, inputs)
 
     def record(self, **extra: Any) -> None:
         """Facts about the run that belong to no other field."""

@@ -81,7 +81,7 @@ def give_rows(trainer: Trainer, train: Sequence[Any], held_out: Mapping[str, Seq
     trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
 
 
-def fit(trainer: Trainer, config: Config, run: LiveRun, base: str, inputs: Sequence[Any] = ()) -> Outcome:
+def fit(trainer: Trainer, config: Config, run: LiveRun, base: str) -> Outcome:
     """Train, evaluate, save: the same for every stage. Returns what the worker records."""
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
@@ -91,7 +91,7 @@ def fit(trainer: Trainer, config: Config, run: LiveRun, base: str, inputs: Seque
     if config.do_train:
         metrics |= _train(trainer, config, run)
         if run.asked:
-            return Outcome(metrics=metrics, base=base, inputs=tuple(inputs), stopped=True)
+            return Outcome(metrics=metrics, base=base, stopped=True)
         with run.phase("saving"):
             weights = save(trainer, run)
     if trainer.eval_dataset is not None:
@@ -103,7 +103,7 @@ def fit(trainer: Trainer, config: Config, run: LiveRun, base: str, inputs: Seque
         if config.plot_loss:
             draw(trainer.state.log_history, run.output)
     adapter = weights is not None and (weights / "adapter_config.json").is_file()
-    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=base, inputs=tuple(inputs))
+    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=base)
 
 
 def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
