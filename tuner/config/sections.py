@@ -381,6 +381,31 @@ class Output(Section):
     )
 
 
+class Samples(Section):
+    title = "Samples"
+    icon = ":material/forum:"
+
+    probe: OptionalText = knob(
+        None,
+        "A data set of held-out questions: the model answers them before, at every save and after, and the run's page "
+        "shows how the answers change.",
+        usual="a set the run does not train on",
+    )
+    probe_samples: int = knob(
+        100,
+        "How many of those questions are asked.",
+        ge=1,
+        raised="a steadier score, more seconds at every save.",
+        lowered="quicker saves.",
+        usual="20 to 200",
+        unit="questions",
+        advanced=True,
+    )
+    probe_new_tokens: int = knob(
+        64, "The longest answer to such a question.", ge=1, usual="64 to 256", unit="tokens", advanced=True
+    )
+
+
 def _tokens_seen(value: Any) -> Any:
     # transformers takes a bool here too; YAML and the shell both write one.
     words = {"true": "all", "false": "no", "1": "all", "0": "no"}
@@ -443,6 +468,6 @@ def _training_arguments(taken: set[str]) -> type[Section]:
     return made
 
 
-_OURS = (Model, Task, Data, Training, Lora, Preference, Output)
+_OURS = (Model, Task, Data, Training, Lora, Preference, Samples, Output)
 TrainingArguments = _training_arguments({name for s in _OURS for name in s.model_fields})
 SECTIONS: tuple[type[Section], ...] = (*_OURS, TrainingArguments)
