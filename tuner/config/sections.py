@@ -380,6 +380,31 @@ class Output(Section):
     )
 
 
+class Samples(Section):
+    title = "Samples"
+    icon = ":material/forum:"
+
+    probe: OptionalText = knob(
+        None,
+        "A data set of held-out questions: the model answers them before, at every save and after, and the run's page "
+        "shows how the answers change.",
+        usual="a set the run does not train on",
+    )
+    probe_samples: int = knob(
+        100,
+        "How many of those questions are asked.",
+        ge=1,
+        raised="a steadier score, more seconds at every save.",
+        lowered="quicker saves.",
+        usual="20 to 200",
+        unit="questions",
+        advanced=True,
+    )
+    probe_new_tokens: int = knob(
+        64, "The longest answer to such a question.", ge=1, usual="64 to 256", unit="tokens", advanced=True
+    )
+
+
 def _tokens_seen(value: Any) -> Any:
     # transformers takes a bool here too; YAML and the shell both write one.
     words = {"true": "all", "false": "no", "1": "all", "0": "no"}
@@ -467,6 +492,7 @@ _OURS = (
     Answers,
     Evaluation,
     Generation,
+    Samples,
     Optimizers,
     Machine,
     Vocabulary,

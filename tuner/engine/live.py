@@ -57,6 +57,7 @@ class LiveRun:
         self.output: Path = checkpoints.output_of(run, config)
         self.log = MetricsLog(run)
         self.asked: Asked | None = None
+        self.training = False  # from the first step on, the loop ends itself and saves
         self.quiet = threading.Event()  # set on every rank but the first
         self._written = 0.0
 
@@ -88,7 +89,7 @@ class LiveRun:
 
     def check(self) -> None:
         """End here if somebody asked for it: there is nothing to save yet. Raises StoppedError."""
-        if self.wanted():
+        if self.wanted() and not self.training:
             raise StoppedError
 
     # --- what it tells
@@ -97,7 +98,7 @@ class LiveRun:
     def phase(self, name: str) -> Iterator[None]:
         """Name what is going on and add its seconds to the run's record."""
         self.check()
-        began = time.perf_counter()
+        before, began = self.run.status().phase, time.perf_counter()
         self.run.update(phase=name)
         self.say(f"{name} ...")
         try:
@@ -105,7 +106,7 @@ class LiveRun:
         finally:
             seconds = self.run.status().seconds
             spent = seconds.get(name, 0.0) + time.perf_counter() - began
-            self.run.update(seconds={**seconds, name: round(spent, 3)})
+            self.run.update(phase=before, seconds={**seconds, name: round(spent, 3)})
             self.say(f"{name}: {spent:.1f} s")
 
     def progress(self, share: float, text: str = "") -> None:
@@ -149,11 +150,11 @@ class LiveRun:
 
     def began(self, step: int, total: int) -> None:
         """The first optimizer step is about to be made."""
+        self.training = True
         if self.quiet.is_set():
             return
         self.run.update(
             state="running",
-            phase="training",
             trained_from=time.time(),
             first_step=step,
             step=step,

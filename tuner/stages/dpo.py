@@ -43,7 +43,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
         )
         adapters.keep_only_adapter_dropout(trainer.model)
         give_rows(trainer, rows.train, rows.eval)
-    return fit(trainer, config, run, source.base)
+    return fit(trainer, config, run, source)
 
 
 def settings(config: Config) -> LossSettings:
