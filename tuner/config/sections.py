@@ -216,7 +216,12 @@ class Training(Section):
     )
     bf16: bool = knob(False, "Compute in bfloat16: half the memory and faster on recent hardware.")
     fp16: bool = knob(False, "Compute in float16, for GPUs without bfloat16.", advanced=True)
-    seed: int = knob(42, "The number that makes a run repeatable: same seed, same order, same start.", ge=0)
+    seed: int = knob(
+        42,
+        "The number that makes a run repeatable: same seed, same order, same start.",
+        ge=0,
+        usual="42; try two or three to see what is luck",
+    )
 
 
 class Lora(Section):
