@@ -5,6 +5,7 @@ import streamlit as st
 from tuner.ui import live, theme
 
 st.set_page_config(page_title="tuner", page_icon="static/mark.svg", layout="wide")
+st.logo("static/mark.svg", size="large")
 theme.apply()
 page = st.navigation(
     {

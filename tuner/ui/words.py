@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -144,3 +145,64 @@ def sentence(status: Status, place: int | None = None) -> str:
         return f"Finished after {took}." if took else "Finished."
     said = status.reason or f"{look(state).word}; the log's last lines say why."
     return said if said.endswith((".", "!", "?")) else f"{said}."
+
+
+_ACRONYMS = {
+    "lr": "LR",
+    "lora": "LoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "dpo": "DPO",
+    "kto": "KTO",
+    "simpo": "SimPO",
+    "num": "number of",
+    "optim": "optimizer",
+    "ftx": "FTX",
+    "pref": "preference",
+    "ddp": "DDP",
+    "hub": "hub",
+    "hf": "HF",
+    "len": "length",
+    "grad": "gradient",
+    "max": "max",
+    "val": "validation",
+    "dir": "folder",
+    "attn": "attention",
+    "train": "training",
+}
+_LABELS = {
+    "model_name_or_path": "Model",
+    "adapter_name_or_path": "Adapters to start from",
+    "finetuning_type": "Method",
+    "num_train_epochs": "Epochs",
+    "per_device_train_batch_size": "Batch size per device",
+    "val_size": "Validation size",
+    "dataset": "Data sets",
+    "dataset_dir": "Catalog folder",
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "do_train": "Train",
+    "do_eval": "Evaluate",
+    "do_predict": "Predict",
+    "trust_remote_code": "Trust remote code",
+    "use_rslora": "rsLoRA",
+    "use_dora": "DoRA",
+    "stage": "Stage",
+}
+
+
+def label(name: str) -> str:
+    """A knob's name for the eye: `lora_rank` is LoRA rank. The flag itself stands in the tooltip."""
+    if name in _LABELS:
+        return _LABELS[name]
+    parts = [_ACRONYMS.get(part, part) for part in name.split("_")]
+    text = " ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:$&])")
+
+
+def safe(text: object) -> str:
+    """Text of unknown origin inside Markdown: shown as it is, never as a heading, a link or a picture."""
+    return _MARKS.sub(r"\\\1", str(text)).replace("\n", " ")
