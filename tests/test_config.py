@@ -65,7 +65,9 @@ def test_yaml_gives_the_same_config_back(tmp_path: Path) -> None:
 def test_later_words_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 1e-4\nstage: dpo\nmodel_name_or_path: m\n")
-    values = c.parse_words([str(file), "learning_rate=2e-4", "--lora_rank", "4", "--no_ignore_pad_token_for_loss"])
+    values = c.parse_words(
+        [str(file), "learning_rate=2e-4", "--lora_rank", "4", "--no_ignore_pad_token_for_loss"]
+    )
     config = c.make(values)
     assert (config.learning_rate, config.lora_rank, config.ignore_pad_token_for_loss) == (2e-4, 4, False)
 
@@ -128,7 +130,12 @@ def test_a_knob_is_declared_once() -> None:
 
 def test_secrets_are_in_no_record() -> None:
     config = c.make({**MINIMAL, "hf_hub_token": "hf_CANARY"})
-    records = [c.command(config), c.to_yaml(config.plain()), str(c.params(config)), c.to_yaml(config.changed())]
+    records = [
+        c.command(config),
+        c.to_yaml(config.plain()),
+        str(c.params(config)),
+        c.to_yaml(config.changed()),
+    ]
     assert not any("CANARY" in r for r in records)
     assert config.secrets() == {"hf_hub_token": "hf_CANARY"}
 

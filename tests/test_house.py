@@ -39,7 +39,9 @@ HEAVY = {"torch", "transformers", "peft", "trl", "accelerate"}
 def modules() -> dict[str, Path]:
     files = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "tuner").rglob("*.py")]
     return {
-        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files if f.is_file()
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
+        for f in files
+        if f.is_file()
     }
 
 
@@ -88,7 +90,9 @@ def test_imports_go_down_only(module: str) -> None:
         if target is None or room(target) == here:
             continue
         there = room(target)
-        assert FLOORS[there] < FLOORS[here], f"{module} (floor {FLOORS[here]}) imports {target} (floor {FLOORS[there]})"
+        assert FLOORS[there] < FLOORS[here], (
+            f"{module} (floor {FLOORS[here]}) imports {target} (floor {FLOORS[there]})"
+        )
         if here in TORCH_TOWER:
             assert there not in BROWSER_TOWER, f"{module} imports {target} of the other tower"
         if here in BROWSER_TOWER:
@@ -138,7 +142,11 @@ def test_there_are_no_cycles() -> None:
 
 
 def test_the_browser_tower_and_the_parser_load_no_torch_and_no_mlflow() -> None:
-    light = [m for m in MODULES if room(m) in ("tuner.ui", "tuner.jobs", "tuner.cli", "tuner.preflight", "tuner.data")]
+    light = [
+        m
+        for m in MODULES
+        if room(m) in ("tuner.ui", "tuner.jobs", "tuner.cli", "tuner.preflight", "tuner.data")
+    ]
     light = [m for m in light if not m.endswith("__main__")]
     code = (
         f"import sys, importlib\nfor m in {light!r}: importlib.import_module(m)\n"

@@ -12,7 +12,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from tuner import hardware, paths
@@ -34,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     if verb not in VERBS:
         like = nearest(verb, VERBS)
-        return _refuse([f"tuner has no verb {verb!r}; " + (f"did you mean {like}?" if like else "try tuner --help.")])
+        return _refuse(
+            [f"tuner has no verb {verb!r}; " + (f"did you mean {like}?" if like else "try tuner --help.")]
+        )
     try:
         return VERBS[verb][0](rest)
     except ConfigError as error:
@@ -116,7 +117,10 @@ def runs(words: list[str]) -> int:
     if options.json:
         _print_json(row.as_dict() for row in rows)
     else:
-        _table(("id", "state", "stage", "name", "model"), [(r.id, r.state, r.stage, r.name, r.model) for r in rows])
+        _table(
+            ("id", "state", "stage", "name", "model"),
+            [(r.id, r.state, r.stage, r.name, r.model) for r in rows],
+        )
     return OK
 
 
@@ -168,18 +172,12 @@ def _problem(sentence: str) -> Any:
 
 def webui(words: list[str]) -> int:
     """Serve the dashboard on this machine only."""
-    parser = _parser("webui")
-    parser.add_argument("--port", type=int, default=8501, help="the port to listen on (default 8501)")
-    options = parser.parse_args(words)
-    app = paths.package().parent / "app.py"
-    if not app.is_file():
-        return _refuse([f"{app} is missing; start the dashboard from a checkout of the project (`make run`)."])
-    environment = {**os.environ, "TUNER_HOME": str(paths.home())}
-    flags = ["--server.address", "127.0.0.1", "--server.port", str(options.port), "--server.headless", "true"]
-    command = [sys.executable, "-m", "streamlit", "run", str(app), *flags]
-    os.chdir(app.parent)  # Streamlit reads .streamlit/config.toml from the folder it starts in
-    print(f"tuner is at http://127.0.0.1:{options.port}", flush=True)
-    os.execve(sys.executable, command, environment)  # noqa: S606  an argument list, no shell
+    if not (paths.package().parent / "app.py").is_file():
+        return _refuse(
+            ["app.py is missing; start the dashboard from a checkout of the project (`make run`)."]
+        )
+    # A process of its own name and memory; an argument list, no shell.
+    os.execv(sys.executable, [sys.executable, "-m", "tuner.ui.serve", *words])  # noqa: S606
 
 
 def doctor(words: list[str]) -> int:
@@ -191,7 +189,17 @@ def doctor(words: list[str]) -> int:
     print(f"Python    {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(f"bfloat16  {'yes' if hardware.bf16() else 'no: leave --bf16 off'}")
     missing = []
-    for package in ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow", "streamlit", "plotly"):
+    for package in (
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "datasets",
+        "accelerate",
+        "mlflow",
+        "streamlit",
+        "plotly",
+    ):
         try:
             print(f"{package:<13} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
@@ -223,7 +231,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
 
 def _help() -> str:
     lines = ["tuner: fine-tune language models, from a page or a shell.", "", "Verbs:"]
-    lines += [f"  {verb:<10} {(function.__doc__ or '').splitlines()[0]}" for verb, (function,) in VERBS.items()]
+    lines += [
+        f"  {verb:<10} {(function.__doc__ or '').splitlines()[0]}" for verb, (function,) in VERBS.items()
+    ]
     lines += [
         "",
         "  tuner train FILE.yaml [--flag value | key=value ...]   LLaMA-Factory's YAML files and flags work unchanged",

@@ -60,12 +60,16 @@ def _model(config: Config) -> Iterator[Problem]:
 def _model_folder(config: Config, folder: Path) -> Iterator[Problem]:
     name = config.model_name_or_path
     if not (folder / "config.json").is_file():
-        yield Problem("model_name_or_path", f"--model_name_or_path {name} holds no config.json; it is not a model.")
+        yield Problem(
+            "model_name_or_path", f"--model_name_or_path {name} holds no config.json; it is not a model."
+        )
         return
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        yield Problem("model_name_or_path", f"{name}/config.json is not valid JSON; download the model again.")
+        yield Problem(
+            "model_name_or_path", f"{name}/config.json is not valid JSON; download the model again."
+        )
         return
     pickled = any(folder.glob("*.bin")) and kind in LEGACY
     if not any(folder.glob("*.safetensors")) and not pickled and not config.train_from_scratch:
@@ -104,7 +108,9 @@ def _data(config: Config) -> Iterator[Problem]:
         if said := entry.fits(config.stage):
             yield Problem("dataset", said)
         for file in entry.missing():
-            yield Problem("dataset", f"--dataset {entry.name}: its file {file} is missing; mend dataset_info.json.")
+            yield Problem(
+                "dataset", f"--dataset {entry.name}: its file {file} is missing; mend dataset_info.json."
+            )
     if said := check_template(config.template):
         yield Problem("template", said)
 
@@ -115,7 +121,9 @@ def _machine(config: Config) -> Iterator[Problem]:
         where = cards[0].name if cards and not config.use_cpu else "this processor"
         remedy = {"bf16": False, "fp16": True} if cards else {"bf16": False}
         words = "set --bf16 False --fp16 True" if cards else "set --bf16 False"
-        yield Problem("bf16", f"--bf16 True does not work on {where}, which has no bfloat16; {words}.", remedy)
+        yield Problem(
+            "bf16", f"--bf16 True does not work on {where}, which has no bfloat16; {words}.", remedy
+        )
     if config.fp16 and (config.use_cpu or not hardware.gpus()):
         yield Problem(
             "fp16",
@@ -132,7 +140,9 @@ def _output(config: Config) -> Iterator[Problem]:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        yield Problem("output_dir", f"--output_dir {config.output_dir} cannot be written; choose another folder.")
+        yield Problem(
+            "output_dir", f"--output_dir {config.output_dir} cannot be written; choose another folder."
+        )
     free = hardware.usage(folder).disk_free
     if free < hardware.GIB // 4:
         yield Problem("output_dir", f"Only {free / 2**20:.0f} MiB of disk are free there; make room first.")

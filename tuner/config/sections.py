@@ -85,7 +85,12 @@ class Data(Section):
     icon = ":material/database:"
 
     dataset: Names = knob((), "The data sets to learn from, by their names in the catalog.")
-    dataset_dir: str = knob("data", "The folder that holds dataset_info.json.", advanced=True)
+    dataset_dir: str = knob(
+        "data",
+        "The folder that holds dataset_info.json; ONLINE reads names as hub ids, "
+        "REMOTE:owner/repo takes the catalog from the hub.",
+        advanced=True,
+    )
     cutoff_len: int = knob(
         2048,
         "The longest example, in tokens; longer ones are cut.",
@@ -111,10 +116,94 @@ class Data(Section):
         raised="a steadier measure, less to learn from.",
         usual="0.05 to 0.1",
     )
+    eval_dataset: Names = knob(
+        (),
+        "Data sets to measure on instead of rows kept aside, by their names in the catalog.",
+        advanced=True,
+    )
+    eval_on_each_dataset: bool = knob(
+        False, "Measure on each evaluation set by itself, one curve a set.", advanced=True
+    )
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = knob(
+        "concat",
+        "How several data sets become one: concat puts them one after the other; the interleave ones draw from "
+        "them in turn until the first is used up (under), until the last is, repeating the short ones (over), "
+        "or until all are, without repeating (once).",
+        advanced=True,
+    )
+    interleave_probs: OptionalText = knob(
+        None,
+        "How often each data set is drawn from, as comma-separated shares that add up to 1; empty draws in turn.",
+        advanced=True,
+        usual="0.7,0.3",
+        needs={"mix_strategy": ("interleave_under", "interleave_over", "interleave_once")},
+    )
+    train_on_prompt: bool = knob(
+        False,
+        "Learn the prompt's tokens as well as the answer's.",
+        advanced=True,
+        needs={"stage": ("sft",)},
+    )
+    mask_history: bool = knob(
+        False,
+        "Learn only the last answer of a chat; earlier answers are read, not learnt.",
+        advanced=True,
+        needs={"stage": ("sft",)},
+    )
+    enable_thinking: OptionalBool = knob(
+        True,
+        "How thoughts before an answer are treated by reasoning templates: on learns an empty thought where a row "
+        "has none, off strips every thought, empty keeps rows as they are.",
+        advanced=True,
+    )
+    preserve_thinking: bool = knob(
+        False, "Keep the thoughts of earlier turns, which reasoning templates leave out.", advanced=True
+    )
+    default_system: OptionalText = knob(
+        None, "The system prompt for rows that bring none; empty takes the template's own.", advanced=True
+    )
+    tool_format: Annotated[OptionalText, AfterValidator(lambda v: _known_tool_format(v))] = knob(
+        None,
+        "How tools and tool calls are written as text; empty takes the template's own way.",
+        advanced=True,
+        usual="empty",
+    )
     packing: OptionalBool = knob(
         None,
         "Fill each row with several examples; off means one example a row. On by default for pt only.",
         advanced=True,
+        raised="no time lost on padding where examples are short.",
+    )
+    neat_packing: bool = knob(
+        False,
+        "Pack so that examples never see each other; here packing always does, so this only turns it on.",
+        advanced=True,
+        needs={"stage": ("pt", "sft")},
+    )
+    streaming: bool = knob(
+        False,
+        "Read and tokenise while training instead of before it, for sets larger than memory; needs --max_steps.",
+        advanced=True,
+    )
+    buffer_size: int = knob(
+        16384,
+        "Rows held in memory to shuffle from while streaming.",
+        ge=1,
+        unit="rows",
+        advanced=True,
+        raised="a better shuffle, more memory.",
+        needs={"streaming": (True,)},
+    )
+    tokenized_path: OptionalText = knob(
+        None,
+        "A folder for the tokenised rows: read if it holds some, written if it does not.",
+        advanced=True,
+    )
+    media_dir: OptionalText = knob(
+        None, "Where pictures, videos and sounds lie; empty for dataset_dir.", advanced=True
+    )
+    preprocessing_batch_size: int = knob(
+        1000, "Rows tokenised in one go.", ge=1, unit="rows", advanced=True, usual="1000"
     )
     preprocessing_num_workers: OptionalInt = knob(
         None,
@@ -124,6 +213,12 @@ class Data(Section):
         usual="1 to 16",
     )
     overwrite_cache: bool = knob(False, "Tokenise anew even if it was done before.", advanced=True)
+    data_shared_file_system: bool = knob(
+        False, "All machines of a run see the same disk, so that one of them prepares for all.", advanced=True
+    )
+    eval_num_beams: OptionalInt = knob(
+        None, "Beams to search with when predicting; empty for the generation settings.", ge=1, advanced=True
+    )
     ignore_pad_token_for_loss: bool = knob(True, "Leave padding out of the loss.", advanced=True)
 
 
@@ -385,6 +480,18 @@ def _tokens_seen(value: Any) -> Any:
     # transformers takes a bool here too; YAML and the shell both write one.
     words = {"true": "all", "false": "no", "1": "all", "0": "no"}
     return words.get(str(value).lower(), value)
+
+
+TOOL_FORMATS = (
+    "default", "gemma4", "glm4", "glm4_moe", "lfm2", "ling", "llama3", "minimax1", "minimax2", "mistral", "qwen",
+    "qwen3_5", "seed_oss",
+)  # fmt: skip
+
+
+def _known_tool_format(value: str | None) -> str | None:
+    if value is not None and value not in TOOL_FORMATS:
+        raise ValueError(f"should be one of {', '.join(TOOL_FORMATS)}")
+    return value
 
 
 def _known_optimizer(value: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ State = Literal["queued", "preparing", "running", "stopping", "finished", "faile
 STATES: tuple[State, ...] = get_args(State)
 LIVE: frozenset[State] = frozenset({"preparing", "running", "stopping"})
 ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
+# A worker's threads (training, mirror) change the same status: read, change and write must not interleave.
+_WRITING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -148,14 +151,16 @@ class Run:
     def write(self, status: Status) -> None:
         """Replace the status whole, so that a reader never sees half of one."""
         fresh = self.folder / f"status.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(replace(status, updated=time.time()))), encoding="utf-8")
-        fresh.replace(self.folder / "status.json")
+        with _WRITING:
+            fresh.write_text(json.dumps(asdict(replace(status, updated=time.time()))), encoding="utf-8")
+            fresh.replace(self.folder / "status.json")
 
     def update(self, **changes: Any) -> Status:
         """Change some fields of the status. Only one process writes it at a time: the worker while it holds the
-        lock, whoever watches it otherwise."""
-        status = replace(self.status(), **changes)
-        self.write(status)
+        lock, whoever watches it otherwise. Its threads may all call this."""
+        with _WRITING:
+            status = replace(self.status(), **changes)
+            self.write(status)
         return status
 
     # --- what is asked of it
