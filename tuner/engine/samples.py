@@ -161,7 +161,8 @@ class Sampler(TrainerCallback):
             self._remember()
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if state.global_step < state.max_steps:
+        # Someone who asked the run to stop is waiting for it.
+        if state.global_step < state.max_steps and not self.run.asked:
             self._ask(model, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -172,8 +173,10 @@ class Sampler(TrainerCallback):
         if self.run.quiet.is_set() or self.samples.asked_at == step:
             return
         self.samples.asked_at = step
+        before = self.run.run.status().phase
         with self.run.phase("asking held-out questions"):
             answers = answer(model, self.questions, self.tokenizer, self.config.probe_new_tokens)
+        self.run.run.update(phase=before)
         shown = zip(self.questions[:SHOWN], answers[:SHOWN], strict=True)
         self.samples.rows += [[step, q.shown, q.expected, a] for q, a in shown]
         self._write()
