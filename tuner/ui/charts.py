@@ -203,13 +203,20 @@ def figure(
         weight = smoothing if chart.smoothed and len(y) > 3 else 0.0
         if weight:
             drawn.add_trace(_trace(*thin(x, y, POINTS), line.label, colour, width=1, opacity=0.28))
-        drawn.add_trace(_trace(*thin(x, smooth(y, weight), POINTS), line.label, colour, width=2.2, hover=True))
+        drawn.add_trace(
+            _trace(*thin(x, smooth(y, weight), POINTS), line.label, colour, width=2.2, hover=True)
+        )
     drawn.update_layout(showlegend=sum(line.metric in series for line in chart.lines) > 1)
     return drawn
 
 
 def overlay(
-    curves: Mapping[str, tuple[Floats, Floats]], names: Mapping[str, str], *, smoothing: float, log: bool, key: str
+    curves: Mapping[str, tuple[Floats, Floats]],
+    names: Mapping[str, str],
+    *,
+    smoothing: float,
+    log: bool,
+    key: str,
 ) -> go.Figure:
     """One metric of several runs: a colour and a dash each, aligned by step. `curves` and `names` go by run id."""
     colours = palette()
@@ -314,7 +321,11 @@ def _layout(colours: Palette, chart: Chart, log: bool, axis: Axis) -> dict[str, 
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "Inter, system-ui, sans-serif", "color": colours.ink, "size": 12},
         "hovermode": "x unified",
-        "hoverlabel": {"bgcolor": colours.surface, "bordercolor": colours.grid, "font": {"color": colours.ink}},
+        "hoverlabel": {
+            "bgcolor": colours.surface,
+            "bordercolor": colours.grid,
+            "font": {"color": colours.ink},
+        },
         "legend": {
             "orientation": "h",
             "y": 1.02,

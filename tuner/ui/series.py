@@ -75,7 +75,9 @@ def _take(cursor: _Cursor, row: dict[str, Any]) -> None:
 
 
 def _settled(column: _Column) -> tuple[Floats, Floats, Floats]:
-    steps, times, values = (np.array(a, dtype=np.float64) for a in (column.steps, column.times, column.values))
+    steps, times, values = (
+        np.array(a, dtype=np.float64) for a in (column.steps, column.times, column.values)
+    )
     if len(steps) > 1 and not np.all(np.diff(steps) > 0):
         _, last = np.unique(steps[::-1], return_index=True)
         order = len(steps) - 1 - last
