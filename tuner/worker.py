@@ -17,7 +17,6 @@ from typing import IO, Any
 from tuner import hardware
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
-from tuner.tracking import adapters
 from tuner.tracking.metrics import Mirror, SystemMetrics
 from tuner.tracking.outcome import finish
 from tuner.tracking.run import Run, State
@@ -104,6 +103,7 @@ def _stage(live: LiveRun) -> Outcome:
     result: Outcome = stage.train(live.config, live)
     if result.adapter and result.weights and not result.stopped:
         with live.phase("registering the adapter"):
+            adapters = importlib.import_module("tuner.tracking.adapters")
             row = adapters.register(live.run, result.weights, base=result.base)
             live.record(adapter=row.name, adapter_version=row.version)
     return result

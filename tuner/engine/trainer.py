@@ -26,7 +26,6 @@ from tuner.engine import adapters, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
-from tuner.engine.samples import Sampler
 from tuner.engine.start import Start
 from tuner.tracking import checkpoints
 
@@ -152,6 +151,8 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
     if config.early_stopping_steps:
         yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
     if config.probe:
+        from tuner.engine.samples import Sampler
+
         yield Sampler(config, run, load_tokenizer(start.source.folder))
     if config.enable_torch_profiler:
         yield Profiler(config, run.output)
