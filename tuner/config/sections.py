@@ -22,11 +22,11 @@ from tuner.config.knobs import (
     knob,
     nearest,
 )
+from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Optimizers, Preference, Quantization
+from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.paths import package
 
 Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
-PAIRS = {"stage": ("dpo",)}
-LORA = {"finetuning_type": ("lora",)}
 
 
 class Model(Section):
@@ -40,6 +40,9 @@ class Model(Section):
     )
     adapter_name_or_path: Names = knob(
         (), "Adapters to start from; training continues from the last one given.", advanced=True
+    )
+    adapter_folder: OptionalText = knob(
+        None, "The folder inside those in which the adapter lies.", advanced=True, shown=False
     )
     template: OptionalText = knob(
         None,
@@ -63,6 +66,13 @@ class Model(Section):
         advanced=True,
         secret=True,
     )
+    ms_hub_token: OptionalText = knob(
+        None,
+        "Your ModelScope token, with USE_MODELSCOPE_HUB=1; never stored.",
+        advanced=True,
+        secret=True,
+        shown=False,
+    )
 
 
 class Task(Section):
@@ -74,8 +84,10 @@ class Task(Section):
         "What the run teaches: dpo learns from pairs of a better and a worse answer, sft from answers, "
         "kto from thumbs up and down, rm trains a reward model, pt reads plain text.",
     )
-    finetuning_type: Literal["lora"] = knob(
-        "lora", "What is trained: lora adds a small adapter and leaves the model as it is."
+    finetuning_type: Literal["lora", "oft", "freeze", "full"] = knob(
+        "lora",
+        "What is trained: lora adds a small adapter and leaves the model as it is, oft rotates its weights, "
+        "freeze trains some of its layers, full trains all of it.",
     )
     do_train: bool = knob(False, "Train; a run without it only evaluates or predicts.", shown=False)
 
@@ -85,7 +97,12 @@ class Data(Section):
     icon = ":material/database:"
 
     dataset: Names = knob((), "The data sets to learn from, by their names in the catalog.")
-    dataset_dir: str = knob("data", "The folder that holds dataset_info.json.", advanced=True)
+    dataset_dir: str = knob(
+        "data",
+        "The folder that holds dataset_info.json; ONLINE reads names as hub ids, "
+        "REMOTE:owner/repo takes the catalog from the hub.",
+        advanced=True,
+    )
     cutoff_len: int = knob(
         2048,
         "The longest example, in tokens; longer ones are cut.",
@@ -111,10 +128,94 @@ class Data(Section):
         raised="a steadier measure, less to learn from.",
         usual="0.05 to 0.1",
     )
+    eval_dataset: Names = knob(
+        (),
+        "Data sets to measure on instead of rows kept aside, by their names in the catalog.",
+        advanced=True,
+    )
+    eval_on_each_dataset: bool = knob(
+        False, "Measure on each evaluation set by itself, one curve a set.", advanced=True
+    )
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = knob(
+        "concat",
+        "How several data sets become one: concat puts them one after the other; the interleave ones draw from "
+        "them in turn until the first is used up (under), until the last is, repeating the short ones (over), "
+        "or until all are, without repeating (once).",
+        advanced=True,
+    )
+    interleave_probs: OptionalText = knob(
+        None,
+        "How often each data set is drawn from, as comma-separated shares that add up to 1; empty draws in turn.",
+        advanced=True,
+        usual="0.7,0.3",
+        needs={"mix_strategy": ("interleave_under", "interleave_over", "interleave_once")},
+    )
+    train_on_prompt: bool = knob(
+        False,
+        "Learn the prompt's tokens as well as the answer's.",
+        advanced=True,
+        needs={"stage": ("sft",)},
+    )
+    mask_history: bool = knob(
+        False,
+        "Learn only the last answer of a chat; earlier answers are read, not learnt.",
+        advanced=True,
+        needs={"stage": ("sft",)},
+    )
+    enable_thinking: OptionalBool = knob(
+        True,
+        "How thoughts before an answer are treated by reasoning templates: on learns an empty thought where a row "
+        "has none, off strips every thought, empty keeps rows as they are.",
+        advanced=True,
+    )
+    preserve_thinking: bool = knob(
+        False, "Keep the thoughts of earlier turns, which reasoning templates leave out.", advanced=True
+    )
+    default_system: OptionalText = knob(
+        None, "The system prompt for rows that bring none; empty takes the template's own.", advanced=True
+    )
+    tool_format: Annotated[OptionalText, AfterValidator(lambda v: _known_tool_format(v))] = knob(
+        None,
+        "How tools and tool calls are written as text; empty takes the template's own way.",
+        advanced=True,
+        usual="empty",
+    )
     packing: OptionalBool = knob(
         None,
         "Fill each row with several examples; off means one example a row. On by default for pt only.",
         advanced=True,
+        raised="no time lost on padding where examples are short.",
+    )
+    neat_packing: bool = knob(
+        False,
+        "Pack so that examples never see each other; here packing always does, so this only turns it on.",
+        advanced=True,
+        needs={"stage": ("pt", "sft")},
+    )
+    streaming: bool = knob(
+        False,
+        "Read and tokenise while training instead of before it, for sets larger than memory; needs --max_steps.",
+        advanced=True,
+    )
+    buffer_size: int = knob(
+        16384,
+        "Rows held in memory to shuffle from while streaming.",
+        ge=1,
+        unit="rows",
+        advanced=True,
+        raised="a better shuffle, more memory.",
+        needs={"streaming": (True,)},
+    )
+    tokenized_path: OptionalText = knob(
+        None,
+        "A folder for the tokenised rows: read if it holds some, written if it does not.",
+        advanced=True,
+    )
+    media_dir: OptionalText = knob(
+        None, "Where pictures, videos and sounds lie; empty for dataset_dir.", advanced=True
+    )
+    preprocessing_batch_size: int = knob(
+        1000, "Rows tokenised in one go.", ge=1, unit="rows", advanced=True, usual="1000"
     )
     preprocessing_num_workers: OptionalInt = knob(
         None,
@@ -124,6 +225,12 @@ class Data(Section):
         usual="1 to 16",
     )
     overwrite_cache: bool = knob(False, "Tokenise anew even if it was done before.", advanced=True)
+    data_shared_file_system: bool = knob(
+        False, "All machines of a run see the same disk, so that one of them prepares for all.", advanced=True
+    )
+    eval_num_beams: OptionalInt = knob(
+        None, "Beams to search with when predicting; empty for the generation settings.", ge=1, advanced=True
+    )
     ignore_pad_token_for_loss: bool = knob(True, "Leave padding out of the loss.", advanced=True)
 
 
@@ -216,114 +323,11 @@ class Training(Section):
     )
     bf16: bool = knob(False, "Compute in bfloat16: half the memory and faster on recent hardware.")
     fp16: bool = knob(False, "Compute in float16, for GPUs without bfloat16.", advanced=True)
-    seed: int = knob(42, "The number that makes a run repeatable: same seed, same order, same start.", ge=0)
-
-
-class Lora(Section):
-    title = "LoRA"
-    icon = ":material/layers:"
-
-    lora_rank: int = knob(
-        8,
-        "The size of the adapter.",
-        ge=1,
-        raised="can learn more, takes more memory, forgets more.",
-        lowered="smaller and steadier.",
-        usual="8 to 64",
-        needs=LORA,
-    )
-    lora_alpha: OptionalInt = knob(
-        None,
-        "How loudly the adapter speaks: its output is scaled by alpha over rank; empty means twice the rank.",
-        ge=1,
-        raised="a stronger change, like a higher learning rate.",
-        lowered="a gentler change.",
-        usual="the rank or twice the rank",
-        needs=LORA,
-    )
-    lora_dropout: float = knob(
-        0.0,
-        "The share of adapter inputs left out at random while training.",
+    seed: int = knob(
+        42,
+        "The number that makes a run repeatable: same seed, same order, same start.",
         ge=0,
-        le=1,
-        raised="learns less by heart, trains slower.",
-        usual="0 to 0.1",
-        needs=LORA,
-    )
-    lora_target: Names = knob(
-        ("all",),
-        "The layers that get an adapter, by name; all means every linear layer.",
-        usual="all",
-        needs=LORA,
-    )
-    additional_target: Names = knob(
-        (), "Other layers trained whole and saved with the adapter.", advanced=True, needs=LORA
-    )
-    create_new_adapter: bool = knob(
-        False,
-        "Merge the adapters you start from into the model and train a new one.",
-        advanced=True,
-        needs=LORA,
-    )
-    use_rslora: bool = knob(
-        False,
-        "Scale by alpha over the root of the rank, which keeps high ranks useful.",
-        advanced=True,
-        needs=LORA,
-    )
-    use_dora: bool = knob(
-        False,
-        "Learn a direction and a length apart; a little better, clearly slower.",
-        advanced=True,
-        needs=LORA,
-    )
-
-
-class Preference(Section):
-    title = "Preference"
-    icon = ":material/thumbs_up_down:"
-
-    pref_beta: float = knob(
-        0.1,
-        "How closely the model is held to where it started.",
-        ge=0,
-        raised="stays close to the start, learns the preference weakly.",
-        lowered="follows the preference further, and may lose its language.",
-        usual="0.05 to 0.5",
-        needs={"stage": ("dpo", "kto")},
-    )
-    pref_loss: Literal["sigmoid", "hinge", "ipo", "orpo", "simpo"] = knob(
-        "sigmoid",
-        "The preference loss: sigmoid is DPO itself; orpo and simpo need no reference model.",
-        needs=PAIRS,
-        usual="sigmoid",
-    )
-    pref_ftx: float = knob(
-        0.0,
-        "How much of plain learning from the better answer is mixed in.",
-        ge=0,
-        raised="keeps the better answer likely, not only better than the other.",
-        usual="0 to 1",
-        needs={"stage": ("dpo", "kto")},
-    )
-    simpo_gamma: float = knob(
-        0.5,
-        "The lead that SimPO asks the better answer to have.",
-        ge=0,
-        raised="pushes the two answers further apart.",
-        usual="0.3 to 1.6",
-        needs={"stage": ("dpo",), "pref_loss": ("simpo",)},
-        advanced=True,
-    )
-    dpo_label_smoothing: float = knob(
-        0.0,
-        "The share of pairs you expect to be labelled the wrong way round.",
-        ge=0,
-        lt=0.5,
-        raised="trusts each pair less.",
-        usual="0 to 0.1",
-        needs={"stage": ("dpo",), "pref_loss": ("sigmoid",)},
-        advanced=True,
+        usual="42; try two or three to see what is luck",
     )
 
 
@@ -376,10 +380,47 @@ class Output(Section):
     )
 
 
+class Samples(Section):
+    title = "Samples"
+    icon = ":material/forum:"
+
+    probe: OptionalText = knob(
+        None,
+        "A data set of held-out questions: the model answers them before, at every save and after, and the run's page "
+        "shows how the answers change.",
+        usual="a set the run does not train on",
+    )
+    probe_samples: int = knob(
+        100,
+        "How many of those questions are asked.",
+        ge=1,
+        raised="a steadier score, more seconds at every save.",
+        lowered="quicker saves.",
+        usual="20 to 200",
+        unit="questions",
+        advanced=True,
+    )
+    probe_new_tokens: int = knob(
+        64, "The longest answer to such a question.", ge=1, usual="64 to 256", unit="tokens", advanced=True
+    )
+
+
 def _tokens_seen(value: Any) -> Any:
     # transformers takes a bool here too; YAML and the shell both write one.
     words = {"true": "all", "false": "no", "1": "all", "0": "no"}
     return words.get(str(value).lower(), value)
+
+
+TOOL_FORMATS = (
+    "default", "gemma4", "glm4", "glm4_moe", "lfm2", "ling", "llama3", "minimax1", "minimax2", "mistral", "qwen",
+    "qwen3_5", "seed_oss",
+)  # fmt: skip
+
+
+def _known_tool_format(value: str | None) -> str | None:
+    if value is not None and value not in TOOL_FORMATS:
+        raise ValueError(f"should be one of {', '.join(TOOL_FORMATS)}")
+    return value
 
 
 def _known_optimizer(value: str) -> str:
@@ -438,6 +479,26 @@ def _training_arguments(taken: set[str]) -> type[Section]:
     return made
 
 
-_OURS = (Model, Task, Data, Training, Lora, Preference, Output)
+_OURS = (
+    Model,
+    Task,
+    Data,
+    Training,
+    Lora,
+    Oft,
+    Freeze,
+    Quantization,
+    Preference,
+    Answers,
+    Evaluation,
+    Generation,
+    Samples,
+    Optimizers,
+    Machine,
+    Vocabulary,
+    Output,
+    Profiling,
+    Export,
+)
 TrainingArguments = _training_arguments({name for s in _OURS for name in s.model_fields})
 SECTIONS: tuple[type[Section], ...] = (*_OURS, TrainingArguments)

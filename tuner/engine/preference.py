@@ -1,0 +1,123 @@
+"""Learning from pairs: TRL's DPOTrainer with the preference losses of `engine.losses`.
+
+TRL carries the model, the reference and the loop. The loss is ours because TRL's trainer has no orpo, simpo,
+label smoothing on sigmoid, per-answer pref_ftx or running BCO baseline; only public methods are overridden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from trl import DPOTrainer
+
+from tuner.engine.losses import LossSettings, needs_reference, preference_loss, running_baseline
+from tuner.engine.means import Means
+
+
+class Baseline(TrainerCallback, ExportableState):
+    """BCO's running mean of rewards. A callback, so that it is saved in a checkpoint and restored from it."""
+
+    def __init__(self, mean: float = 0.0, count: float = 0.0):
+        self.mean, self.count = mean, count
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"mean": self.mean, "count": self.count}, "attributes": {}}
+
+    def update(self, rewards: Tensor) -> Tensor:
+        """Take in a micro-batch of rewards; returns the mean of all so far (scalar)."""
+        before = rewards.new_tensor([self.mean, self.count])
+        deltas, mean, count = running_baseline(rewards.mean().reshape(1), before[0], before[1])
+        self.mean, self.count = float(mean), float(count)
+        return deltas[-1]
+
+
+class PreferenceTrainer(DPOTrainer):
+    """DPOTrainer whose loss is `preference_loss`; rows are {"prompt_ids", "chosen_ids", "rejected_ids"}."""
+
+    def __init__(self, *args: Any, settings: LossSettings, **rest: Any):
+        self.settings = settings
+        self.means = Means()
+        super().__init__(*args, **rest)
+        self.add_callback(Baseline())
+
+    @property
+    def baseline(self) -> Baseline:
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, Baseline))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean loss of a batch whose first half is chosen and second half rejected (scalar)."""
+        mask = inputs["completion_mask"][:, 1:]
+        policy = self._token_log_probs(model, inputs)
+        weights = length_weights(mask, self.settings.ld_alpha)
+        chosen, rejected = (policy * weights).sum(1).chunk(2)
+        reference: tuple[Tensor | None, Tensor | None] = (None, None)
+        if needs_reference(self.settings.pref_loss):
+            reference = self.compute_ref_log_probs(self.ref_model or model, inputs)
+        chosen_length, rejected_length = mask.sum(1).chunk(2)
+        losses, good, bad = preference_loss(
+            self.settings.pref_loss,
+            chosen,
+            rejected,
+            *reference,
+            chosen_length,
+            rejected_length,
+            self.settings,
+            bco_delta=self._baseline_after(chosen, rejected, reference),
+            chosen_nll=-policy.chunk(2)[0].sum(1) / chosen_length.clamp(min=1),
+        )
+        self.means.add(
+            self.model.training,
+            {
+                "rewards/chosen": good,
+                "rewards/rejected": bad,
+                "rewards/margins": good - bad,
+                "rewards/accuracies": (good > bad).float(),
+                "logps/chosen": chosen,
+                "logps/rejected": rejected,
+            },
+        )
+        return (losses.mean(), {}) if return_outputs else losses.mean()
+
+    def _token_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Log-probabilities of the completion's tokens, 0 elsewhere; [2B, T-1]."""
+        mask = inputs["completion_mask"]
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        output = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
+        found: Tensor = output.log_probs[:, -(mask.shape[1] - 1) :].float()
+        return found
+
+    def _baseline_after(
+        self, chosen: Tensor, rejected: Tensor, reference: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor | None:
+        if self.settings.pref_bco_weight <= 1e-6 or reference[0] is None or reference[1] is None:
+            return None
+        rewards = (
+            self.settings.pref_beta * torch.cat([chosen - reference[0], rejected - reference[1]]).detach()
+        )
+        if not self.model.training:
+            return rewards.new_tensor(self.baseline.mean)
+        return self.baseline.update(self.accelerator.gather(rewards))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs.update(self.means.take(self.model.training, self.accelerator))
+        super().log(logs, start_time)
+
+
+def length_weights(mask: Tensor, ld_alpha: float | None) -> Tensor:
+    """LD-DPO (arXiv 2409.06411): 1 for completion tokens up to the shorter answer's length, ld_alpha beyond; [2B, T]."""
+    if ld_alpha is None:
+        return mask.float()
+    place, length = mask.cumsum(1), mask.sum(1)
+    shared = torch.minimum(*length.chunk(2)).repeat(2).unsqueeze(1)
+    return mask * torch.where(place <= shared, 1.0, ld_alpha)
