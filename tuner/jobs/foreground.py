@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,20 @@ from tuner.jobs.control import Refused
 from tuner.jobs.submit import write_needs
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.run import Run
+
+
+def run_in_foreground(
+    run: Run,
+    wait: bool = True,
+    gpus: Sequence[int] | None = None,
+    say: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr, flush=True),
+) -> int:
+    """Live a run in this process once it is its turn; the worker's exit code. Raises Refused."""
+    with take_slot(run, wait, gpus, say):
+        # By name, as the supervisor does: this floor knows no torch.
+        worker = importlib.import_module(os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"))
+        code: int = worker.run_here(run)
+        return code
 
 
 @contextmanager
@@ -42,8 +58,7 @@ def take_slot(
             run, launch.Launch(time.time(), hardware.boot_id(), os.getpid(), tuple(taken), os.getpid())
         )
         os.environ[liveness.LOCK_VARIABLE] = str(lock)
-        if given:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, given))
+        os.environ.update(launch.environment(taken))
         ensure_supervisor()
         yield given
     finally:
@@ -62,8 +77,7 @@ def _turn(run: Run, wait: bool, gpus: Sequence[int] | None, say: Callable[[str],
             taken = None if ahead else slots.take(run.id, choice, count)
             if taken is not None:
                 return taken
-            before = ahead or [s.run for s in slots.slots() if s.name in choice and s.run]
-            sentence = f"Run {before[0] if before else 'another one'} has the slot"
+            sentence = _what_is_before(ahead, choice)
             if not wait:
                 raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
             if run.requested("stop") or run.requested("cancel"):
@@ -77,6 +91,13 @@ def _turn(run: Run, wait: bool, gpus: Sequence[int] | None, say: Callable[[str],
         run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
         queue.forget(run.id)
         raise
+
+
+def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
+    holders = [s.run for s in slots.slots() if s.name in choice and s.run]
+    if holders:
+        return f"Run {', '.join(holders)} is at work on {', '.join(choice)}"
+    return f"Run {ahead[0]} is before it in the queue" if ahead else "The slot is being freed"
 
 
 def _ahead(run: Run) -> list[str]:
