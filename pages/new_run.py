@@ -67,9 +67,16 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
             st.rerun()
     st.space("stretch")
     search = st.text_input(
-        "Find a parameter", type="search", icon=":material/search:", placeholder="rank, memory, …", live=True, width=220
+        "Find a parameter",
+        type="search",
+        icon=":material/search:",
+        placeholder="rank, memory, …",
+        live=True,
+        width=220,
     )
-    level = st.segmented_control("Parameters", ["Basic", "Advanced"], required=True, default="Basic", key="level", bind="query-params")
+    level = st.segmented_control(
+        "Parameters", ["Basic", "Advanced"], required=True, default="Basic", key="level", bind="query-params"
+    )
     explained = st.toggle("Explain", value=True, key="explain", bind="query-params")
 
 config, problems = run_card.judge(draft)

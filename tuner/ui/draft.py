@@ -174,5 +174,3 @@ def _number(text: str, kind: type[int] | type[float]) -> int | float | str:
         return kind(text.replace(",", ""))
     except ValueError:
         return text
-
-

@@ -49,7 +49,9 @@ def sections(
     """Draw the form, a card a section."""
     found = visible(draft, advanced=advanced, search=search)
     if not found:
-        theme.empty("search_off", "No such parameter", f"Nothing here is called or explained as “{safe(search)}”.")
+        theme.empty(
+            "search_off", "No such parameter", f"Nothing here is called or explained as “{safe(search)}”."
+        )
     for section, knobs in found.items():
         changed = sum(k.name in draft.changes for k in knobs)
         with theme.card(f"section-{section.__name__}"):
@@ -158,7 +160,9 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
     if short and not knob.optional:
         st.segmented_control(title, choices, required=True, **common)
     else:
-        st.selectbox(title, choices, **({"index": None, "placeholder": "empty"} if knob.optional else {}), **common)
+        st.selectbox(
+            title, choices, **({"index": None, "placeholder": "empty"} if knob.optional else {}), **common
+        )
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
@@ -180,7 +184,11 @@ def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
 
 
 def _several(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
-    chosen = [str(v) for v in now] if isinstance(now, list | tuple) else [v for v in str(now or "").split(",") if v]
+    chosen = (
+        [str(v) for v in now]
+        if isinstance(now, list | tuple)
+        else [v for v in str(now or "").split(",") if v]
+    )
     choices = [*given.choices, *(c for c in chosen if c not in given.choices)]
     st.session_state.setdefault(common["key"], chosen)
     st.multiselect(

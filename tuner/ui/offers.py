@@ -46,7 +46,7 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
 def _models() -> Offer:
     folders = models.local_models(models.model_roots())
     own = {_short(folder): "on this machine" for folder in folders}
-    cached = {name: "in the hub cache" for name in models.hub_cache_models()}
+    cached = dict.fromkeys(models.hub_cache_models(), "in the hub cache")
     notes = own | cached
     missing = "No model was found on this machine: type a folder's path or a hub name." if not notes else ""
     return Offer(tuple(notes), notes, missing=missing)

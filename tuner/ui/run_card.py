@@ -29,7 +29,9 @@ def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bo
     """Draw the card; True in the moment Launch is pressed."""
     with theme.card("run"):
         name = draft.name or drafts.fresh_name(draft.values)
-        st.text_input("Name", value=name, key="run-name", on_change=_renamed, help="What this run is called everywhere.")
+        st.text_input(
+            "Name", value=name, key="run-name", on_change=_renamed, help="What this run is called everywhere."
+        )
         if config is not None:
             _figures(config)
         _verdict(problems)
@@ -50,7 +52,11 @@ def _figures(config: Config) -> None:
     card = preflight.card(config)
     with st.container(key="figures-run", gap="xsmall"):
         left, right = st.columns(2, wrap=False)
-        left.metric("Steps", count(card.steps), help="How often the weights move: examples times epochs, over examples a step.")
+        left.metric(
+            "Steps",
+            count(card.steps),
+            help="How often the weights move: examples times epochs, over examples a step.",
+        )
         right.metric(
             "Examples a step",
             count(card.examples_per_step),
@@ -106,7 +112,9 @@ def _same_from_a_shell(draft: Draft, config: Config | None, name: str) -> None:
         if st.button("Save", icon=":material/bookmark:", help="Keep it under its name, to start from later."):
             path = state.save_config(name, named.changed())
             st.toast(f"Saved as {path.parent.name}/{path.name}.", icon=":material/bookmark:")
-        st.download_button("Download", text, f"{name}.yaml", "text/yaml", icon=":material/download:", on_click="ignore")
+        st.download_button(
+            "Download", text, f"{name}.yaml", "text/yaml", icon=":material/download:", on_click="ignore"
+        )
 
 
 def _renamed() -> None:
