@@ -1,0 +1,313 @@
+"""Chats as text: LLaMA-Factory's templates by name, written out as data in templates.yaml, bound to a tokenizer.
+
+A template turns messages into exchanges: what the model reads (masked) and what it answers (trained). The tokenizer's own
+chat template does the same in `tuner.data.chat_template`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import yaml
+
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.data.formats import Message
+from tuner.data.tokens import Tokenizer
+
+CONTENT = "{{content}}"
+
+
+class Exchange(NamedTuple):
+    """What the model reads before an answer, and the answer.
+
+    `header` ends the prompt and `ending` ends the answer: both survive when tokens have to go.
+    """
+
+    prompt: str
+    answer: str
+    header: str
+    ending: str
+
+
+class Template(Protocol):
+    """What encoding needs to know of a template."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def opening(self) -> str:
+        """What every chat begins with; survives truncation."""
+
+    @property
+    def eos(self) -> str:
+        """The text that ends generation."""
+
+    @property
+    def eos_between(self) -> bool:
+        """Answers inside a chat end where the next turn begins: its first token stands for the end of text."""
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """All texts at which generation stops."""
+
+    def exchanges(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), one_turn: bool = False
+    ) -> list[Exchange]:
+        """The exchanges of a chat that ends with an answer.
+
+        With `one_turn` only the last answer is learnt, so that earlier ones stand as they do when the model is used.
+        Raises RefusedError when the template cannot write this chat.
+        """
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """The text that asks for an answer to `messages`."""
+
+
+class RefusedError(Exception):
+    """A chat that a template cannot write; the text says why."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A turn's text before and after its content."""
+
+    before: str
+    after: str
+
+    @classmethod
+    def of(cls, text: str) -> Slot:
+        before, _, after = text.partition(CONTENT)
+        return cls(before, after)
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How thoughts are marked, and what is done with them.
+
+    enabled True: a row without a thought learns an empty one; False: thoughts go, an empty one stands in the prompt;
+    None: rows keep theirs, and an empty one stands in the prompt of rows without.
+    """
+
+    before: str
+    after: str
+    empty: str
+    enabled: bool | None = True
+    preserve: bool = False
+
+    def strip(self, text: str) -> str:
+        """The text without its thought."""
+        pattern = re.escape(self.before.strip()) + ".*?" + re.escape(self.after.strip())
+        return re.sub(pattern, "", text, flags=re.DOTALL).lstrip("\n")
+
+    def has(self, text: str) -> bool:
+        return self.before.strip() in text or self.after.strip() in text
+
+
+@dataclass(frozen=True)
+class Written:
+    """A template of templates.yaml, bound to a tokenizer's bos and eos."""
+
+    name: str
+    opening: str
+    eos: str
+    eos_between: bool
+    stop: tuple[str, ...]
+    system: Slot
+    user: Slot
+    assistant: Slot
+    observation: Slot
+    call: Slot
+    tools: str
+    default_system: str
+    system_in_user: bool = False
+    trim: bool = False
+    thinking: Thinking | None = None
+
+    def exchanges(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), one_turn: bool = False
+    ) -> list[Exchange]:
+        """The exchanges of a chat that ends with an answer."""
+        found: list[Exchange] = []
+        opened, rest = self._opened(messages, tools)
+        prompt, header, number = opened, "", 0
+        last = len(rest) - 1
+        for i, message in enumerate(rest):
+            if message["role"] == "assistant":
+                said, thought = self._answer(
+                    message, history=one_turn and i < last, learnt=not one_turn or i == last
+                )
+                slot = self.call if message.get("tool_calls") else self.assistant
+                found.append(
+                    Exchange(prompt + thought, slot.before + said + slot.after, header + thought, slot.after)
+                )
+                prompt = ""
+            else:
+                text, header = self._question(rest, i, number)
+                prompt += text
+                number += message["role"] == "user"
+        if self.eos_between and found:
+            prompt, answer, header, _ = found[-1]
+            found[-1] = Exchange(prompt, answer + self.eos, header, self.eos)
+        return found
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """The text that asks for an answer to `messages`."""
+        asked = [*messages, {"role": "assistant", "content": ""}]
+        found = self.exchanges(asked, tools, one_turn=True)
+        learnt = self.thinking.empty if self.thinking and self.thinking.enabled else ""
+        end = len(self.assistant.after) + len(learnt) + (len(self.eos) if self.eos_between else 0)
+        text = "".join(e.prompt + e.answer for e in found)
+        return text[: len(text) - end]
+
+    def _opened(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[str, list[Message]]:
+        """The text before the first turn, and the turns without the system's."""
+        rest = list(messages)
+        system = self.default_system
+        if rest and rest[0]["role"] == "system":
+            system = self._content(rest.pop(0)["content"])
+        if tools:
+            from tuner.data.tools import describe
+
+            system = describe(self.tools, tools, system)
+        if not system:
+            return self.opening, rest
+        text = self.system.before + system + self.system.after
+        if self.system_in_user and rest:
+            rest[0] = {**rest[0], "content": text + self._content(rest[0]["content"])}
+            return self.opening, rest
+        return self.opening + text, rest
+
+    def _question(self, rest: Sequence[Message], i: int, number: int) -> tuple[str, str]:
+        """A user's turn, or a run of tool results; the text and the part of it that survives."""
+        message = rest[i]
+        if message["role"] == "user":
+            before = self.user.before.replace("{{idx}}", str(number))
+            return before + self._content(message["content"]) + self.user.after, self.user.after
+        from tuner.data.tools import between_results
+
+        follows = i + 1 < len(rest) and rest[i + 1]["role"] == "tool"
+        begins = i == 0 or rest[i - 1]["role"] != "tool"
+        before = self.observation.before if begins else between_results(self.tools)
+        after = "" if follows else self.observation.after
+        return before + self._content(message["content"]) + after, after
+
+    def _answer(self, message: Message, history: bool, learnt: bool) -> tuple[str, str]:
+        """What the assistant says, and the empty thought that stands before it unlearnt."""
+        said = self._content(message["content"])
+        thinking = self.thinking
+        if thinking and message.get("reasoning_content"):
+            said = thinking.before + message["reasoning_content"].strip("\n") + thinking.after + said
+        if message.get("tool_calls"):
+            from tuner.data.tools import write_calls
+
+            said = said + write_calls(self.tools, message["tool_calls"])
+        if thinking is None:
+            return said, ""
+        if thinking.enabled is False or (history and not thinking.preserve):
+            said = thinking.strip(said)
+        if not learnt or thinking.has(said):
+            return said, ""
+        return (thinking.empty + said, "") if thinking.enabled else (said, thinking.empty)
+
+    def _content(self, text: str) -> str:
+        return text.strip() if self.trim else text
+
+
+# --- from the file -------------------------------------------------------------------------------------------------
+
+
+@cache
+def table() -> dict[str, dict[str, Any]]:
+    """templates.yaml as it stands: name -> fields."""
+    text = (Path(__file__).parent / "templates.yaml").read_text(encoding="utf-8")
+    raw: dict[str, dict[str, Any]] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    return raw
+
+
+def names() -> list[str]:
+    """Every template's name."""
+    return list(table())
+
+
+def is_alias(name: str) -> bool:
+    """Whether a name only means the tokenizer's own chat template."""
+    return table()[name].get("alias") == "tokenizer"
+
+
+def template_of(config: Config, tokenizer: Tokenizer) -> Template:
+    """The template a config asks for; without a name the tokenizer's own, or `empty` where it has none.
+
+    Raises ConfigError.
+    """
+    name = config.template
+    own = tokenizer.chat_template
+    if name is None and not own:
+        name = "empty"
+    if name is None or (name in table() and is_alias(name)):
+        if not own:
+            raise _no_template(
+                f"--template {name} is the chat template of its models, and this tokenizer has none"
+            )
+        from tuner.data.chat_template import ChatTemplate
+
+        return ChatTemplate(own, tokenizer, config)
+    if name not in table():
+        like = nearest(name, table())
+        raise _no_template(f"--template {name} is not known" + (f"; did you mean {like}?" if like else ""))
+    return written(name, tokenizer, config)
+
+
+def _no_template(said: str) -> ConfigError:
+    mend = "" if said.endswith("?") else "; use --template chatml or default."
+    return ConfigError([Problem("template", said + mend)])
+
+
+def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:
+    """A template of the file, with a config's wishes for system prompt, tools and thoughts."""
+    fields: Mapping[str, Any] = table()[name]
+    stop = tuple(fields.get("stop", ()))
+    replaced = fields.get("replace_eos") and stop and tokenizer.id_of(stop[0]) is not None
+    eos = stop[0] if replaced else tokenizer.eos or ""
+
+    def slot(part: str, other: str = CONTENT) -> Slot:
+        return Slot.of(_bind(fields.get(part) or other, tokenizer, eos))
+
+    user = fields.get("user", CONTENT)
+    assistant = fields.get("assistant", CONTENT)
+    given = config.default_system
+    return Written(
+        name=name,
+        opening=_bind(fields.get("prefix", ""), tokenizer, eos),
+        eos=eos,
+        eos_between=bool(fields.get("efficient_eos")),
+        stop=stop,
+        system=slot("system"),
+        user=slot("user"),
+        assistant=slot("assistant"),
+        observation=slot("observation", user),
+        call=slot("call", assistant),
+        tools=config.tool_format or fields.get("tools", "default"),
+        default_system=_bind(fields.get("default_system", ""), tokenizer, eos) if given is None else given,
+        system_in_user=bool(fields.get("system_in_user")),
+        trim=bool(fields.get("trim")),
+        thinking=_thinking(fields, config),
+    )
+
+
+def _bind(text: str, tokenizer: Tokenizer, eos: str) -> str:
+    return text.replace("{{bos}}", tokenizer.bos or "").replace("{{eos}}", eos)
+
+
+def _thinking(fields: Mapping[str, Any], config: Config) -> Thinking | None:
+    thought = fields.get("thought")
+    if not thought:
+        return None
+    before, after = thought
+    empty = fields.get("empty_thought", before + after)
+    return Thinking(before, after, empty, config.enable_thinking, config.preserve_thinking)
