@@ -1,4 +1,5 @@
 import streamlit as st
+
 from tuner.ui import theme
 
 theme.head("History", "A sentence under the title that says what this page is for.")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,8 +12,8 @@ import psutil
 import pytest
 
 from tuner.config.config import check
-from tuner.jobs import control, launch, liveness, queue, slots, submit, supervisor, watch
-from tuner.tracking.run import ENDED, Run, Status
+from tuner.jobs import control, liveness, submit, supervisor
+from tuner.tracking.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,8 +14,11 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.sections import argument_table
+from tuner.data.tokens import load_tokenizer
 from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.models import Source
 from tuner.engine.picture import draw
+from tuner.engine.samples import Sampler
 from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
@@ -81,17 +84,19 @@ def give_rows(trainer: Trainer, train: Sequence[Any], held_out: Mapping[str, Seq
     trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
 
 
-def fit(trainer: Trainer, config: Config, run: LiveRun, base: str, inputs: Sequence[Any] = ()) -> Outcome:
+def fit(trainer: Trainer, config: Config, run: LiveRun, source: Source) -> Outcome:
     """Train, evaluate, save: the same for every stage. Returns what the worker records."""
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     trainer.add_callback(run.callback)
+    if config.probe:
+        trainer.add_callback(Sampler(config, run, load_tokenizer(source.folder)))
     metrics: dict[str, float] = {}
     weights: Path | None = None
     if config.do_train:
         metrics |= _train(trainer, config, run)
         if run.asked:
-            return Outcome(metrics=metrics, base=base, inputs=tuple(inputs), stopped=True)
+            return Outcome(metrics=metrics, base=source.base, stopped=True)
         with run.phase("saving"):
             weights = save(trainer, run)
     if trainer.eval_dataset is not None:
@@ -103,7 +108,7 @@ def fit(trainer: Trainer, config: Config, run: LiveRun, base: str, inputs: Seque
         if config.plot_loss:
             draw(trainer.state.log_history, run.output)
     adapter = weights is not None and (weights / "adapter_config.json").is_file()
-    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=base, inputs=tuple(inputs))
+    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=source.base)
 
 
 def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tuner import hardware
-from tuner.jobs import launch, liveness, queue, slots
+from tuner.jobs import launch, liveness, queue, slots, watch
 from tuner.jobs.control import Refused
 from tuner.jobs.submit import write_needs
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import Run
+from tuner.tracking.run import ENDED, Run
 
 
 @contextmanager
@@ -84,3 +86,30 @@ def _ahead(run: Run) -> list[str]:
     now = queue.order()
     ids = [i for i in queue.waiting() if i not in now.held or i == run.id]
     return [] if now.paused or run.id not in ids else ids[: ids.index(run.id)]
+
+
+def run_in_foreground(run: Run, say: Callable[[str], None], gpus: Sequence[int] | None = None) -> int:
+    """The run's worker in this terminal: waits its turn, shows what it prints, Ctrl-C stops it (saving first).
+
+    A process of its own, because the allocator's settings count only from a process's start. Returns the exit code.
+    """
+    with take_slot(run, gpus=gpus, say=say) as given:
+        lock = int(os.environ[liveness.LOCK_VARIABLE])
+        worker = subprocess.Popen(
+            [sys.executable, "-m", os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"), run.id],
+            env=launch.environment(slots.names(given)) | {liveness.LOCK_VARIABLE: str(lock)},
+            pass_fds=(lock,),
+        )
+        code = _until_it_ends(worker)
+        if run.status().state not in ENDED:
+            watch.bury(run, code)
+            ensure_supervisor()
+    return code if code in (0, 1, 2) else 1
+
+
+def _until_it_ends(worker: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return worker.wait()
+        except KeyboardInterrupt:
+            continue  # the terminal sent it to the worker too, which saves and ends

@@ -24,6 +24,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
         source = adapters.base_of(config, models.find(config))
     with run.phase("preparing the data"):
         rows = prepare(config, load_tokenizer(source.folder), run.progress)
+        run.learned_from(rows.inputs)
     with run.phase("loading the model"):
         tokenizer = models.tokenizer(config, source)
         model, fresh = adapters.attach(config, models.load(config, source))
@@ -42,7 +43,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
         )
         adapters.keep_only_adapter_dropout(trainer.model)
         give_rows(trainer, rows.train, rows.eval)
-    return fit(trainer, config, run, source.base, rows.inputs)
+    return fit(trainer, config, run, source)
 
 
 def settings(config: Config) -> LossSettings:
