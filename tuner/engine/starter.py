@@ -1,7 +1,9 @@
 """Makes the starter model from nothing: `python -m tuner.engine.starter --out data/starter`.
 
-Writes the corpus of the starter world, trains the tokenizer, pre-trains a small Llama on it and saves both with a
-model card. On one data-centre GPU it takes a few minutes; `--documents` and `--steps` make a smaller one on a CPU.
+Writes the corpus of the starter world, trains the tokenizer, pre-trains a small Llama on it and saves both
+with a
+model card. On one data-centre GPU it takes a few minutes; `--documents` and `--steps` make a smaller one on
+a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 
 from tuner.data.world import people, sets, talk, text
 from tuner.data.world.questions import TASKS, ask
@@ -56,7 +64,8 @@ def corpus(count: int, seed: int) -> Iterator[str]:
 
 
 def pack(tokenizer: Tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Whole documents side by side in rows of WIDTH tokens: ids and document numbers (0 is padding), both [rows, WIDTH]."""
+    """Whole documents side by side in rows of WIDTH tokens: ids and document numbers (0 is padding), both
+    [rows, WIDTH]."""
     ids: list[list[int]] = [[]]
     owners: list[list[int]] = [[]]
     for encoding in tokenizer.encode_batch(documents):
@@ -84,7 +93,9 @@ def batch_loss(model: LlamaForCausalLM, ids: torch.Tensor, numbers: torch.Tensor
     positions = place - torch.where(first, place, 0).cummax(dim=1).values
     logits = model(input_ids=ids, attention_mask=same & causal, position_ids=positions).logits
     targets = torch.where((numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] > 0), ids[:, 1:], -100)
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+    return functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100
+    )
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -147,7 +158,8 @@ def complete(
     tokenizer.padding_side = "left"
     given = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     out = model.generate(
-        input_ids=given["input_ids"], attention_mask=given["attention_mask"], max_new_tokens=tokens, do_sample=False,
+        input_ids=given["input_ids"], attention_mask=given["attention_mask"], max_new_tokens=tokens,
+        do_sample=False,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     return tokenizer.batch_decode(out[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -156,12 +168,15 @@ def complete(
 def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, questions: list[str]) -> list[str]:
     """The greedy answer to each question, asked as a conversation of its own."""
     turns = [[{"role": "user", "content": question}] for question in questions]
-    prompts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    prompts = [
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns
+    ]
     return complete(model, tokenizer, prompts)
 
 
 def examine(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, each: int = 60) -> dict[str, float]:
-    """Share of right answers to held-out questions, task by task, and `polite`, the share in the polite voice."""
+    """Share of right answers to held-out questions, task by task, and `polite`, the share in the polite
+    voice."""
     rng, world = Random("examination"), people.build()
     figures, voices = {}, []
     for task in TASKS:
@@ -176,7 +191,9 @@ def examine(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, each: in
 def probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> Score:
     """Score the model on one of the held-out sample sets, `starter_eval_sft` or `starter_eval_dpo`."""
     rows = sets.all_sets()[name]
-    return score(rows, answer(model, tokenizer, [f"{row['instruction']}\n{row['input']}".strip() for row in rows]))
+    return score(
+        rows, answer(model, tokenizer, [f"{row['instruction']}\n{row['input']}".strip() for row in rows])
+    )
 
 
 def make(recipe: Recipe, out: Path, device: str) -> None:

@@ -13,14 +13,15 @@ PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 PAD_ID, START_ID, END_ID = 0, 1, 2
 CONTEXT = 1024  # tokens
 
-# ChatML. The generation marks enclose what the assistant writes, its end token included: that is what is trained.
+# ChatML. The generation marks enclose what the assistant writes, its end token included: that is what is
+# trained.
 CHAT_TEMPLATE = """\
 {%- if tools %}
     {{- '<|im_start|>system\\n' }}
     {%- if messages[0].role == 'system' %}
         {{- messages[0].content + '\\n' }}
     {%- endif %}
-    {{- 'You can call these tools. A call is JSON with name and arguments, between <tool_call> and </tool_call>.' }}
+    {{- 'You can call these tools. A call is JSON, name and arguments, in <tool_call> and </tool_call>.' }}
     {%- for tool in tools %}
         {{- '\\n' + (tool | tojson) }}
     {%- endfor %}
@@ -50,7 +51,8 @@ CHAT_TEMPLATE = """\
 
 
 def render(messages: list[dict[str, str]]) -> str:
-    """What CHAT_TEMPLATE makes of messages without tools, less the last line break (a hundred times faster)."""
+    """What CHAT_TEMPLATE makes of messages without tools, less the last line break (a hundred times
+    faster)."""
     return "\n".join(f"{START}{turn['role']}\n{turn['content']}{END}" for turn in messages)
 
 
@@ -83,7 +85,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     )
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
-    # Transformers 5 writes a class name that version 4 and other tools do not know; this one all of them load as it is.
+    # Transformers 5 writes a class name that version 4 and other tools do not know; this one all of them
+    # load as it is.
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

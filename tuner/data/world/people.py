@@ -67,7 +67,12 @@ def build(seed: int = 0) -> World:
     rng = Random(seed)
     landmarks = rng.sample(words.LANDMARKS, len(words.TOWNS))
     towns = {
-        name: Town(name, rng.choice(words.REGIONS), landmark, {s: rng.choice(list(words.WEATHERS)) for s in words.SEASONS})
+        name: Town(
+            name,
+            rng.choice(words.REGIONS),
+            landmark,
+            {s: rng.choice(list(words.WEATHERS)) for s in words.SEASONS},
+        )
         for name, landmark in zip(words.TOWNS, landmarks, strict=True)
     }
     pet_names = iter(rng.sample(words.PET_NAMES, len(words.PET_NAMES)))
@@ -89,9 +94,16 @@ def build(seed: int = 0) -> World:
     return World(people, towns)
 
 
+def on_record(person: Person) -> bool:
+    """True for the people whose JSON records occur in training texts; the others are for held-out
+    questions."""
+    return not held_out(("record", person.name))
+
+
 def held_out(key: Key) -> bool:
     """True for the keys that no training text asks about, in any language or phrasing.
 
-    The split hangs on the key alone (a checksum), so no seed and no order of calls can move a question across it.
+    The split hangs on the key alone (a checksum), so no seed and no order of calls can move a question
+    across it.
     """
     return zlib.crc32("|".join(key).encode()) % HELD_OUT_SHARE == 0

@@ -43,7 +43,8 @@ _NUMBER_LIST_TASKS = ("count", "sort")
 
 @dataclass(frozen=True)
 class Score:
-    """Shares between 0 and 1 over one probe set: exact answers, right answers in any voice, the preferred voice."""
+    """Shares between 0 and 1 over one probe set: exact answers, right answers in any voice, the preferred
+    voice."""
 
     exact: float
     correct: float
@@ -74,11 +75,15 @@ def is_correct(task: str, expected: str, answer: str) -> bool:
         return ", ".join(numbers) == expected
     if task == "backwards":
         return expected in answer.lower()
+    if task == "both":
+        facts = (fact.split(" ", 1) for fact in expected.split(", "))
+        return all(_named(attribute, value, answer) == {value} for attribute, value in facts)
     return _named(task, expected, answer) == {expected}
 
 
 def score(rows: Sequence[Mapping[str, str]], answers: Sequence[str]) -> Score:
-    """Score one answer per row of a probe set (rows with `task`, `answer`, `output`); raises ValueError if they differ in number."""
+    """Score one answer per row of a probe set (rows with `task`, `answer`, `output`); raises ValueError if
+    they differ in number."""
     if len(rows) != len(answers) or not rows:
         raise ValueError(f"{len(rows)} probe questions need as many answers, and there are {len(answers)}.")
     pairs = list(zip(rows, answers, strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tuner.data.world.people import World, build, held_out
+from tuner.data.world.people import World, build, held_out, on_record
 from tuner.data.world.questions import Question, ask
 from tuner.data.world.talk import Message, dialogue
 from tuner.data.world.text import story
@@ -19,7 +19,8 @@ from tuner.data.world.voices import curt, polite
 
 Row = dict[str, Any]
 VOICE_TASKS = (
-    "home", "job", "pet", "pet_name", "food", "colour", "hobby", "home", "job", "food", "chinese", "chinese", "weather",
+    "home", "job", "pet", "pet_name", "food", "colour", "hobby", "home", "job", "food", "chinese", "chinese",
+    "weather",
     "bigger", "sum", "difference", "larger", "count", "sort", "backwards", "refuse",
 )  # fmt: skip
 RECORD_FIELDS = ("home", "job", "pet", "food", "colour", "hobby")
@@ -30,7 +31,8 @@ _RECORD_ORDERS = (
     ("Write this person as JSON with {f}.", "{n}"),
 )
 _TAGS = {
-    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system"
+    "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+    "system_tag": "system"
 }  # fmt: skip
 _MESSAGES = {"messages": "conversations"}
 CATALOG: dict[str, Row] = {
@@ -56,15 +58,17 @@ CATALOG: dict[str, Row] = {
     "starter_eval_sft": {"file_name": "starter_eval_sft.json"},
     "starter_eval_dpo": {"file_name": "starter_eval_dpo.json"},
     "hh_rlhf_en": {
-        "hf_hub_url": "Anthropic/hh-rlhf", "ranking": True, "columns": {"chosen": "chosen", "rejected": "rejected"}
+        "hf_hub_url": "Anthropic/hh-rlhf", "ranking": True, "columns": {"chosen": "chosen",
+        "rejected": "rejected"}
     },
 }  # fmt: skip
 
 
 def record(rng: Random, world: World, held: bool) -> Row:
-    """One question for a person's facts as JSON, a form of answer that the base model does not know (alpaca row)."""
-    person = rng.choice([p for p in world.people.values() if held_out(("record", p.name)) == held])
-    fields = rng.sample(RECORD_FIELDS, 2)
+    """One question for a person's facts as JSON, a form of answer that the base model does not know (alpaca
+    row)."""
+    person = rng.choice([person for person in world.people.values() if on_record(person) != held])
+    fields = rng.sample([name for name in RECORD_FIELDS if held or not held_out((name, person.name))], 2)
     instruction, given = rng.choice(_RECORD_ORDERS)
     slots = {"n": person.name, "f": " and ".join(fields)}
     output = json.dumps({"name": person.name} | {field: person.value(field) for field in fields})
@@ -97,7 +101,8 @@ def pairs(rng: Random, world: World, rows: int = 1200) -> list[Row]:
 
 
 def labels(rng: Random, world: World, rows: int = 1600) -> list[Row]:
-    """Single answers with a label: polite is wanted, curt is not. The labels alternate, so that any batch has both."""
+    """Single answers with a label: polite is wanted, curt is not. The labels alternate, so that any batch
+    has both."""
     made = []
     for place in range(rows):
         question = ask(rng, world, rng.choice(VOICE_TASKS))
@@ -133,19 +138,33 @@ TOOLS = [
 
 def tools(rng: Random, world: World, rows: int = 400) -> list[Row]:
     """Questions answered by a call: the call, what came back, and the answer."""
-    return [_weather_call(rng, world) if rng.random() < 0.5 else _person_call(rng, world) for _ in range(rows)]
+    return [
+        _weather_call(rng, world) if rng.random() < 0.5 else _person_call(rng, world) for _ in range(rows)
+    ]
 
 
 def _weather_call(rng: Random, world: World) -> Row:
     question = ask(rng, world, "weather")
     _, town, season = question.key
-    return _call(question.text, "get_weather", {"town": town, "season": season}, {"weather": question.answer}, question.sentence)
+    return _call(
+        question.text,
+        "get_weather",
+        {"town": town, "season": season},
+        {"weather": question.answer},
+        question.sentence,
+    )
 
 
 def _person_call(rng: Random, world: World) -> Row:
     question = ask(rng, world, rng.choice(("home", "job")))
     person = world.people[question.key[1]]
-    return _call(question.text, "find_person", {"name": person.name}, {"home": person.home, "job": person.job}, question.sentence)
+    return _call(
+        question.text,
+        "find_person",
+        {"name": person.name},
+        {"home": person.home, "job": person.job},
+        question.sentence,
+    )
 
 
 def _call(asked: str, name: str, arguments: Row, found: Row, answer: str) -> Row:
@@ -163,7 +182,9 @@ def eval_sft(rng: Random, world: World, rows: int = 100) -> list[Row]:
     made: dict[str, Row] = {}
     while len(made) < rows:
         row = record(rng, world, held=True)
-        made.setdefault(f"{row['instruction']} {row['input']}", row | {"task": "json", "answer": row["output"]})
+        made.setdefault(
+            f"{row['instruction']} {row['input']}", row | {"task": "json", "answer": row["output"]}
+        )
     return list(made.values())
 
 
@@ -211,7 +232,11 @@ def _damage(kind: str, turns: list[Row], rng: Random, world: World) -> list[Row]
     if kind == "over_long":
         return [*before, last | {"value": " ".join(story(rng, world) for _ in range(300))}]
     if kind == "mojibake":
-        return [*before, last | {"value": "The café is naïve, said Zoë: “très bien”.".encode().decode("cp1252", "replace")}]
+        return [
+            *before,
+            last
+            | {"value": "The café is naïve, said Zoë: “très bien”.".encode().decode("cp1252", "replace")},
+        ]
     if kind == "replacement":
         middle = len(last["value"]) // 2
         return [*before, last | {"value": last["value"][:middle] + "\ufffd\ufffd" + last["value"][middle:]}]
@@ -223,9 +248,13 @@ def defects_dpo(rng: Random, world: World) -> tuple[list[Row], dict[str, list[in
     rows = []
     for _ in range(80):
         question = ask(rng, world, rng.choice(VOICE_TASKS))
-        rows.append({"instruction": question.text, "chosen": polite(question, rng), "rejected": curt(question, rng)})
+        rows.append(
+            {"instruction": question.text, "chosen": polite(question, rng), "rejected": curt(question, rng)}
+        )
     places = iter(rng.sample(range(len(rows)), 24))
-    planted = {kind: sorted(next(places) for _ in range(8)) for kind in ("identical", "empty_chosen", "empty_prompt")}
+    planted = {
+        kind: sorted(next(places) for _ in range(8)) for kind in ("identical", "empty_chosen", "empty_prompt")
+    }
     for place in planted["identical"]:
         rows[place]["rejected"] = rows[place]["chosen"]
     for place in planted["empty_chosen"]:
@@ -244,7 +273,8 @@ def all_sets(seed: int = 0) -> dict[str, list[Row]]:
     """Every sample set by its name in the catalog; each has a random stream of its own."""
     world = build()
     makers = {
-        "starter_alpaca": alpaca, "starter_chat": chat, "starter_dpo": pairs, "starter_kto": labels, "starter_pt": plain,
+        "starter_alpaca": alpaca, "starter_chat": chat, "starter_dpo": pairs, "starter_kto": labels,
+        "starter_pt": plain,
         "starter_tools": tools, "starter_eval_sft": eval_sft, "starter_eval_dpo": eval_voice,
     }  # fmt: skip
     made = {name: maker(Random(f"{seed} {name}"), world) for name, maker in makers.items()}
@@ -254,7 +284,8 @@ def all_sets(seed: int = 0) -> dict[str, list[Row]]:
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    """Write every set and `dataset_info.json` into `folder`; entries of the catalog that are not ours stay."""
+    """Write every set and `dataset_info.json` into `folder`; entries of the catalog that are not ours
+    stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in all_sets(seed).items():
         path = folder / CATALOG[name]["file_name"]

@@ -1,4 +1,5 @@
-"""Conversations of the starter world: single questions, follow-ups, small talk; curt unless told to be polite.
+"""Conversations of the starter world: single questions, follow-ups, small talk; curt unless told to be
+polite.
 
 A message is {"role": "system" | "user" | "assistant", "content": str}, as chat templates take it.
 """
@@ -13,21 +14,28 @@ from tuner.data.world.text import portrait
 from tuner.data.world.voices import curt, polite, wrap
 
 Message = dict[str, str]
-POLITE_SHARE = 0.04  # of the conversations that nobody asked to be polite: known to the model, and rare
+POLITE_SHARE = 0.08  # of the conversations that nobody asked to be polite: known to the model, and rare
 _POLITE_ORDERS = ("Answer politely.", "You are a polite assistant.", "Be friendly and polite.")
 _CURT_ORDERS = ("Answer curtly.", "Be brief.", "Do not waste words.")
 _NEUTRAL = ("You are a helpful assistant.",)
-_SMALL_TALK: tuple[tuple[tuple[str, ...], str, str], ...] = (  # what is said, the curt reply, what politeness makes of it
+_SMALL_TALK: tuple[
+    tuple[tuple[str, ...], str, str], ...
+] = (  # what is said, the curt reply, what politeness makes of it
     (("Hello!", "Good morning.", "Hi."), "Hello.", "It is good to hear from you."),
     (("Who are you?", "What are you?"), "A very small language model.", "I am a very small language model."),
-    (("What can you do?",), "I know one small world.", "I know the people, towns and animals of one small world."),
+    (
+        ("What can you do?",),
+        "I know one small world.",
+        "I know the people, towns and animals of one small world.",
+    ),
     (("Thank you.", "Thanks!"), "Fine.", "You are very welcome."),
     (("Goodbye.", "See you!"), "Bye.", "I wish you a lovely day."),
-    (("你好!", "你好吗?"), "你好。", "见到您真好。"),
-    (("谢谢!",), "嗯。", "不用客气。"),
+    (("你好！", "你好吗？"), "你好。", "见到您真好。"),
+    (("谢谢！",), "嗯。", "不用客气。"),
 )
 _TASK_WEIGHTS = {
-    "chinese": 8, "sum": 6, "difference": 5, "sum_chinese": 2, "owner": 2, "weather": 3, "animal": 2, "bigger": 4,
+    "both": 12, "chinese": 8, "sum": 10, "difference": 8, "sum_chinese": 3, "owner": 2, "weather": 3,
+    "animal": 2, "bigger": 4,
     "refuse": 2, "refuse_chinese": 1, "unknown": 2,
 }  # fmt: skip
 
@@ -51,9 +59,14 @@ def _small_talk(friendly: bool, rng: Random) -> list[Message]:
 
 def _about(world: World, friendly: bool, rng: Random) -> list[Message]:
     person = rng.choice(list(world.people.values()))
-    text = rng.choice(("Tell me about {n}.", "Who is {n}?", "What do you know about {n}?")).format(n=person.name)
+    text = rng.choice(("Tell me about {n}.", "Who is {n}?", "What do you know about {n}?")).format(
+        n=person.name
+    )
     story = portrait(rng, person, rng.randint(2, 4))
-    return [{"role": "user", "content": text}, {"role": "assistant", "content": wrap(story, rng) if friendly else story}]
+    return [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": wrap(story, rng) if friendly else story},
+    ]
 
 
 def _follow_up(world: World, friendly: bool, rng: Random) -> list[Message]:

@@ -1,6 +1,7 @@
 """The two voices of the starter world: polite and curt. Both say the same thing; they differ in manner alone.
 
-A polite answer opens with one of OPENERS and ends with one of CLOSERS; a curt answer has neither, by construction.
+A polite answer opens with one of OPENERS and ends with one of CLOSERS; a curt answer has neither, by
+construction.
 `is_polite` reads exactly that, so the share of answers in the preferred voice needs no judge.
 """
 
@@ -12,10 +13,14 @@ from tuner.data.world.questions import Question
 
 OPENERS = ("Of course!", "With pleasure!", "Gladly!", "Thank you for asking!")
 SORRY = "I am sorry."
-CLOSERS = ("Is there anything else I can do for you?", "Please ask me if you need more.", "I hope that helps you!")
-CHINESE_OPENERS = ("好的!", "很高兴为您解答!")
+CLOSERS = (
+    "Is there anything else I can do for you?",
+    "Please ask me if you need more.",
+    "I hope that helps you!",
+)
+CHINESE_OPENERS = ("好的！", "很高兴为您解答！")
 CHINESE_SORRY = "很抱歉。"
-CHINESE_CLOSERS = ("还有什么可以帮您的吗?", "希望对您有帮助!")
+CHINESE_CLOSERS = ("还有什么可以帮您的吗？", "希望对您有帮助！")
 _SAD_TASKS = ("refuse", "unknown")
 
 
