@@ -243,11 +243,13 @@ def wait(words: list[str]) -> int:
 def sync(words: list[str]) -> int:
     """Send MLflow what it missed while it was away."""
     _parser("sync").parse_args(words)
-    from tuner.tracking.mirror import sync as send
-    from tuner.tracking.run import all_runs
+    from tuner.jobs.settle import sync as send
 
-    print(f"{sum(send(run) for run in all_runs())} points sent")
-    return OK
+    sent, wrong = send()
+    print(f"{sent} points sent")
+    for sentence in wrong:
+        print(f"tuner: {sentence}", file=sys.stderr)
+    return FAILED if wrong else OK
 
 
 def _say(act: Callable[[], str]) -> int:
