@@ -12,14 +12,19 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
-from tuner import hardware
+from tuner import hardware, paths
+from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
+from tuner.tracking import adapters
 from tuner.tracking.metrics import Mirror, SystemMetrics
 from tuner.tracking.outcome import finish
 from tuner.tracking.run import Run, State
+from tuner.tracking.store import TrackerError
+from tuner.tracking.weights import check_finite
 
 EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 
@@ -101,12 +106,30 @@ def _stage(live: LiveRun) -> Outcome:
     with live.phase("loading libraries"):
         stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
     result: Outcome = stage.train(live.config, live)
-    if result.adapter and result.weights and not result.stopped:
-        with live.phase("registering the adapter"):
-            adapters = importlib.import_module("tuner.tracking.adapters")
-            row = adapters.register(live.run, result.weights, base=result.base)
-            live.record(adapter=row.name, adapter_version=row.version)
+    if result.weights and not result.stopped:
+        _keep(live, result, result.weights)
     return result
+
+
+def lineage(config: Config) -> str:
+    """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
+    model = Path(str(config.model_name_or_path)).name
+    return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
+
+
+def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
+    """Check that what came out is made of finite numbers; register an adapter."""
+    if not result.adapter:
+        for path in folder.glob("*.safetensors"):
+            check_finite(path)
+        return
+    with live.phase("registering the adapter"):
+        try:
+            row = adapters.register(live.run, folder, base=result.base, name=lineage(live.config))
+        except TrackerError as away:
+            live.note(f"The adapter is in {folder}, but not yet registered: {away} `tuner sync` does it.")
+        else:
+            live.record(adapter=row.name, adapter_version=row.version)
 
 
 def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
