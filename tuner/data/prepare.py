@@ -62,7 +62,7 @@ def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, ke
     work = _Work(config, Encoder(config, template, tokenizer), Tally(config, template.name), progress, keep)
     sets = [work.read(entry, i / (len(train) + len(aside))) for i, entry in enumerate(train)]
     report = work.tally.done()
-    if keep and not report.kept:
+    if keep and train and not report.kept:
         raise ConfigError([Problem("dataset", report.why_nothing())])
     work.tally = Tally(config, template.name)  # the report is about what is learnt from
     tested = [work.read(e, (len(train) + i) / (len(train) + len(aside))) for i, e in enumerate(aside)]
