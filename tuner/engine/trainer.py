@@ -100,8 +100,9 @@ def fit(
     run: LiveRun,
     start: Start,
     also: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: {},
+    predict: Callable[[Trainer, Config, LiveRun, Start], dict[str, float]] | None = None,
 ) -> Outcome:
-    """Train, evaluate, save: the same for every stage. `also` derives further totals from those of an evaluation."""
+    """Train, save, evaluate, predict: the same for every stage. `also` derives further totals from an evaluation's."""
     _prepare(trainer, config, run, start)
     metrics: dict[str, float] = {}
     weights: Path | None = None
@@ -115,6 +116,9 @@ def fit(
         with run.phase("evaluating"):
             found = trainer.evaluate()
             metrics |= _write_results(run.output, "eval", found | also(found))
+    if trainer.eval_dataset is not None and config.do_predict and predict:
+        with run.phase("predicting"):
+            metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
     with run.phase("writing results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
