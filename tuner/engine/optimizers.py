@@ -22,6 +22,7 @@ def names(config: Config) -> dict[str, Any]:
     """GaLore and APOLLO in the words of TrainingArguments, which knows them by name."""
     if config.use_galore:
         need("GaLore", "galore_torch", "galore", knob="use_galore")
+        _resumable("galore_torch.galore_projector", "GaLoreProjector")
         said = {
             "rank": config.galore_rank,
             "update_proj_gap": config.galore_update_interval,
@@ -31,6 +32,8 @@ def names(config: Config) -> dict[str, Any]:
         return _named("galore_adamw", said, config.galore_target, config.galore_layerwise)
     if config.use_apollo:
         need("APOLLO", "apollo_torch", "apollo", knob="use_apollo")
+        _resumable("apollo_torch.random_projector", "GradientProjector")
+        _resumable("apollo_torch.svd_projector", "GaLoreProjector")
         said = {
             "rank": config.apollo_rank,
             "update_proj_gap": config.apollo_update_interval,
@@ -42,6 +45,11 @@ def names(config: Config) -> dict[str, Any]:
         }
         return _named("apollo_adamw", said, config.apollo_target, config.apollo_layerwise)
     return {}
+
+
+def _resumable(module: str, name: str) -> None:
+    """Let a checkpoint of this optimizer be read with weights_only: its state holds objects of this one class."""
+    torch.serialization.add_safe_globals([getattr(importlib.import_module(module), name)])
 
 
 def _named(name: str, said: dict[str, Any], targets: tuple[str, ...], layerwise: bool) -> dict[str, Any]:
