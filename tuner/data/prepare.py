@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.data.batches import Batch, Batcher
 from tuner.data.catalog import Entry, pick, pick_eval
 from tuner.data.encode import Draft, Encoded, Encoder, packs
 from tuner.data.files import records
@@ -59,7 +60,9 @@ def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, ke
     problems = [Problem("dataset", said) for e in (*train, *aside) if (said := e.fits(config.stage))]
     if problems:
         raise ConfigError(problems)
-    work = _Work(config, Encoder(config, template, tokenizer), Tally(config, template.name), progress, keep)
+    encoder = Encoder(config, template, tokenizer)
+    batcher = Batcher(tokenizer, encoder.frame())
+    work = _Work(config, encoder, Tally(config, template.name), progress, keep, batcher)
     sets = [work.read(entry, i / (len(train) + len(aside))) for i, entry in enumerate(train)]
     report = work.tally.done()
     if keep and not report.kept:
@@ -78,7 +81,6 @@ class _Set:
     entry: Entry
     rows: Rows
     count: int
-    tokens: int
 
 
 def _arranged(config: Config, sets: list[_Set], tested: list[_Set], report: Report, keep: bool) -> Prepared:
@@ -120,43 +122,63 @@ def _joined(sets: Sequence[_Set]) -> Rows:
 
 @dataclass
 class _Work:
-    """Reads data sets through one encoder into one tally."""
+    """Reads data sets through one encoder into one tally, tokenising a block while the next is read."""
 
     config: Config
     encoder: Encoder
     tally: Tally
     progress: Progress | None
     keep: bool
+    batcher: Batcher
 
     def read(self, entry: Entry, begun: float) -> _Set:
         """One data set, encoded and counted. Raises ConfigError when it cannot be read at all."""
-        rows, count, tokens = Rows(), 0, 0
+        found = _Set(entry, Rows(), 0)
         source = _rows_of(entry, self.config)
+        pending: tuple[list[tuple[Place, Draft]], Batch] | None = None
         while block := list(islice(source, self.config.preprocessing_batch_size)):
-            for encoded in self._encoded(block, entry):
-                count += 1
-                tokens += encoded.tokens
-                if self.keep:
-                    rows.append(encoded.row)
+            drafts = list(self._drafted(block, entry))
+            texts = [text for _, draft in drafts for text in draft.texts]
+            batch = self.batcher.start(texts, self._continues(drafts))
+            if pending:  # the block before, tokenised while this one was read
+                self._finish(found, *pending)
+            pending = drafts, batch
             if self.progress:
-                self.progress(begun, f"{entry.name}: {self.tally.report.read} rows read")
-        return _Set(entry, rows, count, tokens)
+                self.progress(begun, f"{entry.name}: {self.tally.report.read:,} rows read")
+        if pending:
+            self._finish(found, *pending)
+        return found
 
-    def _encoded(self, block: Sequence[tuple[Place, Any]], entry: Entry) -> Iterator[Encoded]:
-        drafts = list(self._drafted(block, entry))
-        texts = [text for _, draft in drafts for text in draft.texts]
-        tokenizer = self.encoder.tokenizer
-        flags = (
-            [f for _, d in drafts for f in self.encoder.continues(d.texts)] if tokenizer.prefixes else None
-        )
-        ids = iter(tokenizer.encode_batch(texts, flags))
+    def _continues(self, drafts: Sequence[tuple[Place, Draft]]) -> list[bool] | None:
+        if not self.encoder.tokenizer.prefixes:
+            return None
+        return [flag for _, draft in drafts for flag in self.encoder.continues(draft.texts)]
+
+    def _finish(self, found: _Set, drafts: Sequence[tuple[Place, Draft]], batch: Batch) -> None:
+        """Put a block's ids together and count its rows; without `keep` most need only be counted."""
+        if self.keep:
+            ids = iter(batch.ids())
+            for place, draft in drafts:
+                self._take(found, place, draft, self.encoder.fit(draft, list(islice(ids, len(draft.texts)))))
+            return
+        counts = iter(batch.counts())
         for place, draft in drafts:
-            encoded = self.encoder.fit(draft, list(islice(ids, len(draft.texts))))
-            if isinstance(encoded, Dropped):
-                self.tally.drop(place, encoded)
-            else:
-                self.tally.keep(place, encoded, draft.texts)
-                yield encoded
+            lengths = list(islice(counts, len(draft.texts)))
+            self._take(found, place, draft, self.encoder.count(draft, lengths) or self._fit_alone(draft))
+
+    def _fit_alone(self, draft: Draft) -> Encoded | Dropped:
+        tokenizer = self.encoder.tokenizer
+        flags = self.encoder.continues(draft.texts) if tokenizer.prefixes else None
+        return self.encoder.fit(draft, tokenizer.encode_batch(draft.texts, flags))
+
+    def _take(self, found: _Set, place: Place, draft: Draft, encoded: Encoded | Dropped) -> None:
+        if isinstance(encoded, Dropped):
+            self.tally.drop(place, encoded)
+            return
+        self.tally.keep(place, encoded, draft.texts)
+        found.count += 1
+        if self.keep:
+            found.rows.append(encoded.row)
 
     def _drafted(self, block: Iterable[tuple[Place, Any]], entry: Entry) -> Iterator[tuple[Place, Draft]]:
         for place, record in block:
