@@ -33,12 +33,15 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A row as ids. `tokens` counts all of them, `trained` those the loss sees, `whole` what it was before a cut."""
+    """A row as ids. `tokens` counts all of them, `trained` those the loss sees.
+
+    `length` is what the cutoff is held against, before any cut; for pairs the prompt with the longer answer.
+    """
 
     row: dict[str, Any]
     tokens: int
     trained: int
-    whole: int
+    length: int
     cut: bool = False
 
 
@@ -145,7 +148,7 @@ class Encoder:
             trained = sum(counts[1::2])
         if longest > self.cutoff or not trained or (self.template.eos_between and len(counts) > 3):
             return None
-        return Encoded({}, tokens, trained, tokens)
+        return Encoded({}, tokens, trained, longest)
 
     def fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         """The row's ids within the cutoff, or why it cannot be used."""
@@ -178,7 +181,6 @@ class Encoder:
     def _fit_pair(self, draft: Draft, prompt: Ids, chosen: Ids, rejected: Ids) -> Encoded | Dropped:
         better, worse = draft.exchanges
         longest = max(len(chosen), len(rejected))
-        whole = 2 * len(prompt) + len(chosen) + len(rejected)
         endings = self._length(better.ending), self._length(worse.ending)
         room = self._room(len(prompt), longest, self._length(better.header), max(endings))
         if room is None:
@@ -191,7 +193,7 @@ class Encoder:
             return Dropped("identical answers", "the answers differ only beyond the cutoff" if cut else "")
         row = {"prompt_ids": kept, "chosen_ids": sides[0], "rejected_ids": sides[1]}
         trained = len(sides[0]) + len(sides[1])
-        return Encoded(row, 2 * len(kept) + trained, trained, whole, cut)
+        return Encoded(row, 2 * len(kept) + trained, trained, len(prompt) + longest, cut)
 
     def _fit_labelled(self, draft: Draft, prompt: Ids, answer: Ids) -> Encoded | Dropped:
         exchange = draft.exchanges[0]
