@@ -36,6 +36,7 @@ class Source:
         self.entry = entry
         self.most = config.max_samples
         self.seed = config.seed
+        self.streaming = config.streaming
         self.samples = None if config.streaming else entry.num_samples
         self.given = 0
         self._files_done = 0
@@ -64,7 +65,7 @@ class Source:
         if not entry.local:
             from tuner.data.hub import hub_records
 
-            for number, record in hub_records(entry):
+            for number, record in hub_records(entry, self.streaming):
                 yield Place(entry.name, entry.source, number), record
             return
         for path in entry.files():
