@@ -11,10 +11,11 @@ from typing import Any
 from tuner import paths
 from tuner.config.config import Config
 from tuner.tracking.history import history, metric_names
-from tuner.tracking.mirror import Ledger, create_in_mlflow, held, metric_name, mlflow_id, sync
+from tuner.tracking.mirror import Ledger, create_in_mlflow, held, metric_name, mlflow_id
 from tuner.tracking.rows import NOTE, PARENT, Choices, Head, Page, RunFilter, RunRow, is_own
 from tuner.tracking.run import ENDED, Run
 from tuner.tracking.store import TrackerError, database, explained, open_store
+from tuner.tracking.sync import sync
 from tuner.tracking.table import Table
 
 __all__ = [
