@@ -159,10 +159,10 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
     short = len(choices) <= FEW and sum(map(len, choices)) <= 28
     if short and not knob.optional:
         st.segmented_control(title, choices, required=True, **common)
+    elif knob.optional:
+        st.selectbox(title, choices, index=None, placeholder="empty", **common)
     else:
-        st.selectbox(
-            title, choices, **({"index": None, "placeholder": "empty"} if knob.optional else {}), **common
-        )
+        st.selectbox(title, choices, **common)
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:

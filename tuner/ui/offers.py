@@ -13,6 +13,7 @@ from tuner import paths
 from tuner.config import models
 from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
+from tuner.data import templates
 from tuner.data.catalog import Entry, read_catalog
 
 
@@ -70,16 +71,13 @@ def _datasets(folder: str, stage: str) -> Offer:
 
 
 def here(entry: Entry) -> bool:
-    """Whether a data set's files are on this machine; one from the hub counts as reachable only by name."""
+    """Whether a data set's files are on this machine."""
     try:
-        return bool(entry.files()) and not entry.missing()
-    except (OSError, ConfigError):
+        return bool(entry.files())
+    except ConfigError:
         return False
 
 
-def _templates() -> Offer | None:
-    try:
-        from tuner.data.templates import names
-    except ImportError:
-        return None
-    return Offer(tuple(names()), {})
+@st.cache_data(show_spinner=False)
+def _templates() -> Offer:
+    return Offer(tuple(templates.names()), {})

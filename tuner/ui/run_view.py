@@ -172,13 +172,19 @@ def chart_options() -> None:
         st.toggle("Log scale", key="log", bind="query-params", help="For loss and gradient norm.")
 
 
+def chosen_options() -> tuple[float, bool]:
+    """The smoothing's weight and whether the scale is logarithmic."""
+    return SMOOTHING.get(str(st.session_state.get("smoothing")), SMOOTHING["Light"]), bool(
+        st.session_state.get("log")
+    )
+
+
 def curves(run: Run) -> None:
     """The charts of the run's stage, growing in place."""
     points = tail(run)
     measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
-    smoothing = SMOOTHING.get(str(st.session_state.get("smoothing")), 0.6)
-    log = bool(st.session_state.get("log"))
+    smoothing, log = chosen_options()
     if not measured:
         theme.empty(
             "show_chart", "No points yet", "The first ones appear once the worker has trained a few steps."
