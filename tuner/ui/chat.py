@@ -13,7 +13,7 @@ from tuner.data.formats import Dropped, convert
 from tuner.data.pages import Row
 from tuner.ui.words import count, safe
 
-LONGEST = 4000
+LONGEST = 2000
 """Characters of a turn that are shown; the raw record has the rest."""
 RAW_LONGEST = 100_000
 _ROLES = {

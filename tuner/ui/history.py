@@ -52,14 +52,14 @@ def filters() -> RunFilter:
             key="state",
             bind="query-params",
             placeholder="any",
-            width=130,
+            width=120,
         )
         stage = _one("Stage", known.stages, 85)
-        model = _one("Model", known.models, 130)
-        dataset = _one("Data set", known.datasets, 130)
+        model = _one("Model", known.models, 120)
+        dataset = _one("Data set", known.datasets, 120)
         tag = _one("Tag", tuple(known.tags), 95)
         sort = st.selectbox("Sort by", list(SORTS), key="sort", bind="query-params", width=135)
-        deleted = st.toggle("Deleted", key="deleted", bind="query-params", help="Runs that were put aside.")
+        deleted = st.toggle("Deleted", key="deleted", bind="query-params")
     key, descending = SORTS[sort]
     return RunFilter(
         text=text or "",

@@ -35,9 +35,10 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
     """The offer for a knob next to the other values; None where there is nothing to choose from."""
     if name == "model_name_or_path":
         return _models()
-    if name in ("dataset", "eval_dataset"):
+    if name in ("dataset", "eval_dataset", "probe"):
         folder = str(values.get("dataset_dir") or KNOBS["dataset_dir"].default)
-        return _datasets(folder, str(values.get("stage") or KNOBS["stage"].default))
+        stage = str(values.get("stage") or KNOBS["stage"].default)
+        return _datasets(folder, "sft" if name == "probe" else stage)
     if name == "template":
         return _templates()
     return None

@@ -59,7 +59,7 @@ def history_columns() -> dict[str, Any]:
         "Model": text(width=110),
         "Data sets": text(width=120),
         "Duration": text(width=100, alignment="right"),
-        "Created": text(width=125),
+        "Created": text(width=140),
         "Tags": st.column_config.ListColumn(width=140),
         "Note or reason": text(width="large"),
     }
