@@ -46,6 +46,32 @@ def _wanted(knob: Knob, draft: Draft, advanced: bool, search: str) -> bool:
     return advanced or not knob.advanced or knob.name in draft.changes
 
 
+def options() -> tuple[bool, str, bool]:
+    """What of the form is shown: advanced parameters too, only those a search finds, explanations under the fields."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="form-options"):
+        level = st.segmented_control(
+            "Parameters",
+            ["Basic", "Advanced"],
+            required=True,
+            default="Basic",
+            key="level",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        search = st.text_input(
+            "Find a parameter",
+            type="search",
+            icon=":material/search:",
+            placeholder="Find: rank, memory, speed",
+            live=True,
+            label_visibility="collapsed",
+            width=230,
+        )
+        st.space("stretch")
+        explained = st.toggle("Explain", value=True, key="explain", bind="query-params")
+    return level == "Advanced", search or "", explained
+
+
 def sections(
     draft: Draft, problems: Sequence[Problem], *, advanced: bool, search: str, explained: bool
 ) -> None:
