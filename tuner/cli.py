@@ -72,7 +72,7 @@ def train(words: list[str]) -> int:
     config = _checked(words)
     run = create_run(config, config.run_name or "")
     print(f"run {run.id} in {run.folder}", flush=True)
-    code = run_in_foreground(run, lambda said: print(said, flush=True), gpus)
+    code = run_in_foreground(run, gpus=gpus)
     status = run.status()
     if status.reason and status.state != "finished":
         print(f"tuner: {status.reason}", file=sys.stderr)
@@ -243,11 +243,13 @@ def wait(words: list[str]) -> int:
 def sync(words: list[str]) -> int:
     """Send MLflow what it missed while it was away."""
     _parser("sync").parse_args(words)
-    from tuner.tracking.mirror import sync as send
-    from tuner.tracking.run import all_runs
+    from tuner.jobs.settle import sync as send
 
-    print(f"{sum(send(run) for run in all_runs())} points sent")
-    return OK
+    sent, wrong = send()
+    print(f"{sent} points sent")
+    for sentence in wrong:
+        print(f"tuner: {sentence}", file=sys.stderr)
+    return FAILED if wrong else OK
 
 
 def _say(act: Callable[[], str]) -> int:

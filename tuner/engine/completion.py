@@ -52,7 +52,10 @@ class CompletionTrainer(SFTTrainer):
         if self.config.use_eaft_loss or self.config.use_asft_loss:
             return self._with_logits(model, inputs)
         output = model(**inputs, fused_lm_head=True)
-        measured = {"mean_token_accuracy": output.is_top1[output.label_mask], "entropy": output.entropy[output.label_mask]}
+        measured = {
+            "mean_token_accuracy": output.is_top1[output.label_mask],
+            "entropy": output.entropy[output.label_mask],
+        }
         self.means.add(self.model.training, measured)
         if self.config.compute_accuracy and not self.model.training:
             each = output.is_top1.sum(1) / output.label_mask.sum(1).clamp(min=1)

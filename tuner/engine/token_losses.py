@@ -43,5 +43,7 @@ def asft(log_probs: Tensor, logits: Tensor, reference: Tensor, mask: Tensor, alp
 def log_probs_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each label, 0 where it is -100; logits [B, T, V], labels [B, T] already shifted."""
     mask = labels != -100
-    picked = torch.gather(F.log_softmax(logits.float(), -1), -1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    picked = torch.gather(F.log_softmax(logits.float(), -1), -1, labels.clamp(min=0).unsqueeze(-1)).squeeze(
+        -1
+    )
     return picked * mask

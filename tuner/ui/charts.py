@@ -178,8 +178,8 @@ def charts_of(stage: str) -> tuple[Chart, ...]:
 
 
 def shown(charts: Sequence[Chart], measured: Measured) -> list[Chart]:
-    """The charts that have at least one point, and always the first."""
-    return [c for i, c in enumerate(charts) if i == 0 or any(line.metric in measured for line in c.lines)]
+    """The charts that have at least one point."""
+    return [c for c in charts if any(line.metric in measured for line in c.lines)]
 
 
 def latest(chart: Chart, measured: Measured) -> str:

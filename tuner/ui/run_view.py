@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -28,16 +29,15 @@ def standing(run: Run) -> None:
     """The state in words, progress, and the figures that matter while it runs."""
     status = run.status()
     seen = look(status.state)
-    if status.state in ENDED and st.session_state.get("watched") == run.id:
-        st.session_state.pop("watched")
-        st.rerun()  # the whole page once more: its pieces stop redrawing, its buttons change
-    if status.state not in ENDED:
-        st.session_state["watched"] = run.id
+    before = st.session_state.get("watched")
+    st.session_state["watched"] = (run.id, status.state)
+    if before and before != (run.id, status.state) and before[0] == run.id:
+        st.rerun()  # the whole page once more: other buttons belong to this state, and an ended run stops redrawing
     with theme.card("standing"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.badge(seen.word, icon=seen.icon, color=seen.colour)
             st.markdown(safe(sentence(status, _place(run, status))))
-        if status.state not in ENDED or status.total_steps:
+        if status.total_steps or status.extra.get("share"):
             st.progress(*_progress(status))
         _figures(run, status)
         _notices(run, status)
@@ -52,13 +52,12 @@ def _place(run: Run, status: Status) -> int | None:
 def _progress(status: Status) -> tuple[float, str]:
     if status.total_steps:
         return status.share, f"Step {count(status.step)} of {count(status.total_steps)}"
-    doing = str(status.extra.get("doing") or status.phase or "")
-    return float(status.extra.get("share") or 0.0), safe(doing) or "Not started yet"
+    return float(status.extra["share"]), safe(status.extra.get("doing") or status.phase)
 
 
 def _figures(run: Run, status: Status) -> None:
     last = tail(run).last()
-    end = status.ended if status.state in ENDED else status.updated
+    end = status.ended if status.state in ENDED else time.time()
     figures = {
         "Loss": number(last.get("loss")),
         "Elapsed": duration(end - status.started) if status.started else duration(None),
