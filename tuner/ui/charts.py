@@ -134,6 +134,13 @@ GRADIENT = Chart(
     "before a divergence: lower the learning rate.",
     log=True,
 )
+SPEED = Chart(
+    "speed",
+    "Speed",
+    (Line("tokens_per_second", "speed"),),
+    "Tokens read each second. It rises and falls with the length of the rows.",
+    unit="tokens/s",
+)
 LOAD = Chart(
     "load",
     "Processor load",
@@ -162,7 +169,7 @@ MEMORY = Chart(
     axis="seconds",
 )
 
-_PLAIN = (RATE, GRADIENT, LOAD, MEMORY)
+_PLAIN = (RATE, GRADIENT, SPEED, LOAD, MEMORY)
 BY_STAGE: dict[str, tuple[Chart, ...]] = {
     "pt": (LOSS, TOKEN_ACCURACY, *_PLAIN),
     "sft": (LOSS, TOKEN_ACCURACY, *_PLAIN),

@@ -74,6 +74,9 @@ def _figures(run: Run, status: Status) -> None:
 
 
 def _notices(run: Run, status: Status) -> None:
+    if name := status.extra.get("adapter"):
+        version = f", version {status.extra['adapter_version']}" if "adapter_version" in status.extra else ""
+        st.page_link("pages/adapters.py", label=f"Adapter {safe(name)}{version}", icon=":material/layers:")
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
     if status.tracking:
