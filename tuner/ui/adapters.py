@@ -11,7 +11,7 @@ from tuner.tracking.adapters import AdapterRow
 from tuner.tracking.run import Run
 from tuner.tracking.store import TrackerError
 from tuner.ui import theme
-from tuner.ui.words import NONE, ago, count, listed, safe, size
+from tuner.ui.words import NONE, ago, count, listed, place, safe, size
 
 _STATES = {
     "ok": ("Files in place", "green", ":material/verified:"),
@@ -40,7 +40,7 @@ def by_base(rows: Sequence[AdapterRow]) -> dict[str, dict[str, list[AdapterRow]]
     """Base model -> adapter's name -> its versions, newest first."""
     tree: dict[str, dict[str, list[AdapterRow]]] = {}
     for row in rows:
-        tree.setdefault(row.base or "unknown base", {}).setdefault(row.name, []).append(row)
+        tree.setdefault(place(row.base) or "unknown base", {}).setdefault(row.name, []).append(row)
     return tree
 
 
@@ -69,7 +69,7 @@ def version(row: AdapterRow) -> None:
             st.badge(said, icon=icon, color=colour)  # type: ignore[arg-type]
             st.space("stretch")
             st.caption(ago(row.created), width="content")
-        with st.grid("auto", min_column_width=120, gap="small") as grid:
+        with st.grid("auto", min_column_width=150, gap="small") as grid:
             for name, figure in _figures(row).items():
                 grid.metric(name, figure)
         _doings(row)
@@ -79,7 +79,7 @@ def _figures(row: AdapterRow) -> dict[str, str]:
     return {
         "Method": " ".join(filter(None, (row.stage, row.method))) or NONE,
         "Rank": row.rank or NONE,
-        "Layers": listed(row.targets, 2),
+        "Layers": listed(sorted({t.rsplit(".", 1)[-1] for t in row.targets}), 3),
         "Size": size(row.size),
         "Data": listed(row.datasets, 2),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +33,11 @@ KINDS = {
 
 @st.cache_resource(show_spinner=False, max_entries=48)
 def _indexed(files: tuple[tuple[str, int], ...]) -> Pages:
-    return Pages([Path(name) for name, _ in files])
+    pages = Pages([Path(name) for name, _ in files])
+    until = time.monotonic() + 0.2
+    while pages.rows is None and time.monotonic() < until:  # a small file is counted before anybody looks
+        time.sleep(0.005)
+    return pages
 
 
 def pages_of(entry: Entry) -> Pages:
@@ -162,7 +167,9 @@ def settings(entry: Entry) -> Config | None:
             help="Whose tokenizer and template are used. Only its small files are read.",
         )
         stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
-        stage = st.selectbox("Stage", stages, key=f"look-stage-{entry.kind}", width=110)
+        usual = KINDS[entry.kind][1]
+        first = stages.index(usual) if usual in stages else 0
+        stage = st.selectbox("Stage", stages, index=first, key=f"look-stage-{entry.kind}", width=110)
         cutoff = st.number_input(
             "Cutoff length",
             min_value=4,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from tuner import paths
 from tuner.config import models
 from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
 from tuner.data import templates
 from tuner.data.catalog import Entry, read_catalog
+from tuner.ui.words import place
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,11 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
 @st.cache_data(ttl=20, show_spinner=False)
 def _models() -> Offer:
     folders = models.local_models(models.model_roots())
-    own = {_short(folder): "on this machine" for folder in folders}
+    own = {place(str(folder)): "on this machine" for folder in folders}
     cached = dict.fromkeys(models.hub_cache_models(), "in the hub cache")
     notes = own | cached
     missing = "No model was found on this machine: type a folder's path or a hub name." if not notes else ""
     return Offer(tuple(notes), notes, missing=missing)
-
-
-def _short(folder: Path) -> str:
-    """As it is typed: relative to the studio where it lies inside it."""
-    root = paths.home()
-    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
 @st.cache_data(ttl=5, show_spinner=False)

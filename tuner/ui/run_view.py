@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,7 @@ from tuner.ui.words import ago, count, date, duration, label, look, number, safe
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
 
 
 # --- where it stands -----------------------------------------------------------------------------------------------
@@ -212,7 +214,8 @@ def _chart(run: Run, chart: charts.Chart, measured: charts.Measured, smoothing: 
 def log(run: Run) -> None:
     """The log's last lines, filtered by the word in the search field."""
     wanted = str(st.session_state.get("log-search") or "").lower()
-    lines = [line for line in run.log_tail().splitlines() if wanted in line.lower()][-LOG_LINES:]
+    text = _COLOURS.sub("", run.log_tail())
+    lines = [line for line in text.splitlines() if wanted in line.lower()][-LOG_LINES:]
     if not lines:
         said = "No line has that word." if wanted else "The worker has not written anything yet."
         theme.empty("article", "Nothing to read", said)

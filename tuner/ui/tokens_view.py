@@ -18,7 +18,8 @@ MOST = 3000
 
 _CSS = """
 .tokens { font: 0.8125rem/2 var(--st-code-font, monospace); color: var(--st-text-color); white-space: pre-wrap;
-  word-break: break-word; max-height: 460px; overflow-y: auto; }
+  word-break: break-word; max-height: 460px; overflow-y: auto;
+  font-variant-ligatures: none; }
 .tokens span { padding: 2px 0; border-radius: 3px; }
 .tokens .trained { background: color-mix(in srgb, var(--st-primary-color) 16%, transparent);
   border-bottom: 2px solid var(--st-primary-color); }
