@@ -13,6 +13,17 @@ from torch import Tensor
 from tuner.engine.packed.device_row import DeviceRow
 
 
+class ScaledCopies:
+    """target = source * scale for many (source, target [rows, columns], scale) at once."""
+
+    def __init__(self, copies: list[tuple[Tensor, Tensor, float]]) -> None:
+        self.copies = copies
+
+    def run(self) -> None:
+        for source, target, scale in self.copies:
+            torch.mul(source, scale, out=target) if source.dtype == target.dtype else target.copy_(source * scale)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
     """out = x / rms(x) * weight over the last dimension; returns 1/rms, float32 [T]."""
     wide = x.float()

@@ -19,6 +19,42 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit
+def _copy_scaled(pointers, sizes, scales, source_type: tl.constexpr, target_type: tl.constexpr, block: tl.constexpr):
+    item = tl.program_id(0)
+    count, columns = tl.load(sizes + item * 3), tl.load(sizes + item * 3 + 1)
+    at = tl.program_id(1) * block + tl.arange(0, block)
+    if tl.program_id(1) * block < count:
+        ok = at < count
+        source = tl.load(pointers + item * 2).to(tl.pointer_type(source_type))
+        target = tl.load(pointers + item * 2 + 1).to(tl.pointer_type(target_type))
+        value = tl.load(source + at, mask=ok, other=0.0).to(tl.float32) * tl.load(scales + item)
+        place = (at // columns) * tl.load(sizes + item * 3 + 2) + at % columns
+        tl.store(target + place, value.to(target_type), mask=ok)
+
+
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+
+
+class ScaledCopies:
+    """target = source * scale for many (contiguous source, target [rows, columns], scale) in one launch."""
+
+    def __init__(self, copies: list[tuple[Tensor, Tensor, float]]) -> None:
+        self.copies = copies  # keeps the memory behind the pointers alive
+        source, target, _ = copies[0]
+        self.types = (_TYPES[source.dtype], _TYPES[target.dtype])
+        table = {"device": source.device}
+        self.pointers = torch.tensor([[s.data_ptr(), t.data_ptr()] for s, t, _ in copies], **table)
+        sizes = [[s.numel(), s.shape[1], t.stride(0)] for s, t, _ in copies]
+        self.sizes = torch.tensor(sizes, dtype=torch.int32, **table)
+        self.scales = torch.tensor([scale for _, _, scale in copies], dtype=torch.float32, **table)
+        self.blocks = triton.cdiv(max(s.numel() for s, _, _ in copies), 2048)
+
+    def run(self) -> None:
+        grid = (len(self.copies), self.blocks)
+        _copy_scaled[grid](self.pointers, self.sizes, self.scales, *self.types, 2048, num_warps=8)
+
+
+@triton.jit
 def _norm_forward(x, w, out, rstd, x_stride, out_stride, eps, n, block: tl.constexpr):
     row = tl.program_id(0)
     cols = tl.arange(0, block)

@@ -139,13 +139,13 @@ class FusedTrunk:
     def __init__(self, decoder: nn.Module, gradients: GradientBuffer, kernels: ModuleType) -> None:
         self.decoder = decoder
         self.layers = [FusedLayer(layer, gradients, kernels) for layer in decoder.layers]
+        groups = [group for layer in self.layers for group in layer.groups]
+        self.copies = kernels.ScaledCopies([pair for group in groups for pair in group.shadows()])
         self.recompute = 0
 
     def refresh(self) -> None:
-        """Bring the adapters' present values into the compute matrices."""
-        for layer in self.layers:
-            for group in layer.groups:
-                group.refresh()
+        """Bring the adapters' present values into the compute matrices (cast to the weights' dtype)."""
+        self.copies.run()
 
     def use_adapters(self, on: bool) -> None:
         for layer in self.layers:

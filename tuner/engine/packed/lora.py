@@ -139,11 +139,13 @@ class LinearGroup:
         zeros = [b.weight.new_zeros(b.weight.shape[0]) if b.bias is None else b.bias.data for b in bases]
         return torch.cat(zeros)
 
-    def refresh(self) -> None:
-        """Copy the adapters' present values into the compute matrices (cast to the weights' dtype)."""
+    def shadows(self) -> list[tuple[Tensor, Tensor, float]]:
+        """(parameter, its place in the compute matrices, scale): what has to be copied after every step."""
+        pairs: list[tuple[Tensor, Tensor, float]] = []
         for s in self.slots:
-            torch.mul(s.a.data, s.scale, out=self.a[s.columns.start - self.inputs : s.columns.stop - self.inputs])
-            self.weight[s.rows, s.columns].copy_(s.b.data)
+            rank = slice(s.columns.start - self.inputs, s.columns.stop - self.inputs)
+            pairs += [(s.a.data, self.a[rank], s.scale), (s.b.data, self.weight[s.rows, s.columns], 1.0)]
+        return pairs
 
     def input_buffer(self, tokens: int) -> Tensor:
         """An uninitialised x [T, K + R]."""

@@ -37,12 +37,8 @@ class Baseline:
     count: Tensor
 
 
-def sequence_sums(token_logps: Tensor, row: DeviceRow) -> Tensor:
-    """Per-sequence sums [S] of token log-probs [N], each weighted by its token's weight."""
-    return _segment_sums(token_logps * row["token_weights"], row)
-
-
-def _segment_sums(values: Tensor, row: DeviceRow) -> Tensor:
+def segment_sums(values: Tensor, row: DeviceRow) -> Tensor:
+    """Per-sequence sums [S] of token values [N]; deterministic, and without what padding adds."""
     return torch.segment_reduce(values, "sum", lengths=row["counts"].long(), unsafe=True)[:-1]
 
 
@@ -69,6 +65,11 @@ class Objective:
         """Whether the loss looks across a micro-batch, which then has to stay in one row."""
         return self.name == "kto" or self.settings.pref_bco_weight > 1e-6
 
+    def sums(self, token_logps: Tensor, row: DeviceRow) -> Tensor:
+        """Log-prob [S] of every answer; under LD-DPO its tail counts less."""
+        weighted = token_logps if self.settings.ld_alpha is None else token_logps * row["token_weights"]
+        return segment_sums(weighted, row)
+
     def loss_and_grad(self, token_logps: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             leaf = token_logps.detach().requires_grad_()
@@ -82,7 +83,7 @@ class Objective:
         return self._pairs(token_logps, row, train)
 
     def _pairs(self, token_logps: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
-        policy = sequence_sums(token_logps, row).view(-1, 2)
+        policy = self.sums(token_logps, row).view(-1, 2)
         ref, lengths, weights = row["references"].view(-1, 2), row["lengths"].view(-1, 2), row["weights"]
         losses, chosen, rejected = preference_loss(
             self.name,
@@ -103,7 +104,7 @@ class Objective:
         """Mean negative log-likelihood per chosen answer, free of LD-DPO's weights; None if nobody needs it."""
         if self.settings.pref_ftx <= 1e-6 or self.settings.ld_alpha is None:
             return None
-        plain = _segment_sums(token_logps, row).view(-1, 2)[:, 0]
+        plain = segment_sums(token_logps, row).view(-1, 2)[:, 0]
         return -plain / lengths[:, 0].clamp(min=1)
 
     def _bco_delta(self, ratios: Tensor, row: DeviceRow, train: bool) -> Tensor | None:
@@ -120,7 +121,7 @@ class Objective:
         return (groups > 0).float().t() @ deltas
 
     def _kto(self, token_logps: Tensor, row: DeviceRow) -> tuple[Tensor, Tensor]:
-        policy, ref = sequence_sums(token_logps, row).view(-1, 2), row["references"].view(-1, 2)
+        policy, ref = self.sums(token_logps, row).view(-1, 2), row["references"].view(-1, 2)
         groups, weights, labels = row["groups"], row["weights"], row["labels"]
         kl = (groups @ (policy.detach() - ref)[:, 1]).clamp(min=0)
         per_unit = (groups > 0).float().t() @ kl
