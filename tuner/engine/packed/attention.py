@@ -1,8 +1,8 @@
 """Packed attention for models that run through transformers' own modules.
 
 Registered under the name `tuner_packed`; transformers builds no mask for a name that its mask table does not hold,
-so the function gets plain q, k, v and reads the row's segments from `over(row)`. On a CPU and where no Triton
-kernel fits it loops over units; on CUDA `varlen_attn` of torch takes gathered keys and values.
+so the function gets plain q, k, v and reads the row's segments from `over(model, row)`. Head sizes for which there is
+no Triton kernel go to torch's `varlen_attn` with gathered keys and values.
 """
 
 from __future__ import annotations
@@ -49,15 +49,36 @@ def _forward(
 ) -> tuple[Tensor, None]:
     """q [1, Hq, T, D], k and v [1, Hk, T, D] -> [1, T, Hq, D]."""
     row = _current[-1]
-    q, k, v = query[0], key[0], value[0]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
-    if q.is_cuda:
-        from tuner.engine.packed import kernels_triton
+    if not q.is_cuda:
+        return _Attend.apply(q, k, v, row, scale, kernels_torch)[None], None
+    from tuner.engine.packed import kernels_triton
 
-        if kernels_triton.takes_head_size(q.shape[-1]):
-            return kernels_triton.attend(*(x.transpose(0, 1) for x in (q, k, v)), row, scale)[None], None
-        return varlen(*(x.transpose(0, 1) for x in (q, k, v)), row, scale)[None], None
-    return kernels_torch.segment_attention(q, k, v, row, scale).transpose(0, 1)[None], None
+    if kernels_triton.takes_head_size(q.shape[-1]):
+        parts = (x.contiguous() for x in (q, k, v))
+        return _Attend.apply(*parts, row, scale, kernels_triton)[None], None
+    return varlen(q, k, v, row, scale)[None], None
+
+
+class _Attend(torch.autograd.Function):
+    """The engine's attention kernels under autograd; q [T, Hq, D], k and v [T, Hk, D] -> [T, Hq, D]."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, row, scale, kernels):  # type: ignore[no-untyped-def]
+        out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+        ctx.attention = kernels.attention(q, k, v, row, scale, out, True)
+        ctx.row, ctx.scale, ctx.kernels = row, scale, kernels
+        return out.view(q.shape)
+
+    @staticmethod
+    def backward(ctx, dout):  # type: ignore[no-untyped-def]
+        q, k, _ = ctx.attention[:3]
+        grad = q.new_empty(q.shape[0], (q.shape[1] + 2 * k.shape[1]) * q.shape[2])
+        dout = dout.reshape(q.shape[0], -1)
+        ctx.kernels.attention_backward(ctx.attention, dout, ctx.row, ctx.scale, grad)
+        parts = grad.unflatten(1, (-1, q.shape[2])).split([q.shape[1], k.shape[1], k.shape[1]], 1)
+        return *parts, None, None, None
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float) -> Tensor:

@@ -12,13 +12,7 @@ from torch import Tensor
 from tuner.engine.packed.rows import Row, RowShape
 
 
-@dataclass(frozen=True)
-class Part:
-    """One unit's place in the row's list of splits, and the mask [answers, prompt + answers] of its answers."""
-
-    prompt: int | None
-    answers: int | None
-    mask: Tensor | None
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -46,12 +40,8 @@ class DeviceRow:
         for name, (offset, shape, kind) in row.shape.fields.items():
             view = self.buffer[offset : offset + int(np.prod(shape))].view(shape)
             self.views[name] = view.view(torch.float32) if kind is np.float32 else view
-        self.split_sizes: list[int] = []
-        self.parts: list[Part] = []
-        self.segments = row.segments
+        self.segments, self.dtype = row.segments, dtype
         self.load(row)
-        if not row.shape.blocks:
-            self._prepare_parts(row, device, dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.views[name]
@@ -63,19 +53,34 @@ class DeviceRow:
             host = host.pin_memory()
         self.buffer.copy_(host, non_blocking=True)
 
-    def _prepare_parts(self, row: Row, device: torch.device, dtype: torch.dtype) -> None:
-        """Splits in row order (prompts, then answers, then padding) and one additive mask per unit."""
-        prompts = [s for s, answers in row.segments if answers]
-        padding = [s for s, answers in row.segments if not answers]
-        runs = [(a[0][0], a[-1][1]) for _, a in row.segments if a]
-        spans = [s for s in [*prompts, *runs, *padding] if s[1] > s[0]]
-        self.split_sizes = [e - s for s, e in spans]
-        place = {s: i for i, s in enumerate(spans)}
-        for (prompt, answers), run in zip([x for x in row.segments if x[1]], runs, strict=True):
-            mask = _answer_mask(prompt[1] - prompt[0], [e - s for s, e in answers], device, dtype)
-            self.parts.append(Part(place.get(prompt), place.get(run), mask))
-        self.parts += [Part(place[s], None, None) for s in padding]
+    @cached_property
+    def pieces(self) -> list[tuple[Spans, Spans, Tensor]]:
+        """What attention loops over on a CPU: (query spans, key spans, additive mask [queries, keys]).
 
+        Per unit: the prompt over itself, and its answers, as one run, over the prompt and themselves.
+        """
+        found: list[tuple[Spans, Spans, Tensor]] = []
+        for prompt, answers in self.segments:
+            size = prompt[1] - prompt[0]
+            if size:
+                found.append(((prompt,), (prompt,), self._mask(0, [size])))
+            if answers and answers[-1][1] > answers[0][0]:
+                run = (answers[0][0], answers[-1][1])
+                keys = (prompt, run) if size else (run,)
+                found.append(((run,), keys, self._mask(size, [e - s for s, e in answers])))
+        return found
+
+    def _mask(self, prefix: int, sizes: list[int]) -> Tensor:
+        """[sum(sizes), prefix + sum(sizes)]: 0 where a token of a causal segment may look, else -inf."""
+        total = sum(sizes)
+        mask = torch.full((total, prefix + total), float("-inf"), dtype=self.dtype, device=self.buffer.device)
+        mask[:, :prefix] = 0.0
+        at = 0
+        for size in sizes:
+            own = mask[at : at + size, prefix + at : prefix + at + size]
+            own.triu_(1)  # keeps -inf above the diagonal, writes 0 on and below it
+            at += size
+        return mask
 
     @cached_property
     def gathered_keys(self) -> GatheredKeys:
@@ -93,16 +98,3 @@ class DeviceRow:
             max(queries),
             max(map(len, keys)),
         )
-
-
-def _answer_mask(prompt: int, answers: list[int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Additive mask [sum(answers), prompt + sum(answers)]: 0 where an answer token may look, else -inf."""
-    total = sum(answers)
-    mask = torch.full((total, prompt + total), float("-inf"), dtype=dtype, device=device)
-    mask[:, :prompt] = 0.0
-    at = 0
-    for size in answers:
-        block = mask[at : at + size, prompt + at : prompt + at + size]
-        block.copy_(torch.triu(torch.full((size, size), float("-inf"), dtype=dtype), diagonal=1))
-        at += size
-    return mask

@@ -1,7 +1,7 @@
 """CUDA graphs over rows: a step is launched once instead of a thousand times.
 
-A graph is captured the first time a row's shape is seen (after one eager run, which compiles kernels and starts
-libraries) and replayed from then on. All graphs share one memory pool, for they never run at the same time; the
+A row's shape runs eagerly the first time it is seen, is captured the second time and replayed from then on, so that
+shapes that come once cost no capture. All graphs share one memory pool, for they never run at the same time; the
 least recently used are dropped beyond `limit`. Whatever cannot be captured runs eagerly.
 """
 
@@ -36,11 +36,12 @@ class RowGraphs:
         self.body, self.device, self.enabled, self.limit = body, device, enabled, limit
         self.captured: OrderedDict[RowShape, Captured] = OrderedDict()
         self.pool: tuple[int, int] | None = None
-        self.warm = False
+        self.stream = torch.cuda.Stream() if enabled else None  # one for all: memory is reused per stream
+        self.seen: set[RowShape] = set()
 
     def __call__(self, row: Row) -> tuple[Tensor, ...]:
-        if not (self.enabled and self.warm):
-            self.warm = True
+        if not self.enabled or row.shape not in self.seen:
+            self.seen.add(row.shape)
             return self.body(DeviceRow(row, self.device))
         entry = self.captured.get(row.shape) or self._capture(row)
         if entry is None:
@@ -59,13 +60,15 @@ class RowGraphs:
 
     def _capture(self, row: Row) -> Captured | None:
         static = DeviceRow(row, self.device)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         if not self.captured:
             torch.cuda.empty_cache()  # what eager steps held goes back before the graphs' pool grows
         try:
-            with torch.cuda.stream(stream):
-                graph.capture_begin(*(() if self.pool is None else (self.pool,)), capture_error_mode="thread_local")
+            with torch.cuda.stream(self.stream):
+                graph.capture_begin(
+                    *(() if self.pool is None else (self.pool,)), capture_error_mode="thread_local"
+                )
                 try:
                     outputs = self.body(static)
                 finally:

@@ -21,7 +21,9 @@ class ScaledCopies:
 
     def run(self) -> None:
         for source, target, scale in self.copies:
-            torch.mul(source, scale, out=target) if source.dtype == target.dtype else target.copy_(source * scale)
+            torch.mul(source, scale, out=target) if source.dtype == target.dtype else target.copy_(
+                source * scale
+            )
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
@@ -54,7 +56,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = Fals
     view[:, :, 1].copy_(second)
 
 
-def head_norm(x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor) -> Tensor:
+def head_norm(
+    x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
+) -> Tensor:
     """Qwen3's norm of every query and key head: x, out [T, (hq + hk) * D], strided; returns 1/rms [T, hq + hk]."""
     stats, at = [], 0
     for weight, count in zip(weights, heads, strict=True):
@@ -122,53 +126,68 @@ def attention(
 ) -> tuple[Tensor, ...]:
     """Attention over a packed row, unit by unit; q [T, Hq, D], k and v [T, Hk, D], out [T, Hq * D].
 
-    Returns what `attention_backward` needs; empty without `keep`.
+    Returns what `attention_backward` needs; empty without `keep`. Probabilities are not kept: they grow with the
+    square of the length and are cheap to compute again.
     """
-    with torch.set_grad_enabled(keep):
-        leaves = tuple(x.detach().requires_grad_(keep) for x in (q, k, v))
-        result = segment_attention(*(x.transpose(0, 1) for x in leaves), row, scale)
-    out.unflatten(1, q.shape[1:]).copy_(result.detach().transpose(0, 1))
-    return (*leaves, result) if keep else ()
+    place = out.unflatten(1, q.shape[1:])
+    for queries, keys, mask in row.pieces:
+        weights = _probabilities(q, k, queries, keys, mask, scale)
+        mixed = weights @ _heads(v, keys)
+        _put(place, queries, mixed)
+    return (q, k, v) if keep else ()
 
 
-def attention_backward(saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor) -> None:
+def attention_backward(
+    saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor
+) -> None:
     """Writes dq, dk, dv side by side into dqkv [T, (Hq + 2 Hk) * D]; dout [T, Hq * D]."""
-    *leaves, result = saved
-    grads = torch.autograd.grad(result, leaves, dout.unflatten(1, leaves[0].shape[1:]).transpose(0, 1))
+    q, k, v = saved
+    groups = k.shape[1]
+    dout = dout.unflatten(1, q.shape[1:])
+    heads = (q.shape[1], groups, groups)
+    dq, dk, dv = dqkv.unflatten(1, (sum(heads), q.shape[2])).split(heads, 1)
+    dk.zero_()
+    dv.zero_()
+    for queries, keys, mask in row.pieces:
+        weights = _probabilities(q, k, queries, keys, mask, scale)
+        grad = _heads(dout, queries, groups)
+        _add(dv, keys, weights.transpose(1, 2) @ grad)
+        d_weights = grad @ _heads(v, keys).transpose(1, 2)
+        inner = (d_weights * weights).sum(-1, keepdim=True)  # rounds less than sum(dout * out) does
+        d_weights.sub_(inner).mul_(weights).mul_(scale)
+        _put(dq, queries, d_weights @ _heads(k, keys))
+        _add(dk, keys, d_weights.transpose(1, 2) @ _heads(q, queries, groups))
+
+
+Spans = tuple[tuple[int, int], ...]
+
+
+def _probabilities(q: Tensor, k: Tensor, queries: Spans, keys: Spans, mask: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T * scale + mask): [Hk, repeats * queries, keys]; the query heads of a key head lie together."""
+    groups = k.shape[1]
+    repeats = q.shape[1] // groups
+    bias = mask if repeats == 1 else mask.repeat(repeats, 1)
+    scores = torch.baddbmm(bias, _heads(q, queries, groups), _heads(k, keys).transpose(1, 2), alpha=scale)
+    return torch.softmax(scores, -1)
+
+
+def _heads(x: Tensor, spans: Spans, groups: int | None = None) -> Tensor:
+    """Rows of x [T, heads, D] in these spans -> [groups, heads / groups * rows, D]; a view where possible."""
+    rows = x[slice(*spans[0])] if len(spans) == 1 else torch.cat([x[slice(*s)] for s in spans])
+    rows = rows.transpose(0, 1)
+    if groups is None or groups == x.shape[1]:
+        return rows
+    return rows.reshape(groups, -1, x.shape[2])
+
+
+def _put(target: Tensor, spans: Spans, value: Tensor) -> None:
+    """value [groups, repeats * rows, D] into the rows of target [T, heads, D]."""
+    rows = target[slice(*spans[0])].transpose(0, 1)
+    rows.copy_(value.reshape(rows.shape))
+
+
+def _add(target: Tensor, spans: Spans, value: Tensor) -> None:
     at = 0
-    for grad in grads:
-        width = grad.shape[1] * grad.shape[2]
-        dqkv[:, at : at + width].copy_(grad.reshape(-1, width))
-        at += width
-
-
-def segment_attention(q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float) -> Tensor:
-    """Differentiable form for q [Hq, T, D], k and v [Hk, T, D]; returns [Hq, T, D].
-
-    A prompt attends to itself causally; the answers of a unit, as one run, to the prompt and causally to
-    themselves under a mask that keeps them apart.
-    """
-    repeats = q.shape[0] // k.shape[0]
-    if repeats > 1:
-        k, v = k.repeat_interleave(repeats, 0), v.repeat_interleave(repeats, 0)
-    sizes = row.split_sizes
-    qs, ks, vs = (x.split(sizes, 1) for x in (q, k, v))
-    out: list[Tensor] = [q[:, :0]] * len(sizes)
-    for part in row.parts:
-        p, a = part.prompt, part.answers
-        if p is not None:
-            out[p] = _sdpa(qs[p], ks[p], vs[p], scale)
-        if a is not None:
-            keys, values = ks[a], vs[a]
-            if p is not None:
-                keys, values = torch.cat([ks[p], keys], 1), torch.cat([vs[p], values], 1)
-            out[a] = _sdpa(qs[a], keys, values, scale, part.mask)
-    return torch.cat(out, 1)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    mask = None if mask is None else mask.to(q.dtype)
-    out = F.scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale
-    )
-    return out[0]
+    for start, end in spans:
+        target[start:end].transpose(0, 1).add_(value[:, at : at + end - start])
+        at += end - start

@@ -19,7 +19,9 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit
-def _copy_scaled(pointers, sizes, scales, source_type: tl.constexpr, target_type: tl.constexpr, block: tl.constexpr):
+def _copy_scaled(
+    pointers, sizes, scales, source_type: tl.constexpr, target_type: tl.constexpr, block: tl.constexpr
+):
     item = tl.program_id(0)
     count, columns = tl.load(sizes + item * 3), tl.load(sizes + item * 3 + 1)
     at = tl.program_id(1) * block + tl.arange(0, block)
@@ -76,7 +78,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
 
 
 @triton.jit
-def _norm_backward(dy, x, w, rstd, residual, dx, dy_stride, x_stride, res_stride, dx_stride, n, block: tl.constexpr):
+def _norm_backward(
+    dy, x, w, rstd, residual, dx, dy_stride, x_stride, res_stride, dx_stride, n, block: tl.constexpr
+):
     row = tl.program_id(0)
     cols = tl.arange(0, block)
     ok = cols < n
@@ -131,7 +135,9 @@ def _head_norm(x, w, out, rstd, x_stride, out_stride, rstd_stride, eps, d: tl.co
     tl.store(rstd + row * rstd_stride + head, r)
 
 
-def head_norm(x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor) -> Tensor:
+def head_norm(
+    x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
+) -> Tensor:
     rstd = torch.empty(x.shape[0], sum(heads), dtype=torch.float32, device=x.device)
     d, done = weights[0].shape[0], 0
     for weight, count in zip(weights, heads, strict=True):
@@ -144,7 +150,9 @@ def head_norm(x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int],
 
 
 @triton.jit
-def _head_norm_backward(dy, x, w, rstd, dy_stride, x_stride, rstd_stride, d: tl.constexpr, block: tl.constexpr):
+def _head_norm_backward(
+    dy, x, w, rstd, dy_stride, x_stride, rstd_stride, d: tl.constexpr, block: tl.constexpr
+):
     row, head = tl.program_id(0), tl.program_id(1)
     cols = tl.arange(0, block)
     ok = cols < d
@@ -153,7 +161,9 @@ def _head_norm_backward(dy, x, w, rstd, dy_stride, x_stride, rstd_stride, d: tl.
     r = tl.load(rstd + row * rstd_stride + head)
     normed = tl.load(x + row * x_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32) * r
     inner = tl.sum(g * normed, 0) / d
-    tl.store(dy + row * dy_stride + head * d + cols, ((g - normed * inner) * r).to(dy.dtype.element_ty), mask=ok)
+    tl.store(
+        dy + row * dy_stride + head * d + cols, ((g - normed * inner) * r).to(dy.dtype.element_ty), mask=ok
+    )
 
 
 def head_norm_backward(
@@ -361,7 +371,22 @@ def _attention_dq(
         kh, vh = k + (head // repeats) * d, v + (head // repeats) * d
         acc = tl.zeros([block, d], tl.float32)
         acc = _query_gradient(
-            acc, query, grad, stat, dot, kh, vh, k_stride, v_stride, pre, pre_end, rows, scale2, False, d, block
+            acc,
+            query,
+            grad,
+            stat,
+            dot,
+            kh,
+            vh,
+            k_stride,
+            v_stride,
+            pre,
+            pre_end,
+            rows,
+            scale2,
+            False,
+            d,
+            block,
         )
         acc = _query_gradient(
             acc, query, grad, stat, dot, kh, vh, k_stride, v_stride, own, last, rows, scale2, True, d, block
@@ -430,7 +455,9 @@ def _attention_dkv(
         tl.store(dv_out + place, dv.to(dv_out.dtype.element_ty), mask=ok[:, None])
 
 
-def attention_backward(saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor) -> None:
+def attention_backward(
+    saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor
+) -> None:
     q, k, v, out, lse = saved
     _, heads, d = q.shape
     kv_heads = k.shape[1]
@@ -445,27 +472,3 @@ def attention_backward(saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, 
         q, k, v, dout, lse, delta, dk, dv, row["key_tiles"], q.stride(0), k.stride(0), v.stride(0),
         dout.stride(0), dk.stride(0), *common, num_warps=4, num_stages=2,
     )  # fmt: skip
-
-
-class _Attend(torch.autograd.Function):
-    """The kernels under autograd, for models that run through transformers' own modules."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, row, scale):  # type: ignore[no-untyped-def]
-        out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
-        ctx.attention = attention(q, k, v, row, scale, out, True)
-        ctx.row, ctx.scale = row, scale
-        return out.view(q.shape)
-
-    @staticmethod
-    def backward(ctx, dout):  # type: ignore[no-untyped-def]
-        q, k, v = ctx.attention[:3]
-        grad = q.new_empty(q.shape[0], (q.shape[1] + 2 * k.shape[1]) * q.shape[2])
-        attention_backward(ctx.attention, dout.reshape(q.shape[0], -1), ctx.row, ctx.scale, grad)
-        parts = grad.unflatten(1, (-1, q.shape[2])).split([q.shape[1], k.shape[1], k.shape[1]], 1)
-        return *parts, None, None
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float) -> Tensor:
-    """Differentiable packed attention; q [T, Hq, D], k and v [T, Hk, D] -> [T, Hq, D]."""
-    return _Attend.apply(*(x.contiguous() for x in (q, k, v)), row, scale)

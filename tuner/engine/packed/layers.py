@@ -58,8 +58,13 @@ class FusedLayer:
         self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self.groups = (self.qkv, self.o, self.gate_up, self.down)
 
-    def forward(self, x: Tensor, row: DeviceRow, rope: tuple[Tensor, Tensor], keep: bool) -> tuple[Tensor, Saved]:
-        """x [T, H] -> the layer's output [T, H]; rope is (cos, sin), float32 [T, D]."""
+    def forward(
+        self, x: Tensor, row: DeviceRow, rope: tuple[Tensor, Tensor], keep: bool, last: bool
+    ) -> tuple[Tensor, Saved]:
+        """x [T, H] -> the layer's output [T, H]; rope is (cos, sin), float32 [T, D].
+
+        The `last` layer goes on after attention with the rows that predict an answer token: output [N, H].
+        """
         s, tokens = Saved(x), x.shape[0]
         s.normed = self.qkv.input_buffer(tokens)
         s.rstd = self._norm(self.norm1, x, s.normed)
@@ -67,21 +72,23 @@ class FusedLayer:
         q, k, v = self._rotate(s, rope)
         s.mixed = self.o.input_buffer(tokens)
         s.attention = self.kernels.attention(q, k, v, row, self.scale, s.mixed[:, : self.o.inputs], keep)
+        if last:
+            s.mixed, x = s.mixed.index_select(0, row["sources"]), x.index_select(0, row["sources"])
         s.middle = self.o.forward(s.mixed, residual=x)
-        s.middle_normed = self.gate_up.input_buffer(tokens)
+        s.middle_normed = self.gate_up.input_buffer(x.shape[0])
         s.middle_rstd = self._norm(self.norm2, s.middle, s.middle_normed)
         s.gate_up = self.gate_up.forward(s.middle_normed)
-        s.activated = self.down.input_buffer(tokens)
+        s.activated = self.down.input_buffer(x.shape[0])
         self.kernels.swiglu(s.gate_up, s.activated[:, : self.down.inputs])
         out = self.down.forward(s.activated, residual=s.middle)
-        return out, s if keep else Saved(x)
+        return out, s if keep else Saved(s.x)
 
     def backward(
-        self, s: Saved, dout: Tensor, row: DeviceRow, rope: tuple[Tensor, Tensor], first: bool
+        self, s: Saved, dout: Tensor, row: DeviceRow, rope: tuple[Tensor, Tensor], first: bool, last: bool
     ) -> Tensor | None:
-        """d output [T, H] -> d input [T, H], or None for the `first` layer, whose input is frozen."""
+        """d output -> d input [T, H], or None for the `first` layer, whose input is frozen."""
         if s.normed is None:
-            s = self.forward(s.x, row, rope, keep=True)[1]
+            s = self.forward(s.x, row, rope, True, last)[1]
         d_activated = self.down.backward(dout, s.activated)
         d_gate_up = self.kernels.swiglu_backward(s.gate_up, d_activated)
         d_normed = self.gate_up.backward(d_gate_up, s.middle_normed)
@@ -90,6 +97,8 @@ class FusedLayer:
             d_normed, s.middle, self.norm2.weight, s.middle_rstd, residual=dout
         )
         d_mixed = self.o.backward(d_middle, s.mixed)
+        if last:
+            d_mixed, d_middle = (_scatter(d, row["sources"], s.x.shape[0]) for d in (d_mixed, d_middle))
         d_qkv = torch.empty_like(s.qkv)
         self.kernels.attention_backward(s.attention, d_mixed, row, self.scale, d_qkv)
         self._rotate_back(s, d_qkv, rope)
@@ -130,8 +139,13 @@ class FusedLayer:
             )
 
 
+def _scatter(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """values [N, H] added up at their rows [count, H]; a row has at most two, so the order cannot matter."""
+    return values.new_zeros(count, values.shape[1]).index_add_(0, rows, values)
+
+
 class FusedTrunk:
-    """Embedding and decoder layers of a causal language model, up to the last residual (before the final norm).
+    """Embedding and decoder layers, from a row to the hidden states [N, H] that the final norm and head score.
 
     `recompute` is the number of layers, from the first, whose activations are recomputed in the backward pass.
     """
@@ -154,12 +168,12 @@ class FusedTrunk:
 
     @torch.no_grad()
     def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, tuple[list[Saved], tuple[Tensor, Tensor]]]:
-        """-> hidden [T, H] and what `backward` needs (nothing of use without `keep`)."""
+        """-> hidden [N, H] and what `backward` needs (nothing of use without `keep`)."""
         x = self.decoder.embed_tokens(row["ids"])
         rope = self._rope(row["positions"])
         saved: list[Saved] = []
         for i, layer in enumerate(self.layers):
-            x, s = layer.forward(x, row, rope, keep and i >= self.recompute)
+            x, s = layer.forward(x, row, rope, keep and i >= self.recompute, i == len(self.layers) - 1)
             if keep:
                 saved.append(s)
         return x, (saved, rope)
@@ -170,8 +184,9 @@ class FusedTrunk:
     ) -> None:
         """Adds the LoRA gradients of `sum(dx * hidden)` to the gradient buffer."""
         saved, rope = context
-        for i in range(len(self.layers) - 1, -1, -1):
-            dx = self.layers[i].backward(saved.pop(), dx, row, rope, first=i == 0)
+        top = len(self.layers) - 1
+        for i in range(top, -1, -1):
+            dx = self.layers[i].backward(saved.pop(), dx, row, rope, first=i == 0, last=i == top)
 
     def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         probe = torch.empty(0, dtype=torch.float32, device=positions.device)

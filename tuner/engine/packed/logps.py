@@ -40,20 +40,16 @@ class FrozenHead:
         self.chunk = max(16, rows // 16 * 16)
 
     @torch.no_grad()
-    def forward(
-        self, hidden: Tensor, sources: Tensor, targets: Tensor, keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """hidden [T, H] before the final norm -> log-probs [N], and what `backward` needs."""
-        x = hidden.index_select(0, sources)
+    def forward(self, x: Tensor, targets: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [N, H] before the final norm -> log-probs [N] of the targets, and what `backward` needs."""
         normed = torch.empty_like(x)
         rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
         logps, grads = score_tokens(normed, self.head.weight, targets, self.kernels, self.chunk, keep)
-        return logps, (x, rstd, grads, sources) if keep else ()
+        return logps, (x, rstd, grads) if keep else ()
 
     @torch.no_grad()
-    def backward(self, d_logps: Tensor, saved: tuple[Tensor, ...], tokens: int) -> Tensor:
-        """d log-probs [N] -> d hidden [T, H]."""
-        x, rstd, grads, sources = saved
+    def backward(self, d_logps: Tensor, saved: tuple[Tensor, ...]) -> Tensor:
+        """d log-probs [N] -> d x [N, H]."""
+        x, rstd, grads = saved
         d_normed = grads.mul_(d_logps[:, None])
-        dx = self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))
-        return x.new_zeros(tokens, x.shape[1]).index_add_(0, sources, dx)
+        return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))

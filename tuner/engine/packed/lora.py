@@ -61,6 +61,7 @@ class GradientBuffer:
         for p in self.parameters:
             self.offsets[id(p)] = at
             at += p.numel()
+        self.views = [self.view(p) for p in self.parameters]
 
     def view(self, p: nn.Parameter) -> Tensor:
         at = self.offsets[id(p)]
@@ -79,9 +80,17 @@ class GradientBuffer:
 
     def publish(self) -> None:
         """Make the buffer the parameters' `.grad`, where the optimizer and the gradient clipping look."""
-        for p in self.parameters:
-            view = self.view(p)
+        for p, view in zip(self.parameters, self.views, strict=True):
             p.grad = view if p.dtype == torch.float32 else view.to(p.dtype)
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Scale the gradients to a global L2 norm of at most `max_norm`; returns the norm before (scalar)."""
+        norm = torch.linalg.vector_norm(self.flat)
+        if max_norm < float("inf"):
+            self.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+            if self.parameters[0].dtype != torch.float32:
+                self.publish()
+        return norm
 
 
 class LinearGroup:

@@ -26,7 +26,9 @@ class Plan:
     logits_bytes: int
 
     def __str__(self) -> str:
-        return f"at most {self.token_budget} tokens a row, {self.recompute} of {self.layers} layers recomputed"
+        return (
+            f"at most {self.token_budget} tokens a row, {self.recompute} of {self.layers} layers recomputed"
+        )
 
 
 def plan_memory(model: nn.Module, device: torch.device, engine: EngineSettings) -> Plan:

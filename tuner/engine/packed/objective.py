@@ -26,7 +26,15 @@ PAIR_METRICS = (
     "logps/rejected",
 )
 # sums and counts per side; `finish_metrics` divides them
-KTO_METRICS = ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "chosen", "rejected", "kl")
+KTO_METRICS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "logps/chosen",
+    "logps/rejected",
+    "chosen",
+    "rejected",
+    "kl",
+)
 
 
 @dataclass
@@ -70,7 +78,9 @@ class Objective:
         weighted = token_logps if self.settings.ld_alpha is None else token_logps * row["token_weights"]
         return segment_sums(weighted, row)
 
-    def loss_and_grad(self, token_logps: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def loss_and_grad(
+        self, token_logps: Tensor, row: DeviceRow, train: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             leaf = token_logps.detach().requires_grad_()
             loss, metrics = self(leaf, row, train)
@@ -97,7 +107,13 @@ class Objective:
             bco_delta=self._bco_delta(policy.detach() - ref, row, train),
             chosen_nll=self._chosen_nll(token_logps, lengths, row),
         )
-        logged = (chosen, rejected, (chosen > rejected).float(), chosen - rejected, *policy.detach().unbind(1))
+        logged = (
+            chosen,
+            rejected,
+            (chosen > rejected).float(),
+            chosen - rejected,
+            *policy.detach().unbind(1),
+        )
         return (losses * weights).sum(), torch.stack([(m * weights).sum() for m in logged])
 
     def _chosen_nll(self, token_logps: Tensor, lengths: Tensor, row: DeviceRow) -> Tensor | None:

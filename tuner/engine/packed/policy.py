@@ -64,12 +64,12 @@ class FusedPolicy:
 
     def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]:
         hidden, layers = self.trunk.forward(row, keep)
-        logps, head = self.head.forward(hidden, row["sources"], row["targets"], keep)
+        logps, head = self.head.forward(hidden, row["targets"], keep)
         return logps, (layers, head)
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
         layers, head = context
-        self.trunk.backward(self.head.backward(d_logps, head, row.shape.tokens), row, layers)
+        self.trunk.backward(self.head.backward(d_logps, head), row, layers)
 
     def refresh(self) -> None:
         with torch.no_grad():
@@ -91,7 +91,9 @@ class AutogradPolicy:
     `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
     """
 
-    def __init__(self, model: nn.Module, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
+    def __init__(
+        self, model: nn.Module, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES
+    ) -> None:
         self.model, self.inner, self.autocast = model, causal_lm(model), autocast
         self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
         for p in self.gradients.parameters:
@@ -119,7 +121,9 @@ class AutogradPolicy:
                 dtype = torch.get_autocast_dtype(picked.device.type)
                 if torch.is_autocast_enabled(picked.device.type):
                     picked = picked.to(dtype)
-                logps = _Scored.apply(picked, self.head.weight, row["targets"], self.kernels, self.chunk, keep)
+                logps = _Scored.apply(
+                    picked, self.head.weight, row["targets"], self.kernels, self.chunk, keep
+                )
         return logps.detach(), logps
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:

@@ -55,12 +55,15 @@ class Unit:
         return [blake2b(head + a.tobytes(), digest_size=16).digest() for a in self.answers]
 
 
-def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) -> list[Unit]:
+def units_of_step(
+    examples: Sequence[Mapping[str, object]], micro_batch: int, cutoff: int | None = None
+) -> list[Unit]:
     """The units of one optimizer step.
 
     Examples hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`, `label`
     (and optionally `kl_completion_ids`). Every micro-batch of `micro_batch` examples has the same say in the
-    mean, as gradient accumulation has it. KTO's mismatched answers are the micro-batch's own, rotated by one.
+    mean, as gradient accumulation has it. KTO's mismatched answers are the micro-batch's own, rotated by one, and
+    end where prompt and answer together reach `cutoff` tokens.
     """
     groups = -(-len(examples) // micro_batch)
     units = []
@@ -68,16 +71,20 @@ def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) ->
         part = examples[g * micro_batch : (g + 1) * micro_batch]
         weight = 1.0 / (groups * len(part))
         for i, example in enumerate(part):
-            answers, label = _answers(example, part[i - 1])
+            answers, label = _answers(example, part[i - 1], cutoff)
             units.append(Unit(_ids(example["prompt_ids"]), answers, weight, g, label))
     return units
 
 
-def _answers(example: Mapping[str, object], previous: Mapping[str, object]) -> tuple[tuple[Ints, ...], float]:
+def _answers(
+    example: Mapping[str, object], previous: Mapping[str, object], cutoff: int | None
+) -> tuple[tuple[Ints, ...], float]:
     if "chosen_ids" in example:
         return (_ids(example["chosen_ids"]), _ids(example["rejected_ids"])), 1.0
-    mismatched = example.get("kl_completion_ids", previous["completion_ids"])
-    return (_ids(example["completion_ids"]), _ids(mismatched)), float(bool(example["label"]))
+    mismatched = _ids(example.get("kl_completion_ids", previous["completion_ids"]))
+    if cutoff is not None:
+        mismatched = mismatched[: max(0, cutoff - len(_ids(example["prompt_ids"])))]
+    return (_ids(example["completion_ids"]), mismatched), float(bool(example["label"]))
 
 
 def _ids(values: object) -> Ints:
@@ -214,7 +221,9 @@ def pack_row(
             scored = answer if p else answer[1:]
             end = at_scored + len(scored)
             before = [prompt[1] - 1] if p and len(answer) else []
-            v["sources"][at_scored:end] = np.concatenate([before, np.arange(span[0], max(span[0], span[1] - 1))])
+            v["sources"][at_scored:end] = np.concatenate(
+                [before, np.arange(span[0], max(span[0], span[1] - 1))]
+            )
             v["targets"][at_scored:end] = scored
             v["token_weights"][at_scored:end] = 1.0
             if ld_alpha is not None:

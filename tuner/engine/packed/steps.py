@@ -32,7 +32,9 @@ class StepResult:
 class StepRunner:
     """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can."""
 
-    def __init__(self, policy: Policy, objective: Objective, device: torch.device, budget: int, graphs: bool) -> None:
+    def __init__(
+        self, policy: Policy, objective: Objective, device: torch.device, budget: int, graphs: bool
+    ) -> None:
         self.policy, self.objective, self.device, self.budget = policy, objective, device, budget
         self.capacity = 1
         self.bucketed = graphs and policy.capturable
@@ -66,7 +68,9 @@ class StepRunner:
     @torch.no_grad()
     def score(self, units: list[Unit]) -> NDArray[np.float32]:
         """Reference log-probs [units * answers] of one row's units, adapters off."""
-        row = pack_row(units, shape=exact_shape(units, self.policy.blocks), ld_alpha=self.objective.settings.ld_alpha)
+        row = pack_row(
+            units, shape=exact_shape(units, self.policy.blocks), ld_alpha=self.objective.settings.ld_alpha
+        )
         device_row = DeviceRow(row, self.device)
         with self.policy.reference():
             logps, _ = self.policy.forward(device_row, keep=False)

@@ -41,7 +41,11 @@ def _config_refusal(config: Any) -> str | None:
         return "a separate reference model is given."
     if _knob(config, "fp16", False):
         return "fp16 needs loss scaling; use bf16."
-    if _knob(config, "deepspeed", "") or _knob(config, "fsdp", "") or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (
+        _knob(config, "deepspeed", "")
+        or _knob(config, "fsdp", "")
+        or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ):
         return "the run is spread over several processes."
     if _knob(config, "neftune_noise_alpha", 0):
         return "neftune_noise_alpha adds noise to the embeddings."
@@ -71,7 +75,11 @@ def _model_refusal(model: nn.Module) -> str | None:
 def _decoder_refusal(inner: nn.Module) -> str | None:
     """For models outside the Llama family: plain causal attention that an attention function may replace."""
     config, head = inner.config, inner.get_output_embeddings()
-    if getattr(config, "is_encoder_decoder", False) or not isinstance(head, nn.Linear) or head.bias is not None:
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or not isinstance(head, nn.Linear)
+        or head.bias is not None
+    ):
         return "it is not a decoder with a plain language model head."
     if any(getattr(config, n, None) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
         return "it is a mixture of experts."

@@ -37,7 +37,7 @@ class EngineSettings:
     `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few logits
     at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers recomputed in the
     backward pass (None: from free memory). `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
-    reference log-probs (None: kept in this run only).
+    reference log-probs (None: kept in this run only). `cutoff_len`: where KTO's mismatched texts end.
     """
 
     preset: str = "speed"
@@ -45,6 +45,14 @@ class EngineSettings:
     recompute: int | None = None
     cuda_graphs: bool = True
     reference_cache: Path | None = None
+    cutoff_len: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch's rows. A class of its own, so that nothing on the way walks through lists of numbers."""
+
+    rows: Sequence[Mapping[str, Any]]
 
 
 class PackedPreferenceTrainer(Trainer):
@@ -83,20 +91,34 @@ class PackedPreferenceTrainer(Trainer):
         self._totals: dict[str, list[Any]] = {}
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One batch of rows -> units; `size` tells the evaluation loop how many rows there were."""
-        return {"units": units_of_step(examples, self.micro_batch), "size": np.empty(len(examples))}
+        """Packing waits until the step; `size` tells the evaluation loop how many rows there were."""
+        return {"batch": Batch(examples), "size": np.empty(len(examples))}
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Clipping on the one gradient buffer: accelerate would walk through every module of the model first."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.clip_grad_norm_ = self.clip_gradients
+
+    def clip_gradients(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
+        """Global L2 clipping of the LoRA gradients; returns the norm before, on the device."""
+        return self.prepare().policy.gradients.clip(max_norm)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        # `zero_grad` of a large PEFT model walks through thousands of modules, and there is nothing to clear
+        self.model.zero_grad = lambda set_to_none=True: None
         try:
             return super().train(*args, **kwargs)
         finally:
+            del self.model.zero_grad
             if self.references is not None:
                 self.references.save()
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Runs one optimizer step's rows; returns the loss, on the device and detached."""
         runner = self.prepare()
-        units = inputs["units"]
+        units = self._units(inputs["batch"].rows, self.micro_batch)
         references = self._references(units, ahead=True)
         try:
             result = runner.train(units, references)
@@ -116,13 +138,17 @@ class PackedPreferenceTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
         runner = self.prepare()
-        result = runner.evaluate(inputs["units"], self._references(inputs["units"]))
+        rows = inputs["batch"].rows
+        units = self._units(rows, len(rows))
+        result = runner.evaluate(units, self._references(units))
         self._count("eval", result)
         return result.loss, None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the preference metrics gathered since the last log, under TRL's names."""
-        prefix = next((k[: -len("loss")] for k in logs if k.endswith("_loss") and not k.startswith("train_")), None)
+        prefix = next(
+            (k[: -len("loss")] for k in logs if k.endswith("_loss") and not k.startswith("train_")), None
+        )
         kind = "eval" if prefix is not None else "train"
         totals = self._totals.pop(kind, None) if prefix is not None or "loss" in logs else None
         if totals is not None:
@@ -133,7 +159,8 @@ class PackedPreferenceTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
         """Arithmetic of the step: forward and input gradients of the frozen weights."""
-        return 4.0 * self._weights * sum(u.tokens for u in inputs["units"])
+        tokens = sum(len(v) for row in inputs["batch"].rows for k, v in row.items() if k.endswith("_ids"))
+        return 4.0 * self._weights * tokens
 
     def prepare(self) -> StepRunner:
         """The runner, made at first use: after a checkpoint was loaded and the model was moved."""
@@ -187,7 +214,10 @@ class PackedPreferenceTrainer(Trainer):
             return []
         stretch = range(self._ahead, min(self._ahead + 512, len(self.train_dataset)))
         self._ahead = stretch.stop
-        return units_of_step([self.train_dataset[i] for i in stretch], self.micro_batch) if stretch else []
+        return self._units([self.train_dataset[i] for i in stretch], self.micro_batch)
+
+    def _units(self, rows: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
+        return units_of_step(rows, micro_batch, self.engine.cutoff_len) if rows else []
 
     @property
     def micro_batch_crosses_rows(self) -> bool:
