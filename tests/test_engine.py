@@ -252,6 +252,22 @@ def test_answers_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, d
     agree(trainer, ours, SFTTrainer.compute_loss(trainer, trainer.model, dict(batch)))
 
 
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_experts_are_balanced_as_in_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    import trl
+
+    if not (studio / "experts").exists():
+        tiny.model(studio / "experts", hidden=16, layers=1, experts=4)
+    said = {"model_name_or_path": "experts", "moe_aux_loss_coef": 0.5, "lora_target": "q_proj,v_proj"}
+    trainer = built(stage, monkeypatch, f"experts-{stage}", **said)
+    kind = trl.DPOTrainer if stage == "dpo" else trl.KTOTrainer
+    batch = trainer.data_collator(PAIRS if stage == "dpo" else MARKED)
+    ours = trainer.compute_loss(trainer.model, batch)
+    if stage == "kto":
+        trainer.loss_type, trainer.calculate_KL = "kto", True
+    agree(trainer, ours, kind.compute_loss(trainer, trainer.model, batch))
+
+
 def test_scores_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import trl
 
@@ -329,6 +345,64 @@ def test_longer_texts_stretch_the_positions(studio: Path) -> None:
         assert model.config.max_position_embeddings == 768
         assert model.config.rope_parameters["factor"] == 3.0
         assert model.config.rope_parameters["rope_type"] == kind
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"pure_bf16": True}], ids=["bf16", "pure_bf16"])
+def test_half_precision_on_the_cpu(studio: Path, changes: dict[str, Any]) -> None:
+    live, outcome = trained(config_of("dpo", max_steps=6, **changes), f"half-{'-'.join(changes)}")
+    assert losses(live)[0] == pytest.approx(math.log(2), abs=2e-3)
+    assert losses(live)[-1] < losses(live)[0]
+    types = {p.dtype for p in live.model.parameters() if p.requires_grad}
+    assert types == {torch.bfloat16 if "pure_bf16" in changes else torch.float32}
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends(studio: Path) -> None:
+    said = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 1,
+    }
+    config = config_of(
+        "sft", **said, eval_dataset="chat", load_best_model_at_end=True, early_stopping_steps=2, learning_rate=0.5,
+        max_steps=30,
+    )  # fmt: skip
+    live, outcome = trained(config, "best")
+    steps, values = series(live.run.metrics()[0], "eval_loss")
+    assert steps[-1] < 30, "patience did not end it"
+    assert outcome.metrics["eval_loss"] == pytest.approx(min(values), abs=1e-4)
+
+
+def test_held_out_prompts_are_answered(studio: Path) -> None:
+    config = config_of(
+        "sft", finetuning_type="full", learning_rate=5e-3, max_steps=40, eval_dataset="chat", do_predict=True,
+        predict_with_generate=True, do_sample=False, max_new_tokens=12,
+    )  # fmt: skip
+    live, outcome = trained(config, "answers")
+    lines = (live.output / "generated_predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 16
+    assert outcome.metrics["predict_exact"] > 60, rows  # it has learned them by heart
+    assert outcome.metrics["predict_rouge-l"] > 60
+    only, again = trained(
+        config_of("sft", model_name_or_path=str(outcome.weights), do_train=False, dataset="", eval_dataset="chat",
+                  do_eval=True, do_predict=True, do_sample=False, max_new_tokens=12),
+        "only-measured",
+    )  # fmt: skip
+    assert again.weights is None
+    assert again.metrics["predict_exact"] == outcome.metrics["predict_exact"]
+
+
+def test_scores_of_unspaced_scripts_count_signs() -> None:
+    from tuner.engine.predict import questions, scores
+
+    found = scores(["今天天气好"], ["今天天气很好"])
+    assert 50 < found["rouge-1"] < 100
+    assert found["bleu-4"] > 0
+    assert scores(["a b c d e"], ["a b c d e"])["bleu-4"] == pytest.approx(100)
+    row = {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [-100, 2, -100, 4, -100, 6], "seq_lengths": [4, 2]}
+    assert [(q.prompt, q.expected) for q in questions([row])] == [([1, 2, 3], [4]), ([5], [6])]
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------
