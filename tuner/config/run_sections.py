@@ -143,6 +143,32 @@ class Machine(Section):
     title = "Memory and speed"
     icon = ":material/speed:"
 
+    engine: Literal["auto", "packed", "trl"] = knob(
+        "auto",
+        "What computes a preference run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
+        "they fit and says in the log which one it took and why.",
+        usual="auto",
+        needs={"stage": ("dpo",)},
+    )
+    engine_preset: Literal["speed", "memory"] = knob(
+        "speed",
+        "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
+        advanced=True,
+        usual="speed",
+        needs={"stage": ("dpo",)},
+    )
+    engine_token_budget: OptionalInt = knob(
+        None,
+        "The most tokens in one packed row; empty chooses from free memory.",
+        ge=16,
+        raised="fewer and larger rows, more memory.",
+        lowered="less memory.",
+        usual="empty",
+        unit="tokens",
+        advanced=True,
+        needs={"stage": ("dpo",)},
+    )
+
     disable_gradient_checkpointing: bool = knob(
         False,
         "Keep everything the backward pass needs in memory: faster, takes more of it. "

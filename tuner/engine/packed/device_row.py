@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tuner.engine.packed.rows import Row, RowShape
 
-
 Spans = tuple[tuple[int, int], ...]
 
 
