@@ -1,0 +1,235 @@
+"""A config: a validated set of knob values for one run, and its ways in and out (YAML, flags, mappings)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from tuner.config.aliases import REFUSED, RENAMED
+from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
+from tuner.config.rules import broken_rules
+from tuner.config.sections import SECTIONS
+from tuner.paths import home, package
+
+Values = Mapping[str, Any]
+
+
+class Config(*SECTIONS):  # type: ignore[misc]
+    """Every knob with its value. Immutable; `make` builds one and says what is wrong in sentences."""
+
+    def changed(self) -> dict[str, Any]:
+        """The knobs that differ from their defaults, plain enough for YAML and JSON."""
+        defaults = {name: k.default for name, k in KNOBS.items()}
+        return {name: value for name, value in self.plain().items() if value != _plain(defaults[name])}
+
+    def plain(self) -> dict[str, Any]:
+        """Every knob, plain enough for YAML and JSON. Secrets are left out."""
+        return {name: _plain(getattr(self, name)) for name, knob in KNOBS.items() if not knob.secret}
+
+    def secrets(self) -> dict[str, str]:
+        """The secret knobs that were given; they go to the worker by a private file, never into a record."""
+        return {n: str(getattr(self, n)) for n, knob in KNOBS.items() if knob.secret and getattr(self, n)}
+
+    def with_values(self, **values: Any) -> Config:
+        """This config with some knobs set otherwise. Raises ConfigError."""
+        return make({**self.changed(), **self.secrets(), **values})
+
+
+KNOBS: dict[str, Knob] = knobs_of(Config)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def form_sections() -> list[type[Section]]:
+    """The sections a person sees, in order."""
+    return [s for s in sections_of(Config) if any(KNOBS[n].shown for n in s.model_fields)]
+
+
+def make(values: Values) -> Config:
+    """Build a config from knob values of any source (typed by a person or read from a file).
+
+    Raises ConfigError with every problem found, each in one sentence that names the knob, the value and the remedy.
+    """
+    config, problems = check(values)
+    if config is None or problems:
+        raise ConfigError(problems)
+    return config
+
+
+def check(values: Values) -> tuple[Config | None, list[Problem]]:
+    """The config if the values make one, and all that is wrong with it."""
+    known, problems = _known(values)
+    try:
+        config = Config(**known)
+    except ValidationError as error:
+        return None, problems + [_problem(e) for e in error.errors()]
+    return config, problems + broken_rules(config)
+
+
+def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
+    """Old names made new, unknown names told."""
+    known: dict[str, Any] = {}
+    problems = []
+    for name, value in values.items():
+        if name in KNOBS:
+            known[name] = value
+        elif name in RENAMED:
+            known.update(RENAMED[name](value))
+        elif name in REFUSED:
+            if not REFUSED[name].fits(value):
+                problems.append(Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}"))
+        else:
+            like = nearest(name, KNOBS)
+            hint = f"did you mean --{like}?" if like else "`tuner train --help` lists what there is."
+            problems.append(Problem(name, f"--{name} is not known; {hint}"))
+    return known, problems
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = "***" if name in KNOBS and KNOBS[name].secret else repr(error["input"])
+    sentence = f"--{name} is {shown}, but it {said}."
+    if error["type"] == "literal_error":
+        choices = KNOBS[name].choices
+        like = nearest(str(error["input"]), choices)
+        sentence = f"--{name} is {shown}, but it is one of {', '.join(choices)}" + (
+            f"; did you mean {like}?" if like else "."
+        )
+    return Problem(name, sentence)
+
+
+# --- from a file, a recipe, a command line -------------------------------------------------------------------------
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with the studio, by name."""
+    return {p.stem: p for p in sorted((package() / "config" / "recipes").glob("*.yaml"))}
+
+
+def read(source: str | Path) -> dict[str, Any]:
+    """The values in a YAML or JSON file, or of a recipe by its name. Raises ConfigError."""
+    path = recipes().get(str(source)) or Path(source)
+    if not path.is_absolute():
+        path = home() / path
+    if not path.is_file():
+        like = nearest(str(source), recipes())
+        hint = f"did you mean the recipe {like}?" if like else f"recipes are {', '.join(recipes())}."
+        raise ConfigError([Problem("", f"There is no file {source}; {hint}")])
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("", f"{source} is not readable as YAML: {_first_line(error)}")]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([Problem("", f"{source} holds no knobs; write one `name: value` a line.")])
+    return {str(k): v for k, v in values.items()}
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as people write it: 5e-5 is a number here, as in every tool that reads these files."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def parse_words(words: Sequence[str]) -> dict[str, Any]:
+    """What stands behind `tuner train`: [file|recipe] then `--flag value`, `--flag`, `--no_flag` or `key=value`.
+
+    Later words win. Raises ConfigError.
+    """
+    values: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            values.update(_flag(word[2:], rest))
+        elif "=" in word:
+            key, value = word.split("=", 1)
+            values[key] = value
+        elif not values:
+            values.update(read(word))
+        else:
+            raise ConfigError([Problem("", f"{word!r} stands alone; write --name value or name=value.")])
+    return values
+
+
+def _flag(flag: str, rest: list[str]) -> dict[str, Any]:
+    name, given, value = flag.partition("=")
+    name = name.replace("-", "_")
+    if given:
+        return {name: value}
+    # A switch is a flag with nothing behind it; -1 and the like are values, not flags.
+    if rest and not rest[0].startswith("--"):
+        return {name: rest.pop(0)}
+    positive = name.removeprefix("no_")
+    if name not in KNOBS and positive in KNOBS:
+        return {positive: False}
+    knob = KNOBS.get(name)
+    if knob and knob.kind != "bool":
+        raise ConfigError(
+            [Problem(name, f"--{name} needs a value behind it, for example --{name} {_example(knob)}.")]
+        )
+    return {name: True}
+
+
+def _example(knob: Knob) -> str:
+    return word(knob.default) or (knob.choices[0] if knob.choices else "VALUE")
+
+
+# --- to a file and a command line ----------------------------------------------------------------------------------
+
+
+def word(value: Any) -> str:
+    """A value as it is typed in a shell: 5e-05, True, a,b, {"x": 1}; empty for None."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ",".join(str(v) for v in value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def command(config: Config, verb: str = "train") -> str:
+    """The shell command that does the same as `config`, quoted, one knob a line."""
+    flags = [f"--{name} {shlex.quote(word(value))}" for name, value in config.changed().items()]
+    return " \\\n  ".join([f"tuner {verb}", *flags])
+
+
+def to_yaml(values: Values) -> str:
+    """Values as a YAML file that `read` gives back unchanged."""
+    plain = {name: _plain(value) for name, value in values.items()}
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return text
+
+
+def params(config: Config) -> dict[str, str]:
+    """Every knob as MLflow stores it: text, secrets left out."""
+    return {name: word(value) for name, value in config.plain().items()}
+
+
+def differing(configs: Iterable[Values]) -> list[str]:
+    """The knobs in which these differ, in the form's order, then whatever else there is."""
+    rows = list(configs)
+    names = [n for n in KNOBS if any(n in r for r in rows)] + sorted(
+        {n for r in rows for n in r} - set(KNOBS)
+    )
+    return [n for n in names if len({repr(r.get(n)) for r in rows}) > 1]

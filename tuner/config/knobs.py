@@ -1,0 +1,214 @@
+"""The mechanism: what a knob is, what a section is, and how values come in and go out.
+
+A knob is declared once, as a pydantic field made by `knob(...)` inside a `Section`. Everything else is read from that
+declaration: the CLI flag, the YAML key, the form's widget and tooltip, the validation, the help and the MLflow param.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+Kind = Literal["bool", "int", "float", "text", "choice", "list", "json"]
+
+
+class Section(BaseModel):
+    """A titled group of knobs: one accordion in the form, one group in `--help`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        protected_namespaces=(),
+        coerce_numbers_to_str=True,
+    )
+    title: ClassVar[str] = ""
+    icon: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in one sentence that says what to do; `knob` is where the form shows it.
+
+    `mend` holds knob values that would put it right, for a one-click remedy.
+    """
+
+    knob: str
+    sentence: str
+    mend: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ConfigError(Exception):
+    """Values that do not make a config; `problems` has at least one entry."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = list(problems)
+        super().__init__(" ".join(p.sentence for p in self.problems))
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A knob as its readers see it: form, CLI, help and docs."""
+
+    name: str
+    section: str
+    kind: Kind
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    lower: float | None = None
+    upper: float | None = None
+    raised: str = ""
+    lowered: str = ""
+    usual: str = ""
+    unit: str = ""
+    advanced: bool = False
+    shown: bool = True
+    secret: bool = False
+    optional: bool = False
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def tooltip(self) -> str:
+        """Everything a newcomer wants to know of it: what it does, what a change does, a usual range."""
+        parts = [self.help]
+        if self.raised:
+            parts.append(f"Higher: {self.raised}")
+        if self.lowered:
+            parts.append(f"Lower: {self.lowered}")
+        if self.usual:
+            parts.append(f"Usual: {self.usual}.")
+        return " ".join(parts)
+
+    def applies(self, values: Mapping[str, Any]) -> bool:
+        """Whether the knob has an effect next to these other values."""
+        return all(values.get(name) in allowed for name, allowed in self.needs.items())
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    raised: str = "",
+    lowered: str = "",
+    usual: str = "",
+    unit: str = "",
+    advanced: bool = False,
+    shown: bool = True,
+    secret: bool = False,
+    needs: Mapping[str, tuple[Any, ...]] | None = None,
+    **bounds: float,
+) -> Any:
+    """Declare a knob. `bounds` are pydantic's (ge, gt, le, lt); `needs` maps another knob to the values it must have."""
+    hints = {
+        "raised": raised,
+        "lowered": lowered,
+        "usual": usual,
+        "unit": unit,
+        "advanced": advanced,
+        "shown": shown,
+        "secret": secret,
+        "needs": dict(needs or {}),
+    }
+    make: Any = Field  # its overloads do not take bounds by **
+    return make(default=default, description=help, json_schema_extra={"knob": hints}, **bounds)
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def none_word(value: Any) -> Any:
+    """YAML's null, and what people type for it in a shell or leave behind in a form, as None."""
+    return None if isinstance(value, str) and value.strip().lower() in {"", "none", "null"} else value
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, str) and value.strip()[:1] in ("{", "["):
+        return json.loads(value)
+    return none_word(value)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""A comma-separated list on the command line, a list or a string in YAML."""
+OptionalText = Annotated[str | None, BeforeValidator(none_word)]
+OptionalInt = Annotated[int | None, BeforeValidator(none_word)]
+OptionalFloat = Annotated[float | None, BeforeValidator(none_word)]
+OptionalBool = Annotated[bool | None, BeforeValidator(none_word)]
+Json = Annotated[Any, BeforeValidator(_json)]
+"""A JSON object typed in a shell, a mapping in YAML."""
+
+
+def describe(section: type[Section], name: str, info: FieldInfo) -> Knob:
+    """The reader's view of one declared field."""
+    extra = info.json_schema_extra
+    hints: Mapping[str, Any] = extra.get("knob", {}) if isinstance(extra, dict) else {}  # type: ignore[assignment]
+    limits: dict[str, float] = {}
+    for rule in info.metadata:
+        for side, bound in (("lower", "ge"), ("lower", "gt"), ("upper", "le"), ("upper", "lt")):
+            if getattr(rule, bound, None) is not None:
+                limits[side] = getattr(rule, bound)
+    plain, optional = _plain(info.annotation)
+    choices = tuple(str(a) for a in get_args(plain)) if get_origin(plain) is Literal else ()
+    return Knob(
+        name=name,
+        section=section.title,
+        kind="json" if any(getattr(m, "func", None) is _json for m in info.metadata) else _kind(plain),
+        default=info.get_default(call_default_factory=False),
+        help=info.description or "",
+        choices=choices,
+        optional=optional,
+        lower=limits.get("lower"),
+        upper=limits.get("upper"),
+        **hints,
+    )
+
+
+def _plain(annotation: Any) -> tuple[Any, bool]:
+    """Strip Annotated and None from a type."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [a for a in get_args(annotation) if a is not type(None)]
+        return _plain(rest[0])[0], len(rest) < len(get_args(annotation))
+    return annotation, False
+
+
+def _kind(plain: Any) -> Kind:
+    if get_origin(plain) is Literal:
+        return "choice"
+    if get_origin(plain) in (tuple, list):
+        return "list"
+    kinds: dict[Any, Kind] = {bool: "bool", int: "int", float: "float", str: "text"}
+    return kinds.get(plain, "json")
+
+
+def sections_of(config: type[Section]) -> list[type[Section]]:
+    """The sections a config is made of, in the order they are shown."""
+    return [c for c in config.__bases__ if issubclass(c, Section)]
+
+
+@cache
+def knobs_of(config: type[Section]) -> dict[str, Knob]:
+    """Every knob by name, in the order they are shown."""
+    return {
+        name: describe(section, name, info)
+        for section in sections_of(config)
+        for name, info in section.model_fields.items()
+    }
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name a person most likely meant."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,145 @@
+"""What this machine has, found without torch: a page or a flag check must not wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA device. Memory in bytes; `capability` is (major, minor)."""
+
+    index: int
+    name: str
+    memory_total: int
+    memory_used: int
+    capability: tuple[int, int]
+    utilisation: int | None = None
+
+    @property
+    def bf16(self) -> bool:
+        """Ampere (8.0) and later compute in bfloat16."""
+        return self.capability >= (8, 0)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A moment's load. Percent and bytes."""
+
+    cpu_percent: float
+    memory_used: int
+    memory_total: int
+    disk_free: int
+    gpus: tuple[Gpu, ...]
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVML where there is a driver, None otherwise."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # noqa: BLE001  no library, no driver, no permission: all mean "no GPU to be seen"
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs this process may use, in CUDA_VISIBLE_DEVICES' terms; empty where there are none."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            device = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(device)
+            name = nvml.nvmlDeviceGetName(device)
+            load: int | None = None
+            with contextlib.suppress(nvml.NVMLError):
+                load = int(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
+            found.append(
+                Gpu(
+                    index=index,
+                    name=name.decode() if isinstance(name, bytes) else str(name),
+                    memory_total=int(memory.total),
+                    memory_used=int(memory.used),
+                    capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(device)),
+                    utilisation=load,
+                )
+            )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(found)
+    wanted = {int(v) for v in visible.split(",") if v.strip().isdigit()}
+    return tuple(g for g in found if g.index in wanted)
+
+
+def usage(where: Path) -> Usage:
+    """The load of this machine now; `where` names the disk."""
+    memory = psutil.virtual_memory()
+    return Usage(
+        cpu_percent=psutil.cpu_percent(),
+        memory_used=int(memory.total - memory.available),
+        memory_total=int(memory.total),
+        disk_free=shutil.disk_usage(_existing(where)).free,
+        gpus=gpus(),
+    )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags as Linux names them; empty where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def cpu_bf16() -> bool:
+    """Whether the CPU computes bfloat16 fast enough to be worth it (oneDNN needs AVX-512, AMX or Arm's bf16)."""
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    return apple or bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "avx512bw", "avx_ne_convert", "bf16"})
+
+
+def bf16(use_cpu: bool = False) -> bool:
+    """Whether a run here can compute in bfloat16."""
+    found = () if use_cpu else gpus()
+    return all(g.bf16 for g in found) if found else cpu_bf16()
+
+
+def describe() -> str:
+    """The machine in one line, as a run's tag."""
+    cards = ", ".join(f"{g.name} {g.memory_total / GIB:.0f} GiB" for g in gpus())
+    memory = psutil.virtual_memory().total / GIB
+    return f"{cards or 'no GPU'}; {os.cpu_count()} CPU cores, {memory:.0f} GiB memory"
+
+
+def boot_id() -> str:
+    """A word that changes at each boot: a pid means nothing across one."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return str(int(psutil.boot_time()))

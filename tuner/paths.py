@@ -1,0 +1,54 @@
+"""Where things are. Computed at each call, so that a test or a person can move the whole studio with one variable."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def home() -> Path:
+    """The studio's folder: TUNER_HOME, or the folder the command is typed in."""
+    return Path(os.environ.get("TUNER_HOME") or Path.cwd()).resolve()
+
+
+def mlruns() -> Path:
+    """MLflow's database, artifacts and the run folders."""
+    return home() / "mlruns"
+
+
+def runs() -> Path:
+    """One folder a run: config.yaml, status.json, metrics.jsonl, log.txt, lock, checkpoints/."""
+    return mlruns() / "runs"
+
+
+def datasets() -> Path:
+    """The catalog the form starts with."""
+    return home() / "data"
+
+
+def models() -> Path:
+    """Converted models, each made once and named in the runs that use it."""
+    return mlruns() / "models"
+
+
+def package() -> Path:
+    """The installed package: recipes and other files that ship with it."""
+    return Path(__file__).resolve().parent
+
+
+def inside(path: Path | str, root: Path) -> Path:
+    """`path` resolved, if it lies under `root` (symbolic links followed).
+
+    Raises ValueError with one sentence otherwise.
+    """
+    real = (root / path).resolve()
+    if not real.is_relative_to(root.resolve()):
+        raise ValueError(f"{path} lies outside {root}; choose a place inside it.")
+    return real
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """A name that is safe as one path component everywhere."""
+    kept = re.sub(r"[^\w.-]+", "-", text, flags=re.UNICODE).strip("-.")
+    return kept[:longest] or "run"

@@ -1,0 +1,252 @@
+"""A run: one folder under mlruns/runs, which is all that the two towers share while it lives.
+
+config.yaml     the resolved config, never changed afterwards
+status.json     state, phase, progress, reason; replaced whole at each write
+metrics.jsonl   one line a logged step, written before anything is sent to MLflow
+log.txt         everything the worker printed
+lock            held by the worker as long as it lives (flock)
+requests/       what others ask of the worker: stop, cancel
+checkpoints/    what a run can go on from
+output/         the adapter and its files, where no output_dir is given
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from tuner import paths
+from tuner.config.config import Config, make, read, to_yaml
+
+State = Literal["queued", "preparing", "running", "stopping", "finished", "failed", "stopped", "interrupted"]
+STATES: tuple[State, ...] = get_args(State)
+LIVE: frozenset[State] = frozenset({"preparing", "running", "stopping"})
+ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
+# A worker's threads (training, mirror) change the same status.
+_WRITING = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took."""
+
+    state: State = "queued"
+    phase: str = ""
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    reason: str = ""
+    reason_code: str = ""
+    remedies: list[dict[str, Any]] = field(default_factory=list)
+    created: float = 0.0
+    started: float = 0.0
+    trained_from: float = 0.0
+    first_step: int = 0
+    updated: float = 0.0
+    ended: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    pid: int = 0
+    boot_id: str = ""
+    exit_code: int | None = None
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    tracking: str = ""
+    notes: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left at the pace since this process began training; None before there is a pace."""
+        done = self.step - self.first_step
+        if self.state not in LIVE or done <= 0 or not self.trained_from:
+            return None
+        pace = (self.updated - self.trained_from) / done
+        return max(0.0, (self.total_steps - self.step) * pace)
+
+    @property
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. Cheap to make; nothing is read until it is asked for."""
+
+    id: str
+
+    @property
+    def folder(self) -> Path:
+        return paths.inside(self.id, paths.runs())
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "config.yaml").is_file()
+
+    # --- what it is
+
+    def create(self, config: Config, name: str) -> None:
+        """Write the folder: config first, secrets apart and private, status last.
+
+        Raises FileExistsError if there is one already.
+        """
+        self.folder.mkdir(parents=True, exist_ok=False)
+        (self.folder / "config.yaml").write_text(to_yaml(config.plain()), encoding="utf-8")
+        if config.secrets():
+            _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
+        self.write(Status(created=time.time(), extra={"name": name}))
+
+    def config(self) -> Config:
+        """The config this run was made with, secrets included while the worker still needs them."""
+        values = read(self.folder / "config.yaml")
+        with suppress(FileNotFoundError):
+            values |= json.loads((self.folder / "secrets.json").read_text())
+        return make(values)
+
+    def values(self) -> dict[str, Any]:
+        """The config as plain values, unchecked: for pages that only show it."""
+        with suppress(OSError, yaml.YAMLError):
+            return read(self.folder / "config.yaml")
+        return {}
+
+    @property
+    def name(self) -> str:
+        return str(self.status().extra.get("name") or self.id)
+
+    # --- where it stands
+
+    def status(self) -> Status:
+        """The last status written; a fresh one where there is none or it cannot be read."""
+        known = {f.name for f in fields(Status)}
+        with suppress(OSError, json.JSONDecodeError):
+            raw = json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
+            return Status(**{k: v for k, v in raw.items() if k in known})
+        return Status()
+
+    def write(self, status: Status) -> None:
+        """Replace the status whole, so that a reader never sees half of one."""
+        with self._writing():
+            self._replace(status)
+
+    def update(self, **changes: Any) -> Status:
+        """Change some fields of the status and leave the others as they are on disk.
+
+        The state is the worker's to change while it holds the run's lock, and whoever's takes that lock otherwise.
+        """
+        with self._writing():
+            status = replace(self.status(), **changes)
+            self._replace(status)
+        return status
+
+    def _replace(self, status: Status) -> None:
+        fresh = self.folder / f"status.json.{os.getpid()}"
+        fresh.write_text(json.dumps(asdict(replace(status, updated=time.time()))), encoding="utf-8")
+        fresh.replace(self.folder / "status.json")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Read, change and write must not interleave: not with another thread, nor with a sync in another process."""
+        with _WRITING, (self.folder / "status.lock").open("w") as file:
+            end = time.monotonic() + 2
+            while time.monotonic() < end:  # a suspended process must not suspend the others
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.002)
+            yield
+
+    # --- what is asked of it
+
+    def request(self, what: Literal["stop", "cancel"]) -> None:
+        """Leave a word for the worker, seen at its next step. `stop` saves first, `cancel` does not."""
+        folder = self.folder / "requests"
+        folder.mkdir(exist_ok=True)
+        (folder / what).touch()
+
+    def requested(self, what: Literal["stop", "cancel"]) -> bool:
+        return (self.folder / "requests" / what).exists()
+
+    def forget_requests(self) -> None:
+        for what in ("stop", "cancel"):
+            (self.folder / "requests" / what).unlink(missing_ok=True)
+
+    # --- what it measured
+
+    def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Rows of metrics.jsonl from a byte offset, and the offset to go on from. A half-written last line waits."""
+        rows: list[dict[str, Any]] = []
+        with suppress(FileNotFoundError), self.metrics_path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                offset += len(line)
+                with suppress(json.JSONDecodeError):
+                    rows.append(json.loads(line))
+        return rows, offset
+
+    def log_tail(self, size: int = 64_000) -> str:
+        """The last `size` bytes of the log as text."""
+        with suppress(FileNotFoundError), self.log_path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - size))
+            return file.read().decode("utf-8", errors="replace")
+        return ""
+
+
+def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric out of metrics.jsonl rows; of a step logged twice (after a resume) the last."""
+    points = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), int | float)}
+    steps = sorted(points)
+    return steps, [points[s] for s in steps]
+
+
+def fresh_name(values: Mapping[str, Any]) -> str:
+    """A name no other run here has: stage, model and a number that goes up."""
+    model = Path(str(values.get("model_name_or_path") or "model")).name
+    stem = paths.slug(f"{values.get('stage') or 'run'}-{model}", 40)
+    try:
+        number = sum(1 for _ in paths.runs().iterdir()) + 1
+    except OSError:
+        number = 1
+    return f"{stem}-{number:03d}"
+
+
+def all_runs() -> list[Run]:
+    """Every run with a folder here, newest first."""
+    with suppress(FileNotFoundError):
+        folders = [f for f in paths.runs().iterdir() if (f / "config.yaml").is_file()]
+        return [Run(f.name) for f in sorted(folders, key=lambda f: f.stat().st_ctime, reverse=True)]
+    return []
+
+
+def _write_private(path: Path, text: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
