@@ -7,7 +7,6 @@ and none is doubled, whatever is killed when.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import posixpath
@@ -15,8 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +23,12 @@ from tuner.config.knobs import ConfigError
 from tuner.tracking import store
 from tuner.tracking.facts import facts
 from tuner.tracking.inputs import recorded, to_mlflow
+from tuner.tracking.ledger import Ledger, held, is_mirrored
 from tuner.tracking.points import spark
-from tuner.tracking.run import ENDED, Run, State, Status
+from tuner.tracking.registration import register_pending
+from tuner.tracking.run import ENDED, Run, State, Status, all_runs
 from tuner.tracking.store import TrackerError, explained, open_store
+from tuner.tracking.weights import BrokenWeights
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,61 +49,30 @@ MLFLOW_STATUS: dict[State, str] = {
 }
 
 
-@dataclass
-class Ledger:
-    """tracking.json: what of a run MLflow has. `steps` holds each metric's last step sent."""
+def sync(run: Run, wait: float = 0.0) -> int:
+    """Bring MLflow up to a run's folder; the number of points sent. Raises TrackerError.
 
-    mlflow_id: str = ""
-    described: bool = False
-    offset: int = 0
-    steps: dict[str, int] = field(default_factory=dict)
-    state: str = ""
-    inputs: int = 0
-    facts: bool = False
-    artifacts: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, run: Run) -> Ledger:
-        known = {f.name for f in fields(cls)}
-        with suppress(OSError, ValueError):
-            raw = json.loads((run.folder / "tracking.json").read_text(encoding="utf-8"))
-            return cls(**{k: v for k, v in raw.items() if k in known})
-        return cls()
-
-    def write(self, run: Run) -> None:
-        fresh = run.folder / f"tracking.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        fresh.replace(run.folder / "tracking.json")
+    0 where another process is sending for this run (its worker, mostly), after waiting `wait` seconds for it.
+    """
+    with held(run, wait) as mine:
+        if not mine:
+            return 0
+        sent = bring(run, Ledger.of(run))
+        register_pending(run)
+    if run.status().tracking:
+        run.update(tracking="")
+    return sent
 
 
-def mlflow_id(run_id: str) -> str:
-    """MLflow's id of a run: the run's own, unless MLflow was away when the run was made."""
-    return Ledger.of(Run(run_id)).mlflow_id or run_id
-
-
-def is_mirrored(run: Run) -> bool:
-    """Whether MLflow has every point that is in metrics.jsonl."""
-    with suppress(FileNotFoundError):
-        return Ledger.of(run).offset >= run.metrics_path.stat().st_size
-    return True
-
-
-@contextmanager
-def held(run: Run, wait: float = 0.0) -> Iterator[bool]:
-    """Whether this process is the one that sends for the run; two at once would double a resumed run's steps."""
-    with (run.folder / "tracking.lock").open("w") as file:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.05)
-            else:
-                yield True
-                return
+def sync_all() -> tuple[int, list[str]]:
+    """Do so for every run here: points sent, and a sentence for each run that could not be sent."""
+    sent, problems = 0, []
+    for run in all_runs():
+        try:
+            sent += sync(run)
+        except (TrackerError, BrokenWeights, OSError) as error:
+            problems.append(f"{run.name} ({run.id}): {error}")
+    return sent, problems
 
 
 def bring(run: Run, ledger: Ledger) -> int:
