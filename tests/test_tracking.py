@@ -328,6 +328,26 @@ def test_moved_tracker_loses_nothing(home: Path) -> None:
     assert runs.list_runs().notice == ""
 
 
+def test_a_lost_database_is_made_anew_from_the_folders(home: Path) -> None:
+    run = new_run("survivor")
+    run.update(started=time.time())
+    metrics.MetricsLog(run).log(1, {"loss": 0.5})
+    outcome.finish(run, "finished")
+    with pytest.raises(ValueError, match="nothing was changed"):
+        mirror.start_anew()
+    before = runs.get_row(run.id)
+    store._let_go(store.open_store())
+    store.database().unlink()  # type: ignore[union-attr]
+    with pytest.raises(TrackerError, match="missing"):
+        store.open_store()
+    mirror.start_anew()
+    assert mirror.sync_all() == (1, [])
+    after = runs.get_row(run.id)
+    assert after == replace(before, facts=after.facts, created=after.created)
+    assert abs(after.created - before.created) < 1 and points_in_mlflow(run) == [(1, 0.5)]
+    assert store.open_store().get_run(ledger.mlflow_id(run.id)).info.status == "FINISHED"
+
+
 READ_ONLY_CHILD = """
 import sys, time
 from tuner.tracking import metrics

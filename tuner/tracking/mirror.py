@@ -75,6 +75,21 @@ def sync_all() -> tuple[int, list[str]]:
     return sent, problems
 
 
+def start_anew() -> None:
+    """Make a new database where the one that was used is gone for good; a sync then records every run here again.
+
+    Raises ValueError where the database is there or is a server's.
+    """
+    file = store.database()
+    if file is None or file.exists():
+        raise ValueError(f"The tracker at {file or store.tracking_uri()} is there; nothing was changed.")
+    for run in all_runs():
+        (run.folder / "tracking.json").unlink(missing_ok=True)
+    for rest in ("-wal", "-shm"):  # of the old one: they would be replayed into the new
+        file.with_name(file.name + rest).unlink(missing_ok=True)
+    store.new_database(file)
+
+
 def bring(run: Run, ledger: Ledger) -> int:
     """One pass over all that MLflow may lack, in the order in which it makes sense there. Raises TrackerError."""
     client = open_store(create=not ledger.mlflow_id)
@@ -96,7 +111,9 @@ def bring(run: Run, ledger: Ledger) -> int:
 # --- the parts of a run
 
 
-def create_in_mlflow(client: MlflowClient, run_id: str, name: str, tags: dict[str, str]) -> str:
+def create_in_mlflow(
+    client: MlflowClient, run_id: str, name: str, tags: dict[str, str], created: float | None = None
+) -> str:
     """A SCHEDULED run in MLflow; its id. `run_id` is the folder's, empty where it is to be MLflow's."""
     experiment = store.experiment_id(client)
     own = {"state": "queued", "tuner.home": store.here(), "mlflow.source.name": "tuner"}
@@ -106,7 +123,8 @@ def create_in_mlflow(client: MlflowClient, run_id: str, name: str, tags: dict[st
         found = client.search_runs([experiment], f"tags.`tuner.run` = '{run_id}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-    made = client.create_run(experiment, run_name=name, tags={**own, **tags})
+    start = int((created or time.time()) * 1000)
+    made = client.create_run(experiment, start_time=start, run_name=name, tags={**own, **tags})
     client.update_run(made.info.run_id, status="SCHEDULED")
     return str(made.info.run_id)
 
@@ -114,8 +132,9 @@ def create_in_mlflow(client: MlflowClient, run_id: str, name: str, tags: dict[st
 def _describe(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     """The run itself, its params and its config file."""
     if not ledger.mlflow_id:
-        extra = run.status().extra
-        ledger.mlflow_id = create_in_mlflow(client, run.id, run.name, dict(extra.get("tags") or {}))
+        status = run.status()
+        tags = dict(status.extra.get("tags") or {})
+        ledger.mlflow_id = create_in_mlflow(client, run.id, run.name, tags, status.created)
         ledger.write(run)
     from mlflow.entities import Param
 
