@@ -242,12 +242,23 @@ def wait(words: list[str]) -> int:
 
 def sync(words: list[str]) -> int:
     """Send MLflow what it missed while it was away."""
-    _parser("sync").parse_args(words)
-    from tuner.tracking.mirror import sync as send
-    from tuner.tracking.run import all_runs
+    parser = _parser("sync")
+    parser.add_argument(
+        "--new", action="store_true", help="start a new database where the old one is gone for good"
+    )
+    options = parser.parse_args(words)
+    from tuner.tracking.mirror import start_anew, sync_all
 
-    print(f"{sum(send(run) for run in all_runs())} points sent")
-    return OK
+    if options.new:
+        try:
+            start_anew()
+        except ValueError as refused:
+            return _refuse([str(refused)])
+    sent, problems = sync_all()
+    print(f"{sent} points sent")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return FAILED if problems else OK
 
 
 def _say(act: Callable[[], str]) -> int:

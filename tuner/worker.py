@@ -21,6 +21,7 @@ from tuner.tracking import adapters
 from tuner.tracking.metrics import Mirror, SystemMetrics
 from tuner.tracking.outcome import finish
 from tuner.tracking.run import Run, State
+from tuner.tracking.store import TrackerError
 
 EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 
@@ -104,8 +105,10 @@ def _stage(live: LiveRun) -> Outcome:
     result: Outcome = stage.train(live.config, live)
     if result.adapter and result.weights and not result.stopped:
         with live.phase("registering the adapter"):
-            row = adapters.register(live.run, result.weights, base=result.base)
-            live.record(adapter=row.name, adapter_version=row.version)
+            try:
+                adapters.register(live.run, result.weights, base=result.base)
+            except TrackerError as away:
+                live.note(f"The adapter is saved, `tuner sync` registers it later. {away}")
     return result
 
 

@@ -27,7 +27,7 @@ def tracked() -> bool:
 
 
 def settle(run_id: str) -> None:
-    """Tell MLflow how one run ended, with all it measured. Raises TrackerAway."""
+    """Tell MLflow how one run ended, with all it measured. Raises TrackerError."""
     from tuner.tracking import mirror
 
     mark, run = watch.unsettled() / run_id, Run(run_id)
