@@ -25,3 +25,4 @@ page = st.navigation(
 with st.sidebar:
     live.status_line()
 page.run()
+live.warm()

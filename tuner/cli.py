@@ -72,7 +72,7 @@ def train(words: list[str]) -> int:
     config = _checked(words)
     run = create_run(config, config.run_name or "")
     print(f"run {run.id} in {run.folder}", flush=True)
-    code = run_in_foreground(run, lambda said: print(said, flush=True), gpus)
+    code = run_in_foreground(run, gpus=gpus)
     status = run.status()
     if status.reason and status.state != "finished":
         print(f"tuner: {status.reason}", file=sys.stderr)

@@ -16,9 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 from tuner import hardware
 from tuner.jobs import liveness, reasons, watch
 from tuner.tracking import checkpoints
@@ -52,7 +49,7 @@ def fill_group(run: Run) -> None:
     time.sleep(1)  # long enough for a watcher to see the group
     eaten = []
     while True:
-        eaten.append(np.ones(2**20))
+        eaten.append(os.urandom(2**23))
 
 
 def fail(error: Exception) -> Callable[[Run], None]:
@@ -85,8 +82,18 @@ def fault_of(run: Run) -> tuple[str, int]:
 
 
 def main(run_id: str) -> int:
-    run = Run(run_id)
-    liveness.hold(run)
+    return run_here(Run(run_id))
+
+
+def run_here(run: Run) -> int:
+    lock = liveness.hold(run)
+    try:
+        return live(run)
+    finally:
+        os.close(lock)
+
+
+def live(run: Run) -> int:
     name, when = fault_of(run)
     if name and when == 0:
         FAULTS[name](run)
@@ -143,10 +150,15 @@ def first(run: Run) -> int:
     asked = run.status().extra.get("resume_from")
     if not asked:
         return 0
+    from safetensors.numpy import load_file
+
     return int(load_file(Path(asked) / "model.safetensors")["weights"][0])
 
 
 def save(run: Run, step: int, size: int) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
     folder = run.checkpoints / f"checkpoint-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"weights": np.full(size, step, dtype=np.float32)}, folder / "model.safetensors")

@@ -114,6 +114,7 @@ class Written:
     """A template of templates.yaml, bound to a tokenizer's bos and eos."""
 
     name: str
+    prefix: str
     opening: str
     eos: str
     eos_between: bool
@@ -158,12 +159,10 @@ class Written:
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The text that asks for an answer to `messages`."""
-        asked = [*messages, {"role": "assistant", "content": ""}]
-        found = self.exchanges(asked, tools, one_turn=True)
-        learnt = self.thinking.empty if self.thinking and self.thinking.enabled else ""
-        end = len(self.assistant.after) + len(learnt) + (len(self.eos) if self.eos_between else 0)
-        text = "".join(e.prompt + e.answer for e in found)
-        return text[: len(text) - end]
+        *before, last = self.exchanges(
+            [*messages, {"role": "assistant", "content": ""}], tools, one_turn=True
+        )
+        return "".join(e.prompt + e.answer for e in before) + last.prompt
 
     def _opened(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[str, list[Message]]:
         """The text before the first turn, and the turns without the system's."""
@@ -171,17 +170,22 @@ class Written:
         system = self.default_system
         if rest and rest[0]["role"] == "system":
             system = self._content(rest.pop(0)["content"])
+        opened = self.prefix
         if tools:
-            from tuner.data.tools import describe
+            from tuner.data.tools import FORMATS
 
-            system = describe(self.tools, tools, system)
+            way = FORMATS[self.tools]
+            if way.apart:
+                opened += way.describe(tools, "")
+            else:
+                system = way.describe(tools, system)
         if not system:
-            return self.opening, rest
+            return opened, rest
         text = self.system.before + system + self.system.after
         if self.system_in_user and rest:
             rest[0] = {**rest[0], "content": text + self._content(rest[0]["content"])}
-            return self.opening, rest
-        return self.opening + text, rest
+            return opened, rest
+        return opened + text, rest
 
     def _question(self, rest: Sequence[Message], i: int, number: int) -> tuple[str, str]:
         """A user's turn, or a run of tool results; the text and the part of it that survives."""
@@ -189,11 +193,11 @@ class Written:
         if message["role"] == "user":
             before = self.user.before.replace("{{idx}}", str(number))
             return before + self._content(message["content"]) + self.user.after, self.user.after
-        from tuner.data.tools import between_results
+        from tuner.data.tools import FORMATS
 
         follows = i + 1 < len(rest) and rest[i + 1]["role"] == "tool"
         begins = i == 0 or rest[i - 1]["role"] != "tool"
-        before = self.observation.before if begins else between_results(self.tools)
+        before = self.observation.before if begins else FORMATS[self.tools].between
         after = "" if follows else self.observation.after
         return before + self._content(message["content"]) + after, after
 
@@ -204,9 +208,9 @@ class Written:
         if thinking and message.get("reasoning_content"):
             said = thinking.before + message["reasoning_content"].strip("\n") + thinking.after + said
         if message.get("tool_calls"):
-            from tuner.data.tools import write_calls
+            from tuner.data.tools import FORMATS
 
-            said = said + write_calls(self.tools, message["tool_calls"])
+            said = said + FORMATS[self.tools].call([c["function"] for c in message["tool_calls"]])
         if thinking is None:
             return said, ""
         if thinking.enabled is False or (history and not thinking.preserve):
@@ -224,10 +228,18 @@ class Written:
 
 @cache
 def table() -> dict[str, dict[str, Any]]:
-    """templates.yaml as it stands: name -> fields."""
+    """templates.yaml: name -> fields, with `like` followed."""
     text = (Path(__file__).parent / "templates.yaml").read_text(encoding="utf-8")
     raw: dict[str, dict[str, Any]] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    return raw
+    return {name: _whole(name, raw) for name in raw}
+
+
+def _whole(name: str, raw: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A template's fields with those of the one it is like; an alias is nobody else's trait."""
+    fields = raw[name]
+    like = fields.get("like")
+    taken = {k: v for k, v in _whole(like, raw).items() if k != "alias"} if like else {}
+    return {**taken, **fields}
 
 
 def names() -> list[str]:
@@ -236,7 +248,7 @@ def names() -> list[str]:
 
 
 def is_alias(name: str) -> bool:
-    """Whether a name only means the tokenizer's own chat template."""
+    """Whether a name means the tokenizer's own chat template, where there is one."""
     return table()[name].get("alias") == "tokenizer"
 
 
@@ -246,26 +258,18 @@ def template_of(config: Config, tokenizer: Tokenizer) -> Template:
     Raises ConfigError.
     """
     name = config.template
+    if name is not None and name not in table():
+        like = nearest(name, table())
+        hint = f"did you mean {like}?" if like else "leave it empty for the tokenizer's own chat template."
+        raise ConfigError(
+            [Problem("template", f"--template {name} is not known; {hint}", {"template": like})]
+        )
     own = tokenizer.chat_template
-    if name is None and not own:
-        name = "empty"
-    if name is None or (name in table() and is_alias(name)):
-        if not own:
-            raise _no_template(
-                f"--template {name} is the chat template of its models, and this tokenizer has none"
-            )
+    if own and (name is None or is_alias(name)):
         from tuner.data.chat_template import ChatTemplate
 
         return ChatTemplate(own, tokenizer, config)
-    if name not in table():
-        like = nearest(name, table())
-        raise _no_template(f"--template {name} is not known" + (f"; did you mean {like}?" if like else ""))
-    return written(name, tokenizer, config)
-
-
-def _no_template(said: str) -> ConfigError:
-    mend = "" if said.endswith("?") else "; use --template chatml or default."
-    return ConfigError([Problem("template", said + mend)])
+    return written(name or "empty", tokenizer, config)
 
 
 def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:
@@ -279,20 +283,23 @@ def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:
         return Slot.of(_bind(fields.get(part) or other, tokenizer, eos))
 
     user = fields.get("user", CONTENT)
-    assistant = fields.get("assistant", CONTENT)
+    ended = CONTENT if fields.get("efficient_eos") else CONTENT + "{{eos}}"
     given = config.default_system
+    prefix = _bind(fields.get("prefix", ""), tokenizer, eos)
+    bos = tokenizer.bos if user.startswith("{{bos}}") else None
     return Written(
         name=name,
-        opening=_bind(fields.get("prefix", ""), tokenizer, eos),
+        prefix=prefix,
+        opening=prefix or bos or "",
         eos=eos,
         eos_between=bool(fields.get("efficient_eos")),
         stop=stop,
         system=slot("system"),
         user=slot("user"),
-        assistant=slot("assistant"),
+        assistant=slot("assistant", ended),
         observation=slot("observation", user),
-        call=slot("call", assistant),
-        tools=config.tool_format or fields.get("tools", "default"),
+        call=slot("call", fields.get("assistant", ended)),
+        tools=_tool_format(config.tool_format or fields.get("tools", "default")),
         default_system=_bind(fields.get("default_system", ""), tokenizer, eos) if given is None else given,
         system_in_user=bool(fields.get("system_in_user")),
         trim=bool(fields.get("trim")),
@@ -302,6 +309,18 @@ def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:
 
 def _bind(text: str, tokenizer: Tokenizer, eos: str) -> str:
     return text.replace("{{bos}}", tokenizer.bos or "").replace("{{eos}}", eos)
+
+
+def _tool_format(name: str) -> str:
+    from tuner.data.tools import FORMATS
+
+    if name in FORMATS:
+        return name
+    sentence = (
+        f"--tool_format {name} is written by the chat template of its models; leave it and --template empty, "
+        f"or take one of {', '.join(FORMATS)}."
+    )
+    raise ConfigError([Problem("tool_format", sentence, {"tool_format": None})])
 
 
 def _thinking(fields: Mapping[str, Any], config: Config) -> Thinking | None:

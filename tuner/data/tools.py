@@ -8,27 +8,16 @@ from typing import Any, NamedTuple
 
 
 class ToolFormat(NamedTuple):
-    """`describe(tools, system)` gives the whole system text; `call` writes the calls of one answer."""
+    """`describe(tools, system)` gives the whole system text; `call` writes the calls of one answer.
+
+    With `apart` the description is no system text but stands by itself before the first turn.
+    """
 
     describe: Callable[[Sequence[Any], str], str]
     call: Callable[[Sequence[Mapping[str, Any]]], str]
     between: str = "\n"
     """What stands between the results of several calls."""
-
-
-def describe(name: str, tools: Sequence[Any], system: str) -> str:
-    """The system text with the tools in it."""
-    return FORMATS[name].describe(tools, system)
-
-
-def write_calls(name: str, calls: Sequence[Mapping[str, Any]]) -> str:
-    """The text of an answer's tool calls."""
-    return FORMATS[name].call([c["function"] for c in calls])
-
-
-def between_results(name: str) -> str:
-    """What stands between the results of several calls."""
-    return FORMATS[name].between
+    apart: bool = False
 
 
 def _dumps(value: Any) -> str:
@@ -106,8 +95,42 @@ def _llama3_call(calls: Sequence[Mapping[str, Any]]) -> str:
     return _dumps(listed[0] if len(listed) == 1 else listed)
 
 
+# --- glm4 ----------------------------------------------------------------------------------------------------------
+
+_GLM4_SYSTEM = (
+    "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+    "你的任务是针对用户的问题和要求提供适当的答复和支持。"
+)
+
+
+def _glm4_describe(tools: Sequence[Any], system: str) -> str:
+    listed = "".join(
+        f"\n\n## {f['name']}\n\n{json.dumps(f, ensure_ascii=False, indent=4)}\n"
+        "在调用上述函数时，请使用 Json 格式表示调用的参数。"
+        for f in map(_function, tools)
+    )
+    return f"{system or _GLM4_SYSTEM}\n\n# 可用工具{listed}"
+
+
+def _glm4_call(calls: Sequence[Mapping[str, Any]]) -> str:
+    return "<|assistant|>".join(f"{c['name']}\n{_dumps(c['arguments'])}" for c in calls)
+
+
+# --- mistral -------------------------------------------------------------------------------------------------------
+
+
+def _mistral_describe(tools: Sequence[Any], system: str) -> str:
+    return f"[AVAILABLE_TOOLS] {_dumps([_wrapped(t) for t in tools])}[/AVAILABLE_TOOLS]"
+
+
+def _mistral_call(calls: Sequence[Mapping[str, Any]]) -> str:
+    return _dumps([{"name": c["name"], "arguments": c["arguments"]} for c in calls])
+
+
 FORMATS: dict[str, ToolFormat] = {
     "default": ToolFormat(_default_describe, _default_call),
     "qwen": ToolFormat(_qwen_describe, _qwen_call, between="\n</tool_response>\n<tool_response>\n"),
+    "glm4": ToolFormat(_glm4_describe, _glm4_call),
+    "mistral": ToolFormat(_mistral_describe, _mistral_call, apart=True),
     "llama3": ToolFormat(_llama3_describe, _llama3_call),
 }

@@ -34,9 +34,11 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
     lock = liveness.lock(run.lock_path)
     if lock is not None:
         try:
-            return _end_without_worker(run)
+            said = _end_without_worker(run)
         finally:
             os.close(lock)
+        ensure_supervisor(only_if_needed=True)
+        return said
     seconds = grace if grace is not None else CANCEL_GRACE if now else STOP_GRACE
     run.request("cancel" if now else "stop")
     (run.folder / "requests" / "grace").write_text(str(seconds))
@@ -58,10 +60,8 @@ def _end_without_worker(run: Run) -> str:
         run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
         watch.mark_unsettled(run)
         queue.forget(run.id)
-        ensure_supervisor()
         return said
     watch.bury(run, None)
-    ensure_supervisor()
     return f"Run {run.id} had no worker any more: {run.status().reason}"
 
 
@@ -101,6 +101,8 @@ def resume(run: Run, checkpoint: str | Path | None = None) -> Run:
     source, note = _source(run, checkpoint)
     with liveness.locking(run.lock_path, wait=2.0):
         status = run.status()
+        if status.state == "queued":  # somebody else was quicker
+            return run
         if status.state not in ENDED:
             status = watch.bury(run, None)
         queue.enqueue(run.id)
@@ -163,7 +165,7 @@ def wait(run: Run, timeout: float | None = None) -> Status:
         if time.monotonic() >= look_again:
             ensure_supervisor(only_if_needed=True)
             look_again = time.monotonic() + 2
-        time.sleep(0.2)
+        time.sleep(0.1)
     return status
 
 

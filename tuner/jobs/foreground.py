@@ -17,6 +17,38 @@ from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.run import ENDED, Run
 
 
+def run_in_foreground(
+    run: Run,
+    wait: bool = True,
+    gpus: Sequence[int] | None = None,
+    say: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr, flush=True),
+) -> int:
+    """The run's worker in this terminal once it is its turn; its exit code. Ctrl-C stops it (saving first).
+
+    A process of its own, because the allocator's settings count only from a process's start. Raises Refused.
+    """
+    with take_slot(run, wait, gpus, say) as given:
+        lock = int(os.environ[liveness.LOCK_VARIABLE])
+        worker = subprocess.Popen(
+            [sys.executable, "-m", os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"), run.id],
+            env=launch.environment(slots.names(given)) | {liveness.LOCK_VARIABLE: str(lock)},
+            pass_fds=(lock,),
+        )
+        code = _until_it_ends(worker)
+        if run.status().state not in ENDED:
+            watch.bury(run, code)
+            ensure_supervisor()
+    return code if code in (0, 1, 2) else 1
+
+
+def _until_it_ends(worker: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return worker.wait()
+        except KeyboardInterrupt:
+            continue  # the terminal sent it to the worker too, which saves and ends
+
+
 @contextmanager
 def take_slot(
     run: Run,
@@ -44,8 +76,7 @@ def take_slot(
             run, launch.Launch(time.time(), hardware.boot_id(), os.getpid(), tuple(taken), os.getpid())
         )
         os.environ[liveness.LOCK_VARIABLE] = str(lock)
-        if given:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, given))
+        os.environ.update(launch.environment(taken))
         ensure_supervisor()
         yield given
     finally:
@@ -64,8 +95,7 @@ def _turn(run: Run, wait: bool, gpus: Sequence[int] | None, say: Callable[[str],
             taken = None if ahead else slots.take(run.id, choice, count)
             if taken is not None:
                 return taken
-            before = ahead or [s.run for s in slots.slots() if s.name in choice and s.run]
-            sentence = f"Run {before[0] if before else 'another one'} has the slot"
+            sentence = _what_is_before(ahead, choice)
             if not wait:
                 raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
             if run.requested("stop") or run.requested("cancel"):
@@ -81,35 +111,15 @@ def _turn(run: Run, wait: bool, gpus: Sequence[int] | None, say: Callable[[str],
         raise
 
 
+def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
+    holders = [s.run for s in slots.slots() if s.name in choice and s.run]
+    if holders:
+        return f"Run {', '.join(holders)} is at work on {', '.join(choice)}"
+    return f"Run {ahead[0]} is before it in the queue" if ahead else "The slot is being freed"
+
+
 def _ahead(run: Run) -> list[str]:
     """The runs that are to start before this one."""
     now = queue.order()
     ids = [i for i in queue.waiting() if i not in now.held or i == run.id]
     return [] if now.paused or run.id not in ids else ids[: ids.index(run.id)]
-
-
-def run_in_foreground(run: Run, say: Callable[[str], None], gpus: Sequence[int] | None = None) -> int:
-    """The run's worker in this terminal: waits its turn, shows what it prints, Ctrl-C stops it (saving first).
-
-    A process of its own, because the allocator's settings count only from a process's start. Returns the exit code.
-    """
-    with take_slot(run, gpus=gpus, say=say) as given:
-        lock = int(os.environ[liveness.LOCK_VARIABLE])
-        worker = subprocess.Popen(
-            [sys.executable, "-m", os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"), run.id],
-            env=launch.environment(slots.names(given)) | {liveness.LOCK_VARIABLE: str(lock)},
-            pass_fds=(lock,),
-        )
-        code = _until_it_ends(worker)
-        if run.status().state not in ENDED:
-            watch.bury(run, code)
-            ensure_supervisor()
-    return code if code in (0, 1, 2) else 1
-
-
-def _until_it_ends(worker: subprocess.Popen[bytes]) -> int:
-    while True:
-        try:
-            return worker.wait()
-        except KeyboardInterrupt:
-            continue  # the terminal sent it to the worker too, which saves and ends

@@ -79,19 +79,33 @@ def alive(run: Run) -> bool:
 
 
 def hold(run: Run) -> int:
-    """The worker's first act: hold the run's lock until the process ends. Returns the open file.
+    """The worker's first act: hold the run's lock for its whole life. Returns an open file that is the caller's to close.
 
-    The lock inherited from whoever started the worker is kept; without one it is taken. Children of the worker do not
-    get it, so that a free lock means that the worker itself is gone. Raises Busy when another worker has the run.
+    The lock inherited from whoever started the worker is kept, and then until the process ends; without one it is
+    taken. Children of the worker do not get it, so that a free lock means that the worker itself is gone. Raises Busy
+    when another worker has the run.
     """
-    handle = _inherited(run)
-    if handle is None:
-        handle = lock(run.lock_path, wait=1.0)
+    given = _inherited(run)
+    handle = os.dup(given) if given is not None else lock(run.lock_path, wait=1.0)
     if handle is None:
         raise Busy(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
-    os.set_inheritable(handle, False)
-    os.register_at_fork(after_in_child=lambda: _close(handle))
+    _held.update((h, run.lock_path) for h in (given, handle) if h is not None)
     return handle
+
+
+_held: dict[int, Path] = {}
+
+
+def _forget_in_child() -> None:
+    """In a forked child: close the locks of its parent, if their numbers still stand for them."""
+    for handle, path in _held.items():
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _inherited(run: Run) -> int | None:
@@ -100,13 +114,9 @@ def _inherited(run: Run) -> int | None:
         handle = int(os.environ.pop(LOCK_VARIABLE))
         if os.path.samestat(os.fstat(handle), run.lock_path.stat()):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.set_inheritable(handle, False)
             return handle
     return None
-
-
-def _close(handle: int) -> None:
-    with suppress(OSError):
-        os.close(handle)
 
 
 def worker_pid(run: Run) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
-from tuner.jobs import liveness, slots
+from tuner.jobs import launch, liveness, slots
 from tuner.tracking.run import ENDED, LIVE, Run, Status
 
 UNLISTED_GRACE = 5.0
@@ -130,11 +130,17 @@ def _row(position: int, run_id: str, status: Status, now: Order) -> QueueRow:
         id=run_id,
         name=str(status.extra.get("name") or run_id),
         state=status.state,
-        gpus=tuple(status.extra.get("gpus") or ()),
+        gpus=_gpus(position, run_id, status),
         created=status.created,
         held=run_id in now.held,
         why=_why(position, run_id, status, now),
     )
+
+
+def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
+    """The GPUs a run was given, or those it was to have."""
+    given = launch.record(Run(run_id)) if position == 0 else None
+    return given.gpus if given else tuple(status.extra.get("gpus") or ())
 
 
 def _why(position: int, run_id: str, status: Status, now: Order) -> str:
@@ -155,10 +161,10 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
 
 def enqueue(run_id: str, first: bool = False) -> None:
     """Put a run at the end of the order (or at its head). The run's own status makes it queued, not this."""
-    runs = unended()
     with changing() as now:
-        listed = [i for i in now.ids if i in runs and i != run_id]
-        now.ids = [run_id, *listed] if first else [*listed, run_id]
+        runs = unended()
+        others = [i for i in waiting(runs) if i != run_id]
+        now.ids = [run_id, *others] if first else [*others, run_id]
         now.held = [i for i in now.held if i in runs and i != run_id]
 
 

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from contextlib import suppress
+from pathlib import Path
 
 from tuner import paths
 from tuner.jobs import watch
-from tuner.tracking.run import ENDED, Run
+from tuner.tracking.run import ENDED, Run, all_runs
+
+AGAIN = 60.0
 
 
 def pending() -> list[str]:
@@ -26,6 +31,31 @@ def tracked() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (paths.mlruns() / "mlflow.db").exists()
 
 
+def due() -> bool:
+    """Whether a run ended since the last attempt, or that one failed and is `AGAIN` seconds ago."""
+    if not tracked() or not pending():
+        return False
+    with suppress(FileNotFoundError):
+        tried = _stamp().stat().st_mtime
+        newest = max(p.stat().st_mtime for p in watch.unsettled().iterdir())
+        return newest >= tried or abs(time.time() - tried) > AGAIN
+    return True
+
+
+def _stamp() -> Path:
+    return paths.mlruns() / "settled.stamp"
+
+
+def start() -> subprocess.Popen[bytes]:
+    """A process that settles all that is pending."""
+    _stamp().touch()
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuner.jobs.settle"],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(paths.home())},
+    )
+
+
 def settle(run_id: str) -> None:
     """Tell MLflow how one run ended, with all it measured. Raises TrackerError."""
     from tuner.tracking import mirror
@@ -37,6 +67,26 @@ def settle(run_id: str) -> None:
     with suppress(FileNotFoundError):
         if mark.stat().st_mtime_ns == made:  # it may have been resumed and have ended again meanwhile
             mark.unlink()
+
+
+def sync() -> tuple[int, list[str]]:
+    """Send MLflow everything it lacks, of every run of this studio: the points sent and what went wrong. `tuner sync`."""
+    from tuner.tracking import mirror
+    from tuner.tracking.outcome import is_settled
+    from tuner.tracking.store import TrackerError
+
+    sent, troubles = 0, []
+    for run in all_runs():
+        status = run.status()
+        known = mirror.is_mirrored(run) and not status.tracking
+        if known and (status.state not in ENDED or is_settled(run)):
+            continue
+        try:
+            sent += mirror.sync(run, wait=5)
+            (watch.unsettled() / run.id).unlink(missing_ok=True)
+        except TrackerError as error:
+            troubles.append(f"Run {run.id}: {error}")
+    return sent, troubles
 
 
 def main() -> int:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from tuner.config.config import KNOBS, Config, make, word
 from tuner.jobs import liveness, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.run import Run
+
+
+def create(config: Config, name: str | None = None, parent: str | None = None) -> Run:
+    """A run with its config resolved and stored, in MLflow too, not yet in anybody's hands."""
+    from tuner.tracking.runs import create_run
+
+    return create_run(config, name or config.run_name or _name(config), parent=parent)
+
+
+def _name(config: Config) -> str:
+    """A name for a run that was given none: what it does, to what, with what."""
+    model = PurePath(config.model_name_or_path or "model").name
+    return " ".join([config.stage, model, *config.dataset[:2]])
 
 
 def submit(
@@ -19,10 +33,8 @@ def submit(
 
     Raises ConfigError when a chosen GPU is not in this machine.
     """
-    from tuner.tracking.runs import create_run
-
     slots.check_gpus(gpus)
-    return launch(create_run(config, name or config.run_name or "", parent=parent), gpus)
+    return launch(create(config, name, parent), gpus)
 
 
 def launch(run: Run, gpus: Sequence[int] | None = None) -> Run:
@@ -76,20 +88,19 @@ def _choices(name: str, value: Any) -> list[Any]:
     return [value]
 
 
-def sweep(values: Mapping[str, Any], name: str = "", gpus: Sequence[int] | None = None) -> list[Run]:
+def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int] | None = None) -> list[Run]:
     """Queue one run for every combination, as children of one parent, each named after what is its own.
 
     All are checked before the first is created. Raises ConfigError.
     """
-    from tuner.tracking.runs import create_parent
+    from tuner.tracking.sweeps import create_parent
 
     slots.check_gpus(gpus)
-    rows = expand(values)
-    knobs = swept(values)
+    rows, knobs = expand(values), swept(values)
     configs = [make(row) for row in rows]
-    parent = create_parent(name or "sweep")
-    runs = []
-    for row, config in zip(rows, configs, strict=True):
-        own = " ".join(f"{knob}={word(row[knob])}" for knob in knobs)
-        runs.append(submit(config, f"{name} {own}".strip(), gpus, parent))
-    return runs
+    title = name or configs[0].run_name or _name(configs[0])
+    parent = create_parent(f"{title}: {', '.join(knobs)}")
+    return [
+        submit(config, " ".join([title, *(f"{knob}={word(row[knob])}" for knob in knobs)]), gpus, parent)
+        for row, config in zip(rows, configs, strict=True)
+    ]

@@ -31,7 +31,7 @@ TICK = 0.25
 STOP_GRACE = 60.0
 """Seconds a stopped worker has to save before it is terminated."""
 LAST_GRACE = 3.0
-"""Seconds between terminating and killing."""
+"""Seconds between terminating and killing, at most; no more than the first grace."""
 
 
 def leader_path() -> Path:
@@ -46,7 +46,7 @@ def supervised() -> bool:
 def needed() -> bool:
     """Whether there is anything for a supervisor to do."""
     runs = queue.unended()
-    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs))
+    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs)) or settle.due()
 
 
 def _startable(runs: dict[str, Status]) -> list[str]:
@@ -83,8 +83,6 @@ class Supervisor:
     def __init__(self) -> None:
         self.watches: dict[str, Watch] = {}
         self.settling: subprocess.Popen[bytes] | None = None
-        self.settle_again = 0.0
-        self.settle_wait = 5.0
         self.gpus: tuple[int, ...] = ()
         self.gpus_seen = float("-inf")
 
@@ -126,13 +124,14 @@ class Supervisor:
             return
         now = time.monotonic()
         watch.asked = watch.asked or now
-        late = now - watch.asked - grace_of(watch.run)
+        grace = grace_of(watch.run)
+        late = now - watch.asked - grace
         if late > 0 and watch.pressed == 0 and watch.pid:
             log.info("%s: terminating it", watch.run.id)
             with suppress(OSError):
                 os.kill(watch.pid, signal.SIGTERM)
             watch.pressed = 1
-        if late > LAST_GRACE and watch.pid:
+        if late > min(LAST_GRACE, grace) and watch.pid:
             log.info("%s: killing it", watch.run.id)
             kill_tree(watch.pid)
 
@@ -188,22 +187,11 @@ class Supervisor:
     # --- telling MLflow
 
     def _settle(self) -> bool:
-        """Keep one process at it while outcomes are unsettled, less and less often while the tracker is away."""
-        if self.settling is not None:
-            code = self.settling.poll()
-            if code is None:
-                return True
-            self.settling = None
-            self.settle_wait = 5.0 if code == 0 else min(300.0, 2 * self.settle_wait)
-            self.settle_again = 0.0 if code == 0 else time.monotonic() + self.settle_wait
-        if time.monotonic() < self.settle_again or not settle.tracked() or not settle.pending():
-            return False
-        self.settling = subprocess.Popen(
-            [sys.executable, "-m", "tuner.jobs.settle"],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        return True
+        """One process at a time tells MLflow, in its own time: importing it here would make this one ten times as big."""
+        if self.settling is not None and self.settling.poll() is None:
+            return True
+        self.settling = settle.start() if settle.due() else None
+        return self.settling is not None
 
 
 def _began(run: Run) -> bool:

@@ -91,19 +91,16 @@ class OomKills:
     pid: int
     file: Path | None = None
     before: int = 0
-    after: int = 0
 
     def look(self) -> None:
-        """Read the count; a process that moved to another group starts a new one."""
+        """Find the count; a process that moved to another group starts anew."""
         file = _oom_file(self.pid)
         if file is not None and file != self.file:
             self.file, self.before = file, _oom_count(file)
-        if self.file is not None:
-            self.after = _oom_count(self.file)
 
-    @property
     def grew(self) -> bool:
-        return self.after > self.before
+        """Whether there were kills. Asked of a dead process, whose group is no longer to be found, only counted."""
+        return self.file is not None and _oom_count(self.file) > self.before
 
 
 def _oom_file(pid: int) -> Path | None:
@@ -176,15 +173,13 @@ class Watch:
 
     def bury(self) -> Status | None:
         """Clear away what the dead worker left, and write its outcome. None while the lock is not to be had."""
-        if self.oom:
-            self.oom.look()
         end_session(self.pid or (self.process.pid if self.process else 0))
         code = self.process.wait() if self.process else None
         lock = liveness.lock(self.run.lock_path, wait=0.5)
         if lock is None:
             return None
         try:
-            return bury(self.run, code, self.oom is not None and self.oom.grew)
+            return bury(self.run, code, self.oom is not None and self.oom.grew())
         finally:
             os.close(lock)
 
@@ -242,13 +237,16 @@ def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
     status = run.status()
     worked = exit_code is not None and exit_code >= 0
     if status.state in ENDED:
-        if not worked:  # it may have died between its last word and MLflow's
+        if not worked or status.tracking:  # it may have died between its last word and MLflow's
             mark_unsettled(run)
         return status
     mark_unsettled(run)
     state, reason = _outcome(run, status, exit_code, oom_killed)
     ended = _last_sign(status) if reason.code == "rebooted" else time.time()
-    return run.update(state=state, phase="", ended=ended, exit_code=exit_code, **reason.changes())
+    extra = {**status.extra, "artifacts": [*(status.extra.get("artifacts") or []), str(run.log_path)]}
+    return run.update(
+        state=state, phase="", ended=ended, exit_code=exit_code, extra=extra, **reason.changes()
+    )
 
 
 def _outcome(

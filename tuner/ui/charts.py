@@ -9,14 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
+from numpy.typing import NDArray
 
-from tuner.ui.series import Floats, smooth, thin
+from tuner.tracking.points import Series, thinned
 from tuner.ui.theme import DASHES, Palette, palette
 from tuner.ui.words import number
 
-Axis = Literal["step", "minutes"]
-Tone = Literal["first", "second", "third", "good", "bad", "quiet"]
-Series = Mapping[str, tuple[Floats, Floats, Floats]]
+Tone = Literal["first", "second", "third", "good", "bad"]
+Floats = NDArray[np.float64]
+Measured = Mapping[str, Series]
+"""Steps and values of each metric a run has logged."""
 POINTS = 900
 """Points of a line on the screen: more than there are pixels, few enough to redraw every two seconds."""
 
@@ -41,8 +43,9 @@ class Chart:
     unit: str = ""
     smoothed: bool = True
     log: bool = False
-    percent: bool = False
+    scale: float = 1.0
     span: tuple[float, float] | None = None
+    axis: str = "step"
 
 
 LOSS = Chart(
@@ -82,7 +85,7 @@ ACCURACY = Chart(
     "The share of pairs in which the better answer is also the likelier one. 50% is chance; 65 to 80% is what real "
     "preferences give; 100% is learning by heart.",
     unit="%",
-    percent=True,
+    scale=100,
     span=(0, 100),
 )
 TOKEN_ACCURACY = Chart(
@@ -91,7 +94,7 @@ TOKEN_ACCURACY = Chart(
     (Line("mean_token_accuracy", "train"), Line("eval_mean_token_accuracy", "evaluation", "second")),
     "The share of answer tokens that the model would have written itself.",
     unit="%",
-    percent=True,
+    scale=100,
     span=(0, 100),
 )
 REWARD_ACCURACY = Chart(
@@ -100,7 +103,7 @@ REWARD_ACCURACY = Chart(
     (Line("accuracy", "train"), Line("eval_accuracy", "evaluation", "second")),
     "The share of pairs in which the better answer gets the higher score. 50% is chance.",
     unit="%",
-    percent=True,
+    scale=100,
     span=(0, 100),
 )
 SCORES = Chart(
@@ -131,32 +134,35 @@ GRADIENT = Chart(
     "before a divergence: lower the learning rate.",
     log=True,
 )
-SPEED = Chart(
-    "speed",
-    "Speed",
-    (Line("tokens_per_second", "tokens"),),
-    "Tokens read each second. Long rows make it rise and fall.",
-    unit="tokens/s",
-)
 LOAD = Chart(
     "load",
     "Processor load",
-    (Line("system/cpu_percent", "CPU"), Line("system/gpu_percent", "GPU", "second")),
+    (
+        Line("system/cpu_utilization_percentage", "CPU"),
+        Line("system/gpu_0_utilization_percentage", "GPU", "second"),
+    ),
     "How busy the machine is. A GPU well below 90% waits for data or for a larger batch.",
     unit="%",
     smoothed=False,
     span=(0, 100),
+    axis="seconds",
 )
 MEMORY = Chart(
     "memory",
     "Memory",
-    (Line("system/memory_gib", "RAM"), Line("system/gpu_memory_gib", "GPU", "second")),
-    "Memory in use on the whole machine. Steady after the first steps; a slow climb is a leak.",
+    (
+        Line("system/system_memory_usage_megabytes", "RAM, whole machine"),
+        Line("system/process_memory_usage_megabytes", "RAM, this run", "third"),
+        Line("system/gpu_0_memory_usage_megabytes", "GPU", "second"),
+    ),
+    "Memory in use. Steady after the first steps; a slow climb is a leak.",
     unit="GiB",
+    scale=1 / 1024,
     smoothed=False,
+    axis="seconds",
 )
 
-_PLAIN = (RATE, GRADIENT, SPEED, LOAD, MEMORY)
+_PLAIN = (RATE, GRADIENT, LOAD, MEMORY)
 BY_STAGE: dict[str, tuple[Chart, ...]] = {
     "pt": (LOSS, TOKEN_ACCURACY, *_PLAIN),
     "sft": (LOSS, TOKEN_ACCURACY, *_PLAIN),
@@ -171,66 +177,63 @@ def charts_of(stage: str) -> tuple[Chart, ...]:
     return BY_STAGE.get(stage, (LOSS, *_PLAIN))
 
 
-def shown(charts: Sequence[Chart], series: Series) -> list[Chart]:
+def shown(charts: Sequence[Chart], measured: Measured) -> list[Chart]:
     """The charts that have at least one point, and always the first."""
-    return [c for i, c in enumerate(charts) if i == 0 or any(line.metric in series for line in c.lines)]
+    return [c for i, c in enumerate(charts) if i == 0 or any(line.metric in measured for line in c.lines)]
 
 
-def latest(chart: Chart, series: Series) -> str:
+def latest(chart: Chart, measured: Measured) -> str:
     """The newest value of a chart's main line, with its unit."""
     for line in chart.lines:
-        if line.metric in series and len(series[line.metric][2]):
-            value = float(series[line.metric][2][-1]) * (100 if chart.percent else 1)
-            figure = f"{value:.1f}" if chart.percent else number(value)
-            return f"{figure} {chart.unit}".strip()
+        if line.metric in measured and len(measured[line.metric][1]):
+            value = float(measured[line.metric][1][-1]) * chart.scale
+            figure = f"{value:.1f}" if chart.scale != 1 else number(value)
+            return f"{figure}%" if chart.unit == "%" else f"{figure} {chart.unit}".strip()
     return ""
+
+
+def smooth(values: Floats, weight: float) -> Floats:
+    """An exponential moving average without a pull to its start; `weight` is 0 (none) to below 1, gaps (NaN) stay gaps."""
+    if weight <= 0 or len(values) < 4:
+        return values
+    smoothed = np.full_like(values, np.nan)
+    mean = seen = 0.0
+    for i, value in enumerate(values):
+        if np.isfinite(value):
+            mean = weight * mean + (1 - weight) * value
+            seen = weight * seen + (1 - weight)
+            smoothed[i] = mean / seen
+    return smoothed
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def figure(
-    chart: Chart, series: Series, *, smoothing: float = 0.0, log: bool = False, axis: Axis = "step"
-) -> go.Figure:
+def figure(chart: Chart, measured: Measured, *, smoothing: float = 0.0, log: bool = False) -> go.Figure:
     """One run's chart: raw lines pale, smoothed ones over them."""
     colours = palette()
-    drawn = go.Figure(layout=_layout(colours, chart, log, axis))
-    for line in chart.lines:
-        if line.metric not in series:
-            continue
-        x, y = _points(series[line.metric], axis, chart.percent)
-        colour = _tone(colours, line.tone)
-        weight = smoothing if chart.smoothed and len(y) > 3 else 0.0
-        if weight:
-            drawn.add_trace(_trace(*thin(x, y, POINTS), line.label, colour, width=1, opacity=0.28))
-        drawn.add_trace(
-            _trace(*thin(x, smooth(y, weight), POINTS), line.label, colour, width=2.2, hover=True)
-        )
-    drawn.update_layout(showlegend=sum(line.metric in series for line in chart.lines) > 1)
+    drawn = go.Figure(layout=_layout(colours, chart, log))
+    present = [line for line in chart.lines if line.metric in measured]
+    for line in present:
+        steps, values = measured[line.metric]
+        weight = smoothing if chart.smoothed else 0.0
+        _add(drawn, steps, values * chart.scale, line.label, _tone(colours, line.tone), weight=weight)
+    drawn.update_layout(showlegend=len(present) > 1)
     return drawn
 
 
 def overlay(
-    curves: Mapping[str, tuple[Floats, Floats]],
-    names: Mapping[str, str],
-    *,
-    smoothing: float,
-    log: bool,
-    key: str,
+    curves: Mapping[str, Series], names: Mapping[str, str], *, smoothing: float, log: bool, axis: str = "step"
 ) -> go.Figure:
-    """One metric of several runs: a colour and a dash each, aligned by step. `curves` and `names` go by run id."""
+    """One metric of several runs: a colour and a dash each, by step. `curves` and `names` go by run id; the place of a
+    run in `names` is its colour, so that it keeps it from metric to metric."""
     colours = palette()
-    chart = Chart(key, "", (), "")
-    drawn = go.Figure(layout=_layout(colours, chart, log, "step"))
-    for place, (run_id, (x, y)) in enumerate(curves.items()):
-        colour = colours.series[place % len(colours.series)]
-        dash = DASHES[place % len(DASHES)]
-        if smoothing and len(y) > 3:
-            drawn.add_trace(_trace(*thin(x, y, POINTS), names[run_id], colour, width=1, opacity=0.2))
-        line = _trace(*thin(x, smooth(y, smoothing), POINTS), names[run_id], colour, width=2.2, hover=True)
-        line.line.dash = dash
-        drawn.add_trace(line)
-    drawn.update_layout(height=340, showlegend=len(curves) > 1)
+    drawn = go.Figure(layout=_layout(colours, Chart("", "", (), "", log=True, axis=axis), log))
+    for place, (run_id, name) in enumerate(names.items()):
+        if run_id in curves:
+            look = {"colour": colours.series[place % 6], "dash": DASHES[place % 6]}
+            _add(drawn, *curves[run_id], name, look["colour"], weight=smoothing, dash=look["dash"])
+    drawn.update_layout(height=330, showlegend=len(curves) > 1)
     return drawn
 
 
@@ -241,7 +244,7 @@ def histogram(values: Floats, *, cutoff: float | None = None, unit: str = "token
     centres = (edges[:-1] + edges[1:]) / 2
     past = cutoff is not None
     fill = [colours.bad if past and edge >= (cutoff or 0) else colours.good for edge in edges[:-1]]
-    drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", unit="rows"), False, "step"))
+    drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", axis=unit), False))
     drawn.add_trace(
         go.Bar(
             x=centres,
@@ -253,7 +256,6 @@ def histogram(values: Floats, *, cutoff: float | None = None, unit: str = "token
     if cutoff is not None and cutoff <= float(edges[-1]) * 1.5:
         drawn.add_vline(x=cutoff, line={"color": colours.ink, "dash": "dash", "width": 1.4})
     drawn.update_layout(bargap=0.06, hovermode="closest", showlegend=False)
-    drawn.update_xaxes(title={"text": unit, "font": {"size": 11, "color": colours.quiet}})
     return drawn
 
 
@@ -265,42 +267,53 @@ def draw(drawn: go.Figure, key: str) -> None:
     )
 
 
-def _points(values: tuple[Floats, Floats, Floats], axis: Axis, percent: bool) -> tuple[Floats, Floats]:
-    steps, times, y = values
-    x = steps if axis == "step" else (times - times[0]) / 60 if len(times) else times
-    return x, y * 100 if percent else y
-
-
-def _trace(
-    x: Floats, y: Floats, label: str, colour: str, *, width: float, opacity: float = 1.0, hover: bool = False
-) -> go.Scatter:
-    lone = len(x) < 3
-    return go.Scatter(
-        x=x,
-        y=y,
-        name=label,
-        mode="lines+markers" if lone else "lines",
-        marker={"size": 6, "color": colour},
-        line={"color": colour, "width": width},
-        opacity=opacity,
-        showlegend=hover,
-        hoverinfo="all" if hover else "skip",
-        hovertemplate=f"{label} %{{y:.4~g}}<extra></extra>" if hover else None,
+def _add(
+    drawn: go.Figure,
+    steps: NDArray[Any],
+    values: Floats,
+    name: str,
+    colour: str,
+    *,
+    weight: float,
+    dash: str = "solid",
+) -> None:
+    """A line; pale with its smoothed self over it where `weight` asks for that."""
+    if weight and len(values) >= 4:
+        x, y = thinned((steps, values), POINTS)
+        pale = {"color": colour, "width": 1}
+        drawn.add_trace(
+            go.Scatter(x=x, y=y, mode="lines", line=pale, opacity=0.3, hoverinfo="skip", showlegend=False)
+        )
+    x, y = thinned((steps, smooth(values, weight)), POINTS)
+    drawn.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            name=_plain(name),
+            mode="lines+markers" if len(x) < 3 else "lines",
+            marker={"size": 6, "color": colour},
+            line={"color": colour, "width": 2.2, "dash": dash},
+            hovertemplate=f"{_plain(name)} %{{y:.4~g}}<extra></extra>",
+        )
     )
+
+
+def _plain(name: str) -> str:
+    """A run's name inside a chart: Plotly reads tags and placeholders."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
 
 
 def _tone(colours: Palette, tone: Tone) -> str:
     named = {
         "good": colours.good,
         "bad": colours.bad,
-        "quiet": colours.quiet,
         "first": colours.series[0],
         "second": colours.series[1],
     }
     return named.get(tone, colours.series[2])
 
 
-def _layout(colours: Palette, chart: Chart, log: bool, axis: Axis) -> dict[str, Any]:
+def _layout(colours: Palette, chart: Chart, log: bool) -> dict[str, Any]:
     small = {"size": 11, "color": colours.quiet}
     line: dict[str, Any] = {
         "gridcolor": colours.grid,
@@ -309,11 +322,12 @@ def _layout(colours: Palette, chart: Chart, log: bool, axis: Axis) -> dict[str, 
         "automargin": True,
         "fixedrange": False,
     }
-    y: dict[str, Any] = {**line, "nticks": 5, "tickformat": "~g" if not log else ".2~g", "title": None}
+    y: dict[str, Any] = {**line, "nticks": 5, "tickformat": ".4~g", "title": None}
     if log and chart.log:
         y |= {"type": "log", "dtick": None}
     if chart.span and not log:
-        y |= {"range": list(chart.span)}
+        low, high = chart.span
+        y |= {"range": [low, high * 1.03], "tickvals": np.linspace(low, high, 5).tolist()}
     return {
         "height": 230,
         "margin": {"l": 4, "r": 10, "t": 6, "b": 4},
@@ -339,8 +353,8 @@ def _layout(colours: Palette, chart: Chart, log: bool, axis: Axis) -> dict[str, 
             **line,
             "showgrid": False,
             "nticks": 6,
-            "title": {"text": axis, "font": small, "standoff": 4},
-            "hoverformat": ",.0f" if axis == "step" else ".1f",
+            "title": {"text": chart.axis, "font": small, "standoff": 4},
+            "hoverformat": ",.0f",
             "rangemode": "tozero",
         },
         "yaxis": y,
