@@ -4,6 +4,7 @@ import streamlit as st
 
 from tuner.config.knobs import ConfigError
 from tuner.jobs.submit import submit
+from tuner.tracking.run import fresh_name
 from tuner.ui import draft as drafts
 from tuner.ui import form, run_card, state, theme
 from tuner.ui.words import count, safe
@@ -89,7 +90,7 @@ with side, st.container(key="new-run-side"):
 
 if launched and config is not None:
     try:
-        run = submit(config, draft.name or drafts.fresh_name(draft.values))
+        run = submit(config, draft.name or fresh_name(draft.values))
     except ConfigError as error:
         st.error(safe(error), icon=":material/error:")
         st.stop()

@@ -247,18 +247,19 @@ def sync(words: list[str]) -> int:
         "--new", action="store_true", help="start a new database where the old one is gone for good"
     )
     options = parser.parse_args(words)
-    from tuner.tracking.mirror import start_anew, sync_all
+    from tuner.jobs.settle import sync as send
+    from tuner.tracking.mirror import start_anew
 
     if options.new:
         try:
             start_anew()
         except ValueError as refused:
             return _refuse([str(refused)])
-    sent, problems = sync_all()
+    sent, wrong = send()
     print(f"{sent} points sent")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return FAILED if problems else OK
+    for sentence in wrong:
+        print(f"tuner: {sentence}", file=sys.stderr)
+    return FAILED if wrong else OK
 
 
 def _say(act: Callable[[], str]) -> int:

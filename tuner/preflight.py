@@ -216,9 +216,9 @@ def _counted(file: str, changed: int) -> Pages:
 def _steps(config: Config, rows: int | None, devices: int) -> int | None:
     """Optimizer steps as transformers' Trainer counts them: whole accumulations an epoch, rounded up."""
     if config.max_steps > 0:
-        return config.max_steps
+        return int(config.max_steps)
     if rows is None:
         return None
     batches = math.ceil(rows / (config.per_device_train_batch_size * devices))
     a_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
-    return math.ceil(a_epoch * config.num_train_epochs)
+    return int(math.ceil(a_epoch * config.num_train_epochs))

@@ -12,9 +12,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
-from tuner import hardware
+from tuner import hardware, paths
+from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
 from tuner.tracking import adapters
@@ -106,10 +108,16 @@ def _stage(live: LiveRun) -> Outcome:
     if result.adapter and result.weights and not result.stopped:
         with live.phase("registering the adapter"):
             try:
-                adapters.register(live.run, result.weights, base=result.base)
+                adapters.register(live.run, result.weights, base=result.base, name=lineage(live.config))
             except TrackerError as away:
                 live.note(f"The adapter is saved, `tuner sync` registers it later. {away}")
     return result
+
+
+def lineage(config: Config) -> str:
+    """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
+    model = Path(str(config.model_name_or_path)).name
+    return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
 
 
 def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:

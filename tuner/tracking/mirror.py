@@ -28,7 +28,6 @@ from tuner.tracking.points import spark
 from tuner.tracking.registration import register_pending
 from tuner.tracking.run import ENDED, Run, State, Status, all_runs
 from tuner.tracking.store import TrackerError, explained, open_store
-from tuner.tracking.weights import BrokenWeights
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,17 +61,6 @@ def sync(run: Run, wait: float = 0.0) -> int:
     if run.status().tracking:
         run.update(tracking="")
     return sent
-
-
-def sync_all() -> tuple[int, list[str]]:
-    """Do so for every run here: points sent, and a sentence for each run that could not be sent."""
-    sent, problems = 0, []
-    for run in all_runs():
-        try:
-            sent += sync(run)
-        except (TrackerError, BrokenWeights, OSError) as error:
-            problems.append(f"{run.name} ({run.id}): {error}")
-    return sent, problems
 
 
 def start_anew() -> None:

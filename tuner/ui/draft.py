@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import hardware, paths
+from tuner import hardware
 from tuner.config.config import KNOBS, recipes
 from tuner.config.knobs import Knob
 from tuner.tracking.run import Run
@@ -142,17 +142,6 @@ def from_run(run_id: str) -> tuple[Draft, str]:
 def differs(base: Mapping[str, Any]) -> list[tuple[Knob, Any]]:
     """What a starting point sets otherwise than the defaults: each knob with its value, in the form's order."""
     return [(k, base[n]) for n, k in KNOBS.items() if n in base and shown(base[n]) != shown(k.default)]
-
-
-def fresh_name(values: Mapping[str, Any]) -> str:
-    """A name no other run here has: stage, model and a number that goes up."""
-    model = Path(str(values.get("model_name_or_path") or "model")).name
-    stem = paths.slug(f"{values.get('stage', KNOBS['stage'].default)}-{model}", 40)
-    try:
-        number = sum(1 for _ in paths.runs().iterdir()) + 1
-    except OSError:
-        number = 1
-    return f"{stem}-{number:03d}"
 
 
 def typed(knob: Knob, raw: Any) -> Any:

@@ -10,6 +10,7 @@ import streamlit as st
 from tuner import preflight
 from tuner.config.config import Config, check, command, to_yaml
 from tuner.config.knobs import Problem
+from tuner.tracking.run import fresh_name
 from tuner.ui import draft as drafts
 from tuner.ui import form, state, theme
 from tuner.ui.draft import Draft
@@ -28,7 +29,7 @@ def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
 def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bool:
     """Draw the card; True in the moment Launch is pressed."""
     with theme.card("run"):
-        name = draft.name or drafts.fresh_name(draft.values)
+        name = draft.name or fresh_name(draft.values)
         st.text_input(
             "Name", value=name, key="run-name", on_change=_renamed, help="What this run is called everywhere."
         )
