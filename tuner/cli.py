@@ -242,9 +242,19 @@ def wait(words: list[str]) -> int:
 
 def sync(words: list[str]) -> int:
     """Send MLflow what it missed while it was away."""
-    _parser("sync").parse_args(words)
+    parser = _parser("sync")
+    parser.add_argument(
+        "--new", action="store_true", help="start a new database where the old one is gone for good"
+    )
+    options = parser.parse_args(words)
     from tuner.jobs.settle import sync as send
+    from tuner.tracking.mirror import start_anew
 
+    if options.new:
+        try:
+            start_anew()
+        except ValueError as refused:
+            return _refuse([str(refused)])
     sent, wrong = send()
     print(f"{sent} points sent")
     for sentence in wrong:

@@ -11,7 +11,7 @@ from tuner.engine.choice import packed_trainer
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.losses import needs_reference
 from tuner.engine.preference import Mixture, PreferenceTrainer, mixture, trl_settings
-from tuner.engine.start import begin
+from tuner.engine.start import Start, begin
 from tuner.engine.trainer import arguments, fit
 
 # TRL builds its trainer around a data set it tokenises itself; the real rows come encoded and are put in afterwards.
