@@ -208,6 +208,8 @@ class QueueMachine(RuleBasedStateMachine):
             record = launch.record(Run(run_id))
             for slot in record.slots if record and self.living(Run(run_id)) else ():
                 assert used.setdefault(slot, run_id) == run_id
+            chosen = Run(run_id).status().extra["gpus"]
+            assert not record or not chosen or record.gpus == tuple(chosen)
 
     @invariant()
     def what_ended_is_explained(self) -> None:
@@ -222,6 +224,7 @@ class QueueMachine(RuleBasedStateMachine):
         queue.pause(False)
         for run_id in self.order:
             queue.hold_back(run_id, False)
+        due = {i: n for i, n in self.submitted.items() if i in self.waiting() and self.started[i] < n}
         for _ in range(3 * len(self.order) + 3):
             self.supervisor.tick()
             for run_id in list(self.processes):
@@ -229,11 +232,28 @@ class QueueMachine(RuleBasedStateMachine):
         self.supervisor.tick()
         left = {i: Run(i).status().state for i in self.order if Run(i).status().state not in ENDED}
         assert not left
+        assert due == {i: self.started[i] for i in due}
 
     def finish_quietly(self, run: Run) -> None:
         if self.living(run):
             run.update(state="finished")
             self.kill(run)
+
+
+def test_a_run_that_wants_both_gpus_is_not_starved_by_later_ones_that_want_one() -> None:
+    machine = QueueMachine()
+    machine.open_studio()
+    try:
+        machine.hold(1, True)
+        machine.submit((0, 1))
+        machine.submit(None)
+        machine.tick(3)
+        assert list(machine.processes) == ["run001"]
+        machine.finish(0)
+        machine.tick(3)
+        assert list(machine.processes) == ["run003"]
+    finally:
+        machine.teardown()
 
 
 TestQueue = QueueMachine.TestCase
