@@ -11,12 +11,14 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from tuner import hardware, paths
 from tuner.config.config import KNOBS, Config, form_sections, make, parse_words, recipes, word
-from tuner.config.knobs import ConfigError, Knob, nearest, sections_of
+from tuner.config.knobs import ConfigError, Knob, Problem, nearest, sections_of
+from tuner.tracking.run import STATES
 
 OK, FAILED, REFUSED = 0, 1, 2
 
@@ -64,38 +66,56 @@ def train(words: list[str]) -> int:
         print(_knob_help())
         return OK
     from tuner.jobs.foreground import run_in_foreground
-    from tuner.jobs.submit import create
+    from tuner.tracking.runs import create_run
 
-    run = create(_checked(words))
-    print(f"run {run.id} · {run.folder}", flush=True)
-    code = run_in_foreground(run)
+    words, gpus = _gpus(words)
+    config = _checked(words)
+    run = create_run(config, config.run_name or "")
+    print(f"run {run.id} in {run.folder}", flush=True)
+    code = run_in_foreground(run, gpus=gpus)
     status = run.status()
-    if status.reason:
-        print(status.reason, file=sys.stderr)
+    if status.reason and status.state != "finished":
+        print(f"tuner: {status.reason}", file=sys.stderr)
     print(f"run {run.id} {status.state}", flush=True)
     return code
 
 
 def submit(words: list[str]) -> int:
-    """Put a run in the queue and come back at once; prints its id."""
-    from tuner.jobs.submit import submit as submit_run
+    """Put a run in the queue and come back at once; prints its id. Several values for a knob queue a sweep."""
+    from tuner.jobs import submit as jobs
 
-    gpus = None
-    if "--gpus" in words:
-        at = words.index("--gpus")
-        gpus = [int(g) for g in words[at + 1].split(",")]
-        del words[at : at + 2]
-    print(submit_run(_checked(words), gpus=gpus).id)
+    words, gpus = _gpus(words)
+    values = parse_words(words)
+    if jobs.swept(values):
+        for row in jobs.expand(values):
+            _check(make(row))
+        for run in jobs.sweep(values, str(values.get("run_name") or ""), gpus):
+            print(run.id)
+        return OK
+    print(jobs.submit(_check(make(values)), gpus=gpus).id)
     return OK
+
+
+def _gpus(words: list[str]) -> tuple[list[str], list[int] | None]:
+    """Take `--gpus 0,1` out of a command line: where a run goes is no knob of it."""
+    if "--gpus" not in words:
+        return words, None
+    at = words.index("--gpus")
+    chosen = words[at + 1] if at + 1 < len(words) else ""
+    if not all(part.strip().isdigit() for part in chosen.split(",")):
+        raise ConfigError([Problem("gpus", "--gpus needs device numbers behind it, for example --gpus 0,1.")])
+    return words[:at] + words[at + 2 :], [int(part) for part in chosen.split(",")]
 
 
 def _checked(words: list[str]) -> Config:
     """The config behind a command line, held against this machine before anything is loaded."""
+    return _check(make(parse_words(words)))
+
+
+def _check(config: Config) -> Config:
     from tuner.preflight import problems
 
-    config = make(parse_words(words))
-    found = problems(config)
-    if found:
+    if found := problems(config):
         raise ConfigError(found)
     return config
 
@@ -108,20 +128,38 @@ def runs(words: list[str]) -> int:
     parser = _parser("runs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--limit", type=int, default=50, help="at most this many (default 50)")
-    parser.add_argument("--state", help="only runs in this state")
+    parser.add_argument("--state", choices=STATES, help="only runs in this state")
     options = parser.parse_args(words)
     from tuner.tracking.runs import RunFilter, list_runs
 
     chosen = RunFilter(states=(options.state,) if options.state else ())
-    rows = list_runs(chosen, page=0, size=options.limit).rows
+    page = list_runs(chosen, size=options.limit)
     if options.json:
-        _print_json(row.as_dict() for row in rows)
+        _print_json(map(_run_fields, page.items))
     else:
-        _table(
-            ("id", "state", "stage", "name", "model"),
-            [(r.id, r.state, r.stage, r.name, r.model) for r in rows],
-        )
+        rows = [(r.id, r.state, r.stage, r.name, r.model) for r in page.items]
+        _table(("id", "state", "stage", "name", "model"), rows)
     return OK
+
+
+def _run_fields(row: Any) -> dict[str, Any]:
+    names = (
+        "id",
+        "name",
+        "state",
+        "reason",
+        "stage",
+        "model",
+        "params",
+        "metrics",
+        "created",
+        "started",
+        "ended",
+    )
+    return {name: getattr(row, name) for name in names} | {
+        "dataset": list(row.datasets),
+        "duration": row.duration,
+    }
 
 
 def adapters(words: list[str]) -> int:
@@ -131,14 +169,96 @@ def adapters(words: list[str]) -> int:
     options = parser.parse_args(words)
     from tuner.tracking.adapters import list_adapters
 
-    rows = list_adapters()
+    found = list_adapters()
     if options.json:
-        _print_json(row.as_dict() for row in rows)
+        _print_json(asdict(row) for row in found)
     else:
-        _table(
-            ("name", "version", "aliases", "base", "run"),
-            [(r.name, str(r.version), ",".join(r.aliases), r.base, r.run_id) for r in rows],
-        )
+        rows = [(r.name, str(r.version), ",".join(r.aliases), r.base, r.run_id) for r in found]
+        _table(("name", "version", "aliases", "base", "run"), rows)
+    return OK
+
+
+def queue(words: list[str]) -> int:
+    """Show what runs and what waits, in order; or change it."""
+    parser = _parser("queue")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--move", nargs=2, metavar=("ID", "PLACE"), help="move a waiting run; place 1 is next"
+    )
+    parser.add_argument("--pause", action="store_true", help="start nothing new")
+    parser.add_argument("--go", action="store_true", help="go on after --pause")
+    options = parser.parse_args(words)
+    from tuner.jobs import queue as jobs
+    from tuner.jobs.supervisor import ensure_supervisor
+
+    if options.move:
+        jobs.move(_run([options.move[0]], "queue --move").id, int(options.move[1]))
+    if options.pause or options.go:
+        jobs.pause(options.pause)
+        ensure_supervisor(only_if_needed=True)
+    rows = [row.as_dict() for row in jobs.queue()]
+    if options.json:
+        _print_json(rows)
+    else:
+        _table(("id", "state", "name"), [(str(r["id"]), str(r["state"]), str(r["name"])) for r in rows])
+    return OK
+
+
+def stop(words: list[str]) -> int:
+    """Stop a run: it saves a checkpoint and ends; --now ends it without saving."""
+    parser = _parser("stop")
+    parser.add_argument("run", nargs=1)
+    parser.add_argument("--now", action="store_true", help="do not save first")
+    options = parser.parse_args(words)
+    from tuner.jobs import control
+
+    return _say(lambda: control.stop(_run(options.run, "stop"), now=options.now))
+
+
+def resume(words: list[str]) -> int:
+    """Go on with a run from its last sound checkpoint, or from the one given."""
+    parser = _parser("resume")
+    parser.add_argument("run", nargs=1)
+    parser.add_argument("--from", dest="checkpoint", help="a checkpoint's name or path")
+    options = parser.parse_args(words)
+    from tuner.jobs import control
+
+    return _say(lambda: control.resume(_run(options.run, "resume"), options.checkpoint).id)
+
+
+def wait(words: list[str]) -> int:
+    """Wait until a run has ended; the exit code is 0 only if it finished."""
+    parser = _parser("wait")
+    parser.add_argument("run", nargs=1)
+    parser.add_argument("--timeout", type=float, help="seconds to wait at most")
+    options = parser.parse_args(words)
+    from tuner.jobs import control
+
+    run = _run(options.run, "wait")
+    status = control.wait(run, options.timeout)
+    print(f"run {run.id} {status.state}" + (f": {status.reason}" if status.reason else ""))
+    return OK if status.state == "finished" else FAILED
+
+
+def sync(words: list[str]) -> int:
+    """Send MLflow what it missed while it was away."""
+    _parser("sync").parse_args(words)
+    from tuner.jobs.settle import sync as send
+
+    sent, wrong = send()
+    print(f"{sent} points sent")
+    for sentence in wrong:
+        print(f"tuner: {sentence}", file=sys.stderr)
+    return FAILED if wrong else OK
+
+
+def _say(act: Callable[[], str]) -> int:
+    from tuner.jobs.control import Refused
+
+    try:
+        print(act())
+    except Refused as refused:
+        return _refuse([str(refused)])
     return OK
 
 
@@ -148,23 +268,15 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _run_id(verb: str, words: list[str]) -> Any:
-    """The run a verb is about, by id or by an unmistakable beginning of it."""
-    from tuner.tracking.run import Run, all_runs
+def _run(words: Sequence[str], verb: str) -> Any:
+    """The run a verb is about: an id, the beginning of one, or a name that only one run has."""
+    from tuner.tracking.run import Run
+    from tuner.tracking.runs import find_run
 
-    if not words:
-        raise ConfigError([_problem(f"tuner {verb} needs a run id; `tuner runs` lists them.")])
-    matches = [r for r in all_runs() if r.id.startswith(words[0])]
-    if len(matches) != 1:
-        said = "There is no run" if not matches else "Several runs begin with"
-        raise ConfigError([_problem(f"{said} {words[0]!r}; `tuner runs` lists them.")])
-    return Run(matches[0].id)
-
-
-def _problem(sentence: str) -> Any:
-    from tuner.config.knobs import Problem
-
-    return Problem("", sentence)
+    try:
+        return Run(find_run(words[0]))
+    except ValueError as error:
+        raise ConfigError([Problem(verb, str(error))]) from error
 
 
 # --- the machine and the page --------------------------------------------------------------------------------------
@@ -261,6 +373,11 @@ VERBS: dict[str, tuple[Callable[[list[str]], int]]] = {
     "webui": (webui,),
     "train": (train,),
     "submit": (submit,),
+    "queue": (queue,),
+    "stop": (stop,),
+    "resume": (resume,),
+    "wait": (wait,),
+    "sync": (sync,),
     "runs": (runs,),
     "adapters": (adapters,),
     "doctor": (doctor,),

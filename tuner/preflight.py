@@ -9,18 +9,19 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from tuner import hardware, paths
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem
+from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import needs_remote_code
 from tuner.data.catalog import Entry, pick
-from tuner.data.files import Pages
-from tuner.data.templates import check_template
+from tuner.data.pages import Pages
+from tuner.data.templates import names
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 LEGACY = ("qwen", "internlm2")
@@ -105,14 +106,17 @@ def _data(config: Config) -> Iterator[Problem]:
         yield from error.problems
         return
     for entry in entries:
+        try:
+            entry.files()
+        except ConfigError as error:
+            yield from error.problems
+            continue
         if said := entry.fits(config.stage):
             yield Problem("dataset", said)
-        for file in entry.missing():
-            yield Problem(
-                "dataset", f"--dataset {entry.name}: its file {file} is missing; mend dataset_info.json."
-            )
-    if said := check_template(config.template):
-        yield Problem("template", said)
+    if config.template is not None and config.template not in names():
+        like = nearest(config.template, names()) or "chatml"
+        said = f"--template {config.template} is not known; did you mean {like}?"
+        yield Problem("template", said, {"template": like})
 
 
 def _machine(config: Config) -> Iterator[Problem]:
@@ -190,19 +194,31 @@ def _rows(config: Config) -> int | None:
 
 
 def _entry_rows(entry: Entry) -> int | None:
-    counts = []
-    with suppress(OSError):
-        counts = [Pages(file).rows for file in entry.files()]
-    known = [c for c in counts if c is not None]
-    return sum(known) if counts and len(known) == len(counts) else None
+    try:
+        files = entry.files()
+        known = [_counted(str(f), f.stat().st_mtime_ns) for f in files]
+    except (ConfigError, OSError):
+        return None
+    counts = [pages.rows for pages in known]
+    return sum(c for c in counts if c is not None) if counts and None not in counts else None
+
+
+@lru_cache(maxsize=64)
+def _counted(file: str, changed: int) -> Pages:
+    """A file's index; it counts in the background, and small files are counted before anybody looks."""
+    pages = Pages(Path(file))
+    until = time.monotonic() + 0.2
+    while pages.rows is None and time.monotonic() < until:
+        time.sleep(0.005)
+    return pages
 
 
 def _steps(config: Config, rows: int | None, devices: int) -> int | None:
     """Optimizer steps as transformers' Trainer counts them: whole accumulations an epoch, rounded up."""
     if config.max_steps > 0:
-        return config.max_steps
+        return int(config.max_steps)
     if rows is None:
         return None
     batches = math.ceil(rows / (config.per_device_train_batch_size * devices))
     a_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
-    return math.ceil(a_epoch * config.num_train_epochs)
+    return int(math.ceil(a_epoch * config.num_train_epochs))

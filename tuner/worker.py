@@ -12,13 +12,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
-from tuner import hardware
+from tuner import hardware, paths
+from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
-from tuner.tracking import adapters, outcome
-from tuner.tracking.metrics import Mirror
+from tuner.tracking import adapters
+from tuner.tracking.metrics import Mirror, SystemMetrics
+from tuner.tracking.outcome import finish
 from tuner.tracking.run import Run, State
 
 EXIT = {"finished": 0, "stopped": 0, "failed": 1}
@@ -49,42 +52,69 @@ def run_here(run: Run) -> int:
 
 def _live(run: Run) -> int:
     run.update(
-        state="preparing", started=time.time(), pid=os.getpid(), boot_id=hardware.boot_id(), ended=0.0, exit_code=None,
-        reason="", reason_code="", remedies=[],
-    )  # fmt: skip
-    live: LiveRun | None = None
-    mirror = Mirror(run)
-    result = Outcome()
+        state="preparing",
+        started=time.time(),
+        pid=os.getpid(),
+        boot_id=hardware.boot_id(),
+        ended=0.0,
+        exit_code=None,
+        **reasons.Reason("", "").changes(),
+    )
+    mirror, result = Mirror(run), Outcome()
     try:
         live = LiveRun(run, run.config())
-        with live.listening():
+        with live.listening(), measuring(live):
             result = _stage(live)
-            state, reason = _ended(live, result)
+        state, reason = _ended(live, result)
     except StoppedError:
-        state, reason = (
-            "stopped",
-            reasons.Reason("stopped", "StoppedError before the first step; nothing was saved."),
-        )
+        state, reason = "stopped", reasons.Reason("stopped", "Stopped before there was anything to save.")
     except Exception as error:  # noqa: BLE001  whatever it was, the run must end with a reason
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())
+    run.forget_requests()
+    run.update(phase="closing", remedies=reason.remedies)
+    mirror.close()
+    finish(
+        run,
+        state,
+        reason.sentence,
+        code=reason.code,
+        output=result.weights,
+        phase="",
+        remedies=reason.remedies,
+        exit_code=EXIT[state],
+    )
+    print(f"{run.id} {state}" + (f": {reason.sentence}" if reason.sentence else ""), flush=True)
+    return EXIT[state]
+
+
+@contextmanager
+def measuring(live: LiveRun) -> Iterator[None]:
+    """Sample the machine's load into the run's metrics as long as the run lives."""
+    system = SystemMetrics(live.run, live.log)
+    try:
+        yield
     finally:
-        run.forget_requests()
-    return _settle(run, mirror, state, reason)
+        system.close()
+        live.log.close()
 
 
 def _stage(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
-    config = live.config
     with live.phase("loading libraries"):
-        stage = importlib.import_module(f"tuner.stages.{config.stage}")
-    result: Outcome = stage.train(config, live)
-    outcome.note_inputs(live.run, result.inputs)
+        stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
+    result: Outcome = stage.train(live.config, live)
     if result.adapter and result.weights and not result.stopped:
         with live.phase("registering the adapter"):
-            row = adapters.register(live.run, result.weights, base=result.base)
+            row = adapters.register(live.run, result.weights, base=result.base, name=lineage(live.config))
             live.record(adapter=row.name, adapter_version=row.version)
     return result
+
+
+def lineage(config: Config) -> str:
+    """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
+    model = Path(str(config.model_name_or_path)).name
+    return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
 
 
 def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
@@ -93,20 +123,8 @@ def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
     kept = live.run.status().extra.get("checkpoint_step")
     if live.asked == "cancel" or kept is None:
         return "stopped", reasons.Reason("cancelled", "Cancelled; what was not saved before is gone.")
-    return "stopped", reasons.Reason(
-        "stopped", f"StoppedError at step {kept}; resume goes on from there.", [reasons.RESUME]
-    )
-
-
-def _settle(run: Run, mirror: Mirror, state: State, reason: reasons.Reason) -> int:
-    """The last words: the reason, everything sent to MLflow, the end of the run there."""
-    run.update(phase="closing", **reason.changes())
-    mirror.close(timeout=30)
-    outcome.finish(run, state, reason.sentence)
-    run.update(state=state, phase="", ended=time.time(), exit_code=EXIT[state])
-    (run.folder / "secrets.json").unlink(missing_ok=True)
-    print(f"{run.id} {state}" + (f": {reason.sentence}" if reason.sentence else ""), flush=True)
-    return EXIT[state]
+    sentence = f"Stopped at step {kept}; resume goes on from there."
+    return "stopped", reasons.Reason("stopped", sentence, [reasons.RESUME])
 
 
 @contextmanager

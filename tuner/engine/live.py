@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.config.config import Config
 from tuner.tracking import checkpoints
+from tuner.tracking.inputs import DataInput, record_inputs
 from tuner.tracking.metrics import MetricsLog
 from tuner.tracking.run import Run
 
@@ -45,8 +46,6 @@ class Outcome:
     weights: Path | None = None
     adapter: bool = False
     base: str = ""
-    base_revision: str = ""
-    inputs: tuple[Any, ...] = ()
     stopped: bool = False
 
 
@@ -58,6 +57,7 @@ class LiveRun:
         self.output: Path = checkpoints.output_of(run, config)
         self.log = MetricsLog(run)
         self.asked: Asked | None = None
+        self.training = False  # from the first step on, the loop ends itself and saves
         self.quiet = threading.Event()  # set on every rank but the first
         self._written = 0.0
 
@@ -89,7 +89,7 @@ class LiveRun:
 
     def check(self) -> None:
         """End here if somebody asked for it: there is nothing to save yet. Raises StoppedError."""
-        if self.wanted():
+        if self.wanted() and not self.training:
             raise StoppedError
 
     # --- what it tells
@@ -98,7 +98,7 @@ class LiveRun:
     def phase(self, name: str) -> Iterator[None]:
         """Name what is going on and add its seconds to the run's record."""
         self.check()
-        began = time.perf_counter()
+        before, began = self.run.status().phase, time.perf_counter()
         self.run.update(phase=name)
         self.say(f"{name} ...")
         try:
@@ -106,7 +106,7 @@ class LiveRun:
         finally:
             seconds = self.run.status().seconds
             spent = seconds.get(name, 0.0) + time.perf_counter() - began
-            self.run.update(seconds={**seconds, name: round(spent, 3)})
+            self.run.update(phase=before, seconds={**seconds, name: round(spent, 3)})
             self.say(f"{name}: {spent:.1f} s")
 
     def progress(self, share: float, text: str = "") -> None:
@@ -121,6 +121,10 @@ class LiveRun:
         if text not in notes:
             self.run.update(notes=[*notes, text])
             self.say(text)
+
+    def learned_from(self, inputs: Iterable[DataInput]) -> None:
+        """Note the data sets, so that the record says what the run was made of even if it fails."""
+        record_inputs(self.run, inputs)
 
     def record(self, **extra: Any) -> None:
         """Facts about the run that belong to no other field."""
@@ -146,11 +150,11 @@ class LiveRun:
 
     def began(self, step: int, total: int) -> None:
         """The first optimizer step is about to be made."""
+        self.training = True
         if self.quiet.is_set():
             return
         self.run.update(
             state="running",
-            phase="training",
             trained_from=time.time(),
             first_step=step,
             step=step,

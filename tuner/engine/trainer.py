@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.sections import argument_table
+from tuner.data.tokens import load_tokenizer
+from tuner.engine import adapters, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.picture import draw
+from tuner.engine.profiler import Profiler
+from tuner.engine.samples import Sampler
+from tuner.engine.start import Start
 from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
@@ -39,12 +51,13 @@ def _plain(value: Any) -> Any:
 def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
     """Where the studio knows better than a default, or does the work itself."""
     on_gpu = torch.cuda.is_available() and not config.use_cpu
-    return {
+    recompute = checkpointing(config, on_gpu)
+    settled = {
         "output_dir": str(run.place_checkpoints()),
         "use_cpu": not on_gpu,
-        "bf16": config.bf16,
-        "fp16": config.fp16 and on_gpu,
-        "gradient_checkpointing": checkpointing(config, on_gpu),
+        "bf16": config.bf16 and not config.pure_bf16,
+        "fp16": config.fp16 and on_gpu and not config.pure_bf16,
+        "gradient_checkpointing": recompute,
         "report_to": [name for name in config.report_to if name not in ("none", "mlflow")],
         "run_name": config.run_name or run.run.name,
         "remove_unused_columns": False,  # rows come encoded and hold what is needed, nothing else
@@ -55,59 +68,99 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
         "save_total_limit": None,  # `checkpoints.rotate` does it, after the newest one is safe on disk
         "disable_tqdm": True,
         "dataloader_pin_memory": config.dataloader_pin_memory and on_gpu,
-        "seed": config.seed,
+        "use_liger_kernel": config.enable_liger_kernel or config.use_liger_kernel,
+        **optimizers.names(config),
     }
+    if recompute:
+        settled["gradient_checkpointing_kwargs"] = config.gradient_checkpointing_kwargs or {
+            "use_reentrant": config.use_reentrant_gc
+        }
+    if config.disable_shuffling:
+        settled["train_sampling_strategy"] = "sequential"
+    if config.early_stopping_steps and not config.metric_for_best_model:
+        settled["metric_for_best_model"] = "eval_loss"
+    return settled
 
 
 def tokens_counted(config: Config) -> str:
-    """Which tokens are counted: tokens a second are always shown, and padding is nothing the model learns from."""
-    return (
-        "non_padding"
-        if config.include_num_input_tokens_seen == "no"
-        else config.include_num_input_tokens_seen
-    )
+    """Which tokens are counted: a rate is always shown, and padding is nothing the model learns from."""
+    asked = str(config.include_num_input_tokens_seen)
+    return "non_padding" if asked == "no" else asked
 
 
 def checkpointing(config: Config, on_gpu: bool) -> bool:
-    """Whether activations are computed again in the backward pass: as asked, else on a GPU only, where memory is short."""
+    """Whether activations are computed again in the backward pass: as asked, else on a GPU, where memory is short."""
     if config.gradient_checkpointing is not None:
         return bool(config.gradient_checkpointing)
-    return on_gpu
+    return on_gpu and not config.disable_gradient_checkpointing
 
 
-def give_rows(trainer: Trainer, train: Sequence[Any], held_out: Mapping[str, Sequence[Any]]) -> None:
-    """Encoded rows instead of the placeholders a trainer was built with. One unnamed set is evaluated as `eval_`."""
-    trainer.train_dataset = train
-    trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
-
-
-def fit(trainer: Trainer, config: Config, run: LiveRun, base: str, inputs: Sequence[Any] = ()) -> Outcome:
-    """Train, evaluate, save: the same for every stage. Returns what the worker records."""
-    for printer in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printer)
-    trainer.add_callback(run.callback)
+def fit(
+    trainer: Trainer,
+    config: Config,
+    run: LiveRun,
+    start: Start,
+    also: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: {},
+) -> Outcome:
+    """Train, evaluate, save: the same for every stage. `also` derives further totals from those of an evaluation."""
+    _prepare(trainer, config, run, start)
     metrics: dict[str, float] = {}
     weights: Path | None = None
     if config.do_train:
         metrics |= _train(trainer, config, run)
         if run.asked:
-            return Outcome(metrics=metrics, base=base, inputs=tuple(inputs), stopped=True)
+            return Outcome(metrics=metrics, base=start.source.base, stopped=True)
         with run.phase("saving"):
-            weights = save(trainer, run)
-    if trainer.eval_dataset is not None:
+            weights = save(trainer, config, run)
+    if trainer.eval_dataset is not None and (config.do_eval or config.do_train):
         with run.phase("evaluating"):
-            metrics |= _write_results(run.output, "eval", trainer.evaluate())
+            found = trainer.evaluate()
+            metrics |= _write_results(run.output, "eval", found | also(found))
     with run.phase("writing results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
         if config.plot_loss:
             draw(trainer.state.log_history, run.output)
     adapter = weights is not None and (weights / "adapter_config.json").is_file()
-    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=base, inputs=tuple(inputs))
+    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=start.source.base)
+
+
+def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> None:
+    """Real rows for the placeholders a trainer was built with; number types, optimizer, callbacks."""
+    trainer.train_dataset = start.rows.train
+    held_out = start.rows.eval
+    # One unnamed set is measured as eval_..., several as eval_<name>_...
+    trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
+    methods.settle_types(config, trainer.model)
+    if config.stage in ("dpo", "kto"):
+        adapters.keep_only_adapter_dropout(trainer.model)
+    trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
+    for callback in _callbacks(trainer, config, run, start):
+        trainer.add_callback(callback)
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    run.say(methods.describe(trainer.model))
+    if config.print_param_status:
+        for name, weight in trainer.model.named_parameters():
+            run.say(
+                f"{name}  {tuple(weight.shape)}  {weight.dtype}  {'trained' if weight.requires_grad else 'frozen'}"
+            )
+
+
+def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> Iterator[TrainerCallback]:
+    yield run.callback
+    if config.early_stopping_steps:
+        yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
+    if config.probe:
+        yield Sampler(config, run, load_tokenizer(start.source.folder))
+    if config.enable_torch_profiler:
+        yield Profiler(config, run.output)
 
 
 def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
     begin = checkpoints.start_of(run.run, config)
+    if config.pissa_init and not (run.run.folder / adapters.PISSA_START).is_dir():
+        adapters.remember_pissa(trainer.model, run.run.folder)
     if begin:
         _go_on(trainer, run, begin)
     with run.phase("training"):
@@ -139,11 +192,19 @@ def _last_step(trainer: Trainer) -> int:
     return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
 
 
-def save(trainer: Trainer, run: LiveRun) -> Path:
+def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     """The adapter or model with its tokenizer, in the output folder."""
     run.output.mkdir(parents=True, exist_ok=True)
     trainer.save_model(str(run.output))
     (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+    shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
+    if config.pissa_init and not config.adapter_name_or_path:
+        adapters.save_pissa(trainer.model, run.run.folder, run.output)
+        if config.pissa_convert:
+            converted = run.output / "pissa_converted"
+            converted.mkdir(exist_ok=True)
+            for path in run.output.glob("adapter_*"):
+                shutil.copy2(path, converted)
     return run.output
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tuner import hardware
-from tuner.jobs import launch, liveness, queue, slots
+from tuner.jobs import launch, liveness, queue, slots, watch
 from tuner.jobs.control import Refused
 from tuner.jobs.submit import write_needs
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import Run
+from tuner.tracking.run import ENDED, Run
 
 
 def run_in_foreground(
@@ -23,12 +23,30 @@ def run_in_foreground(
     gpus: Sequence[int] | None = None,
     say: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr, flush=True),
 ) -> int:
-    """Live a run in this process once it is its turn; the worker's exit code. Raises Refused."""
-    with take_slot(run, wait, gpus, say):
-        # By name, as the supervisor does: this floor knows no torch.
-        worker = importlib.import_module(os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"))
-        code: int = worker.run_here(run)
-        return code
+    """The run's worker in this terminal once it is its turn; its exit code. Ctrl-C stops it (saving first).
+
+    A process of its own, because the allocator's settings count only from a process's start. Raises Refused.
+    """
+    with take_slot(run, wait, gpus, say) as given:
+        lock = int(os.environ[liveness.LOCK_VARIABLE])
+        worker = subprocess.Popen(
+            [sys.executable, "-m", os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"), run.id],
+            env=launch.environment(slots.names(given)) | {liveness.LOCK_VARIABLE: str(lock)},
+            pass_fds=(lock,),
+        )
+        code = _until_it_ends(worker)
+        if run.status().state not in ENDED:
+            watch.bury(run, code)
+            ensure_supervisor()
+    return code if code in (0, 1, 2) else 1
+
+
+def _until_it_ends(worker: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            return worker.wait()
+        except KeyboardInterrupt:
+            continue  # the terminal sent it to the worker too, which saves and ends
 
 
 @contextmanager

@@ -58,12 +58,12 @@ def start() -> subprocess.Popen[bytes]:
 
 def settle(run_id: str) -> None:
     """Tell MLflow how one run ended, with all it measured. Raises TrackerAway."""
-    from tuner.tracking import mirror
+    from tuner.tracking.sync import sync as send
 
     mark, run = watch.unsettled() / run_id, Run(run_id)
     made = mark.stat().st_mtime_ns
     if run.exists and run.status().state in ENDED:
-        mirror.sync(run, wait=30)
+        send(run, wait=30)
     with suppress(FileNotFoundError):
         if mark.stat().st_mtime_ns == made:  # it may have been resumed and have ended again meanwhile
             mark.unlink()
@@ -71,18 +71,19 @@ def settle(run_id: str) -> None:
 
 def sync() -> tuple[int, list[str]]:
     """Send MLflow everything it lacks, of every run of this studio: the points sent and what went wrong. `tuner sync`."""
-    from tuner.tracking import mirror
+    from tuner.tracking.mirror import is_mirrored
     from tuner.tracking.outcome import is_settled
     from tuner.tracking.store import TrackerError
+    from tuner.tracking.sync import sync as send
 
     sent, troubles = 0, []
     for run in all_runs():
         status = run.status()
-        known = mirror.is_mirrored(run) and not status.tracking
+        known = is_mirrored(run) and not status.tracking
         if known and (status.state not in ENDED or is_settled(run)):
             continue
         try:
-            sent += mirror.sync(run, wait=5)
+            sent += send(run, wait=5)
             (watch.unsettled() / run.id).unlink(missing_ok=True)
         except TrackerError as error:
             troubles.append(f"Run {run.id}: {error}")

@@ -24,6 +24,7 @@ from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
 from tuner.tracking import store
 from tuner.tracking.facts import facts
+from tuner.tracking.inputs import recorded, to_mlflow
 from tuner.tracking.points import spark
 from tuner.tracking.run import ENDED, Run, State, Status
 from tuner.tracking.store import TrackerError, explained, open_store
@@ -104,20 +105,6 @@ def held(run: Run, wait: float = 0.0) -> Iterator[bool]:
                 return
 
 
-def sync(run: Run, wait: float = 0.0) -> int:
-    """Send what MLflow does not have yet; the number of points sent. Raises TrackerError.
-
-    0 where another process is sending for this run.
-    """
-    with held(run, wait) as mine:
-        if not mine:
-            return 0
-        sent = bring(run, Ledger.of(run))
-    if run.status().tracking:
-        run.update(tracking="")
-    return sent
-
-
 def bring(run: Run, ledger: Ledger) -> int:
     """One pass over all that MLflow may lack, in the order in which it makes sense there. Raises TrackerError."""
     client = open_store(create=not ledger.mlflow_id)
@@ -189,8 +176,6 @@ def _send_facts(client: MlflowClient, run: Run, ledger: Ledger) -> None:
 
 
 def _send_inputs(client: MlflowClient, run: Run, ledger: Ledger) -> None:
-    from tuner.tracking.inputs import recorded, to_mlflow
-
     rows = recorded(run)
     if len(rows) <= ledger.inputs:
         return

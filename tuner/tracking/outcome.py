@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.tracking.inputs import record_inputs
-from tuner.tracking.mirror import Ledger, sync
+from tuner.tracking.mirror import Ledger
 from tuner.tracking.run import ENDED, LIVE, Run, State, all_runs
 from tuner.tracking.store import TrackerError
+from tuner.tracking.sync import sync
 
 __all__ = ["finish", "record_inputs", "settle", "sweep"]
 
@@ -63,7 +64,7 @@ def settle(run: Run, timeout: float = 30.0) -> bool:
     done = threading.Event()
 
     def work() -> None:
-        with suppress(TrackerError, OSError):
+        with suppress(TrackerError, OSError, ValueError):
             sync(run, wait=timeout)
             done.set()
 

@@ -227,6 +227,17 @@ def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[fl
     return steps, [points[s] for s in steps]
 
 
+def fresh_name(values: Mapping[str, Any]) -> str:
+    """A name no other run here has: stage, model and a number that goes up."""
+    model = Path(str(values.get("model_name_or_path") or "model")).name
+    stem = paths.slug(f"{values.get('stage') or 'run'}-{model}", 40)
+    try:
+        number = sum(1 for _ in paths.runs().iterdir()) + 1
+    except OSError:
+        number = 1
+    return f"{stem}-{number:03d}"
+
+
 def all_runs() -> list[Run]:
     """Every run with a folder here, newest first."""
     with suppress(FileNotFoundError):

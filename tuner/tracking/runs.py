@@ -11,10 +11,11 @@ from typing import Any
 from tuner import paths
 from tuner.config.config import Config
 from tuner.tracking.history import history, metric_names
-from tuner.tracking.mirror import Ledger, create_in_mlflow, held, metric_name, mlflow_id, sync
+from tuner.tracking.mirror import Ledger, create_in_mlflow, held, metric_name, mlflow_id
 from tuner.tracking.rows import NOTE, PARENT, Choices, Head, Page, RunFilter, RunRow, is_own
-from tuner.tracking.run import ENDED, Run
+from tuner.tracking.run import ENDED, Run, fresh_name
 from tuner.tracking.store import TrackerError, database, explained, open_store
+from tuner.tracking.sync import sync
 from tuner.tracking.table import Table
 
 __all__ = [
@@ -48,8 +49,11 @@ def create_run(
 ) -> Run:
     """A queued run: in MLflow with every knob as a param, then its folder. `parent` is another run's id.
 
+    Without a name it gets one that no other run here has.
+
     Where the tracker is away the run is made all the same; its status says so and a later sync brings it there.
     """
+    name = name or fresh_name(config.plain())
     own = dict(tags or {})
     if parent:
         own[PARENT] = mlflow_id(parent)

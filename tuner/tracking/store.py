@@ -94,6 +94,18 @@ def _create_experiment(client: MlflowClient) -> str:
     return created
 
 
+@contextlib.contextmanager
+def as_default() -> Iterator[None]:
+    """Let MLflow find this store without being told: some of its calls ask for the default one inside."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 def warm() -> threading.Thread:
     """Import MLflow and open the store in the background, so that the first launch does not wait for it."""
 
@@ -111,6 +123,7 @@ def _import_mlflow() -> Any:
     # MLflow's own settings keep one call to a dead server waiting for four minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     # These print a traceback for every failed attempt; we say it once, in a sentence.
@@ -120,11 +133,12 @@ def _import_mlflow() -> Any:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Turn whatever MLflow, SQLAlchemy or the network raise into TrackerError with one sentence."""
+def explained(*through: type[Exception]) -> Iterator[None]:
+    """Turn whatever MLflow, SQLAlchemy or the network raise into TrackerError with one sentence, but for `through`."""
+    passed: tuple[type[Exception], ...] = (TrackerError, *through)
     try:
         yield
-    except TrackerError:
+    except passed:
         raise
     except Exception as error:
         raise TrackerError(sentence(error)) from error

@@ -1,0 +1,292 @@
+"""The catalog: dataset_info.json as LLaMA-Factory reads it, and what each of its entries is good for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from tuner import paths
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.data.files import TYPES, first_record
+
+Kind = Literal["text", "chat", "pairs", "labelled"]
+
+CATALOG = "dataset_info.json"
+COLUMNS: dict[str, str | None] = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    "history": None,
+    "messages": "conversations",
+    "system": None,
+    "tools": None,
+    "images": None,
+    "videos": None,
+    "audios": None,
+    "chosen": None,
+    "rejected": None,
+    "kto_tag": None,
+}
+TAGS: dict[str, str] = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+FORMATTINGS = ("alpaca", "sharegpt", "openai")
+SOURCES = {
+    "hf_hub_url": "hub",
+    "ms_hub_url": "modelscope",
+    "om_hub_url": "openmind",
+    "script_url": "script",
+    "cloud_file_name": "cloud",
+    "file_name": "file",
+}
+STAGE_KINDS: dict[str, tuple[Kind, ...]] = {
+    "pt": ("text", "chat"),
+    "sft": ("chat",),
+    "rm": ("pairs",),
+    "dpo": ("pairs",),
+    "kto": ("labelled",),
+    "ppo": ("chat", "text"),
+    "grpo": ("chat", "text"),
+}
+KIND_WORDS: dict[Kind, str] = {
+    "text": "plain text",
+    "chat": "prompts with answers",
+    "pairs": "pairs of a better and a worse answer",
+    "labelled": "answers with thumbs up or down",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of the catalog: where its rows are and how they are to be read."""
+
+    name: str
+    dataset_dir: Path
+    origin: str = "file"
+    location: str = ""
+    formatting: str = "alpaca"
+    ranking: bool = False
+    subset: str | None = None
+    split: str = "train"
+    folder: str | None = None
+    num_samples: int | None = None
+    columns: Mapping[str, str | None] = field(default_factory=lambda: dict(COLUMNS))
+    tags: Mapping[str, str] = field(default_factory=lambda: dict(TAGS))
+    named: frozenset[str] = frozenset()
+    """The columns that the catalog names itself, as against those left at their defaults."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the rows lie on this machine."""
+        return self.origin in ("file", "script")
+
+    @property
+    def source(self) -> str:
+        """Where the rows come from: a path, or a hub id with its hub."""
+        if self.local:
+            return str(self.path)
+        return self.location if self.origin in ("hub", "cloud") else f"{self.origin}:{self.location}"
+
+    @property
+    def path(self) -> Path:
+        """The file or folder; only for local entries."""
+        return self.dataset_dir / self.location
+
+    def files(self) -> list[Path]:
+        """The files of a local entry, in the order they are read; none for one that is on a hub.
+
+        Raises ConfigError when nothing is there, or when a folder mixes types.
+        """
+        if not self.local:
+            return []
+        if self.path.is_file():
+            return [self.path]
+        if not self.path.is_dir():
+            raise ConfigError(
+                [Problem("dataset", f"{self.name}: there is no {self.path}; mend file_name in {CATALOG}.")]
+            )
+        found = sorted(
+            p for p in self.path.rglob("*") if p.suffix.lstrip(".").lower() in TYPES and p.is_file()
+        )
+        kinds = sorted({p.suffix.lower() for p in found})
+        if len(kinds) != 1:
+            said = (
+                f"mixes {', '.join(kinds)}; keep one type" if kinds else f"holds no {', '.join(TYPES)} file"
+            )
+            raise ConfigError([Problem("dataset", f"{self.name}: the folder {self.path} {said}.")])
+        return found
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What a row of it is."""
+        if self.ranking:
+            return "pairs"
+        if self.columns.get("kto_tag"):
+            return "labelled"
+        if self.formatting != "alpaca" or {"response", "messages"} & self.named:
+            return "chat"
+        return "text" if self._only_text() else "chat"
+
+    def _only_text(self) -> bool:
+        """Whether rows bring a prompt and no answer: they are then text to read."""
+        if self.location.endswith(".txt"):
+            return True
+        row = self._peek() if self.local else None
+        if row is not None:
+            response = self.columns["response"]
+            return self.columns["prompt"] in row and response not in row
+        return "prompt" in self.named
+
+    def _peek(self) -> Mapping[str, Any] | None:
+        try:
+            return first_record(self.files()[0])
+        except (ConfigError, OSError):
+            return None
+
+    def fits(self, stage: str) -> str | None:
+        """None when the stage can learn from this kind of rows, else the sentence that says why not."""
+        media = [c for c in ("images", "videos", "audios") if self.columns.get(c)]
+        if media:
+            return f"{self.name} holds {media[0]}, which this studio does not train on; choose a set of text."
+        if self.kind in STAGE_KINDS.get(stage, ()):
+            return None
+        wanted = " or ".join(KIND_WORDS[k] for k in STAGE_KINDS.get(stage, ()))
+        fit = [s for s, kinds in STAGE_KINDS.items() if self.kind in kinds and s not in ("ppo", "grpo")]
+        return (
+            f"{self.name} holds {KIND_WORDS[self.kind]}, and stage {stage} needs {wanted}; "
+            f"choose another data set, or stage {' or '.join(fit)}."
+        )
+
+
+def catalog_folder(dataset_dir: str | Path) -> Path:
+    """The folder of a catalog; relative ones are relative to the studio's."""
+    folder = Path(dataset_dir).expanduser()
+    return folder if folder.is_absolute() else paths.home() / folder
+
+
+def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
+    """Every entry of dataset_info.json, by name. Raises ConfigError with one sentence."""
+    text = str(dataset_dir)
+    if text == "ONLINE":
+        return {}
+    if text.startswith("REMOTE:"):
+        from tuner.data.hub import catalog_text
+
+        return _entries(catalog_text(text.removeprefix("REMOTE:")), Path(), f"{CATALOG} of {text}")
+    path = catalog_folder(dataset_dir) / CATALOG
+    try:
+        return _entries(path.read_text(encoding="utf-8-sig"), path.parent, str(path))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            [Problem("dataset_dir", f"There is no {path}; point --dataset_dir at the folder that holds it.")]
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("dataset_dir", f"{path} cannot be read: {error}.")]) from error
+
+
+def _entries(text: str, folder: Path, where: str) -> dict[str, Entry]:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        said = getattr(error, "msg", "nested too deeply")
+        raise ConfigError([Problem("dataset_dir", f"{where} is not JSON: line {line}, {said}.")]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError([Problem("dataset_dir", f"{where} must hold one object, a data set a name.")])
+    return {name: entry(name, attributes, folder) for name, attributes in raw.items()}
+
+
+def entry(name: str, attributes: Any, folder: Path) -> Entry:
+    """One entry from its attributes. Raises ConfigError naming the data set and the key."""
+    if not isinstance(attributes, dict):
+        raise _wrong(name, "must be an object with a file_name or hf_hub_url")
+    source = next((key for key in SOURCES if attributes.get(key)), None)
+    if source is None:
+        raise _wrong(name, f"names no source; give one of {', '.join(SOURCES)}")
+    formatting = attributes.get("formatting", "alpaca")
+    if formatting not in FORMATTINGS:
+        raise _wrong(name, f"has formatting {formatting!r}, but it is one of {', '.join(FORMATTINGS)}")
+    columns = _mapping(name, attributes, "columns", COLUMNS)
+    tags = _mapping(name, attributes, "tags", TAGS)
+    samples = attributes.get("num_samples")
+    if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
+        raise _wrong(name, f"has num_samples {samples!r}, but it is a count of at least 1")
+    return Entry(
+        name=name,
+        dataset_dir=folder,
+        origin=SOURCES[source],
+        location=str(attributes[source]),
+        formatting=formatting,
+        ranking=bool(attributes.get("ranking", False)),
+        subset=attributes.get("subset"),
+        split=attributes.get("split") or "train",
+        folder=attributes.get("folder"),
+        num_samples=samples,
+        columns=_columns(columns),
+        tags={**TAGS, **{k: v for k, v in tags.items() if v}},
+        named=frozenset(k for k, v in columns.items() if v),
+    )
+
+
+def _columns(named: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Defaults for the columns not named, except those whose default column has been given another meaning."""
+    taken = set(named.values())
+    return {k: named.get(k, None if v in taken else v) for k, v in COLUMNS.items()}
+
+
+def _mapping(name: str, attributes: Mapping[str, Any], key: str, known: Iterable[str]) -> dict[str, Any]:
+    given = attributes.get(key) or {}
+    if not isinstance(given, dict):
+        raise _wrong(name, f"has {key} that are not an object")
+    for part, value in given.items():
+        if part not in known:
+            like = nearest(part, known)
+            raise _wrong(
+                name, f"has {key}.{part}, which is not known" + (f"; did you mean {like}?" if like else "")
+            )
+        if value is not None and not isinstance(value, str):
+            raise _wrong(name, f"has {key}.{part} {value!r}, but it is a name")
+    return dict(given)
+
+
+def _wrong(name: str, said: str) -> ConfigError:
+    stop = "" if said.endswith("?") else "."
+    return ConfigError([Problem("dataset", f"{name} in {CATALOG} {said}{stop}")])
+
+
+def pick(config: Config) -> list[Entry]:
+    """The entries that a config trains on, in its order. Raises ConfigError."""
+    return named(config.dataset, config.dataset_dir)
+
+
+def pick_eval(config: Config) -> list[Entry]:
+    """The entries that a config measures on besides rows kept aside."""
+    return named(config.eval_dataset, config.dataset_dir) if config.eval_dataset else []
+
+
+def named(names: Iterable[str], dataset_dir: str | Path) -> list[Entry]:
+    """Entries by their names. Raises ConfigError with the nearest known name for each that is unknown."""
+    if str(dataset_dir) == "ONLINE":
+        return [Entry(name, Path(), origin="hub", location=name) for name in names]
+    known = read_catalog(dataset_dir)
+    problems = [Problem("dataset", _unknown(name, known)) for name in names if name not in known]
+    if problems:
+        raise ConfigError(problems)
+    return [known[name] for name in names]
+
+
+def _unknown(name: str, known: Mapping[str, Entry]) -> str:
+    like = nearest(name, known)
+    hint = f"did you mean {like}?" if like else f"it holds {', '.join(list(known)[:8]) or 'nothing'}."
+    return f"The data set {name} is not in {CATALOG}; {hint}"

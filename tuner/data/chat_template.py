@@ -1,0 +1,224 @@
+"""The tokenizer's own chat template: jinja in a sandbox, and which part of its text is the assistant's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.data.formats import Message
+from tuner.data.templates import Exchange, RefusedError
+from tuner.data.tokens import Tokenizer
+
+# Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
+OPEN, CLOSE = "\ufdd0answer\ufdd0", "\ufdd1answer\ufdd1"
+
+
+class Generation(Extension):
+    """{% generation %}...{% endgeneration %}: the assistant's words, as transformers marks them."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+
+    def _mark(self, caller: Callable[[], str]) -> str:
+        return f"{OPEN}{caller()}{CLOSE}"
+
+
+def _refuse(message: str) -> str:
+    raise RefusedError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
+    # jinja's own filter escapes HTML characters, which are no danger to a tokenizer.
+    return json.dumps(value, ensure_ascii=ensure_ascii, **how)
+
+
+@cache
+def _compiled(text: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, loopcontrols],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(text)
+
+
+def compile_template(text: str) -> jinja2.Template:
+    """A chat template ready to render. Raises ConfigError when it is not jinja."""
+    try:
+        return _compiled(text)
+    except jinja2.TemplateError as error:
+        raise ConfigError(
+            [Problem("template", f"The tokenizer's chat template is not jinja: {error}.")]
+        ) from error
+
+
+class ChatTemplate:
+    """The tokenizer's own chat template; see `Template` for what it promises."""
+
+    name = "tokenizer"
+    eos_between = False
+
+    def __init__(self, text: str, tokenizer: Tokenizer, config: Config):
+        self.text = text
+        self.jinja = compile_template(text)
+        self.marks = "{% generation" in text or "{%- generation" in text
+        self.system = config.default_system
+        self.given: dict[str, Any] = {
+            "bos_token": tokenizer.bos or "",
+            "eos_token": tokenizer.eos or "",
+            "pad_token": tokenizer.pad or "",
+        }
+        if config.enable_thinking is not None:
+            self.given["enable_thinking"] = config.enable_thinking
+        self.opening = tokenizer.bos if tokenizer.bos and self._begins_with(tokenizer.bos) else ""
+        self.header, self.ending = self._frame()
+        stop = self.ending.strip()
+        self.eos = stop if stop and tokenizer.id_of(stop) is not None else tokenizer.eos or ""
+        self.stop: tuple[str, ...] = (self.eos,) if self.eos else ()
+
+    def exchanges(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), one_turn: bool = False
+    ) -> list[Exchange]:
+        """The exchanges of a chat that ends with an answer. Raises RefusedError."""
+        chat = self._with_system(messages)
+        if self.marks and not one_turn:
+            return self._marked(self._render(chat, tools))
+        if one_turn:
+            return [self._last(chat, tools)]
+        return self._by_steps(chat, tools)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """The text that asks for an answer to `messages`."""
+        return _unmarked(self._render(self._with_system(messages), tools, asks=True))
+
+    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
+        if self.system and not (messages and messages[0]["role"] == "system"):
+            return [{"role": "system", "content": self.system}, *messages]
+        return list(messages)
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
+        try:
+            return self.jinja.render(
+                messages=messages,
+                tools=list(tools) or None,
+                add_generation_prompt=asks,
+                documents=None,
+                **self.given,
+            )
+        except RefusedError:
+            raise
+        except (jinja2.TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
+            raise RefusedError(f"the chat template fails: {error}") from error
+
+    def _begins_with(self, text: str) -> bool:
+        try:
+            return _unmarked(self._render([{"role": "user", "content": "x"}])).startswith(text)
+        except RefusedError:
+            return False
+
+    def _frame(self) -> tuple[str, str]:
+        """What a template puts between a question and its answer, and behind the answer; told from a probe."""
+        asked = [{"role": "user", "content": "question"}]
+        told = [*asked, {"role": "assistant", "content": "answer"}]
+        try:
+            plain, prompt = (_unmarked(self._render(asked, asks=asks)) for asks in (False, True))
+            whole = _unmarked(self._render(told))
+        except RefusedError:
+            return "", ""
+        header = prompt.removeprefix(plain) if prompt.startswith(plain) else ""
+        return header, whole.rpartition("answer")[2]
+
+    def _marked(self, text: str) -> list[Exchange]:
+        """Exchanges of a text whose answers the template marks itself."""
+        found = []
+        parts = text.split(OPEN)
+        prompt = parts[0]
+        for part in parts[1:]:
+            answer, _, after = part.partition(CLOSE)
+            ending = self.ending if self.ending and answer.endswith(self.ending) else self._shorter(answer)
+            found.append(Exchange(prompt, answer, self._header(prompt), ending))
+            prompt = after
+        if prompt:
+            found.append(Exchange(prompt, "", "", ""))
+        return found
+
+    def _shorter(self, answer: str) -> str:
+        """The part of the ending that stands inside the marks."""
+        inside = self.ending.rstrip()
+        return inside if inside and answer.endswith(inside) else ""
+
+    def _header(self, prompt: str) -> str:
+        return self.header if prompt.endswith(self.header) else ""
+
+    def _last(self, chat: Sequence[Message], tools: Sequence[Any]) -> Exchange:
+        """The last answer and all before it."""
+        prompt = _unmarked(self._render(chat[:-1], tools, asks=True))
+        whole = _unmarked(self._render(chat, tools))
+        if not whole.startswith(prompt):
+            # Some templates open a thought in the prompt that a finished answer does not show.
+            prompt = _shared(prompt, whole)
+        answer = whole[len(prompt) :]
+        ending = self.ending if self.ending and answer.endswith(self.ending) else ""
+        return Exchange(prompt, answer, self._header(prompt), ending)
+
+    def _by_steps(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
+        """Every answer, found by rendering the chat up to it."""
+        found: list[Exchange] = []
+        seen = ""
+        for i, message in enumerate(chat):
+            if message["role"] != "assistant":
+                continue
+            step = self._last(chat[: i + 1], tools)
+            if not step.prompt.startswith(seen):
+                return self._by_contents(chat, tools)
+            found.append(step._replace(prompt=step.prompt[len(seen) :]))
+            seen = step.prompt + step.answer
+        return found
+
+    def _by_contents(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
+        """Every answer, found by its words in the whole text: for templates that rewrite earlier turns."""
+        last = self._last(chat, tools)
+        found: list[Exchange] = []
+        text, seen, at = last.prompt, 0, 0
+        for message in chat[:-1]:
+            words = message["content"].strip()
+            start = text.find(words, at)
+            if start < 0:
+                continue
+            at = start + len(words)
+            if message["role"] == "assistant" and words:
+                end = at + len(self.ending) if text.startswith(self.ending, at) else at
+                prompt = text[seen:start]
+                found.append(Exchange(prompt, text[start:end], self._header(prompt), text[at:end]))
+                seen = at = end
+        return [*found, last._replace(prompt=text[seen:])]
+
+
+def _unmarked(text: str) -> str:
+    return text.replace(OPEN, "").replace(CLOSE, "")
+
+
+def _shared(one: str, two: str) -> str:
+    """What both texts begin with."""
+    count = next(
+        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
+    )
+    return one[:count]

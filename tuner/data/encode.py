@@ -1,0 +1,344 @@
+"""Normal rows into token ids with the loss in its place, cut to length so that what matters survives.
+
+Two steps, so that many rows are tokenised in one call: `draft` says which texts a row is made of, `fit` puts their ids
+together. `encode` does both for one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tuner.config.config import Config
+from tuner.data.formats import Dropped, Message, Row
+from tuner.data.templates import Exchange, RefusedError, Template
+from tuner.data.tokens import Tokenizer
+
+MASKED = -100
+"""The label of a token that is read and not learnt (torch's ignore_index)."""
+
+Ids = list[int]
+PAIR_STAGES = ("rm", "dpo")
+PROMPT_STAGES = ("ppo", "grpo")
+
+
+class Draft(NamedTuple):
+    """The texts of a row, to be tokenised, and what their ends are."""
+
+    texts: list[str]
+    exchanges: list[Exchange]
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as ids. `tokens` counts all of them, `trained` those the loss sees, `whole` what it was before a cut."""
+
+    row: dict[str, Any]
+    tokens: int
+    trained: int
+    whole: int
+    cut: bool = False
+
+
+class Encoder:
+    """Encodes rows for one config: its stage, template, cutoff and masks."""
+
+    def __init__(self, config: Config, template: Template, tokenizer: Tokenizer):
+        self.config = config
+        self.template = template
+        self.tokenizer = tokenizer
+        self.stage = config.stage
+        self.cutoff = config.cutoff_len
+        self.opening = tokenizer.encode(template.opening) if template.opening else []
+        self.eos_id = tokenizer.id_of(template.eos) if template.eos else None
+        self._lengths: dict[str, int] = {"": 0}
+
+    # --- texts -----------------------------------------------------------------------------------------------------
+
+    def draft(self, row: Row) -> Draft | Dropped:
+        """The texts of a row."""
+        if self.stage == "pt":
+            return Draft([self._plain(row)], [], row)
+        try:
+            return self._chat(row) if "chosen" not in row else self._pair(row)
+        except RefusedError as refused:
+            return Dropped("the template refuses", str(refused))
+
+    def _plain(self, row: Row) -> str:
+        text = row["text"] if "text" in row else "\n".join(m["content"] for m in row["messages"])
+        begin = self.tokenizer.bos or "" if self.tokenizer.settings.get("add_bos_token") else ""
+        end = self.tokenizer.eos or ""
+        if self.template.name == "llama3" and self.tokenizer.id_of("<|end_of_text|>") is not None:
+            end = "<|end_of_text|>"
+        return begin + text + end
+
+    def _chat(self, row: Row) -> Draft:
+        tools = row.get("tools", ())
+        if "completion" in row:
+            exchanges = [self._last(row["messages"], row["completion"], tools)]
+        elif self.stage in PROMPT_STAGES:
+            exchanges = [Exchange(self._question(row, tools), "", "", "")]
+        else:
+            exchanges = self.template.exchanges(row["messages"], tools, one_turn=self.config.mask_history)
+        return Draft([text for e in exchanges for text in (e.prompt, e.answer)], exchanges, row)
+
+    def _question(self, row: Row, tools: Sequence[Any]) -> str:
+        messages: list[Message] = row.get("messages") or [{"role": "user", "content": row["text"]}]
+        asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return self.template.prompt(asked, tools)
+
+    def _pair(self, row: Row) -> Draft:
+        tools = row.get("tools", ())
+        better, worse = (self._last(row["messages"], row[side], tools) for side in ("chosen", "rejected"))
+        if better.prompt != worse.prompt:
+            # An empty thought that only one side has belongs to that side's answer.
+            prompt = _common(better.prompt, worse.prompt)
+            better, worse = (
+                e._replace(prompt=prompt, answer=e.prompt[len(prompt) :] + e.answer, header="")
+                for e in (better, worse)
+            )
+        return Draft([better.prompt, better.answer, worse.answer], [better, worse], row)
+
+    def _last(self, messages: Sequence[Message], answer: Message, tools: Sequence[Any]) -> Exchange:
+        """One exchange: everything before `answer` is its prompt."""
+        *before, last = self.template.exchanges([*messages, answer], tools, one_turn=True)
+        return last._replace(prompt="".join(e.prompt + e.answer for e in before) + last.prompt)
+
+    def continues(self, texts: Sequence[str]) -> list[bool]:
+        """Which of a row's texts go on behind ordinary text, for tokenizers that mark the begin of a text."""
+        specials = self.tokenizer.specials
+        flags = [False]
+        for before in texts[:-1]:
+            flags.append(bool(before) and not before.endswith(specials))
+        if self.stage in PAIR_STAGES and len(flags) == 3:
+            flags[2] = flags[1]  # both answers follow the prompt
+        return flags
+
+    # --- ids -------------------------------------------------------------------------------------------------------
+
+    def fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
+        """The row's ids within the cutoff, or why it cannot be used."""
+        if self.stage == "pt":
+            return self._fit_text(ids[0])
+        if self.stage in PAIR_STAGES:
+            return self._fit_pair(draft, *ids)
+        if self.stage == "kto":
+            return self._fit_labelled(draft, *ids)
+        if self.stage in PROMPT_STAGES:
+            return self._fit_prompt(ids[0])
+        return self._fit_chat(draft, ids)
+
+    def _fit_text(self, ids: Ids) -> Encoded | Dropped:
+        if len(ids) < 2:
+            return Dropped("no text", "there is nothing to predict")
+        kept = ids if self.packs else ids[: self.cutoff]
+        row = {"input_ids": kept, "labels": kept}
+        return Encoded(row, len(kept), len(kept), len(ids), len(kept) < len(ids))
+
+    @property
+    def packs(self) -> bool:
+        """Whether several examples share a row."""
+        return packs(self.config)
+
+    def _fit_prompt(self, ids: Ids) -> Encoded | Dropped:
+        kept = _shorten(ids, self.cutoff, len(self.opening)) if len(ids) > self.cutoff else ids
+        return Encoded({"input_ids": kept}, len(kept), 0, len(ids), len(kept) < len(ids))
+
+    def _fit_pair(self, draft: Draft, prompt: Ids, chosen: Ids, rejected: Ids) -> Encoded | Dropped:
+        better, worse = draft.exchanges
+        longest = max(len(chosen), len(rejected))
+        whole = 2 * len(prompt) + len(chosen) + len(rejected)
+        endings = self._length(better.ending), self._length(worse.ending)
+        room = self._room(len(prompt), longest, self._length(better.header), max(endings))
+        if room is None:
+            return self._too_long(len(prompt) + longest)
+        source, target = room
+        cut = source < len(prompt) or target < longest
+        kept = _shorten(prompt, source, len(self.opening))
+        sides = [_end_kept(a, target, e) for a, e in zip((chosen, rejected), endings, strict=True)]
+        if sides[0] == sides[1]:
+            return Dropped("identical answers", "the answers differ only beyond the cutoff" if cut else "")
+        row = {"prompt_ids": kept, "chosen_ids": sides[0], "rejected_ids": sides[1]}
+        trained = len(sides[0]) + len(sides[1])
+        return Encoded(row, 2 * len(kept) + trained, trained, whole, cut)
+
+    def _fit_labelled(self, draft: Draft, prompt: Ids, answer: Ids) -> Encoded | Dropped:
+        exchange = draft.exchanges[0]
+        ending = self._length(exchange.ending)
+        room = self._room(len(prompt), len(answer), self._length(exchange.header), ending)
+        whole = len(prompt) + len(answer)
+        if room is None:
+            return self._too_long(whole)
+        source, target = room
+        kept, said = _shorten(prompt, source, len(self.opening)), _end_kept(answer, target, ending)
+        row = {"prompt_ids": kept, "completion_ids": said, "label": draft.row["label"]}
+        return Encoded(row, len(kept) + len(said), len(said), whole, len(kept) + len(said) < whole)
+
+    def _fit_chat(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
+        turns = [_Turn(e, p, a) for e, p, a in zip(draft.exchanges, ids[::2], ids[1::2], strict=True)]
+        whole = sum(len(t.prompt) + len(t.answer) for t in turns)
+        kept = turns if whole <= self.cutoff else self._fewer(turns)
+        if not kept:
+            return self._too_long(whole)
+        input_ids: Ids = []
+        labels: Ids = []
+        last = max((i for i, t in enumerate(kept) if t.answer), default=0)
+        for i, turn in enumerate(kept):
+            input_ids += turn.prompt
+            input_ids += turn.answer
+            labels += self._prompt_labels(turn.prompt, i)
+            learnt = i == last or not self.config.mask_history
+            labels += turn.answer if learnt else [MASKED] * len(turn.answer)
+        trained = len(labels) - labels.count(MASKED)
+        if not trained:
+            return Dropped("nothing to learn", "no token of the row carries a loss")
+        row = {"input_ids": input_ids, "labels": labels}
+        return Encoded(row, len(input_ids), trained, whole, len(input_ids) < whole)
+
+    def _prompt_labels(self, prompt: Ids, number: int) -> Ids:
+        if self.config.train_on_prompt and not self.template.eos_between:
+            return prompt
+        labels = [MASKED] * len(prompt)
+        if (
+            number
+            and prompt
+            and self.template.eos_between
+            and self.eos_id is not None
+            and not self.config.mask_history
+        ):
+            labels[0] = self.eos_id
+        return labels
+
+    def _fewer(self, turns: list[_Turn]) -> list[_Turn]:
+        """The turns that fit: from the first on, or to the last where only that is learnt; at least one, cut."""
+        if self.config.mask_history:
+            return self._backward(turns)
+        kept: list[_Turn] = []
+        left = self.cutoff
+        for turn in turns:
+            size = len(turn.prompt) + len(turn.answer)
+            if size > left:
+                cut = self._cut(turn, left, whole_prompt=bool(kept))
+                return [*kept, cut] if cut else kept
+            kept.append(turn)
+            left -= size
+        return kept
+
+    def _backward(self, turns: list[_Turn]) -> list[_Turn]:
+        """The last turn, and as many before it as fit."""
+        *before, last = turns
+        if not last.answer and before:  # what a template writes behind the last answer
+            *before, last = before
+        size = len(last.prompt) + len(last.answer)
+        if size > self.cutoff - len(self.opening):
+            cut = self._cut(last, self.cutoff, whole_prompt=False, opening=bool(before))
+            return [cut] if cut else []
+        kept = [last]
+        left = self.cutoff - size - len(self.opening)
+        while before and len(before[-1].prompt) + len(before[-1].answer) <= left:
+            left -= len(before[-1].prompt) + len(before[-1].answer)
+            kept.insert(0, before.pop())
+        if before:
+            kept[0] = kept[0]._replace(prompt=self.opening + kept[0].prompt)
+        return kept
+
+    def _cut(self, turn: _Turn, left: int, whole_prompt: bool, opening: bool = False) -> _Turn | None:
+        """One exchange within `left` tokens; with `whole_prompt` only its answer may go, and half of it must stay."""
+        exchange = turn.exchange
+        ending = self._length(exchange.ending)
+        prompt = self.opening + turn.prompt if opening else turn.prompt
+        if whole_prompt:
+            target = left - len(prompt)
+            if target < max(len(turn.answer) // 2, ending + 1):
+                return None
+            return turn._replace(answer=_end_kept(turn.answer, target, ending))
+        room = self._room(len(prompt), len(turn.answer), self._length(exchange.header), ending, left)
+        if room is None:
+            return None
+        return turn._replace(
+            prompt=_shorten(prompt, room[0], len(self.opening)),
+            answer=_end_kept(turn.answer, room[1], ending),
+        )
+
+    def _room(
+        self, source: int, target: int, header: int, ending: int, cutoff: int | None = None
+    ) -> tuple[int, int] | None:
+        """How many tokens prompt and answer may keep; None when not even their ends fit."""
+        cutoff = self.cutoff if cutoff is None else cutoff
+        if source + target <= cutoff:
+            return source, target
+        least_source = min(source, len(self.opening) + max(header, 1))
+        least_target = min(target, ending + 1)
+        if least_source + least_target > cutoff:
+            return None
+        target = max(min(_target(source, target, cutoff), cutoff - least_source), least_target)
+        return min(cutoff - target, source), target
+
+    def _length(self, text: str) -> int:
+        """How many tokens a template's text is."""
+        if text not in self._lengths:
+            self._lengths[text] = self.tokenizer.count(text)
+        return self._lengths[text]
+
+    def _too_long(self, tokens: int) -> Dropped:
+        return Dropped("too long", f"{tokens} tokens, and not even its ends fit cutoff_len {self.cutoff}")
+
+
+class _Turn(NamedTuple):
+    exchange: Exchange
+    prompt: Ids
+    answer: Ids
+
+
+def packs(config: Config) -> bool:
+    """Whether several examples share a row: by default for pt only."""
+    if config.stage not in ("pt", "sft"):
+        return False
+    return bool(
+        config.neat_packing or (config.packing if config.packing is not None else config.stage == "pt")
+    )
+
+
+def _target(source: int, target: int, cutoff: int) -> int:
+    """The answer's share of the cutoff: LLaMA-Factory's rule (a short side is kept whole, else in proportion)."""
+    if target * 2 < cutoff:
+        longest = cutoff
+    elif source * 2 < cutoff:
+        longest = cutoff - source
+    else:
+        longest = int(cutoff * target / (source + target))
+    return min(longest, target)
+
+
+def _shorten(prompt: Ids, size: int, opening: int) -> Ids:
+    """A prompt's opening and its end, `size` tokens in all."""
+    if size >= len(prompt):
+        return prompt
+    opening = min(opening, size)
+    return prompt[:opening] + prompt[len(prompt) - (size - opening) :]
+
+
+def _end_kept(answer: Ids, size: int, ending: int) -> Ids:
+    """An answer's beginning and its end-of-turn, `size` tokens in all."""
+    if size >= len(answer):
+        return answer
+    ending = min(ending, size)
+    return answer[: size - ending] + answer[len(answer) - ending :]
+
+
+def _common(one: str, two: str) -> str:
+    count = next(
+        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
+    )
+    return one[:count]
+
+
+def encode(row: Row, config: Config, template: Template, tokenizer: Tokenizer) -> Encoded | Dropped:
+    """One normal row as ids for the config's stage, or why it cannot be used."""
+    encoder = Encoder(config, template, tokenizer)
+    draft = encoder.draft(row)
+    if isinstance(draft, Dropped):
+        return draft
+    return encoder.fit(draft, tokenizer.encode_batch(draft.texts, encoder.continues(draft.texts)))

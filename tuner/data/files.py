@@ -1,0 +1,435 @@
+"""Rows out of files, one at a time: json, jsonl, csv, parquet, arrow, txt. Memory stays bounded whatever the file holds.
+
+Text files are cut into rows by scanning bytes for their structure with numpy (about 300 MB/s), and each row is then read
+and parsed by itself. So a broken row is one broken row with its line number, and no file is ever loaded whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.config.knobs import ConfigError, Problem
+
+TYPES = ("json", "jsonl", "csv", "parquet", "arrow", "txt")
+LONGEST_ROW = 16 << 20
+"""A row longer than this many bytes is broken: nobody reads it, and one such row would fill the memory."""
+EXCERPT = 200
+
+Array = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+Layout = Literal["lines", "array", "objects", "csv", "txt", "parquet", "arrow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row that could not be read: why, and how it begins."""
+
+    reason: str
+    excerpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Where some rows begin and end in a text file (bytes), and the line each begins in (from 1)."""
+
+    starts: Array
+    ends: Array
+    lines: Array
+
+
+def layout(path: Path) -> Layout:
+    """How rows lie in a file, told from its name and first bytes. Raises ConfigError for what cannot be read."""
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in TYPES:
+        raise _unreadable(path, f"is not one of {', '.join(TYPES)}")
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    if kind in ("parquet", "arrow"):
+        return kind  # type: ignore[return-value]
+    refuse_encoding(path, head)
+    if kind in ("csv", "txt"):
+        return kind  # type: ignore[return-value]
+    return _json_layout(head.removeprefix(b"\xef\xbb\xbf").lstrip())
+
+
+def refuse_encoding(path: Path, head: bytes) -> None:
+    """Raise ConfigError for a file that is no UTF-8 text: UTF-16, UTF-32, compressed or binary."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and head[:4].strip(b"\0")):
+        raise _unreadable(path, "is UTF-16 or UTF-32 text; save it as UTF-8")
+    if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise _unreadable(path, "is compressed; unpack it first")
+    if b"\0" in head:
+        raise _unreadable(path, "holds NUL bytes, so it is no text")
+
+
+def _json_layout(head: bytes) -> Layout:
+    if head.startswith(b"["):
+        return "array"
+    first = head.split(b"\n", 1)[0]
+    # A pretty-printed object opens on its first line and does not close there.
+    pretty = head.startswith(b"{") and b"\n" in head and first.count(b"{") > first.count(b"}")
+    return "objects" if pretty else "lines"
+
+
+def _unreadable(path: Path, said: str) -> ConfigError:
+    return ConfigError([Problem("dataset", f"{path.name} {said}.")])
+
+
+# --- cutting text into rows ----------------------------------------------------------------------------------------
+
+_STRUCTURE = np.zeros(256, dtype=bool)
+_STRUCTURE[list(b'"\\{}[]')] = True
+
+
+class Scanner:
+    """Finds rows in text fed chunk by chunk; what a chunk leaves open is carried to the next."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.line = 1
+        self.open = 0  # where the row being read begins
+        self.open_line = 1
+
+    def feed(self, chunk: bytes) -> Spans:
+        """The rows that end within this chunk."""
+        data: Bytes = np.frombuffer(chunk, dtype=np.uint8)
+        newlines: Array = np.flatnonzero(data == 10)
+        spans = self.cut(data, newlines)
+        self.offset += len(data)
+        self.line += len(newlines)
+        return spans
+
+    def cut(self, data: Bytes, newlines: Array) -> Spans:
+        raise NotImplementedError
+
+    def finish(self) -> Spans:
+        """The row that the end of the file closes."""
+        if self.open >= self.offset:
+            return _spans([], [], [])
+        return _spans([self.open], [self.offset], [self.open_line])
+
+
+def _spans(starts: Any, ends: Any, lines: Any) -> Spans:
+    return Spans(*(np.asarray(a, dtype=np.int64) for a in (starts, ends, lines)))
+
+
+class Lines(Scanner):
+    """One row a line; with `quoted`, a line break between double quotes is part of the row (csv)."""
+
+    def __init__(self, quoted: bool = False):
+        super().__init__()
+        self.quoted = quoted
+        self.inside = 0
+
+    def cut(self, data: Bytes, newlines: Array) -> Spans:
+        breaks, line_of = newlines, np.arange(len(newlines))
+        if self.quoted:
+            quotes = np.flatnonzero(data == 34)
+            outside = (np.searchsorted(quotes, newlines) + self.inside) % 2 == 0
+            breaks, line_of = newlines[outside], line_of[outside]
+            self.inside = (self.inside + len(quotes)) % 2
+        if not len(breaks):
+            return _spans([], [], [])
+        ends = breaks + self.offset
+        starts = np.concatenate(([self.open], ends[:-1] + 1))
+        lines = np.concatenate(([self.open_line], line_of[:-1] + self.line + 1))
+        self.open, self.open_line = int(ends[-1]) + 1, int(line_of[-1]) + self.line + 1
+        filled = ends > starts  # blank lines stand between rows, they are none
+        return Spans(starts[filled], ends[filled], lines[filled])
+
+
+class Objects(Scanner):
+    """JSON values at one depth: 1 inside a list, 0 for objects that follow each other."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.base = depth
+        self.depth = 0
+        self.inside = 0
+        self.backslashes = 0
+        self.within = False
+
+    def cut(self, data: Bytes, newlines: Array) -> Spans:
+        at: Array = np.flatnonzero(_STRUCTURE[data])
+        kinds = data[at]
+        quotes = (kinds == 34) & ~self._escaped(at, kinds, data)
+        outside = (np.cumsum(quotes) + self.inside) % 2 == 0
+        opens = ((kinds == 123) | (kinds == 91)) & outside
+        closes = ((kinds == 125) | (kinds == 93)) & outside
+        depth = self.depth + np.cumsum(opens.astype(np.int64) - closes)
+        starts = at[opens & (depth == self.base + 1)]
+        ends = at[closes & (depth == self.base)] + 1
+        if len(at):
+            self.depth = int(depth[-1])
+        self.inside = (self.inside + int(quotes.sum())) % 2
+        return self._pair(starts, ends, newlines)
+
+    def _escaped(self, at: Array, kinds: Bytes, data: Bytes) -> NDArray[np.bool_]:
+        """Which structural characters stand behind an odd number of backslashes."""
+        slashes = kinds == 92
+        before, self.backslashes = self.backslashes, _trailing(data, self.backslashes)
+        if not slashes.any() and not before:
+            return np.zeros(len(at), dtype=bool)
+        # Each run of backslashes is known by where it begins; one that reaches back begins before this chunk.
+        gap = np.ones(len(at), dtype=bool)
+        gap[1:] = (np.diff(at) != 1) | ~slashes[:-1]
+        begin = np.where(gap, at, -1)
+        if len(at) and at[0] == 0 and before:
+            begin[0] = -before
+        begin = np.where(gap, begin, 0)
+        run = begin[np.maximum.accumulate(np.where(gap, np.arange(len(at)), 0))]
+        odd: NDArray[np.bool_] = (at - run) % 2 == 1
+        return odd
+
+    def _pair(self, starts: Array, ends: Array, newlines: Array) -> Spans:
+        lines = np.searchsorted(newlines, starts) + self.line
+        starts = starts + self.offset
+        ends = ends + self.offset
+        if self.within:
+            starts = np.concatenate(([self.open], starts))
+            lines = np.concatenate(([self.open_line], lines))
+        count = min(len(starts), len(ends))
+        self.within = len(starts) > count
+        if self.within:
+            self.open, self.open_line = int(starts[count]), int(lines[count])
+        return Spans(starts[:count], ends[:count], lines[:count])
+
+    def finish(self) -> Spans:
+        return super().finish() if self.within else _spans([], [], [])
+
+
+def _trailing(data: Bytes, before: int) -> int:
+    """How many backslashes the text ends with, counting those of earlier chunks when this one is nothing else."""
+    count = 0
+    while count < len(data) and data[-1 - count] == 92:
+        count += 1
+    return count + before if count == len(data) else count
+
+
+def scanner(kind: Layout) -> Scanner:
+    """The scanner for a text layout."""
+    if kind in ("array", "objects"):
+        return Objects(1 if kind == "array" else 0)
+    return Lines(quoted=kind == "csv")
+
+
+def spans(path: Path, kind: Layout, first_chunk: int = 1 << 18) -> Iterator[Spans]:
+    """Where the rows of a text file lie, some at a time; the first soon."""
+    scan = scanner(kind)
+    size = first_chunk
+    with path.open("rb") as file:
+        while chunk := file.read(size):
+            yield scan.feed(chunk)
+            size = 1 << 22
+    yield scan.finish()
+
+
+# --- parsing one row -----------------------------------------------------------------------------------------------
+
+
+class RowReader:
+    """Reads rows of one text file by their place; what is not a row comes back as Broken."""
+
+    def __init__(self, path: Path, kind: Layout):
+        self.path = path
+        self.kind = kind
+        self.file = os.open(path, os.O_RDONLY)
+        self.header: list[str] | None = None
+        self.delimiter = ","
+
+    def close(self) -> None:
+        os.close(self.file)
+
+    def read(self, start: int, end: int) -> Any:
+        """The row at these bytes: a dict, or Broken."""
+        if end - start > LONGEST_ROW:
+            head = os.pread(self.file, EXCERPT, start).decode("utf-8", "replace")
+            return Broken(f"the row is longer than {LONGEST_ROW >> 20} MB", head)
+        return self.parse(os.pread(self.file, end - start, start))
+
+    def parse(self, raw: bytes) -> Any:
+        """One row from its bytes."""
+        try:
+            text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        except UnicodeDecodeError as error:
+            return Broken(
+                f"not UTF-8 at byte {error.start} of the row", raw[:EXCERPT].decode("utf-8", "replace")
+            )
+        if self.kind == "txt":
+            return {"text": text.rstrip("\r\n")}
+        if self.kind == "csv":
+            return self._csv(text)
+        return parse_json(text)
+
+    def _csv(self, text: str) -> Any:
+        try:
+            fields = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+        except csv.Error as error:
+            return Broken(f"not csv: {error}", text[:EXCERPT])
+        assert self.header is not None, "the header is read first"
+        if len(fields) != len(self.header):
+            return Broken(f"{len(fields)} fields, and the header has {len(self.header)}", text[:EXCERPT])
+        return dict(zip(self.header, fields, strict=True))
+
+    def read_header(self, start: int, end: int) -> None:
+        """Take a csv file's first row as the names of its columns."""
+        text = os.pread(self.file, min(end - start, LONGEST_ROW), start).decode("utf-8-sig", "replace")
+        first = text.split("\n", 1)[0]
+        self.delimiter = max(",;\t", key=first.count)
+        self.header = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+
+
+csv.field_size_limit(LONGEST_ROW)
+
+
+def parse_json(text: str) -> Any:
+    """A dict from JSON text, or Broken."""
+    try:
+        record = json.loads(text)
+    except RecursionError:
+        return Broken("nested too deeply", text[:EXCERPT])
+    except ValueError as error:
+        said = getattr(error, "msg", str(error))
+        place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        return Broken(f"not JSON: {said}{place}", text[:EXCERPT])
+    if not isinstance(record, dict):
+        return Broken(f"a row is an object, this is {type(record).__name__}", text[:EXCERPT])
+    return record
+
+
+# --- every row of a file -------------------------------------------------------------------------------------------
+
+
+class Records:
+    """The rows of one file in order, as (line or row number, dict or Broken). `share` says how much has been read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.kind = layout(path)
+        self.share = 0.0
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        if self.kind in ("parquet", "arrow"):
+            return self._table()
+        return self._text()
+
+    def _text(self) -> Iterator[tuple[int, Any]]:
+        size = max(self.path.stat().st_size, 1)
+        reader = RowReader(self.path, self.kind)
+        seen = 0
+        try:
+            for block in spans(self.path, self.kind):
+                for start, end, line in _triples(block):
+                    if self.kind == "csv" and reader.header is None:
+                        reader.read_header(start, end)
+                    else:
+                        yield from self._stray(reader, seen, start, line)
+                        yield line, reader.read(start, end)
+                    seen = end
+                self.share = seen / size
+            yield from self._end(reader, seen, size)
+        finally:
+            reader.close()
+
+    def _stray(self, reader: RowReader, seen: int, start: int, line: int) -> Iterator[tuple[int, Broken]]:
+        """What stands between two rows of a list, if it is more than a comma."""
+        if self.kind != "array" or start - seen <= 1:
+            return
+        between = os.pread(reader.file, min(start - seen, LONGEST_ROW), seen).removeprefix(b"\xef\xbb\xbf")
+        if between.strip() not in ((b"[",) if seen == 0 else (b",", b"")):
+            yield (
+                line,
+                Broken("text between two rows that is no row", between[:EXCERPT].decode("utf-8", "replace")),
+            )
+
+    def _end(self, reader: RowReader, seen: int, size: int) -> Iterator[tuple[int, Broken]]:
+        if self.kind != "array":
+            return
+        rest = os.pread(reader.file, EXCERPT, seen).removeprefix(b"\xef\xbb\xbf").strip()
+        if rest.lstrip(b"[").strip() != b"]":
+            said = (
+                "the file ends inside its list; it may have been cut off"
+                if not rest
+                else "text after the last row"
+            )
+            yield 0, Broken(said, rest.decode("utf-8", "replace"))
+
+    def _table(self) -> Iterator[tuple[int, Any]]:
+        number = 0
+        for batch, share in table_batches(self.path, self.kind):
+            for record in batch:
+                number += 1
+                yield number, record
+            self.share = share
+
+
+def _triples(block: Spans) -> Iterator[tuple[int, int, int]]:
+    return zip(block.starts.tolist(), block.ends.tolist(), block.lines.tolist(), strict=True)
+
+
+def records(path: Path) -> Records:
+    """Every row of a file in order. Raises ConfigError when the file as a whole cannot be read."""
+    return Records(path)
+
+
+def first_record(path: Path) -> dict[str, Any] | None:
+    """The first row that can be read."""
+    for number, (_, record) in enumerate(records(path)):
+        if isinstance(record, dict):
+            return record
+        if number > 20:
+            break
+    return None
+
+
+def table_batches(path: Path, kind: Layout) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    """Rows of a parquet or arrow file a thousand at a time, and the share read. Raises ConfigError."""
+    import pyarrow as pa
+
+    try:
+        yield from _parquet(path) if kind == "parquet" else _arrow(path)
+    except pa.ArrowException as error:
+        said = str(error).splitlines()[0]
+        raise _unreadable(path, f"is not readable as {kind}: {said}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path)
+    total, seen = max(file.metadata.num_rows, 1), 0
+    for batch in file.iter_batches(batch_size=1000):
+        seen += batch.num_rows
+        yield batch.to_pylist(), seen / total
+
+
+def _arrow(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    for batch, share in arrow_batches(path):
+        for start in range(0, batch.num_rows, 1000):
+            yield batch.slice(start, 1000).to_pylist(), share
+
+
+def arrow_batches(path: Path) -> Iterator[tuple[Any, float]]:
+    """The record batches of an arrow file, whether it is a file or a stream, memory-mapped."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        try:
+            file = pa.ipc.open_file(source)
+            for i in range(file.num_record_batches):
+                yield file.get_batch(i), (i + 1) / file.num_record_batches
+        except pa.ArrowInvalid:
+            source.seek(0)
+            size = max(source.size(), 1)
+            for batch in pa.ipc.open_stream(source):
+                yield batch, source.tell() / size

@@ -1,0 +1,71 @@
+"""Several examples in one row without one seeing another: every row says how long each of its examples is.
+
+`seq_lengths` lists the examples' lengths in order; they add up to the row's. A stage builds its block-diagonal mask or its
+variable-length attention from them, with positions that begin anew at each (see `positions`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import numpy as np
+
+from tuner.config.config import Config
+from tuner.data.rows import Rows
+
+
+def positions(seq_lengths: Sequence[int]) -> list[int]:
+    """Position of each token within its own example."""
+    return [i for length in seq_lengths for i in range(length)]
+
+
+def pack(rows: Rows, config: Config) -> Rows:
+    """Rows of at most cutoff_len tokens that hold as many examples as fit; pt texts are cut where a row is full."""
+    return _stream(rows, config.cutoff_len) if config.stage == "pt" else _bins(rows, config.cutoff_len)
+
+
+def _stream(rows: Rows, size: int) -> Rows:
+    """Texts one behind the other, cut into rows of exactly `size` tokens; the last one is shorter."""
+    packed = Rows()
+    ids: list[int] = []
+    lengths: list[int] = []
+    for row in rows:
+        rest = row["input_ids"]
+        while rest:
+            part, rest = rest[: size - len(ids)], rest[size - len(ids) :]
+            ids += part
+            lengths.append(len(part))
+            if len(ids) == size:
+                _add(packed, ids, ids, lengths)
+                ids, lengths = [], []
+    if len(ids) > 1:
+        _add(packed, ids, ids, lengths)
+    return packed
+
+
+def _add(packed: Rows, ids: list[int], labels: list[int], lengths: list[int]) -> None:
+    packed.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
+
+
+def _bins(rows: Rows, size: int) -> Rows:
+    """Whole examples, the longest first, each into the fullest row that still has room (best fit decreasing)."""
+    lengths = rows.lengths("input_ids")
+    groups: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, group), sorted
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[index])
+        at = bisect_left(room, (length, -1))
+        left, group = room.pop(at) if at < len(room) else (size, len(groups))
+        if group == len(groups):
+            groups.append([])
+        groups[group].append(index)
+        if left > length:
+            insort(room, (left - length, group))
+    packed = Rows()
+    for group_rows in sorted(sorted(g) for g in groups):
+        found = [rows[i] for i in group_rows]
+        ids: list[int] = [t for row in found for t in row["input_ids"]]
+        labels: list[int] = [t for row in found for t in row["labels"]]
+        _add(packed, ids, labels, [len(row["input_ids"]) for row in found])
+    return packed

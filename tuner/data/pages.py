@@ -1,0 +1,170 @@
+"""Any page of a file, soon: an index of where rows begin is made in the background while the first page is shown."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.config.knobs import ConfigError, Problem
+from tuner.data.files import Broken, RowReader, Spans, arrow_batches, layout, spans
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it stands in its file: its number (from 0), file, line or row number, and what it holds."""
+
+    number: int
+    file: str
+    line: int
+    record: dict[str, Any] | Broken
+
+
+@dataclass
+class _Block:
+    """Rows that are indexed together."""
+
+    file: int
+    count: int
+    spans: Spans | None = None
+    group: int = 0
+
+
+class Pages:
+    """Pages of one file or of several, one behind the other. Safe to use from several threads.
+
+    Text files are scanned once by a background thread (24 bytes a row); parquet and arrow know their rows.
+    Raises ConfigError when a file cannot be read at all.
+    """
+
+    def __init__(self, path: Path | Sequence[Path]):
+        self.files = [path] if isinstance(path, Path) else list(path)
+        self.kinds = [layout(p) for p in self.files]
+        self._readers = [
+            None if k in ("parquet", "arrow") else RowReader(p, k)
+            for p, k in zip(self.files, self.kinds, strict=True)
+        ]
+        self._blocks: list[_Block] = []
+        self._ends: list[int] = []  # rows up to and with each block
+        self._tables: dict[tuple[int, int], Any] = {}
+        self._grown = threading.Condition()
+        self._done = False
+        self._failed: Exception | None = None
+        threading.Thread(target=self._index, daemon=True, name="index").start()
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are, None while they are still being counted."""
+        return self.counted if self._done else None
+
+    @property
+    def counted(self) -> int:
+        """How many rows have been found so far."""
+        return self._ends[-1] if self._ends else 0
+
+    def page(self, number: int, size: int) -> list[Row]:
+        """The rows of page `number` (from 0), fewer or none behind the end. Waits for the index to get there."""
+        first = number * size
+        self._wait(first + size)
+        return [self._row(i) for i in range(first, min(first + size, self.counted))]
+
+    def row(self, number: int) -> Row:
+        """One row. Raises ConfigError when there are not that many."""
+        self._wait(number + 1)
+        if not 0 <= number < self.counted:
+            raise ConfigError(
+                [Problem("row", f"There is no row {number}; the rows are 0 to {self.counted - 1}.")]
+            )
+        return self._row(number)
+
+    def _wait(self, rows: int) -> None:
+        with self._grown:
+            self._grown.wait_for(lambda: self._done or self.counted >= rows)
+        if self._failed:
+            raise self._failed
+
+    def _index(self) -> None:
+        try:
+            for i, path in enumerate(self.files):
+                self._index_file(i, path)
+        except Exception as error:  # handed to whoever asks for a page
+            self._failed = error
+        with self._grown:
+            self._done = True
+            self._grown.notify_all()
+
+    def _index_file(self, file: int, path: Path) -> None:
+        kind, reader = self.kinds[file], self._readers[file]
+        if reader is None:
+            for group, count in enumerate(_table_counts(path, kind)):
+                self._grow(_Block(file, count, group=group))
+            return
+        for block in spans(path, kind):
+            if kind == "csv" and reader.header is None and len(block.starts):
+                reader.read_header(int(block.starts[0]), int(block.ends[0]))
+                block = Spans(block.starts[1:], block.ends[1:], block.lines[1:])
+            if len(block.starts):
+                self._grow(_Block(file, len(block.starts), block))
+
+    def _grow(self, block: _Block) -> None:
+        with self._grown:
+            self._blocks.append(block)
+            self._ends.append(self.counted + block.count)
+            self._grown.notify_all()
+
+    def _row(self, number: int) -> Row:
+        at = bisect_right(self._ends, number)
+        block = self._blocks[at]
+        inside = number - (self._ends[at] - block.count)
+        path = self.files[block.file]
+        reader = self._readers[block.file]
+        if block.spans is None or reader is None:
+            before = sum(b.count for b in self._blocks[:at] if b.file == block.file)
+            return Row(number, path.name, before + inside + 1, self._table(block)[inside])
+        start, end, line = (int(a[inside]) for a in (block.spans.starts, block.spans.ends, block.spans.lines))
+        return Row(number, path.name, line, reader.read(start, end))
+
+    def _table(self, block: _Block) -> list[dict[str, Any]]:
+        """The rows of one group of a parquet or arrow file; the last few groups are kept."""
+        key = (block.file, block.group)
+        if key not in self._tables:
+            while len(self._tables) >= 2:
+                self._tables.pop(next(iter(self._tables)))
+            self._tables[key] = _Group(self.files[block.file], self.kinds[block.file], block.group)
+        found: list[dict[str, Any]] = self._tables[key]
+        return found
+
+
+class _Group:
+    """One row group or record batch, made into rows only where they are looked at."""
+
+    def __init__(self, path: Path, kind: str, group: int):
+        if kind == "parquet":
+            from pyarrow import parquet
+
+            self.table = parquet.ParquetFile(path).read_row_group(group)
+        else:
+            self.table = next(b for i, (b, _) in enumerate(arrow_batches(path)) if i == group)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.table.slice(index, 1).to_pylist()[0]
+        return found
+
+
+def _table_counts(path: Path, kind: str) -> list[int]:
+    """How many rows each group of a parquet or arrow file has."""
+    import pyarrow as pa
+
+    try:
+        if kind == "arrow":
+            return [batch.num_rows for batch, _ in arrow_batches(path)]
+        from pyarrow import parquet
+
+        about = parquet.ParquetFile(path).metadata
+        return [about.row_group(i).num_rows for i in range(about.num_row_groups)]
+    except pa.ArrowException as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError([Problem("dataset", f"{path.name} is not readable as {kind}: {said}.")]) from error

@@ -1,0 +1,183 @@
+"""The data report: what was read, what will be learnt from, what is cut, what is thrown away and why."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.config.config import Config
+from tuner.data.encode import Encoded
+from tuner.data.formats import Dropped
+from tuner.data.tokens import Tokenizer
+
+Progress = Callable[[float, str], None]
+EXAMPLES = 5
+BINS = 40
+
+
+@dataclass
+class Finding:
+    """Rows that share something worth knowing: how many, and some of them by data set, file and line."""
+
+    count: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, place: Place, detail: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append({**asdict(place), "detail": detail[:300]})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands."""
+
+    dataset: str
+    file: str
+    line: int
+
+
+@dataclass
+class Report:
+    """What a config's data comes to. Token counts are per example; for pairs the prompt counts with each answer."""
+
+    stage: str
+    template: str
+    cutoff_len: int
+    datasets: dict[str, dict[str, int]] = field(default_factory=dict)
+    read: int = 0
+    kept: int = 0
+    cut: int = 0
+    dropped: dict[str, Finding] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    tokens: dict[str, float] = field(default_factory=dict)
+    total_tokens: int = 0
+    trained_tokens: int = 0
+    histogram: dict[str, list[float]] = field(default_factory=dict)
+    duplicates: int = 0
+    train_rows: int = 0
+    eval_rows: int = 0
+    steps: int = 0
+    epoch_tokens: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def trained_share(self) -> float:
+        """The share of tokens that carry a loss."""
+        return self.trained_tokens / self.total_tokens if self.total_tokens else 0.0
+
+    @property
+    def cut_share(self) -> float:
+        """The share of kept rows that lost tokens."""
+        return self.cut / self.kept if self.kept else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, plain enough for JSON."""
+        return {**asdict(self), "trained_share": self.trained_share, "cut_share": self.cut_share}
+
+    def why_nothing(self) -> str:
+        """One sentence on why no row is left."""
+        if not self.read:
+            return "The data sets hold no rows; give one that does."
+        by_count = sorted(self.dropped.items(), key=lambda item: -item[1].count)
+        reasons = ", ".join(f"{reason} ({found.count})" for reason, found in by_count[:3])
+        first = by_count[0][1].examples[0]
+        return (
+            f"None of the {self.read} rows can be learnt from: {reasons}; the first is line {first['line']} of "
+            f"{first['file']}: {first['detail'][:160]}. Mend the rows or the columns in dataset_info.json."
+        )
+
+
+class Tally:
+    """Counts rows as they pass, keeping numbers and a few examples, never the rows."""
+
+    def __init__(self, config: Config, template: str):
+        self.report = Report(stage=config.stage, template=template, cutoff_len=config.cutoff_len)
+        self._tokens = array("i")
+        self._wholes = array("i")
+        self._prints = array("q")
+
+    def see(self, place: Place) -> None:
+        """A row has been read."""
+        self.report.read += 1
+        self.report.datasets.setdefault(place.dataset, {"read": 0, "kept": 0, "cut": 0, "dropped": 0})[
+            "read"
+        ] += 1
+
+    def drop(self, place: Place, dropped: Dropped) -> None:
+        """The row is not used."""
+        self.report.dropped.setdefault(dropped.reason, Finding()).add(place, dropped.detail)
+        self.report.datasets[place.dataset]["dropped"] += 1
+
+    def keep(self, place: Place, encoded: Encoded, texts: Sequence[str]) -> None:
+        """The row is used, as `encoded`."""
+        report = self.report
+        report.kept += 1
+        counts = report.datasets[place.dataset]
+        counts["kept"] += 1
+        report.total_tokens += encoded.tokens
+        report.trained_tokens += encoded.trained
+        self._tokens.append(encoded.tokens)
+        self._wholes.append(encoded.whole)
+        self._prints.append(hash(tuple(texts)))
+        if encoded.cut:
+            report.cut += 1
+            counts["cut"] += 1
+            self.find("cut", place, f"{encoded.whole} tokens cut to {encoded.tokens}")
+
+    def find(self, what: str, place: Place, detail: str) -> None:
+        """Something worth knowing about a row that is used all the same."""
+        self.report.findings.setdefault(what, Finding()).add(place, detail)
+
+    def done(self) -> Report:
+        """The report with everything that needs all rows."""
+        report = self.report
+        report.duplicates = len(self._prints) - len(np.unique(np.frombuffer(self._prints, dtype=np.int64)))
+        wholes = np.frombuffer(self._wholes, dtype=np.int32)
+        if len(wholes):
+            report.tokens = _lengths(wholes)
+            report.histogram = _histogram(wholes)
+        return report
+
+
+def _lengths(wholes: NDArray[np.int32]) -> dict[str, float]:
+    """How long examples are before any cut, in tokens."""
+    p5, p50, p95, p99 = (float(v) for v in np.percentile(wholes, [5, 50, 95, 99]))
+    return {
+        "min": float(wholes.min()),
+        "p5": p5,
+        "p50": p50,
+        "mean": float(wholes.mean()),
+        "p95": p95,
+        "p99": p99,
+        "max": float(wholes.max()),
+    }
+
+
+def _histogram(wholes: NDArray[np.int32]) -> dict[str, list[float]]:
+    """Rows by length before any cut: `counts` between `edges`, in tokens."""
+    counts, edges = np.histogram(wholes, bins=min(BINS, max(int(wholes.max() - wholes.min()), 1)))
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def steps(config: Config, rows: int, replicas: int = 1) -> int:
+    """Optimizer steps that a run over `rows` rows takes."""
+    if config.max_steps > 0:
+        return int(config.max_steps)
+    batches = math.ceil(rows / (config.per_device_train_batch_size * replicas))
+    per_epoch = max(math.ceil(batches / config.gradient_accumulation_steps), 1)
+    whole: int = math.ceil(per_epoch * config.num_train_epochs)
+    return whole
+
+
+def report(config: Config, tokenizer: Tokenizer, progress: Progress | None = None) -> Report:
+    """The report of a config's data, by the very path that training takes. Raises ConfigError when nothing can be read."""
+    from tuner.data.prepare import read_all
+
+    return read_all(config, tokenizer, progress, keep=False).report

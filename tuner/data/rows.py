@@ -1,0 +1,87 @@
+"""Encoded rows kept as flat arrays: four bytes a token, however many rows, and a dict of plain lists at each index."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class Column:
+    """Lists of ids of different lengths, one behind the other."""
+
+    def __init__(self) -> None:
+        self.flat = array("i")
+        self.ends = array("q", [0])
+
+    def append(self, ids: Iterable[int]) -> None:
+        self.flat.extend(ids)
+        self.ends.append(len(self.flat))
+
+    def __getitem__(self, index: int) -> list[int]:
+        return self.flat[self.ends[index] : self.ends[index + 1]].tolist()
+
+    def lengths(self) -> Ints:
+        ends: Ints = np.frombuffer(self.ends, dtype=np.int64)
+        return ends[1:] - ends[:-1]
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """Rows of one stage, all with the same keys. Lists of ids go into columns, anything else is kept as it is."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, Column] = {}
+        self._flags: dict[str, list[Any]] = {}
+        self._order: Ints | None = None
+        self._count = 0
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row. The first one decides which keys there are."""
+        if not self._count:
+            self._columns = {k: Column() for k, v in row.items() if isinstance(v, list)}
+            self._flags = {k: [] for k in row if k not in self._columns}
+        for name, column in self._columns.items():
+            column.append(row[name])
+        for name, flags in self._flags.items():
+            flags.append(row[name])
+        self._count += 1
+
+    def take(self, order: Iterable[int]) -> Rows:
+        """These rows in this order, sharing the ids with the rows they come from."""
+        view = Rows()
+        view._columns, view._flags, view._count = self._columns, self._flags, self._count
+        chosen = np.fromiter(order, dtype=np.int64)
+        view._order = chosen if self._order is None else self._order[chosen]
+        return view
+
+    @property
+    def keys(self) -> list[str]:
+        """The names in each row."""
+        return [*self._columns, *self._flags]
+
+    def lengths(self, name: str) -> Ints:
+        """How many ids each row has under a name."""
+        lengths = self._columns[name].lengths()
+        return lengths if self._order is None else lengths[self._order]
+
+    def __len__(self) -> int:
+        return self._count if self._order is None else len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        at = place if self._order is None else int(self._order[place])
+        return {n: c[at] for n, c in self._columns.items()} | {n: f[at] for n, f in self._flags.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))

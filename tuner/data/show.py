@@ -1,0 +1,101 @@
+"""What the model sees of one row: every token with its text, and whether it is learnt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tuner.config.config import Config
+from tuner.data.catalog import Entry
+from tuner.data.encode import MASKED, Encoded, Encoder
+from tuner.data.files import Broken
+from tuner.data.formats import Dropped, Row, convert
+from tuner.data.templates import Template, template_of
+from tuner.data.tokens import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token: its id, the text it adds, whether the loss sees it, whether it is a special token.
+
+    A character spread over several tokens stands at the last of them; `label` is what is learnt there, if anything.
+    """
+
+    id: int
+    text: str
+    trained: bool
+    special: bool
+    label: int | None = None
+
+
+@dataclass
+class Shown:
+    """One row as the model sees it: a side for each answer, or the reason why it is not used."""
+
+    stage: str
+    template: str
+    row: Row | None = None
+    dropped: str = ""
+    detail: str = ""
+    cut: bool = False
+    whole: int = 0
+    label: bool | None = None
+    sides: dict[str, list[Token]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, plain enough for JSON."""
+        return asdict(self)
+
+
+def show(
+    config: Config,
+    entry: Entry,
+    record: dict[str, Any] | Broken,
+    tokenizer: Tokenizer,
+    template: Template | None = None,
+) -> Shown:
+    """What the model sees of a raw record. Raises ConfigError when the template is not known."""
+    template = template or template_of(config, tokenizer)
+    shown = Shown(config.stage, template.name)
+    row = convert(record, entry)
+    if isinstance(row, Dropped):
+        shown.dropped, shown.detail = row.reason, row.detail
+        return shown
+    shown.row = row
+    encoded = _encoded(row, Encoder(config, template, tokenizer))
+    if isinstance(encoded, Dropped):
+        shown.dropped, shown.detail = encoded.reason, encoded.detail
+        return shown
+    shown.cut, shown.whole, shown.label = encoded.cut, encoded.whole, encoded.row.get("label")
+    shown.sides = {
+        name: _tokens(ids, labels, tokenizer) for name, (ids, labels) in sides(encoded.row).items()
+    }
+    return shown
+
+
+def _encoded(row: Row, encoder: Encoder) -> Encoded | Dropped:
+    draft = encoder.draft(row)
+    if isinstance(draft, Dropped):
+        return draft
+    return encoder.fit(draft, encoder.tokenizer.encode_batch(draft.texts, encoder.continues(draft.texts)))
+
+
+def sides(row: dict[str, Any]) -> dict[str, tuple[list[int], list[int]]]:
+    """The sequences that an encoded row is fed as, each with its ids and labels."""
+    if "chosen_ids" in row:
+        return {side: _after(row["prompt_ids"], row[f"{side}_ids"]) for side in ("chosen", "rejected")}
+    if "completion_ids" in row:
+        return {"answer": _after(row["prompt_ids"], row["completion_ids"])}
+    return {"text": (row["input_ids"], row.get("labels", [MASKED] * len(row["input_ids"])))}
+
+
+def _after(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+    return prompt + answer, [MASKED] * len(prompt) + answer
+
+
+def _tokens(ids: list[int], labels: list[int], tokenizer: Tokenizer) -> list[Token]:
+    special = tokenizer.special_ids
+    return [
+        Token(i, text, label != MASKED, i in special, None if label == MASKED else label)
+        for i, text, label in zip(ids, tokenizer.pieces(ids), labels, strict=True)
+    ]

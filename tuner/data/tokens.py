@@ -1,0 +1,236 @@
+"""The tokenizer of a model folder, without transformers: text to ids and back, and the chat template beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner import paths
+from tuner.config.knobs import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import tokenizers
+
+SPECIALS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+class Tokenizer:
+    """Text to ids exactly as transformers' tokenizer of the same folder does, with no special tokens added."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any], folder: Path | None = None):
+        self.backend = backend
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.settings = settings
+        self.folder = folder
+        self.bos, self.eos, self.pad = (self._special(name) for name in SPECIALS[:3])
+
+    def _special(self, name: str) -> str | None:
+        value = self.settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        return text if isinstance(text, str) and self.id_of(text) is not None else None
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a whole token, None when the vocabulary has no such token."""
+        found: int | None = self.backend.token_to_id(token)
+        return found
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.id_of(self.bos) if self.bos else None
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.id_of(self.eos) if self.eos else None
+
+    @property
+    def pad_id(self) -> int | None:
+        """The padding token's id; the end-of-text token's where there is none."""
+        return self.id_of(self.pad) if self.pad else self.eos_id
+
+    @property
+    def size(self) -> int:
+        """How many ids there are."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def specials(self) -> tuple[str, ...]:
+        """The texts that are one token by decree."""
+        return tuple(t.content for t in self.backend.get_added_tokens_decoder().values())
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The jinja text of the chat template, None where the tokenizer has none."""
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):
+            by_name = {t["name"]: t["template"] for t in template}
+            template = by_name.get("default") or next(iter(by_name.values()), None)
+        if isinstance(template, dict):
+            template = template.get("default")
+        return template or None
+
+    @cached_property
+    def digest(self) -> str:
+        """What names this tokenizer and template: sha256 over vocabulary, merges and settings."""
+        whole = hashlib.sha256(self.backend.to_str().encode())
+        whole.update(json.dumps(self.settings, sort_keys=True, default=str).encode())
+        return whole.hexdigest()
+
+    def encode(self, text: str, continues: bool = False) -> list[int]:
+        """Ids of a text; `continues` when it stands behind other text, so that no word mark is put before it."""
+        ids: list[int] = self._backend(continues).encode(_clean(text), add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[list[int]]:
+        """Ids of many texts; uses every core, and other Python threads run meanwhile."""
+        return [e.ids for e in self.encodings(texts, continues)]
+
+    def encodings(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[Any]:
+        """As `encode_batch`, but objects with `.ids` and `len()`: counting alone is quicker so."""
+        if continues is None or not self.prefixes or not any(continues):
+            return self._batch(self.backend, texts)
+        found: list[Any] = [None] * len(texts)
+        for flag in (False, True):
+            where = [i for i, c in enumerate(continues) if bool(c) is flag]
+            for i, encoding in zip(
+                where, self._batch(self._backend(flag), [texts[i] for i in where]), strict=True
+            ):
+                found[i] = encoding
+        return found
+
+    def _batch(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Any]:
+        try:
+            encoded: list[Any] = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:  # a lone surrogate somewhere: no text that Rust can hold
+            encoded = backend.encode_batch_fast([_clean(t) for t in texts], add_special_tokens=False)
+        return encoded
+
+    def _backend(self, continues: bool) -> tokenizers.Tokenizer:
+        return self._unprefixed if continues and self.prefixes else self.backend
+
+    @cached_property
+    def prefixes(self) -> bool:
+        """Whether a word mark is put before every text, as sentencepiece does."""
+        return self._without_prefix() is not None
+
+    @cached_property
+    def _unprefixed(self) -> tokenizers.Tokenizer:
+        from tokenizers import Tokenizer as Backend
+
+        return Backend.from_str(self._without_prefix() or self.backend.to_str())
+
+    def _without_prefix(self) -> str | None:
+        """The same tokenizer with the word mark left off, as JSON; None when there is none to leave off."""
+        whole = json.loads(self.backend.to_str())
+        changed = [_drop_prefix(whole, part) for part in ("normalizer", "pre_tokenizer")]
+        return json.dumps(whole) if any(changed) else None
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of ids."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def text_of(self, token_id: int) -> str:
+        """The text of one token; part of a character shows as the replacement character."""
+        return self.decode([token_id])
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text that each token adds; a character spread over several tokens stands at its last one."""
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        return [stream.step(self.backend, i) or "" for i in ids]
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is."""
+        return len(self.encode(text))
+
+
+def _drop_prefix(owner: dict[str, Any], key: str) -> bool:
+    """Take the rule that puts a word mark before a text out of `owner[key]`; True when there was one."""
+    part = owner.get(key)
+    if not isinstance(part, dict):
+        return False
+    if part.get("type") == "Prepend":
+        owner[key] = None
+        return True
+    if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
+        part["prepend_scheme"] = "never"
+        return True
+    for name in ("normalizers", "pretokenizers"):
+        if name in part:
+            holders = [{"part": p} for p in part[name]]
+            changed = [_drop_prefix(h, "part") for h in holders]
+            part[name] = [h["part"] for h in holders if h["part"] is not None]
+            return any(changed)
+    return False
+
+
+def _clean(text: str) -> str:
+    """Text without lone surrogates, which no file can hold and no tokenizer reads."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model folder. Raises ConfigError with one sentence."""
+    from tokenizers import Tokenizer as Backend
+
+    given = Path(folder).expanduser()
+    path = given if given.is_absolute() else paths.home() / given
+    if not path.is_dir():
+        raise _no_tokenizer(
+            f"There is no folder {folder}; give --model_name_or_path a folder with a tokenizer."
+        )
+    if not (path / "tokenizer.json").is_file():
+        path = _legacy(path)
+    try:
+        backend = Backend.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises bare Exception for every fault of the file
+        raise _no_tokenizer(f"{path / 'tokenizer.json'} is not a tokenizer: {error}.") from error
+    return Tokenizer(backend, _settings(path), path)
+
+
+def _legacy(path: Path) -> Path:
+    """A folder with tokenizer.json made from an older vocabulary file."""
+    try:
+        from tuner.data.legacy_tokenizers import tokenizer_folder  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return _missing(path)
+    found: Path = tokenizer_folder(path, paths.models())
+    return found if (found / "tokenizer.json").is_file() else _missing(path)
+
+
+def _missing(path: Path) -> Path:
+    raise _no_tokenizer(f"{path} holds no tokenizer.json; copy the model's tokenizer files into it.")
+
+
+def _no_tokenizer(sentence: str) -> ConfigError:
+    return ConfigError([Problem("model_name_or_path", sentence)])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """tokenizer_config.json with what older folders keep beside it."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json", "chat_template.json"):
+        if (path / name).is_file():
+            settings.update(_json(path / name))
+    jinja = path / "chat_template.jinja"
+    if jinja.is_file():
+        settings["chat_template"] = jinja.read_text(encoding="utf-8")
+    return settings
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise _no_tokenizer(f"{path} is not readable as JSON: {error}.") from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,85 @@
+"""What the form can offer for a knob on this machine: models found, data sets that fit, templates known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from tuner import paths
+from tuner.config import models
+from tuner.config.config import KNOBS
+from tuner.config.knobs import ConfigError
+from tuner.data.catalog import Entry, read_catalog
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Choices with what is written beside each; `free` lets a person type something else."""
+
+    choices: tuple[str, ...]
+    notes: Mapping[str, str]
+    free: bool = True
+    missing: str = ""
+
+    def shown(self, choice: str) -> str:
+        note = self.notes.get(choice)
+        return f"{choice}  ·  {note}" if note else choice
+
+
+def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
+    """The offer for a knob next to the other values; None where there is nothing to choose from."""
+    if name == "model_name_or_path":
+        return _models()
+    if name in ("dataset", "eval_dataset"):
+        folder = str(values.get("dataset_dir") or KNOBS["dataset_dir"].default)
+        return _datasets(folder, str(values.get("stage") or KNOBS["stage"].default))
+    if name == "template":
+        return _templates()
+    return None
+
+
+@st.cache_data(ttl=20, show_spinner=False)
+def _models() -> Offer:
+    folders = models.local_models(models.model_roots())
+    own = {_short(folder): "on this machine" for folder in folders}
+    cached = dict.fromkeys(models.hub_cache_models(), "in the hub cache")
+    notes = own | cached
+    missing = "No model was found on this machine: type a folder's path or a hub name." if not notes else ""
+    return Offer(tuple(notes), notes, missing=missing)
+
+
+def _short(folder: Path) -> str:
+    """As it is typed: relative to the studio where it lies inside it."""
+    root = paths.home()
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _datasets(folder: str, stage: str) -> Offer:
+    try:
+        entries = read_catalog(folder)
+    except ConfigError as error:
+        return Offer((), {}, missing=str(error))
+    fitting = [e for e in entries.values() if not e.fits(stage) and here(e)]
+    missing = "" if fitting else f"No data set in {folder} fits the stage {stage}; see Datasets."
+    return Offer(tuple(e.name for e in fitting), {}, missing=missing)
+
+
+def here(entry: Entry) -> bool:
+    """Whether a data set's files are on this machine; one from the hub counts as reachable only by name."""
+    try:
+        return bool(entry.files()) and not entry.missing()
+    except (OSError, ConfigError):
+        return False
+
+
+def _templates() -> Offer | None:
+    try:
+        from tuner.data.templates import names
+    except ImportError:
+        return None
+    return Offer(tuple(names()), {})
