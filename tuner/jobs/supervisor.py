@@ -239,8 +239,8 @@ def _work(idle: float) -> None:
         began = time.monotonic()
         if supervisor.tick():
             busy = time.monotonic()
-        # A studio with ten thousand runs is looked at less often: never more than a twentieth of the time.
-        _sleep(wake, max(TICK, 20 * (time.monotonic() - began)))
+        # A studio with ten thousand runs is looked at less often, for a tenth of the time at most.
+        _sleep(wake, min(2.0, max(TICK, 10 * (time.monotonic() - began))))
 
 
 def _wake_on_child() -> int:
