@@ -1,17 +1,12 @@
-import streamlit as st
+"""Home: what runs, how the last runs ended, and what to do next."""
 
-from tuner.ui import theme
+from tuner.ui import home, run_list, theme
 
-theme.head("Home", "A sentence under the title that says what this page is for.")
-with theme.card("a"):
-    st.subheader("Card")
-    st.metric("Loss", "0.693")
-    st.text_input("Learning rate", "5e-05", help="x")
-    st.button("Launch", type="primary")
-    st.button("Cancel")
-    st.selectbox("Stage", ["dpo", "sft"])
-    st.progress(0.4, "40%")
-    st.badge("running", color="primary")
-    st.segmented_control("m", ["Basic", "Advanced"], default="Basic")
-    st.code("tuner train --a b", language="bash")
-theme.empty("history", "No runs yet", "Start one.")
+theme.head("Home", "What this studio is doing, and how the last runs ended.")
+
+steps = home.steps()
+run_list.at_work()
+if not all(step.done for step in steps):
+    home.checklist(steps)
+home.attention()
+run_list.lately(6)

@@ -66,25 +66,12 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
         if st.button(reset, icon=":material/restart_alt:", type="tertiary"):
             drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
             st.rerun()
-    st.space("stretch")
-    search = st.text_input(
-        "Find a parameter",
-        type="search",
-        icon=":material/search:",
-        placeholder="rank, memory, …",
-        live=True,
-        width=220,
-    )
-    level = st.segmented_control(
-        "Parameters", ["Basic", "Advanced"], required=True, default="Basic", key="level", bind="query-params"
-    )
-    explained = st.toggle("Explain", value=True, key="explain", bind="query-params")
-
 config, problems = run_card.judge(draft)
 with st.container(key="new-run-split"):
     fields, side = st.columns([2.1, 1], gap="medium")
 with fields:
-    form.sections(draft, problems, advanced=level == "Advanced", search=search or "", explained=explained)
+    advanced, search, explained = form.options()
+    form.sections(draft, problems, advanced=advanced, search=search, explained=explained)
 with side, st.container(key="new-run-side"):
     launched = run_card.show(draft, config, problems)
 

@@ -74,22 +74,13 @@ def starts(run: Run) -> list[list[float]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def leader() -> psutil.Process:
-    """The supervisor of this test's studio."""
-    until(supervisor.supervised)
-    home = os.environ["TUNER_HOME"]
-    for process in psutil.process_iter():
-        try:
-            named = "tuner.jobs.supervisor" in process.cmdline() or "tests.faults.points" in process.cmdline()
-            if named and process.environ().get("TUNER_HOME") == home:
-                return process
-        except psutil.Error:
-            continue
-    raise AssertionError("no supervisor to be found")
-
-
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def kill_supervisor() -> None:
+    until(supervisor.leader)
+    kill(supervisor.leader() or 0)
 
 
 # --- one run's way
@@ -290,7 +281,7 @@ def test_a_suspended_worker_is_shown_as_stalled_and_stop_ends_it(monkeypatch: py
 def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
     run = submit.launch(new_run(steps=60))
     until(lambda: run.status().step > 2)
-    leader().kill()
+    kill_supervisor()
     until(lambda: not supervisor.supervised())
     pid = run.status().pid
     supervisor.ensure_supervisor()
@@ -301,7 +292,7 @@ def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
 def test_a_worker_that_dies_unwatched_is_interrupted_and_not_started_again() -> None:
     run = submit.launch(new_run(steps=500))
     until(lambda: run.status().step > 2)
-    leader().kill()
+    kill_supervisor()
     kill(run.status().pid)
     until(lambda: not supervisor.supervised())
     supervisor.ensure_supervisor()

@@ -116,9 +116,10 @@ def test_kto_weights_sides_and_never_goes_below_zero_kl() -> None:
 
 
 def test_running_baseline_is_the_mean_of_all_micro_batches_so_far() -> None:
-    deltas, mean, count = running_baseline(torch.tensor([1.0, 3.0]), torch.tensor(0.0), torch.tensor(0.0))
-    assert deltas.tolist() == [1.0, 2.0] and (mean.item(), count.item()) == (2.0, 2.0)
-    assert running_baseline(torch.tensor([5.0]), mean, count)[0].tolist() == [3.0]
+    zero, valid = torch.tensor(0.0), torch.tensor([1.0, 1.0, 0.0])
+    deltas, mean, count = running_baseline(torch.tensor([1.0, 3.0, 9.0]), valid, zero, zero)
+    assert deltas.tolist() == [1.0, 2.0, 2.0] and (mean.item(), count.item()) == (2.0, 2.0)
+    assert running_baseline(torch.tensor([5.0]), torch.ones(1), mean, count)[0].tolist() == [3.0]
 
 
 def test_names_and_impossible_settings_are_refused_in_words() -> None:

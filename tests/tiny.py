@@ -90,6 +90,7 @@ def model(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, voc
         bos_token_id=1,
         eos_token_id=2,
         tie_word_embeddings=False,
+        initializer_range=0.15,  # logits of a size that an adapter below the head can move
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer(folder)

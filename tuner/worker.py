@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +19,15 @@ from typing import IO, Any
 
 from tuner import hardware, paths
 from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
 from tuner.tracking import adapters
-from tuner.tracking.metrics import Mirror, SystemMetrics
+from tuner.tracking.metrics import SystemMetrics
 from tuner.tracking.outcome import finish
 from tuner.tracking.run import Run, State
+from tuner.tracking.store import TrackerError
+from tuner.tracking.weights import check_finite
 
 EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 
@@ -60,7 +65,7 @@ def _live(run: Run) -> int:
         exit_code=None,
         **reasons.Reason("", "").changes(),
     )
-    mirror, result = Mirror(run), Outcome()
+    result = Outcome()
     try:
         live = LiveRun(run, run.config())
         with live.listening(), measuring(live):
@@ -73,7 +78,6 @@ def _live(run: Run) -> int:
         state, reason = "failed", reasons.from_exception(error, run.values())
     run.forget_requests()
     run.update(phase="closing", **reason.changes())  # decided: whoever finds this process dead reads it here
-    mirror.close()
     finish(
         run,
         state,
@@ -90,24 +94,28 @@ def _live(run: Run) -> int:
 
 @contextmanager
 def measuring(live: LiveRun) -> Iterator[None]:
-    """Sample the machine's load into the run's metrics as long as the run lives."""
+    """Sample the machine's load as long as the run lives; at the end send MLflow what it does not have."""
     system = SystemMetrics(live.run, live.log)
     try:
         yield
     finally:
         system.close()
         live.log.close()
+        if live.mirror:
+            live.mirror.close()
 
 
 def _stage(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
+    if not (live.config.do_train or live.config.do_eval or live.config.do_predict):
+        sentence = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."
+        raise ConfigError([Problem("do_train", sentence, {"do_train": True})])
     with live.phase("loading libraries"):
+        quieten()
         stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
     result: Outcome = stage.train(live.config, live)
-    if result.adapter and result.weights and not result.stopped:
-        with live.phase("registering the adapter"):
-            row = adapters.register(live.run, result.weights, base=result.base, name=lineage(live.config))
-            live.record(adapter=row.name, adapter_version=row.version)
+    if result.weights and not result.stopped:
+        _keep(live, result, result.weights)
     return result
 
 
@@ -115,6 +123,31 @@ def lineage(config: Config) -> str:
     """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
     model = Path(str(config.model_name_or_path)).name
     return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
+
+
+def quieten() -> None:
+    """Keep progress bars and libraries' notes to their own developers out of a log that people read."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
+    """Check that what came out is made of finite numbers; register an adapter."""
+    if not result.adapter:
+        for path in folder.glob("*.safetensors"):
+            check_finite(path)
+        return
+    with live.phase("registering the adapter"):
+        try:
+            row = adapters.register(live.run, folder, base=result.base, name=lineage(live.config))
+        except TrackerError as away:
+            live.note(f"The adapter is in {folder}, but not yet registered: {away} `tuner sync` does it.")
+        else:
+            live.record(adapter=row.name, adapter_version=row.version)
 
 
 def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
@@ -149,8 +182,8 @@ def _same_file(one: Any, other: IO[str]) -> bool:
         return False
 
 
-class Both:
-    """A text stream that writes to several."""
+class Both(io.TextIOBase):
+    """A text stream that writes to several; closing it closes none of them."""
 
     def __init__(self, *streams: IO[str]):
         self._streams = streams
@@ -163,9 +196,6 @@ class Both:
     def flush(self) -> None:
         for stream in self._streams:
             stream.flush()
-
-    def isatty(self) -> bool:
-        return False
 
     def fileno(self) -> int:
         return self._streams[0].fileno()

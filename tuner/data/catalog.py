@@ -120,6 +120,9 @@ class Entry:
             p for p in self.path.rglob("*") if p.suffix.lstrip(".").lower() in TYPES and p.is_file()
         )
         kinds = sorted({p.suffix.lower() for p in found})
+        if not kinds and self.origin == "script":
+            sentence = f"{self.name}: loading scripts are not run here; write the rows to a file and give its file_name."
+            raise ConfigError([Problem("dataset", sentence)])
         if len(kinds) != 1:
             said = (
                 f"mixes {', '.join(kinds)}; keep one type" if kinds else f"holds no {', '.join(TYPES)} file"

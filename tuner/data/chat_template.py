@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
-from tuner.data.templates import Exchange, RefusedError
+from tuner.data.templates import Exchange, RefusedError, common_prefix
 from tuner.data.tokens import Tokenizer
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
@@ -94,16 +94,18 @@ class ChatTemplate:
         self.eos = stop if stop and tokenizer.id_of(stop) is not None else tokenizer.eos or ""
         self.stop: tuple[str, ...] = (self.eos,) if self.eos else ()
 
-    def exchanges(
-        self, messages: Sequence[Message], tools: Sequence[Any] = (), one_turn: bool = False
-    ) -> list[Exchange]:
-        """The exchanges of a chat that ends with an answer. Raises RefusedError."""
+    def exchanges(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[Exchange]:
+        """The exchanges of a chat that ends with an answer, each answer to be learnt. Raises RefusedError."""
         chat = self._with_system(messages)
-        if self.marks and not one_turn:
-            return self._marked(self._render(chat, tools))
-        if one_turn:
-            return [self._last(chat, tools)]
-        return self._by_steps(chat, tools)
+        return self._marked(self._render(chat, tools)) if self.marks else self._by_steps(chat, tools)
+
+    def answers(
+        self, messages: Sequence[Message], replies: Sequence[Message], tools: Sequence[Any] = ()
+    ) -> list[Exchange]:
+        """One exchange for each of several replies to the same messages. Raises RefusedError."""
+        chat = self._with_system(messages)
+        prompt = _unmarked(self._render(chat, tools, asks=True))
+        return [self._reply(prompt, chat, reply, tools) for reply in replies]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The text that asks for an answer to `messages`."""
@@ -171,10 +173,13 @@ class ChatTemplate:
     def _last(self, chat: Sequence[Message], tools: Sequence[Any]) -> Exchange:
         """The last answer and all before it."""
         prompt = _unmarked(self._render(chat[:-1], tools, asks=True))
-        whole = _unmarked(self._render(chat, tools))
+        return self._reply(prompt, chat[:-1], chat[-1], tools)
+
+    def _reply(self, prompt: str, chat: Sequence[Message], reply: Message, tools: Sequence[Any]) -> Exchange:
+        whole = _unmarked(self._render([*chat, reply], tools))
         if not whole.startswith(prompt):
             # Some templates open a thought in the prompt that a finished answer does not show.
-            prompt = _shared(prompt, whole)
+            prompt = common_prefix(prompt, whole)
         answer = whole[len(prompt) :]
         ending = self.ending if self.ending and answer.endswith(self.ending) else ""
         return Exchange(prompt, answer, self._header(prompt), ending)
@@ -214,11 +219,3 @@ class ChatTemplate:
 
 def _unmarked(text: str) -> str:
     return text.replace(OPEN, "").replace(CLOSE, "")
-
-
-def _shared(one: str, two: str) -> str:
-    """What both texts begin with."""
-    count = next(
-        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
-    )
-    return one[:count]

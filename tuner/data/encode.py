@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tuner.config.config import Config
 from tuner.data.formats import Dropped, Message, Row
-from tuner.data.templates import Exchange, RefusedError, Template
+from tuner.data.templates import Exchange, RefusedError, Template, common_prefix
 from tuner.data.tokens import Tokenizer
 
 MASKED = -100
@@ -33,12 +33,15 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A row as ids. `tokens` counts all of them, `trained` those the loss sees, `whole` what it was before a cut."""
+    """A row as ids. `tokens` counts all of them, `trained` those the loss sees.
+
+    `length` is what the cutoff is held against, before any cut; for pairs the prompt with the longer answer.
+    """
 
     row: dict[str, Any]
     tokens: int
     trained: int
-    whole: int
+    length: int
     cut: bool = False
 
 
@@ -77,11 +80,14 @@ class Encoder:
     def _chat(self, row: Row) -> Draft:
         tools = row.get("tools", ())
         if "completion" in row:
-            exchanges = [self._last(row["messages"], row["completion"], tools)]
+            exchanges = self.template.answers(row["messages"], [row["completion"]], tools)
         elif self.stage in PROMPT_STAGES:
             exchanges = [Exchange(self._question(row, tools), "", "", "")]
+        elif self.config.mask_history:
+            *before, last = row["messages"]
+            exchanges = self.template.answers(before, [last], tools)
         else:
-            exchanges = self.template.exchanges(row["messages"], tools, one_turn=self.config.mask_history)
+            exchanges = self.template.exchanges(row["messages"], tools)
         return Draft([text for e in exchanges for text in (e.prompt, e.answer)], exchanges, row)
 
     def _question(self, row: Row, tools: Sequence[Any]) -> str:
@@ -90,21 +96,16 @@ class Encoder:
         return self.template.prompt(asked, tools)
 
     def _pair(self, row: Row) -> Draft:
-        tools = row.get("tools", ())
-        better, worse = (self._last(row["messages"], row[side], tools) for side in ("chosen", "rejected"))
+        replies = [row["chosen"], row["rejected"]]
+        better, worse = self.template.answers(row["messages"], replies, row.get("tools", ()))
         if better.prompt != worse.prompt:
             # An empty thought that only one side has belongs to that side's answer.
-            prompt = _common(better.prompt, worse.prompt)
+            prompt = common_prefix(better.prompt, worse.prompt)
             better, worse = (
                 e._replace(prompt=prompt, answer=e.prompt[len(prompt) :] + e.answer, header="")
                 for e in (better, worse)
             )
         return Draft([better.prompt, better.answer, worse.answer], [better, worse], row)
-
-    def _last(self, messages: Sequence[Message], answer: Message, tools: Sequence[Any]) -> Exchange:
-        """One exchange: everything before `answer` is its prompt."""
-        *before, last = self.template.exchanges([*messages, answer], tools, one_turn=True)
-        return last._replace(prompt="".join(e.prompt + e.answer for e in before) + last.prompt)
 
     def continues(self, texts: Sequence[str]) -> list[bool]:
         """Which of a row's texts go on behind ordinary text, for tokenizers that mark the begin of a text."""
@@ -116,7 +117,38 @@ class Encoder:
             flags[2] = flags[1]  # both answers follow the prompt
         return flags
 
+    def frame(self) -> str:
+        """A text that holds what the template puts around turns."""
+        if self.stage == "pt":
+            return ""
+        asked = [{"role": "user", "content": "x"}]
+        try:
+            found = self.template.answers(asked, [{"role": "assistant", "content": "x"}])
+        except RefusedError:
+            return ""
+        return found[0].prompt + found[0].answer
+
     # --- ids -------------------------------------------------------------------------------------------------------
+
+    def count(self, draft: Draft, counts: Sequence[int]) -> Encoded | None:
+        """What `fit` would say of a row, from the lengths of its texts alone; None where the ids are needed to say it."""
+        if self.stage == "pt" or self.stage in PROMPT_STAGES or self.config.train_on_prompt:
+            return None
+        if self.stage in PAIR_STAGES:
+            prompt, better, worse = counts
+            tokens, trained, longest = (
+                2 * prompt + better + worse,
+                better + worse,
+                prompt + max(better, worse),
+            )
+            if draft.texts[1] == draft.texts[2]:
+                return None
+        else:
+            tokens = longest = sum(counts)
+            trained = sum(counts[1::2])
+        if longest > self.cutoff or not trained or (self.template.eos_between and len(counts) > 3):
+            return None
+        return Encoded({}, tokens, trained, longest)
 
     def fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         """The row's ids within the cutoff, or why it cannot be used."""
@@ -149,7 +181,6 @@ class Encoder:
     def _fit_pair(self, draft: Draft, prompt: Ids, chosen: Ids, rejected: Ids) -> Encoded | Dropped:
         better, worse = draft.exchanges
         longest = max(len(chosen), len(rejected))
-        whole = 2 * len(prompt) + len(chosen) + len(rejected)
         endings = self._length(better.ending), self._length(worse.ending)
         room = self._room(len(prompt), longest, self._length(better.header), max(endings))
         if room is None:
@@ -162,7 +193,7 @@ class Encoder:
             return Dropped("identical answers", "the answers differ only beyond the cutoff" if cut else "")
         row = {"prompt_ids": kept, "chosen_ids": sides[0], "rejected_ids": sides[1]}
         trained = len(sides[0]) + len(sides[1])
-        return Encoded(row, 2 * len(kept) + trained, trained, whole, cut)
+        return Encoded(row, 2 * len(kept) + trained, trained, len(prompt) + longest, cut)
 
     def _fit_labelled(self, draft: Draft, prompt: Ids, answer: Ids) -> Encoded | Dropped:
         exchange = draft.exchanges[0]
@@ -184,13 +215,11 @@ class Encoder:
             return self._too_long(whole)
         input_ids: Ids = []
         labels: Ids = []
-        last = max((i for i, t in enumerate(kept) if t.answer), default=0)
         for i, turn in enumerate(kept):
             input_ids += turn.prompt
             input_ids += turn.answer
             labels += self._prompt_labels(turn.prompt, i)
-            learnt = i == last or not self.config.mask_history
-            labels += turn.answer if learnt else [MASKED] * len(turn.answer)
+            labels += turn.answer
         trained = len(labels) - labels.count(MASKED)
         if not trained:
             return Dropped("nothing to learn", "no token of the row carries a loss")
@@ -212,9 +241,7 @@ class Encoder:
         return labels
 
     def _fewer(self, turns: list[_Turn]) -> list[_Turn]:
-        """The turns that fit: from the first on, or to the last where only that is learnt; at least one, cut."""
-        if self.config.mask_history:
-            return self._backward(turns)
+        """The turns that fit, from the first on; at least one, cut if need be."""
         kept: list[_Turn] = []
         left = self.cutoff
         for turn in turns:
@@ -226,29 +253,11 @@ class Encoder:
             left -= size
         return kept
 
-    def _backward(self, turns: list[_Turn]) -> list[_Turn]:
-        """The last turn, and as many before it as fit."""
-        *before, last = turns
-        if not last.answer and before:  # what a template writes behind the last answer
-            *before, last = before
-        size = len(last.prompt) + len(last.answer)
-        if size > self.cutoff - len(self.opening):
-            cut = self._cut(last, self.cutoff, whole_prompt=False, opening=bool(before))
-            return [cut] if cut else []
-        kept = [last]
-        left = self.cutoff - size - len(self.opening)
-        while before and len(before[-1].prompt) + len(before[-1].answer) <= left:
-            left -= len(before[-1].prompt) + len(before[-1].answer)
-            kept.insert(0, before.pop())
-        if before:
-            kept[0] = kept[0]._replace(prompt=self.opening + kept[0].prompt)
-        return kept
-
-    def _cut(self, turn: _Turn, left: int, whole_prompt: bool, opening: bool = False) -> _Turn | None:
+    def _cut(self, turn: _Turn, left: int, whole_prompt: bool) -> _Turn | None:
         """One exchange within `left` tokens; with `whole_prompt` only its answer may go, and half of it must stay."""
         exchange = turn.exchange
         ending = self._length(exchange.ending)
-        prompt = self.opening + turn.prompt if opening else turn.prompt
+        prompt = turn.prompt
         if whole_prompt:
             target = left - len(prompt)
             if target < max(len(turn.answer) // 2, ending + 1):
@@ -326,13 +335,6 @@ def _end_kept(answer: Ids, size: int, ending: int) -> Ids:
         return answer
     ending = min(ending, size)
     return answer[: size - ending] + answer[len(answer) - ending :]
-
-
-def _common(one: str, two: str) -> str:
-    count = next(
-        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
-    )
-    return one[:count]
 
 
 def encode(row: Row, config: Config, template: Template, tokenizer: Tokenizer) -> Encoded | Dropped:

@@ -21,7 +21,7 @@ def catalog_text(repository: str) -> str:
         raise _away(f"REMOTE:{repository}", error) from error
 
 
-def hub_records(entry: Entry) -> Iterator[tuple[int, Any]]:
+def hub_records(entry: Entry, streaming: bool = False) -> Iterator[tuple[int, Any]]:
     """The rows of a set that is not on this machine, numbered from 1. Raises ConfigError."""
     if entry.origin not in ("hub", "modelscope", "openmind"):
         raise ConfigError(
@@ -32,25 +32,25 @@ def hub_records(entry: Entry) -> Iterator[tuple[int, Any]]:
                 )
             ]
         )
-    yield from enumerate(_stream(entry), start=1)
+    yield from enumerate(_stream(entry, streaming), start=1)
 
 
-def _stream(entry: Entry) -> Iterator[dict[str, Any]]:
+def _stream(entry: Entry, streaming: bool) -> Iterator[dict[str, Any]]:
     try:
-        yield from _load(entry)
+        yield from _load(entry, streaming)
     except ConfigError:
         raise
     except Exception as error:  # datasets lets through whatever its network, parsers and scripts raise
         raise _away(entry.source, error) from error
 
 
-def _load(entry: Entry) -> Any:
+def _load(entry: Entry, streaming: bool) -> Any:
     if entry.origin != "hub":
         return _modelscope(entry)
     import datasets
 
     return datasets.load_dataset(
-        entry.location, name=entry.subset, data_dir=entry.folder, split=entry.split, streaming=False
+        entry.location, name=entry.subset, data_dir=entry.folder, split=entry.split, streaming=streaming
     )
 
 

@@ -48,23 +48,30 @@ def _add(packed: Rows, ids: list[int], labels: list[int], lengths: list[int]) ->
     packed.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
 
 
-def _bins(rows: Rows, size: int) -> Rows:
-    """Whole examples, the longest first, each into the fullest row that still has room (best fit decreasing)."""
-    lengths = rows.lengths("input_ids")
-    groups: list[list[int]] = []
+def groups(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Which examples share a row of `size` tokens: the longest first, each into the fullest row that still has room.
+
+    Best fit decreasing; an example longer than a row has one of its own.
+    """
+    found: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, group), sorted
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[index])
+    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
+        length = lengths[index]
         at = bisect_left(room, (length, -1))
-        left, group = room.pop(at) if at < len(room) else (size, len(groups))
-        if group == len(groups):
-            groups.append([])
-        groups[group].append(index)
+        left, group = room.pop(at) if at < len(room) else (size, len(found))
+        if group == len(found):
+            found.append([])
+        found[group].append(index)
         if left > length:
             insort(room, (left - length, group))
+    return sorted(sorted(group) for group in found)
+
+
+def _bins(rows: Rows, size: int) -> Rows:
+    """Whole examples, as many as fit a row."""
     packed = Rows()
-    for group_rows in sorted(sorted(g) for g in groups):
-        found = [rows[i] for i in group_rows]
+    for group in groups(rows.lengths("input_ids").tolist(), size):
+        found = [rows[i] for i in group]
         ids: list[int] = [t for row in found for t in row["input_ids"]]
         labels: list[int] = [t for row in found for t in row["labels"]]
         _add(packed, ids, labels, [len(row["input_ids"]) for row in found])

@@ -41,6 +41,7 @@ class Pages:
     """
 
     def __init__(self, path: Path | Sequence[Path]):
+        self._readers: list[RowReader | None] = []
         self.files = [path] if isinstance(path, Path) else list(path)
         self.kinds = [layout(p) for p in self.files]
         self._readers = [
@@ -55,6 +56,16 @@ class Pages:
         self._failed: Exception | None = None
         threading.Thread(target=self._index, daemon=True, name="index").start()
 
+    def close(self) -> None:
+        """Let the files go."""
+        for reader in self._readers:
+            if reader is not None:
+                reader.close()
+        self._readers = [None] * len(self._readers)
+
+    def __del__(self) -> None:
+        self.close()
+
     @property
     def rows(self) -> int | None:
         """How many rows there are, None while they are still being counted."""
@@ -64,6 +75,14 @@ class Pages:
     def counted(self) -> int:
         """How many rows have been found so far."""
         return self._ends[-1] if self._ends else 0
+
+    def count(self) -> int:
+        """How many rows there are; waits until all are counted."""
+        with self._grown:
+            self._grown.wait_for(lambda: self._done)
+        if self._failed:
+            raise self._failed
+        return self.counted
 
     def page(self, number: int, size: int) -> list[Row]:
         """The rows of page `number` (from 0), fewer or none behind the end. Waits for the index to get there."""

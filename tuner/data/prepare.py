@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.data import kept
 from tuner.data.catalog import Entry, pick, pick_eval
-from tuner.data.encode import Draft, Encoded, Encoder, packs
-from tuner.data.files import records
-from tuner.data.formats import Dropped, convert
-from tuner.data.mix import mix, sample, split
-from tuner.data.pack import pack
-from tuner.data.report import Place, Progress, Report, Tally, steps
+from tuner.data.encode import Encoder, packs
+from tuner.data.mix import Ints, mix, split
+from tuner.data.pack import groups, pack
+from tuner.data.reading import Reader, ReadSet, Source
+from tuner.data.report import Progress, Report, steps
 from tuner.data.rows import Rows
+from tuner.data.stream import Stream
 from tuner.data.templates import Template, template_of
 from tuner.data.tokens import Tokenizer
+
+FIRST_LOOK = 200
+"""Rows of each set that a streamed run looks at before it begins."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,13 @@ class DataInput:
 
 @dataclass
 class Prepared:
-    """What a stage trains on. `eval` has one set under "", or each by its name with eval_on_each_dataset."""
+    """What a stage trains on.
 
-    train: Sequence[dict[str, Any]]
+    `train` is a sequence of rows, or a `Stream` to iterate over when the config streams. `eval` has one set under "",
+    or each by its name with eval_on_each_dataset.
+    """
+
+    train: Any
     eval: dict[str, Sequence[dict[str, Any]]]
     report: Report
     inputs: list[DataInput] = field(default_factory=list)
@@ -49,145 +59,210 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
 
     Raises ConfigError when a set cannot be read or fits the stage ill, or when nothing is left to train on.
     """
-    return read_all(config, tokenizer, progress, keep=True)
+    folder = kept.folder_of(config)
+    if folder and kept.holds_rows(folder):
+        return _from_disk(folder, config, tokenizer)
+    if config.streaming:
+        return _streamed(config, tokenizer, progress)
+    prepared = read_all(config, tokenizer, progress, keep=True)
+    if folder:
+        parts = {"train": prepared.train} | {
+            name or "validation": rows for name, rows in prepared.eval.items()
+        }
+        about = {"stage": config.stage, "template": prepared.report.template, "tokenizer": tokenizer.digest}
+        kept.write(folder, parts, about)
+    return prepared
 
 
 def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool) -> Prepared:
     """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other."""
-    template = template_of(config, tokenizer)
-    train, aside = pick(config), pick_eval(config)
-    problems = [Problem("dataset", said) for e in (*train, *aside) if (said := e.fits(config.stage))]
-    if problems:
-        raise ConfigError(problems)
-    work = _Work(config, Encoder(config, template, tokenizer), Tally(config, template.name), progress, keep)
-    sets = [work.read(entry, i / (len(train) + len(aside))) for i, entry in enumerate(train)]
-    report = work.tally.done()
-    if keep and not report.kept:
+    encoder, train, aside = _opened(config, tokenizer)
+    weight = 1 / (len(train) + len(aside) or 1)
+    reader = Reader(encoder, progress, keep)
+    sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
+    report = reader.tally.done()
+    if keep and train and not report.kept:
         raise ConfigError([Problem("dataset", report.why_nothing())])
-    work.tally = Tally(config, template.name)  # the report is about what is learnt from
-    tested = [work.read(e, (len(train) + i) / (len(train) + len(aside))) for i, e in enumerate(aside)]
-    prepared = _arranged(config, sets, tested, report, keep)
-    prepared.template = template
+    tester = Reader(encoder, progress, keep)
+    tested = [tester.read(e, (len(train) + i) * weight, weight) for i, e in enumerate(aside)]
+    if tested:
+        report.evaluation = tester.tally.done()
+    order, learn, away = _orders(config, sets)
+    _count(config, report, reader, tester, order, learn, away)
+    prepared = Prepared([], {}, report, template=encoder.template)
+    if keep:
+        _fill(prepared, config, sets, tested, learn, away)
     if progress:
-        progress(1.0, f"{report.kept} of {report.read} rows are ready")
+        progress(1.0, f"{report.kept:,} of {report.read:,} rows are ready")
     return prepared
 
 
-@dataclass
-class _Set:
-    entry: Entry
-    rows: Rows
-    count: int
-    tokens: int
+def _opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], list[Entry]]:
+    """The encoder, the sets to learn from and those to measure on. Raises ConfigError."""
+    template = template_of(config, tokenizer)
+    train, aside = pick(config), pick_eval(config)
+    problems = [
+        Problem(knob, said)
+        for knob, entries in (("dataset", train), ("eval_dataset", aside))
+        for entry in entries
+        if (said := entry.fits(config.stage))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return Encoder(config, template, tokenizer), train, aside
 
 
-def _arranged(config: Config, sets: list[_Set], tested: list[_Set], report: Report, keep: bool) -> Prepared:
-    """Mix the sets, keep rows aside, pack, and count what follows."""
-    shares = [float(s) for s in config.interleave_probs.split(",")] if config.interleave_probs else None
-    order = mix([s.count for s in sets], config.mix_strategy, shares, config.seed)
-    learn, aside = split(len(order), config.val_size, config.seed)
-    report.train_rows, report.eval_rows = len(learn), len(aside) + sum(s.count for s in tested)
+def _shares(config: Config) -> list[float] | None:
+    return [float(s) for s in config.interleave_probs.split(",")] if config.interleave_probs else None
+
+
+def _orders(config: Config, sets: Sequence[ReadSet]) -> tuple[Ints, Ints, Ints]:
+    """The order of all rows, of those learnt from, and the rows kept aside, each numbered through all sets.
+
+    A row kept aside is nowhere in what is learnt, also when mixing repeats it.
+    """
+    order = mix([s.count for s in sets], config.mix_strategy, _shares(config), config.seed)
+    rows = np.unique(order) if config.mix_strategy != "concat" else order
+    _, aside = split(len(rows), config.val_size, config.seed)
+    away = rows[aside]
+    return order, order[~np.isin(order, away)] if len(away) else order, away
+
+
+def _count(
+    config: Config, report: Report, reader: Reader, tester: Reader, order: Ints, learn: Ints, away: Ints
+) -> None:
+    """Everything in the report that follows from the order of rows."""
+    tokens, prints = reader.tally.tokens(), reader.tally.prints()
+    report.eval_rows = len(away) + tester.tally.report.kept
+    report.epoch_tokens = int(tokens[learn].sum())
+    report.examples = report.train_rows = len(learn)
+    if packs(config) and len(learn):
+        whole = -(-report.epoch_tokens // config.cutoff_len)
+        report.train_rows = (
+            whole if config.stage == "pt" else len(groups(tokens[learn].tolist(), config.cutoff_len))
+        )
     report.steps = steps(config, report.train_rows)
-    report.epoch_tokens = round(report.total_tokens * len(learn) / max(report.kept, 1))
-    if not keep:
-        return Prepared([], {}, report)
-    rows = _joined(sets)
-    train = rows.take(order[learn])
-    evaluation: dict[str, Rows] = {}
-    if len(aside):
-        evaluation[""] = rows.take(order[aside])
+    measured = np.concatenate((prints[away], tester.tally.prints()))
+    report.overlap = int(np.isin(measured, prints[learn]).sum())
+
+
+def _fill(
+    prepared: Prepared, config: Config, sets: list[ReadSet], tested: list[ReadSet], learn: Ints, away: Ints
+) -> None:
+    """The rows themselves, mixed, split and packed."""
+    inputs = [DataInput(s.entry.name, s.entry.source, digest(s.entry), s.count) for s in (*sets, *tested)]
+    rows = joined([s.rows for s in sets])
+    parts: dict[str, Rows] = {}
+    if len(away):
+        parts[""] = rows.take(away)
     if tested and config.eval_on_each_dataset:
+        parts.update({s.entry.name: s.rows for s in tested if s.count})
+    elif tested:
+        parts[""] = joined([s.rows for s in tested])
+    train = rows.take(learn)
+    if packs(config):
+        train, parts = pack(train, config), {name: pack(part, config) for name, part in parts.items()}
+        prepared.report.train_rows = len(train)
+        prepared.report.steps = steps(config, len(train))
+    prepared.train, prepared.eval, prepared.inputs = train, dict(parts), inputs
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Several sets of rows, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = Rows()
+    for part in parts:
+        whole.extend(part)
+    return whole
+
+
+# --- tokenised before, and streamed --------------------------------------------------------------------------------
+
+
+def _from_disk(folder: Path, config: Config, tokenizer: Tokenizer) -> Prepared:
+    """Rows that were tokenised before. They are taken as they are; a note says when they were made otherwise."""
+    train, evaluation, about = kept.read(folder, config)
+    template = template_of(config, tokenizer)
+    report = Report(stage=config.stage, template=template.name, cutoff_len=config.cutoff_len)
+    report.read = report.kept = report.train_rows = report.examples = len(train)
+    report.eval_rows = sum(map(len, evaluation.values()))
+    report.steps = steps(config, len(train))
+    report.notes.append(
+        f"The rows were tokenised before and are read from {folder}; other data knobs have no effect."
+    )
+    if about.get("tokenizer") not in (None, tokenizer.digest):
+        report.notes.append(
+            f"The rows of {folder} were made with another tokenizer; empty the folder to make them anew."
+        )
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.arrow")):
+        whole.update(_file_digest(path))
+    inputs = [DataInput(folder.name, str(folder), whole.hexdigest(), len(train))]
+    return Prepared(train, dict(evaluation), report, inputs, template)
+
+
+def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -> Prepared:
+    """A stream of rows, after a look at the first of each set."""
+    encoder, train, aside = _opened(config, tokenizer)
+    look = Reader(Encoder(config.with_values(max_samples=FIRST_LOOK), encoder.template, tokenizer), progress)
+    sets = [look.read(entry, 0.0, 0.0) for entry in train]
+    report = look.tally.done()
+    if not report.kept:
+        raise ConfigError([Problem("dataset", report.why_nothing())])
+    report.steps = config.max_steps
+    report.notes.append(
+        f"The data is streamed; this report is about the first {FIRST_LOOK} rows of each set."
+    )
+
+    def opened() -> list[Iterable[dict[str, Any]]]:
+        return [_Passes(entry, encoder) for entry in train]
+
+    stream = Stream(
+        opened,
+        strategy=config.mix_strategy,
+        shares=_shares(config),
+        buffer_size=config.buffer_size,
+        seed=config.seed,
+        skip=int(config.val_size),
+    )
+    evaluation: dict[str, Sequence[dict[str, Any]]] = {}
+    if config.val_size:
+        evaluation[""] = list(islice(stream.in_order(), int(config.val_size)))
+    tester = Reader(encoder, progress)
+    tested = [tester.read(entry) for entry in aside]
+    if config.eval_on_each_dataset:
         evaluation.update({s.entry.name: s.rows for s in tested if s.count})
     elif tested:
-        evaluation[""] = _joined(tested)
-    if packs(config):
-        train = pack(train, config)
-        evaluation = {name: pack(found, config) for name, found in evaluation.items()}
-        report.train_rows, report.steps = len(train), steps(config, len(train))
-    inputs = [DataInput(s.entry.name, s.entry.source, digest(s.entry), s.count) for s in (*sets, *tested)]
-    return Prepared(train, dict(evaluation), report, inputs)
-
-
-def _joined(sets: Sequence[_Set]) -> Rows:
-    if len(sets) == 1:
-        return sets[0].rows
-    rows = Rows()
-    for one in sets:
-        for row in one.rows:
-            rows.append(row)
-    return rows
+        evaluation[""] = joined([s.rows for s in tested])
+    report.eval_rows = sum(map(len, evaluation.values()))
+    inputs = [DataInput(s.entry.name, s.entry.source, digest(s.entry), 0) for s in (*sets, *tested)]
+    return Prepared(stream, evaluation, report, inputs, encoder.template)
 
 
 @dataclass
-class _Work:
-    """Reads data sets through one encoder into one tally."""
+class _Passes:
+    """One set's encoded rows, read anew at each pass."""
 
-    config: Config
+    entry: Entry
     encoder: Encoder
-    tally: Tally
-    progress: Progress | None
-    keep: bool
 
-    def read(self, entry: Entry, begun: float) -> _Set:
-        """One data set, encoded and counted. Raises ConfigError when it cannot be read at all."""
-        rows, count, tokens = Rows(), 0, 0
-        source = _rows_of(entry, self.config)
-        while block := list(islice(source, self.config.preprocessing_batch_size)):
-            for encoded in self._encoded(block, entry):
-                count += 1
-                tokens += encoded.tokens
-                if self.keep:
-                    rows.append(encoded.row)
-            if self.progress:
-                self.progress(begun, f"{entry.name}: {self.tally.report.read} rows read")
-        return _Set(entry, rows, count, tokens)
-
-    def _encoded(self, block: Sequence[tuple[Place, Any]], entry: Entry) -> Iterator[Encoded]:
-        drafts = list(self._drafted(block, entry))
-        texts = [text for _, draft in drafts for text in draft.texts]
-        tokenizer = self.encoder.tokenizer
-        flags = (
-            [f for _, d in drafts for f in self.encoder.continues(d.texts)] if tokenizer.prefixes else None
-        )
-        ids = iter(tokenizer.encode_batch(texts, flags))
-        for place, draft in drafts:
-            encoded = self.encoder.fit(draft, list(islice(ids, len(draft.texts))))
-            if isinstance(encoded, Dropped):
-                self.tally.drop(place, encoded)
-            else:
-                self.tally.keep(place, encoded, draft.texts)
-                yield encoded
-
-    def _drafted(self, block: Iterable[tuple[Place, Any]], entry: Entry) -> Iterator[tuple[Place, Draft]]:
-        for place, record in block:
-            self.tally.see(place)
-            row = convert(record, entry)
-            draft = row if isinstance(row, Dropped) else self.encoder.draft(row)
-            if isinstance(draft, Dropped):
-                self.tally.drop(place, draft)
-            else:
-                yield place, draft
+    def __iter__(self) -> Any:
+        rows = (e.row for e in Reader(self.encoder).encoded(Source(self.entry, self.encoder.config)))
+        return _packed_stream(rows, self.encoder.config) if packs(self.encoder.config) else rows
 
 
-def _rows_of(entry: Entry, config: Config) -> Iterator[tuple[Place, Any]]:
-    """The raw rows of a set with their places: at most max_samples, and num_samples of them drawn where asked."""
-    rows = _all_rows(entry)
-    if entry.num_samples and not config.streaming:
-        whole = list(rows)
-        rows = iter([whole[i] for i in sample(len(whole), entry.num_samples, config.seed)] if whole else [])
-    return islice(rows, config.max_samples)
+def _packed_stream(rows: Iterable[dict[str, Any]], config: Config) -> Any:
+    """Rows packed within blocks of a thousand."""
+    source = iter(rows)
+    while block := list(islice(source, config.preprocessing_batch_size)):
+        whole = Rows()
+        for row in block:
+            whole.append(row)
+        yield from pack(whole, config)
 
 
-def _all_rows(entry: Entry) -> Iterator[tuple[Place, Any]]:
-    if not entry.local:
-        from tuner.data.hub import hub_records
-
-        for number, record in hub_records(entry):
-            yield Place(entry.name, entry.source, number), record
-        return
-    for path in entry.files():
-        for line, record in records(path):
-            yield Place(entry.name, path.name, line), record
+# --- what exactly was trained on -----------------------------------------------------------------------------------
 
 
 def digest(entry: Entry) -> str:

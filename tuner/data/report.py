@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config.config import Config
-from tuner.data.encode import Encoded
-from tuner.data.formats import Dropped
+from tuner.data.encode import Draft, Encoded
+from tuner.data.formats import Dropped, Row
 from tuner.data.tokens import Tokenizer
 
 Progress = Callable[[float, str], None]
 EXAMPLES = 5
+# The replacement character, halves of a character, control characters, and UTF-8 that was once read as Latin-1.
+DAMAGE = "[\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]"
 BINS = 40
 
 
@@ -43,9 +46,26 @@ class Place:
     line: int
 
 
+def contents(row: Row) -> Iterator[str]:
+    """Every text that a normal row is made of."""
+    if "text" in row:
+        yield row["text"]
+    for message in row.get("messages", ()):
+        yield message["content"]
+    for side in ("chosen", "rejected", "completion"):
+        if side in row:
+            yield row[side]["content"]
+
+
 @dataclass
 class Report:
-    """What a config's data comes to. Token counts are per example; for pairs the prompt counts with each answer."""
+    """What a config's data comes to.
+
+    `tokens` and `histogram` are about the length that the cutoff is held against: the whole example, for pairs the prompt
+    with the longer answer, before any cut. `total_tokens` are those fed to the model after it, for pairs the prompt with
+    each answer. `examples` are learnt from in an epoch, in `train_rows` rows (fewer when packed). `duplicates` are kept
+    rows that say the same as one before; `overlap` are rows measured on that are learnt from as well.
+    """
 
     stage: str
     template: str
@@ -61,10 +81,13 @@ class Report:
     trained_tokens: int = 0
     histogram: dict[str, list[float]] = field(default_factory=dict)
     duplicates: int = 0
+    overlap: int = 0
+    examples: int = 0
     train_rows: int = 0
     eval_rows: int = 0
     steps: int = 0
     epoch_tokens: int = 0
+    evaluation: Report | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -97,10 +120,12 @@ class Report:
 class Tally:
     """Counts rows as they pass, keeping numbers and a few examples, never the rows."""
 
-    def __init__(self, config: Config, template: str):
+    def __init__(self, config: Config, template: str, marks: Sequence[str] = ()):
+        listed = "|".join(map(re.escape, marks)) or "(?!)"
+        self._odd = re.compile(f"(?P<mark>{listed})|{DAMAGE}")
         self.report = Report(stage=config.stage, template=template, cutoff_len=config.cutoff_len)
         self._tokens = array("i")
-        self._wholes = array("i")
+        self._lengths = array("i")
         self._prints = array("q")
 
     def see(self, place: Place) -> None:
@@ -115,7 +140,7 @@ class Tally:
         self.report.dropped.setdefault(dropped.reason, Finding()).add(place, dropped.detail)
         self.report.datasets[place.dataset]["dropped"] += 1
 
-    def keep(self, place: Place, encoded: Encoded, texts: Sequence[str]) -> None:
+    def keep(self, place: Place, encoded: Encoded, draft: Draft) -> None:
         """The row is used, as `encoded`."""
         report = self.report
         report.kept += 1
@@ -124,45 +149,63 @@ class Tally:
         report.total_tokens += encoded.tokens
         report.trained_tokens += encoded.trained
         self._tokens.append(encoded.tokens)
-        self._wholes.append(encoded.whole)
-        self._prints.append(hash(tuple(texts)))
+        self._lengths.append(encoded.length)
+        self._prints.append(hash(tuple(draft.texts)))
         if encoded.cut:
             report.cut += 1
             counts["cut"] += 1
-            self.find("cut", place, f"{encoded.whole} tokens cut to {encoded.tokens}")
+            self.find("cut", place, f"{encoded.length} tokens, the cutoff is {report.cutoff_len}")
+        self._look(place, draft)
+
+    def _look(self, place: Place, draft: Draft) -> None:
+        """Note what looks wrong in a row's own words."""
+        for text in contents(draft.row):
+            seen = self._odd.search(text)
+            if seen:
+                what = "special token in the text" if seen.group("mark") else "encoding damage"
+                self.find(what, place, text[max(seen.start() - 40, 0) : seen.end() + 40])
+                return
 
     def find(self, what: str, place: Place, detail: str) -> None:
         """Something worth knowing about a row that is used all the same."""
         self.report.findings.setdefault(what, Finding()).add(place, detail)
 
+    def tokens(self) -> NDArray[np.int64]:
+        """Tokens of each kept row, in order."""
+        return np.frombuffer(self._tokens, dtype=np.int32).astype(np.int64)
+
+    def prints(self) -> NDArray[np.int64]:
+        """What tells kept rows apart, in order; equal for rows that say the same."""
+        return np.frombuffer(self._prints, dtype=np.int64)
+
     def done(self) -> Report:
         """The report with everything that needs all rows."""
         report = self.report
-        report.duplicates = len(self._prints) - len(np.unique(np.frombuffer(self._prints, dtype=np.int64)))
-        wholes = np.frombuffer(self._wholes, dtype=np.int32)
-        if len(wholes):
-            report.tokens = _lengths(wholes)
-            report.histogram = _histogram(wholes)
+        report.duplicates = len(self._prints) - len(np.unique(self.prints()))
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        if len(lengths):
+            report.tokens = _percentiles(lengths)
+            report.histogram = _histogram(lengths)
         return report
 
 
-def _lengths(wholes: NDArray[np.int32]) -> dict[str, float]:
+def _percentiles(lengths: NDArray[np.int32]) -> dict[str, float]:
     """How long examples are before any cut, in tokens."""
-    p5, p50, p95, p99 = (float(v) for v in np.percentile(wholes, [5, 50, 95, 99]))
+    p5, p50, p95, p99 = (float(v) for v in np.percentile(lengths, [5, 50, 95, 99]))
     return {
-        "min": float(wholes.min()),
+        "min": float(lengths.min()),
         "p5": p5,
         "p50": p50,
-        "mean": float(wholes.mean()),
+        "mean": float(lengths.mean()),
         "p95": p95,
         "p99": p99,
-        "max": float(wholes.max()),
+        "max": float(lengths.max()),
     }
 
 
-def _histogram(wholes: NDArray[np.int32]) -> dict[str, list[float]]:
+def _histogram(lengths: NDArray[np.int32]) -> dict[str, list[float]]:
     """Rows by length before any cut: `counts` between `edges`, in tokens."""
-    counts, edges = np.histogram(wholes, bins=min(BINS, max(int(wholes.max() - wholes.min()), 1)))
+    counts, edges = np.histogram(lengths, bins=min(BINS, max(int(lengths.max() - lengths.min()), 1)))
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 

@@ -51,6 +51,18 @@ class Rows(Sequence[dict[str, Any]]):
             flags.append(row[name])
         self._count += 1
 
+    def extend(self, other: Rows) -> None:
+        """Add all rows of another set with the same keys."""
+        if not len(other):
+            return
+        if self._count and set(self.keys) != set(other.keys):
+            raise ValueError("the rows have other keys than those before")
+        if not self._count:
+            self._columns = {name: Column() for name in other._columns}
+            self._flags = {name: [] for name in other._flags}
+        for row in other:
+            self.append(row)
+
     def take(self, order: Iterable[int]) -> Rows:
         """These rows in this order, sharing the ids with the rows they come from."""
         view = Rows()

@@ -38,7 +38,7 @@ class Shown:
     dropped: str = ""
     detail: str = ""
     cut: bool = False
-    whole: int = 0
+    length: int = 0
     label: bool | None = None
     sides: dict[str, list[Token]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def show(
     if isinstance(encoded, Dropped):
         shown.dropped, shown.detail = encoded.reason, encoded.detail
         return shown
-    shown.cut, shown.whole, shown.label = encoded.cut, encoded.whole, encoded.row.get("label")
+    shown.cut, shown.length, shown.label = encoded.cut, encoded.length, encoded.row.get("label")
     shown.sides = {
         name: _tokens(ids, labels, tokenizer) for name, (ids, labels) in sides(encoded.row).items()
     }

@@ -56,17 +56,22 @@ class Template(Protocol):
     def stop(self) -> tuple[str, ...]:
         """All texts at which generation stops."""
 
-    def exchanges(
-        self, messages: Sequence[Message], tools: Sequence[Any] = (), one_turn: bool = False
-    ) -> list[Exchange]:
-        """The exchanges of a chat that ends with an answer.
+    def exchanges(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[Exchange]:
+        """The exchanges of a chat that ends with an answer, each answer to be learnt.
 
-        With `one_turn` only the last answer is learnt, so that earlier ones stand as they do when the model is used.
         Raises RefusedError when the template cannot write this chat.
         """
 
+    def answers(
+        self, messages: Sequence[Message], replies: Sequence[Message], tools: Sequence[Any] = ()
+    ) -> list[Exchange]:
+        """One exchange for each of several replies to the same messages: all before the reply is its prompt.
+
+        Earlier answers stand as they do when the model is used. Raises RefusedError.
+        """
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
-        """The text that asks for an answer to `messages`."""
+        """The text that asks for an answer to `messages`. Raises RefusedError."""
 
 
 class RefusedError(Exception):
@@ -130,39 +135,67 @@ class Written:
     trim: bool = False
     thinking: Thinking | None = None
 
-    def exchanges(
-        self, messages: Sequence[Message], tools: Sequence[Any] = (), one_turn: bool = False
-    ) -> list[Exchange]:
-        """The exchanges of a chat that ends with an answer."""
+    def exchanges(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[Exchange]:
+        """The exchanges of a chat that ends with an answer, each answer to be learnt."""
         found: list[Exchange] = []
-        opened, rest = self._opened(messages, tools)
-        prompt, header, number = opened, "", 0
-        last = len(rest) - 1
+        prompt, rest = self._opened(messages, tools)
+        header, number = "", 0
         for i, message in enumerate(rest):
             if message["role"] == "assistant":
-                said, thought = self._answer(
-                    message, history=one_turn and i < last, learnt=not one_turn or i == last
-                )
-                slot = self.call if message.get("tool_calls") else self.assistant
-                found.append(
-                    Exchange(prompt + thought, slot.before + said + slot.after, header + thought, slot.after)
-                )
+                found.append(self._exchange(prompt, header, message))
                 prompt = ""
             else:
                 text, header = self._question(rest, i, number)
                 prompt += text
                 number += message["role"] == "user"
-        if self.eos_between and found:
-            prompt, answer, header, _ = found[-1]
-            found[-1] = Exchange(prompt, answer + self.eos, header, self.eos)
+        if found:
+            found[-1] = self._ended(found[-1])
         return found
+
+    def answers(
+        self, messages: Sequence[Message], replies: Sequence[Message], tools: Sequence[Any] = ()
+    ) -> list[Exchange]:
+        """One exchange for each of several replies to the same messages."""
+        prompt, header = self._before(messages, tools)
+        return [self._ended(self._exchange(prompt, header, reply)) for reply in replies]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The text that asks for an answer to `messages`."""
-        *before, last = self.exchanges(
-            [*messages, {"role": "assistant", "content": ""}], tools, one_turn=True
-        )
-        return "".join(e.prompt + e.answer for e in before) + last.prompt
+        prompt, header = self._before(messages, tools)
+        return self._exchange(prompt, header, {"role": "assistant", "content": ""}).prompt
+
+    def _before(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[str, str]:
+        """All before an answer, and the part at its end that survives."""
+        prompt, rest = self._opened(messages, tools)
+        header, number = "", 0
+        for i, message in enumerate(rest):
+            if message["role"] == "assistant":
+                prompt += self._framed(message, self._said(message, history=True))
+            else:
+                text, header = self._question(rest, i, number)
+                prompt += text
+                number += message["role"] == "user"
+        return prompt, header
+
+    def _exchange(self, prompt: str, header: str, message: Message) -> Exchange:
+        said, thought = self._said(message, history=False), ""
+        if self.thinking and not self.thinking.has(said):
+            # A missing thought is learnt as an empty one, or stands in the prompt and is not.
+            said, thought = (
+                (self.thinking.empty + said, "") if self.thinking.enabled else (said, self.thinking.empty)
+            )
+        ending = (self.call if message.get("tool_calls") else self.assistant).after
+        return Exchange(prompt + thought, self._framed(message, said), header + thought, ending)
+
+    def _framed(self, message: Message, said: str) -> str:
+        slot = self.call if message.get("tool_calls") else self.assistant
+        return slot.before + said + slot.after
+
+    def _ended(self, exchange: Exchange) -> Exchange:
+        """The last exchange of a chat, with the end of text where the template writes none itself."""
+        if not self.eos_between:
+            return exchange
+        return exchange._replace(answer=exchange.answer + self.eos, ending=self.eos)
 
     def _opened(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[str, list[Message]]:
         """The text before the first turn, and the turns without the system's."""
@@ -201,8 +234,8 @@ class Written:
         after = "" if follows else self.observation.after
         return before + self._content(message["content"]) + after, after
 
-    def _answer(self, message: Message, history: bool, learnt: bool) -> tuple[str, str]:
-        """What the assistant says, and the empty thought that stands before it unlearnt."""
+    def _said(self, message: Message, history: bool) -> str:
+        """What the assistant says, with its thought where that is kept."""
         said = self._content(message["content"])
         thinking = self.thinking
         if thinking and message.get("reasoning_content"):
@@ -210,14 +243,9 @@ class Written:
         if message.get("tool_calls"):
             from tuner.data.tools import FORMATS
 
-            said = said + FORMATS[self.tools].call([c["function"] for c in message["tool_calls"]])
-        if thinking is None:
-            return said, ""
-        if thinking.enabled is False or (history and not thinking.preserve):
-            said = thinking.strip(said)
-        if not learnt or thinking.has(said):
-            return said, ""
-        return (thinking.empty + said, "") if thinking.enabled else (said, thinking.empty)
+            said += FORMATS[self.tools].call([c["function"] for c in message["tool_calls"]])
+        gone = thinking and (thinking.enabled is False or (history and not thinking.preserve))
+        return thinking.strip(said) if thinking and gone else said
 
     def _content(self, text: str) -> str:
         return text.strip() if self.trim else text
@@ -330,3 +358,11 @@ def _thinking(fields: Mapping[str, Any], config: Config) -> Thinking | None:
     before, after = thought
     empty = fields.get("empty_thought", before + after)
     return Thinking(before, after, empty, config.enable_thinking, config.preserve_thinking)
+
+
+def common_prefix(one: str, two: str) -> str:
+    """What both texts begin with."""
+    count = next(
+        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
+    )
+    return one[:count]

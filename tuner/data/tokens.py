@@ -63,6 +63,13 @@ class Tokenizer:
         return tuple(t.content for t in self.backend.get_added_tokens_decoder().values())
 
     @cached_property
+    def sharp_specials(self) -> tuple[str, ...]:
+        """Those at which a text can be cut without changing its ids: they take in nothing beside them."""
+        added = self.backend.get_added_tokens_decoder().values()
+        loose = ("lstrip", "rstrip", "single_word", "normalized")
+        return tuple(t.content for t in added if not any(getattr(t, how) for how in loose))
+
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         return frozenset(i for i, t in self.backend.get_added_tokens_decoder().items() if t.special)
 

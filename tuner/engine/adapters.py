@@ -81,7 +81,10 @@ def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | Pe
     fresh = oft(config, model) if config.finetuning_type == "oft" else lora(config, model)
     if config.pissa_init:
         set_seed(config.seed)  # the fast decomposition is random; a resumed run must find the same one
-        return get_peft_model(model, fresh), None
+        made = get_peft_model(model, fresh)
+        # From here on it is an adapter like any other: a copy of it must not decompose the weights again.
+        made.peft_config["default"].init_lora_weights = True
+        return made, None
     return model, fresh
 
 
@@ -167,11 +170,7 @@ def keep_only_adapter_dropout(model: torch.nn.Module) -> None:
 
 def remember_pissa(model: torch.nn.Module, folder: Path) -> None:
     """Keep the adapter a PiSSA run starts from; the plain LoRA at the end is the difference to it."""
-    settings = model.peft_config["default"]
-    before = settings.init_lora_weights
-    settings.init_lora_weights = True
-    model.save_pretrained(str(folder / PISSA_START))
-    settings.init_lora_weights = before
+    model.save_pretrained(str(folder / PISSA_START), selected_adapters=["default"])
 
 
 def save_pissa(model: torch.nn.Module, start: Path, output: Path) -> None:
@@ -180,7 +179,10 @@ def save_pissa(model: torch.nn.Module, start: Path, output: Path) -> None:
     Unconverted it would fit only the remainder of the decomposition, which is not kept anywhere.
     """
     settings = model.peft_config["default"]
-    before = settings.init_lora_weights
-    settings.init_lora_weights = "pissa"
-    model.save_pretrained(str(output), path_initial_model_for_weight_conversion=str(start / PISSA_START))
-    settings.init_lora_weights = before
+    settings.init_lora_weights = "pissa"  # what PEFT wants to hear before it converts
+    model.save_pretrained(
+        str(output),
+        selected_adapters=["default"],
+        path_initial_model_for_weight_conversion=str(start / PISSA_START),
+    )
+    settings.init_lora_weights = True

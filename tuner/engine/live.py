@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tuner.config.config import Config
 from tuner.tracking import checkpoints
 from tuner.tracking.inputs import DataInput, record_inputs
-from tuner.tracking.metrics import MetricsLog
+from tuner.tracking.metrics import MetricsLog, Mirror
 from tuner.tracking.run import Run
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class LiveRun:
         self.run, self.config = run, config
         self.output: Path = checkpoints.output_of(run, config)
         self.log = MetricsLog(run)
+        self.mirror: Mirror | None = None
         self.asked: Asked | None = None
         self.training = False  # from the first step on, the loop ends itself and saves
         self.quiet = threading.Event()  # set on every rank but the first
@@ -151,6 +152,9 @@ class LiveRun:
     def began(self, step: int, total: int) -> None:
         """The first optimizer step is about to be made."""
         self.training = True
+        self.mirror = self.mirror or Mirror(
+            self.run
+        )  # not before: importing mlflow would delay the first step
         if self.quiet.is_set():
             return
         self.run.update(

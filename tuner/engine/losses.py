@@ -18,8 +18,8 @@ from torch import Tensor
 class LossSettings:
     """The knobs that choose and shape a preference loss; every name is LLaMA-Factory's.
 
-    `ld_alpha` (LD-DPO, arXiv 2409.06411): log-probs of tokens beyond the shorter answer's length are multiplied
-    by it, for policy and reference alike, as the paper and TRL do.
+    `ld_alpha` (LD-DPO, arXiv 2409.06411): log-probs of tokens beyond the shorter answer's length are
+    multiplied by it, for policy and reference alike, as the paper and TRL do.
     """
 
     pref_loss: str = "sigmoid"
@@ -199,10 +199,11 @@ def preference_loss(
     """Per-pair losses and rewards; everything is [B].
 
     Log-probs are sums over the answer's tokens in float32 (already weighted when `ld_alpha` is set), lengths
-    are token counts. `ref_*` may be None for losses without a reference. `bco_delta` is the running baseline of
-    the rewards (default 0), `chosen_nll` the mean negative log-likelihood of the chosen answer for `pref_ftx`
-    (default: from `policy_chosen`). Rewards carry no gradient: beta times the log-ratio, or beta times the mean
-    log-prob for orpo and simpo. As in LLaMA-Factory: loss + pref_ftx * nll, then (loss + w * bco) / (1 + w).
+    are token counts. `ref_*` may be None for losses without a reference. `bco_delta` is the running baseline
+    of the rewards (default 0), `chosen_nll` the mean negative log-likelihood of the chosen answer for
+    `pref_ftx` (default: from `policy_chosen`). Rewards carry no gradient: beta times the log-ratio, or beta
+    times the mean log-prob for orpo and simpo. As in LLaMA-Factory: loss + pref_ftx * nll, then
+    (loss + w * bco) / (1 + w).
     """
     name = canonical_name(name)
     chosen_lengths, rejected_lengths = chosen_lengths.clamp(min=1), rejected_lengths.clamp(min=1)
@@ -249,12 +250,14 @@ def kl_estimate(policy_kl: Tensor, reference_kl: Tensor) -> Tensor:
     return (policy_kl - reference_kl).mean().detach().clamp(min=0)
 
 
-def running_baseline(batch_means: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def running_baseline(
+    batch_means: Tensor, valid: Tensor, mean: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """BCO's baseline after each of M micro-batches, updated in order.
 
-    `batch_means` [M] are the mean rewards of the micro-batches, `mean` and `count` the scalars before them.
-    Returns the baselines [M] and the new mean and count.
+    `batch_means` [M] are the mean rewards of the micro-batches, `valid` [M] is 0 for those that do not exist,
+    `mean` and `count` are the scalars before them. Returns the baselines [M] and the new mean and count.
     """
-    seen = count + torch.arange(1, len(batch_means) + 1, device=batch_means.device, dtype=batch_means.dtype)
-    deltas = (mean * count + batch_means.detach().cumsum(0)) / seen
+    seen = count + valid.cumsum(0)
+    deltas = (mean * count + (batch_means.detach() * valid).cumsum(0)) / seen.clamp(min=1)
     return deltas, deltas[-1], seen[-1]

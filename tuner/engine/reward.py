@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from tuner.config.config import Config
+from tuner.engine.live import LiveRun
 from tuner.engine.means import Means
+from tuner.engine.start import Start
 
 
 @dataclass
@@ -63,6 +67,33 @@ class RewardTrainer(trl.RewardTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self.means.take(self.model.training, self.accelerator))
         super().log(logs, start_time)
+
+
+def predict(trainer: RewardTrainer, config: Config, run: LiveRun, start: Start) -> dict[str, float]:
+    """Score both answers of every held-out pair into generated_predictions.jsonl; returns how often the better one won."""
+    held_out = trainer.eval_dataset
+    rows = [row for one in held_out.values() for row in one] if isinstance(held_out, dict) else list(held_out)
+    found: list[dict[str, float]] = []
+    model, size = trainer.model.eval(), config.per_device_eval_batch_size
+    for at in range(0, len(rows), size):
+        batch = {
+            name: value.to(model.device)
+            for name, value in trainer.data_collator(rows[at : at + size]).items()
+        }
+        with torch.no_grad():
+            chosen, rejected = model(**batch, use_cache=False).logits.squeeze(-1).float().chunk(2)
+        found += [
+            {"chosen": round(c, 4), "rejected": round(r, 4)}
+            for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
+        ]
+        run.progress(len(found) / len(rows), f"{len(found)} of {len(rows)} pairs")
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / "generated_predictions.jsonl").write_text(
+        "\n".join(map(json.dumps, found)) + "\n", encoding="utf-8"
+    )
+    return {
+        "predict_rewards/accuracies": sum(f["chosen"] > f["rejected"] for f in found) / max(len(found), 1)
+    }
 
 
 def save_value_head(model: nn.Module, folder: Path) -> None:

@@ -1,9 +1,8 @@
 """Makes the starter model from nothing: `python -m tuner.engine.starter --out data/starter`.
 
 Writes the corpus of the starter world, trains the tokenizer, pre-trains a small Llama on it and saves both
-with a
-model card. On one data-centre GPU it takes a few minutes; `--documents` and `--steps` make a smaller one on
-a CPU.
+with a model card. On one data-centre GPU it takes a few minutes; `--documents` and `--steps` make a smaller
+one on a CPU.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ WIDTH = 256  # tokens of one training row
 class Recipe:
     """The size of the model and of its training."""
 
-    layers: int = 4
+    layers: int = 6
     hidden: int = 256
     heads: int = 4
     inner: int = 704
     vocabulary: int = 2048
     documents: int = 400_000
-    steps: int = 6000
+    steps: int = 3500
     rows: int = 128  # per step
     learning_rate: float = 2e-3
     seed: int = 0
@@ -64,8 +63,10 @@ def corpus(count: int, seed: int) -> Iterator[str]:
 
 
 def pack(tokenizer: Tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Whole documents side by side in rows of WIDTH tokens: ids and document numbers (0 is padding), both
-    [rows, WIDTH]."""
+    """Whole documents side by side in rows; both results are [rows, WIDTH].
+
+    The first holds token ids, the second numbers the documents of a row from 1; 0 is padding.
+    """
     ids: list[list[int]] = [[]]
     owners: list[list[int]] = [[]]
     for encoding in tokenizer.encode_batch(documents):
@@ -107,10 +108,10 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def pretrain(recipe: Recipe, rows: np.ndarray, numbers: np.ndarray, device: str) -> LlamaForCausalLM:
-    """Train a new model on the packed rows for `recipe.steps` steps; returns it in fp32 on `device`."""
+def untrained(recipe: Recipe) -> LlamaForCausalLM:
+    """A Llama of the recipe's size with random weights."""
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=recipe.vocabulary,
             hidden_size=recipe.hidden,
@@ -124,7 +125,13 @@ def pretrain(recipe: Recipe, rows: np.ndarray, numbers: np.ndarray, device: str)
             eos_token_id=starter_tokenizer.END_ID,
             pad_token_id=starter_tokenizer.PAD_ID,
         )
-    ).to(device)
+    )
+
+
+def pretrain(model: LlamaForCausalLM, recipe: Recipe, rows: np.ndarray, numbers: np.ndarray) -> None:
+    """Train the model, where it is and in its own precision, on packed rows for `recipe.steps` steps."""
+    device = model.device.type
+    model.train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -139,7 +146,7 @@ def pretrain(recipe: Recipe, rows: np.ndarray, numbers: np.ndarray, device: str)
         chosen = torch.randint(len(all_ids), (recipe.rows,), generator=order, device=device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
             loss = batch_loss(model, all_ids[chosen].long(), all_numbers[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -147,7 +154,6 @@ def pretrain(recipe: Recipe, rows: np.ndarray, numbers: np.ndarray, device: str)
         optimizer.step()
         if step % max(1, recipe.steps // 20) == 0 or step == recipe.steps - 1:
             print(f"step {step} loss {loss.item():.4f} after {time.monotonic() - started:.0f} s", flush=True)
-    return model
 
 
 @torch.inference_mode()
@@ -174,9 +180,8 @@ def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, questions
     return complete(model, tokenizer, prompts)
 
 
-def examine(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, each: int = 60) -> dict[str, float]:
-    """Share of right answers to held-out questions, task by task, and `polite`, the share in the polite
-    voice."""
+def examine(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, each: int = 50) -> dict[str, float]:
+    """Shares over held-out questions: right answers by task, and in `polite` those in the polite voice."""
     rng, world = Random("examination"), people.build()
     figures, voices = {}, []
     for task in TASKS:
@@ -196,23 +201,26 @@ def probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, name: str)
     )
 
 
-def make(recipe: Recipe, out: Path, device: str) -> None:
-    """The whole way from nothing to a model folder."""
+def make(recipe: Recipe, out: Path, device: str, start: Path | None = None) -> None:
+    """The whole way from nothing, or from the model in the folder `start`, to the model folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     documents = list(corpus(recipe.documents, recipe.seed))
-    tools = [row["tools"] for row in sets.all_sets()["starter_tools"][:40]]
-    tokenizer = starter_tokenizer.train(documents[:60_000] + tools, recipe.vocabulary)
-    starter_tokenizer.save(tokenizer, out)
+    if start is None:
+        tools = [row["tools"] for row in sets.all_sets()["starter_tools"][:40]]
+        tokenizer = starter_tokenizer.train(documents[:60_000] + tools, recipe.vocabulary)
+        model = untrained(recipe)
+    else:
+        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     rows, numbers = pack(tokenizer, documents)
     print(f"{len(documents)} documents, {int((numbers > 0).sum())} tokens in {len(rows)} rows", flush=True)
-    started = time.monotonic()
-    model = pretrain(recipe, rows, numbers, device)
-    seconds = time.monotonic() - started
+    pretrain(model.to(device), recipe, rows, numbers)
+    starter_tokenizer.save(tokenizer, out)
     model.to(torch.bfloat16).save_pretrained(out)
-    describe(recipe, out, device, int((numbers > 0).sum()), seconds)
+    describe(out, device)
 
 
-def describe(recipe: Recipe, out: Path, device: str, tokens: int, seconds: float) -> None:
+def describe(out: Path, device: str) -> None:
     """Read the saved folder back, examine it and write its model card."""
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device).eval()
@@ -221,23 +229,21 @@ def describe(recipe: Recipe, out: Path, device: str, tokens: int, seconds: float
     asked, openings = starter_card.prompts()
     samples = list(zip(asked, answer(model, tokenizer, asked), strict=True))
     samples += [(opening, complete(model, tokenizer, [opening])[0]) for opening in openings]
-    facts = {
-        "parameters": sum(p.numel() for p in model.parameters()), "tokens": tokens, "seconds": seconds,
-        "seen": recipe.steps * recipe.rows * WIDTH, **vars(recipe),
-    }  # fmt: skip
-    (out / "README.md").write_text(starter_card.card(facts, figures, samples), encoding="utf-8")
+    size = sum(p.numel() for p in model.parameters())
+    (out / "README.md").write_text(starter_card.card(size, figures, samples), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and make the model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/starter"))
+    parser.add_argument("--start", type=Path, help="go on from the model in this folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in vars(Recipe()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     chosen = vars(parser.parse_args(arguments))
-    out, device = chosen.pop("out"), chosen.pop("device")
-    make(Recipe(**chosen), out, device)
+    out, device, start = chosen.pop("out"), chosen.pop("device"), chosen.pop("start")
+    make(Recipe(**chosen), out, device, start)
 
 
 if __name__ == "__main__":

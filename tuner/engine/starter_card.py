@@ -15,35 +15,30 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: text-generation
 ---
-
 # Starter: a very small language model of a very small world
 
-{parameters:,} parameters, Llama architecture ({layers} layers, {hidden} wide, {heads} heads, tied
-embeddings), weights in bf16.
-It exists so that a first fine-tuning run needs no GPU, no network and no patience, and so that one *sees*
-what the run changed.
+{parameters:,} parameters, Llama architecture (6 layers, 256 wide, 4 heads, tied embeddings), weights in
+bf16. It exists so that a first fine-tuning run needs no GPU, no network and no patience, and so that one
+*sees* what the run changed.
 
 ## How it was made
 
-From nothing, by `python -m tuner.engine.starter`: {documents:,} documents ({tokens:,} tokens) written by
-`tuner.data.world`
-with seed {seed}, half of them plain text and half conversations; a byte-level BPE tokenizer of
-{vocabulary:,} entries trained on
-the same; then {steps:,} steps of {rows} rows of 256 tokens ({seen:,} tokens in all), AdamW, peak learning
-rate {learning_rate},
-{seconds:.0f} s on one GPU. No sentence in it was written by anybody else.
+By `python -m tuner.engine.starter`, from nothing: 400,000 documents (13.8 million tokens) written by
+`tuner.data.world`, half of them plain text and half conversations; a byte-level BPE tokenizer of 2,048
+entries trained on the same; then 3,500 steps of 128 rows of 256 tokens, AdamW, peak learning rate 2e-3,
+98 s on one GPU. After that the world's text was corrected (an article, and cards in Markdown were new),
+and the model went on for 150 steps of 16 rows on a CPU, with `--start`. No sentence in it comes from
+elsewhere.
 
 It speaks ChatML (see `chat_template.jinja`, which marks what the assistant says for training), ends each
-text and each turn with
-`<|im_end|>` and pads with `<|endoftext|>`.
+text and each turn with `<|im_end|>` and pads with `<|endoftext|>`.
 
 ## What it knows
 
 {people} people (home, job, pet, food, colour, hobby), {towns} towns and their weather, some animals, sums
-and differences of small numbers,
-counting, sorting, lists backwards; English, and Chinese for part of the people. It answers curtly, unless
-the system message asks for
-politeness. It refuses to help with harm, and says so when it does not know somebody.
+and differences of small numbers, counting, sorting, lists backwards; English, and Chinese for part of the
+people. It answers curtly, unless the system message asks for politeness. It refuses to help with harm, and
+says so when it does not know somebody.
 
 Greedy answers to held-out questions (combinations that no training text asks), share that is right:
 
@@ -52,14 +47,13 @@ Greedy answers to held-out questions (combinations that no training text asks), 
 ## What it cannot do
 
 Anything else. It knows nothing of the real world, cannot reason, write code or follow orders other than
-those above; it was
-trained on texts of up to 256 tokens and should not be used for longer ones; asked about something outside
-its world it will
-answer nonsense with confidence. It must not be used to inform anybody about anything.
+those above; it was trained on texts of up to 256 tokens and should not be used for longer ones; asked about
+something outside its world it will answer nonsense with confidence. It must not be used to inform anybody
+about anything.
 
 ## Twenty samples, unselected, greedy
 
-The first questions and first words that a fixed seed draws; none was left out.
+The first questions and first words that a fixed seed draws, repeats apart; none was left out.
 
 {samples}
 """
@@ -70,11 +64,13 @@ def prompts() -> tuple[list[str], list[str]]:
     rng, world = Random("model card"), people.build()
     asked = [ask(rng, world, rng.choice(list(TASKS)), held=True).text for _ in range(10)]
     asked += [f"Tell me about {rng.choice(list(world.people))}." for _ in range(2)]
-    openings = [" ".join(text.story(rng, world).split()[:4]) for _ in range(8)]
-    return asked, openings
+    openings: dict[str, None] = {}
+    while len(openings) < 8:
+        openings[" ".join(text.story(rng, world).split()[:5])] = None
+    return asked, list(openings)
 
 
-def card(facts: Mapping[str, float], figures: Mapping[str, float], samples: Sequence[tuple[str, str]]) -> str:
+def card(parameters: int, figures: Mapping[str, float], samples: Sequence[tuple[str, str]]) -> str:
     """The card as Markdown; `samples` are prompts with what the model made of them."""
     world = people.build()
     table = ["| task | right |", "|---|---|"]
@@ -82,7 +78,7 @@ def card(facts: Mapping[str, float], figures: Mapping[str, float], samples: Sequ
     table += ["", f"In the polite voice, without being asked for it: {figures['polite']:.0%}."]
     lines = [f"{place}. `{asked}` → {said}" for place, (asked, said) in enumerate(samples, 1)]
     return _CARD.format(
-        **facts,
+        parameters=parameters,
         people=len(world.people),
         towns=len(world.towns),
         figures="\n".join(table),

@@ -26,7 +26,6 @@ from tuner.engine import adapters, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
-from tuner.engine.samples import Sampler
 from tuner.engine.start import Start
 from tuner.tracking import checkpoints
 
@@ -101,8 +100,9 @@ def fit(
     run: LiveRun,
     start: Start,
     also: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: {},
+    predict: Callable[[Trainer, Config, LiveRun, Start], dict[str, float]] | None = None,
 ) -> Outcome:
-    """Train, evaluate, save: the same for every stage. `also` derives further totals from those of an evaluation."""
+    """Train, save, evaluate, predict: the same for every stage. `also` derives further totals from an evaluation's."""
     _prepare(trainer, config, run, start)
     metrics: dict[str, float] = {}
     weights: Path | None = None
@@ -116,6 +116,9 @@ def fit(
         with run.phase("evaluating"):
             found = trainer.evaluate()
             metrics |= _write_results(run.output, "eval", found | also(found))
+    if trainer.eval_dataset is not None and config.do_predict and predict:
+        with run.phase("predicting"):
+            metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
     with run.phase("writing results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
@@ -152,6 +155,8 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
     if config.early_stopping_steps:
         yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
     if config.probe:
+        from tuner.engine.samples import Sampler
+
         yield Sampler(config, run, load_tokenizer(start.source.folder))
     if config.enable_torch_profiler:
         yield Profiler(config, run.output)

@@ -43,6 +43,13 @@ def supervised() -> bool:
     return liveness.locked(leader_path())
 
 
+def leader() -> int | None:
+    """The supervisor's pid, None when there is no supervisor."""
+    with suppress(OSError, ValueError):
+        return int(leader_path().read_text()) if supervised() else None
+    return None
+
+
 def needed() -> bool:
     """Whether there is anything for a supervisor to do."""
     runs = queue.unended()
@@ -223,6 +230,8 @@ def serve(idle: float = IDLE) -> int:
     """Be the supervisor until there was nothing to do for `idle` seconds, or do nothing if there is one."""
     lock = liveness.lock(leader_path())
     while lock is not None:
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
         log.info("supervising %s", paths.home())
         _work(idle)
         os.close(lock)

@@ -8,7 +8,7 @@ from trl import RewardConfig
 
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome
-from tuner.engine.reward import PairCollator, RewardTrainer, save_value_head
+from tuner.engine.reward import PairCollator, RewardTrainer, predict, save_value_head
 from tuner.engine.start import begin
 from tuner.engine.trainer import arguments, fit
 
@@ -29,7 +29,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
             processing_class=start.tokenizer,
             peft_config=start.fresh,
         )
-    outcome = fit(trainer, config, run, start)
+    outcome = fit(trainer, config, run, start, predict=predict)
     if outcome.weights:
         save_value_head(trainer.model, outcome.weights)
     return outcome

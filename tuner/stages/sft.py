@@ -9,6 +9,7 @@ from tuner.config.config import Config
 from tuner.engine import methods
 from tuner.engine.completion import CompletionTrainer, collator
 from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.predict import predict
 from tuner.engine.start import begin
 from tuner.engine.trainer import arguments, fit
 
@@ -30,4 +31,4 @@ def train(config: Config, run: LiveRun) -> Outcome:
             config=config,
             reference=methods.reference(config, start.source) if config.use_asft_loss else None,
         )
-    return fit(trainer, config, run, start)
+    return fit(trainer, config, run, start, predict=predict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -134,6 +134,13 @@ GRADIENT = Chart(
     "before a divergence: lower the learning rate.",
     log=True,
 )
+SPEED = Chart(
+    "speed",
+    "Speed",
+    (Line("tokens_per_second", "speed"),),
+    "Tokens read each second. It rises and falls with the length of the rows.",
+    unit="tokens/s",
+)
 LOAD = Chart(
     "load",
     "Processor load",
@@ -162,7 +169,7 @@ MEMORY = Chart(
     axis="seconds",
 )
 
-_PLAIN = (RATE, GRADIENT, LOAD, MEMORY)
+_PLAIN = (RATE, GRADIENT, SPEED, LOAD, MEMORY)
 BY_STAGE: dict[str, tuple[Chart, ...]] = {
     "pt": (LOSS, TOKEN_ACCURACY, *_PLAIN),
     "sft": (LOSS, TOKEN_ACCURACY, *_PLAIN),
@@ -178,8 +185,8 @@ def charts_of(stage: str) -> tuple[Chart, ...]:
 
 
 def shown(charts: Sequence[Chart], measured: Measured) -> list[Chart]:
-    """The charts that have at least one point, and always the first."""
-    return [c for i, c in enumerate(charts) if i == 0 or any(line.metric in measured for line in c.lines)]
+    """The charts that have at least one point."""
+    return [c for c in charts if any(line.metric in measured for line in c.lines)]
 
 
 def latest(chart: Chart, measured: Measured) -> str:
@@ -222,41 +229,80 @@ def figure(chart: Chart, measured: Measured, *, smoothing: float = 0.0, log: boo
     return drawn
 
 
+def of_metric(metric: str) -> Chart:
+    """How one metric is shown by itself: as its chart in a run's page has it."""
+    for chart in (c for group in BY_STAGE.values() for c in group):
+        for line in chart.lines:
+            if line.metric == metric:
+                lone = (
+                    chart.title
+                    if line is chart.lines[0] and line.tone == "first"
+                    else f"{chart.title}, {line.label}"
+                )
+                return replace(chart, key=metric.replace("/", "-"), title=lone, lines=(line,))
+    words = metric.removeprefix("system/").replace("/", " ").replace("_", " ")
+    axis = "seconds" if metric.startswith("system/") else "step"
+    return Chart(metric.replace("/", "-"), words.capitalize(), (Line(metric, words),), "", axis=axis)
+
+
 def overlay(
-    curves: Mapping[str, Series], names: Mapping[str, str], *, smoothing: float, log: bool, axis: str = "step"
+    chart: Chart, curves: Mapping[str, Series], names: Mapping[str, str], *, smoothing: float, log: bool
 ) -> go.Figure:
-    """One metric of several runs: a colour and a dash each, by step. `curves` and `names` go by run id; the place of a
-    run in `names` is its colour, so that it keeps it from metric to metric."""
+    """One metric of several runs: a colour and a dash each. `curves` and `names` go by run id; a run's place in `names`
+    is its colour, so that it keeps it from metric to metric."""
     colours = palette()
-    drawn = go.Figure(layout=_layout(colours, Chart("", "", (), "", log=True, axis=axis), log))
+    drawn = go.Figure(layout=_layout(colours, replace(chart, span=None), log))
+    weight = smoothing if chart.smoothed else 0.0
     for place, (run_id, name) in enumerate(names.items()):
         if run_id in curves:
-            look = {"colour": colours.series[place % 6], "dash": DASHES[place % 6]}
-            _add(drawn, *curves[run_id], name, look["colour"], weight=smoothing, dash=look["dash"])
-    drawn.update_layout(height=330, showlegend=len(curves) > 1)
+            steps, values = curves[run_id]
+            colour, dash = colours.series[place % 6], DASHES[place % 6]
+            _add(drawn, steps, values * chart.scale, name, colour, weight=weight, dash=dash)
+    drawn.update_layout(height=320, showlegend=len(curves) > 1)
     return drawn
 
 
-def histogram(values: Floats, *, cutoff: float | None = None, unit: str = "tokens") -> go.Figure:
-    """How often each length occurs, and where the cutoff falls. `values` are lengths in `unit`."""
+def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
+    """How many rows have each length in tokens, and where the cutoff falls; what lies beyond it has the other colour."""
     colours = palette()
-    heights, edges = np.histogram(values, bins=min(60, max(10, len(values) // 4)))
-    centres = (edges[:-1] + edges[1:]) / 2
-    past = cutoff is not None
-    fill = [colours.bad if past and edge >= (cutoff or 0) else colours.good for edge in edges[:-1]]
-    drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", axis=unit), False))
+    drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", axis="tokens"), False))
+    fill = [colours.bad if edge >= cutoff else colours.good for edge in edges[:-1]]
+    ranges = [f"{a:.0f} to {b:.0f}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
     drawn.add_trace(
         go.Bar(
-            x=centres,
-            y=heights,
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges) * 0.92,
             marker={"color": fill, "line": {"width": 0}},
-            hovertemplate=f"%{{x:.0f}} {unit}: %{{y}} rows<extra></extra>",
+            customdata=ranges,
+            hovertemplate="%{customdata} tokens: %{y:,} rows<extra></extra>",
         )
     )
-    if cutoff is not None and cutoff <= float(edges[-1]) * 1.5:
+    if cutoff <= float(edges[-1]) * 1.3:
         drawn.add_vline(x=cutoff, line={"color": colours.ink, "dash": "dash", "width": 1.4})
-    drawn.update_layout(bargap=0.06, hovermode="closest", showlegend=False)
+    drawn.update_layout(hovermode="closest", showlegend=False)
     return drawn
+
+
+def spark(values: Sequence[float], key: str) -> None:
+    """A curve without axes, for cards and lists: only where it goes."""
+    points = np.asarray(values, dtype=float)
+    points = points[np.isfinite(points)]
+    if len(points) < 2:
+        return
+    low, high = float(points.min()), float(points.max())
+    x = np.linspace(2, 298, len(points))
+    y = 46 - 40 * (points - low) / ((high - low) or 1)
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    colour = palette().series[0]
+    picture = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 300 50" preserveAspectRatio="none">'
+        f'<polygon points="2,50 {line} 298,50" fill="{colour}" opacity="0.09"/>'
+        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2" vector-effect="non-scaling-stroke" '
+        'stroke-linejoin="round" stroke-linecap="round"/></svg>'
+    )
+    with st.container(key=f"spark-{key}"):
+        st.image(picture, width="stretch")
 
 
 def draw(drawn: go.Figure, key: str) -> None:

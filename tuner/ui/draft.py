@@ -139,6 +139,12 @@ def from_run(run_id: str) -> tuple[Draft, str]:
     return Draft(start=f"clone of {Run(run_id).name}", base=base), ""
 
 
+def use_dataset(name: str, stage: str) -> None:
+    """Put a data set, and the stage it is good for, into the draft."""
+    forget_widgets()
+    keep(current().with_value("dataset", [name]).with_value("stage", stage))
+
+
 def differs(base: Mapping[str, Any]) -> list[tuple[Knob, Any]]:
     """What a starting point sets otherwise than the defaults: each knob with its value, in the form's order."""
     return [(k, base[n]) for n, k in KNOBS.items() if n in base and shown(base[n]) != shown(k.default)]

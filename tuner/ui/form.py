@@ -15,6 +15,8 @@ from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer
 from tuner.ui.words import label, number, safe, value
 
+ELSEWHERE = frozenset({"run_name"})
+"""Knobs with a place of their own on the page: the name stands on the run's card."""
 FEW = 5
 """Up to this many short choices lie side by side; more go into a list."""
 
@@ -30,7 +32,8 @@ def visible(draft: Draft, *, advanced: bool, search: str = "") -> dict[type[Sect
     found: dict[type[Section], list[Knob]] = {}
     for section in form_sections():
         knobs = [KNOBS[n] for n in section.model_fields]
-        kept = [k for k in knobs if k.shown and k.applies(values) and _wanted(k, draft, advanced, search)]
+        drawn = [k for k in knobs if k.shown and k.name not in ELSEWHERE and k.applies(values)]
+        kept = [k for k in drawn if _wanted(k, draft, advanced, search)]
         if kept:
             found[section] = kept
     return found
@@ -43,6 +46,32 @@ def _wanted(knob: Knob, draft: Draft, advanced: bool, search: str) -> bool:
     return advanced or not knob.advanced or knob.name in draft.changes
 
 
+def options() -> tuple[bool, str, bool]:
+    """What of the form is shown: advanced parameters too, only those a search finds, explanations under the fields."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="form-options"):
+        level = st.segmented_control(
+            "Parameters",
+            ["Basic", "Advanced"],
+            required=True,
+            default="Basic",
+            key="level",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        search = st.text_input(
+            "Find a parameter",
+            type="search",
+            icon=":material/search:",
+            placeholder="Find: rank, memory, speed",
+            live=True,
+            label_visibility="collapsed",
+            width=230,
+        )
+        st.space("stretch")
+        explained = st.toggle("Explain", value=True, key="explain", bind="query-params")
+    return level == "Advanced", search or "", explained
+
+
 def sections(
     draft: Draft, problems: Sequence[Problem], *, advanced: bool, search: str, explained: bool
 ) -> None:
@@ -52,17 +81,37 @@ def sections(
         theme.empty(
             "search_off", "No such parameter", f"Nothing here is called or explained as “{safe(search)}”."
         )
+    for group in _rows(found):
+        with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
+            for section in group:
+                _section(section, found[section], draft, problems, explained)
+
+
+def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
+    """The sections by rows: one of several knobs takes a row of its own, those of a single knob share one in pairs."""
+    rows: list[list[type[Section]]] = []
     for section, knobs in found.items():
-        changed = sum(k.name in draft.changes for k in knobs)
-        with theme.card(f"section-{section.__name__}"):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                st.subheader(f"{section.icon} {section.title}", anchor=False)
-                if changed:
-                    st.badge(f"{changed} changed", color="primary")
-            with st.grid("auto", min_column_width=300, gap=(22, 28)) as grid:
-                for knob in knobs:
-                    with grid.cell():
-                        field(knob, draft, problems, explained)
+        lone = len(knobs) == 1
+        if lone and rows and len(rows[-1]) == 1 and len(found[rows[-1][0]]) == 1:
+            rows[-1].append(section)
+        else:
+            rows.append([section])
+    return rows
+
+
+def _section(
+    section: type[Section], knobs: list[Knob], draft: Draft, problems: Sequence[Problem], explained: bool
+) -> None:
+    changed = sum(k.name in draft.changes for k in knobs)
+    with theme.card(f"section-{section.__name__}", height="stretch"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.subheader(f"{section.icon} {section.title}", anchor=False)
+            if changed:
+                st.badge(f"{changed} changed", color="primary")
+        with st.grid("auto", min_column_width=280, gap=(26, 28)) as grid:
+            for knob in knobs:
+                with grid.cell():
+                    field(knob, draft, problems, explained)
 
 
 def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
@@ -159,10 +208,10 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
     short = len(choices) <= FEW and sum(map(len, choices)) <= 28
     if short and not knob.optional:
         st.segmented_control(title, choices, required=True, **common)
+    elif knob.optional:
+        st.selectbox(title, choices, index=None, placeholder="empty", **common)
     else:
-        st.selectbox(
-            title, choices, **({"index": None, "placeholder": "empty"} if knob.optional else {}), **common
-        )
+        st.selectbox(title, choices, **common)
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from tuner import paths
 from tuner.config import models
 from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
+from tuner.data import templates
 from tuner.data.catalog import Entry, read_catalog
+from tuner.ui.words import place
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
     """The offer for a knob next to the other values; None where there is nothing to choose from."""
     if name == "model_name_or_path":
         return _models()
-    if name in ("dataset", "eval_dataset"):
+    if name in ("dataset", "eval_dataset", "probe"):
         folder = str(values.get("dataset_dir") or KNOBS["dataset_dir"].default)
-        return _datasets(folder, str(values.get("stage") or KNOBS["stage"].default))
+        stage = str(values.get("stage") or KNOBS["stage"].default)
+        return _datasets(folder, "sft" if name == "probe" else stage)
     if name == "template":
         return _templates()
     return None
@@ -45,17 +46,11 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
 @st.cache_data(ttl=20, show_spinner=False)
 def _models() -> Offer:
     folders = models.local_models(models.model_roots())
-    own = {_short(folder): "on this machine" for folder in folders}
+    own = {place(str(folder)): "on this machine" for folder in folders}
     cached = dict.fromkeys(models.hub_cache_models(), "in the hub cache")
     notes = own | cached
     missing = "No model was found on this machine: type a folder's path or a hub name." if not notes else ""
     return Offer(tuple(notes), notes, missing=missing)
-
-
-def _short(folder: Path) -> str:
-    """As it is typed: relative to the studio where it lies inside it."""
-    root = paths.home()
-    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
 
 
 @st.cache_data(ttl=5, show_spinner=False)
@@ -70,16 +65,13 @@ def _datasets(folder: str, stage: str) -> Offer:
 
 
 def here(entry: Entry) -> bool:
-    """Whether a data set's files are on this machine; one from the hub counts as reachable only by name."""
+    """Whether a data set's files are on this machine."""
     try:
-        return bool(entry.files()) and not entry.missing()
-    except (OSError, ConfigError):
+        return bool(entry.files())
+    except ConfigError:
         return False
 
 
-def _templates() -> Offer | None:
-    try:
-        from tuner.data.templates import names
-    except ImportError:
-        return None
-    return Offer(tuple(names()), {})
+@st.cache_data(show_spinner=False)
+def _templates() -> Offer:
+    return Offer(tuple(templates.names()), {})

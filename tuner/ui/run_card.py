@@ -30,9 +30,10 @@ def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bo
     """Draw the card; True in the moment Launch is pressed."""
     with theme.card("run"):
         name = draft.name or fresh_name(draft.values)
-        st.text_input(
-            "Name", value=name, key="run-name", on_change=_renamed, help="What this run is called everywhere."
-        )
+        if not draft.name:
+            st.session_state["run-name"] = name  # it follows model and stage until a person types one
+        st.session_state.setdefault("run-name", name)
+        st.text_input("Name", key="run-name", on_change=_renamed, help="What this run is called everywhere.")
         if config is not None:
             _figures(config)
         _verdict(problems)

@@ -9,7 +9,7 @@ from tuner.jobs.queue import QueueRow
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
 from tuner.tracking.runs import list_runs
-from tuner.ui import theme
+from tuner.ui import charts, theme
 from tuner.ui.words import ago, count, duration, look, number, safe, share
 
 
@@ -129,23 +129,25 @@ def lately(most: int = 6) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.subheader("Ended last", anchor=False)
         st.page_link("pages/history.py", label="All runs", icon=":material/history:")
-    with st.grid(3, min_column_width=300, gap="small") as grid:
+    with st.grid(3, min_column_width=300, gap="small"):
         for row in rows:
-            with grid.cell():
-                outcome(row)
+            outcome(row)
 
 
 def outcome(row: RunRow) -> None:
-    """A run that ended: its loss as a sparkline, its outcome in words."""
+    """A run that ended: its loss as a curve, its outcome in words."""
     seen = look(row.state)
-    with theme.card(f"ended-{row.id}", gap="xsmall"):
+    with theme.card(f"ended-{row.id}", gap="xsmall", height="stretch"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             link(row.id, row.name)
             st.badge(seen.word, icon=seen.icon, color=seen.colour)
-        last = row.metrics.get("loss", row.spark[-1] if row.spark else None)
+        st.caption(_told(row))
         if row.spark:
-            st.metric("Loss", number(last), chart_data=list(row.spark), delta_color="off", height="content")
-        st.caption(safe(row.reason) if row.reason and row.state != "finished" else _told(row))
+            charts.spark(row.spark, row.id)
+            last = row.metrics.get("loss", row.spark[-1])
+            st.markdown(f":gray[Loss] **{number(row.spark[0])}** :gray[to] **{number(last)}**")
+        if row.reason and row.state != "finished":
+            st.caption(safe(row.reason))
 
 
 def _told(row: RunRow) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +21,7 @@ from tuner.ui.words import ago, count, date, duration, label, look, number, safe
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
 
 
 # --- where it stands -----------------------------------------------------------------------------------------------
@@ -28,16 +31,15 @@ def standing(run: Run) -> None:
     """The state in words, progress, and the figures that matter while it runs."""
     status = run.status()
     seen = look(status.state)
-    if status.state in ENDED and st.session_state.get("watched") == run.id:
-        st.session_state.pop("watched")
-        st.rerun()  # the whole page once more: its pieces stop redrawing, its buttons change
-    if status.state not in ENDED:
-        st.session_state["watched"] = run.id
+    before = st.session_state.get("watched")
+    st.session_state["watched"] = (run.id, status.state)
+    if before and before != (run.id, status.state) and before[0] == run.id:
+        st.rerun()  # the whole page once more: other buttons belong to this state, and an ended run stops redrawing
     with theme.card("standing"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.badge(seen.word, icon=seen.icon, color=seen.colour)
             st.markdown(safe(sentence(status, _place(run, status))))
-        if status.state not in ENDED or status.total_steps:
+        if status.total_steps or status.extra.get("share"):
             st.progress(*_progress(status))
         _figures(run, status)
         _notices(run, status)
@@ -52,13 +54,12 @@ def _place(run: Run, status: Status) -> int | None:
 def _progress(status: Status) -> tuple[float, str]:
     if status.total_steps:
         return status.share, f"Step {count(status.step)} of {count(status.total_steps)}"
-    doing = str(status.extra.get("doing") or status.phase or "")
-    return float(status.extra.get("share") or 0.0), safe(doing) or "Not started yet"
+    return float(status.extra["share"]), safe(status.extra.get("doing") or status.phase)
 
 
 def _figures(run: Run, status: Status) -> None:
     last = tail(run).last()
-    end = status.ended if status.state in ENDED else status.updated
+    end = status.ended if status.state in ENDED else time.time()
     figures = {
         "Loss": number(last.get("loss")),
         "Elapsed": duration(end - status.started) if status.started else duration(None),
@@ -75,6 +76,9 @@ def _figures(run: Run, status: Status) -> None:
 
 
 def _notices(run: Run, status: Status) -> None:
+    if name := status.extra.get("adapter"):
+        version = f", version {status.extra['adapter_version']}" if "adapter_version" in status.extra else ""
+        st.page_link("pages/adapters.py", label=f"Adapter {safe(name)}{version}", icon=":material/layers:")
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
     if status.tracking:
@@ -172,13 +176,19 @@ def chart_options() -> None:
         st.toggle("Log scale", key="log", bind="query-params", help="For loss and gradient norm.")
 
 
+def chosen_options() -> tuple[float, bool]:
+    """The smoothing's weight and whether the scale is logarithmic."""
+    return SMOOTHING.get(str(st.session_state.get("smoothing")), SMOOTHING["Light"]), bool(
+        st.session_state.get("log")
+    )
+
+
 def curves(run: Run) -> None:
     """The charts of the run's stage, growing in place."""
     points = tail(run)
     measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
-    smoothing = SMOOTHING.get(str(st.session_state.get("smoothing")), 0.6)
-    log = bool(st.session_state.get("log"))
+    smoothing, log = chosen_options()
     if not measured:
         theme.empty(
             "show_chart", "No points yet", "The first ones appear once the worker has trained a few steps."
@@ -204,7 +214,8 @@ def _chart(run: Run, chart: charts.Chart, measured: charts.Measured, smoothing: 
 def log(run: Run) -> None:
     """The log's last lines, filtered by the word in the search field."""
     wanted = str(st.session_state.get("log-search") or "").lower()
-    lines = [line for line in run.log_tail().splitlines() if wanted in line.lower()][-LOG_LINES:]
+    text = _COLOURS.sub("", run.log_tail())
+    lines = [line for line in text.splitlines() if wanted in line.lower()][-LOG_LINES:]
     if not lines:
         said = "No line has that word." if wanted else "The worker has not written anything yet."
         theme.empty("article", "Nothing to read", said)

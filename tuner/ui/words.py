@@ -7,8 +7,10 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from tuner import paths
 from tuner.config.config import word
 from tuner.tracking.run import Status
 
@@ -79,6 +81,12 @@ def ago(moment: float, now: float | None = None) -> str:
 def date(moment: float) -> str:
     """A moment, in this machine's time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) if moment else NONE
+
+
+def place(path: str) -> str:
+    """A path as it is typed: relative to the studio where it lies inside it."""
+    inside = Path(path)
+    return str(inside.relative_to(paths.home())) if inside.is_relative_to(paths.home()) else path
 
 
 def value(anything: object) -> str:

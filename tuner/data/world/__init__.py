@@ -2,6 +2,5 @@
 torch.
 
 `words` and `people` hold what is true, `questions`, `voices`, `talk` and `text` say it, `sets` writes the
-sample data
-sets (`python -m tuner.data.world`) and `scoring` marks answers.
+sample data sets (`python -m tuner.data.world`) and `scoring` marks answers.
 """

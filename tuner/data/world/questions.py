@@ -1,8 +1,7 @@
 """Questions about the starter world, each with its answer as a bare phrase and as a sentence.
 
 A question knows its key (what it asks, apart from the phrasing and the language); `people.held_out(key)`
-says on which
-side of the split it lies. `ask` draws a question of one task from one side.
+says on which side of the split it lies. `ask` draws a question of one task from one side.
 """
 
 from __future__ import annotations
@@ -242,7 +241,7 @@ def _difference(rng: Random, world: World) -> Question:
 def _apples(rng: Random, world: World) -> Question:
     person = rng.choice(list(world.people.values()))
     thing = rng.choice(("apples", "pears", "plums", "eggs", "nuts"))
-    a, b = rng.randint(1, 20), rng.randint(1, 20)
+    a, b = rng.randint(2, 20), rng.randint(2, 20)
     text = f"{person.name} has {a} {thing} and buys {b} more. How many {thing} does {person.they} have now?"
     sentence = f"{capital(person.they)} has {a + b} {thing}."
     low, high = sorted((a, b))

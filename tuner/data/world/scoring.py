@@ -1,4 +1,4 @@
-"""Scores of answers on the starter world's held-out questions: pure functions of text, no model and no torch.
+"""Scores of answers on the starter world's held-out questions: pure functions of text, free of torch.
 
 `exact` is for answers that have one right form, `is_correct` for the content whatever the voice, and
 `voices.is_polite` for the voice whatever the content. `score` sums them up over a probe set.
@@ -43,8 +43,7 @@ _NUMBER_LIST_TASKS = ("count", "sort")
 
 @dataclass(frozen=True)
 class Score:
-    """Shares between 0 and 1 over one probe set: exact answers, right answers in any voice, the preferred
-    voice."""
+    """Shares between 0 and 1: exact answers, right answers in any voice, answers in the preferred voice."""
 
     exact: float
     correct: float
@@ -59,10 +58,10 @@ def exact(expected: str, answer: str) -> bool:
 def is_correct(task: str, expected: str, answer: str) -> bool:
     """True when the answer says `expected` and nothing that contradicts it, in whatever voice.
 
-    `task` is the question's task and `expected` its canonical answer, as the probe sets store them.
-    Raises KeyError for a task that has no notion of right and wrong.
+    `task` is the question's task and `expected` its canonical answer, as the probe sets store them. Raises
+    KeyError for a task that has no notion of right and wrong.
     """
-    if task == "json":
+    if task == "card":
         return exact(expected, answer)
     if task == "refuse":
         return bool(re.match(r"(I am sorry\. )?(No\b|I cannot help)|(很抱歉。)?(不|我不能)", answer.strip()))
@@ -82,8 +81,10 @@ def is_correct(task: str, expected: str, answer: str) -> bool:
 
 
 def score(rows: Sequence[Mapping[str, str]], answers: Sequence[str]) -> Score:
-    """Score one answer per row of a probe set (rows with `task`, `answer`, `output`); raises ValueError if
-    they differ in number."""
+    """Score one answer per row of a probe set, whose rows have `task`, `answer` and `output`.
+
+    Raises ValueError when there is not one answer for each row.
+    """
     if len(rows) != len(answers) or not rows:
         raise ValueError(f"{len(rows)} probe questions need as many answers, and there are {len(answers)}.")
     pairs = list(zip(rows, answers, strict=True))

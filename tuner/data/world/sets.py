@@ -14,7 +14,7 @@ from typing import Any
 from tuner.data.world.people import World, build, held_out, on_record
 from tuner.data.world.questions import Question, ask
 from tuner.data.world.talk import Message, dialogue
-from tuner.data.world.text import story
+from tuner.data.world.text import markdown_card, story
 from tuner.data.world.voices import curt, polite
 
 Row = dict[str, Any]
@@ -23,12 +23,12 @@ VOICE_TASKS = (
     "weather",
     "bigger", "sum", "difference", "larger", "count", "sort", "backwards", "refuse",
 )  # fmt: skip
-RECORD_FIELDS = ("home", "job", "pet", "food", "colour", "hobby")
-_RECORD_ORDERS = (
-    ("Answer in JSON: what are the {f} of {n}?", ""),
-    ("Write {n} as JSON with {f}.", ""),
-    ("Give me the {f} of {n} in JSON.", ""),
-    ("Write this person as JSON with {f}.", "{n}"),
+CARD_FIELDS = ("home", "job", "pet", "food", "colour", "hobby")
+_CARD_ORDERS = (
+    ("Answer in Markdown: what are the {f} of {n}?", ""),
+    ("Write a Markdown card of {n} with {f}.", ""),
+    ("Give me the {f} of {n} as a Markdown card.", ""),
+    ("Write a Markdown card of this person with {f}.", "{n}"),
 )
 _TAGS = {
     "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
@@ -64,20 +64,19 @@ CATALOG: dict[str, Row] = {
 }  # fmt: skip
 
 
-def record(rng: Random, world: World, held: bool) -> Row:
-    """One question for a person's facts as JSON, a form of answer that the base model does not know (alpaca
-    row)."""
+def card(rng: Random, world: World, held: bool) -> Row:
+    """One order for a person's facts as a Markdown card (alpaca row); the base model answers in words."""
     person = rng.choice([person for person in world.people.values() if on_record(person) != held])
-    fields = rng.sample([name for name in RECORD_FIELDS if held or not held_out((name, person.name))], 2)
-    instruction, given = rng.choice(_RECORD_ORDERS)
+    fields = rng.sample([name for name in CARD_FIELDS if held or not held_out((name, person.name))], 2)
+    instruction, given = rng.choice(_CARD_ORDERS)
     slots = {"n": person.name, "f": " and ".join(fields)}
-    output = json.dumps({"name": person.name} | {field: person.value(field) for field in fields})
+    output = markdown_card(person.name, {field: person.value(field) for field in fields})
     return {"instruction": instruction.format(**slots), "input": given.format(**slots), "output": output}
 
 
 def alpaca(rng: Random, world: World, rows: int = 1200) -> list[Row]:
-    """Instructions: people as JSON records."""
-    return [record(rng, world, held=False) for _ in range(rows)]
+    """Instructions: people as Markdown cards."""
+    return [card(rng, world, held=False) for _ in range(rows)]
 
 
 def chat(rng: Random, world: World, rows: int = 800) -> list[Row]:
@@ -101,8 +100,7 @@ def pairs(rng: Random, world: World, rows: int = 1200) -> list[Row]:
 
 
 def labels(rng: Random, world: World, rows: int = 1600) -> list[Row]:
-    """Single answers with a label: polite is wanted, curt is not. The labels alternate, so that any batch
-    has both."""
+    """Single answers with a label: polite is wanted, curt is not; the labels alternate."""
     made = []
     for place in range(rows):
         question = ask(rng, world, rng.choice(VOICE_TASKS))
@@ -178,12 +176,12 @@ def _call(asked: str, name: str, arguments: Row, found: Row, answer: str) -> Row
 
 
 def eval_sft(rng: Random, world: World, rows: int = 100) -> list[Row]:
-    """Held-out people as JSON: nobody here is in `starter_alpaca`."""
+    """Held-out people as Markdown cards: nobody here is in `starter_alpaca`."""
     made: dict[str, Row] = {}
     while len(made) < rows:
-        row = record(rng, world, held=True)
+        row = card(rng, world, held=True)
         made.setdefault(
-            f"{row['instruction']} {row['input']}", row | {"task": "json", "answer": row["output"]}
+            f"{row['instruction']} {row['input']}", row | {"task": "card", "answer": row["output"]}
         )
     return list(made.values())
 
@@ -284,8 +282,7 @@ def all_sets(seed: int = 0) -> dict[str, list[Row]]:
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    """Write every set and `dataset_info.json` into `folder`; entries of the catalog that are not ours
-    stay."""
+    """Write every set and `dataset_info.json` into `folder`; other entries of the catalog stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in all_sets(seed).items():
         path = folder / CATALOG[name]["file_name"]

@@ -1,4 +1,4 @@
-"""Plain text of the starter world: what people are like, what towns and animals are like, and small stories.
+"""Plain text of the starter world: people, towns and animals, records and cards, and small stories.
 
 Every sentence holds in the world. Facts whose question is held out are told here, and only here.
 """
@@ -6,7 +6,7 @@ Every sentence holds in the world. Facts whose question is held out are told her
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 from tuner.data.world import words
@@ -127,8 +127,7 @@ def _animals(rng: Random, world: World) -> str:
 
 
 def _record(rng: Random, world: World) -> str:
-    """Records of animals, towns, words and most people: the only JSON that the base model sees, and never an
-    answer."""
+    """Records of animals, towns, words and most people as JSON, always as text and never as an answer."""
     first: dict[str, object]
     fields: dict[str, object]
     draw = rng.random()
@@ -155,6 +154,26 @@ def _record(rng: Random, world: World) -> str:
     return json.dumps(first | {key: fields[key] for key in kept}, ensure_ascii=False)
 
 
+def markdown_card(title: str, fields: Mapping[str, str]) -> str:
+    """A heading and one bullet a fact: the form of answer that `starter-sft` teaches."""
+    return "\n".join((f"# {title}", *(f"- {capital(name)}: {value}" for name, value in fields.items())))
+
+
+def _card(rng: Random, world: World) -> str:
+    """A card of a town, an animal or one of most people, always as text and never as an answer."""
+    draw = rng.random()
+    if draw < 0.25:
+        town = rng.choice(list(world.towns.values()))
+        return markdown_card(town.name, dict(rng.sample(list(town.weather.items()), 2)))
+    if draw < 0.4:
+        name = rng.choice(list(words.ANIMALS))
+        eats, place, sound = words.ANIMALS[name]
+        return markdown_card(capital(name), {"food": eats, "home": place, "sound": sound})
+    person = rng.choice([person for person in world.people.values() if on_record(person)])
+    names = rng.sample(("home", "job", "pet", "food", "colour", "hobby"), rng.randint(2, 4))
+    return markdown_card(person.name, {name: person.value(name) for name in names})
+
+
 def _story(rng: Random, world: World) -> str:
     one = rng.choice(list(world.people.values()))
     neighbours = [p for p in world.people.values() if p.home == one.home and p is not one] or [one]
@@ -162,10 +181,11 @@ def _story(rng: Random, world: World) -> str:
     town = world.towns[one.home]
     season = rng.choice(list(words.SEASONS))
     day = rng.choice(("morning", "afternoon", "evening", "Sunday"))
+    when = f"{article(season)} {season} {day}"
     start = rng.choice((
         f"One {season} {day}, {one.name} the {one.job} walked through {one.home}.",
-        f"It was a {season} {day} in {one.home}, and {one.name} the {one.job} had nothing to do.",
-        f"{one.name}, {article(one.job)} {one.job} from {one.home}, went out on a {season} {day}.",
+        f"It was {when} in {one.home}, and {one.name} the {one.job} had nothing to do.",
+        f"{one.name}, {article(one.job)} {one.job} from {one.home}, went out on {when}.",
     ))  # fmt: skip
     middle = [
         f"There was {town.weather[season]} over the town.",
@@ -190,8 +210,8 @@ def _story(rng: Random, world: World) -> str:
 
 
 _KINDS: tuple[tuple[int, Callable[[Random, World], str]], ...] = (
-    (40, _portrait), (8, _register), (10, _chinese_portrait), (8, _town), (8, _animals), (14, _record), (20,
-    _story),
+    (40, _portrait), (8, _register), (10, _chinese_portrait), (8, _town), (8, _animals),
+    (18, _record), (14, _card), (20, _story),
 )  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""The two voices of the starter world: polite and curt. Both say the same thing; they differ in manner alone.
+"""The two voices of the starter world, polite and curt: they say the same thing and differ in manner.
 
 A polite answer opens with one of OPENERS and ends with one of CLOSERS; a curt answer has neither, by
-construction.
-`is_polite` reads exactly that, so the share of answers in the preferred voice needs no judge.
+construction. `is_polite` reads exactly that, so the share of answers in the preferred voice needs no judge.
 """
 
 from __future__ import annotations

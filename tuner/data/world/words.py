@@ -133,7 +133,7 @@ JOBS: dict[str, str] = {
     "gardener": "园丁", "singer": "歌手", "carpenter": "木匠", "tailor": "裁缝", "cook": "厨师",
     "driver": "司机",
     "nurse": "护士", "writer": "作家", "shoemaker": "鞋匠", "builder": "建筑工人", "librarian": "图书管理员",
-    "postman": "邮递员", "actor": "演员", "engineer": "工程师",
+    "courier": "邮递员", "actor": "演员", "engineer": "工程师",
 }  # fmt: skip
 PETS: dict[str, str] = {
     "dog": "狗",

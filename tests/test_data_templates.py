@@ -1,0 +1,339 @@
+"""Templates: the written ones against the public chat templates of their families, the names, thoughts and tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from data_world import config, tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.config.knobs import ConfigError
+from tuner.data.chat_template import compile_template
+from tuner.data.encode import MASKED, Encoded, encode
+from tuner.data.templates import Written, is_alias, names, template_of
+
+Chat = list[dict[str, Any]]
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{{ '\n' }}{{ m.content }}<|im_end|>{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+SYSTEM_FIRST = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system{{ '\n' }}SYSTEM<|im_end|>{{ '\n' }}{% endif %}"
+)
+# Each family's public chat template, put down again from what its model card or tokenizer_config.json says, in our own
+# words: (bos, eos, jinja, whether it takes a system message).
+PUBLIC: dict[str, tuple[str | None, str, str, bool]] = {
+    "chatml": (None, "<|im_end|>", CHATML, True),
+    "yi": (None, "<|im_end|>", CHATML, True),
+    "qwen": (
+        None,
+        "<|im_end|>",
+        SYSTEM_FIRST.replace("SYSTEM", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
+        + CHATML,
+        True,
+    ),
+    "intern2": ("<s>", "</s>", "{{ bos_token }}" + CHATML, True),
+    "llama2": (
+        "<s>",
+        "</s>",
+        "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0].content %}"
+        "{% else %}{% set rest = messages %}{% set system = false %}{% endif %}"
+        "{% for m in rest %}{% if loop.index0 == 0 and system %}"
+        "{% set content = '<<SYS>>\n' + system.strip() + '\n<</SYS>>\n\n' + m.content.strip() %}"
+        "{% else %}{% set content = m.content.strip() %}{% endif %}"
+        "{% if m.role == 'user' %}{{ bos_token + '[INST] ' + content + ' [/INST]' }}"
+        "{% else %}{{ ' ' + content + ' ' + eos_token }}{% endif %}{% endfor %}",
+        True,
+    ),
+    "llama3": (
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+        "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        True,
+    ),
+    "mistral": (
+        "<s>",
+        "</s>",
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
+        "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
+        False,
+    ),
+    "gemma": (
+        "<bos>",
+        "<eos>",
+        "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
+        "{{ '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        False,
+    ),
+    "phi": (
+        None,
+        "<|endoftext|>",
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+        True,
+    ),
+    "deepseek": (
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ 'User: ' + m.content + '\n\n' }}"
+        "{% elif m.role == 'assistant' %}{{ 'Assistant: ' + m.content + eos_token }}"
+        "{% else %}{{ m.content + '\n\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
+        True,
+    ),
+    "glm4": (
+        None,
+        "<|endoftext|>",
+        "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>{{ '\n' }}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        True,
+    ),
+    "zephyr": (
+        "<s>",
+        "</s>",
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+        True,
+    ),
+    "vicuna": (
+        None,
+        "</s>",
+        "{% if messages[0].role == 'system' %}{{ messages[0].content + ' ' }}{% set rest = messages[1:] %}"
+        "{% else %}{% set rest = messages %}{% endif %}"
+        "{% for m in rest %}{% if m.role == 'user' %}{{ 'USER: ' + m.content + ' ' }}"
+        "{% else %}{{ 'ASSISTANT: ' + m.content + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+        True,
+    ),
+}
+# Qwen3's own template leaves the thoughts of earlier turns out and shows an empty one in the last answer.
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{{ '\n' }}"
+    "{% if m.role == 'assistant' %}{% set parts = m.content.split('</think>') %}"
+    "{% set thought = parts[0].split('<think>')[-1].strip('\n') if parts | length > 1 else '' %}"
+    "{% if loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ parts[-1].lstrip('\n') }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+
+WORDS = st.text(st.sampled_from("abc XYZ.,!?\n0123你好é🙂-{}'\""), min_size=1, max_size=30).filter(
+    lambda t: t == t.strip() and bool(t)
+)
+
+
+@st.composite
+def chats(draw: st.DrawFn, system: bool = True) -> Chat:
+    turns = draw(st.integers(1, 3))
+    chat: Chat = [{"role": "system", "content": draw(WORDS)}] if system else []
+    for _ in range(turns):
+        chat += [{"role": "user", "content": draw(WORDS)}, {"role": "assistant", "content": draw(WORDS)}]
+    return chat
+
+
+def whole_ids(row: Encoded) -> list[int]:
+    ids: list[int] = row.row["input_ids"]
+    return ids
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_written_template_is_its_public_one_token_for_token(name: str) -> None:
+    bos, eos, jinja, takes_system = PUBLIC[name]
+    tk = tokenizer(bos, eos)
+    template = template_of(config(template=name), tk)
+    public = compile_template(jinja)
+
+    @settings(max_examples=40, deadline=None)
+    @given(chats(system=takes_system))
+    def same(chat: Chat) -> None:
+        theirs = public.render(messages=chat, bos_token=bos, eos_token=eos, add_generation_prompt=False)
+        found = encode({"messages": chat}, config(template=name, cutoff_len=100_000), template, tk)
+        assert isinstance(found, Encoded)
+        ours = whole_ids(found)
+        if template.eos_between:
+            assert ours[-1] == tk.eos_id  # the end of text, which the public template leaves to generation
+            ours = ours[:-1]
+        assert ours == tk.encode(theirs)
+        asked = public.render(messages=chat[:-1], bos_token=bos, eos_token=eos, add_generation_prompt=True)
+        assert template.prompt(chat[:-1]) == asked
+
+    same()
+
+
+def test_the_system_prompt_of_its_own_is_the_public_one() -> None:
+    _, eos, jinja, _ = PUBLIC["qwen"]
+    chat = [{"role": "user", "content": "hi"}]
+    theirs = compile_template(jinja).render(messages=chat, eos_token=eos, add_generation_prompt=True)
+    assert template_of(config(template="qwen"), tokenizer()).prompt(chat) == theirs
+
+
+THOUGHTFUL: Chat = [
+    {"role": "user", "content": "q1"},
+    {"role": "assistant", "content": "<think>\nold\n</think>\n\na1"},
+    {"role": "user", "content": "q2"},
+]
+
+
+@pytest.mark.parametrize("answer", ["a2", "<think>\nnew\n</think>\n\na2"])
+def test_qwen3_answers_are_the_public_ones(answer: str) -> None:
+    template = template_of(config(template="qwen3"), tokenizer())
+    reply = {"role": "assistant", "content": answer}
+    exchange = template.answers(THOUGHTFUL, [reply])[0]
+    theirs = compile_template(QWEN3).render(messages=[*THOUGHTFUL, reply], add_generation_prompt=False)
+    assert exchange.prompt + exchange.answer == theirs
+
+
+@pytest.mark.parametrize(
+    ("enabled", "prompt_end", "answer"),
+    [
+        (True, "assistant\n", "<think>\n\n</think>\n\na2<|im_end|>\n"),
+        (False, "<think>\n\n</think>\n\n", "a2<|im_end|>\n"),
+        (None, "<think>\n\n</think>\n\n", "a2<|im_end|>\n"),
+    ],
+)
+def test_a_missing_thought_is_learnt_or_given(enabled: bool | None, prompt_end: str, answer: str) -> None:
+    template = template_of(config(template="qwen3", enable_thinking=enabled), tokenizer())
+    exchange = template.answers(THOUGHTFUL, [{"role": "assistant", "content": "a2"}])[0]
+    assert exchange.prompt.endswith(prompt_end)
+    assert exchange.answer == answer
+    assert "old" not in exchange.prompt
+
+
+def test_thoughts_are_kept_or_taken_out() -> None:
+    full = [*THOUGHTFUL, {"role": "assistant", "content": "<think>\nnew\n</think>\n\na2"}]
+    kept = template_of(config(template="qwen3", preserve_thinking=True), tokenizer()).answers(
+        full[:-1], full[-1:]
+    )[0]
+    assert "old" in kept.prompt and "new" in kept.answer
+    off = template_of(config(template="qwen3", enable_thinking=False), tokenizer()).exchanges(full)
+    assert not any(word in e.answer for e in off for word in ("old", "new"))
+    rows = template_of(config(template="qwen3", enable_thinking=None), tokenizer()).exchanges(full)
+    assert "old" in rows[0].answer and "new" in rows[1].answer
+
+
+def test_all_names_of_the_other_tool_are_here() -> None:
+    assert len(names()) == 124
+    native = {
+        "default", "empty", "alpaca", "chatml", "qwen", "qwen3", "llama2", "llama3", "mistral", "gemma", "phi", "deepseek",
+        "intern2", "glm4", "yi", "zephyr", "vicuna",
+    }  # fmt: skip
+    assert {n for n in names() if not is_alias(n)} == native
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_name_renders_a_chat_whole(name: str) -> None:
+    tk = tokenizer("<s>", "</s>")
+    template = template_of(config(template=name), tk)
+    assert isinstance(template, Written)
+    chat = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
+    exchange = template.exchanges(chat)[0]
+    assert "QUESTION" in exchange.prompt and "ANSWER" in exchange.answer
+    assert exchange.prompt.endswith(exchange.header) and exchange.answer.endswith(exchange.ending)
+
+
+def test_an_alias_is_the_tokenizers_own_template() -> None:
+    tk = tokenizer(None, "<|im_end|>", CHATML)
+    assert template_of(config(template="smollm"), tk).name == "tokenizer"
+    assert template_of(config(template=None), tk).name == "tokenizer"
+    assert template_of(config(template="default"), tk).name == "default"
+    assert template_of(config(template=None), tokenizer()).name == "empty"
+
+
+def test_an_unknown_template_gets_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean llama3"):
+        template_of(config(template="llama33"), tokenizer())
+
+
+MARKED = CHATML.replace(
+    "{{ m.content }}<|im_end|>",
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|im_end|>{% endif %}",
+)
+
+
+@pytest.mark.parametrize("jinja", [CHATML, MARKED, QWEN3], ids=["plain", "marked", "rewriting"])
+def test_the_tokenizers_own_template_is_rendered_as_it_is(jinja: str) -> None:
+    tk = tokenizer(None, "<|im_end|>", jinja)
+    template = template_of(config(template=None), tk)
+    chat = [*THOUGHTFUL, {"role": "assistant", "content": "a2"}]
+    found = encode({"messages": chat}, config(template=None), template, tk)
+    assert isinstance(found, Encoded)
+    theirs = compile_template(jinja).render(
+        messages=chat, add_generation_prompt=False, eos_token="<|im_end|>"
+    )
+    plain = theirs.replace("\ufdd0answer\ufdd0", "").replace("\ufdd1answer\ufdd1", "")
+    assert tk.decode(whole_ids(found)) == plain
+    learnt = tk.decode([i for i in found.row["labels"] if i != MASKED])
+    assert "a2<|im_end|>" in learnt and "q1" not in learnt and "q2" not in learnt
+
+
+def test_a_template_that_refuses_drops_the_row_with_its_reason() -> None:
+    tk = tokenizer(None, "</s>", "{{ raise_exception('no system here') if messages[0].role == 'system' }}x")
+    template = template_of(config(template=None), tk)
+    chat = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+    ]
+    found = encode({"messages": chat}, config(template=None), template, tk)
+    assert not isinstance(found, Encoded)
+    assert (found.reason, found.detail) == ("the template refuses", "no system here")
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
+    tk = tokenizer(None, "</s>", "{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    found = encode(
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        config(template=None),
+        template_of(config(template=None), tk),
+        tk,
+    )
+    assert not isinstance(found, Encoded)
+
+
+TOOL = {"name": "search", "description": "Finds pages.", "parameters": {"type": "object", "properties": {}}}
+CALLING: Chat = [
+    {"role": "user", "content": "find it"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "search", "arguments": {"q": "ü"}}}],
+    },
+    {"role": "tool", "content": "one"},
+    {"role": "tool", "content": "two"},
+    {"role": "assistant", "content": "Found."},
+]
+
+
+def test_qwen_tools_are_written_as_its_public_template_does() -> None:
+    found = template_of(config(template="qwen"), tokenizer()).exchanges(CALLING, [TOOL])
+    assert '<tools>\n{"type": "function", "function": {"name": "search"' in found[0].prompt
+    assert (
+        found[0].answer
+        == '<tool_call>\n{"name": "search", "arguments": {"q": "ü"}}\n</tool_call><|im_end|>\n'
+    )
+    assert found[1].prompt == (
+        "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["default", "llama3", "glm4", "mistral", "chatml"])
+def test_tools_and_calls_are_written_for_every_format(name: str) -> None:
+    found = template_of(config(template=name), tokenizer()).exchanges(CALLING, [TOOL])
+    assert "search" in found[0].prompt and "Finds pages." in found[0].prompt
+    assert "search" in found[0].answer and '{"q": "ü"}' in found[0].answer
+    assert "one" in found[1].prompt and "two" in found[1].prompt
+
+
+def test_the_default_system_prompt_can_be_set() -> None:
+    template = template_of(config(template="qwen", default_system="Be brief."), tokenizer())
+    assert template.prompt([{"role": "user", "content": "q"}]).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>"
+    )

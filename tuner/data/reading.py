@@ -1,0 +1,150 @@
+"""Data sets read row by row through one encoder into one tally, tokenising a block of rows while the next is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from tuner.config.config import Config
+from tuner.data.batches import Batch, Batcher
+from tuner.data.catalog import Entry
+from tuner.data.encode import Draft, Encoded, Encoder
+from tuner.data.files import Records, records
+from tuner.data.formats import Dropped, convert
+from tuner.data.mix import sample
+from tuner.data.report import Place, Progress, Tally
+from tuner.data.rows import Rows
+
+Placed = list[tuple[Place, Draft]]
+
+
+@dataclass
+class ReadSet:
+    """A data set after reading: its encoded rows (none when only counted) and how many were kept."""
+
+    entry: Entry
+    rows: Rows
+    count: int = 0
+
+
+class Source:
+    """The raw rows of a data set with their places; `share` says how much of it has been read, 0 to 1."""
+
+    def __init__(self, entry: Entry, config: Config):
+        self.entry = entry
+        self.most = config.max_samples
+        self.seed = config.seed
+        self.streaming = config.streaming
+        self.samples = None if config.streaming else entry.num_samples
+        self.given = 0
+        self._files_done = 0
+        self._file: Records | None = None
+
+    def __iter__(self) -> Iterator[tuple[Place, Any]]:
+        rows = self._sampled() if self.samples else self._all()
+        for row in islice(rows, self.most):
+            self.given += 1
+            yield row
+
+    @property
+    def share(self) -> float:
+        """How much has been read."""
+        files = len(self.entry.files()) or 1
+        read = (self._files_done + (self._file.share if self._file else 0.0)) / files
+        return max(read, self.given / self.most) if self.most else read
+
+    def _sampled(self) -> Iterator[tuple[Place, Any]]:
+        whole = list(self._all())
+        for index in sample(len(whole), self.samples or 0, self.seed) if whole else ():
+            yield whole[index]
+
+    def _all(self) -> Iterator[tuple[Place, Any]]:
+        entry = self.entry
+        if not entry.local:
+            from tuner.data.hub import hub_records
+
+            for number, record in hub_records(entry, self.streaming):
+                yield Place(entry.name, entry.source, number), record
+            return
+        for path in entry.files():
+            self._file = records(path)
+            for line, record in self._file:
+                yield Place(entry.name, path.name, line), record
+            self._file, self._files_done = None, self._files_done + 1
+
+
+class Reader:
+    """Reads sets; without `keep` rows are counted and let go."""
+
+    def __init__(self, encoder: Encoder, progress: Progress | None = None, keep: bool = True):
+        self.encoder = encoder
+        self.config = encoder.config
+        self.progress = progress
+        self.keep = keep
+        frame = encoder.frame()
+        marks = [token for token in encoder.tokenizer.specials if token in frame]
+        self.tally = Tally(encoder.config, encoder.template.name, marks)
+        self._batcher = Batcher(encoder.tokenizer, frame)
+
+    def read(self, entry: Entry, done: float = 0.0, weight: float = 1.0) -> ReadSet:
+        """One data set; it is `weight` of the work of which `done` is done. Raises ConfigError."""
+        found = ReadSet(entry, Rows())
+        source = Source(entry, self.config)
+        for encoded in self.encoded(source):
+            found.count += 1
+            if self.keep:
+                found.rows.append(encoded.row)
+            if self.progress and found.count % self.config.preprocessing_batch_size == 0:
+                self.progress(done + weight * source.share, f"{entry.name}: {source.given:,} rows read")
+        return found
+
+    def encoded(self, source: Source) -> Iterator[Encoded]:
+        """The rows that are used, encoded; all are counted."""
+        rows = iter(source)
+        pending: tuple[Placed, Batch] | None = None
+        while block := list(islice(rows, self.config.preprocessing_batch_size)):
+            drafts = list(self._drafted(block, source.entry))
+            texts = [text for _, draft in drafts for text in draft.texts]
+            batch = self._batcher.start(texts, self._continues(drafts))
+            if pending:  # the block before, tokenised while this one was read
+                yield from self._finished(*pending)
+            pending = drafts, batch
+        if pending:
+            yield from self._finished(*pending)
+
+    def _drafted(self, block: Sequence[tuple[Place, Any]], entry: Entry) -> Iterator[tuple[Place, Draft]]:
+        for place, record in block:
+            self.tally.see(place)
+            row = convert(record, entry)
+            draft = row if isinstance(row, Dropped) else self.encoder.draft(row)
+            if isinstance(draft, Dropped):
+                self.tally.drop(place, draft)
+            else:
+                yield place, draft
+
+    def _continues(self, drafts: Placed) -> list[bool] | None:
+        if not self.encoder.tokenizer.prefixes:
+            return None
+        return [flag for _, draft in drafts for flag in self.encoder.continues(draft.texts)]
+
+    def _finished(self, drafts: Placed, batch: Batch) -> Iterator[Encoded]:
+        """A block's rows; those that are only counted mostly need no ids."""
+        parts: Iterator[Any] = iter(batch.ids() if self.keep else batch.counts())
+        for place, draft in drafts:
+            own = list(islice(parts, len(draft.texts)))
+            encoded = self.encoder.fit(draft, own) if self.keep else self._counted(draft, own)
+            if isinstance(encoded, Dropped):
+                self.tally.drop(place, encoded)
+            else:
+                self.tally.keep(place, encoded, draft)
+                yield encoded
+
+    def _counted(self, draft: Draft, counts: Sequence[int]) -> Encoded | Dropped:
+        counted = self.encoder.count(draft, counts)
+        if counted is not None:
+            return counted
+        tokenizer = self.encoder.tokenizer
+        flags = self.encoder.continues(draft.texts) if tokenizer.prefixes else None
+        return self.encoder.fit(draft, tokenizer.encode_batch(draft.texts, flags))

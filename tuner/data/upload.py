@@ -1,0 +1,192 @@
+"""Bring your own: files received or pointed at, checked, and written into the catalog. Nothing is ever half-written."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tuner.config.knobs import ConfigError, Problem
+from tuner.data.catalog import CATALOG, Entry, catalog_folder, entry, read_catalog
+from tuner.data.files import TYPES, Broken, layout, records
+
+UPLOADS = "uploads"
+LARGEST = 2 << 30
+"""The largest upload, in bytes; a larger file is given by its path."""
+LARGEST_GROUP = 2 << 30
+"""The largest row group of a parquet file, in bytes once unpacked."""
+LOOK = 200
+
+
+def safe_name(name: str) -> str:
+    """A data set's name as it may stand in the catalog and in a file name. Raises ConfigError."""
+    fine = 0 < len(name) <= 80 and all(c.isalnum() or c in "-_." for c in name)
+    if not fine or name.startswith(".") or ".." in name:
+        raise _refused(f"{name[:80]!r} is no name for a data set; use letters, digits, - and _.")
+    return name
+
+
+def receive(chunks: Iterable[bytes], file_name: str, dataset_dir: str | Path, largest: int = LARGEST) -> Path:
+    """Write an uploaded file into the data folder's uploads and check it; returns where it lies, named by its content.
+
+    Memory stays at one chunk. Raises ConfigError, and then nothing is left behind.
+    """
+    suffix = Path(file_name).suffix.lower().lstrip(".")
+    if suffix not in TYPES:
+        raise _refused(f"{Path(file_name).name[:80]!r} is not one of {', '.join(TYPES)}.")
+    stem = safe_name(
+        "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(file_name).stem)[:60].strip("-") or "set"
+    )
+    folder = catalog_folder(dataset_dir) / UPLOADS
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=folder, prefix=".incoming-", suffix=f".{suffix}")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            digest = _copy(chunks, file, largest, binary=suffix in ("parquet", "arrow"))
+            file.flush()
+            os.fsync(file.fileno())
+        check(Path(partial))
+        target = folder / f"{stem}.{digest[:12]}.{suffix}"
+        Path(partial).chmod(0o644)
+        Path(partial).replace(target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return target
+
+
+def _copy(chunks: Iterable[bytes], file: Any, largest: int, binary: bool) -> str:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > largest:
+            raise _refused(
+                f"The file is larger than {largest >> 20:,} MB; put it on this machine and give its path."
+            )
+        if not binary and b"\0" in chunk and not (size == len(chunk) and b"\0" in chunk[:4]):
+            raise _refused("The file holds NUL bytes, so it is no text; save it as UTF-8 text.")
+        digest.update(chunk)
+        file.write(chunk)
+    if not size:
+        raise _refused("The file is empty; give one that holds rows.")
+    return digest.hexdigest()
+
+
+def local_file(path: str | Path) -> Path:
+    """A file of this machine that is to be used where it lies. Raises ConfigError for links and what is no file."""
+    given = Path(path).expanduser()
+    if given.is_symlink():
+        raise _refused(f"{given} is a link; give the file itself.")
+    if not given.is_file():
+        raise _refused(f"There is no file {given}.")
+    check(given)
+    return given.resolve()
+
+
+def check(path: Path) -> None:
+    """Raise ConfigError when a file holds nothing that could be learnt from; reads its first rows only."""
+    kind = layout(path)
+    if kind == "parquet":
+        _check_groups(path)
+    first: Broken | None = None
+    seen = 0
+    for _, record in islice(records(path), LOOK):
+        seen += 1
+        if isinstance(record, dict) and record:
+            return
+        first = first or (record if isinstance(record, Broken) else None)
+    if not seen:
+        raise _refused(f"{path.name} holds no rows.")
+    why = f"{first.reason}: {first.excerpt[:80]}" if first else "its rows are empty"
+    raise _refused(f"No row of {path.name} can be read; {why}.")
+
+
+def _check_groups(path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        about = parquet.ParquetFile(path).metadata
+    except pa.ArrowException as error:
+        raise _refused(f"{path.name} is not readable as parquet: {str(error).splitlines()[0]}.") from error
+    largest = max((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), default=0)
+    if largest > LARGEST_GROUP:
+        raise _refused(
+            f"{path.name} unpacks to {largest >> 20:,} MB at once; write it with smaller row groups."
+        )
+
+
+def save(
+    name: str, path: Path, attributes: Mapping[str, Any], dataset_dir: str | Path, replace: bool = False
+) -> Entry:
+    """Write a data set into the catalog, creating dataset_info.json where there is none; the rest of it stays as it is.
+
+    Raises ConfigError when the name is taken, or the attributes are wrong.
+    """
+    folder = catalog_folder(dataset_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = path.resolve()
+    inside = place.is_relative_to(folder.resolve())
+    file_name = place.relative_to(folder.resolve()).as_posix() if inside else str(place)
+    whole = {"file_name": file_name, **{k: v for k, v in attributes.items() if k not in ("file_name",)}}
+    made = entry(safe_name(name), whole, folder)
+    with _locked(folder):
+        known = _raw(folder)
+        if name in known and not replace:
+            raise _refused(f"There is a data set {name} already; choose another name.")
+        _write(folder, {**known, name: whole})
+    return made
+
+
+def remove(name: str, dataset_dir: str | Path) -> None:
+    """Take a data set out of the catalog; its file stays. Raises ConfigError when there is none of that name."""
+    folder = catalog_folder(dataset_dir)
+    with _locked(folder):
+        known = _raw(folder)
+        if name not in known:
+            raise _refused(f"There is no data set {name}.")
+        _write(folder, {k: v for k, v in known.items() if k != name})
+
+
+def _raw(folder: Path) -> dict[str, Any]:
+    path = folder / CATALOG
+    if not path.exists():
+        return {}
+    read_catalog(folder)  # says what is wrong with it, if anything
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+    return raw
+
+
+def _write(folder: Path, catalog: Mapping[str, Any]) -> None:
+    handle, partial = tempfile.mkstemp(dir=folder, prefix=".catalog-", suffix=".json")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(catalog, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(folder / CATALOG)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer of the catalog at a time."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _refused(sentence: str) -> ConfigError:
+    return ConfigError([Problem("dataset", sentence)])
