@@ -99,11 +99,12 @@ def config_of(stage: str, **changes: Any) -> Config:
     return make(values | changes)
 
 
-def trained(config: Config, name: str) -> tuple[Watched, Outcome]:
-    """Run a stage as the worker does, without the tracker."""
+def trained(config: Config, name: str, kind: type[Watched] = Watched) -> tuple[Watched, Outcome]:
+    """Run a stage as the worker does, without the tracker; go on where a run of that name stopped."""
     run = Run(name)
-    run.create(config, name)
-    live = Watched(run, config)
+    if not run.exists:
+        run.create(config, name)
+    live = kind(run, config)
     outcome = importlib.import_module(f"tuner.stages.{config.stage}").train(config, live)
     return live, outcome
 

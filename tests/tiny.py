@@ -1,7 +1,7 @@
 """A tiny real model for tests: a Llama of two layers and a byte-level BPE tokenizer trained on the spot, in under a second.
 
 folder = tiny.model(tmp_path / "model")          # config, safetensors, tokenizer with a chat template
-tiny.pairs(tmp_path / "data")                    # data sets that can be learned by heart, with dataset_info.json
+tiny.data(tmp_path / "data")                    # data sets that can be learned by heart, with dataset_info.json
 """
 
 from __future__ import annotations
@@ -72,13 +72,17 @@ def tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def model(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, vocabulary: int = 400) -> Path:
-    """Write a random Llama with its tokenizer; returns the folder."""
+def model(
+    folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, vocabulary: int = 400, experts: int = 0
+) -> Path:
+    """Write a random Llama, or with `experts` a Mixtral, with its tokenizer; returns the folder."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    kind, more = (MixtralConfig, {"num_local_experts": experts}) if experts else (LlamaConfig, {})
+    config = kind(
+        **more,
         vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -92,7 +96,7 @@ def model(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, voc
         tie_word_embeddings=False,
         initializer_range=0.15,  # logits of a size that an adapter below the head can move
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer(folder)
     return folder
 

@@ -74,11 +74,11 @@ class LabelledTrainer(KTOTrainer):
         """The mean loss of a batch of marked answers (scalar)."""
         good = inputs["label"].float()
         answers, strays = _half(inputs, ""), _half(inputs, "KL_")
-        policy = self._log_probs(model, answers)
+        policy, balance = self._log_probs(model, answers, routed=self.aux_loss_enabled)
         reference = self.compute_ref_log_probs(self.ref_model or model, answers)[0]
         with torch.no_grad():
             pair = (
-                self._log_probs(model, strays),
+                self._log_probs(model, strays)[0],
                 self.compute_ref_log_probs(self.ref_model or model, strays)[0],
             )
         distance = kl_estimate(*self.accelerator.gather(pair))
@@ -88,16 +88,19 @@ class LabelledTrainer(KTOTrainer):
                 1
             ).clamp(min=1)
         self._measure(good.bool(), rewards, policy, distance)
-        return (losses.mean(), {}) if return_outputs else losses.mean()
+        loss = losses.mean() if balance is None else losses.mean() + self.router_aux_loss_coef * balance
+        return (loss, {}) if return_outputs else loss
 
-    def _log_probs(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Summed log-probabilities of the answers; [B]."""
+    def _log_probs(
+        self, model: nn.Module, batch: dict[str, Tensor], routed: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Summed log-probabilities of the answers [B]; the balance of a mixture of experts when `routed`."""
         mask = batch["completion_mask"]
         labels = batch["input_ids"].masked_fill(mask == 0, -100)
         given = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        output = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        summed: Tensor = output.log_probs[:, -(mask.shape[1] - 1) :].float().sum(1)
-        return summed
+        more = {"output_router_logits": True} if routed else {}
+        output = model(**given, **more, labels=labels, use_cache=False, fused_lm_head=True)
+        return output.log_probs[:, -(mask.shape[1] - 1) :].float().sum(1), output.aux_loss
 
     def _measure(self, good: Tensor, rewards: Tensor, policy: Tensor, distance: Tensor) -> None:
         sides = {"chosen": good, "rejected": ~good}

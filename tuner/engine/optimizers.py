@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,32 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
+LIBRARIES = (  # transformers' optimizers that are somebody else's: their names, the module, the extra
+    (r".*(8bit|bnb|paged|lion|_32bit).*", "bitsandbytes", "qlora"),
+    (r"galore_.*", "galore_torch", "galore"),
+    (r"apollo_.*", "apollo_torch", "apollo"),
+    (r"(ada)?lomo", "lomo_optim", "lomo"),
+    (r"grokadamw", "grokadamw", "grokadamw"),
+    (r"schedule_free_.*", "schedulefree", "schedulefree"),
+    (r"stable_adamw", "optimi", "optimi"),
+    (r"adamw_torch_(4|8)bit", "torchao", "torchao"),
+)
+
+
+def check_library(name: str) -> None:
+    """Raises ConfigError when an optimizer of transformers' list needs a library that is not installed."""
+    for pattern, module, extra in reversed(LIBRARIES):
+        if re.fullmatch(pattern, name):
+            need(name, module, extra, knob="optim")
+            return
+
+
 def names(config: Config) -> dict[str, Any]:
-    """GaLore and APOLLO in the words of TrainingArguments, which knows them by name."""
+    """GaLore and APOLLO in the words of TrainingArguments, which knows them by name. Raises ConfigError."""
+    check_library(config.optim)
     if config.use_galore:
         need("GaLore", "galore_torch", "galore", knob="use_galore")
+        _resumable("galore_torch.galore_projector", "GaLoreProjector")
         said = {
             "rank": config.galore_rank,
             "update_proj_gap": config.galore_update_interval,
@@ -31,6 +54,8 @@ def names(config: Config) -> dict[str, Any]:
         return _named("galore_adamw", said, config.galore_target, config.galore_layerwise)
     if config.use_apollo:
         need("APOLLO", "apollo_torch", "apollo", knob="use_apollo")
+        _resumable("apollo_torch.random_projector", "GradientProjector")
+        _resumable("apollo_torch.svd_projector", "GaLoreProjector")
         said = {
             "rank": config.apollo_rank,
             "update_proj_gap": config.apollo_update_interval,
@@ -42,6 +67,11 @@ def names(config: Config) -> dict[str, Any]:
         }
         return _named("apollo_adamw", said, config.apollo_target, config.apollo_layerwise)
     return {}
+
+
+def _resumable(module: str, name: str) -> None:
+    """Let a checkpoint of this optimizer be read with weights_only: its state holds objects of this one class."""
+    torch.serialization.add_safe_globals([getattr(importlib.import_module(module), name)])
 
 
 def _named(name: str, said: dict[str, Any], targets: tuple[str, ...], layerwise: bool) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class PreferenceTrainer(DPOTrainer):
         """The mean loss of a batch whose first half is chosen and second half rejected (scalar)."""
         if not self.losses:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        policy, mask = self._token_log_probs(model, inputs), inputs["completion_mask"][:, 1:]
+        (policy, balance), mask = self._token_log_probs(model, inputs), inputs["completion_mask"][:, 1:]
         chosen, rejected = (policy * length_weights(mask, self.losses[0][0].ld_alpha)).sum(1).chunk(2)
         reference: tuple[Tensor | None, Tensor | None] = (None, None)
         if any(needs_reference(s.pref_loss) for s, _ in self.losses):
@@ -81,6 +81,8 @@ class PreferenceTrainer(DPOTrainer):
             for s, weight in self.losses
         ]
         loss = sum(weight * losses.mean() for weight, losses, _, _ in found)
+        if balance is not None:
+            loss = loss + self.router_aux_loss_coef * balance
         self._measure(chosen, rejected, *found[0][2:])
         return (loss, {}) if return_outputs else loss
 
@@ -97,14 +99,14 @@ class PreferenceTrainer(DPOTrainer):
             },
         )
 
-    def _token_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Log-probabilities of the completion's tokens, 0 elsewhere; [2B, T-1]."""
+    def _token_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the completion's tokens, 0 elsewhere [2B, T-1]; the balance of a mixture of experts."""
         mask = inputs["completion_mask"]
         labels = inputs["input_ids"].masked_fill(mask == 0, -100)
         given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        output = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        found: Tensor = output.log_probs[:, -(mask.shape[1] - 1) :].float()
-        return found
+        routed = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        output = model(**given, **routed, labels=labels, use_cache=False, fused_lm_head=True)
+        return output.log_probs[:, -(mask.shape[1] - 1) :].float(), output.aux_loss
 
     def _baseline_after(
         self, chosen: Tensor, rejected: Tensor, reference: tuple[Tensor | None, Tensor | None]

@@ -26,6 +26,7 @@ from tuner.engine import adapters, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
+from tuner.engine.quantization import need
 from tuner.engine.start import Start
 from tuner.tracking import checkpoints
 
@@ -40,6 +41,10 @@ def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -
     known = {f.name for f in dataclasses.fields(kind) if f.init}
     given = {name: _plain(getattr(config, name)) for name in argument_table() if name in known}
     given = {name: value for name, value in given.items() if value is not None} | _settled(config, run) | own
+    if "router_aux_loss_coef" in known and config.moe_aux_loss_coef is None:
+        given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
+    elif "router_aux_loss_coef" in known:
+        given["router_aux_loss_coef"] = config.moe_aux_loss_coef
     return kind(**given)
 
 
@@ -51,6 +56,9 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
     """Where the studio knows better than a default, or does the work itself."""
     on_gpu = torch.cuda.is_available() and not config.use_cpu
     recompute = checkpointing(config, on_gpu)
+    fused = config.enable_liger_kernel or config.use_liger_kernel
+    if fused:
+        need("Liger's kernels", "liger_kernel", "liger", knob="enable_liger_kernel")
     settled = {
         "output_dir": str(run.place_checkpoints()),
         "use_cpu": not on_gpu,
@@ -67,7 +75,7 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
         "save_total_limit": None,  # `checkpoints.rotate` does it, after the newest one is safe on disk
         "disable_tqdm": True,
         "dataloader_pin_memory": config.dataloader_pin_memory and on_gpu,
-        "use_liger_kernel": config.enable_liger_kernel or config.use_liger_kernel,
+        "use_liger_kernel": fused,
         **optimizers.names(config),
     }
     if recompute:
@@ -174,6 +182,8 @@ def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
     seen = trainer.state.num_input_tokens_seen
     if config.include_num_input_tokens_seen != "no" and seen:
         metrics["num_input_tokens_seen"] = seen
+    if config.include_effective_tokens_per_second:
+        metrics["effective_tokens_per_sec"] = seen / max(metrics.get("train_runtime", 0.0), 1e-9)
     return _write_results(run.output, "train", metrics)
 
 

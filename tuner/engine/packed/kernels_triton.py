@@ -470,5 +470,5 @@ def attention_backward(
     )  # fmt: skip
     _attention_dkv[(row.shape.tiles, kv_heads)](
         q, k, v, dout, lse, delta, dk, dv, row["key_tiles"], q.stride(0), k.stride(0), v.stride(0),
-        dout.stride(0), dk.stride(0), *common, num_warps=4, num_stages=2,
+        dout.stride(0), dk.stride(0), *common, num_warps=4, num_stages=1,
     )  # fmt: skip

@@ -107,8 +107,8 @@ class LinearGroup:
         self.inputs = weight.shape[1]
         ranks = [p[0].shape[0] if p else 0 for p in pairs]
         self.rank = sum(ranks)
-        # a multiple of 64 keeps rows of the widened matrices aligned for the tensor cores
-        grain = 64 if weight.is_cuda else 8
+        # a multiple of 32 keeps rows of the widened matrices aligned for the tensor cores
+        grain = 32 if weight.is_cuda else 8
         self.extra = -(-self.rank // grain) * grain
         self.width = self.inputs + self.extra
         self.outputs = sum(b.weight.shape[0] for b in bases)

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from tuner.estimate import ModelShape, packed_plan
+
 if TYPE_CHECKING:
     from tuner.engine.packed.trainer import EngineSettings
 
-CPU_BUDGET = 4096
-GPU_BUDGET = 16384
+CPU_BUDGET, CPU_LOGITS = 4096, 64 << 20
+LOW_BUDGET, LOW_LOGITS = 2048, 64 << 20
+GPU_LOGITS = 512 << 20
+SHARE = 0.45  # of free memory: eager rows and captured graphs each hold a row's activations
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,16 @@ class Plan:
 
 
 def plan_memory(model: nn.Module, device: torch.device, engine: EngineSettings) -> Plan:
-    """The plan for a model on a device; fields set in `engine` win."""
+    """The plan for a model on a device; fields set in `engine` win over what is chosen here."""
     layers = model.config.num_hidden_layers
-    low = engine.preset == "memory"
-    if device.type != "cuda":
-        recompute = layers if low else 0
-        budget = 1024 if low else CPU_BUDGET
-        logits = (32 if low else 64) << 20
-        reference = budget
+    logits = GPU_LOGITS if device.type == "cuda" else CPU_LOGITS
+    if engine.preset == "memory":
+        budget, recompute, logits = LOW_BUDGET, layers, min(logits, LOW_LOGITS)
+    elif device.type == "cuda":
+        budget, recompute = _fit(model, device)
     else:
-        recompute = layers if low else 0
-        budget = 4096 if low else GPU_BUDGET
-        logits = (64 if low else 512) << 20
-        reference = 4096 if low else 8192
+        budget, recompute = CPU_BUDGET, 0
+    reference = min(4 * budget, 8192)  # nothing is kept for a backward pass
     return Plan(
         engine.token_budget or budget,
         engine.token_budget or reference,
@@ -52,3 +53,14 @@ def plan_memory(model: nn.Module, device: torch.device, engine: EngineSettings) 
         layers,
         logits,
     )
+
+
+def _fit(model: nn.Module, device: torch.device) -> tuple[int, int]:
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        shape = ModelShape.from_config(model.config.to_dict())
+    except KeyError:  # a decoder with other names: its layers run through autograd, which keeps more
+        return 4096, 0
+    width = next(p.element_size() for p in model.parameters() if not p.requires_grad)
+    return packed_plan(shape, int(SHARE * free), weight_bytes=width, logits_bytes=GPU_LOGITS)

@@ -284,11 +284,14 @@ def exact_shape(units: Sequence[Unit], blocks: bool = False) -> RowShape:
 
 
 def bucket_shape(units: Sequence[Unit], capacity: int, grain: int = 128) -> RowShape:
-    """A shape rounded up so that many rows share it; `capacity` is the number of units to leave room for."""
+    """A shape rounded up so that many rows share it; `capacity` is the number of units to leave room for.
+
+    Scored tokens are rounded more coarsely: they cost a fifth of the others, and every pair of sizes is a graph.
+    """
     exact = exact_shape(units)
     return RowShape(
         _round_up(exact.tokens + 1, grain),
-        _round_up(exact.scored + 1, grain),
+        _round_up(exact.scored + 1, 2 * grain),
         max(capacity, exact.units),
         exact.answers,
         True,
