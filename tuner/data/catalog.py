@@ -236,7 +236,9 @@ def entry(name: str, attributes: Any, folder: Path) -> Entry:
         split=attributes.get("split") or "train",
         folder=attributes.get("folder"),
         num_samples=samples,
-        columns=_columns(columns),
+        columns=_columns(
+            {"chosen": "chosen", "rejected": "rejected", **columns} if attributes.get("ranking") else columns
+        ),
         tags={**TAGS, **{k: v for k, v in tags.items() if v}},
         named=frozenset(k for k, v in columns.items() if v),
     )
