@@ -74,22 +74,13 @@ def starts(run: Run) -> list[list[float]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def leader() -> psutil.Process:
-    """The supervisor of this test's studio."""
-    until(supervisor.supervised)
-    home = os.environ["TUNER_HOME"]
-    for process in psutil.process_iter():
-        try:
-            named = "tuner.jobs.supervisor" in process.cmdline() or "tests.faults.points" in process.cmdline()
-            if named and process.environ().get("TUNER_HOME") == home:
-                return process
-        except psutil.Error:
-            continue
-    raise AssertionError("no supervisor to be found")
-
-
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
+
+
+def kill_supervisor() -> None:
+    until(supervisor.leader)
+    kill(supervisor.leader() or 0)
 
 
 # --- one run's way
@@ -99,7 +90,7 @@ def test_a_submitted_run_is_started_watched_and_ends() -> None:
     run = submit.launch(new_run())
     assert control.wait(run, timeout=20).state == "finished"
     assert len(starts(run)) == 1
-    assert not liveness.alive(run)
+    until(lambda: not liveness.alive(run))
     until(lambda: not supervisor.supervised())  # gone when idle
 
 
@@ -290,7 +281,7 @@ def test_a_suspended_worker_is_shown_as_stalled_and_stop_ends_it(monkeypatch: py
 def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
     run = submit.launch(new_run(steps=60))
     until(lambda: run.status().step > 2)
-    leader().kill()
+    kill_supervisor()
     until(lambda: not supervisor.supervised())
     pid = run.status().pid
     supervisor.ensure_supervisor()
@@ -301,7 +292,7 @@ def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
 def test_a_worker_that_dies_unwatched_is_interrupted_and_not_started_again() -> None:
     run = submit.launch(new_run(steps=500))
     until(lambda: run.status().step > 2)
-    leader().kill()
+    kill_supervisor()
     kill(run.status().pid)
     until(lambda: not supervisor.supervised())
     supervisor.ensure_supervisor()
@@ -493,14 +484,24 @@ time.sleep(600)
     parent.wait()
 
 
-def test_a_killed_terminal_is_noticed_too() -> None:
-    run = new_run(steps=500)
+def test_a_run_outlives_its_terminal() -> None:
+    run = new_run(steps=60)
     terminal = foreground(run, wait=True)
     until(lambda: run.status().step > 2)
     terminal.kill()
     terminal.wait()
-    status = control.wait(run, timeout=10)
-    assert (status.state, status.reason_code) == ("interrupted", "killed")
+    assert control.wait(run, timeout=10).state == "finished"
+    assert len(starts(run)) == 1
+
+
+def test_ctrl_c_in_a_terminal_saves_and_ends() -> None:
+    run = new_run(steps=500)
+    terminal = foreground(run, wait=True)
+    until(lambda: run.status().step > 2)
+    terminal.send_signal(signal.SIGINT)
+    said, _ = terminal.communicate(timeout=10)
+    assert terminal.returncode == 0 and "saved a checkpoint" in said
+    assert run.status().state == "stopped" and checkpoints.latest(run)
 
 
 # --- sweeps

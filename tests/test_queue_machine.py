@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tuner import hardware
 from tuner.config.config import check, to_yaml
@@ -26,13 +26,15 @@ from tuner.tracking.run import ENDED, LIVE, Run, Status
 CONFIG, _ = check({"model_name_or_path": "m"})
 assert CONFIG is not None
 YAML = to_yaml({"model_name_or_path": "m"})
+PICK = st.integers(0, 3)
 PAIR = [hardware.Gpu(i, "pretended", 2**33, 0, (9, 0)) for i in range(2)]
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """What must hold whatever happens: nothing started twice, nothing lost, no slot shared, everything explained."""
+    """What must hold whatever happens: nothing started twice, nothing lost, no slot shared, everything explained.
 
-    runs = Bundle("runs")
+    `submitted` counts how often each run is to be started, `started` how often it was.
+    """
 
     @initialize()
     def open_studio(self) -> None:
@@ -50,6 +52,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.submitted: dict[str, int] = {}
         self.order: list[str] = []
         self.count = 0
+        for _ in range(2):
+            self.submit(None)
 
     def teardown(self) -> None:
         if hasattr(self, "home"):
@@ -70,8 +74,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- people
 
-    @rule(target=runs, gpus=st.sampled_from([None, (0,), (1,), (0, 1)]))
-    def submit(self, gpus: tuple[int, ...] | None) -> Run:
+    @rule(gpus=st.sampled_from([None, (0,), (1,), (0, 1)]))
+    def submit(self, gpus: tuple[int, ...] | None) -> None:
         self.count += 1
         run = Run(f"run{self.count:03d}")
         run.folder.mkdir(parents=True)
@@ -80,10 +84,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.started[run.id], self.submitted[run.id] = 0, 1
         self.order.append(run.id)
         submit.place(run, gpus)
-        return run
 
-    @rule(run=runs, position=st.integers(1, 4))
-    def move(self, run: Run, position: int) -> None:
+    @rule(pick=PICK, position=st.integers(1, 4))
+    def move(self, pick: int, position: int) -> None:
+        run = self.run(pick)
         waiting = self.waiting()
         if run.id not in waiting:
             with pytest.raises(ValueError, match="does not wait"):
@@ -94,22 +98,27 @@ class QueueMachine(RuleBasedStateMachine):
         waiting.insert(position - 1, run.id)
         self.order = waiting + [i for i in self.order if i not in waiting]
 
-    @rule(run=runs, held=st.booleans())
-    def hold(self, run: Run, held: bool) -> None:
+    @rule(pick=PICK, held=st.booleans())
+    def hold(self, pick: int, held: bool) -> None:
+        run = self.run(pick)
         queue.hold_back(run.id, held)
 
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
         queue.pause(paused)
 
-    @rule(run=runs, now=st.booleans())
-    def stop(self, run: Run, now: bool) -> None:
-        before = run.status().state
+    @rule(pick=PICK, now=st.booleans())
+    def stop(self, pick: int, now: bool) -> None:
+        run = self.run(pick)
+        due = self.started[run.id] < self.submitted[run.id]
         control.stop(run, now=now, grace=0)
-        assert before != "queued" or run.id in self.processes or run.status().state == "stopped"
+        if due:  # it waited, and nobody waits for it any more
+            assert run.status().state == "stopped"
+            self.submitted[run.id] -= 1
 
-    @rule(run=runs)
-    def resume(self, run: Run) -> None:
+    @rule(pick=PICK)
+    def resume(self, pick: int) -> None:
+        run = self.run(pick)
         if control.why_not_resumable(run) is None:
             control.resume(run)
             self.submitted[run.id] += 1
@@ -123,6 +132,11 @@ class QueueMachine(RuleBasedStateMachine):
             path.write_text(what)
         self.order.sort()  # without it: in the order of creation
 
+    def run(self, pick: int) -> Run:
+        """One of the last few runs: the older ones have ended."""
+        known = list(self.started)[-4:]
+        return Run(known[pick % len(known)])
+
     # --- workers
 
     def living(self, run: Run) -> bool:
@@ -131,20 +145,23 @@ class QueueMachine(RuleBasedStateMachine):
             return False
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
-    @rule(run=runs)
-    def speak(self, run: Run) -> None:
+    @rule(pick=PICK)
+    def speak(self, pick: int) -> None:
+        run = self.run(pick)
         if self.living(run):
             pid = self.processes[run.id].pid
             run.update(state="running", pid=pid, boot_id=hardware.boot_id(), step=run.status().step + 1)
 
-    @rule(run=runs)
-    def finish(self, run: Run) -> None:
+    @rule(pick=PICK)
+    def finish(self, pick: int) -> None:
+        run = self.run(pick)
         if self.living(run):
             run.update(state="finished")
             self.kill(run)
 
-    @rule(run=runs)
-    def die(self, run: Run) -> None:
+    @rule(pick=PICK)
+    def die(self, pick: int) -> None:
+        run = self.run(pick)
         if self.living(run):
             self.kill(run)
 
@@ -156,9 +173,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- the supervisor
 
-    @rule()
-    def tick(self) -> None:
-        self.supervisor.tick()
+    @rule(times=st.integers(1, 3))
+    def tick(self, times: int) -> None:
+        for _ in range(times):
+            self.supervisor.tick()
+
+    @rule(pick=PICK)
+    def die_together(self, pick: int) -> None:
+        """Worker and supervisor at once: nobody saw how."""
+        self.die(pick)
+        self.replace_supervisor()
 
     @rule()
     def replace_supervisor(self) -> None:
@@ -181,6 +205,8 @@ class QueueMachine(RuleBasedStateMachine):
     def nothing_is_started_more_often_than_it_was_submitted(self) -> None:
         for run_id, times in getattr(self, "started", {}).items():
             assert times <= self.submitted[run_id], run_id
+            if times < self.submitted[run_id]:  # what did not begin cannot end by itself
+                assert Run(run_id).status().state == "queued"
 
     @invariant()
     def no_slot_is_shared(self) -> None:
@@ -189,6 +215,8 @@ class QueueMachine(RuleBasedStateMachine):
             record = launch.record(Run(run_id))
             for slot in record.slots if record and self.living(Run(run_id)) else ():
                 assert used.setdefault(slot, run_id) == run_id
+            chosen = Run(run_id).status().extra["gpus"]
+            assert not record or not chosen or record.gpus == tuple(chosen)
 
     @invariant()
     def what_ended_is_explained(self) -> None:
@@ -203,6 +231,7 @@ class QueueMachine(RuleBasedStateMachine):
         queue.pause(False)
         for run_id in self.order:
             queue.hold_back(run_id, False)
+        due = {i: n for i, n in self.submitted.items() if i in self.waiting() and self.started[i] < n}
         for _ in range(3 * len(self.order) + 3):
             self.supervisor.tick()
             for run_id in list(self.processes):
@@ -210,11 +239,28 @@ class QueueMachine(RuleBasedStateMachine):
         self.supervisor.tick()
         left = {i: Run(i).status().state for i in self.order if Run(i).status().state not in ENDED}
         assert not left
+        assert due == {i: self.started[i] for i in due}
 
     def finish_quietly(self, run: Run) -> None:
         if self.living(run):
             run.update(state="finished")
             self.kill(run)
+
+
+def test_a_run_that_wants_both_gpus_is_not_starved_by_later_ones_that_want_one() -> None:
+    machine = QueueMachine()
+    machine.open_studio()
+    try:
+        machine.hold(1, True)
+        machine.submit((0, 1))
+        machine.submit(None)
+        machine.tick(3)
+        assert list(machine.processes) == ["run001"]
+        machine.finish(0)
+        machine.tick(3)
+        assert list(machine.processes) == ["run003"]
+    finally:
+        machine.teardown()
 
 
 TestQueue = QueueMachine.TestCase

@@ -27,7 +27,19 @@ import numpy as np
 import pytest
 
 from tuner.config.config import make
-from tuner.tracking import adapters, metrics, mirror, outcome, points, runs, store, table, weights
+from tuner.tracking import (
+    adapters,
+    checkpoints,
+    ledger,
+    metrics,
+    mirror,
+    outcome,
+    points,
+    runs,
+    store,
+    table,
+    weights,
+)
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.client_reader import _seen as client_cache
 from tuner.tracking.run import Run
@@ -65,7 +77,7 @@ def new_run(name: str = "a run", **values: Any) -> Run:
 
 
 def points_in_mlflow(run: Run, metric: str = "loss") -> list[tuple[int, float]]:
-    history = store.open_store().get_metric_history(mirror.mlflow_id(run.id), metric)
+    history = store.open_store().get_metric_history(ledger.mlflow_id(run.id), metric)
     return sorted((p.step, p.value) for p in history)
 
 
@@ -166,7 +178,7 @@ def test_sweep_ends_what_has_no_worker(home: Path) -> None:
     dead, living, queued = new_run("dead"), new_run("living"), new_run("queued")
     for run in (dead, living):
         run.update(state="running", started=time.time())
-        mirror.bring(run, mirror.Ledger.of(run))
+        mirror.bring(run, ledger.Ledger.of(run))
     assert outcome.sweep(lambda run: run.id == living.id) == [dead]
     statuses = {r.name: store.open_store().get_run(r.id).info.status for r in (dead, living, queued)}
     assert statuses == {"dead": "KILLED", "living": "RUNNING", "queued": "SCHEDULED"}
@@ -217,7 +229,7 @@ def test_a_resumed_run_goes_on_without_doubled_steps(studio: Path) -> None:
 
 def test_two_senders_never_send_at_once(studio: Path) -> None:
     run = new_run()
-    with mirror.held(run) as mine:
+    with ledger.held(run) as mine:
         assert mine
         metrics.MetricsLog(run).log(1, {"loss": 1.0})
         assert runs.sync(run) == 0
@@ -316,6 +328,26 @@ def test_moved_tracker_loses_nothing(home: Path) -> None:
     assert runs.list_runs().notice == ""
 
 
+def test_a_lost_database_is_made_anew_from_the_folders(home: Path) -> None:
+    run = new_run("survivor")
+    run.update(started=time.time())
+    metrics.MetricsLog(run).log(1, {"loss": 0.5})
+    outcome.finish(run, "finished")
+    with pytest.raises(ValueError, match="nothing was changed"):
+        mirror.start_anew()
+    before = runs.get_row(run.id)
+    store._let_go(store.open_store())
+    store.database().unlink()  # type: ignore[union-attr]
+    with pytest.raises(TrackerError, match="missing"):
+        store.open_store()
+    mirror.start_anew()
+    assert runs.sync(run) == 1
+    after = runs.get_row(run.id)
+    assert after == replace(before, facts=after.facts, created=after.created)
+    assert abs(after.created - before.created) < 1 and points_in_mlflow(run) == [(1, 0.5)]
+    assert store.open_store().get_run(ledger.mlflow_id(run.id)).info.status == "FINISHED"
+
+
 READ_ONLY_CHILD = """
 import sys, time
 from tuner.tracking import metrics
@@ -374,7 +406,7 @@ def test_a_run_made_while_the_tracker_is_away_arrives_later(
     row = next(r for r in runs.list_runs().items if r.name == "orphan")
     assert (row.state, row.metrics["loss"], row.stage, row.tags) == ("finished", 0.5, "dpo", {"team": "red"})
     assert runs.sync(run) == 1
-    assert mirror.mlflow_id(run.id) != run.id
+    assert ledger.mlflow_id(run.id) != run.id
     assert runs.sync(run) == 0
     again = runs.get_row(run.id)
     assert again == replace(
@@ -436,7 +468,7 @@ def through_a_killed_server(home: Path, backend: str, monkeypatch: pytest.Monkey
     with mlflow_server(backend, port, home):
         training = Training(new_run())
         training.train(200)
-        assert wait_for(lambda: mirror.is_mirrored(training.run))
+        assert wait_for(lambda: ledger.is_mirrored(training.run))
     training.train(500)
     assert wait_for(lambda: training.run.status().tracking != "", 60)
     with mlflow_server(backend, port, home):
@@ -454,7 +486,7 @@ def test_a_real_server_killed_and_restarted(home: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_postgresql_behind_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("psycopg2", reason="PostgreSQL's driver is not installed")
+    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         pytest.skip("PostgreSQL is not installed")
@@ -474,7 +506,9 @@ def test_postgresql_behind_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
             home = Path(folder) / "home"
             home.mkdir()
             monkeypatch.setenv("TUNER_HOME", str(home))
-            through_a_killed_server(home, f"postgresql://tuner@127.0.0.1:{port}/postgres", monkeypatch)
+            through_a_killed_server(
+                home, f"postgresql+psycopg://tuner@127.0.0.1:{port}/postgres", monkeypatch
+            )
         finally:
             subprocess.run([*command, "-m", "immediate", "stop"], check=True, **asked)
 
@@ -525,7 +559,7 @@ def test_reading_never_imports_mlflow(studio: Path) -> None:
     metrics.MetricsLog(run).log(1, {"loss": 1.0})
     outcome.finish(run, "finished")
     code = (
-        "import sys; from tuner.tracking import adapters, metrics, outcome, runs, store\n"
+        "import sys; from tuner.tracking import adapters, checkpoints, ledger, metrics, outcome, runs, store\n"
         "page = runs.list_runs(); assert page.total, page\n"
         f"assert runs.get_row({run.id!r}).metrics['loss'] == 1.0\n"
         f"assert runs.history([{run.id!r}], 'loss') and runs.metric_names([{run.id!r}]) and runs.choices()\n"
@@ -665,11 +699,13 @@ def test_tags_notes_names_and_deleting(studio: Path) -> None:
 
 
 def test_children_know_their_parent(studio: Path) -> None:
-    parent = new_run("sweep")
-    children = [runs.create_run(make(CONFIG), f"child {i}", parent=parent.id) for i in range(2)]
-    found = runs.list_runs(runs.RunFilter(parent=parent.id))
+    parent = runs.create_parent("sweep")
+    children = [runs.create_run(make(CONFIG), f"child {i}", parent=parent) for i in range(2)]
+    found = runs.list_runs(runs.RunFilter(parent=parent))
     assert {r.id for r in found.items} == {c.id for c in children}
-    assert found.items[0].parent == parent.id
+    assert found.items[0].parent == parent
+    assert parent not in {r.id for r in runs.list_runs(runs.RunFilter(text="sweep")).items}
+    assert store.open_store().get_run(parent).info.status == "FINISHED"
 
 
 # --- curves
@@ -753,7 +789,7 @@ def test_an_adapter_loads_back_by_alias_with_the_same_logits(studio: Path, train
         "lora",
     )
     assert (row.run_id, row.stage, row.datasets, row.digests) == (run.id, "dpo", ("hh",), ("d1",))
-    assert row.sha256 == store.sha256(trained.adapter / "adapter_model.safetensors")
+    assert row.sha256 == checkpoints.sha256(trained.adapter / "adapter_model.safetensors")
     assert row.size == sum(size for size, _ in row.files.values()) and "trainer_state.json" not in row.files
     assert adapters.check(row) == row.state == "ok"
     assert set(store.open_store().get_run(run.id).data.params) == before

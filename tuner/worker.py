@@ -77,7 +77,7 @@ def _live(run: Run) -> int:
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())
     run.forget_requests()
-    run.update(phase="closing", remedies=reason.remedies)
+    run.update(phase="closing", **reason.changes())  # decided: whoever finds this process dead reads it here
     finish(
         run,
         state,

@@ -46,7 +46,7 @@ def hang(run: Run) -> None:
 def fill_group(run: Run) -> None:
     """Eat memory in a control group of 64 MiB, named by TUNER_OOM_GROUP, until the kernel kills."""
     Path(os.environ["TUNER_OOM_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
-    time.sleep(1)  # long enough for a watcher to see the group
+    time.sleep(2)  # long enough for a watcher to see the group
     eaten = []
     while True:
         eaten.append(os.urandom(2**23))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,15 @@ def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         if writer:
             writer.close()
     (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
-    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": folder.name}
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
+        "_fingerprint": hashlib.sha256(str(folder).encode()).hexdigest()[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": folder.name,
+    }
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
 

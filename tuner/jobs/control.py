@@ -84,7 +84,7 @@ def why_not_resumable(run: Run) -> str | None:
         return "It waits in the queue already."
     if status.state == "finished":
         return "It has finished; clone it and raise num_train_epochs to train further."
-    if liveness.alive(run):
+    if status.state not in ENDED and liveness.alive(run):
         return "It is still at work; stop it first."
     if status.step and not any(checkpoints.valid(c, deep=False) is None for c in checkpoints.of(run)):
         return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
@@ -99,19 +99,29 @@ def resume(run: Run, checkpoint: str | Path | None = None) -> Run:
     if reason := why_not_resumable(run):
         raise Refused(f"Run {run.id} cannot be resumed: {reason}")
     source, note = _source(run, checkpoint)
-    with liveness.locking(run.lock_path, wait=2.0):
-        status = run.status()
-        if status.state == "queued":  # somebody else was quicker
-            return run
-        if status.state not in ENDED:
-            status = watch.bury(run, None)
-        queue.enqueue(run.id)
-        run.forget_requests()
-        launch.forget_record(run)
-        (watch.unsettled() / run.id).unlink(missing_ok=True)
-        run.update(**_again(status, source, note))
+    lock = liveness.lock(run.lock_path, wait=5.0)
+    if lock is None:
+        raise Refused(f"Run {run.id} is just telling MLflow how it ended; try again in half a minute.")
+    try:
+        _queue_again(run, source, note)
+    finally:
+        os.close(lock)
     ensure_supervisor()
     return run
+
+
+def _queue_again(run: Run, source: Path | None, note: str) -> None:
+    """The caller holds the run's lock."""
+    status = run.status()
+    if status.state == "queued":  # somebody else was quicker
+        return
+    if status.state not in ENDED:
+        status = watch.bury(run, None)
+    queue.enqueue(run.id)
+    run.forget_requests()
+    launch.forget_record(run)
+    (watch.unsettled() / run.id).unlink(missing_ok=True)
+    run.update(**_again(status, source, note))
 
 
 def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:

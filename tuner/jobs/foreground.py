@@ -1,114 +1,136 @@
-"""`tuner train` in a terminal obeys the same rule: it takes its place in the queue and waits for a slot."""
+"""`tuner train` in a terminal obeys the same rules: it waits for its turn, and its worker is a worker like any other.
+
+The worker runs in a session of its own and the terminal only shows its log: a terminal that is closed takes nothing
+with it, and the allocator's settings, which count from a process's start, are the same as for the queue's workers.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from tuner import hardware
-from tuner.jobs import launch, liveness, queue, slots, watch
+from tuner.jobs import control, launch, liveness, queue, slots, watch
 from tuner.jobs.control import Refused
 from tuner.jobs.submit import write_needs
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import ENDED, Run
+from tuner.tracking.run import Run
+
+Say = Callable[[str], None]
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def run_in_foreground(
-    run: Run,
-    wait: bool = True,
-    gpus: Sequence[int] | None = None,
-    say: Callable[[str], None] = lambda sentence: print(sentence, file=sys.stderr, flush=True),
+    run: Run, wait: bool = True, gpus: Sequence[int] | None = None, say: Say = _to_stderr
 ) -> int:
-    """The run's worker in this terminal once it is its turn; its exit code. Ctrl-C stops it (saving first).
+    """Start the run's worker once it is its turn and show its log until it ends; the worker's exit code, 0 to 2.
 
-    A process of its own, because the allocator's settings count only from a process's start. Raises Refused.
+    Ctrl-C and SIGTERM stop the run (it saves first), a second one cancels it. Raises Refused, see `take_slot`.
     """
-    with take_slot(run, wait, gpus, say) as given:
-        lock = int(os.environ[liveness.LOCK_VARIABLE])
-        worker = subprocess.Popen(
-            [sys.executable, "-m", os.environ.get(launch.WORKER_VARIABLE, "tuner.worker"), run.id],
-            env=launch.environment(slots.names(given)) | {liveness.LOCK_VARIABLE: str(lock)},
-            pass_fds=(lock,),
-        )
-        code = _until_it_ends(worker)
-        if run.status().state not in ENDED:
-            watch.bury(run, code)
-            ensure_supervisor()
-    return code if code in (0, 1, 2) else 1
+    lock, taken = take_slot(run, wait, gpus, say)
+    shown = run.log_path.stat().st_size if run.log_path.exists() else 0
+    process = launch.start(run, lock, taken)
+    ensure_supervisor()
+    with _asking(run, say):
+        while process.poll() is None:
+            time.sleep(0.1)
+            shown = _show(run, shown)
+    _show(run, shown)
+    return _settled(run, process)
 
 
-def _until_it_ends(worker: subprocess.Popen[bytes]) -> int:
-    while True:
-        try:
-            return worker.wait()
-        except KeyboardInterrupt:
-            continue  # the terminal sent it to the worker too, which saves and ends
+def _settled(run: Run, process: subprocess.Popen[bytes]) -> int:
+    """Write the outcome if the worker could not. The supervisor may be quicker, but saw no exit code."""
+    watch.end_session(process.pid)
+    lock = liveness.lock(run.lock_path, wait=2.0)
+    if lock is not None:
+        watch.bury(run, process.returncode)
+        os.close(lock)
+    ensure_supervisor(only_if_needed=True)
+    return process.returncode if process.returncode in (0, 1, 2) else 1
+
+
+def _show(run: Run, start: int) -> int:
+    """Print what the log has from byte `start` on; where it ends now."""
+    with suppress(OSError), run.log_path.open("rb") as log:
+        log.seek(start)
+        sys.stdout.write(log.read().decode("utf-8", errors="replace"))
+        sys.stdout.flush()
+        return log.tell()
+    return start
 
 
 @contextmanager
-def take_slot(
-    run: Run,
-    wait: bool = True,
-    gpus: Sequence[int] | None = None,
-    say: Callable[[str], None] = lambda sentence: None,
-) -> Iterator[tuple[int, ...]]:
-    """Hold the run's lock and a slot for a worker in this process; yields the GPUs it may use (none: the CPU).
+def _asking(run: Run, say: Say) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into what people mean by them."""
+    asked: list[int] = []
 
-    Sets CUDA_VISIBLE_DEVICES, so enter it before torch is imported. While it waits, `say` gets a sentence each time
-    the run before it changes. Raises Refused when it may not wait, when it was stopped meanwhile, or when the run has
-    a worker already. Interrupted while it waits, the run ends as stopped.
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        with suppress(Refused):
+            say(control.stop(run, now=len(asked) > 1))
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def take_slot(
+    run: Run, wait: bool = True, gpus: Sequence[int] | None = None, say: Say = _to_stderr
+) -> tuple[int, dict[str, int]]:
+    """Wait for the run's turn: its lock and its slots, as open files, for `launch.start`.
+
+    While it waits, `say` gets a sentence each time the run before it changes. Raises Refused when it may not wait,
+    when it was stopped meanwhile, or when the run has a worker already. Whatever ends the wait ends the run as
+    stopped, for nobody else is to start it; a terminal that is killed leaves it to the supervisor.
     """
     slots.check_gpus(gpus)
     lock = liveness.lock(run.lock_path, wait=1.0)
     if lock is None:
         raise Refused(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
-    taken: dict[str, int] = {}
     try:
         write_needs(run, gpus)
         queue.enqueue(run.id)
-        taken = _turn(run, wait, gpus, say)
-        given = slots.gpus_of(taken)
-        launch.write_record(
-            run, launch.Launch(time.time(), hardware.boot_id(), os.getpid(), tuple(taken), os.getpid())
-        )
-        os.environ[liveness.LOCK_VARIABLE] = str(lock)
-        os.environ.update(launch.environment(taken))
-        ensure_supervisor()
-        yield given
-    finally:
-        slots.release(taken)
-        os.close(lock)
-
-
-def _turn(run: Run, wait: bool, gpus: Sequence[int] | None, say: Callable[[str], None]) -> dict[str, int]:
-    """Wait for the run's turn and its slots. Whatever ends the wait ends the run: nobody else is to start it."""
-    status = run.status()
-    choice, count = slots.wanted(gpus, bool(status.extra.get("use_cpu")), [g.index for g in hardware.gpus()])
-    told = ""
-    try:
-        while True:
-            ahead = _ahead(run)
-            taken = None if ahead else slots.take(run.id, choice, count)
-            if taken is not None:
-                return taken
-            sentence = _what_is_before(ahead, choice)
-            if not wait:
-                raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
-            if run.requested("stop") or run.requested("cancel"):
-                raise Refused("Stopped while it waited for its turn.")
-            if sentence != told:
-                told = sentence
-                say(f"{sentence}; this one waits its turn.")
-            time.sleep(0.2)
+        return lock, _turn(run, wait, say)
     except BaseException as error:
         said = str(error) if isinstance(error, Refused) else "Interrupted while it waited for its turn."
         run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
         queue.forget(run.id)
+        watch.mark_unsettled(run)
+        os.close(lock)
         raise
+
+
+def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
+    needs = run.status().extra
+    choice, count = slots.wanted(needs["gpus"], needs["use_cpu"], [g.index for g in hardware.gpus()])
+    told = ""
+    while True:
+        ahead = _ahead(run)
+        taken = None if ahead else slots.take(run.id, choice, count)
+        if taken is not None:
+            return taken
+        sentence = _what_is_before(ahead, choice)
+        if not wait:
+            raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
+        if run.requested("stop") or run.requested("cancel"):
+            raise Refused("Stopped while it waited for its turn.")
+        if sentence != told:
+            told = sentence
+            say(f"{sentence}; this one waits its turn.")
+        time.sleep(0.2)
 
 
 def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:

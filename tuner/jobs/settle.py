@@ -57,8 +57,8 @@ def start() -> subprocess.Popen[bytes]:
 
 
 def settle(run_id: str) -> None:
-    """Tell MLflow how one run ended, with all it measured. Raises TrackerAway."""
-    from tuner.tracking.sync import sync as send
+    """Tell MLflow how one run ended, with all it measured. Raises TrackerError."""
+    from tuner.tracking.mirror import sync as send
 
     mark, run = watch.unsettled() / run_id, Run(run_id)
     made = mark.stat().st_mtime_ns
@@ -71,10 +71,11 @@ def settle(run_id: str) -> None:
 
 def sync() -> tuple[int, list[str]]:
     """Send MLflow everything it lacks, of every run of this studio: the points sent and what went wrong. `tuner sync`."""
-    from tuner.tracking.mirror import is_mirrored
+    from tuner.tracking.ledger import is_mirrored
+    from tuner.tracking.mirror import sync as send
     from tuner.tracking.outcome import is_settled
     from tuner.tracking.store import TrackerError
-    from tuner.tracking.sync import sync as send
+    from tuner.tracking.weights import BrokenWeights
 
     sent, troubles = 0, []
     for run in all_runs():
@@ -85,7 +86,7 @@ def sync() -> tuple[int, list[str]]:
         try:
             sent += send(run, wait=5)
             (watch.unsettled() / run.id).unlink(missing_ok=True)
-        except TrackerError as error:
+        except (TrackerError, BrokenWeights) as error:
             troubles.append(f"Run {run.id}: {error}")
     return sent, troubles
 

@@ -43,6 +43,13 @@ def supervised() -> bool:
     return liveness.locked(leader_path())
 
 
+def leader() -> int | None:
+    """The supervisor's pid, None when there is no supervisor."""
+    with suppress(OSError, ValueError):
+        return int(leader_path().read_text()) if supervised() else None
+    return None
+
+
 def needed() -> bool:
     """Whether there is anything for a supervisor to do."""
     runs = queue.unended()
@@ -223,6 +230,8 @@ def serve(idle: float = IDLE) -> int:
     """Be the supervisor until there was nothing to do for `idle` seconds, or do nothing if there is one."""
     lock = liveness.lock(leader_path())
     while lock is not None:
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
         log.info("supervising %s", paths.home())
         _work(idle)
         os.close(lock)
@@ -239,8 +248,8 @@ def _work(idle: float) -> None:
         began = time.monotonic()
         if supervisor.tick():
             busy = time.monotonic()
-        # A studio with ten thousand runs is looked at less often: never more than a twentieth of the time.
-        _sleep(wake, max(TICK, 20 * (time.monotonic() - began)))
+        # A studio with ten thousand runs is looked at less often, for a tenth of the time at most.
+        _sleep(wake, min(2.0, max(TICK, 10 * (time.monotonic() - began))))
 
 
 def _wake_on_child() -> int:

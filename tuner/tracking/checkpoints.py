@@ -33,7 +33,7 @@ def sha256(path: Path) -> str:
 def seal(folder: Path, run: Run) -> None:
     """Sync every file of a fresh checkpoint and write its manifest, which makes it count."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(MANIFEST)):
         _sync(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "size": path.stat().st_size}
     text = json.dumps({"run": run.id, "step": step_of(folder), "files": files}, indent=1)

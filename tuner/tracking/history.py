@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from tuner.tracking.mirror import is_mirrored, mlflow_id
+from tuner.tracking.ledger import is_mirrored, mlflow_id
 from tuner.tracking.points import Series, tail, thinned
 from tuner.tracking.reader import reader
 from tuner.tracking.run import ENDED, Run

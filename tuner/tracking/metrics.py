@@ -12,9 +12,8 @@ from contextlib import suppress
 import psutil
 
 from tuner import hardware
-from tuner.tracking.mirror import Mirror, metric_name
+from tuner.tracking.mirror import Mirror, metric_name, sync
 from tuner.tracking.run import Run
-from tuner.tracking.sync import sync
 
 __all__ = ["Mirror", "MetricsLog", "SystemMetrics", "metric_name", "sync"]
 

@@ -7,7 +7,6 @@ and none is doubled, whatever is killed when.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import posixpath
@@ -15,8 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +23,10 @@ from tuner.config.knobs import ConfigError
 from tuner.tracking import store
 from tuner.tracking.facts import facts
 from tuner.tracking.inputs import recorded, to_mlflow
+from tuner.tracking.ledger import Ledger, held, is_mirrored
 from tuner.tracking.points import spark
-from tuner.tracking.run import ENDED, Run, State, Status
+from tuner.tracking.registration import register_pending
+from tuner.tracking.run import ENDED, Run, State, Status, all_runs
 from tuner.tracking.store import TrackerError, explained, open_store
 
 if TYPE_CHECKING:
@@ -48,61 +48,34 @@ MLFLOW_STATUS: dict[State, str] = {
 }
 
 
-@dataclass
-class Ledger:
-    """tracking.json: what of a run MLflow has. `steps` holds each metric's last step sent."""
+def sync(run: Run, wait: float = 0.0) -> int:
+    """Bring MLflow up to a run's folder; the number of points sent. Raises TrackerError.
 
-    mlflow_id: str = ""
-    described: bool = False
-    offset: int = 0
-    steps: dict[str, int] = field(default_factory=dict)
-    state: str = ""
-    inputs: int = 0
-    facts: bool = False
-    artifacts: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, run: Run) -> Ledger:
-        known = {f.name for f in fields(cls)}
-        with suppress(OSError, ValueError):
-            raw = json.loads((run.folder / "tracking.json").read_text(encoding="utf-8"))
-            return cls(**{k: v for k, v in raw.items() if k in known})
-        return cls()
-
-    def write(self, run: Run) -> None:
-        fresh = run.folder / f"tracking.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        fresh.replace(run.folder / "tracking.json")
+    0 where another process is sending for this run (its worker, mostly), after waiting `wait` seconds for it.
+    """
+    with held(run, wait) as mine:
+        if not mine:
+            return 0
+        sent = bring(run, Ledger.of(run))
+        register_pending(run)
+    if run.status().tracking:
+        run.update(tracking="")
+    return sent
 
 
-def mlflow_id(run_id: str) -> str:
-    """MLflow's id of a run: the run's own, unless MLflow was away when the run was made."""
-    return Ledger.of(Run(run_id)).mlflow_id or run_id
+def start_anew() -> None:
+    """Make a new database where the one that was used is gone for good; a sync then records every run here again.
 
-
-def is_mirrored(run: Run) -> bool:
-    """Whether MLflow has every point that is in metrics.jsonl."""
-    with suppress(FileNotFoundError):
-        return Ledger.of(run).offset >= run.metrics_path.stat().st_size
-    return True
-
-
-@contextmanager
-def held(run: Run, wait: float = 0.0) -> Iterator[bool]:
-    """Whether this process is the one that sends for the run; two at once would double a resumed run's steps."""
-    with (run.folder / "tracking.lock").open("w") as file:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.05)
-            else:
-                yield True
-                return
+    Raises ValueError where the database is there or is a server's.
+    """
+    file = store.database()
+    if file is None or file.exists():
+        raise ValueError(f"The tracker at {file or store.tracking_uri()} is there; nothing was changed.")
+    for run in all_runs():
+        (run.folder / "tracking.json").unlink(missing_ok=True)
+    for rest in ("-wal", "-shm"):  # of the old one: they would be replayed into the new
+        file.with_name(file.name + rest).unlink(missing_ok=True)
+    store.new_database(file)
 
 
 def bring(run: Run, ledger: Ledger) -> int:
@@ -126,7 +99,9 @@ def bring(run: Run, ledger: Ledger) -> int:
 # --- the parts of a run
 
 
-def create_in_mlflow(client: MlflowClient, run_id: str, name: str, tags: dict[str, str]) -> str:
+def create_in_mlflow(
+    client: MlflowClient, run_id: str, name: str, tags: dict[str, str], created: float | None = None
+) -> str:
     """A SCHEDULED run in MLflow; its id. `run_id` is the folder's, empty where it is to be MLflow's."""
     experiment = store.experiment_id(client)
     own = {"state": "queued", "tuner.home": store.here(), "mlflow.source.name": "tuner"}
@@ -136,7 +111,8 @@ def create_in_mlflow(client: MlflowClient, run_id: str, name: str, tags: dict[st
         found = client.search_runs([experiment], f"tags.`tuner.run` = '{run_id}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-    made = client.create_run(experiment, run_name=name, tags={**own, **tags})
+    start = int((created or time.time()) * 1000)
+    made = client.create_run(experiment, start_time=start, run_name=name, tags={**own, **tags})
     client.update_run(made.info.run_id, status="SCHEDULED")
     return str(made.info.run_id)
 
@@ -144,8 +120,9 @@ def create_in_mlflow(client: MlflowClient, run_id: str, name: str, tags: dict[st
 def _describe(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     """The run itself, its params and its config file."""
     if not ledger.mlflow_id:
-        extra = run.status().extra
-        ledger.mlflow_id = create_in_mlflow(client, run.id, run.name, dict(extra.get("tags") or {}))
+        status = run.status()
+        tags = dict(status.extra.get("tags") or {})
+        ledger.mlflow_id = create_in_mlflow(client, run.id, run.name, tags, status.created)
         ledger.write(run)
     from mlflow.entities import Param
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.tracking.inputs import record_inputs
-from tuner.tracking.mirror import Ledger
+from tuner.tracking.ledger import Ledger
+from tuner.tracking.mirror import sync
 from tuner.tracking.run import ENDED, LIVE, Run, State, all_runs
 from tuner.tracking.store import TrackerError
-from tuner.tracking.sync import sync
 
 __all__ = ["finish", "record_inputs", "settle", "sweep"]
 

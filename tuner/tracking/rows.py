@@ -12,6 +12,7 @@ from tuner.tracking.run import Run, State
 T = TypeVar("T")
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
+SWEEP = "tuner.sweep"  # the tag of a run that only holds others together
 STATE_OF: dict[str, State] = {
     "SCHEDULED": "queued",
     "RUNNING": "running",

@@ -11,11 +11,11 @@ from typing import Any
 from tuner import paths
 from tuner.config.config import Config
 from tuner.tracking.history import history, metric_names
-from tuner.tracking.mirror import Ledger, create_in_mlflow, held, metric_name, mlflow_id
-from tuner.tracking.rows import NOTE, PARENT, Choices, Head, Page, RunFilter, RunRow, is_own
+from tuner.tracking.ledger import Ledger, held, mlflow_id
+from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
+from tuner.tracking.rows import NOTE, PARENT, SWEEP, Choices, Head, Page, RunFilter, RunRow, is_own
 from tuner.tracking.run import ENDED, Run, fresh_name
 from tuner.tracking.store import TrackerError, database, explained, open_store
-from tuner.tracking.sync import sync
 from tuner.tracking.table import Table
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "RunFilter",
     "RunRow",
     "choices",
+    "create_parent",
     "create_run",
     "delete_run",
     "delete_tag",
@@ -74,6 +75,16 @@ def create_run(
     except TrackerError as error:
         run.update(tracking=str(error))
     return run
+
+
+def create_parent(name: str) -> str:
+    """The id of a run that only holds others together, as a sweep does; lists leave it out, MLflow's page nests by it."""
+    with suppress(TrackerError), explained():
+        client = open_store()
+        run_id = create_in_mlflow(client, "", name, {SWEEP: "1", "state": "finished"})
+        client.set_terminated(run_id)
+        return run_id
+    return uuid.uuid4().hex
 
 
 # --- reading

@@ -7,7 +7,6 @@ made from a schema kept as text, because MLflow's own way there (some sixty migr
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -242,12 +241,6 @@ def make_schema() -> str:
         with contextlib.closing(sqlite3.connect(file)) as db:
             lines = [line for line in db.iterdump() if not line.startswith('INSERT INTO "experiments"')]
     return f"-- mlflow {importlib.metadata.version('mlflow')}\n" + "\n".join(lines) + "\n"
-
-
-def sha256(path: Path) -> str:
-    """The hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":  # after an upgrade of MLflow: python -m tuner.tracking.store

@@ -12,7 +12,7 @@ from tuner import paths
 from tuner.config.config import word
 from tuner.tracking.points import spark, tail
 from tuner.tracking.reader import NobodyYet, Reader, reader
-from tuner.tracking.rows import NOTE, PARENT, STATE_OF, Details, Head, RunFilter, RunRow, is_own
+from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, Details, Head, RunFilter, RunRow, is_own
 from tuner.tracking.run import ENDED, Run, State, Status
 from tuner.tracking.store import TrackerError
 
@@ -108,10 +108,11 @@ class Table:
 
     def chosen(self, filter: RunFilter) -> list[str]:
         """The ids that pass, in order."""
+        sweeps = self.column("tags", SWEEP)
         ids = [
             id
             for id, head in self.heads.items()
-            if head.deleted == filter.deleted and self._passes(id, filter)
+            if head.deleted == filter.deleted and id not in sweeps and self._passes(id, filter)
         ]
         keys = {id: self.value(filter.sort, id) for id in ids}
         some = [id for id in ids if keys[id] is not None and keys[id] == keys[id]]

@@ -226,7 +226,21 @@ def figure(chart: Chart, measured: Measured, *, smoothing: float = 0.0, log: boo
         weight = smoothing if chart.smoothed else 0.0
         _add(drawn, steps, values * chart.scale, line.label, _tone(colours, line.tone), weight=weight)
     drawn.update_layout(showlegend=len(present) > 1)
+    if not present:
+        _wait(drawn, colours)
     return drawn
+
+
+def _wait(drawn: go.Figure, colours: Palette) -> None:
+    """An empty frame with a word in it: the same element then grows, so that nothing jumps at the first point."""
+    drawn.update_xaxes(visible=False)
+    drawn.update_yaxes(visible=False)
+    said = {
+        "text": "waits for its first point",
+        "showarrow": False,
+        "font": {"size": 12, "color": colours.quiet},
+    }
+    drawn.add_annotation(xref="paper", yref="paper", x=0.5, y=0.5, **said)
 
 
 def of_metric(metric: str) -> Chart:

@@ -189,15 +189,14 @@ def curves(run: Run) -> None:
     measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
     smoothing, log = chosen_options()
-    if not measured:
-        theme.empty(
-            "show_chart", "No points yet", "The first ones appear once the worker has trained a few steps."
-        )
-        return
-    with st.grid(3, min_column_width=330, gap="small") as grid:
-        for chart in charts.shown(charts.charts_of(stage), measured):
-            with grid.cell():
-                _chart(run, chart, measured, smoothing, log)
+    every = charts.charts_of(stage)
+    # While it runs each chart has its place from the start; what never got a point is left out in the end.
+    drawn = charts.shown(every, measured) if run.status().state in ENDED else every
+    if not drawn:
+        theme.empty("show_chart", "No points", "The run ended before its first logging step.")
+    with st.grid(3, min_column_width=265, gap="small"):
+        for chart in drawn:
+            _chart(run, chart, measured, smoothing, log)
 
 
 def _chart(run: Run, chart: charts.Chart, measured: charts.Measured, smoothing: float, log: bool) -> None:

@@ -1,0 +1,276 @@
+"""Several sets as one, rows kept aside, streams, rows tokenised before, and the report's counts."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_world import QWEN, REAL, catalog, config, needs_qwen, needs_real, tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.config.knobs import ConfigError
+from tuner.data.mix import mix, sample, split
+from tuner.data.prepare import prepare
+from tuner.data.report import report
+from tuner.data.stream import Stream, mixed
+from tuner.data.tokens import load_tokenizer
+
+SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.booleans(), st.integers(0, 5))
+def test_mixing_keeps_what_it_promises(sizes: list[int], by_share: bool, seed: int) -> None:
+    shares = [1 / len(sizes)] * len(sizes) if by_share else None
+    everything = list(range(sum(sizes)))
+    assert mix(sizes, "concat", shares, seed).tolist() == everything
+    assert sorted(mix(sizes, "interleave_once", shares, seed).tolist()) == everything
+    over = mix(sizes, "interleave_over", shares, seed).tolist()
+    assert set(over) == set(everything)
+    under = mix(sizes, "interleave_under", shares, seed).tolist()
+    assert len(under) == len(set(under)) and len(under) <= len(over)
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    assert any(set(range(starts[i], starts[i + 1])) <= set(under) for i in range(len(sizes)))
+
+
+def test_sets_are_drawn_in_turn() -> None:
+    assert mix([3, 2], "interleave_under", None, 0).tolist() == [0, 3, 1, 4]
+    assert mix([3, 2], "interleave_over", None, 0).tolist() == [0, 3, 1, 4, 2]
+    assert mix([3, 1], "interleave_once", None, 0).tolist() == [0, 3, 1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.sampled_from(["concat", "interleave_under", "interleave_over", "interleave_once"]))
+def test_a_stream_is_mixed_as_a_whole_set_is(sizes: list[int], strategy: str) -> None:
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    sets = [[{"n": int(starts[i]) + k} for k in range(size)] for i, size in enumerate(sizes)]
+    streamed = [row["n"] for row in mixed(sets, strategy, None, 0)]
+    whole = mix(sizes, strategy, None, 0).tolist()
+    # A stream learns that a set has ended only when it asks for the next row, so it may give a few rows more.
+    assert streamed[: len(whole)] == whole
+    if strategy in ("concat", "interleave_once"):
+        assert streamed == whole
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 80), st.integers(0, 3))
+def test_a_shuffled_stream_loses_and_doubles_nothing(rows: int, buffer: int, skip: int) -> None:
+    stream = Stream(
+        lambda: [[{"n": i} for i in range(rows)]],
+        strategy="concat",
+        shares=None,
+        buffer_size=buffer,
+        seed=1,
+        skip=skip,
+    )
+    passes = [[row["n"] for row in stream] for _ in range(2)]
+    assert all(sorted(one) == list(range(min(skip, rows), rows)) for one in passes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 50), st.one_of(st.floats(0.001, 0.99), st.integers(1, 60)))
+def test_a_split_takes_each_row_once(rows: int, val_size: float) -> None:
+    learn, aside = split(rows, val_size, 7)
+    assert sorted([*learn.tolist(), *aside.tolist()]) == list(range(rows))
+    assert rows == 1 or (len(aside) >= 1 and len(learn) >= 1)
+
+
+def test_num_samples_fills_up_with_repeats() -> None:
+    assert sorted(sample(5, 5, 0).tolist()) == [0, 1, 2, 3, 4]
+    more = sample(3, 8, 0).tolist()
+    assert len(more) == 8 and set(more) == {0, 1, 2}
+
+
+def rows(count: int, tag: str = "") -> list[dict[str, str]]:
+    return [{"instruction": f"{tag}q{i}", "output": f"{tag}a{i}"} for i in range(count)]
+
+
+def texts(found: Any) -> list[str]:
+    return [tokenizer().decode(r["input_ids"]) for r in found]
+
+
+def base(folder: Path, **values: Any) -> Any:
+    return config(dataset_dir=str(folder), template="default", stage="sft", **values)
+
+
+def test_a_repeated_row_is_never_on_both_sides(tmp_path: Path) -> None:
+    folder = catalog(tmp_path, a=({}, rows(20)), b=({}, rows(3, "b")))
+    wanted = base(folder, dataset="a,b", mix_strategy="interleave_over", val_size=0.3)
+    got = prepare(wanted, tokenizer())
+    assert not set(texts(got.train)) & set(texts(got.eval[""]))
+    assert set(texts(got.train)) | set(texts(got.eval[""])) == set(
+        texts(prepare(base(folder, dataset="a,b"), tokenizer()).train)
+    )
+    assert got.report.overlap == 0
+
+
+def test_max_samples_takes_the_first_rows_of_each_set(tmp_path: Path) -> None:
+    folder = catalog(tmp_path, a=({}, rows(9)), b=({"num_samples": 4}, rows(2, "b")))
+    got = prepare(base(folder, dataset="a,b", max_samples=3), tokenizer())
+    assert [t.split("<")[0] for t in texts(got.train)[:3]] == ["Human: q0", "Human: q1", "Human: q2"]
+    assert len(got.train) == 6 and got.report.datasets["b"]["read"] == 3
+
+
+def test_evaluation_sets_are_one_or_each(tmp_path: Path) -> None:
+    folder = catalog(tmp_path, a=({}, rows(4)), b=({}, rows(2, "b")), c=({}, [*rows(3, "c"), rows(1)[0]]))
+    one = prepare(base(folder, dataset="a", eval_dataset="b,c"), tokenizer())
+    assert {k: len(v) for k, v in one.eval.items()} == {"": 6}
+    each = prepare(base(folder, dataset="a", eval_dataset="b,c", eval_on_each_dataset=True), tokenizer())
+    assert {k: len(v) for k, v in each.eval.items()} == {"b": 2, "c": 4}
+    assert each.report.overlap == 1 and each.report.eval_rows == 6
+    assert [(i.name, i.rows) for i in each.inputs] == [("a", 4), ("b", 2), ("c", 4)]
+
+
+def test_a_streamed_run_reads_while_it_goes(tmp_path: Path) -> None:
+    folder = catalog(tmp_path, a=({}, rows(50)))
+    got = prepare(
+        base(folder, dataset="a", streaming=True, max_steps=5, buffer_size=8, val_size=5), tokenizer()
+    )
+    train = texts(got.train)
+    assert len(train) == 45 and len(got.eval[""]) == 5
+    assert not set(train) & set(texts(got.eval[""]))
+    assert texts(islice(got.train, 45)) != train  # the next pass has another order
+    with pytest.raises(ConfigError, match="None of the"):
+        bad = catalog(tmp_path / "bad", a=({}, [{"instruction": "q", "output": ""}]))
+        prepare(base(bad, dataset="a", streaming=True, max_steps=5), tokenizer())
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "pt"])
+def test_tokenised_rows_are_kept_and_read_again(tmp_path: Path, stage: str) -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    other = [chat[0], {"role": "assistant", "content": "b"}]
+    sets: dict[str, tuple[dict[str, Any], Any]] = {
+        "sft": ({}, rows(6)),
+        "dpo": ({"ranking": True, "formatting": "sharegpt"}, [{"chosen": chat, "rejected": other}] * 6),
+        "kto": (
+            {"formatting": "sharegpt", "columns": {"messages": "m", "kto_tag": "t"}},
+            [{"m": chat, "t": i % 2 == 0} for i in range(6)],
+        ),
+        "pt": ({"columns": {"prompt": "text"}}, [{"text": f"text {i}"} for i in range(6)]),
+    }
+    folder = catalog(tmp_path, a=sets[stage])
+    wanted = config(
+        dataset_dir=str(folder), dataset="a", template="default", stage=stage, val_size=2, cutoff_len=32,
+        tokenized_path=str(tmp_path / "kept"),
+    )  # fmt: skip
+    first = prepare(wanted, tokenizer())
+    (folder / "a.json").unlink()
+    again = prepare(wanted, tokenizer())
+    assert list(again.train) == list(first.train) and list(again.eval[""]) == list(first.eval[""])
+    assert "tokenised before" in again.report.notes[0]
+    with pytest.raises(ConfigError, match="holds rows for stage"):
+        prepare(wanted.with_values(stage="dpo" if stage == "kto" else "kto"), tokenizer())
+
+
+def test_datasets_reads_the_kept_rows_and_its_own_are_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = catalog(tmp_path, a=({}, rows(5)))
+    wanted = base(folder, dataset="a", tokenized_path=str(tmp_path / "kept"))
+    ours = prepare(wanted, tokenizer())
+    theirs = datasets.load_from_disk(str(tmp_path / "kept"))
+    assert theirs["train"].to_list() == list(ours.train)
+    lf = {
+        "chosen_input_ids": [[1, 2, 3, 4]], "chosen_labels": [[-100, -100, 3, 4]], "chosen_attention_mask": [[1] * 4],
+        "rejected_input_ids": [[1, 2, 5]], "rejected_labels": [[-100, -100, 5]], "rejected_attention_mask": [[1] * 3],
+    }  # fmt: skip
+    datasets.DatasetDict(train=datasets.Dataset.from_dict(lf)).save_to_disk(str(tmp_path / "lf"))
+    pairs = config(dataset_dir=str(folder), dataset="a", stage="dpo", tokenized_path=str(tmp_path / "lf"))
+    assert list(prepare(pairs, tokenizer()).train) == [
+        {"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]}
+    ]
+
+
+def test_the_report_counts_what_is_there(tmp_path: Path) -> None:
+    found = [
+        *rows(5), rows(1)[0], {"instruction": "q", "output": ""}, {"output": "a"},
+        {"instruction": "FranÃ§ois", "output": "a"}, {"instruction": "half \ud83d", "output": "a"},
+        {"instruction": "<|im_end|>", "output": "b"}, {"instruction": "long", "output": "word " * 100},
+    ]  # fmt: skip
+    folder = catalog(tmp_path, a=({}, json.dumps(found)))
+    progress: list[float] = []
+    wanted = config(
+        dataset_dir=str(folder),
+        dataset="a",
+        template="chatml",
+        cutoff_len=64,
+        stage="sft",
+        per_device_train_batch_size=2,
+    )
+    got = report(wanted, tokenizer(), lambda share, _: progress.append(share))
+    assert (got.read, got.kept, got.cut, got.duplicates) == (12, 10, 1, 1)
+    assert {k: v.count for k, v in got.dropped.items()} == {"empty answer": 1, "no prompt": 1}
+    assert {k: v.count for k, v in got.findings.items()} == {
+        "cut": 1,
+        "encoding damage": 2,
+        "special token in the text": 1,
+    }
+    assert got.steps == 15 and got.tokens["max"] > 64 and progress[-1] == 1.0
+    assert 0 < got.trained_share < 1
+    assert sum(got.histogram["counts"]) == got.kept
+    json.dumps(got.as_dict())
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"packing": True}, {"train_on_prompt": True}, {"mask_history": True}, {"template": "glm4"}]
+)
+def test_report_and_training_see_the_same(tmp_path: Path, values: dict[str, Any]) -> None:
+    chat = [{"from": w, "value": f"{w} {i} " * 5} for i in range(3) for w in ("human", "gpt")]
+    records = [{"conversations": chat[: 2 + 2 * (i % 3)]} for i in range(9)]
+    folder = catalog(tmp_path, a=({"formatting": "sharegpt"}, records))
+    wanted = config(
+        **{
+            "dataset_dir": str(folder),
+            "dataset": "a",
+            "template": "llama3",
+            "cutoff_len": 120,
+            "val_size": 2,
+            **values,
+        }
+    )
+    counted, whole = report(wanted, tokenizer()), prepare(wanted, tokenizer())
+    assert counted.as_dict() == whole.report.as_dict()
+    assert counted.train_rows == len(whole.train) and counted.eval_rows == 2
+    trained = sum(1 for row in (*whole.train, *whole.eval[""]) for label in row["labels"] if label >= 0)
+    assert counted.trained_tokens == trained
+    assert counted.epoch_tokens == sum(len(row["input_ids"]) for row in whole.train)
+
+
+REPORTED = {  # checked by hand against the files
+    "hh_rlhf_en": {"read": 1000, "kept": 1000, "duplicates": 0},
+    "dpo_en_demo": {"read": 300, "kept": 300, "duplicates": 5},
+    "kto_en_demo": {"read": 300, "kept": 300, "duplicates": 0},
+    "alpaca_en_demo": {"read": 999, "kept": 999, "duplicates": 14},
+    "identity": {"read": 91, "kept": 91, "duplicates": 0},
+    "glaive_toolcall_en_demo": {"read": 300, "kept": 300, "duplicates": 35},
+    "c4_demo": {"read": 300, "kept": 300, "duplicates": 0},
+    "wiki_demo": {"read": 30, "kept": 30, "duplicates": 0},
+}
+
+
+@needs_real
+@needs_qwen
+def test_the_report_of_each_real_file_is_right() -> None:
+    tk = load_tokenizer(QWEN)
+    stages = {
+        "hh_rlhf_en": "dpo",
+        "dpo_en_demo": "dpo",
+        "kto_en_demo": "kto",
+        "c4_demo": "pt",
+        "wiki_demo": "pt",
+    }
+    for name, expected in REPORTED.items():
+        wanted = config(
+            dataset=name,
+            dataset_dir=str(REAL),
+            stage=stages.get(name, "sft"),
+            template="qwen",
+            cutoff_len=512,
+        )
+        got = report(wanted, tk).as_dict()
+        assert {k: got[k] for k in expected} == expected, name
+        assert not got["dropped"], name

@@ -1,0 +1,173 @@
+"""Bring your own file: guessed, mapped, saved; hostile files refused with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_world import REAL, catalog, model_folder, needs_real
+
+from tuner.config.knobs import ConfigError
+from tuner.data import verbs
+from tuner.data.catalog import read_catalog
+from tuner.data.formats import Dropped
+from tuner.data.guess import guess, preview
+from tuner.data.upload import local_file, receive, remove, safe_name, save
+
+ALPACA = [{"instruction": "q", "input": "", "output": "a"}]
+TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "alpaca": (ALPACA, "chat"),
+    "other names": ([{"question": "q", "answer": "a", "system_prompt": "s"}], "chat"),
+    "chat": ([{"messages": TURNS}], "chat"),
+    "sharegpt": (
+        [{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}],
+        "chat",
+    ),
+    "pairs": ([{"prompt": "q", "chosen": "a", "rejected": "b"}], "pairs"),
+    "whole pairs": (
+        [{"chosen": TURNS, "rejected": [TURNS[0], {"role": "assistant", "content": "b"}]}],
+        "pairs",
+    ),
+    "labelled": ([{"prompt": "q", "completion": "a", "label": True}], "labelled"),
+    "labelled chat": ([{"messages": TURNS, "label": False}], "labelled"),
+    "text": ([{"text": "long text"}], "text"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_format_and_columns_are_guessed_with_reasons(tmp_path: Path, case: str) -> None:
+    rows, kind = CASES[case]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(rows))
+    found = guess(path)
+    assert found.sure and found.reasons
+    assert not isinstance(preview(path, found.attributes)[0][1], Dropped)
+    save("mine", path, found.attributes, tmp_path)
+    assert read_catalog(tmp_path)["mine"].kind == kind
+
+
+@needs_real
+@pytest.mark.parametrize(
+    "name", ["identity", "dpo_en_demo", "kto_en_demo", "glaive_toolcall_en_demo", "hh_rlhf_en"]
+)
+def test_real_files_are_guessed_as_their_catalog_says(name: str) -> None:
+    path = REAL / f"{name}.json"
+    assert all(not isinstance(row, Dropped) for _, row in preview(path, guess(path).attributes, rows=50))
+
+
+def test_a_file_with_unusual_columns_says_so_and_can_be_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_text(json.dumps({"frage": "q", "antwort": "a"}))
+    found = guess(path)
+    assert not found.sure and found.columns == ["frage", "antwort"]
+    mapped = {"columns": {"prompt": "frage", "response": "antwort"}}
+    assert preview(path, mapped)[0][1] == {"messages": TURNS}
+
+
+def test_an_upload_lies_under_its_content_and_is_saved(tmp_path: Path) -> None:
+    body = json.dumps(ALPACA).encode()
+    path = receive([body[:5], body[5:]], "../../my set.json", tmp_path)
+    assert (
+        path.parent == tmp_path / "uploads" and path.name.startswith("my-set.") and path.read_bytes() == body
+    )
+    assert receive([body], "my set.json", tmp_path) == path  # the same content has the same name
+    made = save("mine", path, guess(path).attributes, tmp_path)
+    assert made.files() == [path]
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    assert info["mine"]["file_name"] == f"uploads/{path.name}"
+    with pytest.raises(ConfigError, match="already"):
+        save("mine", path, {}, tmp_path)
+    remove("mine", tmp_path)
+    assert read_catalog(tmp_path) == {} and path.exists()
+
+
+def test_saving_keeps_the_rest_of_the_catalog_as_it_is(tmp_path: Path) -> None:
+    folder = catalog(tmp_path, first=({"columns": {"prompt": "ä"}}, ALPACA))
+    before = json.loads((folder / "dataset_info.json").read_text())
+    save("second", folder / "first.json", {}, folder)
+    after = json.loads((folder / "dataset_info.json").read_text())
+    assert after.pop("second") and after == before
+    with pytest.raises(ConfigError):
+        save("third", folder / "first.json", {"formatting": "wrong"}, folder)
+    assert "third" not in json.loads((folder / "dataset_info.json").read_text())
+
+
+def endless(chunk: bytes) -> Iterator[bytes]:
+    while True:
+        yield chunk
+
+
+MB = 1 << 20
+HOSTILE: dict[str, tuple[Any, str, str]] = {
+    "five gigabytes": (lambda: endless(b'{"a": 1}\n' * 10_000), "a.jsonl", "larger than 8 MB"),
+    "one endless line": (lambda: endless(b"x" * MB), "a.jsonl", "larger than 8 MB"),
+    "depth 100k": (lambda: [b"[" * 100_000 + b"]" * 100_000], "a.json", "No row"),
+    "NUL bytes": (lambda: [b'{"a": 1}\n' * 9000, b'{"a": "\0"}'], "a.jsonl", "NUL"),
+    "UTF-16": (lambda: [json.dumps(ALPACA).encode("utf-16")], "a.json", "UTF-16"),
+    "nothing": (list, "a.json", "empty"),
+    "no rows": (lambda: [b"[]"], "a.json", "holds no rows"),
+    "a program": (lambda: [b"MZ"], "a.exe", "not one of json"),
+    "no parquet": (lambda: [b"PAR1" * 100], "a.parquet", "not readable as parquet"),
+    "broken": (lambda: [b"{broken\n{more"], "a.jsonl", "No row of"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_upload_is_refused_and_leaves_nothing(tmp_path: Path, case: str) -> None:
+    chunks, name, said = HOSTILE[case]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match=said):
+        receive(chunks(), name, tmp_path, largest=8 * MB)
+    assert not list((tmp_path / "uploads").glob("*")) and not list((tmp_path / "uploads").glob(".*"))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000  # kilobytes
+
+
+def test_a_line_of_many_megabytes_takes_little_memory(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="longer than 16 MB"):
+        receive([b'{"a": "', *[b"x" * MB] * 40, b'"}'], "a.jsonl", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 81, "a\nb", "a..b"])
+def test_names_that_could_leave_the_folder_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="is no name"):
+        safe_name(name)
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text(json.dumps(ALPACA))
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    with pytest.raises(ConfigError, match="is a link"):
+        local_file(tmp_path / "link.json")
+    assert local_file(tmp_path / "real.json") == tmp_path / "real.json"
+
+
+def test_formulas_and_scripts_are_text(tmp_path: Path) -> None:
+    words = ["=cmd|'/c calc'!A1", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"]
+    path = receive(
+        [b"prompt,response\n", "\n".join(f'"{w}","{w}"' for w in words).encode()], "a.csv", tmp_path
+    )
+    rows = [row for _, row in preview(path, guess(path).attributes)]
+    assert [r["messages"][0]["content"] for r in rows if isinstance(r, dict)] == words
+
+
+def test_the_verbs_answer_in_json(tmp_path: Path) -> None:
+    folder = catalog(tmp_path / "data", a=({}, [*ALPACA, {"instruction": "q"}]), gone=({}, ALPACA))
+    (folder / "gone.json").unlink()
+    model = str(model_folder(tmp_path / "model"))
+    listed = {row["name"]: row for row in verbs.list_rows(folder)}
+    assert (listed["a"]["rows"], listed["a"]["kind"]) == (2, "chat")
+    assert "there is no" in listed["gone"]["problem"]
+    told = verbs.report("a", model, dataset_dir=str(folder), template="chatml", cutoff_len=64)
+    assert (told["read"], told["kept"], told["dropped"]["no answer"]["examples"][0]["line"]) == (2, 1, 1)
+    shown = verbs.show("a", 0, model, dataset_dir=str(folder), template="chatml")
+    tokens = shown["sides"]["text"]
+    assert "".join(t["text"] for t in tokens if t["trained"]) == "a<|im_end|>\n"
+    assert [t["special"] for t in tokens][0] is True and tokens[0]["text"] == "<|im_start|>"
+    assert verbs.show("a", 1, model, dataset_dir=str(folder))["dropped"] == "no answer"
+    json.dumps([listed, told, shown])
