@@ -18,8 +18,8 @@ import numpy as np
 from tuner.data.tokens import Tokenizer
 
 Ids = list[int]
-REMEMBERED = 1024
-"""Sections remembered: those met first, which the template's are."""
+REMEMBERED = 4096
+"""Sections looked out for, and remembered when they come again."""
 LONGEST = 4096
 GROUPS = 16
 """Long texts a batch is made of: enough for every core to have some."""
@@ -97,6 +97,7 @@ class Batcher:
     def __init__(self, tokenizer: Tokenizer, frame: str):
         self.tokenizer = tokenizer
         self._known: dict[str, Ids] = {}
+        self._seen: set[str] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         sharp = [] if tokenizer.prefixes else tokenizer.sharp_specials
         self._marks = sorted(sharp, key=len, reverse=True)
@@ -128,10 +129,12 @@ class Batcher:
         for section in self._cut.split(text):
             if section in known:
                 found.append(section)
-            elif len(known) < REMEMBERED and 0 < len(section) < LONGEST:
+            elif section in self._seen:
                 known[section] = self.tokenizer.encode(section)
                 found.append(section)
             elif section:
+                if len(self._seen) < REMEMBERED and len(section) < LONGEST:
+                    self._seen.add(section)
                 found.append(len(fresh))
                 fresh.append(section)
         return found
