@@ -133,20 +133,15 @@ class Reader:
 
     def _finished(self, drafts: Placed, batch: Batch) -> Iterator[Encoded]:
         """A block's rows; those that are only counted mostly need no ids."""
-        parts: Iterator[Any] = iter(batch.ids() if self.keep else batch.counts())
+        counts = [] if self.keep else batch.counts()
+        at = 0
         for place, draft in drafts:
-            own = list(islice(parts, len(draft.texts)))
-            encoded = self.encoder.fit(draft, own) if self.keep else self._counted(draft, own)
+            end = at + len(draft.texts)
+            counted = None if self.keep else self.encoder.count(draft, counts[at:end])
+            encoded = counted or self.encoder.fit(draft, [batch.ids(i) for i in range(at, end)])
+            at = end
             if isinstance(encoded, Dropped):
                 self.tally.drop(place, encoded)
             else:
                 self.tally.keep(place, encoded, draft)
                 yield encoded
-
-    def _counted(self, draft: Draft, counts: Sequence[int]) -> Encoded | Dropped:
-        counted = self.encoder.count(draft, counts)
-        if counted is not None:
-            return counted
-        tokenizer = self.encoder.tokenizer
-        flags = self.encoder.continues(draft.texts) if tokenizer.prefixes else None
-        return self.encoder.fit(draft, tokenizer.encode_batch(draft.texts, flags))
