@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 RENAMED: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -17,4 +18,80 @@ RENAMED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "logging_dir": lambda v: {},
 }
 
-REFUSED: dict[str, str] = {}
+
+@dataclass(frozen=True)
+class Refusal:
+    """What another tool's argument is here: `sentence` names the nearest thing; `default` is what it may say anyway,
+    because files of that tool spell out defaults."""
+
+    sentence: str
+    default: Any = None
+
+    def fits(self, value: Any) -> bool:
+        """Whether the value asks for nothing."""
+        said = str(value).strip().lower()
+        return said in {"", "none", "null", "false"} or said == str(self.default).lower()
+
+
+def _each(sentence: str, **defaults: Any) -> dict[str, Refusal]:
+    return {name: Refusal(sentence, default) for name, default in defaults.items()}
+
+
+_UNSLOTH = "unsloth's kernels are not used; --flash_attn auto and --bf16 True are the fast way here."
+_KT = "KTransformers is not used; for a model that does not fit, set --quantization_bit 4."
+_MEGATRON = "Megatron is not used; several GPUs are used through accelerate, FSDP (--fsdp) or DeepSpeed (--deepspeed)."
+_RAY = "Ray is not used; runs wait in the studio's own queue (`tuner submit`)."
+_SWANLAB = "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
+_SERVING = "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
+_MEDIA = "images, video and audio are not trained on; use a text model and text data."
+_PPO = "PPO is not here; teach a preference with --stage dpo or --stage kto."
+_FP8 = "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
+_BENCHMARK = (
+    "benchmarks are not run by training; measure with --do_eval, or compare answers with --do_predict."
+)
+
+REFUSED: dict[str, Refusal] = {
+    **_each(_UNSLOTH, use_unsloth=False, use_unsloth_gc=False),
+    "shift_attn": Refusal("LongLoRA's shifted attention is not here; read long texts with --rope_scaling linear.", False),
+    "mixture_of_depths": Refusal("mixture of depths is not here; train some layers with --finetuning_type freeze."),
+    "use_v1_kernels": Refusal("that tool's experimental kernels are not here; --enable_liger_kernel has fused ones.", False),
+    "infer_backend": Refusal("answers are written with transformers while training; leave it out.", "huggingface"),
+    "offload_folder": Refusal("weights are not moved to disk; load a smaller copy with --quantization_bit 4.", "offload"),
+    "om_hub_token": Refusal("the openMind hub is not here; name a Hugging Face model or a local folder."),
+    "quantization_device_map": Refusal("a quantized model is not spread over devices; leave it out."),
+    **_each(
+        _MEDIA, image_max_pixels=589824, image_min_pixels=1024, image_do_pan_and_scan=False, crop_to_patches=False,
+        video_max_pixels=65536, video_min_pixels=256, video_fps=2.0, video_maxlen=128, use_audio_in_video=False,
+        audio_sampling_rate=16000, freeze_vision_tower=True, freeze_multi_modal_projector=True,
+        freeze_language_model=False,
+    ),
+    **_each(
+        _SERVING, vllm_maxlen=4096, vllm_gpu_util=0.7, vllm_enforce_eager=False, vllm_max_lora_rank=32, vllm_config=None,
+        sglang_maxlen=4096, sglang_mem_fraction=0.7, sglang_tp_size=-1, sglang_config=None, sglang_lora_backend="triton",
+    ),
+    **_each(
+        _KT, use_kt=False, kt_cpu_activation=None, kt_weight_path=None, kt_non_expert_weight_path=None,
+        kt_expert_checkpoint_path=None, kt_use_lora_experts=None, kt_lora_expert_num=None,
+        kt_lora_expert_intermediate_size=None,
+    ),
+    **_each(
+        _PPO, ppo_buffer_size=1, ppo_epochs=4, ppo_score_norm=False, ppo_target=6.0, ppo_whiten_rewards=False,
+        reward_model=None, reward_model_adapters=None, reward_model_quantization_bit=None, reward_model_type="lora",
+    ),
+    **_each(
+        _SWANLAB, use_swanlab=False, swanlab_project="llamafactory", swanlab_workspace=None, swanlab_run_name=None,
+        swanlab_mode="cloud", swanlab_api_key=None, swanlab_logdir=None, swanlab_lark_webhook_url=None,
+        swanlab_lark_secret=None,
+    ),
+    **_each(
+        _MEGATRON, use_mca=False, use_megatron_bridge=False, use_hyper_parallel=False, hyper_parallel_args=None,
+        hyper_parallel_cp_size=1,
+    ),
+    **_each(_RAY, ray_num_workers=1, ray_init_kwargs=None, master_addr=None, master_port=None),
+    **_each(_FP8, fp8=False, fp8_backend="auto", fp8_enable_fsdp_float8_all_gather=False),
+    "profile_modules": Refusal("single modules are not timed; record whole steps with --enable_torch_profiler True."),
+    **_each(
+        _BENCHMARK, task=None, task_dir="evaluation", batch_size=4, lang="en", n_shot=5, save_dir=None,
+        download_mode="reuse_dataset_if_exists",
+    ),
+}  # fmt: skip

@@ -86,8 +86,8 @@ def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
         elif name in RENAMED:
             known.update(RENAMED[name](value))
         elif name in REFUSED:
-            if value not in (None, False, "", "false", "False"):
-                problems.append(Problem(name, f"--{name} is not here: {REFUSED[name]}"))
+            if not REFUSED[name].fits(value):
+                problems.append(Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}"))
         else:
             like = nearest(name, KNOBS)
             hint = f"did you mean --{like}?" if like else "`tuner train --help` lists what there is."

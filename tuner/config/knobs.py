@@ -128,23 +128,23 @@ def _split(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _none_word(value: Any) -> Any:
-    # YAML's null, and what people type for it in a shell or leave behind in a form.
+def none_word(value: Any) -> Any:
+    """YAML's null, and what people type for it in a shell or leave behind in a form, as None."""
     return None if isinstance(value, str) and value.strip().lower() in {"", "none", "null"} else value
 
 
 def _json(value: Any) -> Any:
     if isinstance(value, str) and value.strip()[:1] in ("{", "["):
         return json.loads(value)
-    return _none_word(value)
+    return none_word(value)
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """A comma-separated list on the command line, a list or a string in YAML."""
-OptionalText = Annotated[str | None, BeforeValidator(_none_word)]
-OptionalInt = Annotated[int | None, BeforeValidator(_none_word)]
-OptionalFloat = Annotated[float | None, BeforeValidator(_none_word)]
-OptionalBool = Annotated[bool | None, BeforeValidator(_none_word)]
+OptionalText = Annotated[str | None, BeforeValidator(none_word)]
+OptionalInt = Annotated[int | None, BeforeValidator(none_word)]
+OptionalFloat = Annotated[float | None, BeforeValidator(none_word)]
+OptionalBool = Annotated[bool | None, BeforeValidator(none_word)]
 Json = Annotated[Any, BeforeValidator(_json)]
 """A JSON object typed in a shell, a mapping in YAML."""
 

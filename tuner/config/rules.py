@@ -22,6 +22,9 @@ class Rule:
     mend: Mapping[str, Any] = field(default_factory=dict)
 
 
+ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})
+WHOLE = ("full", "freeze")
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "model_name_or_path",
@@ -40,10 +43,218 @@ RULES: tuple[Rule, ...] = (
         {"fp16": False},
     ),
     Rule(
+        "pure_bf16",
+        lambda c: c.pure_bf16 and c.fp16,
+        "--pure_bf16 and --fp16 are both on; keep one of them.",
+        {"fp16": False},
+    ),
+    Rule(
         "dpo_label_smoothing",
-        lambda c: c.dpo_label_smoothing > 0 and c.pref_loss != "sigmoid",
-        "--dpo_label_smoothing {dpo_label_smoothing} works with --pref_loss sigmoid only; set it to 0.",
+        lambda c: (
+            c.dpo_label_smoothing > 0
+            and not _losses(c) & {"sigmoid", "robust", "exo_pair", "aot", "aot_unpaired"}
+        ),
+        "--dpo_label_smoothing {dpo_label_smoothing} has no effect with --pref_loss {pref_loss}; set it to 0.",
         {"dpo_label_smoothing": 0.0},
+    ),
+    Rule(
+        "dpo_label_smoothing",
+        lambda c: "exo_pair" in _losses(c) and c.dpo_label_smoothing == 0,
+        "--pref_loss exo_pair needs --dpo_label_smoothing above 0; 0.001 is usual.",
+        {"dpo_label_smoothing": 0.001},
+    ),
+    Rule(
+        "pref_loss_weights",
+        lambda c: bool(c.pref_loss_weights) and not _as_many(c.pref_loss_weights, c.pref_loss),
+        "--pref_loss_weights {pref_loss_weights} needs one number for each loss of --pref_loss {pref_loss}.",
+        {"pref_loss_weights": None},
+    ),
+    Rule(
+        "pref_loss",
+        lambda c: (
+            bool(_losses(c) & ONLY_TRL)
+            and bool(_losses(c) & {"orpo", "simpo"} or c.pref_ftx > 0 or c.pref_bco_weight > 0)
+        ),
+        "--pref_loss {pref_loss} cannot be mixed with orpo, simpo, --pref_ftx or --pref_bco_weight; "
+        "add sft or bco_pair to --pref_loss instead.",
+        {"pref_ftx": 0.0, "pref_bco_weight": 0.0},
+    ),
+    Rule(
+        "pref_bco_weight",
+        lambda c: c.pref_bco_weight > 0 and bool(_losses(c) & {"orpo", "simpo"}),
+        "--pref_bco_weight compares with a reference and --pref_loss {pref_loss} has none; set it to 0.",
+        {"pref_bco_weight": 0.0},
+    ),
+    Rule(
+        "finetuning_type",
+        lambda c: bool(c.quantization_bit) and c.finetuning_type in WHOLE,
+        "--quantization_bit {quantization_bit} freezes the weights, and --finetuning_type {finetuning_type} trains them; "
+        "use lora.",
+        {"finetuning_type": "lora"},
+    ),
+    Rule(
+        "quantization_bit",
+        lambda c: (
+            bool(c.quantization_bit)
+            and c.quantization_bit
+            not in {"bnb": (4, 8), "eetq": (8,), "hqq": range(1, 9)}[c.quantization_method]
+        ),
+        "--quantization_method {quantization_method} does not know {quantization_bit} bits; bnb takes 4 or 8, eetq 8.",
+        {"quantization_bit": 4, "quantization_method": "bnb"},
+    ),
+    Rule(
+        "quantization_bit",
+        lambda c: (
+            bool(c.quantization_bit)
+            and bool(c.resize_vocab or c.add_tokens or c.add_special_tokens or c.new_special_tokens_config)
+        ),
+        "New tokens need whole embeddings, and --quantization_bit {quantization_bit} has none; drop one of the two.",
+        {"quantization_bit": None},
+    ),
+    Rule(
+        "pissa_init",
+        lambda c: c.pissa_init and bool(c.quantization_bit),
+        "--pissa_init takes whole weights apart and --quantization_bit {quantization_bit} has none; drop one of the two.",
+        {"pissa_init": False},
+    ),
+    Rule(
+        "use_dora",
+        lambda c: (
+            c.finetuning_type != "lora"
+            and bool(c.use_dora or c.use_rslora or c.pissa_init or c.loraplus_lr_ratio)
+        ),
+        "use_dora, use_rslora, pissa_init and loraplus_lr_ratio shape LoRA; --finetuning_type {finetuning_type} has none.",
+        {"use_dora": False, "use_rslora": False, "pissa_init": False, "loraplus_lr_ratio": None},
+    ),
+    Rule(
+        "use_llama_pro",
+        lambda c: c.use_llama_pro and c.finetuning_type not in ("lora", "freeze"),
+        "--use_llama_pro trains some layers only; use it with --finetuning_type freeze or lora.",
+        {"use_llama_pro": False},
+    ),
+    Rule(
+        "finetuning_type",
+        lambda c: c.finetuning_type == "oft" and c.oft_rank > 0 and c.oft_block_size not in (0, 32),
+        "--oft_rank and --oft_block_size say the same thing twice; set one of them to 0.",
+        {"oft_rank": 0},
+    ),
+    Rule(
+        "finetuning_type",
+        lambda c: c.finetuning_type == "lora" and bool(c.use_galore or c.use_apollo or c.use_badam),
+        "GaLore, APOLLO and BAdam train whole weights; use --finetuning_type full, or switch them off for LoRA.",
+        {"use_galore": False, "use_apollo": False, "use_badam": False},
+    ),
+    Rule(
+        "optim",
+        lambda c: (
+            sum(
+                (
+                    c.use_galore,
+                    c.use_apollo,
+                    c.use_badam,
+                    c.use_adam_mini,
+                    c.use_muon,
+                    bool(c.loraplus_lr_ratio),
+                )
+            )
+            > 1
+        ),
+        "Only one of use_galore, use_apollo, use_badam, use_adam_mini, use_muon and loraplus_lr_ratio can move the weights; "
+        "keep one.",
+    ),
+    Rule(
+        "gradient_accumulation_steps",
+        lambda c: (
+            c.gradient_accumulation_steps > 1
+            and bool(c.use_galore and c.galore_layerwise or c.use_apollo and c.apollo_layerwise)
+        ),
+        "A layerwise optimizer moves the weights as gradients come and cannot add them up; "
+        "set --gradient_accumulation_steps 1.",
+        {"gradient_accumulation_steps": 1},
+    ),
+    Rule(
+        "deepspeed",
+        lambda c: bool(c.deepspeed) and (c.use_galore or c.use_apollo),
+        "DeepSpeed has its own optimizers and does not work with GaLore or APOLLO; drop one of the two.",
+    ),
+    Rule(
+        "use_eaft_loss",
+        lambda c: sum((c.use_dft_loss, c.use_asft_loss, c.use_eaft_loss)) > 1,
+        "use_dft_loss, use_asft_loss and use_eaft_loss each replace the loss; keep one of them.",
+    ),
+    Rule(
+        "use_dft_loss",
+        lambda c: c.stage not in ("sft", "pt") and bool(c.use_dft_loss or c.use_asft_loss or c.use_eaft_loss),
+        "use_dft_loss, use_asft_loss and use_eaft_loss are losses of --stage sft; {stage} has its own.",
+        {"use_dft_loss": False, "use_asft_loss": False, "use_eaft_loss": False},
+    ),
+    Rule(
+        "train_on_prompt",
+        lambda c: c.stage != "sft" and bool(c.train_on_prompt or c.mask_history or c.neat_packing),
+        "train_on_prompt, mask_history and neat_packing are for --stage sft; {stage} has its own rows.",
+        {"train_on_prompt": False, "mask_history": False, "neat_packing": False},
+    ),
+    Rule(
+        "predict_with_generate",
+        lambda c: c.predict_with_generate and c.stage != "sft",
+        "--predict_with_generate writes answers, which is for --stage sft; {stage} measures without.",
+        {"predict_with_generate": False},
+    ),
+    Rule(
+        "predict_with_generate",
+        lambda c: c.predict_with_generate and c.compute_accuracy,
+        "--predict_with_generate and --compute_accuracy measure in different ways; keep one of them.",
+        {"compute_accuracy": False},
+    ),
+    Rule(
+        "do_predict",
+        lambda c: c.do_predict and c.stage not in ("sft", "rm"),
+        "--do_predict compares answers with expected ones, which is for --stage sft and rm; use --do_eval.",
+        {"do_predict": False, "do_eval": True},
+    ),
+    Rule(
+        "eval_dataset",
+        lambda c: (
+            (c.do_eval or c.do_predict or c.eval_strategy != "no") and not c.eval_dataset and c.val_size == 0
+        ),
+        "There is nothing to measure on; set --val_size 0.1 or name an --eval_dataset.",
+        {"val_size": 0.1},
+    ),
+    Rule(
+        "early_stopping_steps",
+        lambda c: bool(c.early_stopping_steps) and c.eval_strategy == "no",
+        "--early_stopping_steps counts measurements; set --eval_strategy steps.",
+        {"eval_strategy": "steps"},
+    ),
+    Rule(
+        "ref_model_adapters",
+        lambda c: bool(c.ref_model_adapters) and not c.ref_model,
+        "--ref_model_adapters belong to a --ref_model; name it, or leave both out.",
+        {"ref_model_adapters": ()},
+    ),
+    Rule(
+        "adapter_name_or_path",
+        lambda c: (
+            len(c.adapter_name_or_path) > 1
+            and bool(c.quantization_bit)
+            or c.create_new_adapter
+            and bool(c.quantization_bit)
+        ),
+        "Adapters are merged into whole weights, and --quantization_bit {quantization_bit} has none; "
+        "go on from one adapter, or drop the quantization.",
+        {"quantization_bit": None},
+    ),
+    Rule(
+        "create_new_adapter",
+        lambda c: c.create_new_adapter and not c.adapter_name_or_path,
+        "--create_new_adapter merges the adapters you start from; name them in --adapter_name_or_path.",
+        {"create_new_adapter": False},
+    ),
+    Rule(
+        "train_from_scratch",
+        lambda c: c.train_from_scratch and c.finetuning_type != "full",
+        "--train_from_scratch has nothing that could stay frozen; use --finetuning_type full.",
+        {"finetuning_type": "full"},
     ),
     Rule(
         "streaming",
@@ -103,6 +314,17 @@ RULES: tuple[Rule, ...] = (
         {"eval_strategy": "steps"},
     ),
 )
+
+
+def _losses(config: Config) -> set[str]:
+    return set(config.pref_loss.split(",")) if config.stage == "dpo" else {"sigmoid"}
+
+
+def _as_many(weights: str, losses: str) -> bool:
+    try:
+        return len([float(w) for w in weights.split(",")]) == len(losses.split(","))
+    except ValueError:
+        return False
 
 
 def _shares(text: str | None, sets: int) -> bool:

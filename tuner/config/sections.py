@@ -22,11 +22,11 @@ from tuner.config.knobs import (
     knob,
     nearest,
 )
+from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Optimizers, Preference, Quantization
+from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.paths import package
 
 Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
-PAIRS = {"stage": ("dpo",)}
-LORA = {"finetuning_type": ("lora",)}
 
 
 class Model(Section):
@@ -40,6 +40,9 @@ class Model(Section):
     )
     adapter_name_or_path: Names = knob(
         (), "Adapters to start from; training continues from the last one given.", advanced=True
+    )
+    adapter_folder: OptionalText = knob(
+        None, "The folder inside those in which the adapter lies.", advanced=True, shown=False
     )
     template: OptionalText = knob(
         None,
@@ -63,6 +66,13 @@ class Model(Section):
         advanced=True,
         secret=True,
     )
+    ms_hub_token: OptionalText = knob(
+        None,
+        "Your ModelScope token, with USE_MODELSCOPE_HUB=1; never stored.",
+        advanced=True,
+        secret=True,
+        shown=False,
+    )
 
 
 class Task(Section):
@@ -74,8 +84,10 @@ class Task(Section):
         "What the run teaches: dpo learns from pairs of a better and a worse answer, sft from answers, "
         "kto from thumbs up and down, rm trains a reward model, pt reads plain text.",
     )
-    finetuning_type: Literal["lora"] = knob(
-        "lora", "What is trained: lora adds a small adapter and leaves the model as it is."
+    finetuning_type: Literal["lora", "oft", "freeze", "full"] = knob(
+        "lora",
+        "What is trained: lora adds a small adapter and leaves the model as it is, oft rotates its weights, "
+        "freeze trains some of its layers, full trains all of it.",
     )
     do_train: bool = knob(False, "Train; a run without it only evaluates or predicts.", shown=False)
 
@@ -311,114 +323,11 @@ class Training(Section):
     )
     bf16: bool = knob(False, "Compute in bfloat16: half the memory and faster on recent hardware.")
     fp16: bool = knob(False, "Compute in float16, for GPUs without bfloat16.", advanced=True)
-    seed: int = knob(42, "The number that makes a run repeatable: same seed, same order, same start.", ge=0)
-
-
-class Lora(Section):
-    title = "LoRA"
-    icon = ":material/layers:"
-
-    lora_rank: int = knob(
-        8,
-        "The size of the adapter.",
-        ge=1,
-        raised="can learn more, takes more memory, forgets more.",
-        lowered="smaller and steadier.",
-        usual="8 to 64",
-        needs=LORA,
-    )
-    lora_alpha: OptionalInt = knob(
-        None,
-        "How loudly the adapter speaks: its output is scaled by alpha over rank; empty means twice the rank.",
-        ge=1,
-        raised="a stronger change, like a higher learning rate.",
-        lowered="a gentler change.",
-        usual="the rank or twice the rank",
-        needs=LORA,
-    )
-    lora_dropout: float = knob(
-        0.0,
-        "The share of adapter inputs left out at random while training.",
+    seed: int = knob(
+        42,
+        "The number that makes a run repeatable: same seed, same order, same start.",
         ge=0,
-        le=1,
-        raised="learns less by heart, trains slower.",
-        usual="0 to 0.1",
-        needs=LORA,
-    )
-    lora_target: Names = knob(
-        ("all",),
-        "The layers that get an adapter, by name; all means every linear layer.",
-        usual="all",
-        needs=LORA,
-    )
-    additional_target: Names = knob(
-        (), "Other layers trained whole and saved with the adapter.", advanced=True, needs=LORA
-    )
-    create_new_adapter: bool = knob(
-        False,
-        "Merge the adapters you start from into the model and train a new one.",
-        advanced=True,
-        needs=LORA,
-    )
-    use_rslora: bool = knob(
-        False,
-        "Scale by alpha over the root of the rank, which keeps high ranks useful.",
-        advanced=True,
-        needs=LORA,
-    )
-    use_dora: bool = knob(
-        False,
-        "Learn a direction and a length apart; a little better, clearly slower.",
-        advanced=True,
-        needs=LORA,
-    )
-
-
-class Preference(Section):
-    title = "Preference"
-    icon = ":material/thumbs_up_down:"
-
-    pref_beta: float = knob(
-        0.1,
-        "How closely the model is held to where it started.",
-        ge=0,
-        raised="stays close to the start, learns the preference weakly.",
-        lowered="follows the preference further, and may lose its language.",
-        usual="0.05 to 0.5",
-        needs={"stage": ("dpo", "kto")},
-    )
-    pref_loss: Literal["sigmoid", "hinge", "ipo", "orpo", "simpo"] = knob(
-        "sigmoid",
-        "The preference loss: sigmoid is DPO itself; orpo and simpo need no reference model.",
-        needs=PAIRS,
-        usual="sigmoid",
-    )
-    pref_ftx: float = knob(
-        0.0,
-        "How much of plain learning from the better answer is mixed in.",
-        ge=0,
-        raised="keeps the better answer likely, not only better than the other.",
-        usual="0 to 1",
-        needs={"stage": ("dpo", "kto")},
-    )
-    simpo_gamma: float = knob(
-        0.5,
-        "The lead that SimPO asks the better answer to have.",
-        ge=0,
-        raised="pushes the two answers further apart.",
-        usual="0.3 to 1.6",
-        needs={"stage": ("dpo",), "pref_loss": ("simpo",)},
-        advanced=True,
-    )
-    dpo_label_smoothing: float = knob(
-        0.0,
-        "The share of pairs you expect to be labelled the wrong way round.",
-        ge=0,
-        lt=0.5,
-        raised="trusts each pair less.",
-        usual="0 to 0.1",
-        needs={"stage": ("dpo",), "pref_loss": ("sigmoid",)},
-        advanced=True,
+        usual="42; try two or three to see what is luck",
     )
 
 
@@ -468,6 +377,31 @@ class Output(Section):
     ] = knob("no", "Count the tokens the model has read: all, or without padding.", advanced=True)
     ddp_timeout: int = knob(
         1800, "How long processes wait for each other before giving up.", ge=1, unit="seconds", advanced=True
+    )
+
+
+class Samples(Section):
+    title = "Samples"
+    icon = ":material/forum:"
+
+    probe: OptionalText = knob(
+        None,
+        "A data set of held-out questions: the model answers them before, at every save and after, and the run's page "
+        "shows how the answers change.",
+        usual="a set the run does not train on",
+    )
+    probe_samples: int = knob(
+        100,
+        "How many of those questions are asked.",
+        ge=1,
+        raised="a steadier score, more seconds at every save.",
+        lowered="quicker saves.",
+        usual="20 to 200",
+        unit="questions",
+        advanced=True,
+    )
+    probe_new_tokens: int = knob(
+        64, "The longest answer to such a question.", ge=1, usual="64 to 256", unit="tokens", advanced=True
     )
 
 
@@ -545,6 +479,26 @@ def _training_arguments(taken: set[str]) -> type[Section]:
     return made
 
 
-_OURS = (Model, Task, Data, Training, Lora, Preference, Output)
+_OURS = (
+    Model,
+    Task,
+    Data,
+    Training,
+    Lora,
+    Oft,
+    Freeze,
+    Quantization,
+    Preference,
+    Answers,
+    Evaluation,
+    Generation,
+    Samples,
+    Optimizers,
+    Machine,
+    Vocabulary,
+    Output,
+    Profiling,
+    Export,
+)
 TrainingArguments = _training_arguments({name for s in _OURS for name in s.model_fields})
 SECTIONS: tuple[type[Section], ...] = (*_OURS, TrainingArguments)

@@ -81,7 +81,7 @@ def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, ke
     reader = Reader(encoder, progress, keep)
     sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
     report = reader.tally.done()
-    if keep and not report.kept:
+    if keep and train and not report.kept:
         raise ConfigError([Problem("dataset", report.why_nothing())])
     tester = Reader(encoder, progress, keep)
     tested = [tester.read(e, (len(train) + i) * weight, weight) for i, e in enumerate(aside)]

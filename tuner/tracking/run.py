@@ -12,11 +12,13 @@ output/         the adapter and its files, where no output_dir is given
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,6 +32,8 @@ State = Literal["queued", "preparing", "running", "stopping", "finished", "faile
 STATES: tuple[State, ...] = get_args(State)
 LIVE: frozenset[State] = frozenset({"preparing", "running", "stopping"})
 ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
+# A worker's threads (training, mirror) change the same status.
+_WRITING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -147,16 +151,35 @@ class Run:
 
     def write(self, status: Status) -> None:
         """Replace the status whole, so that a reader never sees half of one."""
+        with self._writing():
+            self._replace(status)
+
+    def update(self, **changes: Any) -> Status:
+        """Change some fields of the status and leave the others as they are on disk.
+
+        The state is the worker's to change while it holds the run's lock, and whoever's takes that lock otherwise.
+        """
+        with self._writing():
+            status = replace(self.status(), **changes)
+            self._replace(status)
+        return status
+
+    def _replace(self, status: Status) -> None:
         fresh = self.folder / f"status.json.{os.getpid()}"
         fresh.write_text(json.dumps(asdict(replace(status, updated=time.time()))), encoding="utf-8")
         fresh.replace(self.folder / "status.json")
 
-    def update(self, **changes: Any) -> Status:
-        """Change some fields of the status. Only one process writes it at a time: the worker while it holds the
-        lock, whoever watches it otherwise."""
-        status = replace(self.status(), **changes)
-        self.write(status)
-        return status
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Read, change and write must not interleave: not with another thread, nor with a sync in another process."""
+        with _WRITING, (self.folder / "status.lock").open("w") as file:
+            end = time.monotonic() + 2
+            while time.monotonic() < end:  # a suspended process must not suspend the others
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.002)
+            yield
 
     # --- what is asked of it
 
@@ -202,6 +225,17 @@ def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[fl
     points = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), int | float)}
     steps = sorted(points)
     return steps, [points[s] for s in steps]
+
+
+def fresh_name(values: Mapping[str, Any]) -> str:
+    """A name no other run here has: stage, model and a number that goes up."""
+    model = Path(str(values.get("model_name_or_path") or "model")).name
+    stem = paths.slug(f"{values.get('stage') or 'run'}-{model}", 40)
+    try:
+        number = sum(1 for _ in paths.runs().iterdir()) + 1
+    except OSError:
+        number = 1
+    return f"{stem}-{number:03d}"
 
 
 def all_runs() -> list[Run]:

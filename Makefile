@@ -1,0 +1,41 @@
+# One word per chore. `make run` and `make test` set up all they need in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8501
+
+.PHONY: run test check bench test-faults test-slow starter clean help
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
+
+run: $(VENV)/ready          ## install if needed, then serve the dashboard on 127.0.0.1
+	$(BIN)/tuner webui --port $(PORT)
+
+test: $(VENV)/ready-dev     ## the fast, honest suite (under 5 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow and not faults"
+
+test-slow: $(VENV)/ready-dev   ## everything that takes minutes
+	$(BIN)/python -m pytest -m "slow and not faults"
+
+test-faults: $(VENV)/ready-dev ## the long form of the fault tests; ends with one line of JSON
+	$(BIN)/python -m tests.faults.long
+
+check: $(VENV)/ready-dev    ## lint and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/ready-dev    ## speed as ratios against the peers, one line of JSON a case
+	$(BIN)/python -m tests.bench
+
+clean:           ## remove the environment; runs and data stay
+	rm -rf $(VENV)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tuner needs Python 3.11 or later; run 'make PYTHON=python3.12 run' with the one you have."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

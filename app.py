@@ -1,0 +1,28 @@
+"""The studio's dashboard: navigation and the sidebar's status line; nothing else."""
+
+import streamlit as st
+
+from tuner.ui import live, theme
+
+st.set_page_config(page_title="tuner", page_icon="static/mark.svg", layout="wide")
+st.logo("static/mark.svg", size="large")
+theme.apply()
+page = st.navigation(
+    {
+        "Work": [
+            st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
+            st.Page("pages/datasets.py", title="Datasets", icon=":material/database:"),
+            st.Page("pages/new_run.py", title="New run", icon=":material/add_circle:"),
+            st.Page("pages/runs.py", title="Runs", icon=":material/monitoring:"),
+        ],
+        "Understand": [
+            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("pages/history.py", title="History", icon=":material/history:"),
+        ],
+        "Ship": [st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:")],
+    }
+)
+with st.sidebar:
+    live.status_line()
+page.run()
+live.warm()

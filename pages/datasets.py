@@ -1,0 +1,52 @@
+"""Datasets: the catalog, and of each set its rows, what a model would see of them, and a report before launch."""
+
+import streamlit as st
+
+from tuner.config.config import KNOBS
+from tuner.config.knobs import ConfigError
+from tuner.data.catalog import read_catalog
+from tuner.ui import datasets, draft, state, theme
+from tuner.ui.words import safe
+
+theme.head("Datasets", "What there is to learn from. Look at the rows before a model does.")
+
+folder = str(draft.current().value("dataset_dir") or KNOBS["dataset_dir"].default)
+try:
+    entries = read_catalog(folder)
+except ConfigError as error:
+    theme.empty("database", "No catalog", safe(error))
+    st.stop()
+if not any(datasets.here(e) for e in entries.values()):
+    theme.empty(
+        "database",
+        "No data on this machine",
+        f"Put a file into {safe(folder)} and name it in dataset_info.json.",
+    )
+    datasets.elsewhere(entries)
+    st.stop()
+
+name = datasets.catalog(entries, state.asked("dataset"))
+state.tell(dataset=name)
+datasets.elsewhere(entries)
+entry = entries[name]
+
+with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    st.subheader(safe(name), anchor=False, width="content")
+    st.badge(datasets.KINDS[entry.kind][0], color="primary")
+    st.space("stretch")
+    if st.button("Use in a new run", icon=":material/add_circle:"):
+        draft.use_dataset(name, datasets.KINDS[entry.kind][1])
+        state.go("new_run")
+
+preview, sees, report = st.tabs(["Preview", "What the model sees", "Report"], key="view", bind="query-params")
+if preview.open:
+    with preview:
+        datasets.preview(entry)
+if sees.open:
+    with sees:
+        if config := datasets.settings(entry):
+            datasets.sees(entry, config)
+if report.open:
+    with report:
+        if config := datasets.settings(entry):
+            datasets.reported(entry, config)

@@ -1,0 +1,13 @@
+"""Home: what runs, how the last runs ended, and what to do next."""
+
+from tuner.ui import home, run_list, theme
+
+theme.head("Home", "What this studio is doing, and how the last runs ended.")
+
+steps = home.steps()
+if any(step.done for step in steps):
+    run_list.at_work()
+if not all(step.done for step in steps):
+    home.checklist(steps)
+home.attention()
+run_list.lately(6)

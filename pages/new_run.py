@@ -1,0 +1,85 @@
+"""New run: a config drawn from the knobs, beside a card that says what it amounts to."""
+
+import streamlit as st
+
+from tuner.config.knobs import ConfigError
+from tuner.jobs.submit import submit
+from tuner.tracking.run import fresh_name
+from tuner.ui import draft as drafts
+from tuner.ui import form, run_card, state, theme
+from tuner.ui.words import count, safe
+
+
+def take(draft: drafts.Draft, problem: str) -> None:
+    """Put another starting point in the form, or say why it cannot be read."""
+    if problem:
+        st.session_state["new-run-word"] = problem
+    else:
+        drafts.start_over(draft)
+
+
+def start_from_choice() -> None:
+    take(*drafts.from_start(st.session_state["start-from"]))
+
+
+def start_from_upload() -> None:
+    if file := st.session_state.get("start-file"):
+        take(*drafts.from_text(file.getvalue(), file.name))
+
+
+if run_id := state.asked("clone"):
+    state.tell(clone=None)
+    take(*drafts.from_run(run_id))
+
+theme.head(
+    "New run",
+    "Choose a model, data and a method. Every parameter says what it does, and what happens when you turn it.",
+)
+if word := st.session_state.pop("new-run-word", ""):
+    st.warning(safe(word), icon=":material/warning:")
+
+draft = drafts.current()
+starts = drafts.starts()
+with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="new-run-bar"):
+    st.selectbox(
+        "Start from",
+        list(starts),
+        index=None,
+        format_func=lambda k: starts.get(k, k),
+        placeholder=draft.start,
+        key="start-from",
+        on_change=start_from_choice,
+        width=240,
+    )
+    with st.popover("What it sets", icon=":material/info:"):
+        run_card.changes(dict(draft.base))
+    with st.popover("Load", icon=":material/upload_file:"):
+        st.file_uploader(
+            "A YAML file, ours or LLaMA-Factory's",
+            type=["yaml", "yml", "json"],
+            key="start-file",
+            max_upload_size=1,
+            on_change=start_from_upload,
+        )
+    if draft.changes:
+        reset = f"Undo {count(len(draft.changes), 'change')}"
+        if st.button(reset, icon=":material/restart_alt:", type="tertiary"):
+            drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
+            st.rerun()
+config, problems = run_card.judge(draft)
+with st.container(key="new-run-split"):
+    fields, side = st.columns([2.1, 1], gap="medium")
+with fields:
+    advanced, search, explained = form.options()
+    form.sections(draft, problems, advanced=advanced, search=search, explained=explained)
+with side, st.container(key="new-run-side"):
+    launched = run_card.show(draft, config, problems)
+
+if launched and config is not None:
+    try:
+        run = submit(config, draft.name or fresh_name(draft.values))
+    except ConfigError as error:
+        st.error(safe(error), icon=":material/error:")
+        st.stop()
+    drafts.launched(draft)
+    state.go("runs", run=run.id)

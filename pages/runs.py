@@ -1,0 +1,68 @@
+"""Runs: what is at work and what waits; with ?run=ID the live page of one run."""
+
+import streamlit as st
+
+from tuner.ui import live, run_list, run_view, state, theme
+from tuner.ui.words import STAGES, value
+
+run_id = state.asked("run")
+if not run_id:
+    theme.head("Runs", "What is at work, what waits for its turn, and what ended last.")
+    run_list.at_work()
+    run_list.waiting()
+    run_list.lately()
+    st.stop()
+
+run = run_list.find(run_id)
+if run is None:
+    theme.head("Runs")
+    theme.empty(
+        "search_off", "No such run", "It may have been removed for good. History lists what there is."
+    )
+    st.page_link("pages/history.py", label="History", icon=":material/history:")
+    st.stop()
+
+values = run.values()
+with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
+    stage = STAGES.get(str(values.get("stage")), "")
+    model = value(values.get("model_name_or_path"))
+    theme.head(run.name, f"{stage} of {model} on {value(values.get('dataset'))}")
+    run_view.actions(run)
+
+live.piece(run_view.standing, run, 1.0)
+run_view.remedies(run)
+
+names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
+if run_view.has_samples(run):
+    names.insert(1, "Samples")
+tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True))
+if tabs["Charts"].open:
+    with tabs["Charts"]:
+        run_view.chart_options()
+        live.piece(run_view.curves, run, 2.0)
+if "Samples" in tabs and tabs["Samples"].open:
+    with tabs["Samples"]:
+        live.piece(run_view.samples, run, 5.0)
+if tabs["Log"].open:
+    with tabs["Log"]:
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.text_input(
+                "Find in the log", type="search", key="log-search", placeholder="a word", live=True, width=260
+            )
+            st.download_button(
+                "Download",
+                run.log_tail(50_000_000),
+                f"{run.name}.log",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+        live.piece(run_view.log, run, 2.0)
+if tabs["Config"].open:
+    with tabs["Config"]:
+        run_view.config(run)
+if tabs["Checkpoints"].open:
+    with tabs["Checkpoints"]:
+        live.piece(run_view.saved, run, 5.0)
+if tabs["Details"].open:
+    with tabs["Details"]:
+        run_view.facts(run)

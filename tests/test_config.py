@@ -1,0 +1,161 @@
+"""One declaration drives flags, YAML, help and validation."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tuner.config import config as c
+from tuner.config.knobs import ConfigError, Section, sections_of
+
+ROOT = Path(__file__).parents[1]
+TUTORIAL = (
+    "--stage dpo --do_train True --model_name_or_path Qwen/Qwen-1_8B --preprocessing_num_workers 16 "
+    "--finetuning_type lora --template default --flash_attn auto --dataset_dir data --dataset hh_rlhf_en "
+    "--cutoff_len 2048 --learning_rate 5e-05 --num_train_epochs 1.0 --max_samples 1000 "
+    "--per_device_train_batch_size 2 --gradient_accumulation_steps 4 --lr_scheduler_type cosine --max_grad_norm 1.0 "
+    "--logging_steps 5 --save_steps 100 --warmup_steps 0 --packing False --report_to none "
+    "--output_dir saves/Qwen-1.8B/lora/train_2025-01-04-12-04-07 --bf16 True --plot_loss True "
+    "--trust_remote_code True --ddp_timeout 180000000 --include_num_input_tokens_seen True --optim adamw_torch "
+    "--lora_rank 8 --lora_alpha 16 --lora_dropout 0 --lora_target all --pref_beta 0.1 --pref_ftx 0 --pref_loss sigmoid"
+)
+MINIMAL = {"model_name_or_path": "m", "stage": "dpo", "do_train": True, "dataset": "d"}
+
+
+def refusal(words: list[str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        c.make(c.parse_words(words))
+    return str(caught.value)
+
+
+def test_the_tutorials_command_is_understood_whole() -> None:
+    config = c.make(c.parse_words(shlex.split(TUTORIAL)))
+    assert config.model_name_or_path == "Qwen/Qwen-1_8B"
+    assert config.dataset == ("hh_rlhf_en",)
+    assert config.learning_rate == 5e-5
+    assert config.trust_remote_code is True
+    assert config.ddp_timeout == 180000000
+    assert config.include_num_input_tokens_seen == "all"
+    assert config.lora_target == ("all",)
+    assert config.report_to == ("none",)
+
+
+def test_the_shown_command_gives_the_same_config_back() -> None:
+    config = c.make({**c.parse_words(shlex.split(TUTORIAL)), "run_name": "it's a $(name) with; spaces"})
+    words = shlex.split(c.command(config).replace("\\\n", " "))
+    assert words[:2] == ["tuner", "train"]
+    assert c.make(c.parse_words(words[2:])) == config
+
+
+def test_yaml_gives_the_same_config_back(tmp_path: Path) -> None:
+    config = c.make({**c.parse_words(shlex.split(TUTORIAL)), "lr_scheduler_kwargs": {"num_cycles": 2}})
+    file = tmp_path / "run.yaml"
+    file.write_text(c.to_yaml(config.changed()))
+    assert c.make(c.parse_words([str(file)])) == config
+    file.write_text(c.to_yaml(config.plain()))
+    assert c.make(c.read(file)) == config
+
+
+def test_later_words_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-4\nstage: dpo\nmodel_name_or_path: m\n")
+    values = c.parse_words(
+        [str(file), "learning_rate=2e-4", "--lora_rank", "4", "--no_ignore_pad_token_for_loss"]
+    )
+    config = c.make(values)
+    assert (config.learning_rate, config.lora_rank, config.ignore_pad_token_for_loss) == (2e-4, 4, False)
+
+
+def test_one_e_minus_four_is_a_number_in_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-4\nmax_grad_norm: 1\n")
+    assert c.read(file) == {"learning_rate": 1e-4, "max_grad_norm": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--lora_rnak", "8"], ["--lora_rnak", "--lora_rank"]),
+        (["--lora_rank", "0"], ["--lora_rank", "'0'", "greater than or equal to 1"]),
+        (["--pref_loss", "simgoid"], ["--pref_loss", "simgoid", "did you mean sigmoid"]),
+        (["--learning_rate", "abc"], ["--learning_rate", "abc", "number"]),
+        (["--optim", "adamw_tourch"], ["--optim", "adamw_torch"]),
+        (["--learning_rate"], ["--learning_rate", "5e-05"]),
+        (["--bf16", "True", "--fp16", "True"], ["--bf16", "--fp16", "keep one"]),
+        (["nosuch.yaml"], ["nosuch.yaml"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(words: list[str], parts: list[str]) -> None:
+    start = [] if words == ["nosuch.yaml"] else ["model_name_or_path=m"]
+    said = refusal(start + words)
+    assert all(part in said for part in parts), said
+    assert "\n" not in said
+
+
+def test_any_training_argument_of_transformers_is_a_knob() -> None:
+    config = c.make({**MINIMAL, "adam_beta2": "0.95", "dataloader_num_workers": 2, "label_names": "a,b"})
+    assert (config.adam_beta2, config.dataloader_num_workers, config.label_names) == (0.95, 2, ("a", "b"))
+    assert "adam_beta2" in refusal([*(f"{k}={v}" for k, v in MINIMAL.items()), "adam_beta2=x"])
+
+
+@pytest.mark.slow
+def test_the_table_of_training_arguments_is_the_installed_one() -> None:
+    from make_training_arguments import FILE, table
+
+    assert json.loads(FILE.read_text()) == table()
+
+
+def test_every_knob_says_what_it_does() -> None:
+    for section in sections_of(c.Config):
+        for name in section.model_fields:
+            knob = c.KNOBS[name]
+            assert knob.help.endswith("."), name
+            if knob.shown and knob.kind in ("int", "float"):
+                assert knob.usual or knob.raised or knob.lowered or knob.advanced, f"{name} teaches nothing"
+
+
+def test_a_knob_is_declared_once() -> None:
+    seen: dict[str, type[Section]] = {}
+    for section in sections_of(c.Config):
+        for name in section.model_fields:
+            assert name not in seen, f"{name} stands in {seen.get(name)} and {section}"
+            seen[name] = section
+
+
+def test_secrets_are_in_no_record() -> None:
+    config = c.make({**MINIMAL, "hf_hub_token": "hf_CANARY"})
+    records = [
+        c.command(config),
+        c.to_yaml(config.plain()),
+        str(c.params(config)),
+        c.to_yaml(config.changed()),
+    ]
+    assert not any("CANARY" in r for r in records)
+    assert config.secrets() == {"hf_hub_token": "hf_CANARY"}
+
+
+def test_a_wrong_flag_is_answered_fast_and_without_torch() -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tuner", "train", "--lora_rnak", "8"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "--lora_rank" in done.stderr
+    assert " torch" not in done.stderr and "Traceback" not in done.stderr
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("name", c.recipes())
+def test_every_recipe_is_a_config(name: str) -> None:
+    config = c.make({**MINIMAL, **c.read(name)})
+    assert config.stage

@@ -1,0 +1,467 @@
+"""The engine beneath the stages: exact resume, the right reference, no leak between packed rows, TRL's own numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_stages import Watched, config_of, losses, trained
+
+from tuner.config.knobs import ConfigError
+from tuner.engine import adapters, layers, models
+from tuner.engine.live import DivergedError, Outcome
+from tuner.tracking import checkpoints
+from tuner.tracking.run import series
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("engine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_HOME", str(home))
+        tiny.model(home / "model", hidden=32)
+        tiny.data(home / "data")
+        yield home
+
+
+# --- stopping and going on ------------------------------------------------------------------------------------------
+
+STEADY = {
+    "max_steps": 8,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "lora_dropout": 0.1,
+}
+
+
+class StopsAt(Watched):
+    """Asks itself to stop when a step is done."""
+
+    at = 5
+
+    def stepped(self, step: int, *rest: Any) -> None:
+        super().stepped(step, *rest)
+        if step == self.at:
+            self.run.request("stop")
+
+
+@pytest.mark.parametrize(("stage", "dropout"), [("sft", 0.1), ("dpo", 0.1), ("dpo", 0.0), ("kto", 0.0)])
+def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, stage: str, dropout: float) -> None:
+    config = config_of(stage, save_strategy="steps", save_steps=3, **STEADY | {"lora_dropout": dropout})
+    name = f"{stage}-{dropout}"
+    whole, _ = trained(config, f"whole-{name}")
+    first, outcome = trained(config, f"parts-{name}", kind=StopsAt)
+    assert outcome.stopped
+    assert outcome.weights is None
+    kept = checkpoints.latest(first.run)
+    assert kept is not None
+    assert kept.name == "checkpoint-5"
+    first.run.forget_requests()
+    second, outcome = trained(config, f"parts-{name}")
+    assert outcome.weights is not None
+    notes = " ".join(second.run.status().notes)
+    assert "Went on from checkpoint-5" in notes
+    if stage != "sft":
+        assert ("Engine: packed" in notes) == (dropout == 0)
+    assert losses(second) == losses(whole)
+    ours, theirs = (
+        (r.folder / "output" / "adapter_model.safetensors").read_bytes() for r in (second.run, whole.run)
+    )
+    assert ours == theirs
+
+
+def test_a_damaged_checkpoint_is_passed_over(studio: Path) -> None:
+    live, _ = trained(config_of("sft", save_strategy="steps", save_steps=2, **STEADY), "damaged")
+    newest, before = checkpoints.of(live.run)[-1], checkpoints.of(live.run)[-2]
+    weights = newest / "adapter_model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    assert "was changed" in (checkpoints.valid(newest) or "")
+    assert checkpoints.valid(newest, deep=False) is None
+    assert checkpoints.latest(live.run) == before
+    (before / "optimizer.pt").unlink()
+    assert "lacks its file optimizer.pt" in (checkpoints.valid(before) or "")
+
+
+def test_only_the_newest_checkpoints_are_kept(studio: Path) -> None:
+    config = config_of("sft", save_strategy="steps", save_steps=2, save_total_limit=2, **STEADY)
+    live, _ = trained(config, "rotated")
+    assert [c.name for c in checkpoints.of(live.run)] == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_output_dir_follows_the_other_tools_rules(studio: Path) -> None:
+    said = {"output_dir": "saves/one", "save_strategy": "steps", "save_steps": 4, **STEADY}
+    live, outcome = trained(config_of("sft", **said), "first")
+    assert outcome.weights == studio / "saves" / "one"
+    assert checkpoints.of(live.run)[-1] == live.run.checkpoints / "checkpoint-8"
+    with pytest.raises(ConfigError, match="nothing left to train"):
+        trained(config_of("sft", **said), "again")
+    more, _ = trained(config_of("sft", **said | {"max_steps": 10}), "more")
+    assert series(more.run.metrics()[0], "loss")[0] == [9, 10]
+    fresh, _ = trained(config_of("sft", **said, overwrite_output_dir=True), "fresh")
+    assert series(fresh.run.metrics()[0], "loss")[0][0] == 1
+    (studio / "saves" / "two").mkdir()
+    (studio / "saves" / "two" / "adapter_model.safetensors").touch()
+    with pytest.raises(ConfigError, match="already holds a model"):
+        trained(config_of("sft", **said | {"output_dir": "saves/two"}), "refused")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(studio: Path) -> None:
+    with pytest.raises(DivergedError, match="loss became nan at step"):
+        trained(config_of("sft", learning_rate=1e20, max_grad_norm=0.0), "diverged")
+
+
+# --- the reference --------------------------------------------------------------------------------------------------
+
+
+def test_going_on_from_an_adapter_is_compared_with_that_adapter(studio: Path) -> None:
+    _, before = trained(config_of("dpo"), "adapter")
+    assert before.weights is not None
+    live, after = trained(config_of("dpo", adapter_name_or_path=str(before.weights)), "further")
+    # Measured against the model without it, the first loss would lie far below: it has learned these pairs.
+    assert losses(live)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert after.weights is not None
+    assert not (after.weights / "ref").exists()
+
+
+def test_a_new_adapter_sits_on_the_merged_model_and_says_so(studio: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    _, before = trained(config_of("sft"), "to-merge")
+    config = config_of("dpo", adapter_name_or_path=str(before.weights), create_new_adapter=True)
+    live, after = trained(config, "on-top")
+    assert losses(live)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert after.weights is not None
+    base = json.loads((after.weights / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert "merged" in base
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(after.weights)).eval()
+    ids = torch.tensor([[4, 260, 270, 5]])
+    with torch.no_grad():
+        ours, theirs = live.model.eval()(input_ids=ids).logits, loaded(input_ids=ids).logits
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"engine": "trl"}, {"finetuning_type": "full"}], ids=str)
+def test_the_first_loss_of_dpo_is_ln_2(studio: Path, changes: dict[str, Any]) -> None:
+    live, _ = trained(config_of("dpo", max_steps=1, **changes), f"ln2-{'-'.join(changes.values())}")
+    assert losses(live)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+# --- TRL's own numbers ----------------------------------------------------------------------------------------------
+
+PAIRS = [
+    {"prompt_ids": [4, 260, 261], "chosen_ids": [270, 271, 2], "rejected_ids": [280, 2]},
+    {"prompt_ids": [4, 262], "chosen_ids": [2], "rejected_ids": [281, 282, 283, 2]},
+]
+MARKED = [
+    {"prompt_ids": [4, 260], "completion_ids": [270, 2], "KL_completion_ids": [271, 272, 2], "label": True},
+    {"prompt_ids": [4, 261], "completion_ids": [271, 272, 2], "KL_completion_ids": [270, 2], "label": False},
+]
+
+
+def built(stage: str, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Any:
+    """The trainer a stage builds, before it trains; its adapter moved off zero so that gradients reach everything."""
+    import importlib
+
+    module = importlib.import_module(f"tuner.stages.{stage}")
+    kept: list[Any] = []
+
+    def fit(trainer: Any, *_: Any, **__: Any) -> Outcome:
+        kept.append(trainer)
+        return Outcome()
+
+    monkeypatch.setattr(module, "fit", fit)
+    trained(config_of(stage, engine="trl", **changes), name)
+    torch.manual_seed(3)
+    for weight in kept[0].model.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn_like(weight)
+    return kept[0]
+
+
+def graded(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
+    weights = [p for p in trainer.model.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+
+
+def agree(trainer: Any, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-6)
+    one, other = graded(trainer, ours), graded(trainer, theirs)
+    assert one.abs().max() > 0
+    assert (one - other).norm() <= 1e-6 * other.norm()
+
+
+SHARED = [
+    "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
+    "sigmoid_norm",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", SHARED)
+def test_pairs_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    from trl import DPOTrainer
+
+    smoothing = 0.1 if loss in ("robust", "exo_pair") else 0.0
+    trainer = built(
+        "dpo", monkeypatch, f"trl-{loss}", pref_loss=loss, dpo_label_smoothing=smoothing, pref_beta=0.3
+    )
+    batch = trainer.data_collator(PAIRS)
+    theirs = DPOTrainer.compute_loss(trainer, trainer.model, batch)
+    agree(trainer, trainer.compute_loss(trainer.model, batch), theirs)
+
+
+def test_a_mixture_agrees_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import DPOTrainer
+
+    said = {"pref_loss": "sigmoid,bco_pair", "pref_loss_weights": "0.8,0.2", "ld_alpha": 0.5}
+    trainer = built("dpo", monkeypatch, "trl-mixture", **said)
+    batch = trainer.data_collator(PAIRS)
+    agree(
+        trainer,
+        trainer.compute_loss(trainer.model, batch),
+        DPOTrainer.compute_loss(trainer, trainer.model, batch),
+    )
+
+
+def test_marked_answers_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import KTOTrainer
+
+    trainer = built("kto", monkeypatch, "trl-kto", kto_chosen_weight=1.2)
+    batch = trainer.data_collator(MARKED)
+    ours = trainer.compute_loss(trainer.model, batch)
+    trainer.loss_type, trainer.calculate_KL, trainer.desirable_weight = "kto", True, 1.2
+    agree(trainer, ours, KTOTrainer.compute_loss(trainer, trainer.model, batch))
+
+
+@pytest.mark.parametrize("dft", [False, True])
+def test_answers_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, dft: bool) -> None:
+    from trl import SFTTrainer
+
+    trainer = built("sft", monkeypatch, f"trl-sft-{dft}", use_dft_loss=dft)
+    rows = [
+        {"input_ids": [4, 260, 270, 2], "labels": [-100, -100, 270, 2]},
+        {"input_ids": [4, 2], "labels": [-100, 2]},
+    ]
+    batch = trainer.data_collator(rows)
+    trainer.args.loss_type = "dft" if dft else "nll"
+    ours = trainer.compute_loss(trainer.model, dict(batch))
+    agree(trainer, ours, SFTTrainer.compute_loss(trainer, trainer.model, dict(batch)))
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_experts_are_balanced_as_in_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    import trl
+
+    if not (studio / "experts").exists():
+        tiny.model(studio / "experts", hidden=16, layers=1, experts=4)
+    said = {"model_name_or_path": "experts", "moe_aux_loss_coef": 0.5, "lora_target": "q_proj,v_proj"}
+    trainer = built(stage, monkeypatch, f"experts-{stage}", **said)
+    kind = trl.DPOTrainer if stage == "dpo" else trl.KTOTrainer
+    batch = trainer.data_collator(PAIRS if stage == "dpo" else MARKED)
+    ours = trainer.compute_loss(trainer.model, batch)
+    if stage == "kto":
+        trainer.loss_type, trainer.calculate_KL = "kto", True
+    agree(trainer, ours, kind.compute_loss(trainer, trainer.model, batch))
+
+
+def test_scores_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import trl
+
+    trainer = built("rm", monkeypatch, "trl-rm")
+    batch = trainer.data_collator(PAIRS)
+    ours = trainer.compute_loss(trainer.model, dict(batch))
+    agree(trainer, ours, trl.RewardTrainer.compute_loss(trainer, trainer.model, dict(batch)))
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_both_engines_draw_one_curve(studio: Path, stage: str) -> None:
+    rows = []
+    for engine in ("packed", "trl"):
+        live, _ = trained(
+            config_of(stage, engine=engine, max_steps=6, learning_rate=1e-3), f"{engine}-{stage}"
+        )
+        rows.append([r for r in live.run.metrics()[0] if "loss" in r])
+    for one, other in zip(*rows, strict=True):
+        shared = {
+            n for n in one if n.startswith(("loss", "grad_norm", "rewards", "logps", "learning_rate", "kl"))
+        }
+        shared -= {"rewards/accuracies"}  # at the start both answers are even, but for the last digit
+        assert len(shared) >= 8
+        assert {n: one[n] for n in shared} == pytest.approx({n: other[n] for n in shared}, rel=1e-3, abs=2e-5)
+
+
+# --- packing, kto's pairs, layers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_examples_do_not_see_each_other(studio: Path, attention: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tuner.engine.completion import collator
+
+    model = AutoModelForCausalLM.from_pretrained(studio / "model", attn_implementation=attention).eval()
+    texts = [[4, 260, 261, 2], [4, 270, 2], [5, 280, 281, 282, 2]]
+    packed = [
+        {"input_ids": texts[0] + texts[1], "labels": texts[0] + texts[1], "seq_lengths": [4, 3]},
+        {"input_ids": texts[2], "labels": texts[2], "seq_lengths": [5]},
+    ]
+    batch = collator(0, packed=True)(packed)
+    labels = batch.pop("labels")
+    assert labels[0].tolist() == [-100, 260, 261, 2, -100, 270, 2, -100, 280, 281, 282, 2]
+    with torch.no_grad():
+        together = model(**batch, use_cache=False).logits[0]
+        alone = torch.cat([model(input_ids=torch.tensor([t])).logits[0] for t in texts])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_mismatched_pairs_are_mismatched_and_labels_alternate() -> None:
+    from tuner.engine.labelled import mismatched
+
+    rows = [
+        {"prompt_ids": [i // 2], "completion_ids": [100 + i], "label": i % 2 == 0} for i in range(12)
+    ]  # each prompt twice, once good and once bad
+    for size in (1, 2, 4):
+        made = mismatched(rows, config_of("kto", per_device_train_batch_size=size))
+        owner = {tuple(r["completion_ids"]): r["prompt_ids"] for r in rows}
+        assert sorted(tuple(r["completion_ids"]) for r in made) == sorted(owner)
+        assert all(owner[tuple(r["KL_completion_ids"])] != r["prompt_ids"] for r in made)
+        good = [r["label"] for r in made]
+        assert all(1 <= sum(good[i : i + 4]) <= 3 for i in range(0, 12, 4))
+
+
+def test_the_wanted_layers() -> None:
+    def wanted(count: int, **changes: Any) -> set[int]:
+        return layers.wanted_layers(config_of("sft", finetuning_type="freeze", **changes), count)
+
+    assert wanted(12) == {10, 11}
+    assert wanted(12, freeze_trainable_layers=-3) == {0, 1, 2}
+    assert wanted(12, freeze_trainable_layers=3, use_llama_pro=True) == {3, 7, 11}
+    with pytest.raises(ConfigError, match="does not divide"):
+        wanted(12, freeze_trainable_layers=5, use_llama_pro=True)
+
+
+def test_a_layer_that_is_not_there_is_named(studio: Path) -> None:
+    source = models.Source(studio / "model", str(studio / "model"))
+    config = config_of("sft", lora_target="q_prj")
+    with pytest.raises(ConfigError, match="q_prj is no layer of this model; it has .*q_proj"):
+        adapters.lora(config, models.load(config, source, bits=None, whole=False))
+    found = adapters.lora(config_of("sft"), models.load(config, source, bits=None, whole=False))
+    assert found.target_modules == "all-linear"
+    assert found.lora_alpha == 16
+
+
+def test_longer_texts_stretch_the_positions(studio: Path) -> None:
+    source = models.Source(studio / "model", str(studio / "model"))
+    for kind in ("linear", "dynamic", "yarn", "llama3"):
+        config = config_of("sft", rope_scaling=kind, cutoff_len=600)
+        model = models.load(config, source, bits=None, whole=False)
+        assert model.config.max_position_embeddings == 768
+        assert model.config.rope_parameters["factor"] == 3.0
+        assert model.config.rope_parameters["rope_type"] == kind
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"pure_bf16": True}], ids=["bf16", "pure_bf16"])
+def test_half_precision_on_the_cpu(studio: Path, changes: dict[str, Any]) -> None:
+    live, outcome = trained(config_of("dpo", max_steps=6, **changes), f"half-{'-'.join(changes)}")
+    assert losses(live)[0] == pytest.approx(math.log(2), abs=2e-3)
+    assert losses(live)[-1] < losses(live)[0]
+    types = {p.dtype for p in live.model.parameters() if p.requires_grad}
+    assert types == {torch.bfloat16 if "pure_bf16" in changes else torch.float32}
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends(studio: Path) -> None:
+    said = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 1,
+    }
+    config = config_of(
+        "sft", **said, eval_dataset="chat", load_best_model_at_end=True, early_stopping_steps=2, learning_rate=0.5,
+        max_steps=30,
+    )  # fmt: skip
+    live, outcome = trained(config, "best")
+    steps, values = series(live.run.metrics()[0], "eval_loss")
+    assert steps[-1] < 30, "patience did not end it"
+    assert outcome.metrics["eval_loss"] == pytest.approx(min(values), abs=1e-4)
+
+
+def test_held_out_prompts_are_answered(studio: Path) -> None:
+    config = config_of(
+        "sft", finetuning_type="full", learning_rate=5e-3, max_steps=40, eval_dataset="chat", do_predict=True,
+        predict_with_generate=True, do_sample=False, max_new_tokens=12,
+    )  # fmt: skip
+    live, outcome = trained(config, "answers")
+    lines = (live.output / "generated_predictions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 16
+    assert outcome.metrics["predict_exact"] > 60, rows  # it has learned them by heart
+    assert outcome.metrics["predict_rouge-l"] > 60
+    only, again = trained(
+        config_of("sft", model_name_or_path=str(outcome.weights), do_train=False, dataset="", eval_dataset="chat",
+                  do_eval=True, do_predict=True, do_sample=False, max_new_tokens=12),
+        "only-measured",
+    )  # fmt: skip
+    assert again.weights is None
+    assert again.metrics["predict_exact"] == outcome.metrics["predict_exact"]
+
+
+def test_scores_of_unspaced_scripts_count_signs() -> None:
+    from tuner.engine.predict import questions, scores
+
+    found = scores(["今天天气好"], ["今天天气很好"])
+    assert 50 < found["rouge-1"] < 100
+    assert found["bleu-4"] > 0
+    assert scores(["a b c d e"], ["a b c d e"])["bleu-4"] == pytest.approx(100)
+    row = {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [-100, 2, -100, 4, -100, 6], "seq_lengths": [4, 2]}
+    assert [(q.prompt, q.expected) for q in questions([row])] == [([1, 2, 3], [4]), ([5], [6])]
+
+
+# --- optimizers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "library"),
+    [
+        ({"use_muon": True, "learning_rate": 3e-3}, "torch"),
+        ({"use_galore": True, "galore_rank": 4}, "galore_torch"),
+        ({"use_apollo": True, "apollo_rank": 4}, "apollo_torch"),
+        ({"use_badam": True, "badam_switch_interval": 2}, "badam"),
+        ({"use_adam_mini": True, "learning_rate": 3e-3}, "adam_mini"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_other_optimizers_learn_and_resume(studio: Path, changes: dict[str, Any], library: str) -> None:
+    pytest.importorskip(library)
+    config = config_of(
+        "sft",
+        finetuning_type="full",
+        save_strategy="steps",
+        save_steps=4,
+        **{"learning_rate": 1e-2, **changes},
+    )
+    live, _ = trained(config, f"optimizer-{library}")
+    curve = losses(live)
+    assert curve[-1] < 0.97 * curve[0]
+    part, outcome = trained(config, f"optimizer-{library}-parts", kind=StopsAt)
+    assert outcome.stopped
+    part.run.forget_requests()
+    again, _ = trained(config, f"optimizer-{library}-parts")
+    if library == "torch":
+        assert losses(again) == curve
+
+
+def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tuner.engine.quantization import need
+
+    with pytest.raises(ConfigError, match=r"needs the library hqq_missing: run `pip install 'tuner\[hqq\]'"):
+        need("hqq", "hqq_missing", "hqq", knob="quantization_method")

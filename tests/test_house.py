@@ -1,0 +1,175 @@
+"""The house stands: imports go down only, there are no cycles, and the browser tower knows no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "app": 7,
+    "tuner.worker": 7,
+    "tuner.__main__": 7,
+    "pages": 6,
+    "tuner.stages": 6,
+    "tuner.cli": 6,
+    "tuner.ui": 5,
+    "tuner.engine": 5,
+    "tuner.jobs": 4,
+    "tuner.preflight": 3,
+    "tuner.tracking": 3,
+    "tuner.estimate": 2,
+    "tuner.data": 2,
+    "tuner.config": 1,
+    "tuner.paths": 0,
+    "tuner.hardware": 0,
+    "tuner": 0,
+}
+TORCH_TOWER = ("tuner.engine", "tuner.stages", "tuner.worker")
+BROWSER_TOWER = ("tuner.ui", "pages", "app")
+HEAVY = {"torch", "transformers", "peft", "trl", "accelerate"}
+
+
+def modules() -> dict[str, Path]:
+    files = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "tuner").rglob("*.py")]
+    return {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
+        for f in files
+        if f.is_file()
+    }
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in FLOORS:
+            return ".".join(parts[:length])
+    raise AssertionError(f"{module} has no floor; give it one in DESIGN and here")
+
+
+def imports(path: Path, module: str, top_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = _top_level(tree) if top_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in tree.body:
+        checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if not checking:
+            yield node
+
+
+MODULES = modules()
+
+
+def ours(name: str) -> str | None:
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in MODULES:
+            return ".".join(parts[:length])
+    return None
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    here = room(module)
+    for name in imports(MODULES[module], module):
+        target = ours(name)
+        if target is None or room(target) == here:
+            continue
+        there = room(target)
+        assert FLOORS[there] < FLOORS[here], (
+            f"{module} (floor {FLOORS[here]}) imports {target} (floor {FLOORS[there]})"
+        )
+        if here in TORCH_TOWER:
+            assert there not in BROWSER_TOWER, f"{module} imports {target} of the other tower"
+        if here in BROWSER_TOWER:
+            assert there not in TORCH_TOWER, f"{module} imports {target} of the other tower"
+
+
+def test_no_page_imports_a_page_and_no_stage_a_stage() -> None:
+    for module, path in MODULES.items():
+        for name in imports(path, module):
+            target = ours(name)
+            if module.startswith("pages.") and target and target.startswith("pages."):
+                raise AssertionError(f"{module} imports {target}")
+            if module.startswith("tuner.stages.") and target and target.startswith("tuner.stages."):
+                raise AssertionError(f"{module} imports {target}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
+    here = room(module)
+    for name in imports(MODULES[module], module):
+        top = name.split(".")[0]
+        if top in HEAVY:
+            assert here in TORCH_TOWER or module == "tuner.tracking.adapter_pyfunc", f"{module} imports {top}"
+        if top == "streamlit":
+            assert here in BROWSER_TOWER, f"{module} imports streamlit"
+        if top == "mlflow":
+            assert here == "tuner.tracking", f"{module} imports mlflow"
+
+
+def test_there_are_no_cycles() -> None:
+    graph = {
+        module: {t for n in imports(path, module, top_only=True) if (t := ours(n)) and t != module}
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module in done:
+            return
+        for target in graph[module]:
+            visit(target, (*way, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_the_browser_tower_and_the_parser_load_no_torch_and_no_mlflow() -> None:
+    light = [
+        m
+        for m in MODULES
+        if room(m) in ("tuner.ui", "tuner.jobs", "tuner.cli", "tuner.preflight", "tuner.data")
+    ]
+    light = [m for m in light if not m.endswith("__main__")]
+    code = (
+        f"import sys, importlib\nfor m in {light!r}: importlib.import_module(m)\n"
+        f"loaded = {sorted(HEAVY | {'mlflow'})!r}\n"
+        "print([m for m in loaded if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_no_vague_names() -> None:
+    vague = {"manager", "handler", "helper", "helpers", "utils", "common", "misc", "base"}
+    for module in MODULES:
+        assert not vague & set(module.split(".")[-1].split("_")), module
+
+
+def test_pages_are_short_and_never_render_data_as_html() -> None:
+    for module, path in MODULES.items():
+        if not module.startswith(("pages", "tuner.ui", "app")):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and any(k.arg == "unsafe_allow_html" for k in node.keywords):
+                constant = isinstance(node.args[0], ast.Constant | ast.Name)
+                assert constant, f"{module}:{node.lineno} renders something computed as HTML"

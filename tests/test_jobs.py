@@ -1,0 +1,602 @@
+"""The queue, the supervisor, stop, resume and what is said of a dead worker: with real processes, locks and signals.
+
+The worker is tests/faults/short_worker.py, which keeps the real protocol and trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from faults.points import POINTS
+
+from tuner import hardware
+from tuner.config.config import check
+from tuner.config.knobs import ConfigError, Problem
+from tuner.jobs import control, launch, liveness, queue, reasons, slots, submit, supervisor, watch
+from tuner.tracking import checkpoints
+from tuner.tracking.run import ENDED, Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh studio whose workers are short ones; whatever was started in it is gone afterwards."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.short_worker")
+    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
+    yield home
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("TUNER_HOME") == str(home) and process.pid != os.getpid()
+        except psutil.Error:
+            continue
+        if ours:
+            process.kill()
+
+
+def new_run(steps: int = 5, fault: str = "", **values: object) -> Run:
+    """A run in its folder only, which is all that the queue and the supervisor know of one."""
+    config, _ = check({"model_name_or_path": "m", "max_steps": steps, "save_steps": 2, **values})
+    assert config is not None
+    run = Run(uuid.uuid4().hex)
+    run.create(config, f"{steps} steps")
+    if fault:
+        (run.folder / "fault").write_text(fault)
+    return run
+
+
+def until(true: Callable[[], object], seconds: float = 15.0) -> float:
+    """Seconds it took to become true."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() < began + seconds, f"not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def starts(run: Run) -> list[list[float]]:
+    """[pid, resumes, time] of every worker that began."""
+    file = run.folder / "starts"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_supervisor() -> None:
+    until(supervisor.leader)
+    kill(supervisor.leader() or 0)
+
+
+# --- one run's way
+
+
+def test_a_submitted_run_is_started_watched_and_ends() -> None:
+    run = submit.launch(new_run())
+    assert control.wait(run, timeout=20).state == "finished"
+    assert len(starts(run)) == 1
+    until(lambda: not liveness.alive(run))
+    until(lambda: not supervisor.supervised())  # gone when idle
+
+
+def test_stop_saves_first_and_resume_goes_on_from_there() -> None:
+    run = submit.launch(new_run(steps=500))
+    until(lambda: run.status().step > 2)
+    assert "saved" in control.stop(run)
+    stopped = control.wait(run, timeout=10)
+    assert stopped.state == "stopped" and 2 < stopped.step < 500
+    control.resume(run)
+    until(lambda: run.status().step > stopped.step)
+    assert run.status().first_step == stopped.step
+    control.stop(run, now=True)
+    assert control.wait(run, timeout=10).state == "stopped"
+    assert [n for _, n, _ in starts(run)] == [0, 1]
+
+
+def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children() -> None:
+    run = submit.launch(new_run(fault="deaf@1"))
+    until((run.folder / "child").exists)
+    child = int((run.folder / "child").read_text())
+    control.stop(run, grace=0.5)
+    took = until(lambda: run.status().state in ENDED, 10)
+    assert took < 0.5 + 5
+    assert run.status().state == "stopped" and "before it could save" in run.status().reason
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_children_of_a_killed_worker_do_not_live_on() -> None:
+    run = submit.launch(new_run(fault="deaf@1"))
+    until((run.folder / "child").exists)
+    child = int((run.folder / "child").read_text())
+    kill(run.status().pid)
+    control.wait(run, timeout=5)
+    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 2)
+
+
+# --- the queue
+
+
+def test_two_runs_never_share_the_slot_and_start_in_the_order_shown() -> None:
+    queue.pause()
+    first, second, third = (submit.launch(new_run(steps=2)) for _ in range(3))
+    queue.move(third.id, 1)
+    assert [row.id for row in queue.queue()] == [third.id, first.id, second.id]
+    assert queue.queue()[0].why == "The queue is paused."
+    queue.pause(False)
+    supervisor.ensure_supervisor()
+    ends = {}
+    for run in (third, first, second):
+        ends[run.id] = control.wait(run, timeout=20).ended
+    began = {run.id: starts(run)[0][2] for run in (first, second, third)}
+    assert ends[third.id] <= began[first.id] and ends[first.id] <= began[second.id]
+
+
+def test_a_run_on_hold_lets_the_others_pass_and_a_cancelled_one_never_begins() -> None:
+    queue.pause()
+    held, cancelled, passed = (submit.launch(new_run(steps=2)) for _ in range(3))
+    queue.hold_back(held.id)
+    assert control.stop(cancelled) == "Taken out of the queue before it began."
+    queue.pause(False)
+    supervisor.ensure_supervisor()
+    assert control.wait(passed, timeout=20).state == "finished"
+    assert held.status().state == "queued" and not starts(held)
+    assert cancelled.status().state == "stopped" and not starts(cancelled)
+    queue.hold_back(held.id, False)
+    supervisor.ensure_supervisor()
+    assert control.wait(held, timeout=20).state == "finished"
+
+
+def test_many_submitters_at_once_start_each_run_once_and_one_supervisor() -> None:
+    runs = [new_run(steps=1) for _ in range(3)]
+    threads = [threading.Thread(target=submit.launch, args=(run,)) for run in runs for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(control.wait(run, timeout=30).state == "finished" for run in runs)
+    assert [len(starts(run)) for run in runs] == [1] * 3
+
+
+def test_a_lost_or_torn_order_file_loses_no_run(studio: Path) -> None:
+    queue.pause()
+    run = submit.launch(new_run(steps=1))
+    order = studio / "mlruns" / "queue.json"
+    order.write_text('{"ids": [')
+    run.update(created=time.time() - 60)  # a run that nobody put in order is nobody's for some seconds
+    assert [row.id for row in queue.queue()] == [run.id]
+    order.unlink()
+    supervisor.ensure_supervisor()
+    assert control.wait(run, timeout=20).state == "finished"
+
+
+def test_runs_on_two_gpus_side_by_side_and_one_that_wants_both_is_not_starved() -> None:
+    gpus = (0, 1)
+    assert slots.wanted(None, False, gpus) == (("gpu0", "gpu1"), 1)
+    assert slots.wanted((0, 1), False, gpus) == (("gpu0", "gpu1"), 2)
+    assert slots.wanted(None, True, gpus) == (("cpu",), 1)
+    one = slots.take("a", ("gpu0", "gpu1"), 1)
+    assert one is not None and slots.gpus_of(one) == (0,)
+    assert slots.take("b", ("gpu0", "gpu1"), 2) is None
+    other = slots.take("b", ("gpu0", "gpu1"), 1)
+    assert other is not None and slots.gpus_of(other) == (1,)
+    assert slots.holder("gpu1") == "b"
+    slots.release(one | other)
+    assert slots.holder("gpu1") is None
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="GPU 97 is not in this machine"):
+        slots.check_gpus([97])
+
+
+# --- death of a worker
+
+
+def test_a_killed_worker_is_explained_within_five_seconds_and_can_be_resumed() -> None:
+    run = submit.launch(new_run(steps=500))
+    until(lambda: run.status().step >= 3)
+    kill(run.status().pid)
+    took = until(lambda: run.status().state in ENDED)
+    status = run.status()
+    assert took < 5
+    assert status.state == "failed" and status.reason_code == "killed" and status.exit_code == -9
+    assert "signal 9" in status.reason and "checkpoint-" in status.reason
+    assert status.remedies == [reasons.RESUME]
+    assert control.why_not_resumable(run) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ("memory", "out_of_memory", "Halve the batch"),
+        ("diverged", "non_finite", "NaN or infinite"),
+        ("disk-full", "disk_full", "free some space"),
+        ("left@0", "error", "exit code 3"),
+    ],
+)
+def test_how_it_failed_is_said_in_words(fault: str, code: str, words: str) -> None:
+    run = submit.launch(new_run(fault=fault, per_device_train_batch_size=4))
+    status = control.wait(run, timeout=15)
+    assert status.state == "failed"
+    assert status.reason_code == code
+    assert words in status.reason
+
+
+def test_a_worker_that_dies_while_it_tells_mlflow_has_finished_all_the_same() -> None:
+    run = submit.launch(new_run(fault="closing"))
+    assert control.wait(run, timeout=15).state == "finished"
+
+
+def test_the_kernels_memory_kill_is_told_from_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Path("/sys/fs/cgroup/memory") / f"tuner-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(128 * 2**20))
+    except OSError:
+        pytest.skip("no memory control group can be made here")
+    monkeypatch.setenv("TUNER_OOM_GROUP", str(group))
+    try:
+        run = submit.launch(new_run(fault="group-full", per_device_train_batch_size=4))
+        status = control.wait(run, timeout=15)
+        assert (status.state, status.reason_code) == ("failed", "out_of_memory")
+        assert status.remedies[0]["values"] == {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2 * run.config().gradient_accumulation_steps,
+        }
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text().strip(), 5)
+        group.rmdir()
+
+
+def test_a_suspended_worker_is_shown_as_stalled_and_stop_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_STALL_SECONDS", "1")
+    run = submit.launch(new_run(steps=50, fault="hung@30"))
+    until(lambda: run.status().step == 29)
+    assert watch.stalled(run) == ""
+    took = until(lambda: watch.stalled(run), 5)
+    assert took > 0.5
+    assert "No progress" in watch.stalled(run) and "SIGSTOP" in watch.stalled(run)
+    control.stop(run, grace=0.2)
+    assert control.wait(run, timeout=10).state == "stopped"
+
+
+# --- death of the supervisor
+
+
+def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
+    run = submit.launch(new_run(steps=60))
+    until(lambda: run.status().step > 2)
+    kill_supervisor()
+    until(lambda: not supervisor.supervised())
+    pid = run.status().pid
+    supervisor.ensure_supervisor()
+    assert control.wait(run, timeout=20).state == "finished"
+    assert [p for p, _, _ in starts(run)] == [pid]
+
+
+def test_a_worker_that_dies_unwatched_is_interrupted_and_not_started_again() -> None:
+    run = submit.launch(new_run(steps=500))
+    until(lambda: run.status().step > 2)
+    kill_supervisor()
+    kill(run.status().pid)
+    until(lambda: not supervisor.supervised())
+    supervisor.ensure_supervisor()
+    status = control.wait(run, timeout=10)
+    assert (status.state, status.reason_code) == ("interrupted", "killed")
+    time.sleep(0.5)
+    assert len(starts(run)) == 1
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_supervisor_killed_at_any_point_starts_nothing_twice_and_forgets_nothing(point: str) -> None:
+    killed = point in ("dead-unburied", "outcome-unwritten", "outcome-written")
+    run = new_run(steps=3, fault="killed@2" if killed else "")
+    submit.place(run)
+    mortal = subprocess.run(
+        [sys.executable, "-m", "tests.faults.points"], env={**os.environ, "TUNER_FAULT": point}, timeout=20
+    )
+    assert mortal.returncode == -9
+    supervisor.ensure_supervisor()
+    status = control.wait(run, timeout=20)
+    assert status.state == {True: "interrupted", False: "finished"}[killed] or point == "outcome-written"
+    assert status.reason or status.state == "finished"
+    assert len(starts(run)) == 1
+
+
+def test_what_a_reboot_ended_is_interrupted_even_if_its_pid_lives_again() -> None:
+    run = new_run()
+    run.update(state="running", pid=os.getpid(), boot_id="another boot", step=7)
+    supervisor.ensure_supervisor()
+    status = control.wait(run, timeout=10)
+    assert (status.state, status.reason_code) == ("interrupted", "rebooted")
+    assert "restarted" in status.reason
+
+
+def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
+    run = new_run()
+    run.update(state="running", pid=os.getpid(), boot_id=hardware.boot_id(), step=7)
+    assert not liveness.alive(run) and control.pid_of(run) is None
+    control.stop(run)
+    assert run.status().state == "interrupted"  # and this process is still here to say so
+
+
+def test_a_home_that_cannot_be_written_is_said_in_one_error(studio: Path) -> None:
+    blocked = studio / "mlruns"
+    blocked.write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="mlruns"):
+        supervisor.ensure_supervisor()
+
+
+# --- resume
+
+
+def trained(*steps: int) -> Run:
+    """An interrupted run with checkpoints of these steps."""
+    run = new_run(steps=20)
+    for step in steps:
+        folder = run.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(range(100)))
+        checkpoints.seal(folder, run)
+    run.update(state="interrupted", step=max(steps, default=0) + 1)
+    return run
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No supervisor starts: this test holds its lock."""
+    lock = liveness.lock(supervisor.leader_path())
+    assert lock is not None
+    yield
+    os.close(lock)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_it_is_said(quiet: None) -> None:
+    run = trained(2, 4, 6)
+    weights = run.checkpoints / "checkpoint-6" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    (run.checkpoints / "checkpoint-4" / "model.safetensors").unlink()
+    control.resume(run)
+    status = run.status()
+    assert status.state == "queued"
+    assert status.extra["resume_from"].endswith("checkpoint-2")
+    assert "checkpoint-6" in status.notes[0] and "checkpoint-4" in status.notes[0]
+
+
+def test_resume_from_a_chosen_checkpoint(quiet: None) -> None:
+    run = trained(2, 4)
+    with pytest.raises(control.Refused, match="checkpoint-3"):
+        control.resume(run, "checkpoint-3")
+    control.resume(run, "checkpoint-2")
+    assert run.status().extra["resume_from"].endswith("checkpoint-2")
+    assert queue.waiting() == [run.id]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "finished"}, "clone it"),
+        ({"state": "queued"}, "queue already"),
+        ({"state": "failed", "step": 9}, "first complete checkpoint"),
+    ],
+)
+def test_resume_is_refused_with_the_reason(changes: dict[str, object], words: str, quiet: None) -> None:
+    run = new_run()
+    run.update(**changes)
+    with pytest.raises(control.Refused, match=words):
+        control.resume(run)
+
+
+def test_a_run_that_never_took_a_step_begins_again(quiet: None) -> None:
+    run = new_run()
+    run.update(state="failed", reason_code="missing_file", reason="gone")
+    control.resume(run)
+    assert run.status().state == "queued" and not run.status().reason
+
+
+def test_a_double_click_on_resume_queues_it_once(quiet: None) -> None:
+    run = trained(2)
+    threads = [threading.Thread(target=lambda: _refusable(run)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert queue.waiting() == [run.id]
+    assert run.status().extra["resumes"] == 1
+
+
+def _refusable(run: Run) -> None:
+    with suppress(control.Refused):
+        control.resume(run)
+
+
+# --- in the foreground
+
+FOREGROUND = """
+import sys
+from tuner.jobs.control import Refused
+from tuner.jobs.foreground import run_in_foreground
+from tuner.tracking.run import Run
+try:
+    sys.exit(run_in_foreground(Run(sys.argv[1]), wait=sys.argv[2] == "wait"))
+except Refused as refused:
+    print(refused)
+    sys.exit(2)
+"""
+
+
+def foreground(run: Run, wait: bool) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", FOREGROUND, run.id, "wait" if wait else "no"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_terminal_waits_its_turn_or_says_why_not() -> None:
+    first = submit.launch(new_run(steps=60))
+    until(lambda: first.status().state == "running")
+    refused, patient = new_run(steps=2), new_run(steps=2)
+    no = foreground(refused, wait=False)
+    said, _ = no.communicate(timeout=15)
+    yes = foreground(patient, wait=True)
+    assert no.returncode == 2 and first.id in said
+    until(lambda: patient.id in [row.id for row in queue.queue()])
+    second = submit.launch(new_run(steps=2))
+    said, _ = yes.communicate(timeout=20)
+    assert yes.returncode == 0, said
+    assert "waits its turn" in said
+    assert patient.status().state == "finished" and refused.status().state == "stopped"
+    assert control.wait(second, timeout=15).state == "finished"
+    assert first.status().ended <= starts(patient)[0][2] <= starts(second)[0][2]
+
+
+def test_a_workers_children_do_not_keep_it_alive() -> None:
+    run = new_run()
+    code = """
+import os, sys, time
+from tuner.jobs import liveness
+from tuner.tracking.run import Run
+liveness.hold(Run(sys.argv[1]))
+if os.fork() == 0:
+    time.sleep(600)
+print(flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code, run.id], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    assert liveness.alive(run)
+    parent.kill()
+    until(lambda: not liveness.alive(run), 1)
+    parent.wait()
+
+
+def test_a_run_outlives_its_terminal() -> None:
+    run = new_run(steps=60)
+    terminal = foreground(run, wait=True)
+    until(lambda: run.status().step > 2)
+    terminal.kill()
+    terminal.wait()
+    assert control.wait(run, timeout=10).state == "finished"
+    assert len(starts(run)) == 1
+
+
+def test_ctrl_c_in_a_terminal_saves_and_ends() -> None:
+    run = new_run(steps=500)
+    terminal = foreground(run, wait=True)
+    until(lambda: run.status().step > 2)
+    terminal.send_signal(signal.SIGINT)
+    said, _ = terminal.communicate(timeout=10)
+    assert terminal.returncode == 0 and "saved a checkpoint" in said
+    assert run.status().state == "stopped" and checkpoints.latest(run)
+
+
+# --- sweeps
+
+
+def test_a_sweep_is_every_combination_of_the_knobs_with_several_values() -> None:
+    rows = submit.expand(
+        {"learning_rate": "1e-5,5e-5", "seed": [1, 2], "dataset": "a,b", "lora_target": ["q", "v"]}
+    )
+    assert len(rows) == 4
+    assert rows[0] == {"learning_rate": "1e-5", "seed": 1, "dataset": "a,b", "lora_target": ["q", "v"]}
+    assert [(r["learning_rate"], r["seed"]) for r in rows] == [
+        ("1e-5", 1),
+        ("1e-5", 2),
+        ("5e-5", 1),
+        ("5e-5", 2),
+    ]
+    assert [r["dataset"] for r in submit.expand({"dataset": [["a"], ["b", "c"]]})] == [["a"], ["b", "c"]]
+    assert submit.expand({"seed": 3}) == [{"seed": 3}]
+
+
+# --- reasons
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+def _caused(outer: Exception, inner: Exception) -> Exception:
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+            "out_of_memory",
+        ),
+        (MemoryError(), "out_of_memory"),
+        (FloatingPointError("grad_norm became inf at step 3"), "non_finite"),
+        (ValueError("The weights are not finite: lora_A"), "non_finite"),
+        (OSError(28, "No space left on device", "x"), "disk_full"),
+        (RuntimeError("Error: I/O error: No space left on device (os error 28)"), "disk_full"),
+        (_caused(RuntimeError("could not save"), OSError(28, "No space left on device")), "disk_full"),
+        (FileNotFoundError(2, "No such file or directory", "data/x.json"), "missing_file"),
+        (PermissionError(13, "Permission denied", "out"), "not_writable"),
+        (OSError(30, "Read-only file system", "out"), "not_writable"),
+        (ConfigError([Problem("dataset", "Row 7 of x.json has no answer; mend it.")]), "data_error"),
+        (KeyError("nobody thought of this"), "error"),
+    ],
+)
+def test_an_exception_becomes_a_reason(error: Exception, code: str) -> None:
+    reason = reasons.from_exception(error, {"per_device_train_batch_size": 8, "cutoff_len": 1024})
+    assert reason.code == code
+    assert reason.sentence.rstrip().endswith(".") and "\n" not in reason.sentence
+
+
+def test_a_remedy_keeps_the_size_of_the_step() -> None:
+    values = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 4, "cutoff_len": 1024}
+    halved = reasons.smaller(values)[0]["values"]
+    assert halved == {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 8}
+    assert reasons.smaller({"per_device_train_batch_size": 1})[0]["values"] == {"cutoff_len": 1024}
+
+
+# --- the status
+
+
+def test_two_processes_may_change_different_fields_of_a_status() -> None:
+    run = new_run()
+    code = "import sys\nfrom tuner.tracking.run import Run\nfor n in range(300): Run(sys.argv[1]).update(tokens=n)"
+    other = subprocess.Popen([sys.executable, "-c", code, run.id])
+    for n in range(300):
+        run.update(step=n)
+    assert other.wait(timeout=20) == 0
+    assert (run.status().step, run.status().tokens) == (299, 299)
+
+
+# --- pace
+
+
+def test_a_pace_knows_what_is_too_long() -> None:
+    pace, status = watch.Pace(), new_run().status()
+    for second in range(10):
+        pace.saw(replace(status, state="running", phase="training", step=second), float(second * 20))
+    assert pace.usual == 20
+    assert pace.limit() == 200
+    pace.saw(replace(status, state="running", phase="saving", step=9), 185.0)
+    assert pace.limit() == watch.PREPARING_FLOOR
+
+
+def test_the_workers_environment_is_calm_and_the_persons_own_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    env = launch.environment({"cpu": 0})
+    assert env["OMP_NUM_THREADS"] == "7" and env["MALLOC_MMAP_MAX_"] == "0"
+    assert launch.environment({"gpu1": 0, "gpu0": 0})["CUDA_VISIBLE_DEVICES"] == "0,1"

@@ -1,0 +1,408 @@
+"""The packed engine is exact: held to TRL on the same ids, to itself under other packings, and to
+transformers."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_packed import CPU, CUTOFF, FAMILIES, VOCAB, build, labelled_rows, pair_rows
+from transformers import PreTrainedTokenizerFast, TrainingArguments
+
+from tuner.engine.losses import LossSettings, preference_loss
+from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.objective import Objective
+from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal
+from tuner.engine.packed.reference import weights_fingerprint
+from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
+from tuner.engine.packed.steps import StepRunner
+from tuner.engine.packed.support import unsupported
+from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
+
+
+def packed_step(model, rows, settings=None, micro=2, budget=10_000, policy=None):
+    """(loss, gradients by parameter name, metrics) of one optimizer step of the packed engine."""
+    policy = policy or FusedPolicy(model)
+    objective = Objective(settings or LossSettings(), CPU)
+    runner = StepRunner(policy, objective, CPU, budget, graphs=False)
+    units = units_of_step(rows, micro, CUTOFF)
+    references = runner.score(units) if objective.needs_reference else None
+    result = runner.train(units, references)
+    grads = {n: policy.gradients.view(p).clone() for n, p in model.named_parameters() if p.requires_grad}
+    return result.loss.item(), grads, result.metrics.clone()
+
+
+def assert_close(got: dict, want: dict, tolerance: float = 1e-5) -> None:
+    """Every gradient within a relative distance; a gradient of zero has to be zero."""
+    for name, value in want.items():
+        scale = value.norm().item()
+        assert (got[name] - value).norm().item() <= tolerance * scale + 1e-12, name
+
+
+# ---- against TRL itself
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models
+
+    raw = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="t0", eos_token="t1", unk_token="t0")
+
+
+def trl_arguments(folder: Path, **more) -> dict:
+    return dict(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        max_length=CUTOFF,
+        report_to="none",
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def trl(tmp_path_factory):
+    """A DPOTrainer of TRL over the tiny model (its data set is a placeholder); tests switch its loss."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    plain = build(trained=False).unload()
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = DPOTrainer(
+        model=plain,
+        args=DPOConfig(**trl_arguments(tmp_path_factory.mktemp("trl"))),
+        train_dataset=Dataset.from_list([{"prompt": "t2", "chosen": "t3", "rejected": "t4"}]),
+        processing_class=tokenizer(),
+        peft_config=config,
+    )
+    values = dict(build().named_parameters())
+    for name, p in trainer.model.named_parameters():
+        p.data.copy_(values[name].data)
+    return trainer
+
+
+def trl_step(trainer, rows: list[dict], micro: int = 2) -> tuple[float, dict]:
+    """Loss and gradients of TRL's own compute_loss, averaged over micro-batches as accumulation does."""
+    trainer.model.zero_grad()
+    parts = [rows[i : i + micro] for i in range(0, len(rows), micro)]
+    total = 0.0
+    for part in parts:
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(part)) / len(parts)
+        loss.backward()
+        total += loss.item()
+    grads = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return total, grads
+
+
+TRL_LOSSES = [
+    ("sigmoid", {}),
+    ("hinge", {}),
+    ("ipo", {}),
+    ("robust", {"dpo_label_smoothing": 0.1}),
+    ("exo_pair", {"dpo_label_smoothing": 0.1}),
+    ("nca_pair", {}),
+    ("bco_pair", {}),
+    ("sppo_hard", {}),
+    ("apo_zero", {}),
+    ("apo_down", {}),
+    ("sigmoid_norm", {}),
+    ("sigmoid", {"ld_alpha": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "knobs"), TRL_LOSSES)
+def test_loss_and_every_gradient_equal_trl(trl, name: str, knobs: dict) -> None:
+    trl.loss_types, trl.loss_weights = [name], [1.0]
+    trl.label_smoothing, trl.ld_alpha = knobs.get("dpo_label_smoothing", 0.0), knobs.get("ld_alpha")
+    loss, grads = trl_step(trl, pair_rows())
+    got, got_grads, metrics = packed_step(build(), pair_rows(), LossSettings(pref_loss=name, **knobs))
+    assert got == pytest.approx(loss, rel=1e-5)
+    assert_close(got_grads, grads)
+    logged = {k: np.mean(v[-4:]) for k, v in trl._metrics["train"].items()}
+    names = Objective(LossSettings(), CPU).metric_names
+    for key, value in zip(names, metrics.tolist(), strict=True):
+        assert value == pytest.approx(logged[key], rel=1e-5, abs=1e-6), key
+
+
+def test_pref_ftx_is_trls_sft_term_for_one_pair(trl) -> None:
+    trl.loss_types, trl.loss_weights, trl.label_smoothing, trl.ld_alpha = (
+        ["sigmoid", "sft"],
+        [1.0, 0.3],
+        0,
+        None,
+    )
+    loss, grads = trl_step(trl, pair_rows(), micro=1)
+    got, got_grads, _ = packed_step(build(), pair_rows(), LossSettings(pref_ftx=0.3), micro=1)
+    assert got == pytest.approx(loss, rel=1e-5)
+    assert_close(got_grads, grads)
+
+
+def test_every_pairs_log_probs_equal_trl(trl) -> None:
+    rows = pair_rows(12)
+    trl.loss_types, trl.loss_weights, trl.ld_alpha = ["sigmoid"], [1.0], None
+    want = []
+    for row in rows:
+        trl.compute_loss(trl.model, trl.data_collator([row]))
+        want += [trl._metrics["train"][f"logps/{side}"][-1] for side in ("chosen", "rejected")]
+    row = DeviceRow(pack_row(units_of_step(rows, 2)), CPU)
+    got = Objective(LossSettings(), CPU).sums(FusedPolicy(build()).forward(row, False)[0], row)
+    assert got.tolist() == pytest.approx(want, rel=1e-5)
+
+
+def test_kto_equals_trl_with_its_kl_pairs(tmp_path) -> None:
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    rows = labelled_rows()
+    with_kl = [
+        {**r, "KL_completion_ids": rows[i - 1 if i % 2 else i + 1]["completion_ids"]}
+        for i, r in enumerate(rows)
+    ]
+    trainer = KTOTrainer(
+        model=build(trained=False).unload(),
+        args=KTOConfig(**trl_arguments(tmp_path, desirable_weight=1.0, undesirable_weight=1.3)),
+        train_dataset=Dataset.from_list([{"prompt": "t2", "completion": "t3", "label": True}] * 2),
+        processing_class=tokenizer(),
+        peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    values = dict(build().named_parameters())
+    for name, p in trainer.model.named_parameters():
+        p.data.copy_(values[name].data)
+    loss, grads = trl_step(trainer, with_kl)
+    settings = LossSettings(pref_loss="kto", kto_rejected_weight=1.3)
+    got, got_grads, metrics = packed_step(build(), rows, settings)
+    assert got == pytest.approx(loss, rel=1e-5)
+    assert_close(got_grads, grads)
+    assert metrics[-1].item() == pytest.approx(np.mean(trainer._metrics["train"]["kl"]), rel=1e-4, abs=1e-6)
+
+
+def test_simpo_and_orpo_equal_trls_experimental_formulas(monkeypatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    g = torch.Generator().manual_seed(0)
+    chosen, rejected = (-40 * torch.rand(6, generator=g) - 0.01 for _ in range(2))
+    lengths = torch.randint(1, 30, (2, 6), generator=g)
+    mean = chosen / lengths[0], rejected / lengths[1]
+    fake = SimpleNamespace(
+        alpha=0.0,
+        simpo_gamma=0.5,
+        beta=0.1,
+        loss_type="simpo",
+        label_smoothing=0.0,
+        accelerator=SimpleNamespace(device=CPU),
+    )
+    ours = lambda n: preference_loss(n, chosen, rejected, None, None, *lengths, LossSettings(pref_loss=n))[0]  # noqa: E731
+    assert torch.allclose(ours("simpo"), CPOTrainer.cpo_loss(fake, *mean)[0], rtol=1e-5)
+    odds = ORPOTrainer.odds_ratio_loss(fake, *mean)[0]  # TRL subtracts this from the likelihood term
+    assert torch.allclose(ours("orpo"), -mean[0] - odds, rtol=1e-5)
+
+
+# ---- against itself and against transformers
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "neox"])
+def test_log_probs_and_gradients_equal_the_models_own_forward(family: str) -> None:
+    model, units = (
+        build(family),
+        units_of_step(pair_rows() + [{"prompt_ids": [], "chosen_ids": [5, 6, 7], "rejected_ids": [8]}], 2),
+    )
+    want = []
+    for unit in units:
+        for answer in unit.answers:
+            ids = torch.from_numpy(np.concatenate([unit.prompt, answer])).long()
+            logps = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+            want.append(logps.gather(1, ids[1:, None])[:, 0][max(0, len(unit.prompt) - 1) :])
+    want = torch.cat(want)
+    weights = torch.randn(len(want))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    grads = torch.autograd.grad((want * weights).sum(), parameters)
+    policy = FusedPolicy(model) if fused_refusal(model) is None else AutogradPolicy(model)
+    assert isinstance(policy, AutogradPolicy) == (family == "neox")
+    row = DeviceRow(pack_row(units), CPU)
+    got, context = policy.forward(row, keep=True)
+    assert torch.allclose(got, want, atol=2e-6)
+    policy.backward(weights, row, context)
+    for p, grad in zip(parameters, grads, strict=True):
+        assert (policy.gradients.view(p) - grad).norm() <= 1e-5 * grad.norm()
+    with policy.reference(), model.disable_adapter():
+        assert not torch.allclose(policy.forward(row, False)[0], want, atol=1e-2)
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_changing_one_pair_leaves_the_others_bit_identical(resize: bool) -> None:
+    policy, rows = FusedPolicy(build()), pair_rows()
+    other = copy.deepcopy(rows)
+    other[4] = (
+        pair_rows(seed=7)[4] if resize else {k: [(i + 1) % VOCAB for i in v] for k, v in rows[4].items()}
+    )
+    sums = []
+    for variant in (rows, other):
+        row = DeviceRow(pack_row(units_of_step(variant, 2)), CPU)
+        sums.append(Objective(LossSettings(), CPU).sums(policy.forward(row, False)[0], row).view(-1, 2))
+    same = [i for i in range(len(rows)) if i != 4]
+    assert torch.equal(sums[0][same], sums[1][same])
+    assert not torch.equal(sums[0][4], sums[1][4])
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "kto"])
+def test_splitting_the_budget_changes_nothing(name: str) -> None:
+    rows = labelled_rows() if name == "kto" else pair_rows()
+    whole = packed_step(build(), rows, LossSettings(pref_loss=name))
+    split = packed_step(build(), rows, LossSettings(pref_loss=name), budget=70)
+    assert len(split_units(units_of_step(rows, 2), 70, name == "kto")) > 2
+    assert split[0] == pytest.approx(whole[0], rel=1e-6)
+    assert_close(split[1], whole[1], 1e-6)
+
+
+def test_bco_mixing_moves_its_baseline_once_per_micro_batch() -> None:
+    model, objective = build(), Objective(LossSettings(pref_bco_weight=0.5), CPU)
+    runner = StepRunner(FusedPolicy(model), objective, CPU, 10_000, graphs=False)
+    units = units_of_step(pair_rows(), 2)
+    result = runner.train(units, runner.score(units))
+    rewards = (result.metrics[0] + result.metrics[1]) / 2
+    assert objective.baseline.count == 4 and objective.baseline.mean == pytest.approx(
+        rewards.item(), rel=1e-4
+    )
+
+
+def test_recomputed_layers_and_padding_give_the_same_bits() -> None:
+    model, units = build("qwen3"), units_of_step(pair_rows(), 2)
+    policy = FusedPolicy(model)
+    exact, padded = exact_shape(units), bucket_shape(units, 12)
+    padded = RowShape(padded.tokens, padded.scored, padded.units, padded.answers)
+    results = []
+    for recompute, shape in ((0, exact), (2, exact), (1, padded)):
+        policy.trunk.recompute = recompute
+        policy.gradients.flat.zero_()
+        row = DeviceRow(pack_row(units, shape=shape), CPU)
+        logps, context = policy.forward(row, keep=True)
+        policy.backward(torch.cos(torch.arange(len(logps))) * (row["token_weights"] > 0), row, context)
+        results.append((logps[: exact.scored], policy.gradients.flat.clone()))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+    assert torch.allclose(results[0][0], results[2][0], atol=1e-6)
+    assert torch.allclose(results[0][1], results[2][1], atol=1e-5)
+
+
+def test_peft_sees_its_own_weights_during_and_after() -> None:
+    """The frozen weights become views and the adapters stay PEFT's: its forward, saving and merging are
+    untouched."""
+    model, ids = build(), torch.randint(1, VOCAB, (1, 9))
+    before, saved = model(input_ids=ids).logits, {k: v.clone() for k, v in model.state_dict().items()}
+    packed_step(model, pair_rows())
+    assert torch.allclose(model(input_ids=ids).logits, before, atol=1e-6)
+    assert all(torch.equal(v, saved[k]) for k, v in model.state_dict().items())
+
+
+# ---- the trainer
+
+
+def arguments(folder: Path, **more) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        learning_rate=2e-2,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=3,
+        **more,
+    )
+
+
+def test_training_learns_stops_resumes_and_evaluates(tmp_path) -> None:
+    rows = pair_rows(12)
+    options = {"max_steps": 12, "save_steps": 4, "eval_strategy": "steps", "eval_steps": 6}
+    whole = PackedPreferenceTrainer(
+        build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5]
+    )
+    whole.train()
+    history = whole.state.log_history
+    losses = [h["loss"] for h in history if "loss" in h]
+    assert losses[0] == pytest.approx(np.log(2), rel=1e-4) and losses[-1] < 0.6
+    assert all(h["grad_norm"] > 0 for h in history if "loss" in h)
+    assert {"rewards/accuracies", "rewards/margins", "logps/chosen"} <= set(history[0])
+    final = next(h for h in reversed(history) if "eval_loss" in h)
+    assert final["eval_rewards/accuracies"] >= 0.6
+    again = PackedPreferenceTrainer(
+        build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5]
+    )
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    resumed = [h["loss"] for h in again.state.log_history if "loss" in h]
+    assert resumed == pytest.approx(losses, rel=1e-5)
+    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_the_last_short_step_weighs_micro_batches_like_accumulation(tmp_path) -> None:
+    units = units_of_step(pair_rows(7)[4:], 2)  # two micro-batches: of two pairs and of one
+    assert [u.weight for u in units] == [0.25, 0.25, 0.5] and [u.group for u in units] == [0, 0, 1]
+
+
+def test_references_are_computed_once_and_found_by_the_next_run(tmp_path, monkeypatch) -> None:
+    calls = []
+    original = StepRunner.score
+    monkeypatch.setattr(
+        StepRunner, "score", lambda self, units: calls.append(len(units)) or original(self, units)
+    )
+    engine = EngineSettings(reference_cache=tmp_path / "cache")
+    rows = pair_rows(8)
+    for model in (build(trained=False), build(trained=False)):
+        PackedPreferenceTrainer(model, arguments(tmp_path, max_steps=4), rows, engine=engine).train()
+    assert sum(calls) == len(rows)
+    other = build(trained=False)
+    other.get_base_model().lm_head.weight.data[3, 3] += 1e-3
+    PackedPreferenceTrainer(other, arguments(tmp_path, max_steps=2), rows, engine=engine).train()
+    assert sum(calls) == 2 * len(rows) and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_broken_cache_file_is_made_anew(tmp_path) -> None:
+    model = build(trained=False)
+    name = weights_fingerprint(model, torch.float32)
+    (tmp_path / f"{name}.npz").write_bytes(b"PK\x03\x04 half a file")
+    engine = EngineSettings(reference_cache=tmp_path)
+    trainer = PackedPreferenceTrainer(
+        model, arguments(tmp_path / "o", max_steps=2), pair_rows(), engine=engine
+    )
+    trainer.train()
+    assert len(np.load(tmp_path / f"{name}.npz")["values"]) >= 8
+
+
+def test_out_of_memory_is_met_once_with_less(tmp_path, monkeypatch) -> None:
+    original, failures = StepRunner.train, []
+
+    def fail_once(self, units, references):
+        if not failures:
+            failures.append(self.budget)
+            raise torch.OutOfMemoryError("no room")
+        return original(self, units, references)
+
+    monkeypatch.setattr(StepRunner, "train", fail_once)
+    trainer = PackedPreferenceTrainer(build(trained=False), arguments(tmp_path, max_steps=2), pair_rows())
+    trainer.train()
+    assert trainer.runner.budget == failures[0] // 2 and trainer.runner.policy.trunk.recompute == 2
+
+
+def test_what_the_engine_does_not_take_is_said_in_a_sentence() -> None:
+    model = build()
+    assert unsupported({}, model) is None and unsupported(SimpleNamespace(pref_loss="kto"), model) is None
+    for knobs, word in [
+        ({"pref_loss": "aot"}, "aot"),
+        ({"lora_dropout": 0.1}, "lora_dropout"),
+        ({"use_dora": True}, "DoRA"),
+        ({"fp16": True}, "fp16"),
+        ({"finetuning_type": "full"}, "full"),
+    ]:
+        assert word in unsupported(knobs, model)
+    dora = LoraConfig(r=2, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
+    assert "plain LoRA" in unsupported({}, get_peft_model(FAMILIES["llama"](), dora))
+    assert "no LoRA" in unsupported({}, FAMILIES["llama"]())

@@ -1,0 +1,157 @@
+"""Every stage with every method: a tiny real model learns a set by heart, saves, and plain transformers and PEFT load it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tiny
+import torch
+
+from tuner.config.config import Config, make
+from tuner.engine.live import LiveRun, Outcome
+from tuner.tracking.run import Run, series
+
+SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
+IDS = torch.tensor([[1, 4, 260, 270, 280, 5, 290, 300, 2]])
+
+
+class Case(NamedTuple):
+    """A run, and the share of its first loss that is left at the end."""
+
+    stage: str
+    left: float
+    changes: dict[str, Any] = {}
+    needs: str = ""
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.stage, *(f"{k}={v}" for k, v in self.changes.items())]) or self.stage
+
+
+FULL = {"finetuning_type": "full", "learning_rate": 3e-3}
+FREEZE = {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "freeze_extra_modules": "lm_head"}
+LEFT = {"pt": 0.9, "sft": 0.9, "rm": 0.8, "dpo": 0.8, "kto": 0.95}
+TABLE = [
+    *(Case(stage, left) for stage, left in LEFT.items()),
+    *(Case(stage, left, FULL) for stage, left in LEFT.items()),
+    *(Case(s, left, FREEZE if s != "rm" else {"finetuning_type": "freeze"}) for s, left in LEFT.items()),
+    Case("sft", 0.99, {"finetuning_type": "oft", "oft_block_size": 8}),
+    Case("sft", 0.9, {"use_dora": True}),
+    Case("sft", 0.9, {"use_rslora": True}),
+    Case("sft", 0.9, {"pissa_init": True}),
+    Case("sft", 0.9, {"loraplus_lr_ratio": 4.0}),
+    Case("sft", 0.95, {"neftune_noise_alpha": 5.0}),
+    Case("sft", 0.9, {"packing": True, "cutoff_len": 128}),
+    Case("sft", 0.9, {"quantization_bit": 4}, needs="bitsandbytes"),
+    Case("sft", 0.9, {"quantization_bit": 8}, needs="bitsandbytes"),
+    Case("sft", 0.9, {"add_special_tokens": "<|think|>,<|done|>"}),
+    Case("dpo", 0.9, {"pissa_init": True}),
+    Case("dpo", 0.95, {"pref_loss": "sigmoid,aot,sft", "pref_loss_weights": "0.5,0.5,1"}),
+]
+
+
+class Watched(LiveRun):
+    """Keeps the trained model as the loop had it."""
+
+    model: Any = None
+
+    @cached_property
+    def callback(self) -> Any:
+        made = super().callback
+
+        def keep(args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            self.model = model
+
+        made.on_train_end = keep
+        return made
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("studio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_HOME", str(home))
+        tiny.model(home / "model", hidden=64)
+        tiny.data(home / "data")
+        yield home
+
+
+def config_of(stage: str, **changes: Any) -> Config:
+    values = {
+        "model_name_or_path": "model",
+        "stage": stage,
+        "do_train": True,
+        "dataset": SETS[stage],
+        "dataset_dir": "data",
+        "max_steps": 16,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+    return make(values | changes)
+
+
+def trained(config: Config, name: str, kind: type[Watched] = Watched) -> tuple[Watched, Outcome]:
+    """Run a stage as the worker does, without the tracker; go on where a run of that name stopped."""
+    run = Run(name)
+    if not run.exists:
+        run.create(config, name)
+    live = kind(run, config)
+    outcome = importlib.import_module(f"tuner.stages.{config.stage}").train(config, live)
+    return live, outcome
+
+
+def losses(live: LiveRun) -> list[float]:
+    return series(live.run.metrics()[0], "loss")[1]
+
+
+def reloaded(config: Config, outcome: Outcome) -> Any:
+    """What somebody else gets from the output folder, with nothing of ours."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+
+    kind = AutoModelForSequenceClassification if config.stage == "rm" else AutoModelForCausalLM
+    more: dict[str, Any] = {"num_labels": 1} if config.stage == "rm" else {}
+    if config.quantization_bit:
+        said = {"load_in_8bit": True} if config.quantization_bit == 8 else _four_bits()
+        more["quantization_config"] = BitsAndBytesConfig(**said)
+    if not outcome.adapter:
+        return kind.from_pretrained(outcome.weights, dtype=torch.float32, **more).eval()
+    base = json.loads((outcome.weights / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(base).is_absolute()
+    return PeftModel.from_pretrained(
+        kind.from_pretrained(base, dtype=torch.float32, **more), str(outcome.weights)
+    ).eval()
+
+
+def _four_bits() -> dict[str, Any]:
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": torch.float32,
+    }
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda c: c.name)
+def test_learns_saves_and_loads_elsewhere(studio: Path, case: Case) -> None:
+    if case.needs and importlib.util.find_spec(case.needs) is None:
+        pytest.skip(f"{case.needs} is not installed")
+    config = config_of(case.stage, **case.changes)
+    live, outcome = trained(config, f"run-{TABLE.index(case)}")
+    curve = losses(live)
+    assert curve[-1] < case.left * curve[0], curve
+    assert outcome.weights is not None
+    assert list(outcome.weights.glob("*.bin")) == []
+    with torch.no_grad():
+        ours = live.model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+        theirs = reloaded(config, outcome)(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    assert torch.allclose(ours.float(), theirs.float(), atol=2e-4), (ours - theirs).abs().max()

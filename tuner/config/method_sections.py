@@ -1,0 +1,547 @@
+"""The table, second part: how weights are changed (LoRA, OFT, freeze, quantization, optimizers) and by what loss."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+
+from tuner.config.knobs import (
+    Names,
+    OptionalFloat,
+    OptionalInt,
+    OptionalText,
+    Section,
+    knob,
+    nearest,
+    none_word,
+)
+
+PAIRS = {"stage": ("dpo",)}
+PREFERENCES = {"stage": ("dpo", "kto")}
+LABELLED = {"stage": ("kto",)}
+LORA = {"finetuning_type": ("lora",)}
+ADAPTER = {"finetuning_type": ("lora", "oft")}
+OFT = {"finetuning_type": ("oft",)}
+FREEZE = {"finetuning_type": ("freeze",)}
+WHOLE = {"finetuning_type": ("full", "freeze")}
+ANSWERS = {"stage": ("sft",)}
+GALORE = {"use_galore": (True,)}
+APOLLO = {"use_apollo": (True,)}
+BADAM = {"use_badam": (True,)}
+
+PREFERENCE_LOSSES = (
+    "sigmoid", "hinge", "ipo", "orpo", "simpo",
+    "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm",
+    "aot", "aot_unpaired", "discopop", "sft",
+)  # fmt: skip
+
+
+class Lora(Section):
+    title = "LoRA"
+    icon = ":material/layers:"
+
+    lora_rank: int = knob(
+        8,
+        "The size of the adapter.",
+        ge=1,
+        raised="can learn more, takes more memory, forgets more.",
+        lowered="smaller and steadier.",
+        usual="8 to 64",
+        needs=LORA,
+    )
+    lora_alpha: OptionalInt = knob(
+        None,
+        "How loudly the adapter speaks: its output is scaled by alpha over rank; empty means twice the rank.",
+        ge=1,
+        raised="a stronger change, like a higher learning rate.",
+        lowered="a gentler change.",
+        usual="the rank or twice the rank",
+        needs=LORA,
+    )
+    lora_dropout: float = knob(
+        0.0,
+        "The share of adapter inputs left out at random while training.",
+        ge=0,
+        le=1,
+        raised="learns less by heart, trains slower.",
+        usual="0 to 0.1",
+        needs=LORA,
+    )
+    lora_target: Names = knob(
+        ("all",),
+        "The layers that get an adapter, by name or by one pattern; all means every linear layer.",
+        usual="all",
+        needs=ADAPTER,
+    )
+    additional_target: Names = knob(
+        (), "Other layers trained whole and saved with the adapter.", advanced=True, needs=ADAPTER
+    )
+    create_new_adapter: bool = knob(
+        False,
+        "Merge the adapters you start from into the model and train a new one.",
+        advanced=True,
+        needs=ADAPTER,
+    )
+    use_rslora: bool = knob(
+        False,
+        "Scale by alpha over the root of the rank, which keeps high ranks useful.",
+        advanced=True,
+        needs=LORA,
+    )
+    use_dora: bool = knob(
+        False,
+        "Learn a direction and a length apart; a little better, clearly slower.",
+        advanced=True,
+        needs=LORA,
+    )
+    pissa_init: bool = knob(
+        False,
+        "Start the adapter from the model's own strongest directions (PiSSA) instead of from nothing; "
+        "it often learns faster.",
+        advanced=True,
+        needs=LORA,
+    )
+    pissa_iter: int = knob(
+        16,
+        "Rounds of the fast decomposition that PiSSA starts from; -1 decomposes exactly.",
+        ge=-1,
+        advanced=True,
+        raised="a more exact start that takes longer to compute.",
+        usual="16",
+        needs={**LORA, "pissa_init": (True,)},
+    )
+    pissa_convert: bool = knob(
+        False,
+        "At the end, also write the PiSSA adapter as a plain LoRA that fits the unchanged model.",
+        advanced=True,
+        needs={**LORA, "pissa_init": (True,)},
+    )
+    loraplus_lr_ratio: OptionalFloat = knob(
+        None,
+        "How many times faster the adapter's second matrix learns than its first (LoRA+); empty means equally fast.",
+        gt=0,
+        advanced=True,
+        raised="learns faster, and may become unsteady.",
+        usual="empty, or 4 to 16",
+        needs=LORA,
+    )
+    loraplus_lr_embedding: float = knob(
+        1e-6,
+        "The learning rate of adapters on embeddings under LoRA+.",
+        gt=0,
+        advanced=True,
+        usual="1e-06",
+        needs=LORA,
+    )
+
+
+class Oft(Section):
+    title = "OFT"
+    icon = ":material/360:"
+
+    oft_rank: int = knob(
+        0,
+        "Rotation blocks a layer, 0 to set the size of a block instead.",
+        ge=0,
+        raised="more and smaller blocks.",
+        usual="0",
+        needs=OFT,
+        advanced=True,
+    )
+    oft_block_size: int = knob(
+        32,
+        "The size of the blocks that rotate the weights; a divisor of the layer's width.",
+        ge=0,
+        raised="can learn more, takes more memory.",
+        usual="32",
+        needs=OFT,
+    )
+    module_dropout: float = knob(
+        0.0,
+        "The share of rotation blocks left out at random while training.",
+        ge=0,
+        le=1,
+        raised="learns less by heart.",
+        usual="0 to 0.1",
+        needs=OFT,
+        advanced=True,
+    )
+    oft_target: Names = knob(
+        ("all",),
+        "The layers that get a rotation, by name; all leaves it to lora_target.",
+        usual="all",
+        needs=OFT,
+        advanced=True,
+    )
+
+
+class Freeze(Section):
+    title = "Freeze and full"
+    icon = ":material/ac_unit:"
+
+    freeze_trainable_layers: int = knob(
+        2,
+        "How many layers are trained: the last ones, or with a minus sign the first ones.",
+        raised="can learn more, takes more memory.",
+        usual="2 to 8",
+        unit="layers",
+        needs=FREEZE,
+    )
+    freeze_trainable_modules: Names = knob(
+        ("all",),
+        "The parts of those layers that are trained, by name; all means whole layers.",
+        usual="all",
+        needs=FREEZE,
+        advanced=True,
+    )
+    freeze_extra_modules: Names = knob(
+        (),
+        "Parts outside the layers that are trained as well, for example embed_tokens or lm_head.",
+        needs=FREEZE,
+        advanced=True,
+    )
+    use_llama_pro: bool = knob(
+        False,
+        "Train only the blocks that a model was expanded by (LLaMA Pro), every so many layers.",
+        advanced=True,
+    )
+    pure_bf16: bool = knob(
+        False,
+        "Keep even the trained weights in bfloat16: the least memory, and small updates get lost.",
+        advanced=True,
+    )
+
+
+class Quantization(Section):
+    title = "Quantization"
+    icon = ":material/compress:"
+
+    quantization_bit: OptionalInt = knob(
+        None,
+        "Load the frozen model in so many bits (QLoRA): 4 or 8 with bnb, 1 to 8 with hqq, 8 with eetq; "
+        "empty keeps it whole.",
+        ge=1,
+        le=8,
+        lowered="a large model fits a small GPU, at a small loss of quality.",
+        usual="empty, or 4",
+        unit="bits",
+        needs=ADAPTER,
+    )
+    quantization_method: Literal["bnb", "hqq", "eetq"] = knob(
+        "bnb", "The library that quantizes while loading.", advanced=True, needs=ADAPTER
+    )
+    quantization_type: Literal["fp4", "nf4"] = knob(
+        "nf4",
+        "The 4-bit number format of bnb; nf4 suits trained weights better.",
+        advanced=True,
+        needs={"quantization_bit": (4,)},
+    )
+    double_quantization: bool = knob(
+        True,
+        "Quantize the scales of 4-bit weights too, which saves about 0.4 bits a weight.",
+        advanced=True,
+        needs={"quantization_bit": (4,)},
+    )
+
+
+def _loss_names(value: object) -> object:
+    """`sppo` and the like are how papers and other tools call them."""
+    short = {"sppo": "sppo_hard", "nca": "nca_pair", "bco": "bco_pair", "exo": "exo_pair"}
+    if isinstance(value, list | tuple):
+        value = ",".join(str(v) for v in value)
+    if not isinstance(value, str):
+        return value
+    return ",".join(short.get(part.strip(), part.strip()) for part in value.split(",") if part.strip())
+
+
+def _known_losses(value: str) -> str:
+    for name in value.split(","):
+        if name not in PREFERENCE_LOSSES:
+            like = nearest(name, PREFERENCE_LOSSES)
+            hint = f"; did you mean {like}?" if like else ""
+            if name == "kto_pair":
+                hint = "; for thumbs up and down use --stage kto"
+            raise ValueError(
+                f"should be one of {', '.join(PREFERENCE_LOSSES)}, or several with a comma{hint}"
+            )
+    return value
+
+
+def _numbers(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return ",".join(str(v) for v in value)
+    return value
+
+
+class Preference(Section):
+    title = "Preference"
+    icon = ":material/thumbs_up_down:"
+
+    pref_beta: float = knob(
+        0.1,
+        "How closely the model is held to where it started.",
+        ge=0,
+        raised="stays close to the start, learns the preference weakly.",
+        lowered="follows the preference further, and may lose its language.",
+        usual="0.05 to 0.5",
+        needs=PREFERENCES,
+    )
+    pref_loss: Annotated[str, BeforeValidator(_loss_names), AfterValidator(_known_losses)] = knob(
+        "sigmoid",
+        "The preference loss: sigmoid is DPO itself; orpo and simpo need no reference model; "
+        "several names with a comma are added up.",
+        needs=PAIRS,
+        usual="sigmoid",
+    )
+    pref_loss_weights: Annotated[OptionalText, BeforeValidator(_numbers)] = knob(
+        None,
+        "The weights of several preference losses, with commas; empty weighs each as 1.",
+        needs=PAIRS,
+        usual="0.8,0.2,1.0 for sigmoid,bco_pair,sft",
+        advanced=True,
+    )
+    pref_ftx: float = knob(
+        0.0,
+        "How much of plain learning from the better answer is mixed in.",
+        ge=0,
+        raised="keeps the better answer likely, not only better than the other.",
+        usual="0 to 1",
+        needs=PREFERENCES,
+    )
+    pref_bco_weight: float = knob(
+        0.0,
+        "How much of a loss that judges each answer by itself (BCO) is mixed in.",
+        ge=0,
+        raised="better and worse answers also part from a common baseline.",
+        usual="0 to 1",
+        needs=PAIRS,
+        advanced=True,
+    )
+    simpo_gamma: float = knob(
+        0.5,
+        "The lead that SimPO asks the better answer to have.",
+        ge=0,
+        raised="pushes the two answers further apart.",
+        usual="0.3 to 1.6",
+        needs={"stage": ("dpo",), "pref_loss": ("simpo",)},
+        advanced=True,
+    )
+    dpo_label_smoothing: float = knob(
+        0.0,
+        "The share of pairs you expect to be labelled the wrong way round.",
+        ge=0,
+        lt=0.5,
+        raised="trusts each pair less.",
+        usual="0 to 0.1",
+        needs={"stage": ("dpo",), "pref_loss": ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")},
+        advanced=True,
+    )
+    ld_alpha: OptionalFloat = knob(
+        None,
+        "How much the words count that the longer answer has beyond the shorter one's length (LD-DPO); "
+        "empty counts them fully.",
+        ge=0,
+        le=1,
+        lowered="length is rewarded less.",
+        usual="empty, or 0.3 to 0.7",
+        needs=PAIRS,
+        advanced=True,
+    )
+    kto_chosen_weight: float = knob(
+        1.0,
+        "The weight of examples marked good.",
+        ge=0,
+        raised="good examples count more; useful when they are the fewer ones.",
+        usual="1 to 1.33 times bad over good",
+        needs=LABELLED,
+    )
+    kto_rejected_weight: float = knob(
+        1.0,
+        "The weight of examples marked bad.",
+        ge=0,
+        raised="bad examples count more.",
+        usual="1",
+        needs=LABELLED,
+    )
+    ref_model: OptionalText = knob(
+        None,
+        "Another model to be held to; empty means the model as it was before this run.",
+        needs=PREFERENCES,
+        advanced=True,
+    )
+    ref_model_adapters: Names = knob((), "Adapters of that other model.", needs=PREFERENCES, advanced=True)
+    ref_model_quantization_bit: OptionalInt = knob(
+        None,
+        "Load that other model in so many bits, 4 or 8.",
+        ge=4,
+        le=8,
+        unit="bits",
+        needs=PREFERENCES,
+        advanced=True,
+    )
+
+
+class Answers(Section):
+    title = "Loss on answers"
+    icon = ":material/functions:"
+
+    neftune_noise_alpha: OptionalFloat = knob(
+        None,
+        "Noise added to the embeddings while training (NEFTune), which makes answers richer; empty for none.",
+        ge=0,
+        raised="more variety, and above some point nonsense.",
+        usual="empty, or 5",
+        needs=ANSWERS,
+        advanced=True,
+    )
+    use_dft_loss: bool = knob(
+        False,
+        "Weigh each token by how likely the model finds it already (DFT), so that odd tokens pull less.",
+        needs=ANSWERS,
+        advanced=True,
+    )
+    use_asft_loss: bool = knob(
+        False, "DFT, held to the model before the run by a KL term (ASFT).", needs=ANSWERS, advanced=True
+    )
+    asft_alpha: float = knob(
+        0.1,
+        "The weight of that KL term.",
+        ge=0,
+        raised="stays closer to the start.",
+        usual="0.03 to 0.1",
+        needs={**ANSWERS, "use_asft_loss": (True,)},
+        advanced=True,
+    )
+    use_eaft_loss: bool = knob(
+        False,
+        "Weigh each token by how undecided the model is there (EAFT), so that firm knowledge is left alone.",
+        needs=ANSWERS,
+        advanced=True,
+    )
+    eaft_alpha: float = knob(
+        1.0,
+        "How sharply EAFT tells undecided from decided.",
+        ge=0,
+        raised="decided tokens count even less.",
+        usual="1",
+        needs={**ANSWERS, "use_eaft_loss": (True,)},
+        advanced=True,
+    )
+
+
+class Optimizers(Section):
+    title = "Memory-saving optimizers"
+    icon = ":material/memory:"
+
+    use_galore: bool = knob(
+        False,
+        "Train all weights with gradients projected to a low rank (GaLore).",
+        needs=WHOLE,
+        advanced=True,
+    )
+    galore_target: Names = knob(
+        ("all",), "The layers GaLore projects; all means every linear one.", needs=GALORE, advanced=True
+    )
+    galore_rank: int = knob(
+        16, "The rank gradients are projected to.", ge=1, raised="closer to full training, more memory.",
+        usual="128 to 1024", needs=GALORE, advanced=True,
+    )  # fmt: skip
+    galore_update_interval: int = knob(
+        200, "Steps between two new projections.", ge=1, lowered="follows the gradient more closely, slower.",
+        usual="50 to 500", unit="steps", needs=GALORE, advanced=True,
+    )  # fmt: skip
+    galore_scale: float = knob(
+        2.0, "How strongly projected updates count.", gt=0, raised="like a higher learning rate.", usual="0.25 to 4",
+        needs=GALORE, advanced=True,
+    )  # fmt: skip
+    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = knob(
+        "std", "The side of a weight that is projected.", needs=GALORE, advanced=True
+    )
+    galore_layerwise: bool = knob(
+        False,
+        "Update each layer as soon as its gradient is there, which saves the most memory.",
+        needs=GALORE,
+        advanced=True,
+    )
+    use_apollo: bool = knob(
+        False,
+        "Train all weights with learning rates estimated in a low rank (APOLLO).",
+        needs=WHOLE,
+        advanced=True,
+    )
+    apollo_target: Names = knob(
+        ("all",), "The layers APOLLO works on; all means every linear one.", needs=APOLLO, advanced=True
+    )
+    apollo_rank: int = knob(
+        16, "The rank of the estimate.", ge=1, raised="a better estimate, more memory.", usual="1 to 256",
+        needs=APOLLO, advanced=True,
+    )  # fmt: skip
+    apollo_update_interval: int = knob(
+        200, "Steps between two new projections.", ge=1, lowered="a fresher estimate, slower.", usual="50 to 500",
+        unit="steps", needs=APOLLO, advanced=True,
+    )  # fmt: skip
+    apollo_scale: float = knob(
+        32.0, "How strongly updates count.", gt=0, raised="like a higher learning rate.", usual="1 to 128",
+        needs=APOLLO, advanced=True,
+    )  # fmt: skip
+    apollo_proj: Literal["svd", "random"] = knob(
+        "random", "How the low rank is chosen.", needs=APOLLO, advanced=True
+    )
+    apollo_proj_type: Literal["std", "right", "left"] = knob(
+        "std", "The side of a weight that is projected.", needs=APOLLO, advanced=True
+    )
+    apollo_scale_type: Literal["channel", "tensor"] = knob(
+        "channel",
+        "Whether a rate is estimated for each channel or for a whole weight.",
+        needs=APOLLO,
+        advanced=True,
+    )
+    apollo_layerwise: bool = knob(
+        False,
+        "Update each layer as soon as its gradient is there, which saves the most memory.",
+        needs=APOLLO,
+        advanced=True,
+    )
+    apollo_scale_front: bool = knob(
+        False, "Scale before the norm of an update is limited, not after.", needs=APOLLO, advanced=True
+    )
+    use_badam: bool = knob(
+        False, "Train all weights, a block of layers at a time (BAdam).", needs=WHOLE, advanced=True
+    )
+    badam_mode: Literal["layer", "ratio"] = knob(
+        "layer", "Whether a block is a layer or a share of every weight.", needs=BADAM, advanced=True
+    )
+    badam_start_block: OptionalInt = knob(None, "The block to begin with.", ge=0, needs=BADAM, advanced=True)
+    badam_switch_mode: Annotated[
+        Literal["ascending", "descending", "random", "fixed"] | None, BeforeValidator(none_word)
+    ] = knob("ascending", "The order of the blocks.", needs=BADAM, advanced=True)
+    badam_switch_interval: OptionalInt = knob(
+        50, "Steps a block is trained before the next one; -1 never changes it.", ge=-1, unit="steps", usual="50 to 100",
+        needs=BADAM, advanced=True,
+    )  # fmt: skip
+    badam_update_ratio: float = knob(
+        0.05,
+        "The share of every weight that is trained in ratio mode.",
+        ge=0,
+        le=1,
+        needs=BADAM,
+        advanced=True,
+    )
+    badam_mask_mode: Literal["adjacent", "scatter"] = knob(
+        "adjacent", "Whether that share lies together or is scattered.", needs=BADAM, advanced=True
+    )
+    badam_verbose: int = knob(
+        0, "How much BAdam writes into the log.", ge=0, le=2, needs=BADAM, advanced=True
+    )
+    use_adam_mini: bool = knob(
+        False,
+        "Adam with one learning rate a block of weights, at half its memory (Adam-mini).",
+        advanced=True,
+    )
+    use_muon: bool = knob(
+        False,
+        "Move matrices by orthogonal steps (Muon) and everything else by Adam.",
+        needs=WHOLE,
+        advanced=True,
+    )

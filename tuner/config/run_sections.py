@@ -1,0 +1,305 @@
+"""The table, third part: measuring, generating, memory and speed of the machine, what is written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from tuner.config.knobs import (
+    Names,
+    OptionalBool,
+    OptionalFloat,
+    OptionalInt,
+    OptionalText,
+    Section,
+    knob,
+    none_word,
+)
+
+PREDICTS = {"do_predict": (True,)}
+
+
+class Evaluation(Section):
+    title = "Evaluation"
+    icon = ":material/rule:"
+
+    do_eval: bool = knob(
+        False, "Measure on the rows kept aside; without do_train that is all the run does.", advanced=True
+    )
+    do_predict: bool = knob(
+        False, "Write an answer to every row kept aside and compare it with the expected one.", advanced=True
+    )
+    predict_with_generate: bool = knob(
+        False, "Let the model write its answers word by word, as do_predict needs it.", advanced=True
+    )
+    eval_strategy: Literal["no", "steps", "epoch"] = knob(
+        "no", "When to measure while training: never, every eval_steps, or after each epoch.", usual="steps"
+    )
+    eval_steps: OptionalFloat = knob(
+        None,
+        "Steps between two measurements; below 1 it is a share of the run; empty takes logging_steps.",
+        gt=0,
+        raised="a faster run with a coarser curve.",
+        lowered="a finer curve that costs time.",
+        usual="50 to 500",
+        unit="steps",
+        needs={"eval_strategy": ("steps",)},
+    )
+    per_device_eval_batch_size: int = knob(
+        8,
+        "Examples measured at once.",
+        ge=1,
+        raised="faster, takes more memory.",
+        usual="the training batch or twice it",
+        unit="examples",
+        advanced=True,
+    )
+    compute_accuracy: bool = knob(
+        False,
+        "Also measure the share of answer tokens that the model would have chosen itself.",
+        advanced=True,
+    )
+    early_stopping_steps: OptionalInt = knob(
+        None,
+        "End the run after so many measurements without a better one; empty never does.",
+        ge=1,
+        raised="more patience.",
+        usual="3 to 5",
+        unit="measurements",
+        advanced=True,
+    )
+    load_best_model_at_end: bool = knob(
+        False, "Keep the checkpoint that measured best instead of the last one.", advanced=True
+    )
+    metric_for_best_model: OptionalText = knob(
+        None,
+        "What best means, for example eval_loss or eval_rewards/accuracies.",
+        advanced=True,
+        usual="eval_loss",
+    )
+    greater_is_better: OptionalBool = knob(
+        None,
+        "Whether more of that metric is better; empty: less is better for a loss, more for the rest.",
+        advanced=True,
+    )
+
+
+class Generation(Section):
+    title = "Generation"
+    icon = ":material/chat:"
+
+    do_sample: bool = knob(
+        True, "Choose words by chance instead of always the likeliest.", needs=PREDICTS, advanced=True
+    )
+    temperature: float = knob(
+        0.95, "How freely words are chosen.", ge=0, raised="more varied, less exact.", lowered="drier and more exact.",
+        usual="0.2 to 1", needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    top_p: float = knob(
+        0.7, "Only the likeliest words that make up this share are considered.", gt=0, le=1, raised="more varied.",
+        usual="0.7 to 0.95", needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    top_k: int = knob(
+        50, "Only so many likeliest words are considered; 0 for all.", ge=0, raised="more varied.", usual="20 to 50",
+        needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    num_beams: int = knob(
+        1, "How many continuations are followed at once.", ge=1, raised="likelier answers, slower.", usual="1",
+        needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    max_length: int = knob(
+        1024, "The longest prompt and answer together; not looked at when max_new_tokens is set.", ge=1, unit="tokens",
+        needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    max_new_tokens: int = knob(
+        1024, "The longest answer.", ge=0, raised="long answers survive, loops cost time.", usual="128 to 1024",
+        unit="tokens", needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    repetition_penalty: float = knob(
+        1.0, "How strongly words already written are avoided.", gt=0, raised="fewer loops, stranger wording.",
+        usual="1 to 1.1", needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    length_penalty: float = knob(
+        1.0, "With several beams: above 1 prefers longer answers.", needs=PREDICTS, advanced=True
+    )
+    skip_special_tokens: bool = knob(
+        True, "Leave markers such as the end of a turn out of what is shown.", needs=PREDICTS, advanced=True
+    )
+    generation_max_length: OptionalInt = knob(
+        None, "The longest prompt and answer together when measuring; empty takes cutoff_len.", ge=1, unit="tokens",
+        needs=PREDICTS, advanced=True,
+    )  # fmt: skip
+    generation_num_beams: OptionalInt = knob(
+        None,
+        "How many continuations are followed when measuring; empty takes num_beams.",
+        ge=1,
+        needs=PREDICTS,
+        advanced=True,
+    )
+
+
+class Machine(Section):
+    title = "Memory and speed"
+    icon = ":material/speed:"
+
+    engine: Literal["auto", "packed", "trl"] = knob(
+        "auto",
+        "What computes a preference run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
+        "they fit and says in the log which one it took and why.",
+        usual="auto",
+        needs={"stage": ("dpo", "kto")},
+    )
+    engine_preset: Literal["speed", "memory"] = knob(
+        "speed",
+        "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
+        advanced=True,
+        usual="speed",
+        needs={"stage": ("dpo", "kto")},
+    )
+    engine_token_budget: OptionalInt = knob(
+        None,
+        "The most tokens in one packed row; empty chooses from free memory.",
+        ge=16,
+        raised="fewer and larger rows, more memory.",
+        lowered="less memory.",
+        usual="empty",
+        unit="tokens",
+        advanced=True,
+        needs={"stage": ("dpo", "kto")},
+    )
+
+    disable_gradient_checkpointing: bool = knob(
+        False,
+        "Keep everything the backward pass needs in memory: faster, takes more of it. "
+        "Left off, a GPU run computes it again and a CPU run keeps it.",
+    )
+    gradient_checkpointing: OptionalBool = knob(
+        None, "On or off, whatever the machine; empty decides by the machine.", advanced=True
+    )
+    use_reentrant_gc: bool = knob(
+        True, "The older way of computing it again, as transformers does it.", advanced=True
+    )
+    enable_liger_kernel: bool = knob(
+        False, "Use Liger's fused GPU kernels for norms, rotary positions and activations.", advanced=True
+    )
+    upcast_layernorm: bool = knob(
+        False, "Keep the norms' weights in float32, steadier for quantized models.", advanced=True
+    )
+    upcast_lmhead_output: bool = knob(
+        False, "Turn the model's output to float32 before the loss.", advanced=True
+    )
+    low_cpu_mem_usage: bool = knob(True, "Load a model without holding it in memory twice.", advanced=True)
+    rope_scaling: Annotated[
+        Literal["linear", "dynamic", "yarn", "llama3"] | None, BeforeValidator(none_word)
+    ] = knob(
+        None,
+        "Stretch a model's positions so that it reads texts longer than it was made for; "
+        "the factor follows from cutoff_len.",
+        advanced=True,
+    )
+    moe_aux_loss_coef: OptionalFloat = knob(
+        None,
+        "The weight of the loss that keeps a mixture of experts balanced; empty leaves it to the model.",
+        ge=0,
+        advanced=True,
+    )
+    disable_shuffling: bool = knob(False, "Go through the data in its own order.", advanced=True)
+    train_from_scratch: bool = knob(
+        False, "Forget the model's weights and start from chance: only its shape is used.", advanced=True
+    )
+    print_param_status: bool = knob(
+        False, "Write every weight's name, type and whether it is trained into the log.", advanced=True
+    )
+    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob(
+        "auto",
+        "The number type for answering and exporting; training has bf16 and fp16.",
+        advanced=True,
+        shown=False,
+    )
+    use_kv_cache: bool = knob(
+        True, "Keep what was computed for earlier words while answering.", advanced=True, shown=False
+    )
+
+
+class Vocabulary(Section):
+    title = "Vocabulary"
+    icon = ":material/abc:"
+
+    resize_vocab: bool = knob(
+        False, "Give the model room for tokens that its tokenizer has and it has not.", advanced=True
+    )
+    add_tokens: Names = knob((), "New words of the vocabulary, with commas.", advanced=True)
+    add_special_tokens: Names = knob(
+        (), "New markers that are never split nor shown, with commas.", advanced=True
+    )
+    new_special_tokens_config: OptionalText = knob(
+        None,
+        "A YAML file of new markers and what each means; it wins over add_special_tokens.",
+        advanced=True,
+    )
+    init_special_tokens: Literal["noise_init", "desc_init", "desc_init_w_noise"] = knob(
+        "noise_init",
+        "What a new token starts from: the mean of all others with noise, or of the words that describe it.",
+        advanced=True,
+    )
+    split_special_tokens: bool = knob(
+        False, "Read markers that stand in the data as plain text.", advanced=True
+    )
+    use_fast_tokenizer: bool = knob(
+        True, "Use the fast tokenizer; there is no other one here.", advanced=True, shown=False
+    )
+
+
+class Profiling(Section):
+    title = "Profiling"
+    icon = ":material/timeline:"
+
+    enable_torch_profiler: bool = knob(
+        False, "Record where the time of some steps goes, as traces for Chrome.", advanced=True
+    )
+    profiler_output_dir: OptionalText = knob(
+        None, "Where the traces go; empty: profiler/ in the output.", advanced=True
+    )
+    profiler_wait_steps: int = knob(
+        1, "Steps left alone before each recording.", ge=0, unit="steps", advanced=True
+    )
+    profiler_warmup_steps: int = knob(1, "Steps recorded and thrown away.", ge=0, unit="steps", advanced=True)
+    profiler_active_steps: int = knob(1, "Steps recorded and kept.", ge=1, unit="steps", advanced=True)
+    profiler_repeat: int = knob(1, "How many recordings; 0 goes on to the end.", ge=0, advanced=True)
+    profiler_record_shapes: bool = knob(True, "Record the shapes of tensors.", advanced=True)
+    profiler_profile_memory: bool = knob(True, "Record memory.", advanced=True)
+    profiler_with_stack: bool = knob(True, "Record where in the source each call stands.", advanced=True)
+    include_effective_tokens_per_second: bool = knob(
+        False, "Also write the tokens a second without padding into the results.", advanced=True
+    )
+
+
+class Export(Section):
+    title = "Export"
+    icon = ":material/ios_share:"
+
+    export_dir: OptionalText = knob(None, "Where `tuner export` writes the model.", shown=False)
+    export_size: int = knob(5, "The largest file of an exported model.", ge=1, unit="GB", shown=False)
+    export_device: Literal["cpu", "auto"] = knob("cpu", "Where adapters are merged.", shown=False)
+    export_quantization_bit: OptionalInt = knob(
+        None,
+        "Quantize the exported model to so many bits (GPTQ: 8, 4, 3 or 2).",
+        ge=2,
+        le=8,
+        unit="bits",
+        shown=False,
+    )
+    export_quantization_dataset: OptionalText = knob(
+        None, "Text to calibrate the quantization with.", shown=False
+    )
+    export_quantization_nsamples: int = knob(128, "Rows of that text.", ge=1, unit="rows", shown=False)
+    export_quantization_maxlen: int = knob(
+        1024, "The length of those rows.", ge=1, unit="tokens", shown=False
+    )
+    export_legacy_format: bool = knob(
+        False, "Known for files of other tools; weights are always safetensors.", shown=False
+    )
+    export_hub_model_id: OptionalText = knob(
+        None, "The hub name to upload the exported model to.", shown=False
+    )

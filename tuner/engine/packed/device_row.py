@@ -1,0 +1,102 @@
+"""A packed row on the device: typed tensor views into one buffer, and the pieces a CPU's attention loops
+over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuner.engine.packed.rows import Row, RowShape
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class GatheredKeys:
+    """For variable-length attention: key rows in segment order, offsets of queries and keys, longest of
+    each."""
+
+    index: Tensor
+    query_offsets: Tensor
+    key_offsets: Tensor
+    max_query: int
+    max_key: int
+
+
+class DeviceRow:
+    """Views: ids, positions [T]; sources, targets, token_weights [N]; counts [S + 1]; lengths, references
+    [S]; weights, labels [U]; groups [U, U]; query_tiles, key_tiles [tiles, 5].
+
+    `load` copies another row of the same shape into the same memory, which is what graph replays need.
+    """
+
+    def __init__(self, row: Row, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.shape: RowShape = row.shape
+        self.buffer = torch.empty(row.shape.size, dtype=torch.int32, device=device)
+        self.views: dict[str, Tensor] = {}
+        for name, (offset, shape, kind) in row.shape.fields.items():
+            view = self.buffer[offset : offset + int(np.prod(shape))].view(shape)
+            self.views[name] = view.view(torch.float32) if kind is np.float32 else view
+        self.segments, self.dtype = row.segments, dtype
+        self.load(row)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.views[name]
+
+    def load(self, row: Row) -> None:
+        """Copy a row's buffer here, without waiting for the device."""
+        host = torch.from_numpy(row.buffer)
+        if self.buffer.is_cuda:
+            host = host.pin_memory()
+        self.buffer.copy_(host, non_blocking=True)
+
+    @cached_property
+    def pieces(self) -> list[tuple[Spans, Spans, Tensor]]:
+        """What attention loops over on a CPU: (query spans, key spans, additive mask [queries, keys]).
+
+        Per unit: the prompt over itself, and its answers, as one run, over the prompt and themselves.
+        """
+        found: list[tuple[Spans, Spans, Tensor]] = []
+        for prompt, answers in self.segments:
+            size = prompt[1] - prompt[0]
+            if size:
+                found.append(((prompt,), (prompt,), self._mask(0, [size])))
+            if answers and answers[-1][1] > answers[0][0]:
+                run = (answers[0][0], answers[-1][1])
+                keys = (prompt, run) if size else (run,)
+                found.append(((run,), keys, self._mask(size, [e - s for s, e in answers])))
+        return found
+
+    def _mask(self, prefix: int, sizes: list[int]) -> Tensor:
+        """[sum(sizes), prefix + sum(sizes)]: 0 where a token of a causal segment may look, else -inf."""
+        total = sum(sizes)
+        mask = torch.full((total, prefix + total), float("-inf"), dtype=self.dtype, device=self.buffer.device)
+        mask[:, :prefix] = 0.0
+        at = 0
+        for size in sizes:
+            own = mask[at : at + size, prefix + at : prefix + at + size]
+            own.triu_(1)  # keeps -inf above the diagonal, writes 0 on and below it
+            at += size
+        return mask
+
+    @cached_property
+    def gathered_keys(self) -> GatheredKeys:
+        """Every segment's keys: its prompt, then itself. Segments lie in row order, so queries need no
+        gather."""
+        spans = [(s, (0, 0)) for s, _ in self.segments] + [(a, s) for s, more in self.segments for a in more]
+        spans = sorted(x for x in spans if x[0][1] > x[0][0])
+        keys = [np.r_[prefix[0] : prefix[1], own[0] : own[1]] for own, prefix in spans]
+        queries = [own[1] - own[0] for own, _ in spans]
+        offsets = [np.cumsum([0, *sizes]).astype(np.int32) for sizes in (queries, [len(k) for k in keys])]
+        device = self.buffer.device
+        return GatheredKeys(
+            torch.from_numpy(np.concatenate(keys).astype(np.int32)).to(device),
+            torch.from_numpy(offsets[0]).to(device),
+            torch.from_numpy(offsets[1]).to(device),
+            max(queries),
+            max(map(len, keys)),
+        )

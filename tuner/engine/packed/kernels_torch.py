@@ -1,0 +1,198 @@
+"""The engine's fused operations in plain torch: the CPU's path, and what the GPU's kernels are tested
+against.
+
+Same signatures as `kernels_triton`. `T` tokens, `H` hidden, `D` head size; outputs named `out` may be
+strided views with a contiguous last dimension. Nothing here uses autograd: each operation has its backward
+beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tuner.engine.packed.device_row import DeviceRow
+
+
+class ScaledCopies:
+    """target = source * scale for many (source, target [rows, columns], scale) at once."""
+
+    def __init__(self, copies: list[tuple[Tensor, Tensor, float]]) -> None:
+        self.copies = copies
+
+    def run(self) -> None:
+        for source, target, scale in self.copies:
+            torch.mul(source, scale, out=target) if source.dtype == target.dtype else target.copy_(
+                source * scale
+            )
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """out = x / rms(x) * weight over the last dimension; returns 1/rms, float32 [T]."""
+    wide = x.float()
+    rstd = torch.rsqrt(wide.square().mean(-1) + eps)
+    torch.mul(wide, rstd[:, None], out=out) if out.dtype == torch.float32 else out.copy_(wide * rstd[:, None])
+    out.mul_(weight)
+    return rstd
+
+
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
+    """residual + d/dx of `rms_norm`; `dy` [T, H] may be strided. The weight is frozen."""
+    g, normed = dy.float() * weight.float(), x.float() * rstd[:, None]
+    inner = (g * normed).mean(-1, keepdim=True)
+    g.sub_(normed.mul_(inner)).mul_(rstd[:, None])
+    return g.add_(residual).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
+    """Rotary embedding in place on the first `heads * D` columns of x [T, ...]; cos and sin [T, D]
+    float32."""
+    half = cos.shape[1] // 2
+    view = x[:, : heads * 2 * half].unflatten(1, (heads, 2, half))
+    c, s = cos[:, None, :half], sin[:, None, :half]
+    if inverse:
+        s = -s
+    a, b = view[:, :, 0].float(), view[:, :, 1].float()
+    first, second = a * c - b * s, b * c + a * s
+    view[:, :, 0].copy_(first)
+    view[:, :, 1].copy_(second)
+
+
+def head_norm(
+    x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
+) -> Tensor:
+    """Qwen3's norm of every query and key head: x, out [T, (hq + hk) * D], strided; returns 1/rms [T, hq +
+    hk]."""
+    stats, at = [], 0
+    for weight, count in zip(weights, heads, strict=True):
+        d = weight.shape[0]
+        wide = x[:, at : at + count * d].unflatten(1, (count, d)).float()
+        rstd = torch.rsqrt(wide.square().mean(-1) + eps)
+        out[:, at : at + count * d].unflatten(1, (count, d)).copy_(wide * rstd[..., None] * weight)
+        stats.append(rstd)
+        at += count * d
+    return torch.cat(stats, 1)
+
+
+def head_norm_backward(
+    dy: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], rstd: Tensor
+) -> None:
+    """Backward of `head_norm`, in place on dy [T, >= (hq + hk) * D]."""
+    at = done = 0
+    for weight, count in zip(weights, heads, strict=True):
+        d = weight.shape[0]
+        r = rstd[:, done : done + count, None]
+        grad = dy[:, at : at + count * d].unflatten(1, (count, d))
+        normed = x[:, at : at + count * d].unflatten(1, (count, d)).float() * r
+        g = grad.float() * weight.float()
+        grad.copy_((g - normed * (g * normed).mean(-1, keepdim=True)) * r)
+        at, done = at + count * d, done + count
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """out = silu(gate) * up; gate_up [T, 2 I], out [T, I]."""
+    gate, up = gate_up.chunk(2, 1)
+    torch.mul(F.silu(gate), up, out=out)
+
+
+def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
+    """d gate_up [T, 2 I] from dy [T, I] (strided)."""
+    gate, up = gate_up.chunk(2, 1)
+    out = torch.empty_like(gate_up)
+    d_gate, d_up = out.chunk(2, 1)
+    sig = torch.sigmoid(gate)
+    silu = sig * gate
+    torch.mul(dy, silu, out=d_up)
+    # d silu / d gate = sig * (1 + gate - silu)
+    silu.neg_().add_(gate).add_(1.0).mul_(sig).mul_(up)
+    torch.mul(silu, dy, out=d_gate)
+    return out
+
+
+def score_logits(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
+    """Log-probs [n] of the targets; with `gradient`, logits [n, V] become softmax minus one-hot, in place."""
+    rows = torch.arange(len(targets), device=logits.device)
+    targets = targets.long()
+    picked = logits[rows, targets].float()
+    if not gradient:
+        return picked - torch.logsumexp(logits.float(), 1)
+    top = logits.amax(1)
+    logits.sub_(top[:, None]).exp_()
+    total = logits.sum(1, dtype=torch.float32)
+    logits.div_(total[:, None])
+    logits[rows, targets] -= 1.0
+    return picked - top.float() - total.log()
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float, out: Tensor, keep: bool
+) -> tuple[Tensor, ...]:
+    """Attention over a packed row, unit by unit; q [T, Hq, D], k and v [T, Hk, D], out [T, Hq * D].
+
+    Returns what `attention_backward` needs; empty without `keep`. Probabilities are not kept: they grow
+    with the square of the length and are cheap to compute again.
+    """
+    place = out.unflatten(1, q.shape[1:])
+    for queries, keys, mask in row.pieces:
+        weights = _probabilities(q, k, queries, keys, mask, scale)
+        mixed = weights @ _heads(v, keys)
+        _put(place, queries, mixed)
+    return (q, k, v) if keep else ()
+
+
+def attention_backward(
+    saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor
+) -> None:
+    """Writes dq, dk, dv side by side into dqkv [T, (Hq + 2 Hk) * D]; dout [T, Hq * D]."""
+    q, k, v = saved
+    groups = k.shape[1]
+    dout = dout.unflatten(1, q.shape[1:])
+    heads = (q.shape[1], groups, groups)
+    dq, dk, dv = dqkv.unflatten(1, (sum(heads), q.shape[2])).split(heads, 1)
+    dk.zero_()
+    dv.zero_()
+    for queries, keys, mask in row.pieces:
+        weights = _probabilities(q, k, queries, keys, mask, scale)
+        grad = _heads(dout, queries, groups)
+        _add(dv, keys, weights.transpose(1, 2) @ grad)
+        d_weights = grad @ _heads(v, keys).transpose(1, 2)
+        inner = (d_weights * weights).sum(-1, keepdim=True)  # rounds less than sum(dout * out) does
+        d_weights.sub_(inner).mul_(weights).mul_(scale)
+        _put(dq, queries, d_weights @ _heads(k, keys))
+        _add(dk, keys, d_weights.transpose(1, 2) @ _heads(q, queries, groups))
+
+
+Spans = tuple[tuple[int, int], ...]
+
+
+def _probabilities(q: Tensor, k: Tensor, queries: Spans, keys: Spans, mask: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T * scale + mask): [Hk, repeats * queries, keys]; the query heads of a key head lie
+    together."""
+    groups = k.shape[1]
+    repeats = q.shape[1] // groups
+    bias = mask if repeats == 1 else mask.repeat(repeats, 1)
+    scores = torch.baddbmm(bias, _heads(q, queries, groups), _heads(k, keys).transpose(1, 2), alpha=scale)
+    return torch.softmax(scores, -1)
+
+
+def _heads(x: Tensor, spans: Spans, groups: int | None = None) -> Tensor:
+    """Rows of x [T, heads, D] in these spans -> [groups, heads / groups * rows, D]; a view where possible."""
+    rows = x[slice(*spans[0])] if len(spans) == 1 else torch.cat([x[slice(*s)] for s in spans])
+    rows = rows.transpose(0, 1)
+    if groups is None or groups == x.shape[1]:
+        return rows
+    return rows.reshape(groups, -1, x.shape[2])
+
+
+def _put(target: Tensor, spans: Spans, value: Tensor) -> None:
+    """value [groups, repeats * rows, D] into the rows of target [T, heads, D]."""
+    rows = target[slice(*spans[0])].transpose(0, 1)
+    rows.copy_(value.reshape(rows.shape))
+
+
+def _add(target: Tensor, spans: Spans, value: Tensor) -> None:
+    at = 0
+    for start, end in spans:
+        target[start:end].transpose(0, 1).add_(value[:, at : at + end - start])
+        at += end - start

@@ -1,0 +1,475 @@
+"""The engine's fused operations as Triton kernels; the same functions as `kernels_torch`, for CUDA.
+
+Every kernel is deterministic (no atomics), reads and writes each element once, computes in float32 and
+takes strided rows. Attention works on lists of tiles that the host prepared (`rows._fill_tiles`), so a
+prompt's keys are read where they lie and no key or value is ever copied; padding tiles are empty and end at
+once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.rows import BLOCK
+
+LOG2E = 1.4426950408889634
+
+
+@triton.jit
+def _copy_scaled(
+    pointers, sizes, scales, source_type: tl.constexpr, target_type: tl.constexpr, block: tl.constexpr
+):
+    item = tl.program_id(0)
+    count, columns = tl.load(sizes + item * 3), tl.load(sizes + item * 3 + 1)
+    at = tl.program_id(1) * block + tl.arange(0, block)
+    if tl.program_id(1) * block < count:
+        ok = at < count
+        source = tl.load(pointers + item * 2).to(tl.pointer_type(source_type))
+        target = tl.load(pointers + item * 2 + 1).to(tl.pointer_type(target_type))
+        value = tl.load(source + at, mask=ok, other=0.0).to(tl.float32) * tl.load(scales + item)
+        place = (at // columns) * tl.load(sizes + item * 3 + 2) + at % columns
+        tl.store(target + place, value.to(target_type), mask=ok)
+
+
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+
+
+class ScaledCopies:
+    """target = source * scale for many (contiguous source, target [rows, columns], scale) in one launch."""
+
+    def __init__(self, copies: list[tuple[Tensor, Tensor, float]]) -> None:
+        self.copies = copies  # keeps the memory behind the pointers alive
+        source, target, _ = copies[0]
+        self.types = (_TYPES[source.dtype], _TYPES[target.dtype])
+        table = {"device": source.device}
+        self.pointers = torch.tensor([[s.data_ptr(), t.data_ptr()] for s, t, _ in copies], **table)
+        sizes = [[s.numel(), s.shape[1], t.stride(0)] for s, t, _ in copies]
+        self.sizes = torch.tensor(sizes, dtype=torch.int32, **table)
+        self.scales = torch.tensor([scale for _, _, scale in copies], dtype=torch.float32, **table)
+        self.blocks = triton.cdiv(max(s.numel() for s, _, _ in copies), 2048)
+
+    def run(self) -> None:
+        grid = (len(self.copies), self.blocks)
+        _copy_scaled[grid](self.pointers, self.sizes, self.scales, *self.types, 2048, num_warps=8)
+
+
+@triton.jit
+def _norm_forward(x, w, out, rstd, x_stride, out_stride, eps, n, block: tl.constexpr):
+    row = tl.program_id(0)
+    cols = tl.arange(0, block)
+    ok = cols < n
+    value = tl.load(x + row * x_stride + cols, mask=ok, other=0.0).to(tl.float32)
+    r = tl.rsqrt(tl.sum(value * value, 0) / n + eps)
+    weight = tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + cols, (value * r * weight).to(out.dtype.element_ty), mask=ok)
+    tl.store(rstd + row, r)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    rstd = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    n = x.shape[1]
+    _norm_forward[(x.shape[0],)](
+        x, weight, out, rstd, x.stride(0), out.stride(0), eps, n, triton.next_power_of_2(n), num_warps=8
+    )
+    return rstd
+
+
+@triton.jit
+def _norm_backward(
+    dy, x, w, rstd, residual, dx, dy_stride, x_stride, res_stride, dx_stride, n, block: tl.constexpr
+):
+    row = tl.program_id(0)
+    cols = tl.arange(0, block)
+    ok = cols < n
+    g = tl.load(dy + row * dy_stride + cols, mask=ok, other=0.0).to(tl.float32)
+    g *= tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
+    r = tl.load(rstd + row)
+    normed = tl.load(x + row * x_stride + cols, mask=ok, other=0.0).to(tl.float32) * r
+    inner = tl.sum(g * normed, 0) / n
+    add = tl.load(residual + row * res_stride + cols, mask=ok, other=0.0).to(tl.float32)
+    tl.store(dx + row * dx_stride + cols, (add + (g - normed * inner) * r).to(dx.dtype.element_ty), mask=ok)
+
+
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
+    dx, n = torch.empty_like(x), x.shape[1]
+    strides = (dy.stride(0), x.stride(0), residual.stride(0), dx.stride(0))
+    _norm_backward[(x.shape[0],)](
+        dy, x, weight, rstd, residual, dx, *strides, n, triton.next_power_of_2(n), num_warps=8
+    )
+    return dx
+
+
+@triton.jit
+def _rotate(x, cos, sin, stride, heads, half: tl.constexpr, sign, block: tl.constexpr):
+    row = tl.program_id(0)
+    item = tl.program_id(1) * block + tl.arange(0, block)
+    head, i = item // half, item % half
+    ok = head < heads
+    at = x + row * stride + head * 2 * half + i
+    c = tl.load(cos + row * 2 * half + i)
+    s = tl.load(sin + row * 2 * half + i) * sign
+    a = tl.load(at, mask=ok, other=0.0).to(tl.float32)
+    b = tl.load(at + half, mask=ok, other=0.0).to(tl.float32)
+    tl.store(at, (a * c - b * s).to(x.dtype.element_ty), mask=ok)
+    tl.store(at + half, (b * c + a * s).to(x.dtype.element_ty), mask=ok)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
+    half = cos.shape[1] // 2
+    grid = (x.shape[0], triton.cdiv(heads * half, 1024))
+    _rotate[grid](x, cos, sin, x.stride(0), heads, half, -1.0 if inverse else 1.0, 1024, num_warps=4)
+
+
+@triton.jit
+def _head_norm(x, w, out, rstd, x_stride, out_stride, rstd_stride, eps, d: tl.constexpr, block: tl.constexpr):
+    row, head = tl.program_id(0), tl.program_id(1)
+    cols = tl.arange(0, block)
+    ok = cols < d
+    value = tl.load(x + row * x_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32)
+    r = tl.rsqrt(tl.sum(value * value, 0) / d + eps)
+    weight = tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + head * d + cols, (value * r * weight).to(out.dtype.element_ty), mask=ok)
+    tl.store(rstd + row * rstd_stride + head, r)
+
+
+def head_norm(
+    x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
+) -> Tensor:
+    rstd = torch.empty(x.shape[0], sum(heads), dtype=torch.float32, device=x.device)
+    d, done = weights[0].shape[0], 0
+    for weight, count in zip(weights, heads, strict=True):
+        _head_norm[(x.shape[0], count)](
+            x[:, done * d :], weight, out[:, done * d :], rstd[:, done:], x.stride(0), out.stride(0),
+            rstd.stride(0), eps, d, triton.next_power_of_2(d), num_warps=1,
+        )  # fmt: skip
+        done += count
+    return rstd
+
+
+@triton.jit
+def _head_norm_backward(
+    dy, x, w, rstd, dy_stride, x_stride, rstd_stride, d: tl.constexpr, block: tl.constexpr
+):
+    row, head = tl.program_id(0), tl.program_id(1)
+    cols = tl.arange(0, block)
+    ok = cols < d
+    g = tl.load(dy + row * dy_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32)
+    g *= tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
+    r = tl.load(rstd + row * rstd_stride + head)
+    normed = tl.load(x + row * x_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32) * r
+    inner = tl.sum(g * normed, 0) / d
+    tl.store(
+        dy + row * dy_stride + head * d + cols, ((g - normed * inner) * r).to(dy.dtype.element_ty), mask=ok
+    )
+
+
+def head_norm_backward(
+    dy: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], rstd: Tensor
+) -> None:
+    d, done = weights[0].shape[0], 0
+    for weight, count in zip(weights, heads, strict=True):
+        _head_norm_backward[(x.shape[0], count)](
+            dy[:, done * d :], x[:, done * d :], weight, rstd[:, done:], dy.stride(0), x.stride(0),
+            rstd.stride(0), d, triton.next_power_of_2(d), num_warps=1,
+        )  # fmt: skip
+        done += count
+
+
+@triton.jit
+def _swiglu(gate_up, out, stride, out_stride, n, block: tl.constexpr):
+    row = tl.program_id(0)
+    cols = tl.program_id(1) * block + tl.arange(0, block)
+    ok = cols < n
+    gate = tl.load(gate_up + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * stride + n + cols, mask=ok, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + cols, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=ok)
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    n = out.shape[1]
+    grid = (out.shape[0], triton.cdiv(n, 2048))
+    _swiglu[grid](gate_up, out, gate_up.stride(0), out.stride(0), n, 2048, num_warps=8)
+
+
+@triton.jit
+def _swiglu_backward(gate_up, dy, out, stride, dy_stride, n, block: tl.constexpr):
+    row = tl.program_id(0)
+    cols = tl.program_id(1) * block + tl.arange(0, block)
+    ok = cols < n
+    gate = tl.load(gate_up + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * stride + n + cols, mask=ok, other=0.0).to(tl.float32)
+    g = tl.load(dy + row * dy_stride + cols, mask=ok, other=0.0).to(tl.float32)
+    sig = tl.sigmoid(gate)
+    silu = gate * sig
+    tl.store(out + row * stride + n + cols, (g * silu).to(out.dtype.element_ty), mask=ok)
+    d_gate = g * up * sig * (1 + gate - silu)
+    tl.store(out + row * stride + cols, d_gate.to(out.dtype.element_ty), mask=ok)
+
+
+def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
+    out, n = torch.empty_like(gate_up), dy.shape[1]
+    grid = (dy.shape[0], triton.cdiv(n, 2048))
+    _swiglu_backward[grid](gate_up, dy, out, gate_up.stride(0), dy.stride(0), n, 2048, num_warps=8)
+    return out
+
+
+@triton.jit
+def _score(logits, targets, logps, stride, n, gradient: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0)
+    base = logits + row.to(tl.int64) * stride
+    target = tl.load(targets + row)
+    top = tl.full([block], float("-inf"), tl.float32)
+    total = tl.zeros([block], tl.float32)
+    for start in range(0, n, block):
+        cols = start + tl.arange(0, block)
+        value = tl.load(base + cols, mask=cols < n, other=float("-inf")).to(tl.float32)
+        new = tl.maximum(top, value)
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        total = total * tl.exp(top - safe) + tl.exp(value - safe)
+        top = new
+    high = tl.max(top, 0)
+    logsum = high + tl.log(tl.sum(total * tl.exp(top - high), 0))
+    picked = tl.load(base + target).to(tl.float32)
+    tl.store(logps + row, picked - logsum)
+    if gradient:
+        tl.debug_barrier()
+        for start in range(0, n, block):
+            cols = start + tl.arange(0, block)
+            value = tl.load(base + cols, mask=cols < n, other=float("-inf")).to(tl.float32)
+            p = tl.exp(value - logsum)
+            p = tl.where(cols == target, p - 1.0, p)
+            tl.store(base + cols, p.to(logits.dtype.element_ty), mask=cols < n)
+
+
+def score_logits(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
+    logps = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    _score[(logits.shape[0],)](
+        logits, targets, logps, logits.stride(0), logits.shape[1], gradient, 8192, num_warps=16
+    )
+    return logps
+
+
+def takes_head_size(d: int) -> bool:
+    """Whether the attention kernels take heads of this size; others go to torch's varlen attention."""
+    return d in (16, 32, 64, 128)
+
+
+@triton.jit
+def _attend_over(
+    acc, total, top, q, k, v, k_stride, v_stride, first, last, rows, scale,
+    causal: tl.constexpr, d: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Online softmax of one tile of queries over the keys first..last."""
+    cols = tl.arange(0, block)
+    dims = tl.arange(0, d)
+    for start in range(first, last, block):
+        at = start + cols
+        ok = at < last
+        keys = tl.load(k + at[None, :] * k_stride + dims[:, None], mask=ok[None, :], other=0.0)
+        score = tl.dot(q, keys, input_precision="ieee") * scale
+        visible = ok[None, :]
+        if causal:
+            visible = visible & (at[None, :] <= rows[:, None])
+        score = tl.where(visible, score, float("-inf"))
+        new = tl.maximum(top, tl.max(score, 1))
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        p = tl.exp2(score - safe[:, None])
+        shrink = tl.exp2(top - safe)
+        values = tl.load(v + at[:, None] * v_stride + dims[None, :], mask=ok[:, None], other=0.0)
+        acc = acc * shrink[:, None] + tl.dot(p.to(values.dtype), values, input_precision="ieee")
+        total = total * shrink + tl.sum(p, 1)
+        top = new
+    return acc, total, top
+
+
+@triton.jit
+def _attention_forward(
+    q, k, v, out, lse, tiles, q_stride, k_stride, v_stride, out_stride, lse_stride, scale,
+    repeats: tl.constexpr, d: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    tile, head = tl.program_id(0), tl.program_id(1)
+    first, last = tl.load(tiles + tile * 5), tl.load(tiles + tile * 5 + 1)
+    if first < last:
+        own, pre = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3)
+        pre_end = tl.load(tiles + tile * 5 + 4)
+        rows, dims = first + tl.arange(0, block), tl.arange(0, d)
+        ok = rows < last
+        query = tl.load(q + rows[:, None] * q_stride + head * d + dims[None, :], mask=ok[:, None], other=0.0)
+        kh, vh = k + (head // repeats) * d, v + (head // repeats) * d
+        acc = tl.zeros([block, d], tl.float32)
+        total, top = tl.zeros([block], tl.float32), tl.full([block], float("-inf"), tl.float32)
+        acc, total, top = _attend_over(
+            acc, total, top, query, kh, vh, k_stride, v_stride, pre, pre_end, rows, scale, False, d, block
+        )
+        acc, total, top = _attend_over(
+            acc, total, top, query, kh, vh, k_stride, v_stride, own, last, rows, scale, True, d, block
+        )
+        acc = acc / total[:, None]
+        place = out + rows[:, None] * out_stride + head * d + dims[None, :]
+        tl.store(place, acc.to(out.dtype.element_ty), mask=ok[:, None])
+        tl.store(lse + head * lse_stride + rows, top + tl.log2(total), mask=ok)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float, out: Tensor, keep: bool
+) -> tuple[Tensor, ...]:
+    tokens, heads, d = q.shape
+    lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
+    _attention_forward[(row.shape.tiles, heads)](
+        q, k, v, out, lse, row["query_tiles"], q.stride(0), k.stride(0), v.stride(0), out.stride(0), lse.stride(0),
+        scale * LOG2E, heads // k.shape[1], d, BLOCK, num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return (q, k, v, out, lse) if keep else ()
+
+
+@triton.jit
+def _query_gradient(
+    acc, q, do, lse, delta, k, v, k_stride, v_stride, first, last, rows, scale,
+    causal: tl.constexpr, d: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    cols = tl.arange(0, block)
+    dims = tl.arange(0, d)
+    for start in range(first, last, block):
+        at = start + cols
+        ok = at < last
+        keys = tl.load(k + at[None, :] * k_stride + dims[:, None], mask=ok[None, :], other=0.0)
+        score = tl.dot(q, keys, input_precision="ieee") * scale
+        visible = ok[None, :]
+        if causal:
+            visible = visible & (at[None, :] <= rows[:, None])
+        p = tl.where(visible, tl.exp2(score - lse[:, None]), 0.0)
+        values = tl.load(v + at[None, :] * v_stride + dims[:, None], mask=ok[None, :], other=0.0)
+        dp = tl.dot(do, values, input_precision="ieee")
+        ds = p * (dp - delta[:, None])
+        acc += tl.dot(ds.to(q.dtype), tl.trans(keys), input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def _attention_dq(
+    q, k, v, out, do, lse, delta, dq, tiles, q_stride, k_stride, v_stride, out_stride, do_stride, dq_stride,
+    lse_stride, scale, scale2, repeats: tl.constexpr, d: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Query gradients of one tile; also writes delta = sum(out * do), which the key kernel reads."""
+    tile, head = tl.program_id(0), tl.program_id(1)
+    first, last = tl.load(tiles + tile * 5), tl.load(tiles + tile * 5 + 1)
+    if first < last:
+        own, pre = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3)
+        pre_end = tl.load(tiles + tile * 5 + 4)
+        rows, dims = first + tl.arange(0, block), tl.arange(0, d)
+        ok = rows < last
+        column = head * d + dims[None, :]
+        query = tl.load(q + rows[:, None] * q_stride + column, mask=ok[:, None], other=0.0)
+        grad = tl.load(do + rows[:, None] * do_stride + column, mask=ok[:, None], other=0.0)
+        value = tl.load(out + rows[:, None] * out_stride + column, mask=ok[:, None], other=0.0)
+        dot = tl.sum(grad.to(tl.float32) * value.to(tl.float32), 1)
+        tl.store(delta + head * lse_stride + rows, dot, mask=ok)
+        stat = tl.load(lse + head * lse_stride + rows, mask=ok, other=0.0)
+        kh, vh = k + (head // repeats) * d, v + (head // repeats) * d
+        acc = tl.zeros([block, d], tl.float32)
+        acc = _query_gradient(
+            acc,
+            query,
+            grad,
+            stat,
+            dot,
+            kh,
+            vh,
+            k_stride,
+            v_stride,
+            pre,
+            pre_end,
+            rows,
+            scale2,
+            False,
+            d,
+            block,
+        )
+        acc = _query_gradient(
+            acc, query, grad, stat, dot, kh, vh, k_stride, v_stride, own, last, rows, scale2, True, d, block
+        )
+        place = dq + rows[:, None] * dq_stride + column
+        tl.store(place, (acc * scale).to(dq.dtype.element_ty), mask=ok[:, None])
+
+
+@triton.jit
+def _key_gradient(
+    dk, dv, keys, values, q, do, lse, delta, q_stride, do_stride, first, last, at, ok, scale,
+    causal: tl.constexpr, d: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Adds what the queries first..last give to one tile of keys and values (both [block, d])."""
+    rows = tl.arange(0, block)
+    dims = tl.arange(0, d)
+    for start in range(first, last, block):
+        r = start + rows
+        there = r < last
+        query = tl.load(q + r[:, None] * q_stride + dims[None, :], mask=there[:, None], other=0.0)
+        grad = tl.load(do + r[:, None] * do_stride + dims[None, :], mask=there[:, None], other=0.0)
+        stat = tl.load(lse + r, mask=there, other=0.0)
+        dot = tl.load(delta + r, mask=there, other=0.0)
+        score = tl.dot(keys, tl.trans(query), input_precision="ieee") * scale  # [keys, queries]
+        visible = ok[:, None] & there[None, :]
+        if causal:
+            visible = visible & (at[:, None] <= r[None, :])
+        p = tl.where(visible, tl.exp2(score - stat[None, :]), 0.0)
+        dv += tl.dot(p.to(grad.dtype), grad, input_precision="ieee")
+        dp = tl.dot(values, tl.trans(grad), input_precision="ieee")
+        ds = p * (dp - dot[None, :])
+        dk += tl.dot(ds.to(query.dtype), query, input_precision="ieee")
+    return dk, dv
+
+
+@triton.jit
+def _attention_dkv(
+    q, k, v, do, lse, delta, dk_out, dv_out, tiles, q_stride, k_stride, v_stride, do_stride, dkv_stride,
+    lse_stride, scale, scale2, repeats: tl.constexpr, d: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    tile, kv_head = tl.program_id(0), tl.program_id(1)
+    first, last = tl.load(tiles + tile * 5), tl.load(tiles + tile * 5 + 1)
+    if first < last:
+        own_end, more = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3)
+        more_end = tl.load(tiles + tile * 5 + 4)
+        at, dims = first + tl.arange(0, block), tl.arange(0, d)
+        ok = at < last
+        column = kv_head * d + dims[None, :]
+        keys = tl.load(k + at[:, None] * k_stride + column, mask=ok[:, None], other=0.0)
+        values = tl.load(v + at[:, None] * v_stride + column, mask=ok[:, None], other=0.0)
+        dk, dv = tl.zeros([block, d], tl.float32), tl.zeros([block, d], tl.float32)
+        for i in range(repeats):
+            head = kv_head * repeats + i
+            qh, doh = q + head * d, do + head * d
+            lh, dh = lse + head * lse_stride, delta + head * lse_stride
+            dk, dv = _key_gradient(
+                dk, dv, keys, values, qh, doh, lh, dh, q_stride, do_stride, first, own_end, at, ok, scale2,
+                True, d, block,
+            )  # fmt: skip
+            dk, dv = _key_gradient(
+                dk, dv, keys, values, qh, doh, lh, dh, q_stride, do_stride, more, more_end, at, ok, scale2,
+                False, d, block,
+            )  # fmt: skip
+        place = at[:, None] * dkv_stride + column
+        tl.store(dk_out + place, (dk * scale).to(dk_out.dtype.element_ty), mask=ok[:, None])
+        tl.store(dv_out + place, dv.to(dv_out.dtype.element_ty), mask=ok[:, None])
+
+
+def attention_backward(
+    saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor
+) -> None:
+    q, k, v, out, lse = saved
+    _, heads, d = q.shape
+    kv_heads = k.shape[1]
+    delta = torch.empty_like(lse)
+    dq, dk, dv = dqkv.split([heads * d, kv_heads * d, kv_heads * d], 1)
+    common = (lse.stride(0), scale, scale * LOG2E, heads // kv_heads, d, BLOCK)
+    _attention_dq[(row.shape.tiles, heads)](
+        q, k, v, out, dout, lse, delta, dq, row["query_tiles"], q.stride(0), k.stride(0), v.stride(0),
+        out.stride(0), dout.stride(0), dq.stride(0), *common, num_warps=4, num_stages=2,
+    )  # fmt: skip
+    _attention_dkv[(row.shape.tiles, kv_heads)](
+        q, k, v, dout, lse, delta, dk, dv, row["key_tiles"], q.stride(0), k.stride(0), v.stride(0),
+        dout.stride(0), dk.stride(0), *common, num_warps=4, num_stages=1,
+    )  # fmt: skip

@@ -1,0 +1,55 @@
+"""Log-probabilities of answer tokens alone, without ever holding their logits.
+
+With a frozen head W [V, H] the gradient of a token's log-prob with respect to its hidden state h is
+
+    W[target] - softmax(h W^T) W
+
+which needs no loss to be known. So one pass over chunks of rows gives the log-probs and these unit
+gradients; the backward pass only scales them. No logits are kept and none are computed twice.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+
+def score_tokens(
+    hidden: Tensor, head: Tensor, targets: Tensor, kernels: ModuleType, chunk: int, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs [N] float32 of `targets` [N] given hidden [N, H], and their gradients [N, H] if asked for."""
+    logps = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+    grads = torch.empty_like(hidden) if gradient else None
+    for at in range(0, hidden.shape[0], chunk):
+        part = slice(at, at + chunk)
+        logits = hidden[part] @ head.t()
+        logps[part] = kernels.score_logits(logits, targets[part], gradient)
+        if grads is not None:
+            torch.mm(logits, head, out=grads[part])
+    return logps, None if grads is None else grads.neg_()
+
+
+class FrozenHead:
+    """Final norm and language model head on the rows that predict an answer token."""
+
+    def __init__(self, norm: nn.Module, head: nn.Linear, kernels: ModuleType, logits_bytes: int) -> None:
+        self.norm, self.head, self.kernels = norm, head, kernels
+        rows = logits_bytes // (head.weight.shape[0] * head.weight.element_size())
+        self.chunk = max(16, rows // 16 * 16)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, targets: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [N, H] before the final norm -> log-probs [N] of the targets, and what `backward` needs."""
+        normed = torch.empty_like(x)
+        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
+        logps, grads = score_tokens(normed, self.head.weight, targets, self.kernels, self.chunk, keep)
+        return logps, (x, rstd, grads) if keep else ()
+
+    @torch.no_grad()
+    def backward(self, d_logps: Tensor, saved: tuple[Tensor, ...]) -> Tensor:
+        """d log-probs [N] -> d x [N, H]."""
+        x, rstd, grads = saved
+        d_normed = grads.mul_(d_logps[:, None])
+        return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))

@@ -1,0 +1,186 @@
+"""A model as the engine sees it: a packed row in, log-probabilities of answer tokens out, gradients back.
+
+`FusedPolicy` runs the Llama family through the written-out layers; `AutogradPolicy` runs any other decoder
+through transformers' own modules, with the packed attention registered as an attention function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tuner.engine.packed import attention, kernels_torch
+from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.layers import LAYER_CLASSES, FusedTrunk, lora_parameters
+from tuner.engine.packed.logps import FrozenHead, score_tokens
+from tuner.engine.packed.lora import GradientBuffer, adapter_of, base_of
+
+LOGITS_BYTES = 512 << 20
+
+
+class Policy(Protocol):
+    """`forward` -> (log-probs [N] float32, context); `backward` adds the gradients of sum(d * log-probs)."""
+
+    gradients: GradientBuffer
+    capturable: bool
+    blocks: bool
+
+    def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]: ...
+    def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None: ...
+    def refresh(self) -> None: ...
+    def reference(self) -> AbstractContextManager[None]: ...
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def kernels_for(device: torch.device) -> ModuleType:
+    if device.type == "cuda":
+        from tuner.engine.packed import kernels_triton
+
+        return kernels_triton
+    return kernels_torch
+
+
+class FusedPolicy:
+    """Llama-family decoder with LoRA on its linears; see `layers.py`. Everything but LoRA is frozen."""
+
+    def __init__(self, model: nn.Module, logits_bytes: int = LOGITS_BYTES) -> None:
+        inner = causal_lm(model)
+        device = inner.lm_head.weight.device
+        kernels = kernels_for(device)
+        self.gradients = GradientBuffer(lora_parameters(inner.model))
+        self.trunk = FusedTrunk(inner.model, self.gradients, kernels)
+        self.head = FrozenHead(inner.model.norm, base_of(inner.lm_head), kernels, logits_bytes)
+        self.capturable = self.blocks = device.type == "cuda"
+        self.refresh()
+
+    def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]:
+        hidden, layers = self.trunk.forward(row, keep)
+        logps, head = self.head.forward(hidden, row["targets"], keep)
+        return logps, (layers, head)
+
+    def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
+        layers, head = context
+        self.trunk.backward(self.head.backward(d_logps, head), row, layers)
+
+    def refresh(self) -> None:
+        with torch.no_grad():
+            self.trunk.refresh()
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the adapters are off."""
+        self.trunk.use_adapters(False)
+        try:
+            yield
+        finally:
+            self.trunk.use_adapters(True)
+
+
+class AutogradPolicy:
+    """Any decoder of transformers with `inner.<base_model_prefix>` and an untouched head, through autograd.
+
+    `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
+    """
+
+    def __init__(
+        self, model: nn.Module, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES
+    ) -> None:
+        self.model, self.inner, self.autocast = model, causal_lm(model), autocast
+        self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
+        for p in self.gradients.parameters:
+            p.grad = None
+        self.head = self.inner.get_output_embeddings()
+        self.decoder = getattr(self.inner, self.inner.base_model_prefix)
+        self.kernels = kernels_for(self.head.weight.device)
+        rows = logits_bytes // (self.head.weight.shape[0] * 4)
+        self.chunk = max(16, rows // 16 * 16)
+        self.capturable = False
+        self.blocks = self.head.weight.device.type == "cuda"
+
+    def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]:
+        with torch.set_grad_enabled(keep), self.autocast(), attention.over(self.inner, row):
+            hidden = self.decoder(
+                input_ids=row["ids"][None].long(),
+                position_ids=row["positions"][None].long(),
+                use_cache=False,
+            ).last_hidden_state[0]
+            picked = hidden.index_select(0, row["sources"])
+            if self.head.weight.requires_grad:
+                logits = self.head(picked).float()
+                logps = -torch.nn.functional.cross_entropy(logits, row["targets"].long(), reduction="none")
+            else:
+                dtype = torch.get_autocast_dtype(picked.device.type)
+                if torch.is_autocast_enabled(picked.device.type):
+                    picked = picked.to(dtype)
+                logps = _Scored.apply(
+                    picked, self.head.weight, row["targets"], self.kernels, self.chunk, keep
+                )
+        return logps.detach(), logps
+
+    def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
+        grads = torch.autograd.grad(context, self.gradients.parameters, d_logps, allow_unused=True)
+        for p, grad in zip(self.gradients.parameters, grads, strict=True):
+            if grad is not None:
+                self.gradients.view(p).add_(grad)
+
+    def refresh(self) -> None:
+        """Nothing to do: the modules read their own parameters."""
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the adapters are off (a model without adapters is used as it is)."""
+        off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
+        with off:
+            yield
+
+
+class _Scored(torch.autograd.Function):
+    """`score_tokens` under autograd; the head is frozen."""
+
+    @staticmethod
+    def forward(ctx, hidden, head, targets, kernels, chunk, keep):  # type: ignore[no-untyped-def]
+        logps, grads = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, keep)
+        if keep:
+            ctx.save_for_backward(grads)
+        return logps
+
+    @staticmethod
+    def backward(ctx, d_logps):  # type: ignore[no-untyped-def]
+        (grads,) = ctx.saved_tensors
+        return grads * d_logps[:, None].to(grads.dtype), None, None, None, None, None
+
+
+def fused_refusal(model: nn.Module) -> str | None:
+    """Why the written-out layers cannot run this model, or None if they can."""
+    inner = causal_lm(model)
+    layers = getattr(getattr(inner, "model", None), "layers", None)
+    if layers is None or len(layers) == 0 or type(layers[0]).__name__ not in LAYER_CLASSES:
+        return "its architecture is not of the Llama family"
+    config = inner.config
+    if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
+        return f"its activation is {config.hidden_act}"
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    known: set[int] = set()
+    for layer in layers:
+        a, m = layer.self_attn, layer.mlp
+        for module in (a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj):
+            if type(base_of(module)) is not nn.Linear:
+                return f"a projection is a {type(base_of(module)).__name__}"
+            known |= {id(p) for p in (adapter_of(module) or ())[:2]}
+        if getattr(a, "sliding_window", None):
+            return "it attends through a sliding window"
+    if not known or trained != known:
+        return "it trains more than LoRA on the attention and MLP projections"
+    dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}
+    if len(dtypes) != 1 or next(iter(dtypes)) not in (torch.float32, torch.bfloat16):
+        return "its frozen weights are not all float32 or all bfloat16"
+    return None

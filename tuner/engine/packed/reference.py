@@ -1,0 +1,100 @@
+"""Reference log-probabilities: computed once per answer, kept by content, shared by runs through a file.
+
+The key of a value is the content of prompt and answer; the file's name is a fingerprint of the weights. So
+a resumed run, a second epoch and another run over the same model and data find them there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tuner.engine.packed.rows import Unit, split_units
+
+logger = logging.getLogger(__name__)
+Scorer = Callable[[list[Unit]], NDArray[np.float32]]
+
+
+class ReferenceCache:
+    """Content key -> summed reference log-prob; `score` computes [units * answers] values for one row of
+    units."""
+
+    def __init__(self, score: Scorer, budget: int, ld_alpha: float | None, path: Path | None = None) -> None:
+        self.score, self.budget, self.ld_alpha, self.path = score, budget, ld_alpha, path
+        self.values: dict[bytes, float] = {}
+        self.unsaved = 0
+        self._load()
+
+    def get(self, units: Sequence[Unit], ahead: Iterable[Unit] = ()) -> NDArray[np.float32]:
+        """Values [units * answers] in unit order; if some are missing, those of `ahead` are computed with
+        them."""
+        keys = [key for unit in units for key in unit.answer_keys(self.ld_alpha)]
+        if any(key not in self.values for key in keys):
+            self.compute([*units, *ahead])
+        return np.array([self.values[key] for key in keys], dtype=np.float32)
+
+    def compute(self, units: Iterable[Unit]) -> None:
+        """Score the units that are not known yet, in rows of similar length."""
+        missing: dict[tuple[bytes, ...], Unit] = {}
+        for unit in units:
+            keys = tuple(unit.answer_keys(self.ld_alpha))
+            if any(key not in self.values for key in keys):
+                missing[keys] = unit
+        names = {id(unit): keys for keys, unit in missing.items()}
+        for row in split_units(list(missing.values()), self.budget, keep_groups=False):
+            found = self.score(row)
+            flat = [key for unit in row for key in names[id(unit)]]
+            self.values.update(zip(flat, found.tolist(), strict=True))
+            self.unsaved += len(flat)
+
+    def save(self) -> None:
+        """Write the values if some are new; a half-written file can never be read."""
+        if self.path is None or not self.unsaved:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        keys = np.frombuffer(b"".join(self.values), dtype=np.uint8).reshape(-1, 16)
+        values = np.fromiter(self.values.values(), dtype=np.float32)
+        part = self.path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.savez(file, keys=keys, values=values)
+        part.replace(self.path)
+        self.unsaved = 0
+
+    def _load(self) -> None:
+        if self.path is None or not self.path.is_file():
+            return
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                keys, values = stored["keys"], stored["values"]
+            self.values = {k.tobytes(): float(v) for k, v in zip(keys, values, strict=True)}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            logger.warning("The reference cache %s cannot be read and is made anew: %s", self.path, error)
+
+
+def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:
+    """A short name for the frozen weights of a model, from integer sums over their bits (exact on any
+    device)."""
+    sums, names = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad or "lora_" in name:
+            continue
+        bits = p.data.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[p.element_size()])
+        rows = bits.reshape(-1, bits.shape[-1]) if bits.ndim > 1 else bits[None]
+        by_column = rows.sum(0, dtype=torch.int64)
+        place = torch.arange(1, len(by_column) + 1, device=by_column.device)
+        by_row = rows.sum(1, dtype=torch.int64) * torch.arange(1, len(rows) + 1, device=rows.device)
+        sums.append(torch.stack([(by_column * place).sum(), by_row.sum()]))
+        names.append(f"{name.replace('.base_layer', '')} {tuple(p.shape)} {p.dtype}")
+    digest = blake2b(str(compute_dtype).encode(), digest_size=12)
+    for name, pair in zip(names, torch.stack(sums).cpu().numpy(), strict=True):
+        digest.update(name.encode() + pair.tobytes())
+    return digest.hexdigest()

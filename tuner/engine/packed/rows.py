@@ -1,0 +1,307 @@
+"""Packing: how the pairs of one optimizer step become few padding-free rows of tokens.
+
+A row holds every prompt once, then every answer:
+
+    [prompt 1 | prompt 2 | ... | chosen 1 | rejected 1 | chosen 2 | rejected 2 | ... | padding]
+
+A token attends to the earlier tokens of its own segment and, in an answer, to the whole of its prompt.
+Prompts and answers are apart so that the answers of a prompt are one contiguous run of queries. All that a
+row needs on the device is one buffer of 4-byte numbers (`RowShape.fields` says what lies where): one copy a
+step, and a CUDA graph can be replayed over it. Pure Python and numpy; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+Span = tuple[int, int, int, int, int, int]  # start, end, prefix start, end, start, end of a prompt's answers
+BLOCK = 64  # tokens of one attention tile on a GPU
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A prompt and the answers that share it, with its share of the optimizer step's mean.
+
+    `group` is the micro-batch that the unit would have been in; `label` is KTO's (1 desirable, 0 not).
+    """
+
+    prompt: Ints
+    answers: tuple[Ints, ...]
+    weight: float = 1.0
+    group: int = 0
+    label: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(map(len, self.answers))
+
+    @property
+    def scored(self) -> int:
+        """How many answer tokens are predicted; the very first token of a text without prompt is not."""
+        return sum(max(0, len(a) - (len(self.prompt) == 0)) for a in self.answers)
+
+    def answer_keys(self, ld_alpha: float | None) -> list[bytes]:
+        """One content key (16 bytes) per answer: what its reference log-prob depends on besides the
+        weights."""
+        shared = min(map(len, self.answers)) if ld_alpha is not None else 0
+        head = np.array([len(self.prompt), shared], dtype=np.int32).tobytes()
+        head += np.float64(1.0 if ld_alpha is None else ld_alpha).tobytes() + self.prompt.tobytes()
+        return [blake2b(head + a.tobytes(), digest_size=16).digest() for a in self.answers]
+
+
+def units_of_step(
+    examples: Sequence[Mapping[str, object]], micro_batch: int, cutoff: int | None = None
+) -> list[Unit]:
+    """The units of one optimizer step.
+
+    Examples hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`,
+    `label` (and optionally `kl_completion_ids`). Every micro-batch of `micro_batch` examples has the same
+    say in the mean, as gradient accumulation has it. KTO's mismatched answers are the micro-batch's own,
+    rotated by one, and end where prompt and answer together reach `cutoff` tokens.
+    """
+    groups = -(-len(examples) // micro_batch)
+    units = []
+    for g in range(groups):
+        part = examples[g * micro_batch : (g + 1) * micro_batch]
+        weight = 1.0 / (groups * len(part))
+        for i, example in enumerate(part):
+            answers, label = _answers(example, part[i - 1], cutoff)
+            units.append(Unit(_ids(example["prompt_ids"]), answers, weight, g, label))
+    return units
+
+
+def _answers(
+    example: Mapping[str, object], previous: Mapping[str, object], cutoff: int | None
+) -> tuple[tuple[Ints, ...], float]:
+    if "chosen_ids" in example:
+        return (_ids(example["chosen_ids"]), _ids(example["rejected_ids"])), 1.0
+    mismatched = _ids(example.get("kl_completion_ids", previous["completion_ids"]))
+    if cutoff is not None:
+        mismatched = mismatched[: max(0, cutoff - len(_ids(example["prompt_ids"])))]
+    return (_ids(example["completion_ids"]), mismatched), float(bool(example["label"]))
+
+
+def _ids(values: object) -> Ints:
+    return np.asarray(values, dtype=np.int32).reshape(-1)
+
+
+def split_units(units: Sequence[Unit], budget: int, keep_groups: bool) -> list[list[Unit]]:
+    """Rows of at most `budget` tokens, as few and as even as a greedy pass makes them.
+
+    A unit (or, with `keep_groups`, a micro-batch) longer than the budget gets a row of its own.
+    """
+    blocks: dict[int, list[Unit]] = {}
+    for i, unit in enumerate(units):
+        blocks.setdefault(unit.group if keep_groups else i, []).append(unit)
+    sized = sorted(blocks.values(), key=lambda b: -sum(u.tokens for u in b))
+    rows: list[list[Unit]] = []
+    loads: list[int] = []
+    for block in sized:
+        size = sum(u.tokens for u in block)
+        fits = [i for i, load in enumerate(loads) if load + size <= budget]
+        if fits:
+            i = min(fits, key=lambda j: loads[j])
+            rows[i] += block
+            loads[i] += size
+        else:
+            rows.append(list(block))
+            loads.append(size)
+    return rows
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The sizes of a row: what a buffer's layout, and a captured graph, depends on."""
+
+    tokens: int
+    scored: int
+    units: int
+    answers: int
+    blocks: bool = False  # whether the attention tiles of a GPU are listed
+
+    @property
+    def sequences(self) -> int:
+        return self.units * self.answers
+
+    @property
+    def tiles(self) -> int:
+        return self.tokens // BLOCK + self.units * (1 + self.answers) + 1 if self.blocks else 0
+
+    @cached_property
+    def fields(self) -> dict[str, tuple[int, tuple[int, ...], type]]:
+        """Name -> (offset, shape, numpy type) of everything in the buffer.
+
+        ids, positions [T]; query_tiles and key_tiles [tiles, 5]; sources (row index that predicts), targets
+        (token to predict) and token_weights [N]; counts [S + 1] scored tokens per sequence, the last for
+        padding; lengths, references [S]; weights, labels [U]; groups [U, U] averages of micro-batches.
+        """
+        u, s = self.units, self.sequences
+        wanted: list[tuple[str, tuple[int, ...], type]] = [
+            ("ids", (self.tokens,), np.int32),
+            ("positions", (self.tokens,), np.int32),
+            ("query_tiles", (self.tiles, 5), np.int32),
+            ("key_tiles", (self.tiles, 5), np.int32),
+            ("sources", (self.scored,), np.int32),
+            ("targets", (self.scored,), np.int32),
+            ("token_weights", (self.scored,), np.float32),
+            ("counts", (s + 1,), np.int32),
+            ("lengths", (s,), np.float32),
+            ("references", (s,), np.float32),
+            ("weights", (u,), np.float32),
+            ("labels", (u,), np.float32),
+            ("groups", (u, u), np.float32),
+        ]
+        table, offset = {}, 0
+        for name, shape, kind in wanted:
+            table[name] = (offset, shape, kind)
+            offset += -(-int(np.prod(shape)) // 4) * 4  # 16-byte steps keep every view aligned
+        return table
+
+    @property
+    def size(self) -> int:
+        """4-byte numbers in the buffer."""
+        offset, shape, _ = self.fields["groups"]
+        return offset + -(-int(np.prod(shape)) // 4) * 4
+
+    def views(self, buffer: Ints) -> dict[str, NDArray[np.generic]]:
+        """Typed numpy views into a buffer of this shape."""
+        return {
+            name: buffer[offset : offset + int(np.prod(shape))].view(kind).reshape(shape)
+            for name, (offset, shape, kind) in self.fields.items()
+        }
+
+
+@dataclass
+class Row:
+    """A packed row on the host: its buffer, and its segments for attention on a CPU.
+
+    `segments` holds, per unit, ((prompt start, end), ((answer start, end), ...)).
+    """
+
+    shape: RowShape
+    buffer: Ints
+    segments: list[tuple[tuple[int, int], tuple[tuple[int, int], ...]]] = field(default_factory=list)
+    tokens: int = 0
+
+
+def pack_row(
+    units: Sequence[Unit],
+    references: NDArray[np.float32] | None = None,
+    shape: RowShape | None = None,
+    ld_alpha: float | None = None,
+) -> Row:
+    """Lay units out in one row.
+
+    `references` [units * answers] are reference log-probs in unit order; `shape` may be larger than needed:
+    what is left becomes padding that belongs to no sequence and carries no weight.
+    """
+    shape = shape or exact_shape(units)
+    row = Row(shape, np.zeros(shape.size, dtype=np.int32))
+    v = shape.views(row.buffer)
+    prompts = sum(len(u.prompt) for u in units)
+    at_prompt, at_answer, at_scored = 0, prompts, 0
+    tiles: list[Span] = []
+    for n, unit in enumerate(units):
+        p = len(unit.prompt)
+        prompt = (at_prompt, at_prompt + p)
+        v["ids"][prompt[0] : prompt[1]] = unit.prompt
+        v["positions"][prompt[0] : prompt[1]] = np.arange(p)
+        spans = []
+        shared = min(map(len, unit.answers))
+        for k, answer in enumerate(unit.answers):
+            span = (at_answer, at_answer + len(answer))
+            v["ids"][span[0] : span[1]] = answer
+            v["positions"][span[0] : span[1]] = np.arange(p, p + len(answer))
+            scored = answer if p else answer[1:]
+            end = at_scored + len(scored)
+            before = [prompt[1] - 1] if p and len(answer) else []
+            v["sources"][at_scored:end] = np.concatenate(
+                [before, np.arange(span[0], max(span[0], span[1] - 1))]
+            )
+            v["targets"][at_scored:end] = scored
+            v["token_weights"][at_scored:end] = 1.0
+            if ld_alpha is not None:
+                v["token_weights"][at_scored + shared - (p == 0) : end] = ld_alpha
+            v["counts"][n * shape.answers + k] = len(scored)
+            v["lengths"][n * shape.answers + k] = len(answer)
+            spans.append(span)
+            at_answer, at_scored = span[1], end
+        v["weights"][n], v["labels"][n] = unit.weight, unit.label
+        row.segments.append((prompt, tuple(spans)))
+        tiles.append((*prompt, 0, 0, spans[0][0], spans[-1][1]))
+        tiles += [(*span, *prompt, 0, 0) for span in spans]
+        at_prompt = prompt[1]
+    if references is not None:
+        v["references"][: len(references)] = references
+    _fill_groups(v["groups"], units)
+    v["counts"][-1] = shape.scored - at_scored
+    v["sources"][at_scored:] = shape.tokens - 1
+    row.tokens = at_answer
+    if shape.blocks:
+        _fill_tiles(v, row, tiles)
+    if at_answer < shape.tokens:  # padding attends to itself, so that every row of every tensor is finite
+        row.segments.append(((at_answer, shape.tokens), ()))
+    return row
+
+
+def _fill_groups(groups: NDArray[np.generic], units: Sequence[Unit]) -> None:
+    """groups[m, i] = 1 / size if unit i is in the m-th micro-batch of this row, else 0."""
+    order = {g: m for m, g in enumerate(dict.fromkeys(sorted(u.group for u in units)))}
+    for i, unit in enumerate(units):
+        groups[order[unit.group], i] = 1.0 / sum(u.group == unit.group for u in units)
+
+
+def _fill_tiles(v: dict[str, NDArray[np.generic]], row: Row, segments: list[Span]) -> None:
+    """List attention tiles, longest work first.
+
+    query tile: (first query, last + 1, first own key, prefix start, prefix end)
+    key tile: (first key, last + 1, end of own queries, first query of the answers, last + 1 of the answers)
+    """
+    if row.tokens < row.shape.tokens:
+        segments = [*segments, (row.tokens, row.shape.tokens, 0, 0, 0, 0)]
+    queries, keys = [], []
+    for start, end, prefix, prefix_end, answers, answers_end in segments:
+        for first in range(start, end, BLOCK):
+            last = min(first + BLOCK, end)
+            queries.append((first, last, start, prefix, prefix_end))
+            keys.append((first, last, end, answers, answers_end))
+    queries.sort(key=lambda t: t[2] - t[1] - (t[4] - t[3]))
+    keys.sort(key=lambda t: t[0] - t[2] - (t[4] - t[3]))
+    v["query_tiles"][: len(queries)] = np.array(queries, dtype=np.int32).reshape(-1, 5)
+    v["key_tiles"][: len(keys)] = np.array(keys, dtype=np.int32).reshape(-1, 5)
+
+
+def exact_shape(units: Sequence[Unit], blocks: bool = False) -> RowShape:
+    """The smallest shape that holds these units."""
+    answers = max(len(u.answers) for u in units)
+    return RowShape(sum(u.tokens for u in units), sum(u.scored for u in units), len(units), answers, blocks)
+
+
+def bucket_shape(units: Sequence[Unit], capacity: int, grain: int = 128) -> RowShape:
+    """A shape rounded up so that many rows share it; `capacity` is the number of units to leave room for.
+
+    Scored tokens are rounded more coarsely: they cost a fifth of the others, and every pair of sizes is a
+    graph.
+    """
+    exact = exact_shape(units)
+    return RowShape(
+        _round_up(exact.tokens + 1, grain),
+        _round_up(exact.scored + 1, 2 * grain),
+        max(capacity, exact.units),
+        exact.answers,
+        True,
+    )
+
+
+def _round_up(value: int, grain: int) -> int:
+    """Up to a multiple of `grain`, coarser (1/16 of the value at most) for long rows."""
+    while grain * 16 < value:
+        grain *= 2
+    return -(-value // grain) * grain

@@ -1,0 +1,108 @@
+"""One optimizer step's worth of units, run as packed rows: losses, gradients and metrics, without waiting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.graphs import RowGraphs
+from tuner.engine.packed.objective import Objective
+from tuner.engine.packed.policy import FusedPolicy, Policy
+from tuner.engine.packed.rows import Row, Unit, bucket_shape, exact_shape, pack_row, split_units
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class StepResult:
+    """Device scalars and vector of one step: loss, metric sums (see `objective.finish_metrics`), tokens
+    computed."""
+
+    loss: Tensor
+    metrics: Tensor
+    tokens: int
+
+
+class StepRunner:
+    """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can."""
+
+    def __init__(
+        self, policy: Policy, objective: Objective, device: torch.device, budget: int, graphs: bool
+    ) -> None:
+        self.policy, self.objective, self.device, self.budget = policy, objective, device, budget
+        self.capacity = 1
+        self.bucketed = graphs and policy.capturable
+        self.graphs = RowGraphs(self._train_row, device, enabled=self.bucketed)
+
+    def train(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> StepResult:
+        """Gradients of the units' mean loss into the policy's buffer, which is cleared first."""
+        self.policy.gradients.flat.zero_()
+        self.policy.refresh()
+        loss, metrics, tokens = None, None, 0
+        for row in self._rows(units, references):
+            row_loss, row_metrics = self.graphs(row)
+            # a replay overwrites its outputs, so sums are taken out of the graph's memory
+            loss = row_loss.clone() if loss is None else loss + row_loss
+            metrics = row_metrics.clone() if metrics is None else metrics + row_metrics
+            tokens += row.tokens
+        return StepResult(loss, metrics, tokens)
+
+    @torch.no_grad()
+    def evaluate(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> StepResult:
+        """The same without gradients."""
+        self.policy.refresh()
+        loss, metrics, tokens = 0.0, 0.0, 0
+        for row in self._rows(units, references):
+            device_row = DeviceRow(row, self.device)
+            logps, _ = self.policy.forward(device_row, keep=False)
+            row_loss, row_metrics = self.objective(logps, device_row, train=False)
+            loss, metrics, tokens = loss + row_loss, metrics + row_metrics, tokens + row.tokens
+        return StepResult(loss, metrics, tokens)
+
+    @torch.no_grad()
+    def score(self, units: list[Unit]) -> NDArray[np.float32]:
+        """Reference log-probs [units * answers] of one row's units, adapters off."""
+        row = pack_row(
+            units, shape=exact_shape(units, self.policy.blocks), ld_alpha=self.objective.settings.ld_alpha
+        )
+        device_row = DeviceRow(row, self.device)
+        with self.policy.reference():
+            logps, _ = self.policy.forward(device_row, keep=False)
+        return self.objective.sums(logps, device_row).cpu().numpy()
+
+    def save_memory(self) -> str:
+        """After running out of memory: half the budget, recompute every layer, start graphs anew."""
+        self.graphs.clear()
+        self.budget = max(256, self.budget // 2)
+        if isinstance(self.policy, FusedPolicy):
+            self.policy.trunk.recompute = len(self.policy.trunk.layers)
+        return f"token budget {self.budget}, every layer recomputed"
+
+    def _rows(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> list[Row]:
+        place = {id(unit): i for i, unit in enumerate(units)}
+        rows = []
+        for part in split_units(units, self.budget, self.objective.keep_groups):
+            part.sort(key=lambda u: place[id(u)])
+            if self.bucketed:
+                self.capacity = max(self.capacity, len(units))
+                shape = bucket_shape(part, self.capacity)
+            else:
+                shape = exact_shape(part, self.policy.blocks)
+            chosen = None
+            if references is not None:
+                chosen = references.reshape(len(units), -1)[[place[id(u)] for u in part]].reshape(-1)
+            rows.append(pack_row(part, chosen, shape, self.objective.settings.ld_alpha))
+        return rows
+
+    def _train_row(self, row: DeviceRow) -> tuple[Tensor, Tensor]:
+        logps, context = self.policy.forward(row, keep=True)
+        loss, grad, metrics = self.objective.loss_and_grad(logps, row, train=True)
+        self.policy.backward(grad, row, context)
+        return loss, metrics

@@ -1,0 +1,249 @@
+"""`PackedPreferenceTrainer`: transformers' Trainer with the packed engine inside.
+
+Schedulers, optimizers, clipping, checkpoints, resuming, callbacks and the evaluation loop are the
+Trainer's. What is ours: one dataloader batch is a whole optimizer step, and `training_step` runs it as
+packed rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from tuner.engine.losses import LossSettings
+from tuner.engine.packed.memory import Plan, plan_memory
+from tuner.engine.packed.objective import Objective, finish_metrics
+from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, causal_lm, fused_refusal
+from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
+from tuner.engine.packed.rows import Unit, units_of_step
+from tuner.engine.packed.steps import StepResult, StepRunner
+
+logger = logging.getLogger(__name__)
+SAVE_EVERY = 8192  # new reference values between two writes of the cache
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the packed engine uses the machine; every field may stay as it is.
+
+    `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few
+    logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
+    recomputed in the backward pass (None: from free memory). `cuda_graphs`: replay rows from graphs.
+    `reference_cache`: folder for reference log-probs (None: kept in this run only). `cutoff_len`: where
+    KTO's mismatched texts end.
+    """
+
+    preset: str = "speed"
+    token_budget: int | None = None
+    recompute: int | None = None
+    cuda_graphs: bool = True
+    reference_cache: Path | None = None
+    cutoff_len: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch's rows. A class of its own, so that nothing on the way walks through lists of numbers."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+
+class PackedPreferenceTrainer(Trainer):
+    """Preference training (DPO and its relatives, KTO) on pre-tokenised rows.
+
+    Rows hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`, `label`.
+    `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere,
+    and the micro-batches have the same say in the mean, so the gradient is that of the padded
+    micro-batches. The reference is the model with its adapters off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        *,
+        loss: LossSettings | None = None,
+        engine: EngineSettings | None = None,
+        **options: Any,
+    ) -> None:
+        self.loss_settings, self.engine = loss or LossSettings(), engine or EngineSettings()
+        self.micro_batch = args.per_device_train_batch_size
+        super().__init__(
+            model=model,
+            args=step_arguments(args),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=self.collate,
+            **options,
+        )
+        self.runner: StepRunner | None = None
+        self.references: ReferenceCache | None = None
+        self._ahead = 0
+        self._totals: dict[str, list[Any]] = {}
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Packing waits until the step; `size` tells the evaluation loop how many rows there were."""
+        return {"batch": Batch(examples), "size": np.empty(len(examples))}
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Clipping on the one gradient buffer: accelerate would walk through every module of the model
+        first."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.clip_grad_norm_ = self.clip_gradients
+
+    def clip_gradients(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
+        """Global L2 clipping of the LoRA gradients; returns the norm before, on the device."""
+        return self.prepare().policy.gradients.clip(max_norm)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        # `zero_grad` of a large PEFT model walks through thousands of modules, and there is nothing to clear
+        self.model.zero_grad = lambda set_to_none=True: None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            del self.model.zero_grad
+            if self.references is not None:
+                self.references.save()
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Runs one optimizer step's rows; returns the loss, on the device and detached."""
+        runner = self.prepare()
+        units = self._units(inputs["batch"].rows, self.micro_batch)
+        references = self._references(units, ahead=True)
+        try:
+            result = runner.train(units, references)
+        except torch.OutOfMemoryError:
+            logger.warning("Out of memory: trying this step again with %s.", runner.save_memory())
+            result = runner.train(units, references)
+        runner.policy.gradients.publish()
+        self.state.num_input_tokens_seen += result.tokens
+        self._count("train", result)
+        return result.loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        runner = self.prepare()
+        rows = inputs["batch"].rows
+        units = self._units(rows, len(rows))
+        result = runner.evaluate(units, self._references(units))
+        self._count("eval", result)
+        return result.loss, None, None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the preference metrics gathered since the last log, under TRL's names."""
+        prefix = next(
+            (k[: -len("loss")] for k in logs if k.endswith("_loss") and not k.startswith("train_")), None
+        )
+        kind = "eval" if prefix is not None else "train"
+        totals = self._totals.pop(kind, None) if prefix is not None or "loss" in logs else None
+        if totals is not None:
+            names = self.prepare().objective.metric_names
+            values = finish_metrics(names, totals[0].tolist(), totals[1])
+            logs.update({f"{prefix or ''}{name}": value for name, value in values.items()})
+        super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
+        """Arithmetic of the step: forward and input gradients of the frozen weights."""
+        tokens = sum(len(v) for row in inputs["batch"].rows for k, v in row.items() if k.endswith("_ids"))
+        return 4.0 * self._weights * tokens
+
+    def prepare(self) -> StepRunner:
+        """The runner, made at first use: after a checkpoint was loaded and the model was moved."""
+        if self.runner is not None:
+            return self.runner
+        device = self.args.device
+        self._weights = sum(p.numel() for p in self.model.parameters())
+        plan = self._plan(device)
+        policy = self._policy(plan)
+        objective = Objective(self.loss_settings, device)
+        self.runner = StepRunner(policy, objective, device, plan.token_budget, self.engine.cuda_graphs)
+        if objective.needs_reference:
+            self.references = self._cache(plan)
+        how = "written-out layers" if isinstance(policy, FusedPolicy) else "the model's own layers"
+        logger.warning("Packed engine: %s, %s.", how, plan)
+        return self.runner
+
+    def _plan(self, device: torch.device) -> Plan:
+        return plan_memory(causal_lm(self.model), device, self.engine)
+
+    def _policy(self, plan: Plan) -> Policy:
+        if fused_refusal(self.model) is None:
+            policy = FusedPolicy(self.model, plan.logits_bytes)
+            policy.trunk.recompute = plan.recompute
+            return policy
+        autocast = self.compute_loss_context_manager
+        return AutogradPolicy(self.model, autocast, plan.logits_bytes)
+
+    def _cache(self, plan: Plan) -> ReferenceCache:
+        path = None
+        if self.engine.reference_cache is not None:
+            dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
+            path = self.engine.reference_cache / f"{weights_fingerprint(self.model, dtype)}.npz"
+        return ReferenceCache(self._score, plan.reference_budget, self.loss_settings.ld_alpha, path)
+
+    def _score(self, units: list[Unit]) -> np.ndarray:
+        return self.prepare().score(units)
+
+    def _references(self, units: list[Unit], ahead: bool = False) -> np.ndarray | None:
+        """Reference log-probs of a step. The first time one is missing, others are computed along with it."""
+        if self.references is None:
+            return None
+        values = self.references.get(units, self._upcoming() if ahead else ())
+        if self.references.unsaved >= SAVE_EVERY:
+            self.references.save()
+        return values
+
+    def _upcoming(self) -> list[Unit]:
+        """The next stretch of the training set in its own order: whole batches of rows score faster than
+        few."""
+        if self.args.device.type != "cuda" or self.micro_batch_crosses_rows:
+            return []
+        stretch = range(self._ahead, min(self._ahead + 512, len(self.train_dataset)))
+        self._ahead = stretch.stop
+        return self._units([self.train_dataset[i] for i in stretch], self.micro_batch)
+
+    def _units(self, rows: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
+        return units_of_step(rows, micro_batch, self.engine.cutoff_len) if rows else []
+
+    @property
+    def micro_batch_crosses_rows(self) -> bool:
+        """KTO's mismatched answers depend on the micro-batch, so they are not known ahead."""
+        return self.loss_settings.pref_loss == "kto"
+
+    def _count(self, kind: str, result: StepResult) -> None:
+        totals = self._totals.setdefault(kind, [torch.zeros_like(result.metrics), 0])
+        totals[0] += result.metrics
+        totals[1] += 1
+
+
+def step_arguments(args: TrainingArguments) -> TrainingArguments:
+    """The arguments under which the Trainer sees a whole optimizer step as one batch, and never waits for
+    it."""
+    args = copy.copy(args)
+    args.per_device_train_batch_size *= args.gradient_accumulation_steps
+    args.gradient_accumulation_steps = 1
+    args.gradient_checkpointing = False
+    args.remove_unused_columns = False
+    args.prediction_loss_only = True
+    args.include_num_input_tokens_seen = "no"  # counted here, without a synchronisation
+    args.logging_nan_inf_filter = False  # it would wait for the device every step
+    args.dataloader_pin_memory = False
+    return args

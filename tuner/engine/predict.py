@@ -1,0 +1,151 @@
+"""Answers to held-out prompts, written word by word and compared with the expected ones (`do_predict`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from tuner.config.config import Config
+from tuner.engine.live import LiveRun
+from tuner.engine.start import Start
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+FILE = "generated_predictions.jsonl"
+# Scripts written without spaces: their words cannot be told apart by spaces, so each sign counts as one.
+UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f]")
+
+
+class Question(NamedTuple):
+    """Ids of a prompt and of the answer that is expected to it."""
+
+    prompt: list[int]
+    expected: list[int]
+
+
+def questions(rows: Sequence[Mapping[str, Any]]) -> list[Question]:
+    """The last answer of each example and what stands before it; packed rows are taken apart."""
+    return [q for row in rows for ids, labels in _apart(row) if (q := _last_answer(ids, labels)) is not None]
+
+
+def _apart(row: Mapping[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+    start = 0
+    for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+        yield list(row["input_ids"][start : start + length]), list(row["labels"][start : start + length])
+        start += length
+
+
+def _last_answer(ids: list[int], labels: list[int]) -> Question | None:
+    end = len(labels)
+    while end > 0 and labels[end - 1] == -100:
+        end -= 1
+    begin = end
+    while begin > 0 and labels[begin - 1] != -100:
+        begin -= 1
+    return Question(ids[:begin], ids[begin:end]) if 0 < begin < end else None
+
+
+def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict[str, float]:
+    """Write an answer to every held-out prompt into generated_predictions.jsonl; returns the scores."""
+    held_out = trainer.eval_dataset
+    rows = [row for one in held_out.values() for row in one] if isinstance(held_out, dict) else list(held_out)
+    asked = questions(rows)
+    tokenizer = start.tokenizer
+    began = time.perf_counter()
+    answers: list[str] = []
+    size = config.per_device_eval_batch_size
+    for at in range(0, len(asked), size):
+        answers += generate(trainer, config, tokenizer, [q.prompt for q in asked[at : at + size]])
+        run.progress(len(answers) / len(asked), f"{len(answers)} of {len(asked)} answers")
+    expected = [_text(tokenizer, config, q.expected) for q in asked]
+    prompts = [_text(tokenizer, config, q.prompt) for q in asked]
+    write(run.output / FILE, prompts, answers, expected)
+    seconds = time.perf_counter() - began
+    return {
+        **{f"predict_{name}": value for name, value in scores(answers, expected).items()},
+        "predict_runtime": round(seconds, 4),
+        "predict_samples_per_second": round(len(asked) / max(seconds, 1e-9), 3),
+    }
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, config: Config, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=config.skip_special_tokens)).strip()
+
+
+def generate(
+    trainer: Trainer, config: Config, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]]
+) -> list[str]:
+    """Continuations of a batch of prompts, padded on the left."""
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    longest = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    with torch.no_grad():
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pad_token_id=pad,
+            use_cache=config.use_kv_cache,
+            **choices(config),
+        )
+    return [_text(tokenizer, config, row) for row in made[:, longest:].tolist()]
+
+
+def choices(config: Config) -> dict[str, Any]:
+    """The generation knobs in the words of `generate`."""
+    said: dict[str, Any] = {
+        "do_sample": config.do_sample,
+        "num_beams": config.generation_num_beams or config.eval_num_beams or config.num_beams,
+        "repetition_penalty": config.repetition_penalty,
+        "length_penalty": config.length_penalty,
+    }
+    if config.do_sample:
+        said |= {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
+    if config.generation_max_length:
+        return said | {"max_length": config.generation_max_length}
+    return said | (
+        {"max_new_tokens": config.max_new_tokens}
+        if config.max_new_tokens
+        else {"max_length": config.max_length}
+    )
+
+
+def write(path: Path, prompts: Sequence[str], answers: Sequence[str], expected: Sequence[str]) -> None:
+    """One JSON object a line: prompt, predict, label."""
+    rows = zip(prompts, answers, expected, strict=True)
+    lines = [json.dumps({"prompt": p, "predict": a, "label": e}, ensure_ascii=False) for p, a, e in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def scores(answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+    """BLEU-4 of the whole set by sacrebleu and mean ROUGE F by rouge-score, 0 to 100, on words or, where a script has
+    no spaces, on signs; and the share of answers that are exact."""
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    if not answers:
+        return {}
+    unspaced = sum(bool(UNSPACED.search(e)) for e in expected) * 2 > len(expected)
+    bleu = sacrebleu.corpus_bleu(list(answers), [list(expected)], tokenize="zh" if unspaced else "13a")
+    names = {"rouge1": "rouge-1", "rouge2": "rouge-2", "rougeL": "rouge-l"}
+    judge = RougeScorer(list(names), tokenizer=Words())
+    found = [judge.score(e, a) for e, a in zip(expected, answers, strict=True)]
+    rouge = {said: 100 * sum(f[name].fmeasure for f in found) / len(found) for name, said in names.items()}
+    exact = 100 * sum(a == e for a, e in zip(answers, expected, strict=True)) / len(answers)
+    return {"bleu-4": bleu.score, **rouge, "exact": exact}
+
+
+class Words:
+    """Words of any script in lower case; signs of unspaced scripts each by itself."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", UNSPACED.sub(lambda sign: f" {sign.group(0)} ", text.lower()))

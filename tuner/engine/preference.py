@@ -1,0 +1,172 @@
+"""Learning from pairs: TRL's DPOTrainer with the preference losses of `engine.losses`.
+
+TRL carries the model, the reference and the loop. The loss is ours because TRL's trainer has no orpo, simpo,
+label smoothing on sigmoid, per-answer pref_ftx or running BCO baseline; only public methods are overridden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from trl import DPOTrainer
+
+from tuner.config.config import Config
+from tuner.engine.losses import PAIR_LOSSES, LossSettings, needs_reference, preference_loss, running_baseline
+from tuner.engine.means import Means
+
+Mixture = list[tuple[LossSettings, float]]
+"""Losses with their weights."""
+
+
+class Baseline(TrainerCallback, ExportableState):
+    """BCO's running mean of rewards. A callback, so that it is saved in a checkpoint and restored from it."""
+
+    def __init__(self, mean: float = 0.0, count: float = 0.0):
+        self.mean, self.count = mean, count
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"mean": self.mean, "count": self.count}, "attributes": {}}
+
+    def update(self, rewards: Tensor) -> Tensor:
+        """Take in a micro-batch of rewards; returns the mean of all so far (scalar)."""
+        before = rewards.new_tensor([self.mean, self.count])
+        deltas, mean, count = running_baseline(rewards.mean().reshape(1), before[0], before[1])
+        self.mean, self.count = float(mean), float(count)
+        return deltas[-1]
+
+
+class PreferenceTrainer(DPOTrainer):
+    """DPOTrainer whose loss is a sum of `preference_loss`; rows are {"prompt_ids", "chosen_ids", "rejected_ids"}.
+
+    Without `losses` the loss is TRL's own, as its config says.
+    """
+
+    def __init__(self, *args: Any, losses: Mixture, **rest: Any):
+        self.losses = losses
+        self.means = Means()
+        super().__init__(*args, **rest)
+        self.add_callback(Baseline())
+
+    @property
+    def baseline(self) -> Baseline:
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, Baseline))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean loss of a batch whose first half is chosen and second half rejected (scalar)."""
+        if not self.losses:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        (policy, balance), mask = self._token_log_probs(model, inputs), inputs["completion_mask"][:, 1:]
+        chosen, rejected = (policy * length_weights(mask, self.losses[0][0].ld_alpha)).sum(1).chunk(2)
+        reference: tuple[Tensor | None, Tensor | None] = (None, None)
+        if any(needs_reference(s.pref_loss) for s, _ in self.losses):
+            reference = self.compute_ref_log_probs(self.ref_model or model, inputs)
+        lengths = mask.sum(1).chunk(2)
+        rest = {
+            "bco_delta": self._baseline_after(chosen, rejected, reference),
+            "chosen_nll": -policy.chunk(2)[0].sum(1) / lengths[0].clamp(min=1),
+        }
+        found = [
+            (weight, *preference_loss(s.pref_loss, chosen, rejected, *reference, *lengths, s, **rest))
+            for s, weight in self.losses
+        ]
+        loss = sum(weight * losses.mean() for weight, losses, _, _ in found)
+        if balance is not None:
+            loss = loss + self.router_aux_loss_coef * balance
+        self._measure(chosen, rejected, *found[0][2:])
+        return (loss, {}) if return_outputs else loss
+
+    def _measure(self, chosen: Tensor, rejected: Tensor, good: Tensor, bad: Tensor) -> None:
+        self.means.add(
+            self.model.training,
+            {
+                "rewards/chosen": good,
+                "rewards/rejected": bad,
+                "rewards/margins": good - bad,
+                "rewards/accuracies": (good > bad).float(),
+                "logps/chosen": chosen,
+                "logps/rejected": rejected,
+            },
+        )
+
+    def _token_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the completion's tokens, 0 elsewhere [2B, T-1]; the balance of a mixture of experts."""
+        mask = inputs["completion_mask"]
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        routed = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        output = model(**given, **routed, labels=labels, use_cache=False, fused_lm_head=True)
+        return output.log_probs[:, -(mask.shape[1] - 1) :].float(), output.aux_loss
+
+    def _baseline_after(
+        self, chosen: Tensor, rejected: Tensor, reference: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor | None:
+        settings = self.losses[0][0]
+        if settings.pref_bco_weight <= 1e-6 or reference[0] is None or reference[1] is None:
+            return None
+        rewards = settings.pref_beta * torch.cat([chosen - reference[0], rejected - reference[1]]).detach()
+        if not self.model.training:
+            return rewards.new_tensor(self.baseline.mean)
+        return self.baseline.update(self.accelerator.gather(rewards))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs.update(self.means.take(self.model.training, self.accelerator))
+        super().log(logs, start_time)
+
+
+def length_weights(mask: Tensor, ld_alpha: float | None) -> Tensor:
+    """LD-DPO (arXiv 2409.06411): 1 for completion tokens up to the shorter answer's length, ld_alpha beyond; [2B, T]."""
+    if ld_alpha is None:
+        return mask.float()
+    place, length = mask.cumsum(1), mask.sum(1)
+    shared = torch.minimum(*length.chunk(2)).repeat(2).unsqueeze(1)
+    return mask * torch.where(place <= shared, 1.0, ld_alpha)
+
+
+def mixture(config: Config) -> Mixture:
+    """The losses of a config, the mixed-in terms with the first; empty where one of them is only TRL's."""
+    names = config.pref_loss.split(",")
+    if not set(names) <= set(PAIR_LOSSES):
+        return []
+    weights = loss_weights(config)
+    alone = {"pref_ftx": 0.0, "pref_bco_weight": 0.0}
+    return [(settings(config, n, **(alone if i else {})), weights[i]) for i, n in enumerate(names)]
+
+
+def loss_weights(config: Config) -> list[float]:
+    """One weight a loss; 1 each where none are given."""
+    names = config.pref_loss.split(",")
+    return (
+        [float(w) for w in config.pref_loss_weights.split(",")]
+        if config.pref_loss_weights
+        else [1.0] * len(names)
+    )
+
+
+def settings(config: Config, name: str, **changes: float) -> LossSettings:
+    """The knobs of one loss, by their own names."""
+    known = {f.name for f in fields(LossSettings)} - {"pref_loss"}
+    return LossSettings(pref_loss=name, **({n: getattr(config, n) for n in known} | changes))
+
+
+def trl_settings(config: Config) -> dict[str, Any]:
+    """The same knobs under TRL's names."""
+    own = [n for n in config.pref_loss.split(",") if n not in ("orpo", "simpo")]
+    whole = len(own) == len(config.pref_loss.split(","))
+    return {
+        "beta": config.pref_beta,
+        "loss_type": own if whole else ["sigmoid"],
+        "loss_weights": loss_weights(config) if whole else None,
+        "label_smoothing": config.dpo_label_smoothing,
+        "ld_alpha": config.ld_alpha,
+    }

@@ -1,0 +1,202 @@
+"""Seeing what a run changes: held-out questions, asked before, at every save and after.
+
+The answers go to samples.json in the run's folder, a table prompt by step that MLflow shows as it is; the scores go to
+the metrics. `score` is the share of answers that have what the run is to teach: the preferred voice where it learns from
+preferences, the exact answer elsewhere. `score/correct` asks only whether the content is right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.data.catalog import named
+from tuner.data.files import records
+from tuner.data.formats import Dropped, convert
+from tuner.data.templates import template_of
+from tuner.data.tokens import Tokenizer
+from tuner.data.world import scoring
+from tuner.engine.live import LiveRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHOWN = 12  # questions whose answers are kept as text; all are scored
+BATCH = 32
+PREFERENCE = ("dpo", "kto", "rm")
+
+
+@dataclass(frozen=True)
+class Question:
+    """`ids` is the rendered prompt; `record` the raw row, which may name its task for scoring."""
+
+    shown: str
+    expected: str
+    ids: list[int]
+    record: Mapping[str, Any]
+
+
+def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
+    """The held-out questions a config names, rendered for its model. Raises ConfigError when there are none."""
+    entry = named([str(config.probe)], config.dataset_dir)[0]
+    template = template_of(config, tokenizer)
+    found = []
+    for file in entry.files():
+        for _, record in islice(records(file), config.probe_samples - len(found)):
+            row = convert(record, entry)
+            if isinstance(row, Dropped) or not isinstance(record, Mapping):
+                continue
+            asked, expected = _split(row)
+            if asked:
+                ids = tokenizer.encode(template.prompt(asked))
+                found.append(Question(str(asked[-1]["content"]), expected, ids, record))
+    if not found:
+        raise ConfigError([Problem("probe", f"--probe {config.probe} holds no question that can be asked.")])
+    return found
+
+
+def _split(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """The turns before the last answer, and that answer."""
+    messages = list(row.get("messages", ()))
+    answer = row.get("chosen") or row.get("completion")
+    if answer is None and messages and messages[-1]["role"] == "assistant":
+        answer = messages.pop()
+    return messages, str((answer or {}).get("content", ""))
+
+
+def scores(asked: Sequence[Question], answers: Sequence[str], stage: str) -> dict[str, float]:
+    """`score` and `score/correct`, both shares from 0 to 1; the second only where rows say what is right."""
+    rows = [dict(q.record) for q in asked]
+    if all("task" in row and "answer" in row for row in rows):
+        found = scoring.score(rows, answers)
+        main = found.preferred if stage in PREFERENCE else found.exact
+        return {"score": main, "score/correct": found.correct}
+    exact = sum(scoring.exact(q.expected, a) for q, a in zip(asked, answers, strict=True)) / len(asked)
+    return {"score": exact}
+
+
+def answer(
+    model: PreTrainedModel, asked: Sequence[Question], tokenizer: Tokenizer, new_tokens: int
+) -> list[str]:
+    """The model's likeliest answer to each question, token by token (greedy), without special tokens."""
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
+    found: dict[int, str] = {}
+    with _generating(model):
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            rows = [asked[i].ids for i in batch]
+            for i, ids in zip(batch, _generate(model, rows, tokenizer, new_tokens), strict=True):
+                found[i] = tokenizer.decode(ids, skip_special=True).strip()
+    return [found[i] for i in range(len(asked))]
+
+
+def _generate(
+    model: PreTrainedModel, rows: Sequence[list[int]], tokenizer: Tokenizer, new_tokens: int
+) -> list[list[int]]:
+    longest = max(map(len, rows))
+    pad = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id or 0
+    ids = torch.tensor([[pad] * (longest - len(r)) + r for r in rows], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=model.device)
+    made = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=pad,
+        eos_token_id=tokenizer.eos_id,
+        use_cache=True,
+    )
+    return [
+        [int(t) for t in row if int(t) != pad or pad == tokenizer.eos_id]
+        for row in made[:, longest:].tolist()
+    ]
+
+
+@contextmanager
+def _generating(model: PreTrainedModel) -> Iterator[None]:
+    """No gradients, no dropout, and training's random numbers left as they were: a look must not change the run."""
+    training, state = model.training, torch.get_rng_state()
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        torch.set_rng_state(state)
+
+
+@dataclass
+class Samples:
+    """The table of answers so far, and the first score."""
+
+    rows: list[list[Any]] = field(default_factory=list)
+    asked_at: int = -1
+
+
+class Sampler(TrainerCallback):
+    """Asks the questions at the beginning, at each save and at the end."""
+
+    def __init__(self, config: Config, run: LiveRun, tokenizer: Tokenizer):
+        self.config, self.run, self.tokenizer = config, run, tokenizer
+        self.questions = questions(config, tokenizer)
+        self.samples = Samples()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == 0:
+            self._ask(model, 0, "before")
+        else:
+            self._remember()
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        # Someone who asked the run to stop is waiting for it.
+        if state.global_step < state.max_steps and not self.run.asked:
+            self._ask(model, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not self.run.asked:
+            self._ask(model, state.global_step, "after")
+
+    def _ask(self, model: Any, step: int, when: str = "") -> None:
+        if self.run.quiet.is_set() or self.samples.asked_at == step:
+            return
+        self.samples.asked_at = step
+        before = self.run.run.status().phase
+        with self.run.phase("asking held-out questions"):
+            answers = answer(model, self.questions, self.tokenizer, self.config.probe_new_tokens)
+        self.run.run.update(phase=before)
+        shown = zip(self.questions[:SHOWN], answers[:SHOWN], strict=True)
+        self.samples.rows += [[step, q.shown, q.expected, a] for q, a in shown]
+        self._write()
+        found = scores(self.questions, answers, self.config.stage)
+        if when:
+            found |= {
+                f"score/{name[6:] + '_' if name[6:] else ''}{when}": value for name, value in found.items()
+            }
+        self.run.log.log(step, found)
+        self.run.say("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+    def _remember(self) -> None:
+        """What was asked before this run was resumed."""
+        path = self.run.run.folder / "samples.json"
+        if path.is_file():
+            self.samples.rows = json.loads(path.read_text(encoding="utf-8"))["data"]
+
+    def _write(self) -> None:
+        path = self.run.run.folder / "samples.json"
+        table = {"columns": ["step", "prompt", "expected", "answer"], "data": self.samples.rows}
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+        fresh.replace(path)

@@ -1,0 +1,53 @@
+"""What every stage begins with: the model found, the data encoded, the weights loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoModelForCausalLM
+
+from tuner.config.config import Config
+from tuner.data.prepare import Prepared, prepare
+from tuner.data.tokens import load_tokenizer
+from tuner.engine import adapters, methods, models, vocabulary
+from tuner.engine.live import LiveRun
+from tuner.engine.models import Source
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+
+@dataclass
+class Start:
+    """A model with its data. `fresh` are the settings of an adapter that the trainer is still to add."""
+
+    source: Source
+    rows: Prepared
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | PeftModel
+    fresh: PeftConfig | None
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows hold several examples each."""
+        return bool(self.rows.train) and "seq_lengths" in self.rows.train[0]
+
+
+def begin(
+    config: Config, run: LiveRun, kind: type[_BaseAutoModelClass] = AutoModelForCausalLM, **changes: Any
+) -> Start:
+    """Find, read, load; each a phase of the run. `changes` go to the model's own configuration."""
+    with run.phase("finding the model"):
+        source = adapters.base_of(config, vocabulary.widened(config, models.find(config)))
+    with run.phase("preparing the data"):
+        rows = prepare(config, load_tokenizer(source.folder), run.progress)
+        run.learned_from(rows.inputs)
+    with run.phase("loading the model"):
+        tokenizer = models.tokenizer(config, source)
+        whole = config.finetuning_type in ("full", "freeze")
+        model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
+        model, fresh = methods.attach(config, model)
+    return Start(source, rows, tokenizer, model, fresh)

@@ -1,0 +1,236 @@
+"""What every stage shares: TrainingArguments from the config as a whole, the loop with its saving, the files at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.config.sections import argument_table
+from tuner.data.tokens import load_tokenizer
+from tuner.engine import adapters, methods, optimizers
+from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.picture import draw
+from tuner.engine.profiler import Profiler
+from tuner.engine.quantization import need
+from tuner.engine.start import Start
+from tuner.tracking import checkpoints
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -> Arguments:
+    """Every knob of transformers' TrainingArguments by its own name, what the studio settles itself, and `own`."""
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    given = {name: _plain(getattr(config, name)) for name in argument_table() if name in known}
+    given = {name: value for name, value in given.items() if value is not None} | _settled(config, run) | own
+    if "router_aux_loss_coef" in known and config.moe_aux_loss_coef is None:
+        given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
+    elif "router_aux_loss_coef" in known:
+        given["router_aux_loss_coef"] = config.moe_aux_loss_coef
+    return kind(**given)
+
+
+def _plain(value: Any) -> Any:
+    return (list(value) or None) if isinstance(value, tuple) else value
+
+
+def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
+    """Where the studio knows better than a default, or does the work itself."""
+    on_gpu = torch.cuda.is_available() and not config.use_cpu
+    recompute = checkpointing(config, on_gpu)
+    fused = config.enable_liger_kernel or config.use_liger_kernel
+    if fused:
+        need("Liger's kernels", "liger_kernel", "liger", knob="enable_liger_kernel")
+    settled = {
+        "output_dir": str(run.place_checkpoints()),
+        "use_cpu": not on_gpu,
+        "bf16": config.bf16 and not config.pure_bf16,
+        "fp16": config.fp16 and on_gpu and not config.pure_bf16,
+        "gradient_checkpointing": recompute,
+        "report_to": [name for name in config.report_to if name not in ("none", "mlflow")],
+        "run_name": config.run_name or run.run.name,
+        "remove_unused_columns": False,  # rows come encoded and hold what is needed, nothing else
+        "logging_first_step": True,  # the first point of the chart must not wait for logging_steps
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen, not smoothed over
+        "include_num_input_tokens_seen": tokens_counted(config),
+        "restore_callback_states_from_checkpoint": True,
+        "save_total_limit": None,  # `checkpoints.rotate` does it, after the newest one is safe on disk
+        "disable_tqdm": True,
+        "dataloader_pin_memory": config.dataloader_pin_memory and on_gpu,
+        "use_liger_kernel": fused,
+        **optimizers.names(config),
+    }
+    if recompute:
+        settled["gradient_checkpointing_kwargs"] = config.gradient_checkpointing_kwargs or {
+            "use_reentrant": config.use_reentrant_gc
+        }
+    if config.disable_shuffling:
+        settled["train_sampling_strategy"] = "sequential"
+    if config.early_stopping_steps and not config.metric_for_best_model:
+        settled["metric_for_best_model"] = "eval_loss"
+    return settled
+
+
+def tokens_counted(config: Config) -> str:
+    """Which tokens are counted: a rate is always shown, and padding is nothing the model learns from."""
+    asked = str(config.include_num_input_tokens_seen)
+    return "non_padding" if asked == "no" else asked
+
+
+def checkpointing(config: Config, on_gpu: bool) -> bool:
+    """Whether activations are computed again in the backward pass: as asked, else on a GPU, where memory is short."""
+    if config.gradient_checkpointing is not None:
+        return bool(config.gradient_checkpointing)
+    return on_gpu and not config.disable_gradient_checkpointing
+
+
+def fit(
+    trainer: Trainer,
+    config: Config,
+    run: LiveRun,
+    start: Start,
+    also: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: {},
+    predict: Callable[[Trainer, Config, LiveRun, Start], dict[str, float]] | None = None,
+) -> Outcome:
+    """Train, save, evaluate, predict: the same for every stage. `also` derives further totals from an evaluation's."""
+    _prepare(trainer, config, run, start)
+    metrics: dict[str, float] = {}
+    weights: Path | None = None
+    if config.do_train:
+        metrics |= _train(trainer, config, run)
+        if run.asked:
+            return Outcome(metrics=metrics, base=start.source.base, stopped=True)
+        with run.phase("saving"):
+            weights = save(trainer, config, run)
+    if trainer.eval_dataset is not None and (config.do_eval or config.do_train):
+        with run.phase("evaluating"):
+            found = trainer.evaluate()
+            metrics |= _write_results(run.output, "eval", found | also(found))
+    if trainer.eval_dataset is not None and config.do_predict and predict:
+        with run.phase("predicting"):
+            metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
+    with run.phase("writing results"):
+        trainer.state.save_to_json(str(run.output / "trainer_state.json"))
+        _merge_json(run.output / "all_results.json", metrics)
+        if config.plot_loss:
+            draw(trainer.state.log_history, run.output)
+    adapter = weights is not None and (weights / "adapter_config.json").is_file()
+    return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=start.source.base)
+
+
+def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> None:
+    """Real rows for the placeholders a trainer was built with; number types, optimizer, callbacks."""
+    trainer.train_dataset = start.rows.train
+    held_out = start.rows.eval
+    # One unnamed set is measured as eval_..., several as eval_<name>_...
+    trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
+    methods.settle_types(config, trainer.model)
+    if config.stage in ("dpo", "kto"):
+        adapters.keep_only_adapter_dropout(trainer.model)
+    trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
+    for callback in _callbacks(trainer, config, run, start):
+        trainer.add_callback(callback)
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    run.say(methods.describe(trainer.model))
+    if config.print_param_status:
+        for name, weight in trainer.model.named_parameters():
+            run.say(
+                f"{name}  {tuple(weight.shape)}  {weight.dtype}  {'trained' if weight.requires_grad else 'frozen'}"
+            )
+
+
+def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> Iterator[TrainerCallback]:
+    yield run.callback
+    if config.early_stopping_steps:
+        yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
+    if config.probe:
+        from tuner.engine.samples import Sampler
+
+        yield Sampler(config, run, load_tokenizer(start.source.folder))
+    if config.enable_torch_profiler:
+        yield Profiler(config, run.output)
+
+
+def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
+    begin = checkpoints.start_of(run.run, config)
+    if config.pissa_init and not (run.run.folder / adapters.PISSA_START).is_dir():
+        adapters.remember_pissa(trainer.model, run.run.folder)
+    if begin:
+        _go_on(trainer, run, begin)
+    with run.phase("training"):
+        result = trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+    metrics = dict(result.metrics)
+    seen = trainer.state.num_input_tokens_seen
+    if config.include_num_input_tokens_seen != "no" and seen:
+        metrics["num_input_tokens_seen"] = seen
+    if config.include_effective_tokens_per_second:
+        metrics["effective_tokens_per_sec"] = seen / max(metrics.get("train_runtime", 0.0), 1e-9)
+    return _write_results(run.output, "train", metrics)
+
+
+def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
+    """Say where the run goes on from; refuse when nothing is left to do."""
+    state = json.loads((begin / "trainer_state.json").read_text(encoding="utf-8"))
+    step, last = int(state.get("global_step", 0)), _last_step(trainer)
+    if step >= last:
+        sentence = (
+            f"{begin} is at step {step} and this config ends at step {last}: there is nothing left to train. "
+            "Give more --num_train_epochs, or set --overwrite_output_dir True to start afresh."
+        )
+        raise ConfigError([Problem("overwrite_output_dir", sentence, {"overwrite_output_dir": True})])
+    said = checkpoints.manifest(begin) or {}
+    run.record(resumed_from=str(begin), continues=said.get("run") or run.run.id)
+    run.note(f"Went on from {begin.name} (step {step} of {last}).")
+
+
+def _last_step(trainer: Trainer) -> int:
+    """The optimizer step at which training ends, as transformers counts it."""
+    return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
+
+
+def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
+    """The adapter or model with its tokenizer, in the output folder."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    trainer.save_model(str(run.output))
+    (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+    shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
+    if config.pissa_init and not config.adapter_name_or_path:
+        adapters.save_pissa(trainer.model, run.run.folder, run.output)
+        if config.pissa_convert:
+            converted = run.output / "pissa_converted"
+            converted.mkdir(exist_ok=True)
+            for path in run.output.glob("adapter_*"):
+                shutil.copy2(path, converted)
+    return run.output
+
+
+def _write_results(output: Path, name: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """<name>_results.json, as transformers' scripts write it."""
+    plain = {k: float(v) for k, v in sorted(metrics.items()) if isinstance(v, int | float)}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}_results.json").write_text(json.dumps(plain, indent=4) + "\n", encoding="utf-8")
+    return plain
+
+
+def _merge_json(path: Path, values: Mapping[str, float]) -> None:
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**before, **values}, indent=4) + "\n", encoding="utf-8")

@@ -1,0 +1,147 @@
+"""`tuner train` in a terminal obeys the same rules: it waits for its turn, and its worker is a worker like any other.
+
+The worker runs in a session of its own and the terminal only shows its log: a terminal that is closed takes nothing
+with it, and the allocator's settings, which count from a process's start, are the same as for the queue's workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from tuner import hardware
+from tuner.jobs import control, launch, liveness, queue, slots, watch
+from tuner.jobs.control import Refused
+from tuner.jobs.submit import write_needs
+from tuner.jobs.supervisor import ensure_supervisor
+from tuner.tracking.run import Run
+
+Say = Callable[[str], None]
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def run_in_foreground(
+    run: Run, wait: bool = True, gpus: Sequence[int] | None = None, say: Say = _to_stderr
+) -> int:
+    """Start the run's worker once it is its turn and show its log until it ends; the worker's exit code, 0 to 2.
+
+    Ctrl-C and SIGTERM stop the run (it saves first), a second one cancels it. Raises Refused, see `take_slot`.
+    """
+    lock, taken = take_slot(run, wait, gpus, say)
+    shown = run.log_path.stat().st_size if run.log_path.exists() else 0
+    process = launch.start(run, lock, taken)
+    ensure_supervisor()
+    with _asking(run, say):
+        while process.poll() is None:
+            time.sleep(0.1)
+            shown = _show(run, shown)
+    _show(run, shown)
+    return _settled(run, process)
+
+
+def _settled(run: Run, process: subprocess.Popen[bytes]) -> int:
+    """Write the outcome if the worker could not. The supervisor may be quicker, but saw no exit code."""
+    watch.end_session(process.pid)
+    lock = liveness.lock(run.lock_path, wait=2.0)
+    if lock is not None:
+        watch.bury(run, process.returncode)
+        os.close(lock)
+    ensure_supervisor(only_if_needed=True)
+    return process.returncode if process.returncode in (0, 1, 2) else 1
+
+
+def _show(run: Run, start: int) -> int:
+    """Print what the log has from byte `start` on; where it ends now."""
+    with suppress(OSError), run.log_path.open("rb") as log:
+        log.seek(start)
+        sys.stdout.write(log.read().decode("utf-8", errors="replace"))
+        sys.stdout.flush()
+        return log.tell()
+    return start
+
+
+@contextmanager
+def _asking(run: Run, say: Say) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into what people mean by them."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        with suppress(Refused):
+            say(control.stop(run, now=len(asked) > 1))
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def take_slot(
+    run: Run, wait: bool = True, gpus: Sequence[int] | None = None, say: Say = _to_stderr
+) -> tuple[int, dict[str, int]]:
+    """Wait for the run's turn: its lock and its slots, as open files, for `launch.start`.
+
+    While it waits, `say` gets a sentence each time the run before it changes. Raises Refused when it may not wait,
+    when it was stopped meanwhile, or when the run has a worker already. Whatever ends the wait ends the run as
+    stopped, for nobody else is to start it; a terminal that is killed leaves it to the supervisor.
+    """
+    slots.check_gpus(gpus)
+    lock = liveness.lock(run.lock_path, wait=1.0)
+    if lock is None:
+        raise Refused(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
+    try:
+        write_needs(run, gpus)
+        queue.enqueue(run.id)
+        return lock, _turn(run, wait, say)
+    except BaseException as error:
+        said = str(error) if isinstance(error, Refused) else "Interrupted while it waited for its turn."
+        run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
+        queue.forget(run.id)
+        watch.mark_unsettled(run)
+        os.close(lock)
+        raise
+
+
+def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
+    needs = run.status().extra
+    choice, count = slots.wanted(needs["gpus"], needs["use_cpu"], [g.index for g in hardware.gpus()])
+    told = ""
+    while True:
+        ahead = _ahead(run)
+        taken = None if ahead else slots.take(run.id, choice, count)
+        if taken is not None:
+            return taken
+        sentence = _what_is_before(ahead, choice)
+        if not wait:
+            raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
+        if run.requested("stop") or run.requested("cancel"):
+            raise Refused("Stopped while it waited for its turn.")
+        if sentence != told:
+            told = sentence
+            say(f"{sentence}; this one waits its turn.")
+        time.sleep(0.2)
+
+
+def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
+    holders = [s.run for s in slots.slots() if s.name in choice and s.run]
+    if holders:
+        return f"Run {', '.join(holders)} is at work on {', '.join(choice)}"
+    return f"Run {ahead[0]} is before it in the queue" if ahead else "The slot is being freed"
+
+
+def _ahead(run: Run) -> list[str]:
+    """The runs that are to start before this one."""
+    now = queue.order()
+    ids = [i for i in queue.waiting() if i not in now.held or i == run.id]
+    return [] if now.paused or run.id not in ids else ids[: ids.index(run.id)]

@@ -1,0 +1,119 @@
+"""Starting a worker so that no death of the starter makes it start twice or not at all.
+
+The order of the four steps is the whole point:
+
+1. the run's lock is taken (whoever else looks sees it held);
+2. launch.json is written: somebody means to start this run;
+3. the worker starts and inherits the lock and its slots' locks;
+4. launch.json gets the worker's pid.
+
+A starter that dies before 3 leaves a free lock, no pid and a status nobody touched: the next one starts the run. Dying
+after 3 leaves the lock held by the worker: the next one watches it. A free lock with a pid means that the worker began
+and is dead: the run is never started again by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+
+from tuner import hardware, paths
+from tuner.jobs import liveness, slots
+from tuner.tracking.run import Run
+
+WORKER_VARIABLE = "TUNER_WORKER_MODULE"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a worker, as launch.json keeps it. `slots` are those it was given."""
+
+    time: float
+    boot_id: str
+    starter: int
+    slots: tuple[str, ...] = ()
+    pid: int = 0
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        return slots.gpus_of(self.slots)
+
+
+def record(run: Run) -> Launch | None:
+    """The last start of a run's worker, None when there was none since it was queued."""
+    with suppress(OSError, ValueError, TypeError):
+        raw = json.loads((run.folder / "launch.json").read_text(encoding="utf-8"))
+        return Launch(**{**raw, "slots": tuple(raw["slots"])})
+    return None
+
+
+def write_record(run: Run, launch: Launch) -> None:
+    fresh = run.folder / f"launch.json.{os.getpid()}"
+    fresh.write_text(json.dumps(asdict(launch)), encoding="utf-8")
+    fresh.replace(run.folder / "launch.json")
+
+
+def forget_record(run: Run) -> None:
+    """Before a run is queued again: its earlier start says nothing about the next one."""
+    for name in ("launch.json", "watch.json"):
+        (run.folder / name).unlink(missing_ok=True)
+
+
+def start(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]:
+    """Start the worker of a run whose lock and slots this process holds, detached, and let go of both.
+
+    Raises OSError when it cannot be started; the run is as it was then.
+    """
+    launch = Launch(time.time(), hardware.boot_id(), os.getpid(), tuple(taken))
+    write_record(run, launch)
+    try:
+        process = spawn(run, lock, taken)
+    except OSError:
+        forget_record(run)
+        raise
+    write_record(run, replace(launch, pid=process.pid))
+    os.close(lock)
+    slots.release(taken)
+    return process
+
+
+def spawn(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]:
+    """The worker's process: its own session, its output in log.txt, the locks inherited."""
+    module = os.environ.get(WORKER_VARIABLE, "tuner.worker")
+    with run.log_path.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, run.id],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(taken) | {liveness.LOCK_VARIABLE: str(lock)},
+            pass_fds=(lock, *taken.values()),
+            start_new_session=True,
+        )
+
+
+def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
+    """The worker's environment. What the person set wins, except which GPUs the run was given."""
+    cores = os.cpu_count() or 1
+    calm = {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Two spinning threads on two cores are ten times slower than one as soon as anything else runs.
+        "OMP_NUM_THREADS": str(max(1, min(cores // 2, 16))),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    gpus = slots.gpus_of(tuple(taken))
+    if not gpus:
+        # glibc gives every large tensor back to the kernel and asks for it again: a third of a CPU step.
+        calm |= {
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": "8000000000",
+            "MALLOC_TOP_PAD_": "268435456",
+        }
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus or hardware.gpus() else {}
+    return {**calm, **os.environ, "TUNER_HOME": str(paths.home()), **visible}

@@ -1,0 +1,206 @@
+"""The queue: the runs whose state is queued, in an order that people may change.
+
+The run folders are the truth about what is queued; mlruns/queue.json only says in which order and what is on hold. A
+lost or damaged order file therefore loses no run: what is queued and not in it comes last, oldest first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuner import paths
+from tuner.jobs import launch, liveness, slots
+from tuner.tracking.run import ENDED, LIVE, Run, Status
+
+UNLISTED_GRACE = 5.0
+"""Seconds in which a run that was just created may still be taken by the terminal that created it."""
+
+
+@dataclass
+class Order:
+    """What people decided: the order of run ids, which of them wait on hold, and whether nothing is to start."""
+
+    ids: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    paused: bool = False
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """One run that is at work (position 0) or waits (1, 2, ...). `why` says in words what it waits for."""
+
+    position: int
+    id: str
+    name: str
+    state: str
+    gpus: tuple[int, ...]
+    created: float
+    held: bool
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "gpus": list(self.gpus)}
+
+
+def order() -> Order:
+    """The order as it stands; an empty one where the file is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        raw = json.loads(_path().read_text(encoding="utf-8"))
+        return Order([str(i) for i in raw["ids"]], [str(i) for i in raw["held"]], bool(raw["paused"]))
+    return Order()
+
+
+@contextmanager
+def changing() -> Iterator[Order]:
+    """Change the order: read under a lock, replaced whole when the block ends."""
+    with liveness.locking(paths.mlruns() / "queue.lock"):
+        now = order()
+        yield now
+        fresh = _path().with_suffix(f".json.{os.getpid()}")
+        fresh.write_text(json.dumps(asdict(now)), encoding="utf-8")
+        fresh.replace(_path())
+
+
+def _path() -> Path:
+    return paths.mlruns() / "queue.json"
+
+
+# --- what is queued ------------------------------------------------------------------------------------------------
+
+
+_seen: dict[Path, tuple[tuple[int, int], Status]] = {}
+
+
+def unended() -> dict[str, Status]:
+    """Every run that has not ended, by id. One stat a folder; a status is parsed only when it changed."""
+    found = {}
+    with suppress(FileNotFoundError), os.scandir(paths.runs()) as folders:
+        for folder in folders:
+            status = _status(Path(folder.path))
+            if status is not None and status.state not in ENDED:
+                found[folder.name] = status
+    return found
+
+
+def _status(folder: Path) -> Status | None:
+    path = folder / "status.json"
+    try:
+        stamp = path.stat()
+    except OSError:
+        _seen.pop(folder, None)
+        return None
+    key = (stamp.st_mtime_ns, stamp.st_ino)
+    if folder not in _seen or _seen[folder][0] != key:
+        status = Run(folder.name).status()
+        if not status.created:  # unreadable for now: never taken for a queued run
+            return None
+        _seen[folder] = (key, status)
+    return _seen[folder][1]
+
+
+def waiting(runs: dict[str, Status] | None = None) -> list[str]:
+    """The ids of the queued runs, first the one to start next."""
+    runs = unended() if runs is None else runs
+    queued = {i: s for i, s in runs.items() if s.state == "queued"}
+    listed = [i for i in dict.fromkeys(order().ids) if i in queued]
+    fresh = time.time() - UNLISTED_GRACE
+    rest = sorted((i for i in queued if i not in listed), key=lambda i: queued[i].created)
+    return listed + [i for i in rest if queued[i].created < fresh or liveness.alive(Run(i))]
+
+
+def queue() -> list[QueueRow]:
+    """What is at work, then what waits in its order; `tuner queue`."""
+    runs, now = unended(), order()
+    rows = [
+        _row(0, i, s, now) for i, s in sorted(runs.items(), key=lambda r: r[1].started) if s.state in LIVE
+    ]
+    return rows + [_row(n, i, runs[i], now) for n, i in enumerate(waiting(runs), start=1)]
+
+
+def _row(position: int, run_id: str, status: Status, now: Order) -> QueueRow:
+    return QueueRow(
+        position=position,
+        id=run_id,
+        name=str(status.extra.get("name") or run_id),
+        state=status.state,
+        gpus=_gpus(position, run_id, status),
+        created=status.created,
+        held=run_id in now.held,
+        why=_why(position, run_id, status, now),
+    )
+
+
+def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
+    """The GPUs a run was given, or those it was to have."""
+    given = launch.record(Run(run_id)) if position == 0 else None
+    return given.gpus if given else tuple(status.extra.get("gpus") or ())
+
+
+def _why(position: int, run_id: str, status: Status, now: Order) -> str:
+    if position == 0:
+        return status.phase
+    if now.paused:
+        return "The queue is paused."
+    if run_id in now.held:
+        return "On hold."
+    if position > 1:
+        return f"{position - 1} before it."
+    taken = [s.run for s in slots.slots() if s.run and s.run != run_id]
+    return f"Waits for {', '.join(taken)} to end." if taken else "Starts now."
+
+
+# --- changing it ---------------------------------------------------------------------------------------------------
+
+
+def enqueue(run_id: str, first: bool = False) -> None:
+    """Put a run at the end of the order (or at its head). The run's own status makes it queued, not this."""
+    with changing() as now:
+        runs = unended()
+        others = [i for i in waiting(runs) if i != run_id]
+        now.ids = [run_id, *others] if first else [*others, run_id]
+        now.held = [i for i in now.held if i in runs and i != run_id]
+
+
+def move(run_id: str, position: int) -> None:
+    """Make a queued run the `position`-th to start, counted from 1. Raises ValueError when it is not queued."""
+    with changing() as now:
+        ids = waiting()
+        if run_id not in ids:
+            raise ValueError(f"Run {run_id} does not wait in the queue, so it cannot be moved.")
+        ids.remove(run_id)
+        ids.insert(max(0, position - 1), run_id)
+        now.ids = ids
+
+
+def reorder(ids: list[str]) -> None:
+    """Let these runs start in this order, before all others that wait."""
+    with changing() as now:
+        queued = waiting()
+        first = [i for i in dict.fromkeys(ids) if i in queued]
+        now.ids = first + [i for i in queued if i not in first]
+
+
+def hold_back(run_id: str, held: bool = True) -> None:
+    """Keep one queued run from starting, or let it go again."""
+    with changing() as now:
+        now.held = [i for i in now.held if i != run_id] + ([run_id] if held else [])
+
+
+def pause(paused: bool = True) -> None:
+    """Start nothing more, or go on. What is at work is not touched."""
+    with changing() as now:
+        now.paused = paused
+
+
+def forget(run_id: str) -> None:
+    """Take a run out of the order, once it is cancelled."""
+    with changing() as now:
+        now.ids = [i for i in now.ids if i != run_id]
+        now.held = [i for i in now.held if i != run_id]

@@ -1,0 +1,107 @@
+"""Telling MLflow how runs ended, in a process of its own: importing MLflow costs seconds and 200 MB.
+
+`python -m tuner.jobs.settle` does it for every run with a mark in mlruns/unsettled and is safe to repeat.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tuner import paths
+from tuner.jobs import watch
+from tuner.tracking.run import ENDED, Run, all_runs
+
+AGAIN = 60.0
+
+
+def pending() -> list[str]:
+    """The ids of the runs MLflow has yet to be told about."""
+    with suppress(FileNotFoundError):
+        return sorted(p.name for p in watch.unsettled().iterdir())
+    return []
+
+
+def tracked() -> bool:
+    """Whether there is a tracker to tell: nothing was ever tracked in a fresh home."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (paths.mlruns() / "mlflow.db").exists()
+
+
+def due() -> bool:
+    """Whether a run ended since the last attempt, or that one failed and is `AGAIN` seconds ago."""
+    if not tracked() or not pending():
+        return False
+    with suppress(FileNotFoundError):
+        tried = _stamp().stat().st_mtime
+        newest = max(p.stat().st_mtime for p in watch.unsettled().iterdir())
+        return newest >= tried or abs(time.time() - tried) > AGAIN
+    return True
+
+
+def _stamp() -> Path:
+    return paths.mlruns() / "settled.stamp"
+
+
+def start() -> subprocess.Popen[bytes]:
+    """A process that settles all that is pending."""
+    _stamp().touch()
+    return subprocess.Popen(
+        [sys.executable, "-m", "tuner.jobs.settle"],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(paths.home())},
+    )
+
+
+def settle(run_id: str) -> None:
+    """Tell MLflow how one run ended, with all it measured. Raises TrackerError."""
+    from tuner.tracking.mirror import sync as send
+
+    mark, run = watch.unsettled() / run_id, Run(run_id)
+    made = mark.stat().st_mtime_ns
+    if run.exists and run.status().state in ENDED:
+        send(run, wait=30)
+    with suppress(FileNotFoundError):
+        if mark.stat().st_mtime_ns == made:  # it may have been resumed and have ended again meanwhile
+            mark.unlink()
+
+
+def sync() -> tuple[int, list[str]]:
+    """Send MLflow everything it lacks, of every run of this studio: the points sent and what went wrong. `tuner sync`."""
+    from tuner.tracking.ledger import is_mirrored
+    from tuner.tracking.mirror import sync as send
+    from tuner.tracking.outcome import is_settled
+    from tuner.tracking.store import TrackerError
+    from tuner.tracking.weights import BrokenWeights
+
+    sent, troubles = 0, []
+    for run in all_runs():
+        status = run.status()
+        known = is_mirrored(run) and not status.tracking
+        if known and (status.state not in ENDED or is_settled(run)):
+            continue
+        try:
+            sent += send(run, wait=5)
+            (watch.unsettled() / run.id).unlink(missing_ok=True)
+        except (TrackerError, BrokenWeights) as error:
+            troubles.append(f"Run {run.id}: {error}")
+    return sent, troubles
+
+
+def main() -> int:
+    """Settle every pending run; 1 when some remain."""
+    left = 0
+    for run_id in pending():
+        try:
+            settle(run_id)
+        except Exception as error:  # noqa: BLE001  one run's trouble must not keep the others waiting
+            left += 1
+            print(f"Run {run_id} is not settled in MLflow yet: {error}", file=sys.stderr, flush=True)
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Slots: one per GPU, and one for the CPU. A slot is a lock file that the worker's process holds, so it frees itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner import hardware, paths
+from tuner.config.knobs import ConfigError, Problem
+from tuner.jobs import liveness
+from tuner.jobs.liveness import locked
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one run at a time may work; `run` is who has it now."""
+
+    name: str
+    run: str | None = None
+
+
+def path(name: str) -> Path:
+    return paths.mlruns() / "slots" / f"{name}.lock"
+
+
+def names(gpus: Sequence[int]) -> tuple[str, ...]:
+    """Every slot of a machine with these GPUs."""
+    return (*(f"gpu{index}" for index in gpus), CPU)
+
+
+def slots() -> list[Slot]:
+    """The slots of this machine, with who is in them. The CPU's is a spare one where there are GPUs."""
+    return [Slot(name, holder(name)) for name in names([g.index for g in hardware.gpus()])]
+
+
+def holder(name: str) -> str | None:
+    """The id of the run that has a slot, None while it is free."""
+    if not locked(path(name)):
+        return None
+    with suppress(OSError):
+        return path(name).read_text(encoding="utf-8").strip() or "?"
+    return None
+
+
+def wanted(gpus: Sequence[int] | None, use_cpu: bool, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
+    """The slots a run may have and how many of them it needs: chosen GPUs all, else any one GPU, else the CPU."""
+    if use_cpu or not present:
+        return (CPU,), 1
+    if gpus:
+        return tuple(f"gpu{index}" for index in gpus), len(gpus)
+    return tuple(f"gpu{index}" for index in present), 1
+
+
+def check_gpus(gpus: Sequence[int] | None) -> None:
+    """Raises ConfigError with one sentence when chosen GPUs are not in this machine."""
+    present = [g.index for g in hardware.gpus()]
+    if missing := [str(index) for index in gpus or () if index not in present]:
+        here = f"it has {', '.join(map(str, present))}" if present else "it has none; leave the choice out"
+        raise ConfigError([Problem("gpus", f"GPU {', '.join(missing)} is not in this machine: {here}.")])
+
+
+def take(run_id: str, choice: Collection[str], count: int) -> dict[str, int] | None:
+    """Lock `count` slots of `choice` for a run, all or none: slot name to open file, None when they are taken."""
+    got: dict[str, int] = {}
+    for name in choice:
+        handle = liveness.lock(path(name))
+        if handle is not None:
+            got[name] = handle
+            os.truncate(handle, 0)
+            os.pwrite(handle, run_id.encode(), 0)
+        if len(got) == count:
+            return got
+    release(got)
+    return None
+
+
+def release(got: dict[str, int]) -> None:
+    for handle in got.values():
+        os.close(handle)
+
+
+def gpus_of(got: Collection[str]) -> tuple[int, ...]:
+    """The GPU numbers among slot names."""
+    return tuple(sorted(int(name.removeprefix("gpu")) for name in got if name != CPU))

@@ -1,0 +1,106 @@
+"""Into the queue: one run, or a sweep of runs that differ in some knobs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from tuner.config.config import KNOBS, Config, make, word
+from tuner.jobs import liveness, queue, slots
+from tuner.jobs.supervisor import ensure_supervisor
+from tuner.tracking.run import Run
+
+
+def create(config: Config, name: str | None = None, parent: str | None = None) -> Run:
+    """A run with its config resolved and stored, in MLflow too, not yet in anybody's hands."""
+    from tuner.tracking.runs import create_run
+
+    return create_run(config, name or config.run_name or _name(config), parent=parent)
+
+
+def _name(config: Config) -> str:
+    """A name for a run that was given none: what it does, to what, with what."""
+    model = PurePath(config.model_name_or_path or "model").name
+    return " ".join([config.stage, model, *config.dataset[:2]])
+
+
+def submit(
+    config: Config, name: str | None = None, gpus: Sequence[int] | None = None, parent: str | None = None
+) -> Run:
+    """Create a run and queue it; a supervisor starts it when its turn comes. `gpus` chooses devices, None takes any one.
+
+    Raises ConfigError when a chosen GPU is not in this machine.
+    """
+    slots.check_gpus(gpus)
+    return launch(create(config, name, parent), gpus)
+
+
+def launch(run: Run, gpus: Sequence[int] | None = None) -> Run:
+    """Queue a run that was created, and see to it that somebody starts it."""
+    place(run, gpus)
+    ensure_supervisor()
+    return run
+
+
+def place(run: Run, gpus: Sequence[int] | None = None) -> None:
+    """Write down what a run needs and put it at the end of the queue."""
+    with liveness.locking(run.lock_path, wait=2.0):
+        write_needs(run, gpus)
+        queue.enqueue(run.id)
+
+
+def write_needs(run: Run, gpus: Sequence[int] | None) -> None:
+    """The caller holds the run's lock."""
+    needs = {"gpus": list(gpus or ()), "use_cpu": bool(run.values().get("use_cpu"))}
+    run.update(extra={**run.status().extra, **needs})
+
+
+def expand(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs of a sweep: every combination of the knobs that were given several values.
+
+    Several values are a list, or words with commas between them, for a knob that holds one value; a list of lists for
+    a knob that holds a list. One combination, the values unchanged, where there are none.
+    """
+    choices = {name: _choices(name, value) for name, value in values.items()}
+    return [dict(zip(choices, row, strict=True)) for row in itertools.product(*choices.values())]
+
+
+def swept(values: Mapping[str, Any]) -> list[str]:
+    """The knobs with several values."""
+    return [name for name, value in values.items() if len(_choices(name, value)) > 1]
+
+
+def _choices(name: str, value: Any) -> list[Any]:
+    knob = KNOBS.get(name)
+    many = knob is not None and knob.kind in ("list", "json")
+    if isinstance(value, list | tuple):
+        nested = bool(value) and all(isinstance(v, list | tuple) for v in value)
+        return list(value) if value and (nested or not many) else [value]
+    if (
+        isinstance(value, str)
+        and "," in value
+        and knob is not None
+        and knob.kind in ("int", "float", "choice", "bool")
+    ):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value]
+
+
+def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int] | None = None) -> list[Run]:
+    """Queue one run for every combination, as children of one parent, each named after what is its own.
+
+    All are checked before the first is created. Raises ConfigError.
+    """
+    from tuner.tracking.sweeps import create_parent
+
+    slots.check_gpus(gpus)
+    rows, knobs = expand(values), swept(values)
+    configs = [make(row) for row in rows]
+    title = name or configs[0].run_name or _name(configs[0])
+    parent = create_parent(f"{title}: {', '.join(knobs)}")
+    return [
+        submit(config, " ".join([title, *(f"{knob}={word(row[knob])}" for knob in knobs)]), gpus, parent)
+        for row, config in zip(rows, configs, strict=True)
+    ]

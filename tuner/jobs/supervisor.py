@@ -1,0 +1,292 @@
+"""The supervisor: one process per studio that starts, watches and buries workers, and goes when there is nothing to do.
+
+It holds mlruns/supervisor.lock, so there is one. It keeps nothing that the next one needs: the run folders, the locks
+and launch.json say all, so it may be killed at any point.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tuner import hardware, paths
+from tuner.jobs import launch, liveness, queue, settle, slots
+from tuner.jobs.watch import Watch, kill_tree
+from tuner.tracking.run import LIVE, Run, Status
+
+log = logging.getLogger("tuner.supervisor")
+
+IDLE = 20.0
+"""Seconds without work after which the supervisor goes."""
+TICK = 0.25
+STOP_GRACE = 60.0
+"""Seconds a stopped worker has to save before it is terminated."""
+LAST_GRACE = 3.0
+"""Seconds between terminating and killing, at most; no more than the first grace."""
+
+
+def leader_path() -> Path:
+    return paths.mlruns() / "supervisor.lock"
+
+
+def supervised() -> bool:
+    """Whether a supervisor is at work in this studio."""
+    return liveness.locked(leader_path())
+
+
+def leader() -> int | None:
+    """The supervisor's pid, None when there is no supervisor."""
+    with suppress(OSError, ValueError):
+        return int(leader_path().read_text()) if supervised() else None
+    return None
+
+
+def needed() -> bool:
+    """Whether there is anything for a supervisor to do."""
+    runs = queue.unended()
+    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs)) or settle.due()
+
+
+def _startable(runs: dict[str, Status]) -> list[str]:
+    now = queue.order()
+    return [] if now.paused else [i for i in queue.waiting(runs) if i not in now.held]
+
+
+def ensure_supervisor(only_if_needed: bool = False) -> bool:
+    """Start the supervisor, detached, unless one is at work. True when one was started.
+
+    Call it after the work is written down, never before: a supervisor that is just going looks once more after it has
+    let go of its lock. Raises OSError when the studio's folder cannot be written.
+    """
+    if supervised() or (only_if_needed and not needed()):
+        return False
+    paths.mlruns().mkdir(parents=True, exist_ok=True)
+    with (paths.mlruns() / "supervisor.log").open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuner.jobs.supervisor"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TUNER_HOME": str(paths.home())},
+            start_new_session=True,
+        )
+    # Somebody has to take note of its end, or it stays a zombie as long as the dashboard lives.
+    threading.Thread(target=process.wait, daemon=True, name="supervisor-end").start()
+    return True
+
+
+class Supervisor:
+    """What the one supervisor knows while it lives. `tick` is one look at everything."""
+
+    def __init__(self) -> None:
+        self.watches: dict[str, Watch] = {}
+        self.settling: subprocess.Popen[bytes] | None = None
+        self.gpus: tuple[int, ...] = ()
+        self.gpus_seen = float("-inf")
+
+    def tick(self) -> bool:
+        """Do all that is due. Whether there is work left to wait for."""
+        runs = queue.unended()
+        self._adopt(runs)
+        for watch in list(self.watches.values()):
+            with _logged(watch.run.id):
+                self._watch(watch, runs.get(watch.run.id))
+        startable = _startable(runs)
+        self._start_next(startable, runs)
+        return bool(self.watches or startable) | self._settle()
+
+    # --- workers that are there
+
+    def _adopt(self, runs: dict[str, Status]) -> None:
+        """Watch every run that has begun and is not yet watched: of an earlier supervisor, or of a terminal."""
+        for run_id, status in runs.items():
+            if run_id not in self.watches and (status.state in LIVE or _began(Run(run_id))):
+                log.info("%s: watching it", run_id)
+                self.watches[run_id] = Watch(Run(run_id))
+
+    def _watch(self, watch: Watch, status: Status | None) -> None:
+        if watch.dead():
+            buried = watch.bury()
+            if buried is not None:
+                log.info("%s: %s %s", watch.run.id, buried.state, buried.reason)
+                del self.watches[watch.run.id]
+            return
+        if status is not None:
+            watch.look(status)
+        self._press(watch)
+
+    def _press(self, watch: Watch) -> None:
+        """A worker that was asked to end and does not: terminate it after its grace, then kill all of it."""
+        if not (watch.run.requested("stop") or watch.run.requested("cancel")):
+            watch.asked, watch.pressed = 0.0, 0
+            return
+        now = time.monotonic()
+        watch.asked = watch.asked or now
+        grace = grace_of(watch.run)
+        late = now - watch.asked - grace
+        if late > 0 and watch.pressed == 0 and watch.pid:
+            log.info("%s: terminating it", watch.run.id)
+            with suppress(OSError):
+                os.kill(watch.pid, signal.SIGTERM)
+            watch.pressed = 1
+        if late > min(LAST_GRACE, grace) and watch.pid:
+            log.info("%s: killing it", watch.run.id)
+            kill_tree(watch.pid)
+
+    # --- workers to come
+
+    def _start_next(self, startable: list[str], runs: dict[str, Status]) -> None:
+        """Start queued runs in order, as far as slots are free. A slot that an earlier one waits for is kept for it."""
+        if not startable:
+            return
+        free = {name for name in slots.names(self._gpus()) if not liveness.locked(slots.path(name))}
+        for run_id in startable:
+            if not free:
+                return
+            if run_id in self.watches:
+                continue
+            with _logged(run_id):
+                free -= self._start(Run(run_id), runs[run_id], free)
+
+    def _start(self, run: Run, status: Status, free: set[str]) -> set[str]:
+        """Start one run if its slots are free. The slots that later runs must leave alone now."""
+        chosen = status.extra.get("gpus") or None
+        choice, count = slots.wanted(chosen, bool(status.extra.get("use_cpu")), self._gpus())
+        open_to_it = [name for name in choice if name in free]
+        if len(open_to_it) < count:
+            return set(choice) if chosen else set()
+        lock = liveness.lock(run.lock_path)
+        if lock is None:  # a terminal waits its turn with it, or somebody cancels it
+            return set(choice)
+        taken = slots.take(run.id, open_to_it, count) if run.status().state == "queued" else None
+        if taken is None:
+            os.close(lock)
+            return set()
+        self._launch(run, lock, taken)
+        return set(taken)
+
+    def _launch(self, run: Run, lock: int, taken: dict[str, int]) -> None:
+        try:
+            process = launch.start(run, lock, taken)
+        except OSError as error:
+            said = f"The worker could not be started: {error}."
+            run.update(state="failed", ended=time.time(), reason_code="error", reason=said)
+            slots.release(taken)
+            os.close(lock)
+            return
+        log.info("%s: started as process %d on %s", run.id, process.pid, ", ".join(taken))
+        self.watches[run.id] = Watch(run, process, process.pid)
+
+    def _gpus(self) -> tuple[int, ...]:
+        if time.monotonic() - self.gpus_seen > 60:
+            self.gpus, self.gpus_seen = tuple(g.index for g in hardware.gpus()), time.monotonic()
+        return self.gpus
+
+    # --- telling MLflow
+
+    def _settle(self) -> bool:
+        """One process at a time tells MLflow, in its own time: importing it here would make this one ten times as big."""
+        if self.settling is not None and self.settling.poll() is None:
+            return True
+        self.settling = settle.start() if settle.due() else None
+        return self.settling is not None
+
+
+def _began(run: Run) -> bool:
+    """Whether a worker of a queued run was started, as far as the starter could write it down."""
+    record = launch.record(run)
+    return record is not None and (record.pid > 0 or liveness.alive(run))
+
+
+def grace_of(run: Run) -> float:
+    """Seconds the run's worker has to end by itself once it was asked."""
+    with suppress(OSError, ValueError):
+        return float((run.folder / "requests" / "grace").read_text())
+    return STOP_GRACE
+
+
+@contextmanager
+def _logged(run_id: str) -> Iterator[None]:
+    """Trouble with one run is written down and must not touch the others."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s: went on without it", run_id)
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+
+
+def serve(idle: float = IDLE) -> int:
+    """Be the supervisor until there was nothing to do for `idle` seconds, or do nothing if there is one."""
+    lock = liveness.lock(leader_path())
+    while lock is not None:
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        log.info("supervising %s", paths.home())
+        _work(idle)
+        os.close(lock)
+        # Whoever submitted while the lock was still held relies on this look.
+        lock = liveness.lock(leader_path()) if needed() else None
+    return 0
+
+
+def _work(idle: float) -> None:
+    wake = _wake_on_child()
+    supervisor = Supervisor()
+    busy = time.monotonic()
+    while time.monotonic() - busy < idle:
+        began = time.monotonic()
+        if supervisor.tick():
+            busy = time.monotonic()
+        # A studio with ten thousand runs is looked at less often, for a tenth of the time at most.
+        _sleep(wake, min(2.0, max(TICK, 10 * (time.monotonic() - began))))
+
+
+def _wake_on_child() -> int:
+    """A pipe that becomes readable when a child ends."""
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
+
+
+def _sleep(wake: int, seconds: float) -> None:
+    """Until a child ends, the order changes or the time is over."""
+    before = _stamp()
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and _stamp() == before:
+        ready, _, _ = select.select([wake], [], [], min(left, TICK))
+        if ready:
+            with suppress(BlockingIOError):
+                os.read(wake, 4096)
+            return
+
+
+def _stamp() -> int:
+    with suppress(OSError):
+        return (paths.mlruns() / "queue.json").stat().st_mtime_ns
+    return 0
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s", stream=sys.stderr)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(0)
+    )  # the workers go on; the next supervisor adopts them
+    return serve(float(os.environ.get("TUNER_SUPERVISOR_IDLE") or IDLE))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Registered adapters as lists show them, and whether their files are what they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tuner.tracking.checkpoints import sha256
+from tuner.tracking.reader import reader
+
+Word = Literal["ok", "missing", "changed"]
+
+
+@dataclass(frozen=True)
+class AdapterRow:
+    """One registered version. `created` in seconds since the epoch, `size` in bytes, `folder` None where it is remote.
+
+    `run_id` is empty where no run is known, `digests` are those of the data sets it was trained on.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...] = ()
+    base: str = ""
+    method: str = ""
+    stage: str = ""
+    rank: str = ""
+    targets: tuple[str, ...] = ()
+    size: int = 0
+    sha256: str = ""
+    datasets: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    run_id: str = ""
+    created: float = 0.0
+    note: str = ""
+    folder: Path | None = None
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Word:
+        """A quick look: every file is there and as long as it was. `check` reads them."""
+        return check(self, read=False)
+
+
+def list_adapters() -> list[AdapterRow]:
+    """Every registered version, newest first. Raises TrackerError while the tracker is away."""
+    rows = [_row(found) for found in reader().adapters()]
+    return sorted(rows, key=lambda row: (-row.created, row.name, -row.version))
+
+
+def _row(found: Mapping[str, Any]) -> AdapterRow:
+    tags: Mapping[str, str] = found["tags"]
+    files: dict[str, tuple[int, str]] = {}
+    with suppress(KeyError, ValueError):
+        files = {name: (int(size), digest) for name, (size, digest) in json.loads(tags["files"]).items()}
+    return AdapterRow(
+        name=found["name"],
+        version=int(found["version"]),
+        aliases=tuple(sorted(found["aliases"])),
+        base=tags.get("base", ""),
+        method=tags.get("method", ""),
+        stage=tags.get("stage", ""),
+        rank=tags.get("rank", ""),
+        targets=_words(tags.get("targets", "")),
+        size=int(tags.get("size") or 0),
+        sha256=tags.get("sha256", ""),
+        datasets=_words(tags.get("datasets", "")),
+        digests=_words(tags.get("dataset_digests", "")),
+        run_id=tags.get("run_id") or found["run_id"] or "",
+        created=(found["created"] or 0) / 1000,
+        note=found["description"] or "",
+        folder=local_folder(found["location"] or ""),
+        files=files,
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def local_folder(location: str) -> Path | None:
+    """Where a version's adapter files lie on this machine."""
+    place = location.removeprefix("file://")
+    return Path(place) / "artifacts" / "adapter" if place.startswith("/") else None
+
+
+def check(adapter: AdapterRow, read: bool = True) -> Word:
+    """Whether the files are there and match their sha256; `read=False` looks at their sizes only.
+
+    A remote adapter is ok: its server keeps the files.
+    """
+    if adapter.folder is None:
+        return "ok"
+    if not adapter.folder.is_dir():
+        return "missing"
+    for name, (size, digest) in adapter.files.items():
+        path = adapter.folder / name
+        if not path.is_file():
+            return "missing"
+        if path.stat().st_size != size or (read and sha256(path) != digest):
+            return "changed"
+    return "ok"

@@ -1,0 +1,88 @@
+"""Adapters: what runs trained, as versions of registered models with all that is behind them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tuner import paths
+from tuner.tracking.adapter_rows import AdapterRow, Word, check, list_adapters
+from tuner.tracking.registration import register
+from tuner.tracking.store import as_default, explained, open_store
+from tuner.tracking.weights import BrokenWeights
+
+__all__ = [
+    "AdapterRow",
+    "BrokenWeights",
+    "Word",
+    "adapter_folder",
+    "check",
+    "delete_adapter",
+    "delete_alias",
+    "list_adapters",
+    "register",
+    "set_alias",
+    "set_note",
+]
+
+
+def adapter_folder(name: str, version: int | str) -> Path:
+    """The folder that PEFT loads, of a version or an alias. Raises ValueError with one sentence."""
+    rows = [row for row in list_adapters() if row.name == name]
+    if not rows:
+        raise ValueError(f"There is no adapter {name}; `tuner adapters` lists what there is.")
+    row = next((r for r in rows if str(r.version) == str(version) or version in r.aliases), None)
+    if row is None:
+        raise ValueError(
+            f"{name} has no version or alias {version}; it has {', '.join(str(r.version) for r in rows)}."
+        )
+    if row.state != "ok":
+        raise ValueError(
+            f"The files of {name} version {row.version} are {row.state}; register its run's output again."
+        )
+    return row.folder or _fetched(row)
+
+
+def _fetched(row: AdapterRow) -> Path:
+    """A remote adapter's files, brought here once."""
+    target = paths.mlruns() / "fetched" / paths.slug(f"{row.name}-{row.version}-{row.sha256[:8]}", 120)
+    if not target.is_dir():
+        with explained():
+            open_store(create=False)
+            import mlflow.artifacts
+
+            with as_default():
+                mlflow.artifacts.download_artifacts(f"models:/{row.name}/{row.version}", dst_path=str(target))
+    return target / "artifacts" / "adapter"
+
+
+# --- changing; each raises TrackerError where MLflow cannot be written now
+
+
+def set_alias(name: str, version: int, alias: str) -> None:
+    """Give a version an alias, taking it from the one that had it. Raises ValueError where it cannot be one."""
+    if not re.fullmatch(r"[\w-]{1,250}", alias) or re.fullmatch(r"[vV]\d+|latest", alias):
+        raise ValueError(f"{alias!r} cannot be an alias; use letters, digits, _ and -, but not v1 or latest.")
+    with explained():
+        open_store(create=False).set_registered_model_alias(name, alias, str(version))
+
+
+def delete_alias(name: str, alias: str) -> None:
+    """Take an alias away; one that is not there is no error."""
+    with explained():
+        open_store(create=False).delete_registered_model_alias(name, alias)
+
+
+def set_note(name: str, version: int, text: str) -> None:
+    """A version's description, as MLflow's own page shows it."""
+    with explained():
+        open_store(create=False).update_model_version(name, str(version), description=text[:5000])
+
+
+def delete_adapter(name: str, version: int) -> None:
+    """Remove a version from the registry; the last one takes the name with it. The run keeps its own output."""
+    with explained():
+        client = open_store(create=False)
+        client.delete_model_version(name, str(version))
+        if not client.search_model_versions(f"name = '{name}'", max_results=1):
+            client.delete_registered_model(name)

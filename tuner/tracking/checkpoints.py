@@ -1,0 +1,170 @@
+"""Checkpoints: what a run can go on from, and what makes one trustworthy. No torch: pages and the queue read them too.
+
+A checkpoint counts only when its manifest is there, and the manifest is written last: every file is synced to disk and
+hashed first. A process that dies while it saves leaves a folder without a manifest, which nobody goes on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tuner import paths
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.tracking.run import Run
+
+MANIFEST = "manifest.json"
+WEIGHTS = ("adapter_model*", "model*.safetensors", "pytorch_model*.bin", "value_head.safetensors")
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path, run: Run) -> None:
+    """Sync every file of a fresh checkpoint and write its manifest, which makes it count."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(MANIFEST)):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "size": path.stat().st_size}
+    text = json.dumps({"run": run.id, "step": step_of(folder), "files": files}, indent=1)
+    fresh = folder / f"{MANIFEST}.new"
+    fresh.write_text(text, encoding="utf-8")
+    _sync(fresh)
+    fresh.replace(folder / MANIFEST)
+    _sync(folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """What the manifest says; None where there is none or it is torn."""
+    with suppress(OSError, json.JSONDecodeError):
+        said = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        return said if isinstance(said, dict) and isinstance(said.get("files"), dict) else None
+    return None
+
+
+def valid(checkpoint: Path, deep: bool = True) -> str | None:
+    """None if every file is there as it was written, else one sentence. `deep` reads the bytes, not only the sizes."""
+    said = manifest(checkpoint)
+    if said is None:
+        return f"{checkpoint} was not completely saved."
+    for name, row in said["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{checkpoint} lacks its file {name}."
+        if path.stat().st_size != row["size"] or (deep and sha256(path) != row["sha256"]):
+            return f"{path} was changed after it was saved."
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step a checkpoint-N folder was saved at; -1 for another name."""
+    found = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(found.group(1)) if found else -1
+
+
+def within(folder: Path) -> list[Path]:
+    """The checkpoint-N folders in a folder, oldest first, complete or not."""
+    with suppress(OSError):
+        return sorted((p for p in folder.iterdir() if step_of(p) >= 0 and p.is_dir()), key=step_of)
+    return []
+
+
+def of(run: Run) -> list[Path]:
+    """The complete checkpoints that belong to a run, oldest first: its own and the one it went on from."""
+    mine = {run.id, str(run.status().extra.get("continues") or run.id)}
+    return [c for c in within(run.checkpoints) if (manifest(c) or {}).get("run") in mine]
+
+
+def latest(run: Run) -> Path | None:
+    """The newest checkpoint of a run whose files are all as they were written."""
+    return next((c for c in reversed(of(run)) if valid(c) is None), None)
+
+
+def rotate(run: Run, limit: int | None, keep: Path | None = None) -> None:
+    """Delete the oldest checkpoints of a run beyond `limit`, never the newest and never `keep` (the best one)."""
+    mine = [c for c in of(run) if (manifest(c) or {}).get("run") == run.id]
+    for old in mine[: -limit if limit else None] if limit else []:
+        if keep is None or old.resolve() != keep.resolve():
+            (old / MANIFEST).unlink()  # from here on it does not count, whatever happens to the rest
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def output_of(run: Run, config: Config) -> Path:
+    """Where a run writes what it made: output_dir, or the run's own folder."""
+    return (paths.home() / config.output_dir).resolve() if config.output_dir else run.folder / "output"
+
+
+def start_of(run: Run, config: Config) -> Path | None:
+    """The checkpoint a run begins from, None for a fresh start.
+
+    The run's own newest one if it ran before; else what resume_from_checkpoint names; else, as in LLaMA-Factory, the
+    last one in output_dir unless overwrite_output_dir says otherwise. Raises ConfigError with one sentence.
+    """
+    asked = run.status().extra.get("resume_from") or None
+    if asked:
+        return _sound(Path(str(asked)), "resume_from_checkpoint")
+    if own := latest(run):
+        return own
+    output = output_of(run, config)
+    named = str(config.resume_from_checkpoint or "").strip()
+    if named.lower() not in ("", "true", "false"):
+        return _sound((paths.home() / named).resolve(), "resume_from_checkpoint")
+    if not config.output_dir or not config.do_train or named.lower() == "false":
+        return None
+    if config.overwrite_output_dir and named.lower() != "true":
+        return None
+    return _last_in(output, named.lower() == "true")
+
+
+def _last_in(output: Path, wanted: bool) -> Path | None:
+    """The newest sound checkpoint of an output folder; a sentence where the folder cannot be written to as it is."""
+    found = next((c for c in reversed(within(output)) if _why_not(c) is None), None)
+    if found:
+        return found
+    if wanted:
+        raise _refused("resume_from_checkpoint", f"{output} holds no checkpoint to go on from; leave it out.")
+    if any(any(output.glob(pattern)) for pattern in WEIGHTS):
+        raise _refused(
+            "output_dir",
+            f"--output_dir {output} already holds a model; choose another folder or set --overwrite_output_dir True.",
+            {"overwrite_output_dir": True},
+        )
+    return None
+
+
+def _why_not(checkpoint: Path) -> str | None:
+    """Like `valid`, but a checkpoint of another tool, which has no manifest at all, passes when its state is there."""
+    if (checkpoint / MANIFEST).exists() or not (checkpoint / "trainer_state.json").is_file():
+        return valid(checkpoint)
+    return None if any(any(checkpoint.glob(p)) for p in WEIGHTS) else f"{checkpoint} holds no weights."
+
+
+def _sound(checkpoint: Path, knob: str) -> Path:
+    if not checkpoint.is_dir():
+        raise _refused(knob, f"--{knob} {checkpoint} does not exist; name a checkpoint-N folder.")
+    if reason := _why_not(checkpoint):
+        raise _refused(knob, f"Cannot go on from it: {reason} Choose an older checkpoint.")
+    return checkpoint
+
+
+def _refused(knob: str, sentence: str, mend: dict[str, Any] | None = None) -> ConfigError:
+    return ConfigError([Problem(knob, sentence, mend or {})])

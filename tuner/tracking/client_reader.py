@@ -1,0 +1,126 @@
+"""Reads runs through MLflow's API, for trackers that are not a SQLite file here. Answers as SqliteReader does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.tracking.rows import Details, Head
+from tuner.tracking.sqlite_reader import last_of_each, number, numbers
+from tuner.tracking.store import experiment_id, explained, open_store, tracking_uri
+
+FRESH = 5.0  # seconds for which one answer of a server serves every question of a page
+MOST_RUNS = 5000
+_seen: dict[str, tuple[float, list[Any]]] = {}
+
+
+class ClientReader:
+    """The newest runs, fetched whole: a server has no quicker way to tell a column of them. Raises TrackerError."""
+
+    def _runs(self) -> list[Any]:
+        key = tracking_uri()
+        if key not in _seen or time.monotonic() - _seen[key][0] > FRESH:
+            _seen[key] = time.monotonic(), self._fetch()
+        return _seen[key][1]
+
+    def _fetch(self) -> list[Any]:
+        with explained():
+            client = open_store(create=False)
+            found: list[Any] = []
+            token = None
+            while len(found) < MOST_RUNS:
+                page = client.search_runs(
+                    [experiment_id(client)],
+                    run_view_type=3,  # ViewType.ALL
+                    max_results=1000,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+                found += page
+                token = page.token
+                if not token:
+                    break
+            return found
+
+    def heads(self) -> list[Head]:
+        return [
+            Head(
+                run.info.run_id,
+                run.info.run_name or "",
+                run.info.status,
+                (run.info.start_time or 0) / 1000,
+                (run.info.end_time or 0) / 1000,
+                run.info.lifecycle_stage == "deleted",
+            )
+            for run in self._runs()
+        ]
+
+    def column(self, kind: str, key: str) -> dict[str, Any]:
+        found = {run.info.run_id: getattr(run.data, kind).get(key) for run in self._runs()}
+        return {run: _measured(v) for run, v in found.items() if v is not None}
+
+    def details(self, ids: Iterable[str]) -> dict[str, Details]:
+        wanted = set(ids)
+        found = {run.info.run_id: run for run in self._runs() if run.info.run_id in wanted}
+        with explained():
+            for id in wanted - set(found):
+                found[id] = open_store(create=False).get_run(id)
+        return {
+            id: Details(
+                dict(run.data.params),
+                {name: _measured(v) for name, v in run.data.metrics.items()},
+                dict(run.data.tags),
+            )
+            for id, run in found.items()
+        }
+
+    def tag_keys(self) -> list[str]:
+        return sorted({tag for run in self._runs() for tag in run.data.tags})
+
+    def metric_names(self, ids: Iterable[str]) -> list[str]:
+        return sorted({name for details in self.details(ids).values() for name in details.metrics})
+
+    def history(self, id: str, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        with explained():
+            points = open_store(create=False).get_metric_history(id, metric)
+        points.sort(key=lambda point: (point.step, point.timestamp))
+        steps = np.array([p.step for p in points], np.int64)
+        values = np.array([p.value for p in points], float)
+        return last_of_each(steps, numbers(values, np.isnan(values))) if points else (steps, values)
+
+    def adapters(self) -> list[dict[str, Any]]:
+        with explained():
+            client = open_store(create=False)
+            # The versions of a search lack their aliases; the model knows them.
+            aliases = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
+            return [
+                {
+                    "name": v.name,
+                    "version": int(v.version),
+                    "created": v.creation_timestamp,
+                    "run_id": v.run_id,
+                    "location": v.source,
+                    "description": v.description,
+                    "tags": dict(v.tags),
+                    "aliases": [a for a, n in aliases.get(v.name, {}).items() if str(n) == str(v.version)],
+                }
+                for v in _pages(client.search_model_versions)
+            ]
+
+
+def _measured(value: Any) -> Any:
+    return number(value, value != value) if isinstance(value, float) else value
+
+
+def _pages(search: Any) -> Iterable[Any]:
+    token = None
+    while True:
+        page = search(max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

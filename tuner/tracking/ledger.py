@@ -1,0 +1,70 @@
+"""What of a run MLflow has, noted beside the run; and who may send for it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
+
+from tuner.tracking.run import Run
+
+
+@dataclass
+class Ledger:
+    """tracking.json: what of a run MLflow has. `steps` holds each metric's last step sent."""
+
+    mlflow_id: str = ""
+    described: bool = False
+    offset: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
+    state: str = ""
+    inputs: int = 0
+    facts: bool = False
+    artifacts: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, run: Run) -> Ledger:
+        known = {f.name for f in fields(cls)}
+        with suppress(OSError, ValueError):
+            raw = json.loads((run.folder / "tracking.json").read_text(encoding="utf-8"))
+            return cls(**{k: v for k, v in raw.items() if k in known})
+        return cls()
+
+    def write(self, run: Run) -> None:
+        fresh = run.folder / f"tracking.json.{os.getpid()}"
+        fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        fresh.replace(run.folder / "tracking.json")
+
+
+def mlflow_id(run_id: str) -> str:
+    """MLflow's id of a run: the run's own, unless MLflow was away when the run was made."""
+    return Ledger.of(Run(run_id)).mlflow_id or run_id
+
+
+def is_mirrored(run: Run) -> bool:
+    """Whether MLflow has every point that is in metrics.jsonl."""
+    with suppress(FileNotFoundError):
+        return Ledger.of(run).offset >= run.metrics_path.stat().st_size
+    return True
+
+
+@contextmanager
+def held(run: Run, wait: float = 0.0) -> Iterator[bool]:
+    """Whether this process is the one that sends for the run; two at once would double a resumed run's steps."""
+    with (run.folder / "tracking.lock").open("w") as file:
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= end:
+                    yield False
+                    return
+                time.sleep(0.05)
+            else:
+                yield True
+                return

@@ -1,0 +1,132 @@
+"""What a worker measures: written to metrics.jsonl at once, sent to MLflow by another thread (mirror.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+import psutil
+
+from tuner import hardware
+from tuner.tracking.mirror import Mirror, metric_name, sync
+from tuner.tracking.run import Run
+
+__all__ = ["Mirror", "MetricsLog", "SystemMetrics", "metric_name", "sync"]
+
+# What waits in memory while the disk is full; later rows are dropped, training goes on.
+MOST_WAITING = 16 * 1024**2
+
+
+class MetricsLog:
+    """Appends to a run's metrics.jsonl. Any thread may log; a full or slow disk never raises into training.
+
+    A line is handed to the system at once, so it outlives a kill of this process; the mirror syncs it to disk.
+    """
+
+    def __init__(self, run: Run):
+        self._lock = threading.Lock()
+        self._waiting = bytearray()
+        self._file = os.open(run.metrics_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        if not _ends_a_line(self._file):
+            self._waiting += b"\n"
+
+    def log(self, step: int, values: Mapping[str, float], at: float | None = None) -> None:
+        """One row: the values measured at `step`, at `at` seconds since the epoch (now, if not given).
+
+        The steps of one metric only rise; after a resume a step logged before is shown with its new value.
+        """
+        numbers = {metric_name(n): float(v) for n, v in values.items() if _is_number(v)}
+        if not numbers:
+            return
+        row = {"step": int(step), "time": round(at or time.time(), 3), **numbers}
+        with self._lock:
+            if len(self._waiting) < MOST_WAITING:
+                self._waiting += (json.dumps(row) + "\n").encode()
+            self._write()
+
+    def close(self) -> None:
+        """Write what still waits and let go of the file."""
+        with self._lock:
+            self._write()
+            with suppress(OSError):
+                os.fsync(self._file)
+            os.close(self._file)
+
+    def _write(self) -> None:
+        # A disk that fills takes part of a line: the rest goes first when there is room again.
+        with suppress(OSError):
+            while self._waiting:
+                written = os.write(self._file, self._waiting)
+                del self._waiting[:written]
+
+
+def _is_number(value: object) -> bool:
+    # numpy's and torch's scalars convert too; a bool or a word is no measure.
+    if isinstance(value, bool | str | bytes) or value is None:
+        return False
+    with suppress(TypeError, ValueError):
+        float(value)  # type: ignore[arg-type]
+        return True
+    return False
+
+
+def _ends_a_line(file: int) -> bool:
+    size = os.fstat(file).st_size
+    return size == 0 or os.pread(file, 1, size - 1) == b"\n"
+
+
+class SystemMetrics:
+    """A thread that samples CPU, memory and GPUs into the metrics log, under the names MLflow's own page knows.
+
+    The step is whole seconds since the first sample of the run, so that a resumed run goes on to the right.
+    """
+
+    def __init__(self, run: Run, log: MetricsLog, every: float = 5.0):
+        self._log, self._every = log, every
+        self._start = _first_sample(run) or time.time()
+        self._end = threading.Event()
+        self._process = psutil.Process()
+        psutil.cpu_percent()  # the first reading is always 0
+        self._process.cpu_percent()
+        self._thread = threading.Thread(target=self._work, name="system-metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join(timeout=5)
+
+    def _work(self) -> None:
+        while not self._end.wait(self._every):
+            with suppress(psutil.Error, OSError):
+                now = time.time()
+                self._log.log(max(0, int(now - self._start)), self.sample(), at=now)
+
+    def sample(self) -> dict[str, float]:
+        """Percent, and MiB as MLflow counts them."""
+        memory = psutil.virtual_memory()
+        found = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": (memory.total - memory.available) / 2**20,
+            "system_memory_usage_percentage": memory.percent,
+            "process_memory_usage_megabytes": self._process.memory_info().rss / 2**20,
+        }
+        for gpu in hardware.gpus():
+            found[f"gpu_{gpu.index}_memory_usage_megabytes"] = gpu.memory_used / 2**20
+            if gpu.utilisation is not None:
+                found[f"gpu_{gpu.index}_utilization_percentage"] = float(gpu.utilisation)
+        return {f"system/{name}": value for name, value in found.items()}
+
+
+def _first_sample(run: Run) -> float | None:
+    """When this run was first sampled, as its file says."""
+    with suppress(OSError), run.metrics_path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if '"system/' in line:
+                with suppress(ValueError):
+                    row = json.loads(line)
+                    return float(row["time"]) - int(row["step"])
+    return None

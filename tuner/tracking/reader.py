@@ -1,0 +1,64 @@
+"""Who answers questions about runs: the SQLite file itself, MLflow's API, or nobody before the first run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from tuner.tracking.client_reader import ClientReader
+from tuner.tracking.points import Series
+from tuner.tracking.rows import Details, Head
+from tuner.tracking.sqlite_reader import SqliteReader
+from tuner.tracking.store import TrackerError, database, was_used
+
+
+class Reader(Protocol):
+    """Ids are MLflow's. Any of these may raise TrackerError."""
+
+    def heads(self) -> list[Head]: ...
+    def column(self, kind: str, key: str) -> dict[str, Any]: ...
+    def details(self, ids: Iterable[str]) -> dict[str, Details]: ...
+    def tag_keys(self) -> list[str]: ...
+    def metric_names(self, ids: Iterable[str]) -> list[str]: ...
+    def history(self, id: str, metric: str) -> Series: ...
+    def adapters(self) -> list[dict[str, Any]]: ...
+
+
+class NobodyYet:
+    """Before the first run, or while the tracker is away: nothing is known."""
+
+    def heads(self) -> list[Head]:
+        return []
+
+    def column(self, kind: str, key: str) -> dict[str, Any]:
+        return {}
+
+    def details(self, ids: Iterable[str]) -> dict[str, Details]:
+        return {id: Details() for id in ids}
+
+    def tag_keys(self) -> list[str]:
+        return []
+
+    def metric_names(self, ids: Iterable[str]) -> list[str]:
+        return []
+
+    def history(self, id: str, metric: str) -> Series:
+        return np.empty(0, np.int64), np.empty(0)
+
+    def adapters(self) -> list[dict[str, Any]]:
+        return []
+
+
+def reader() -> Reader:
+    """The quickest that can answer now. Raises TrackerError where a database that was used is gone."""
+    file = database()
+    if file is None:
+        return ClientReader()
+    if not file.exists():
+        if was_used(file):
+            raise TrackerError(f"{file} is missing; put it back, then everything is here again.")
+        return NobodyYet()
+    quick = SqliteReader(file)
+    return quick if quick.fits() else ClientReader()

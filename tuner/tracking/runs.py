@@ -1,0 +1,239 @@
+"""Runs: made, listed, named, tagged, deleted. Lists never import MLflow where its store is a SQLite file here."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from tuner import paths
+from tuner.config.config import Config
+from tuner.tracking.history import history, metric_names
+from tuner.tracking.ledger import Ledger, held, mlflow_id
+from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
+from tuner.tracking.rows import NOTE, PARENT, SWEEP, Choices, Head, Page, RunFilter, RunRow, is_own
+from tuner.tracking.run import ENDED, Run, fresh_name
+from tuner.tracking.store import TrackerError, database, explained, open_store
+from tuner.tracking.table import Table
+
+__all__ = [
+    "Choices",
+    "Page",
+    "RunFilter",
+    "RunRow",
+    "choices",
+    "create_parent",
+    "create_run",
+    "delete_run",
+    "delete_tag",
+    "find_run",
+    "get_row",
+    "history",
+    "list_runs",
+    "metric_names",
+    "purge",
+    "rename_run",
+    "restore_run",
+    "set_note",
+    "set_tag",
+]
+LONGEST_NOTE = 8000
+
+
+# --- making
+
+
+def create_run(
+    config: Config, name: str, *, tags: Mapping[str, str] | None = None, parent: str | None = None
+) -> Run:
+    """A queued run: in MLflow with every knob as a param, then its folder. `parent` is another run's id.
+
+    Without a name it gets one that no other run here has.
+
+    Where the tracker is away the run is made all the same; its status says so and a later sync brings it there.
+    """
+    name = name or fresh_name(config.plain())
+    own = dict(tags or {})
+    if parent:
+        own[PARENT] = mlflow_id(parent)
+    away = ""
+    try:
+        with explained():
+            run_id = create_in_mlflow(open_store(), "", name, own)
+    except TrackerError as error:
+        run_id, away = uuid.uuid4().hex, str(error)
+    run = Run(run_id)
+    run.create(config, name)
+    run.update(tracking=away, extra={"name": name, "tags": own})
+    if away:
+        return run
+    Ledger(mlflow_id=run_id, state="queued").write(run)
+    try:
+        sync(run)
+    except TrackerError as error:
+        run.update(tracking=str(error))
+    return run
+
+
+def create_parent(name: str) -> str:
+    """The id of a run that only holds others together, as a sweep does; lists leave it out, MLflow's page nests by it."""
+    with suppress(TrackerError), explained():
+        client = open_store()
+        run_id = create_in_mlflow(client, "", name, {SWEEP: "1", "state": "finished"})
+        client.set_terminated(run_id)
+        return run_id
+    return uuid.uuid4().hex
+
+
+# --- reading
+
+
+def list_runs(filter: RunFilter = RunFilter(), page: int = 1, size: int = 50) -> Page[RunRow]:  # noqa: B008  frozen
+    """One page of the runs that pass the filter, in its order; `page` counts from 1."""
+    table = Table()
+    ids = table.chosen(filter)
+    number = max(1, min(page, -(-len(ids) // size) or 1))
+    rows = table.rows(ids[(number - 1) * size : number * size])
+    return Page(tuple(rows), len(ids), number, size, table.notice)
+
+
+def get_row(run_id: str) -> RunRow | None:
+    """One run, deleted or not; None where there is none of that id."""
+    table = Table()
+    return table.rows([run_id])[0] if run_id in table.heads else None
+
+
+def find_run(text: str) -> str:
+    """The id of the run that a person means: an id, the beginning of one, or a name that only one run has.
+
+    Raises ValueError with one sentence.
+    """
+    heads: dict[str, Head] = {id: head for id, head in Table().heads.items() if not head.deleted}
+    if text in heads:
+        return text
+    found = [id for id in heads if text and id.startswith(text)] or [
+        id for id, head in heads.items() if head.name == text
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"{text} could be any of {len(found)} runs; give more of the id ({', '.join(found[:4])})."
+        )
+    raise ValueError(f"There is no run {text}; `tuner runs` lists what there is.")
+
+
+def choices() -> Choices:
+    """What the runs can be filtered by."""
+    table = Table()
+    stages, models, sets = (set(table.column("params", key).values()) for key in _FILTERED)
+    keys = []
+    with suppress(TrackerError):
+        keys = [key for key in table.tag_keys() if not is_own(key)]
+    return Choices(
+        stages=tuple(sorted(filter(None, stages))),
+        models=tuple(sorted(filter(None, models))),
+        datasets=tuple(sorted({part for one in sets for part in one.split(",") if part})),
+        tags={key: tuple(sorted(set(table.column("tags", key).values()))) for key in sorted(keys)},
+    )
+
+
+_FILTERED = ("stage", "model_name_or_path", "dataset")
+
+
+# --- changing; each raises TrackerError where MLflow cannot be written now
+
+
+def set_note(run_id: str, text: str) -> None:
+    """The run's note, markdown, as MLflow's own page shows it."""
+    if len(text) > LONGEST_NOTE:
+        raise ValueError(f"The note has {len(text)} characters; keep it below {LONGEST_NOTE}.")
+    with explained():
+        open_store(create=False).set_tag(_recorded(run_id), NOTE, text)
+
+
+def set_tag(run_id: str, key: str, value: str = "") -> None:
+    """Give a run a tag of one's own. Raises ValueError where the name is taken or not possible."""
+    _check_tag(key)
+    with explained():
+        open_store(create=False).set_tag(_recorded(run_id), key, value[:LONGEST_NOTE])
+
+
+def delete_tag(run_id: str, key: str) -> None:
+    """Take a tag away; one that is not there is no error."""
+    _check_tag(key)
+    with explained():
+        client = open_store(create=False)
+        if key in client.get_run(_recorded(run_id)).data.tags:
+            client.delete_tag(_recorded(run_id), key)
+
+
+def _check_tag(key: str) -> None:
+    if is_own(key):
+        raise ValueError(f"{key} is a tag that the studio keeps; choose another name.")
+    if not key or metric_name(key) != key:
+        raise ValueError(f"{key!r} cannot be a tag; use letters, digits, spaces and _ - . : /")
+
+
+def rename_run(run_id: str, name: str) -> None:
+    """Another name for a run; ids never change."""
+    name = name.strip()[:250]
+    if not name:
+        raise ValueError("A run needs a name; type one.")
+    with explained():
+        open_store(create=False).update_run(_recorded(run_id), name=name)
+    run = Run(run_id)
+    if run.exists:
+        run.update(extra=run.status().extra | {"name": name})
+
+
+def _recorded(run_id: str) -> str:
+    """MLflow's id. Raises TrackerError for a run that it does not have yet."""
+    run = Run(run_id)
+    if run.exists and not Ledger.of(run).mlflow_id:
+        raise TrackerError("MLflow does not have this run yet; `tuner sync` brings it there, then try again.")
+    return mlflow_id(run_id)
+
+
+# --- deleting
+
+
+def delete_run(run_id: str) -> None:
+    """Put a run aside; `restore_run` brings it back, its folder stays. Raises ValueError while it is live."""
+    run = Run(run_id)
+    if run.exists and run.status().state not in ENDED:
+        raise ValueError(f"{run.name} is {run.status().state}; stop it before you delete it.")
+    with explained():
+        open_store(create=False).delete_run(_recorded(run_id))
+
+
+def restore_run(run_id: str) -> None:
+    """Bring a deleted run back."""
+    with explained():
+        open_store(create=False).restore_run(_recorded(run_id))
+
+
+def purge(run_id: str) -> None:
+    """Remove a deleted run for good: its folder with the checkpoints, its artifacts, and its row.
+
+    A registered adapter keeps its own files. On a tracking server the row stays, marked deleted, until `mlflow gc`
+    is run there.
+    """
+    row = get_row(run_id)
+    if row is None or not row.deleted:
+        raise ValueError("Only a deleted run can be removed for good; delete it first.")
+    with explained():
+        client = open_store(create=False)
+        info = client.get_run(mlflow_id(run_id)).info
+        store: Any = client._tracking_client.store
+        if database() and hasattr(store, "_hard_delete_run"):
+            store._hard_delete_run(info.run_id)
+            with suppress(ValueError):
+                shutil.rmtree(
+                    paths.inside(info.artifact_uri, paths.mlruns() / "artifacts"), ignore_errors=True
+                )
+    if row.local:
+        with held(row.run):
+            shutil.rmtree(row.run.folder, ignore_errors=True)

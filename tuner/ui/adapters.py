@@ -1,0 +1,147 @@
+"""The adapters page's mechanism: a tree of base, adapter and versions, aliases, and the check of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from tuner.tracking import adapters
+from tuner.tracking.adapters import AdapterRow
+from tuner.tracking.run import Run
+from tuner.tracking.store import TrackerError
+from tuner.ui import theme
+from tuner.ui.words import NONE, ago, count, listed, place, safe, size
+
+_STATES = {
+    "ok": ("Files in place", "green", ":material/verified:"),
+    "missing": ("Files missing", "red", ":material/error:"),
+    "changed": ("Files changed", "orange", ":material/warning:"),
+}
+SUGGESTED = ("champion", "candidate")
+
+
+def search(rows: Sequence[AdapterRow]) -> list[AdapterRow]:
+    """The rows that the search field leaves; no field where there is little to search."""
+    if len({row.name for row in rows}) < 4:
+        return list(rows)
+    text = st.text_input(
+        "Search", type="search", icon=":material/search:", key="q", live=True, bind="query-params", width=260
+    )
+    words = (text or "").lower().split()
+    return [row for row in rows if all(w in _told(row) for w in words)]
+
+
+def _told(row: AdapterRow) -> str:
+    return " ".join((row.name, row.base, row.stage, *row.datasets, *row.aliases)).lower()
+
+
+def by_base(rows: Sequence[AdapterRow]) -> dict[str, dict[str, list[AdapterRow]]]:
+    """Base model -> adapter's name -> its versions, newest first."""
+    tree: dict[str, dict[str, list[AdapterRow]]] = {}
+    for row in rows:
+        tree.setdefault(place(row.base) or "unknown base", {}).setdefault(row.name, []).append(row)
+    return tree
+
+
+def card(versions: Sequence[AdapterRow]) -> None:
+    """An adapter: its newest version open, the older ones behind a fold."""
+    newest, *older = versions
+    with theme.card(f"adapter-{newest.name}"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.subheader(safe(newest.name), anchor=False, width="content")
+            st.caption(count(len(versions), "version"), width="content")
+        version(newest)
+        if older:
+            with st.expander(f"{count(len(older), 'older version')}", type="compact"):
+                for row in older:
+                    version(row)
+
+
+def version(row: AdapterRow) -> None:
+    """One version: what it is, what it came from, what can be done with it."""
+    with st.container(key=f"version-{row.name}-{row.version}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+            st.markdown(f"**Version {row.version}**", width="content")
+            for alias in row.aliases:
+                st.badge(safe(alias), icon=":material/bookmark:", color="primary")
+            said, colour, icon = _STATES[row.state]
+            st.badge(said, icon=icon, color=colour)  # type: ignore[arg-type]
+            st.space("stretch")
+            st.caption(ago(row.created), width="content")
+        with st.grid("auto", min_column_width=150, gap="small") as grid:
+            for name, figure in _figures(row).items():
+                grid.metric(name, figure)
+        _doings(row)
+
+
+def _figures(row: AdapterRow) -> dict[str, str]:
+    return {
+        "Method": " ".join(filter(None, (row.stage, row.method))) or NONE,
+        "Rank": row.rank or NONE,
+        "Layers": listed(sorted({t.rsplit(".", 1)[-1] for t in row.targets}), 3),
+        "Size": size(row.size),
+        "Data": listed(row.datasets, 2),
+    }
+
+
+def _doings(row: AdapterRow) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if row.run_id and _there(row.run_id):
+            st.page_link(
+                "pages/runs.py",
+                label="Its run",
+                icon=":material/monitoring:",
+                query_params={"run": row.run_id},
+            )
+        with st.popover("Aliases", icon=":material/bookmark:", type="tertiary"):
+            _aliases(row)
+        with st.popover("Where it is", icon=":material/folder:", type="tertiary"):
+            st.caption("The folder that PEFT loads.")
+            st.code(str(row.folder or "on the tracking server"), language=None, wrap_lines=True)
+            st.caption("sha256 of the weights.")
+            st.code(row.sha256 or NONE, language=None, wrap_lines=True)
+        if st.button(
+            "Check the files",
+            icon=":material/fact_check:",
+            type="tertiary",
+            key=f"check-{row.name}-{row.version}",
+            help="Reads every byte and compares its sha256 with the one that was registered.",
+        ):
+            said, _, icon = _STATES[adapters.check(row)]
+            st.toast(f"{said}: {count(len(row.files), 'file')} read.", icon=icon)
+
+
+def _there(run_id: str) -> bool:
+    try:
+        return Run(run_id).exists
+    except ValueError:
+        return False
+
+
+def _aliases(row: AdapterRow) -> None:
+    key = f"{row.name}-{row.version}"
+    st.caption("A name that points to one version at a time; setting it here takes it from the other.")
+    choice = st.selectbox(
+        "Alias", SUGGESTED, index=None, accept_new_options=True, key=f"alias-{key}", placeholder="champion"
+    )
+    if st.button("Set", key=f"set-{key}", type="primary", disabled=not choice):
+        _said(
+            lambda: adapters.set_alias(row.name, row.version, str(choice)),
+            f"{choice} is version {row.version} now.",
+        )
+    for alias in row.aliases:
+        if st.button(
+            f"Take {safe(alias)} away", key=f"drop-{key}-{alias}", type="tertiary", icon=":material/close:"
+        ):
+            _said(lambda alias=alias: adapters.delete_alias(row.name, alias), f"{alias} is gone.")  # type: ignore[misc]
+
+
+def _said(act: Callable[[], None], word: str) -> None:
+    try:
+        act()
+    except (ValueError, TrackerError) as error:
+        st.toast(safe(error), icon=":material/error:")
+        return
+    st.toast(safe(word), icon=":material/bookmark:")
+    st.rerun()

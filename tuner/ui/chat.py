@@ -1,0 +1,98 @@
+"""Rows of data as people read them: turns as bubbles, a better and a worse answer side by side, the raw record on demand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from tuner.data.catalog import Entry
+from tuner.data.formats import Dropped, convert
+from tuner.data.pages import Row
+from tuner.ui.words import count, safe
+
+LONGEST = 2000
+"""Characters of a turn that are shown; the raw record has the rest."""
+RAW_LONGEST = 100_000
+_ROLES = {
+    "system": ("System", ":material/settings:"),
+    "user": ("User", ":material/person:"),
+    "assistant": ("Assistant", ":material/smart_toy:"),
+    "tool": ("Tool", ":material/build:"),
+}
+
+
+def row(found: Row, entry: Entry) -> None:
+    """One row of a data set, or why it cannot be used."""
+    with st.container(border=True, key=f"card-row-{found.number}", gap="small"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(f"**Row {count(found.number)}**", width="content")
+            st.caption(f"line {count(found.line)} of {safe(found.file)}", width="content")
+            st.space("stretch")
+            with st.popover("Raw", icon=":material/data_object:", type="tertiary"):
+                st.code(_raw(found.record), language="json", wrap_lines=True)
+        told = convert(found.record, entry)
+        if isinstance(told, Dropped):
+            st.markdown(f":orange[:material/block: **Not used: {safe(told.reason)}**]")
+            st.text(told.detail[:LONGEST])
+            return
+        _told(told, str(found.number))
+
+
+def _raw(record: Any) -> str:
+    if not isinstance(record, Mapping):
+        return str(getattr(record, "excerpt", record))
+    text = json.dumps(record, ensure_ascii=False, indent=2, default=str)
+    return text if len(text) <= RAW_LONGEST else f"{text[:RAW_LONGEST]}\n… {len(text):,} characters in all"
+
+
+def _told(told: Mapping[str, Any], key: str) -> None:
+    if "text" in told:
+        _bubble("assistant", {"content": told["text"]}, f"{key}-text", name="Text")
+        return
+    if told.get("tools"):
+        with st.popover("Tools", icon=":material/build:", type="tertiary"):
+            st.code(_tools(told["tools"]), language="json", wrap_lines=True)
+    turns(told["messages"], key)
+    if "chosen" in told:
+        left, right = st.columns(2, gap="small")
+        with left:
+            _bubble(
+                "chosen", told["chosen"], f"{key}-chosen", name="Chosen, the better answer", icon="thumb_up"
+            )
+        with right:
+            _bubble(
+                "rejected",
+                told["rejected"],
+                f"{key}-rejected",
+                name="Rejected, the worse answer",
+                icon="thumb_down",
+            )
+    if "completion" in told:
+        good = bool(told.get("label"))
+        name, icon = ("Thumbs up", "thumb_up") if good else ("Thumbs down", "thumb_down")
+        _bubble("chosen" if good else "rejected", told["completion"], f"{key}-answer", name=name, icon=icon)
+
+
+def turns(messages: Sequence[Mapping[str, Any]], key: str) -> None:
+    """A talk, turn by turn."""
+    for place, message in enumerate(messages):
+        _bubble(str(message.get("role")), message, f"{key}-{place}")
+
+
+def _bubble(role: str, message: Mapping[str, Any], key: str, *, name: str = "", icon: str = "") -> None:
+    known, mark = _ROLES.get(role, (role.capitalize(), ":material/chat:"))
+    with st.container(key=f"bubble-{role}-{key}", gap="xsmall"):
+        st.caption(f":material/{icon}: {name or known}" if icon else f"{mark} {name or known}")
+        text = str(message.get("content") or "")
+        st.text(
+            text if len(text) <= LONGEST else f"{text[:LONGEST]} … {len(text) - LONGEST:,} more characters"
+        )
+        if calls := message.get("tool_calls"):
+            st.code(_tools(calls), language="json", wrap_lines=True)
+
+
+def _tools(given: Any) -> str:
+    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, indent=2, default=str)

@@ -1,0 +1,319 @@
+"""The datasets page's mechanism: the catalog in rows, pages of a set, its report, and what a model sees of a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import streamlit as st
+
+from tuner.config.config import KNOBS, Config
+from tuner.config.knobs import ConfigError
+from tuner.data.catalog import Entry
+from tuner.data.pages import Pages
+from tuner.data.report import Finding, Report, report
+from tuner.data.show import Shown, show
+from tuner.data.tokens import Tokenizer, load_tokenizer
+from tuner.ui import charts, chat, draft, theme, tokens_view
+from tuner.ui.offers import here, offer
+from tuner.ui.words import NONE, count, number, safe, share, size
+
+SIZE = 5
+"""Rows on a page of the preview."""
+KINDS = {
+    "text": ("Plain text", "pt"),
+    "chat": ("Talks", "sft"),
+    "pairs": ("Pairs", "dpo"),
+    "labelled": ("Thumbs", "kto"),
+}
+
+
+@st.cache_resource(show_spinner=False, max_entries=48)
+def _indexed(files: tuple[tuple[str, int], ...]) -> Pages:
+    pages = Pages([Path(name) for name, _ in files])
+    until = time.monotonic() + 0.2
+    while pages.rows is None and time.monotonic() < until:  # a small file is counted before anybody looks
+        time.sleep(0.005)
+    return pages
+
+
+def pages_of(entry: Entry) -> Pages:
+    """The pages of a set's files; indexed once for each state of them. Raises ConfigError."""
+    return _indexed(tuple((str(f), f.stat().st_mtime_ns) for f in entry.files()))
+
+
+# --- the catalog ---------------------------------------------------------------------------------------------------
+
+
+def catalog(entries: Mapping[str, Entry], chosen: str) -> str:
+    """The sets on this machine as a table; the name of the one that was chosen."""
+    found = [e for e in entries.values() if here(e)]
+    names = [e.name for e in found]
+    event = st.dataframe(
+        [_row(e) for e in found],
+        hide_index=True,
+        key="catalog",
+        on_select="rerun",
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [names.index(chosen) if chosen in names else 0]}},
+        height=min(318, 36 + 34 * len(found)) if len(found) > 8 else "content",
+        column_config={
+            "Rows": st.column_config.TextColumn(alignment="right", width="small"),
+            "Size": st.column_config.TextColumn(alignment="right", width="small"),
+            "File": st.column_config.TextColumn(width="medium"),
+        },
+    )
+    rows = event.selection.rows
+    return names[rows[0]] if rows and rows[0] < len(names) else names[0]
+
+
+def _row(entry: Entry) -> dict[str, str]:
+    kind, stage = KINDS[entry.kind]
+    try:
+        known = pages_of(entry)
+        rows = count(known.rows) if known.rows is not None else "counting"
+        weight = size(sum(f.stat().st_size for f in entry.files()))
+    except (ConfigError, OSError):
+        rows, weight = "not readable", NONE
+    return {
+        "Name": entry.name,
+        "Kind": kind,
+        "Good for": stage,
+        "Rows": rows,
+        "Size": weight,
+        "File": entry.location,
+    }
+
+
+def elsewhere(entries: Mapping[str, Entry]) -> None:
+    """The sets of the catalog that are not on this machine, behind a fold."""
+    rest = [e for e in entries.values() if not here(e)]
+    if not rest:
+        return
+    with st.expander(f"{count(len(rest), 'more set')} in the catalog, not on this machine", type="compact"):
+        st.caption(
+            "They are read from their hub when there is a network, or once their file lies in the folder."
+        )
+        st.dataframe(
+            [{"Name": e.name, "Kind": KINDS[e.kind][0], "Comes from": e.source} for e in rest],
+            hide_index=True,
+        )
+
+
+# --- preview -------------------------------------------------------------------------------------------------------
+
+
+def preview(entry: Entry) -> None:
+    """The rows of a set, page by page."""
+    try:
+        known = pages_of(entry)
+        total = known.rows
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="preview-bar"):
+            pages = max(1, -(-(total if total is not None else known.counted) // SIZE))
+            at = int(st.pagination(pages, key=f"page-{entry.name}"))
+            st.caption(
+                count(total, "row") if total is not None else f"{count(known.counted, 'row')} so far",
+                width="content",
+            )
+            st.space("stretch")
+            st.number_input(
+                "Go to row",
+                min_value=0,
+                max_value=max(0, known.counted - 1),
+                step=1,
+                key=f"goto-{entry.name}",
+                value=None,
+                placeholder="Go to row",
+                label_visibility="collapsed",
+                width=150,
+                on_change=_go_to,
+                args=(entry.name,),
+            )
+        for found in known.page(at - 1, SIZE):
+            chat.row(found, entry)
+    except (ConfigError, OSError) as error:
+        st.error(safe(error), icon=":material/error:")
+
+
+def _go_to(name: str) -> None:
+    row = st.session_state.get(f"goto-{name}")
+    if row is not None:
+        st.session_state[f"page-{name}"] = int(row) // SIZE + 1
+
+
+# --- for a model ---------------------------------------------------------------------------------------------------
+
+
+def settings(entry: Entry) -> Config | None:
+    """Model, stage and cutoff to look at a set with; they begin with the form's. None until there is a model."""
+    values = draft.current().values
+    given = offer("model_name_or_path", values)
+    models = list(given.choices) if given else []
+    own = values.get("model_name_or_path")
+    if own and own not in models:
+        models.insert(0, str(own))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        model = st.selectbox(
+            "Model",
+            models,
+            index=models.index(str(own)) if own in models else (0 if models else None),
+            accept_new_options=True,
+            placeholder="A folder with a tokenizer",
+            key="look-model",
+            width=320,
+            help="Whose tokenizer and template are used. Only its small files are read.",
+        )
+        stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
+        usual = KINDS[entry.kind][1]
+        first = stages.index(usual) if usual in stages else 0
+        stage = st.selectbox("Stage", stages, index=first, key=f"look-stage-{entry.kind}", width=110)
+        cutoff = st.number_input(
+            "Cutoff length",
+            min_value=4,
+            value=int(values.get("cutoff_len") or KNOBS["cutoff_len"].default),
+            step=64,
+            key="look-cutoff",
+            width=170,
+            help="The longest example, in tokens.",
+        )
+    if not model or not stage:
+        st.caption("Choose a model; its tokenizer decides what a token is.")
+        return None
+    base = {n: v for n, v in values.items() if n in KNOBS and n not in ("dataset", "eval_dataset")}
+    base |= {
+        "model_name_or_path": model,
+        "stage": stage,
+        "cutoff_len": cutoff,
+        "dataset": [entry.name],
+        "dataset_dir": str(entry.dataset_dir),
+    }
+    from tuner.config.config import check
+
+    config, problems = check(base)
+    if config is None:
+        st.error(safe(problems[0].sentence), icon=":material/error:")
+    return config
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _tokenizer(folder: str) -> Tokenizer:
+    return load_tokenizer(folder)
+
+
+def sees(entry: Entry, config: Config) -> None:
+    """One row as tokens: what is learnt, what is only read."""
+    try:
+        known = pages_of(entry)
+        number = st.number_input(
+            "Row",
+            min_value=0,
+            max_value=max(0, known.counted - 1),
+            step=1,
+            key=f"see-{entry.name}",
+            width=150,
+        )
+        found = known.row(int(number))
+        shown = show(config, entry, found.record, _tokenizer(str(config.model_name_or_path)))
+    except (ConfigError, OSError) as error:
+        st.error(safe(error), icon=":material/error:")
+        return
+    if shown.dropped:
+        st.markdown(f":orange[:material/block: **Not used: {safe(shown.dropped)}**]")
+        st.text(shown.detail)
+        return
+    _legend(shown)
+    for place, (side, tokens) in zip(
+        st.columns(len(shown.sides), gap="small"), shown.sides.items(), strict=True
+    ):
+        with place, theme.card(f"sees-{side}", gap="xsmall"):
+            trained = sum(t.trained for t in tokens)
+            st.markdown(
+                f"**{side.capitalize()}** :gray[{count(len(tokens), 'token')}, {count(trained)} trained on]"
+            )
+            tokens_view.draw(tokens, f"{entry.name}-{side}")
+
+
+def _legend(shown: Shown) -> None:
+    cut = f" It was cut: {count(shown.length, 'token')} before." if shown.cut else ""
+    st.caption(
+        f"Written with the template **{safe(shown.template)}**. Underlined and tinted: the model learns to write it. "
+        f"Pale: it only reads it. Framed: special tokens.{cut}"
+    )
+
+
+# --- report --------------------------------------------------------------------------------------------------------
+
+
+def reported(entry: Entry, config: Config) -> None:
+    """The data report: made on demand, kept while the set and the settings stay as they are."""
+    key = f"report-{entry.name}-{config.stage}-{config.cutoff_len}-{config.model_name_or_path}"
+    if key not in st.session_state and st.button(
+        "Make the report", type="primary", icon=":material/fact_check:"
+    ):
+        bar = st.progress(0.0, text="Reading")
+        try:
+            tokenizer = _tokenizer(str(config.model_name_or_path))
+
+            def tell(part: float, text: str) -> None:
+                bar.progress(min(1.0, part), safe(text))
+
+            st.session_state[key] = report(config, tokenizer, tell)
+        except (ConfigError, OSError) as error:
+            st.error(safe(error), icon=":material/error:")
+            return
+        finally:
+            bar.empty()
+        st.rerun()
+    if key in st.session_state:
+        _report(cast(Report, st.session_state[key]))
+    else:
+        st.caption(
+            "Reads every row the way training will: what is kept, what is cut, what is thrown away and why."
+        )
+
+
+def _report(found: Report) -> None:
+    figures: dict[str, str] = {
+        "Rows read": count(found.read),
+        "Kept": count(found.kept),
+        "Thrown away": count(found.read - found.kept),
+        "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
+        "Duplicates": count(found.duplicates),
+        "Trained on": f"{share(found.trained_share)} of tokens",
+        "Steps": count(found.steps) if found.steps else NONE,
+    }
+    with st.grid("auto", min_column_width=125, gap="small") as grid:
+        for name, figure in figures.items():
+            grid.metric(name, figure)
+    if found.histogram:
+        with theme.card("lengths", gap="xsmall"):
+            tokens = {n: number(found.tokens[n]) for n in ("p50", "p95", "max") if n in found.tokens}
+            said = ", ".join(f"{n} {v}" for n, v in tokens.items())
+            st.markdown(f"**Length of examples** :gray[{said} tokens; the dashed line is the cutoff]")
+            drawn = charts.lengths(
+                np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
+            )
+            charts.draw(drawn, "lengths")
+    _findings("Thrown away, and why", found.dropped)
+    _findings("Kept, and worth a look", found.findings)
+    for note in found.notes:
+        st.caption(f":material/info: {safe(note)}")
+
+
+def _findings(title: str, found: Mapping[str, Finding]) -> None:
+    if not found:
+        return
+    st.markdown(f"**{title}**")
+    rows: list[dict[str, Any]] = [
+        {
+            "What": what,
+            "Rows": count(finding.count),
+            "For example": "; ".join(f"{e['file']} line {e['line']}" for e in finding.examples[:3]),
+            "Detail": str(finding.examples[0]["detail"]) if finding.examples else "",
+        }
+        for what, finding in sorted(found.items(), key=lambda item: -item[1].count)
+    ]
+    st.dataframe(rows, hide_index=True, column_config={"Detail": {"width": "large"}})

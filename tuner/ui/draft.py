@@ -1,0 +1,171 @@
+"""The config being put together on the New run page: what it started from and what was changed since.
+
+It lives on disk, so that a refresh, a closed browser or a restarted dashboard loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from tuner import hardware
+from tuner.config.config import KNOBS, recipes
+from tuner.config.knobs import Knob
+from tuner.tracking.run import Run
+from tuner.ui import state
+from tuner.ui.words import value as shown
+
+FIRST = "board"
+"""The recipe the form opens with."""
+_KEY = "draft"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`base` are the values it started from, `changes` what a person has set otherwise since."""
+
+    start: str = FIRST
+    base: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {**self.base, **self.changes}
+
+    def value(self, name: str) -> Any:
+        return self.values.get(name, KNOBS[name].default)
+
+    def origin(self, name: str) -> Any:
+        """What the knob goes back to when it is reset."""
+        return self.base.get(name, KNOBS[name].default)
+
+    def with_value(self, name: str, value: Any) -> Draft:
+        kept = {n: v for n, v in self.changes.items() if n != name}
+        if shown(value) != shown(self.origin(name)):
+            kept[name] = value
+        return replace(self, changes=kept)
+
+    def without(self, name: str) -> Draft:
+        return replace(self, changes={n: v for n, v in self.changes.items() if n != name})
+
+
+def current() -> Draft:
+    """The draft being worked on: this session's, else the one on disk, else the first recipe."""
+    if _KEY not in st.session_state:
+        kept = state.load_draft(_KEY)
+        known = {"start": str, "base": dict, "changes": dict, "name": str}
+        good = {n: kept[n] for n, kind in known.items() if isinstance(kept.get(n), kind)}
+        st.session_state[_KEY] = Draft(**good) if good.get("base") else from_recipe(FIRST)
+    draft: Draft = st.session_state[_KEY]
+    return draft
+
+
+def keep(draft: Draft) -> None:
+    """Make it the draft being worked on, here and on disk. Secrets stay out of the file."""
+    st.session_state[_KEY] = draft
+    changes = {n: v for n, v in draft.changes.items() if n not in KNOBS or not KNOBS[n].secret}
+    plain = {"start": draft.start, "base": dict(draft.base), "changes": changes, "name": draft.name}
+    state.keep_draft(_KEY, plain)
+
+
+def start_over(draft: Draft) -> None:
+    """Put another draft in its place; the widgets take their values from it."""
+    forget_widgets()
+    keep(draft)
+
+
+def forget_widgets() -> None:
+    for key in [k for k in st.session_state if str(k).startswith("knob:")]:
+        del st.session_state[key]
+
+
+def starts() -> dict[str, str]:
+    """Where a draft can start from: recipes, then saved configs. The key is `kind:name`, the value what is shown."""
+    found = {f"recipe:{name}": name for name in sorted(recipes(), key=lambda n: (n != FIRST, n))}
+    return found | {f"saved:{name}": f"{name} (saved)" for name in state.saved_configs()}
+
+
+def from_start(key: str) -> tuple[Draft, str]:
+    """The draft for a key of `starts`, and a sentence where it cannot be read."""
+    kind, _, name = key.partition(":")
+    if kind == "recipe":
+        return from_recipe(name), ""
+    return from_file(state.saved_configs().get(name, Path(name)), name)
+
+
+def from_recipe(name: str) -> Draft:
+    """A recipe's values, with bf16 only where this machine has it."""
+    values, _ = state.read_config(name)
+    if values.get("bf16") and not hardware.bf16():
+        del values["bf16"]
+    return Draft(start=name, base=values)
+
+
+def from_file(path: Path, name: str) -> tuple[Draft, str]:
+    values, problem = state.read_config(path)
+    return Draft(start=name, base=values, name=name), problem
+
+
+def from_text(text: bytes, name: str) -> tuple[Draft, str]:
+    """An uploaded YAML or JSON file as a starting point, and a sentence where it is none."""
+    path = state.drafts() / "upload.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text)
+    draft, problem = from_file(path, Path(name).stem)
+    return draft, problem.replace(str(path), name)
+
+
+def launched(draft: Draft) -> None:
+    """After a launch the values stay, for the next run differs in little; the name does not."""
+    st.session_state.pop("run-name", None)
+    keep(replace(draft, name=""))
+
+
+def from_run(run_id: str) -> tuple[Draft, str]:
+    """A past run's values as a starting point, without where it wrote to."""
+    try:
+        values = Run(run_id).values()
+    except ValueError:
+        values = {}
+    if not values:
+        return current(), f"There is no run {run_id} to clone; choose one in History."
+    own = {"output_dir", "run_name", "resume_from_checkpoint"}
+    base = {n: v for n, v in values.items() if n not in own and n in KNOBS}
+    return Draft(start=f"clone of {Run(run_id).name}", base=base), ""
+
+
+def use_dataset(name: str, stage: str) -> None:
+    """Put a data set, and the stage it is good for, into the draft."""
+    forget_widgets()
+    keep(current().with_value("dataset", [name]).with_value("stage", stage))
+
+
+def differs(base: Mapping[str, Any]) -> list[tuple[Knob, Any]]:
+    """What a starting point sets otherwise than the defaults: each knob with its value, in the form's order."""
+    return [(k, base[n]) for n, k in KNOBS.items() if n in base and shown(base[n]) != shown(k.default)]
+
+
+def typed(knob: Knob, raw: Any) -> Any:
+    """What a person typed, as the knob's type where it fits; left as text where not, for the check to speak of."""
+    if not isinstance(raw, str):
+        return raw
+    text = raw.strip()
+    if not text:
+        return None if knob.optional else [] if knob.kind == "list" else text
+    if knob.kind == "list":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if knob.kind in ("int", "float"):
+        return _number(text, int if knob.kind == "int" else float)
+    return text
+
+
+def _number(text: str, kind: type[int] | type[float]) -> int | float | str:
+    try:
+        return kind(text.replace(",", ""))
+    except ValueError:
+        return text

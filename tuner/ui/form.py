@@ -1,0 +1,295 @@
+"""The form: every knob drawn from its declaration. Its kind picks the widget, its needs hide it, its help explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from tuner.config.config import KNOBS, form_sections, word
+from tuner.config.knobs import Knob, Problem, Section
+from tuner.ui import draft as drafts
+from tuner.ui import theme
+from tuner.ui.draft import Draft
+from tuner.ui.offers import Offer, offer
+from tuner.ui.words import label, number, safe, value
+
+ELSEWHERE = frozenset({"run_name"})
+"""Knobs with a place of their own on the page: the name stands on the run's card."""
+FEW = 5
+"""Up to this many short choices lie side by side; more go into a list."""
+
+
+def key(name: str) -> str:
+    return f"knob:{name}"
+
+
+def visible(draft: Draft, *, advanced: bool, search: str = "") -> dict[type[Section], list[Knob]]:
+    """The knobs to draw, by section: those that apply to the other values, and the advanced ones if asked for,
+    changed, or found by their name or help."""
+    values = {n: draft.value(n) for n in KNOBS}
+    found: dict[type[Section], list[Knob]] = {}
+    for section in form_sections():
+        knobs = [KNOBS[n] for n in section.model_fields]
+        drawn = [k for k in knobs if k.shown and k.name not in ELSEWHERE and k.applies(values)]
+        kept = [k for k in drawn if _wanted(k, draft, advanced, search)]
+        if kept:
+            found[section] = kept
+    return found
+
+
+def _wanted(knob: Knob, draft: Draft, advanced: bool, search: str) -> bool:
+    if search:
+        text = f"{knob.name} {label(knob.name)} {knob.tooltip}".lower()
+        return all(part in text for part in search.lower().split())
+    return advanced or not knob.advanced or knob.name in draft.changes
+
+
+def options() -> tuple[bool, str, bool]:
+    """What of the form is shown: advanced parameters too, only those a search finds, explanations under the fields."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="form-options"):
+        level = st.segmented_control(
+            "Parameters",
+            ["Basic", "Advanced"],
+            required=True,
+            default="Basic",
+            key="level",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        search = st.text_input(
+            "Find a parameter",
+            type="search",
+            icon=":material/search:",
+            placeholder="Find: rank, memory, speed",
+            live=True,
+            label_visibility="collapsed",
+            width=230,
+        )
+        st.space("stretch")
+        explained = st.toggle("Explain", value=True, key="explain", bind="query-params")
+    return level == "Advanced", search or "", explained
+
+
+def sections(
+    draft: Draft, problems: Sequence[Problem], *, advanced: bool, search: str, explained: bool
+) -> None:
+    """Draw the form, a card a section."""
+    found = visible(draft, advanced=advanced, search=search)
+    if not found:
+        theme.empty(
+            "search_off", "No such parameter", f"Nothing here is called or explained as “{safe(search)}”."
+        )
+    for group in _rows(found):
+        with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
+            for section in group:
+                _section(section, found[section], draft, problems, explained)
+
+
+def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
+    """The sections by rows: one of several knobs takes a row of its own, those of a single knob share one in pairs."""
+    rows: list[list[type[Section]]] = []
+    for section, knobs in found.items():
+        lone = len(knobs) == 1
+        if lone and rows and len(rows[-1]) == 1 and len(found[rows[-1][0]]) == 1:
+            rows[-1].append(section)
+        else:
+            rows.append([section])
+    return rows
+
+
+def _section(
+    section: type[Section], knobs: list[Knob], draft: Draft, problems: Sequence[Problem], explained: bool
+) -> None:
+    changed = sum(k.name in draft.changes for k in knobs)
+    with theme.card(f"section-{section.__name__}", height="stretch"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.subheader(f"{section.icon} {section.title}", anchor=False)
+            if changed:
+                st.badge(f"{changed} changed", color="primary")
+        with st.grid("auto", min_column_width=280, gap=(26, 28)) as grid:
+            for knob in knobs:
+                with grid.cell():
+                    field(knob, draft, problems, explained)
+
+
+def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
+    """One knob: its widget, the way back if it was changed, its explanation, and what is wrong with it."""
+    with st.container(key=f"field-{knob.name}", gap="xsmall"):
+        if knob.name in draft.changes:
+            with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
+                _widget(knob, draft)
+                _reset(knob, draft)
+        else:
+            _widget(knob, draft)
+        wrong = [p for p in problems if p.knob == knob.name]
+        for problem in wrong:
+            st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+        if explained and not wrong:
+            st.caption(_explanation(knob))
+
+
+def _explanation(knob: Knob) -> str:
+    usual = f"\n\n**Usual:** {safe(knob.usual)}" if knob.usual else ""
+    return f"{safe(knob.help)}{usual}"
+
+
+def _reset(knob: Knob, draft: Draft) -> None:
+    st.button(
+        "",
+        key=f"reset:{knob.name}",
+        icon=":material/undo:",
+        type="tertiary",
+        help=f"Back to {value(draft.origin(knob.name))}",
+        on_click=_put_back,
+        args=(knob.name,),
+    )
+
+
+def tooltip(knob: Knob) -> str:
+    """The knob's tooltip with its flag, its bounds and a line for each direction."""
+    lines = [f"`--{knob.name}`", safe(knob.help)]
+    if knob.raised:
+        lines.append(f":material/arrow_upward: **Higher:** {safe(knob.raised)}")
+    if knob.lowered:
+        lines.append(f":material/arrow_downward: **Lower:** {safe(knob.lowered)}")
+    if knob.usual:
+        lines.append(f"**Usual:** {safe(knob.usual)}")
+    bounds = [number(b) for b in (knob.lower, knob.upper) if b is not None]
+    if len(bounds) == 2:
+        lines.append(f"**Allowed:** {bounds[0]} to {bounds[1]}")
+    return "\n\n".join(lines)
+
+
+def _title(knob: Knob, draft: Draft) -> str:
+    mark = ":primary[●] " if knob.name in draft.changes else ""
+    named = label(knob.name)
+    unit = f" :gray[:small[{safe(knob.unit)}]]" if knob.unit and knob.unit not in named.lower() else ""
+    return f"{mark}{safe(named)}{unit}"
+
+
+# --- widgets -------------------------------------------------------------------------------------------------------
+
+
+def _widget(knob: Knob, draft: Draft) -> None:
+    name, now = knob.name, draft.value(knob.name)
+    common: dict[str, Any] = {
+        "key": key(name),
+        "help": tooltip(knob),
+        "on_change": _changed,
+        "args": (name,),
+    }
+    title = _title(knob, draft)
+    given = offer(name, draft.values)
+    if given is not None and knob.kind == "list":
+        _several(title, given, now, common)
+    elif given is not None:
+        _one_of(title, given, now, common)
+    elif knob.kind == "bool" and not knob.optional:
+        _seed(name, bool(now) if isinstance(now, bool) else str(now).lower() == "true")
+        st.toggle(title, **common)
+    elif knob.kind in ("choice", "bool"):
+        _choice(title, knob, now, common)
+    elif knob.kind == "int" and _fits(knob, now):
+        _seed(name, now)
+        st.number_input(title, **_bounds(knob), step=1, placeholder="empty", **common)
+    else:
+        _seed(name, word(now))
+        st.text_input(title, type="password" if knob.secret else "default", placeholder="empty", **common)
+
+
+def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
+    choices = list(knob.choices) or ["True", "False"]
+    current = word(now) or None
+    if current is not None and current not in choices:
+        choices.append(current)  # a value from a file that is none of them: shown, and told as a problem
+    _seed(knob.name, current)
+    short = len(choices) <= FEW and sum(map(len, choices)) <= 28
+    if short and not knob.optional:
+        st.segmented_control(title, choices, required=True, **common)
+    elif knob.optional:
+        st.selectbox(title, choices, index=None, placeholder="empty", **common)
+    else:
+        st.selectbox(title, choices, **common)
+
+
+def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
+    choices = list(given.choices)
+    if now and str(now) not in choices:
+        choices.insert(0, str(now))
+    st.session_state.setdefault(common["key"], str(now) if now else None)
+    st.selectbox(
+        title,
+        choices,
+        index=None,
+        format_func=given.shown,
+        accept_new_options=given.free,
+        placeholder="Choose or type",
+        **common,
+    )
+    if given.missing:
+        st.caption(safe(given.missing))
+
+
+def _several(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
+    chosen = (
+        [str(v) for v in now]
+        if isinstance(now, list | tuple)
+        else [v for v in str(now or "").split(",") if v]
+    )
+    choices = [*given.choices, *(c for c in chosen if c not in given.choices)]
+    st.session_state.setdefault(common["key"], chosen)
+    st.multiselect(
+        title, choices, format_func=given.shown, accept_new_options=given.free, placeholder="Choose", **common
+    )
+    if given.missing:
+        st.caption(safe(given.missing))
+
+
+def _fits(knob: Knob, now: Any) -> bool:
+    """Whether a number field can show the value: a whole number within the bounds, or nothing."""
+    if now is None:
+        return knob.optional
+    whole = isinstance(now, int) and not isinstance(now, bool)
+    low, high = knob.lower, knob.upper
+    return whole and (low is None or now >= low) and (high is None or now <= high)
+
+
+def _bounds(knob: Knob) -> dict[str, Any]:
+    bounds: dict[str, Any] = {"value": None} if knob.optional else {}
+    if knob.lower is not None:
+        bounds["min_value"] = int(knob.lower)
+    if knob.upper is not None:
+        bounds["max_value"] = int(knob.upper)
+    return bounds
+
+
+def _seed(name: str, shown: Any) -> None:
+    st.session_state.setdefault(key(name), shown)
+
+
+# --- what a touch does ---------------------------------------------------------------------------------------------
+
+
+def _changed(name: str) -> None:
+    knob = KNOBS[name]
+    raw = st.session_state.get(key(name))
+    taken = raw.lower() == "true" if knob.kind == "bool" and isinstance(raw, str) else drafts.typed(knob, raw)
+    if isinstance(raw, str) and raw != word(taken):
+        st.session_state.pop(key(name), None)  # shown again as the studio writes it: 5e-5 becomes 5e-05
+    drafts.keep(drafts.current().with_value(name, taken))
+
+
+def _put_back(name: str) -> None:
+    st.session_state.pop(key(name), None)
+    drafts.keep(drafts.current().without(name))
+
+
+def mend(changes: dict[str, Any]) -> None:
+    """Set knobs as a remedy says."""
+    draft = drafts.current()
+    for name, remedy in changes.items():
+        st.session_state.pop(key(name), None)
+        draft = draft.with_value(name, remedy)
+    drafts.keep(draft)

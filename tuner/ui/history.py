@@ -1,0 +1,202 @@
+"""The history page's mechanism: what chosen runs can be put through, their notes and tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from tuner.tracking import runs
+from tuner.tracking.rows import RunFilter, RunRow
+from tuner.tracking.run import STATES
+from tuner.tracking.store import TrackerError
+from tuner.ui import state, theme
+from tuner.ui.words import count, look, safe
+
+SIZE = 20
+"""Runs on a page of the history."""
+MOST = 6
+"""Runs that can be laid beside each other."""
+SORTS = {
+    "Newest first": ("created", True),
+    "Oldest first": ("created", False),
+    "Lowest loss": ("metrics.loss", False),
+    "Longest": ("duration", True),
+    "Name": ("name", False),
+}
+
+
+def mark(filter: RunFilter, page: int) -> str:
+    """A key that changes with what is listed, so that a choice of rows never slips onto other runs."""
+    return str(abs(hash((repr(filter), page))) % 10**8)
+
+
+def filters() -> RunFilter:
+    """The filter bar; every field of it lives in the URL."""
+    known = runs.choices()
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="filters"):
+        text = st.text_input(
+            "Search",
+            type="search",
+            icon=":material/search:",
+            placeholder="name, model, note",
+            key="q",
+            live=True,
+            bind="query-params",
+            width=180,
+        )
+        states = st.multiselect(
+            "State",
+            STATES,
+            format_func=lambda s: look(s).word,
+            key="state",
+            bind="query-params",
+            placeholder="any",
+            width=120,
+        )
+        stage = _one("Stage", known.stages, 85)
+        model = _one("Model", known.models, 120)
+        dataset = _one("Data set", known.datasets, 120)
+        tag = _one("Tag", tuple(known.tags), 95)
+        sort = st.selectbox("Sort by", list(SORTS), key="sort", bind="query-params", width=135)
+        deleted = st.toggle("Deleted", key="deleted", bind="query-params")
+    key, descending = SORTS[sort]
+    return RunFilter(
+        text=text or "",
+        states=tuple(states),
+        stage=stage,
+        model=model,
+        dataset=dataset,
+        tags={tag: ""} if tag else {},
+        sort=key,
+        descending=descending,
+        deleted=deleted,
+    )
+
+
+def _one(name: str, choices: tuple[str, ...], width: int) -> str:
+    key = name.lower().replace(" ", "")
+    return (
+        st.selectbox(name, choices, index=None, key=key, bind="query-params", placeholder="any", width=width)
+        or ""
+    )
+
+
+def nothing(filter: RunFilter) -> None:
+    """What stands where no run is listed, and what to do."""
+    if filter == RunFilter(sort=filter.sort, descending=filter.descending):
+        theme.empty(
+            "history", "No runs yet", "Each run you launch is kept here, with its curves and its config."
+        )
+        with st.container(horizontal=True, horizontal_alignment="center"):
+            st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+    elif filter.deleted:
+        theme.empty(
+            "delete", "Nothing is deleted", "Runs that you delete wait here until they are removed for good."
+        )
+    else:
+        theme.empty("search_off", "No run fits", "Take away a filter or search for another word.")
+
+
+def actions(chosen: Sequence[RunRow]) -> None:
+    """What can be done with the chosen runs."""
+    ids = [row.id for row in chosen]
+    one = len(chosen) == 1
+    with st.container(horizontal=True, gap="small", key="history-actions"):
+        if chosen[0].deleted:
+            _each(chosen, "Restore", ":material/restore_from_trash:", runs.restore_run)
+            with st.popover("Remove for good", icon=":material/delete_forever:"):
+                st.markdown("The folder with its checkpoints is removed too. This cannot be undone.")
+                _each(chosen, "Yes, remove", ":material/delete_forever:", runs.purge)
+            return
+        if one and st.button("Open", icon=":material/open_in_full:", type="primary"):
+            state.go("runs", run=ids[0])
+        if st.button(
+            "Compare",
+            icon=":material/compare_arrows:",
+            type="secondary" if one else "primary",
+            disabled=len(ids) > MOST,
+            help=f"Up to {MOST} runs." if len(ids) > MOST else None,
+        ):
+            state.go("compare", run=ids)
+        if one and st.button(
+            "Clone", icon=":material/content_copy:", help="Open the form with these values."
+        ):
+            state.go("new_run", clone=ids[0])
+        _each(chosen, "Delete", ":material/delete:", runs.delete_run)
+
+
+def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[str], None]) -> None:
+    if not st.button(name, icon=icon, key=f"each-{name}"):
+        return
+    done = 0
+    for row in chosen:
+        try:
+            act(row.id)
+            done += 1
+        except (ValueError, TrackerError) as error:
+            st.toast(safe(error), icon=":material/error:")
+    if done:
+        st.toast(f"{name}: {count(done, 'run')}.", icon=icon)
+        st.rerun()
+
+
+def words(row: RunRow) -> None:
+    """A run's name, note and tags, to read and change."""
+    with theme.card("words"):
+        left, right = st.columns([1.6, 1], gap="medium")
+        with left:
+            st.text_input("Name", value=row.name, key=f"name-{row.id}", on_change=_rename, args=(row.id,))
+            st.text_area(
+                "Note",
+                value=row.note,
+                key=f"note-{row.id}",
+                on_change=_note,
+                args=(row.id,),
+                placeholder="What you tried, what you saw, what comes next.",
+                height=120,
+            )
+        with right:
+            tags = [f"{k}: {v}" if v else k for k, v in row.tags.items()]
+            st.multiselect(
+                "Tags",
+                tags,
+                default=tags,
+                accept_new_options=True,
+                key=f"tags-{row.id}",
+                on_change=_tag,
+                args=(row.id, tuple(row.tags)),
+                placeholder="word, or word: value",
+                help="Type a word and press Enter; `purpose: baseline` makes a tag with a value.",
+            )
+            if row.reason:
+                st.caption(safe(row.reason))
+
+
+def _said(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except (ValueError, TrackerError) as error:
+        st.toast(safe(error), icon=":material/error:")
+
+
+def _rename(run_id: str) -> None:
+    _said(lambda: runs.rename_run(run_id, str(st.session_state[f"name-{run_id}"])))
+
+
+def _note(run_id: str) -> None:
+    _said(lambda: runs.set_note(run_id, str(st.session_state[f"note-{run_id}"])))
+
+
+def _tag(run_id: str, before: tuple[str, ...]) -> None:
+    wanted = dict(_pair(text) for text in st.session_state[f"tags-{run_id}"])
+    for name in before:
+        if name not in wanted:
+            _said(lambda name=name: runs.delete_tag(run_id, name))  # type: ignore[misc]
+    for name, value in wanted.items():
+        _said(lambda name=name, value=value: runs.set_tag(run_id, name, value))  # type: ignore[misc]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition(":")
+    return name.strip(), value.strip()

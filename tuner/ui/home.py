@@ -1,0 +1,94 @@
+"""The first page's mechanism: a newcomer's next step, and what wants attention."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import streamlit as st
+
+from tuner import hardware, paths
+from tuner.config.config import recipes
+from tuner.tracking.adapters import list_adapters
+from tuner.tracking.rows import RunFilter
+from tuner.tracking.runs import list_runs
+from tuner.tracking.store import TrackerError
+from tuner.ui import theme
+from tuner.ui.words import size
+
+LOW_DISK = 5 * hardware.GIB
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing a newcomer does, where, and whether it was done."""
+
+    title: str
+    why: str
+    page: str
+    link: str
+    done: bool
+
+
+def steps() -> list[Step]:
+    """The way from an empty studio to an adapter; what was done is read from the runs themselves."""
+    total = list_runs(RunFilter(), size=1).total
+    finished = list_runs(RunFilter(states=("finished",)), size=2).total
+    adapters = 0
+    with suppress(TrackerError):
+        adapters = len(list_adapters())
+    first = "starter-dpo" if "starter-dpo" in recipes() else "a recipe"
+    return [
+        Step(
+            "Look at your data",
+            "See what a model would read, row by row.",
+            "datasets",
+            "Data sets",
+            total > 0,
+        ),
+        Step("Launch a first run", f"Start from {first} and press Launch.", "new_run", "New run", total > 0),
+        Step(
+            "Compare two runs",
+            "Change one parameter, run again, lay both side by side.",
+            "compare",
+            "Compare",
+            finished > 1,
+        ),
+        Step(
+            "Find your adapter",
+            "Each finished run registers one, with all that is behind it.",
+            "adapters",
+            "Adapters",
+            adapters > 0,
+        ),
+    ]
+
+
+def checklist(steps: list[Step]) -> None:
+    """The steps as cards; the next one is the one that stands out."""
+    st.subheader("From here to an adapter of your own", anchor=False)
+    following = next((s for s in steps if not s.done), None)
+    with st.grid(4, min_column_width=220, gap="small"):
+        for number, step in enumerate(steps, start=1):
+            with theme.card(
+                f"{'next' if step is following else 'step'}-{number}", gap="xsmall", height="stretch"
+            ):
+                icon = ":green[:material/check_circle:]" if step.done else f":gray[{number}]"
+                st.markdown(f"{icon} **{step.title}**")
+                st.caption(step.why)
+                st.page_link(
+                    f"pages/{step.page}.py",
+                    label=step.link,
+                    icon=":material/arrow_forward:",
+                    icon_position="right",
+                )
+
+
+def attention() -> None:
+    """What a person should know without asking: a disk that fills."""
+    free = hardware.usage(paths.home()).disk_free
+    if free < LOW_DISK:
+        st.warning(
+            f"Only {size(free)} of disk are free; checkpoints need room. Remove deleted runs for good in History.",
+            icon=":material/hard_drive:",
+        )

@@ -1,0 +1,77 @@
+"""Small pieces that redraw themselves while something runs, and the sidebar's status line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import streamlit as st
+
+from tuner import hardware, paths
+from tuner.jobs import queue
+from tuner.jobs.supervisor import ensure_supervisor
+from tuner.tracking import store
+from tuner.tracking.run import ENDED, Run
+from tuner.ui.words import count, duration, look, safe, share, size
+
+SIDEBAR_EVERY = 3.0
+
+
+def piece(draw: Callable[[Run], None], run: Run, every: float) -> None:
+    """Draw a piece of a run's page, again every few seconds until the run has ended."""
+    ended = run.status().state in ENDED
+    st.fragment(draw, run_every=None if ended else every)(run)
+
+
+def status_line() -> None:
+    """The sidebar's foot: what runs, what waits, and how loaded this machine is."""
+    st.fragment(_status, run_every=SIDEBAR_EVERY)()
+
+
+def _status() -> None:
+    with suppress(OSError):  # a studio on a full disk is still worth looking at
+        ensure_supervisor(only_if_needed=True)
+    with st.container(key="status-line", gap="xsmall"):
+        rows = queue.queue()
+        for row in [r for r in rows if r.position == 0]:
+            _running(Run(row.id))
+        waiting = sum(r.position > 0 for r in rows)
+        if not rows:
+            st.caption(":material/bedtime: Nothing is running")
+        elif waiting:
+            st.caption(f":material/schedule: {count(waiting, 'run')} waiting")
+        _machine()
+
+
+def _running(run: Run) -> None:
+    status = run.status()
+    seen = look(status.state)
+    st.page_link("pages/runs.py", label=safe(run.name), icon=seen.icon, query_params={"run": run.id})
+    left = f", {duration(status.eta)} left" if status.eta else ""
+    what = f"{share(status.share)}{left}" if status.total_steps else status.phase or seen.word
+    st.progress(status.share, text=safe(what))
+
+
+def _machine() -> None:
+    usage = hardware.usage(paths.home())
+    meters = [
+        ("CPU", usage.cpu_percent / 100, f"{usage.cpu_percent:.0f}%"),
+        ("RAM", usage.memory_used / usage.memory_total, _of(usage.memory_used, usage.memory_total)),
+        *(
+            (f"GPU {g.index}", g.memory_used / g.memory_total, _of(g.memory_used, g.memory_total))
+            for g in usage.gpus
+        ),
+    ]
+    with st.container(key="meters", gap="xsmall"):
+        for name, part, said in meters:
+            st.progress(min(1.0, part), text=f"{name} {said}")
+
+
+def _of(used: int, total: int) -> str:
+    return f"{used / hardware.GIB:.1f} of {size(total)}"
+
+
+@st.cache_resource(show_spinner=False)
+def warm() -> None:
+    """Once a server, after a first page was drawn: get MLflow ready in the background, so that no launch waits for it."""
+    store.warm()

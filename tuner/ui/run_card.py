@@ -1,0 +1,131 @@
+"""The card beside the form: what the run amounts to, what is wrong and how to mend it, its name, its command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from tuner import preflight
+from tuner.config.config import Config, check, command, to_yaml
+from tuner.config.knobs import Problem
+from tuner.tracking.run import fresh_name
+from tuner.ui import draft as drafts
+from tuner.ui import form, state, theme
+from tuner.ui.draft import Draft
+from tuner.ui.words import NONE, count, label, safe, value
+
+
+def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
+    """The config that the draft makes, if it makes one, and everything that would stop it."""
+    config, problems = check({n: v for n, v in draft.values.items() if v != "" and v is not None})
+    if config is not None:
+        known = {p.knob for p in problems}
+        problems = problems + [p for p in preflight.problems(config) if p.knob not in known or not p.knob]
+    return config, problems
+
+
+def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bool:
+    """Draw the card; True in the moment Launch is pressed."""
+    with theme.card("run"):
+        name = draft.name or fresh_name(draft.values)
+        if not draft.name:
+            st.session_state["run-name"] = name  # it follows model and stage until a person types one
+        st.session_state.setdefault("run-name", name)
+        st.text_input("Name", key="run-name", on_change=_renamed, help="What this run is called everywhere.")
+        if config is not None:
+            _figures(config)
+        _verdict(problems)
+        launched = st.button(
+            "Launch",
+            type="primary",
+            icon=":material/play_arrow:",
+            width="stretch",
+            disabled=config is None or bool(problems),
+            key="launch",
+        )
+    with theme.card("same"):
+        _same_from_a_shell(draft, config, name)
+    return launched
+
+
+def _figures(config: Config) -> None:
+    card = preflight.card(config)
+    with st.container(key="figures-run", gap="xsmall"):
+        left, right = st.columns(2, wrap=False)
+        left.metric(
+            "Steps",
+            count(card.steps),
+            help="How often the weights move: examples times epochs, over examples a step.",
+        )
+        right.metric(
+            "Examples a step",
+            count(card.examples_per_step),
+            help="Batch size times accumulation times devices. 8 to 64 is usual.",
+        )
+        left.metric("Examples", count(card.rows), help="Rows of the data sets before any is dropped.")
+        tokens = card.rows * config.cutoff_len if card.rows else None
+        right.metric(
+            "Tokens an epoch",
+            f"≤ {_short(tokens)}" if tokens else NONE,
+            help="At most: every example as long as the cutoff. The data report has the real count.",
+        )
+
+
+def _short(figure: int) -> str:
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if figure >= scale:
+            return f"{figure / scale:.3g} {unit}"
+    return str(figure)
+
+
+def _verdict(problems: Sequence[Problem]) -> None:
+    if not problems:
+        st.markdown(":green[:material/check_circle: Ready to launch]")
+        return
+    st.markdown(f":red[:material/error: **{count(len(problems), 'thing')} to mend first**]")
+    for number, problem in enumerate(problems):
+        with st.container(key=f"problem-{number}", gap="xsmall"):
+            st.markdown(safe(problem.sentence))
+            if problem.mend:
+                said = ", ".join(f"{label(n)} {value(v)}" for n, v in problem.mend.items())
+                st.button(
+                    f"Set {safe(said)}",
+                    key=f"mend-{number}",
+                    icon=":material/build:",
+                    on_click=form.mend,
+                    args=(dict(problem.mend),),
+                )
+
+
+def _same_from_a_shell(draft: Draft, config: Config | None, name: str) -> None:
+    shell, yaml = st.tabs(["Command", "YAML"])
+    if config is None:
+        shell.caption("The command stands here once the values make a config.")
+        yaml.caption("The YAML stands here once the values make a config.")
+        return
+    named = config if config.run_name else config.model_copy(update={"run_name": name})
+    shell.code(command(named), language="bash", wrap_lines=True)
+    shell.caption("Does the same from a shell, tracked in the same place.")
+    text = to_yaml(named.changed())
+    yaml.code(text, language="yaml", wrap_lines=True)
+    with yaml.container(horizontal=True, gap="small"):
+        if st.button("Save", icon=":material/bookmark:", help="Keep it under its name, to start from later."):
+            path = state.save_config(name, named.changed())
+            st.toast(f"Saved as {path.parent.name}/{path.name}.", icon=":material/bookmark:")
+        st.download_button(
+            "Download", text, f"{name}.yaml", "text/yaml", icon=":material/download:", on_click="ignore"
+        )
+
+
+def _renamed() -> None:
+    from dataclasses import replace
+
+    drafts.keep(replace(drafts.current(), name=str(st.session_state["run-name"]).strip()))
+
+
+def changes(base: dict[str, Any]) -> None:
+    """What a starting point sets otherwise than the defaults, with the reason of each knob."""
+    for knob, given in drafts.differs(base):
+        st.markdown(f"`{knob.name}` **{safe(value(given))}** :gray[{safe(knob.help)}]")

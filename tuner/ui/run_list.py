@@ -1,0 +1,155 @@
+"""Runs in rows: what is at work, the queue with its order, and what ended lately."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from tuner.jobs import control, queue
+from tuner.jobs.queue import QueueRow
+from tuner.tracking.rows import RunFilter, RunRow
+from tuner.tracking.run import ENDED, Run
+from tuner.tracking.runs import list_runs
+from tuner.ui import charts, theme
+from tuner.ui.words import ago, count, duration, look, number, safe, share
+
+
+def find(run_id: str) -> Run | None:
+    """The run of an id out of the URL, if it has a folder here."""
+    try:
+        run = Run(run_id)
+        return run if run.exists else None
+    except ValueError:
+        return None
+
+
+def link(run_id: str, name: str, icon: str | None = None) -> None:
+    st.page_link("pages/runs.py", label=safe(name), icon=icon, query_params={"run": run_id})
+
+
+# --- at work -------------------------------------------------------------------------------------------------------
+
+
+def at_work() -> None:
+    """A card for every run that is at work, redrawn as it goes on."""
+    st.fragment(_at_work, run_every=2.0)()
+
+
+def _at_work() -> None:
+    rows = [row for row in queue.queue() if row.position == 0]
+    seen = {row.id for row in queue.queue()}
+    if st.session_state.get("list-seen", seen) != seen:
+        st.session_state["list-seen"] = seen
+        st.rerun()  # something started or ended: the lists below change too
+    st.session_state["list-seen"] = seen
+    for row in rows:
+        with theme.card(f"work-{row.id}"):
+            working(Run(row.id))
+    if not rows:
+        with theme.card("no-work"):
+            theme.empty("bedtime", "Nothing is running", "Start a run: its curves grow here while it learns.")
+            with st.container(horizontal=True, horizontal_alignment="center"):
+                st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+
+
+def working(run: Run) -> None:
+    """One run at work: name, state, progress, time left."""
+    status = run.status()
+    seen = look(status.state)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        link(run.id, run.name)
+        st.badge(seen.word, icon=seen.icon, color=seen.colour)
+        st.space("stretch")
+        if status.eta is not None:
+            st.markdown(f":gray[{duration(status.eta)} left]", width="content")
+    done = f"Step {count(status.step)} of {count(status.total_steps)}, {share(status.share)}"
+    st.progress(status.share, text=done if status.total_steps else safe(status.phase or seen.word))
+
+
+# --- the queue -----------------------------------------------------------------------------------------------------
+
+
+def waiting() -> None:
+    """The queue: order, hold and cancel, and a switch that pauses it."""
+    rows = [row for row in queue.queue() if row.position > 0]
+    paused = queue.order().paused
+    if not rows and not paused:
+        return
+    with theme.card("queue"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader(f"Queue · {count(len(rows), 'run')}", anchor=False)
+            st.space("stretch")
+            st.toggle(
+                "Paused",
+                value=paused,
+                key="queue-paused",
+                on_change=_pause,
+                help="Start nothing more; what is at work goes on.",
+            )
+        for row in rows:
+            _waiting_row(row, last=len(rows))
+
+
+def _pause() -> None:
+    queue.pause(bool(st.session_state["queue-paused"]))
+
+
+def _waiting_row(row: QueueRow, last: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"row-{row.id}"):
+        st.markdown(f":gray[{row.position}]", width=24)
+        link(row.id, row.name)
+        st.caption(safe(row.why), width="stretch")
+        first, final = row.position == 1, row.position == last
+        _small(row, "Earlier", "keyboard_arrow_up", lambda: queue.move(row.id, row.position - 1), first)
+        _small(row, "Later", "keyboard_arrow_down", lambda: queue.move(row.id, row.position + 1), final)
+        hold = ("Let it start", "play_arrow") if row.held else ("Hold it back", "pause")
+        _small(row, *hold, lambda: queue.hold_back(row.id, not row.held))
+        _small(row, "Take it out", "close", lambda: control.stop(Run(row.id), now=True))
+
+
+def _small(row: QueueRow, name: str, icon: str, act: object, disabled: bool = False) -> None:
+    pressed = st.button(
+        "", icon=f":material/{icon}:", help=name, type="tertiary", key=f"{icon}-{row.id}", disabled=disabled
+    )
+    if pressed and callable(act):
+        try:
+            act()
+        except (ValueError, control.Refused) as error:
+            st.toast(safe(error), icon=":material/error:")
+        st.rerun()
+
+
+# --- what ended ----------------------------------------------------------------------------------------------------
+
+
+def lately(most: int = 6) -> None:
+    """The runs that ended last, a card each, with the loss in small."""
+    rows = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
+    if not rows:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.subheader("Ended last", anchor=False)
+        st.page_link("pages/history.py", label="All runs", icon=":material/history:")
+    with st.grid(3, min_column_width=300, gap="small"):
+        for row in rows:
+            outcome(row)
+
+
+def outcome(row: RunRow) -> None:
+    """A run that ended: its loss as a curve, its outcome in words."""
+    seen = look(row.state)
+    with theme.card(f"ended-{row.id}", gap="xsmall", height="stretch"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            link(row.id, row.name)
+            st.badge(seen.word, icon=seen.icon, color=seen.colour)
+        st.caption(_told(row))
+        if row.spark:
+            charts.spark(row.spark, row.id)
+            last = row.metrics.get("loss", row.spark[-1])
+            st.markdown(f":gray[Loss] **{number(row.spark[0])}** :gray[to] **{number(last)}**")
+        if row.reason and row.state != "finished":
+            st.caption(safe(row.reason))
+
+
+def _told(row: RunRow) -> str:
+    parts = [row.stage, ", ".join(row.datasets), duration(row.duration), ago(row.ended or row.created)]
+    return safe(" · ".join(p for p in parts if p))

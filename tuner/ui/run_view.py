@@ -1,0 +1,363 @@
+"""A run's page, piece by piece: where it stands, its charts, log, config, checkpoints and samples."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import streamlit as st
+
+from tuner.config.config import KNOBS, command, read, to_yaml, word
+from tuner.config.knobs import ConfigError
+from tuner.jobs import control, queue, watch
+from tuner.tracking import checkpoints
+from tuner.tracking.points import tail
+from tuner.tracking.run import ENDED, Run, Status
+from tuner.ui import charts, draft, state, theme
+from tuner.ui.words import ago, count, date, duration, look, number, safe, sentence, share, size
+
+SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
+LOG_LINES = 400
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
+
+
+# --- where it stands -----------------------------------------------------------------------------------------------
+
+
+def standing(run: Run) -> None:
+    """The state in words, progress, and the figures that matter while it runs."""
+    status = run.status()
+    seen = look(status.state)
+    before = st.session_state.get("watched")
+    st.session_state["watched"] = (run.id, status.state)
+    if before and before != (run.id, status.state) and before[0] == run.id:
+        st.rerun()  # the whole page once more: other buttons belong to this state, and an ended run stops redrawing
+    with theme.card("standing"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.badge(seen.word, icon=seen.icon, color=seen.colour)
+            st.markdown(safe(sentence(status, _place(run, status))))
+        if status.total_steps or status.extra.get("share"):
+            st.progress(*_progress(status))
+        _figures(run, status)
+        _notices(run, status)
+
+
+def _place(run: Run, status: Status) -> int | None:
+    if status.state != "queued":
+        return None
+    return next((row.position for row in queue.queue() if row.id == run.id), None)
+
+
+def _progress(status: Status) -> tuple[float, str]:
+    if status.total_steps:
+        return status.share, f"Step {count(status.step)} of {count(status.total_steps)}"
+    return float(status.extra["share"]), safe(status.extra.get("doing") or status.phase)
+
+
+def _figures(run: Run, status: Status) -> None:
+    last = tail(run).last()
+    end = status.ended if status.state in ENDED else time.time()
+    figures = {
+        "Loss": number(last.get("loss")),
+        "Elapsed": duration(end - status.started) if status.started else duration(None),
+        "Time left": duration(status.eta),
+        "Epoch": number(round(status.epoch, 2)) if status.epoch else number(None),
+        "Tokens": count(status.tokens) if status.tokens else number(None),
+        "Tokens per second": number(status.tokens_per_second or None),
+    }
+    if status.state in ENDED:
+        del figures["Time left"]
+    with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
+        for name, figure in figures.items():
+            grid.metric(name, figure)
+
+
+def _notices(run: Run, status: Status) -> None:
+    if name := status.extra.get("adapter"):
+        version = f", version {status.extra['adapter_version']}" if "adapter_version" in status.extra else ""
+        st.page_link("pages/adapters.py", label=f"Adapter {safe(name)}{version}", icon=":material/layers:")
+    if said := watch.stalled(run):
+        st.warning(safe(said), icon=":material/hourglass_disabled:")
+    if status.tracking:
+        st.caption(f":material/cloud_off: {safe(status.tracking)}")
+    for note in status.notes:
+        st.caption(f":material/info: {safe(note)}")
+
+
+def remedies(run: Run) -> None:
+    """Why an ended run did not finish, and what to do about it, one click each."""
+    status = run.status()
+    if status.state not in ("failed", "interrupted") or not status.remedies:
+        return
+    with theme.card("remedies"):
+        st.markdown("**What to do**")
+        with st.container(horizontal=True, gap="small"):
+            for place, remedy in enumerate(status.remedies):
+                if st.button(safe(remedy.get("label", "")), key=f"remedy-{place}", icon=":material/build:"):
+                    _apply(run, remedy)
+
+
+def _apply(run: Run, remedy: dict[str, Any]) -> None:
+    if remedy.get("action") == "resume":
+        resume(run)
+        return
+    made, problem = draft.from_run(run.id)
+    for name, value in dict(remedy.get("values") or {}).items():
+        made = made.with_value(name, value)
+    if problem:
+        st.toast(safe(problem), icon=":material/error:")
+        return
+    draft.start_over(made)
+    state.go("new_run")
+
+
+# --- what can be done with it --------------------------------------------------------------------------------------
+
+
+def actions(run: Run) -> None:
+    """Stop and Cancel while it lives, Resume once it has ended, Clone and Compare always."""
+    status = run.status()
+    with st.container(horizontal=True, gap="small", horizontal_alignment="right", key="run-actions"):
+        if status.state == "queued":
+            _ask(run, "Cancel", ":material/close:", now=True, help="Take it out of the queue.")
+        elif status.state not in ENDED:
+            stopping = status.state == "stopping"
+            _ask(run, "Stop", ":material/stop_circle:", help="Saves a checkpoint first.", disabled=stopping)
+            _ask(run, "Cancel", ":material/close:", now=True, help="Ends at once and saves nothing.")
+        elif status.state != "finished":
+            why = control.why_not_resumable(run)
+            said = why or "Goes on from the newest sound checkpoint."
+            if st.button("Resume", icon=":material/resume:", type="primary", disabled=bool(why), help=said):
+                resume(run)
+        if st.button("Clone", icon=":material/content_copy:", help="Open the form with these values."):
+            state.go("new_run", clone=run.id)
+        if st.button("Compare", icon=":material/compare_arrows:", help="Lay it beside other runs."):
+            state.go("compare", run=[run.id])
+
+
+def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
+    if st.button(name, icon=icon, help=help, disabled=disabled, key=f"ask-{name}"):
+        try:
+            st.toast(safe(control.stop(run, now=now)), icon=icon)
+        except control.Refused as error:
+            st.toast(safe(error), icon=":material/error:")
+        st.rerun()
+
+
+def resume(run: Run, checkpoint: str | None = None) -> None:
+    """Queue it again, or say why not."""
+    try:
+        control.resume(run, checkpoint)
+    except control.Refused as error:
+        st.toast(safe(error), icon=":material/error:")
+        return
+    st.rerun()
+
+
+# --- charts --------------------------------------------------------------------------------------------------------
+
+
+def chart_options() -> None:
+    """What all charts of the page follow; outside the piece that redraws itself, so that nothing typed is lost."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="chart-options"):
+        st.segmented_control(
+            "Smoothing",
+            list(SMOOTHING),
+            default="Light",
+            required=True,
+            key="smoothing",
+            bind="query-params",
+            label_visibility="collapsed",
+            help="A moving average over the raw points, which stay visible behind it.",
+        )
+        st.toggle("Log scale", key="log", bind="query-params", help="For loss and gradient norm.")
+
+
+def chosen_options() -> tuple[float, bool]:
+    """The smoothing's weight and whether the scale is logarithmic."""
+    return SMOOTHING.get(str(st.session_state.get("smoothing")), SMOOTHING["Light"]), bool(
+        st.session_state.get("log")
+    )
+
+
+def curves(run: Run) -> None:
+    """The charts of the run's stage, growing in place."""
+    points = tail(run)
+    measured = {name: points.series(name) for name in points.names()}
+    stage = str(run.values().get("stage") or KNOBS["stage"].default)
+    smoothing, log = chosen_options()
+    every = charts.charts_of(stage)
+    # While it runs each chart has its place from the start; what never got a point is left out in the end.
+    ended = run.status().state in ENDED
+    drawn = charts.shown(every, measured, ended=ended)
+    if not drawn:
+        theme.empty("show_chart", "No points", "The run ended before its first logging step.")
+    with st.grid(3, min_column_width=265, gap="small"):
+        for chart in drawn:
+            _chart(run, chart, measured, smoothing, log)
+
+
+def _chart(run: Run, chart: charts.Chart, measured: charts.Measured, smoothing: float, log: bool) -> None:
+    with theme.card(f"chart-{chart.key}", gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{chart.title}**", help=chart.help, width="content")
+            st.markdown(f":gray[{charts.latest(chart, measured)}]", width="content")
+        charts.draw(charts.figure(chart, measured, smoothing=smoothing, log=log), f"{run.id}-{chart.key}")
+
+
+# --- log -----------------------------------------------------------------------------------------------------------
+
+
+def log(run: Run) -> None:
+    """The log's last lines, filtered by the word in the search field."""
+    wanted = str(st.session_state.get("log-search") or "").lower()
+    text = _COLOURS.sub("", run.log_tail())
+    lines = [line for line in text.splitlines() if wanted in line.lower()][-LOG_LINES:]
+    if not lines:
+        said = "No line has that word." if wanted else "The worker has not written anything yet."
+        theme.empty("article", "Nothing to read", said)
+        return
+    with st.container(height=460, autoscroll=True, border=False, key="log"):
+        st.code("\n".join(lines), language=None, wrap_lines=True)
+
+
+# --- config --------------------------------------------------------------------------------------------------------
+
+
+def config(run: Run) -> None:
+    """The frozen config: what it sets, in words, as a command and as YAML."""
+    try:
+        values = read(run.folder / "config.yaml")
+    except ConfigError as error:
+        st.error(safe(error))
+        return
+    changed = {n: v for n, v in values.items() if n not in KNOBS or word(v) != word(KNOBS[n].default)}
+    every = st.toggle("Show the defaults too", key="config-all")
+    rows = [
+        {
+            "Section": KNOBS[n].section if n in KNOBS else "",
+            "Parameter": n,
+            "Value": word(v) or "empty",
+            "What it does": KNOBS[n].help if n in KNOBS else "",
+        }
+        for n, v in (values if every else changed).items()
+    ]
+    height = min(560, 38 + 35 * len(rows))
+    st.dataframe(rows, hide_index=True, height=height, column_config={"What it does": {"width": "large"}})
+    shell, yaml = st.tabs(["Command", "YAML"])
+    with suppress(ConfigError):
+        shell.code(command(run.config()), language="bash", wrap_lines=True)
+    yaml.code(to_yaml(changed), language="yaml")
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def saved(run: Run) -> None:
+    """The checkpoints: step, size, age, and a way to go on from each."""
+    found = checkpoints.of(run)
+    if not found:
+        every = word(run.values().get("save_steps"))
+        theme.empty(
+            "save", "No checkpoint yet", f"One is saved every {safe(every)} steps, at the end, and at Stop."
+        )
+        return
+    why = control.why_not_resumable(run)
+    for path in reversed(found):
+        wrong = checkpoints.valid(path, deep=False)
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"row-{path.name}"):
+            st.markdown(f"**Step {count(checkpoints.step_of(path))}**", width=120)
+            weight = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+            st.markdown(f":gray[{size(weight)}]", width=90)
+            st.markdown(f":gray[{ago(path.stat().st_mtime)}]", width=110)
+            if wrong:
+                st.markdown(f":orange[:material/warning: {safe(wrong)}]", width="stretch")
+            st.space("stretch")
+            if st.button(
+                "Resume from here", key=f"from-{path.name}", disabled=bool(why or wrong), help=why or None
+            ):
+                resume(run, path.name)
+
+
+# --- samples -------------------------------------------------------------------------------------------------------
+
+
+def has_samples(run: Run) -> bool:
+    return (run.folder / "samples.json").is_file()
+
+
+def samples(run: Run) -> None:
+    """Answers to the same held-out prompts over the run: a row a prompt, a column a moment, the newest on the right."""
+    rows = _answers(run)
+    if not rows:
+        theme.empty("forum", "No samples yet", "The first are taken before the first step.")
+        return
+    _scores(tail(run).last())
+    tall = {name: st.column_config.TextColumn(name, width="medium") for name in rows[0]}
+    st.dataframe(
+        rows, hide_index=True, row_height=92, column_config=tall, height=min(640, 40 + 92 * len(rows))
+    )
+
+
+def _scores(last: Mapping[str, float]) -> None:
+    """The share of good answers before and after, and by how much it moved."""
+    named = {"Score": "", "Right answers": "correct_"}
+    with st.container(horizontal=True, gap="medium"):
+        for name, part in named.items():
+            before, after = last.get(f"score/{part}before"), last.get(f"score/{part}after")
+            if before is None:
+                continue
+            moved = f"{share(before)} before" if after is not None else "before training"
+            st.metric(
+                name,
+                share(before if after is None else after),
+                moved,
+                delta_color="off",
+                delta_arrow="off",
+                width=170,
+            )
+
+
+def _answers(run: Run) -> list[dict[str, str]]:
+    table: dict[str, Any] = {}
+    with suppress(OSError, json.JSONDecodeError):
+        table = json.loads((run.folder / "samples.json").read_text(encoding="utf-8"))
+    records = [dict(zip(table.get("columns", ()), row, strict=False)) for row in table.get("data", ())]
+    steps = sorted({int(r.get("step") or 0) for r in records})
+    found: dict[str, dict[str, str]] = {}
+    for record in records:
+        prompt, step = str(record.get("prompt")), int(record.get("step") or 0)
+        row = found.setdefault(prompt, {"Prompt": prompt, "Expected": str(record.get("expected") or "")})
+        row["Before" if step == 0 else f"Step {step}"] = str(record.get("answer") or "")
+    order = ["Prompt", "Expected", *("Before" if s == 0 else f"Step {s}" for s in steps)]
+    return [{name: row.get(name, "") for name in order} for row in found.values()]
+
+
+# --- facts ---------------------------------------------------------------------------------------------------------
+
+
+def facts(run: Run) -> None:
+    """When it ran, how long each phase took, and what it ran on."""
+    status = run.status()
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.markdown("**Time**")
+        times = {
+            "Created": date(status.created),
+            "Started": date(status.started),
+            "Ended": date(status.ended),
+        }
+        phases = {name.capitalize(): duration(seconds) for name, seconds in status.seconds.items()}
+        st.dataframe(
+            [{"What": n, "When or how long": v} for n, v in (times | phases).items()], hide_index=True
+        )
+    with right:
+        st.markdown("**Where**")
+        st.caption("The run's folder: config, log, metrics and checkpoints.")
+        st.code(str(run.folder), language=None, wrap_lines=True)
+        st.caption("Its id, for the shell and for MLflow.")
+        st.code(run.id, language=None)

@@ -1,0 +1,96 @@
+"""What a page remembers: in the URL, or in a draft on disk. Session state only mirrors them, for it dies at a refresh."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import yaml
+
+from tuner import paths
+from tuner.config.config import read, to_yaml
+from tuner.config.knobs import ConfigError
+
+
+def drafts() -> Path:
+    """The folder of drafts: what was typed and not launched yet."""
+    return paths.mlruns() / "drafts"
+
+
+def saved() -> Path:
+    """The folder of configs saved by name: plain YAML that `tuner train` takes."""
+    return paths.home() / "configs"
+
+
+def load_draft(name: str) -> dict[str, Any]:
+    """A draft's values; empty where there is none or it cannot be read."""
+    with suppress(OSError, yaml.YAMLError):
+        values = yaml.safe_load((drafts() / f"{name}.yaml").read_text(encoding="utf-8"))
+        return values if isinstance(values, dict) else {}
+    return {}
+
+
+def keep_draft(name: str, values: Mapping[str, Any]) -> None:
+    """Replace a draft whole. A draft that cannot be written is not worth an interruption."""
+    with suppress(OSError):
+        drafts().mkdir(parents=True, exist_ok=True)
+        _replace(drafts() / f"{name}.yaml", to_yaml(values))
+
+
+def save_config(name: str, values: Mapping[str, Any]) -> Path:
+    """Write a config under a name that a person gave."""
+    saved().mkdir(parents=True, exist_ok=True)
+    path = saved() / f"{paths.slug(name)}.yaml"
+    _replace(path, to_yaml(values))
+    return path
+
+
+def saved_configs() -> dict[str, Path]:
+    """The saved configs by name, newest first."""
+    files = sorted(saved().glob("*.yaml"), key=lambda p: p.stat().st_mtime, reverse=True)
+    return {p.stem: p for p in files}
+
+
+def read_config(source: str | Path) -> tuple[dict[str, Any], str]:
+    """The values of a YAML file or recipe, and a sentence where it cannot be read."""
+    try:
+        return read(source), ""
+    except ConfigError as error:
+        return {}, str(error)
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+# --- the URL -------------------------------------------------------------------------------------------------------
+
+
+def asked(name: str) -> str:
+    """One value of the URL's query; empty where there is none."""
+    return st.query_params.get(name, "")
+
+
+def asked_all(name: str) -> list[str]:
+    """Every value of a name in the URL's query, in order, once each."""
+    return list(dict.fromkeys(v for v in st.query_params.get_all(name) if v))
+
+
+def tell(**values: str | list[str] | None) -> None:
+    """Put values into the URL, so that a refresh or a shared link finds them; None or empty takes one away."""
+    for name, told in values.items():
+        if not told:
+            st.query_params.pop(name, None)
+        elif st.query_params.get_all(name) != ([told] if isinstance(told, str) else told):
+            st.query_params[name] = told
+
+
+def go(page: str, **query: str | list[str]) -> None:
+    """Open a page of the studio by its file's name, with what its URL shall say."""
+    st.switch_page(f"pages/{page}.py", query_params=dict(query))

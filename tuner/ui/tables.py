@@ -1,0 +1,136 @@
+"""Rows for tables: runs in the history, figures and knobs of runs that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from tuner.config.config import KNOBS, differing
+from tuner.tracking.points import Series
+from tuner.tracking.rows import RunRow
+from tuner.ui.charts import Chart, of_metric
+from tuner.ui.theme import palette
+from tuner.ui.words import NONE, date, duration, look, number
+
+Table = list[dict[str, Any]]
+_MARKS = {
+    "queued": "◷",
+    "preparing": "◔",
+    "running": "▶",
+    "stopping": "◼",
+    "finished": "✓",
+    "failed": "✕",
+    "stopped": "◼",
+    "interrupted": "◇",
+}
+
+
+def history(rows: Sequence[RunRow]) -> Table:
+    """One row a run, in the order of `columns`."""
+    return [
+        {
+            "Name": row.name,
+            "State": f"{_MARKS.get(row.state, '')} {look(row.state).word}".strip(),
+            "Loss": list(row.spark),
+            "Last loss": number(row.metrics.get("loss")),
+            "Stage": row.stage,
+            "Model": row.model.rsplit("/", 1)[-1],
+            "Data sets": ", ".join(row.datasets),
+            "Duration": duration(row.duration),
+            "Created": date(row.created),
+            "Tags": [f"{k}: {v}" if v else k for k, v in row.tags.items()],
+            "Note or reason": row.note or row.reason,
+        }
+        for row in rows
+    ]
+
+
+def history_columns() -> dict[str, Any]:
+    """How the history's columns look."""
+    text = st.column_config.TextColumn
+    return {
+        "Name": text(width=150),
+        "State": text(width=105),
+        "Loss": st.column_config.LineChartColumn(width=100, color=palette().series[0]),
+        "Last loss": text(width=80, alignment="right"),
+        "Stage": text(width=60),
+        "Model": text(width=110),
+        "Data sets": text(width=120),
+        "Duration": text(width=100, alignment="right"),
+        "Created": text(width=140),
+        "Tags": st.column_config.ListColumn(width=140),
+        "Note or reason": text(width="large"),
+    }
+
+
+def lower_is_better(metric: str) -> bool:
+    """Which way a metric improves, by its name."""
+    return "loss" in metric or metric in ("grad_norm", "kl", "entropy")
+
+
+def outcomes(histories: Mapping[str, Mapping[str, Series]], names: Mapping[str, str], baseline: str) -> Table:
+    """Last and best of each metric, a column a run, each held against the baseline's.
+
+    `histories` goes metric -> run id -> (steps, values); `names` run id -> name.
+    """
+    table = []
+    for metric, runs in histories.items():
+        chart = of_metric(metric)
+        low = lower_is_better(metric)
+        ends = {i: (float(v[-1]), float(v.min() if low else v.max())) for i, (_, v) in runs.items()}
+        for place, said in enumerate(("last", "best")):
+            row = {"Metric": chart.title, "": said}
+            for run_id, name in names.items():
+                head = f"{name} (baseline)" if run_id == baseline else name
+                own = ends.get(run_id)
+                origin = ends.get(baseline) if run_id != baseline else None
+                row[head] = _held(own and own[place], origin and origin[place], low, chart)
+            table.append(row)
+    return table
+
+
+def _held(value: float | None, origin: float | None, low: bool, chart: Chart) -> str:
+    """A figure with its unit, and how far it is from the baseline's; the triangle points to better or worse."""
+    if value is None:
+        return NONE
+    said = (
+        f"{value * chart.scale:.1f}%"
+        if chart.unit == "%"
+        else f"{number(value * chart.scale)} {chart.unit}".strip()
+    )
+    if origin is None or value == origin:
+        return said
+    mark = "▲ better by" if (value < origin) == low else "▼ worse by"
+    return f"{said}   {mark} {number(abs(value - origin) * chart.scale)}"
+
+
+def knobs(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:
+    """The knobs in which the runs differ, a column a run."""
+    params = {row.id: dict(row.params) for row in rows}
+    own = {"run_name", "output_dir"}
+    return [
+        {
+            "Parameter": name,
+            **{names[run_id]: params[run_id].get(name) or "empty" for run_id in params},
+            "What it does": KNOBS[name].help if name in KNOBS else "",
+        }
+        for name in differing(params.values())
+        if name not in own
+    ]
+
+
+def costs(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:
+    """What each run took."""
+    return [
+        {
+            "Run": names[row.id],
+            "State": look(row.state).word,
+            "Duration": duration(row.duration),
+            "Tokens": f"{int(float(row.facts['tokens'])):,}" if row.facts.get("tokens") else NONE,
+            "Data sets": ", ".join(row.datasets),
+            "Machine": row.facts.get("hardware", NONE),
+        }
+        for row in rows
+    ]

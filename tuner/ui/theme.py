@@ -1,0 +1,86 @@
+"""How the studio looks: palette, stylesheet, page heads and cards. Colours that Streamlit itself paints with are in
+.streamlit/config.toml; the ones here are for charts and must agree with it (a test holds them together)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import streamlit as st
+
+Mode = Literal["light", "dark"]
+SHEET = Path(__file__).with_name("style.css")
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of one mode. `series` differ in hue and lightness, so that they stay apart for every kind of sight."""
+
+    ink: str
+    quiet: str
+    grid: str
+    surface: str
+    good: str
+    bad: str
+    series: tuple[str, ...]
+
+
+PALETTES: dict[Mode, Palette] = {
+    "light": Palette(
+        ink="#1f2421",
+        quiet="#6b6f69",
+        grid="#eeebe3",
+        surface="#ffffff",
+        good="#0b7a6b",
+        bad="#d98a1f",
+        series=("#0b7a6b", "#d98a1f", "#34348f", "#d9389f", "#6f3f14", "#6490f5"),
+    ),
+    "dark": Palette(
+        ink="#e9e7e1",
+        quiet="#9a9f99",
+        grid="#2a2e2b",
+        surface="#1d201e",
+        good="#3fbfab",
+        bad="#ec9a48",
+        series=("#3fbfab", "#ec9a48", "#6f74ea", "#d78cf0", "#c2603c", "#b5d4ff"),
+    ),
+}
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+"""A second mark beside colour wherever runs are compared."""
+
+
+def mode() -> Mode:
+    """The mode the browser shows now."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def palette() -> Palette:
+    return PALETTES[mode()]
+
+
+def apply() -> None:
+    """Lay the stylesheet over the page. It is a constant file: no data ever goes into it."""
+    st.html(SHEET)
+
+
+def head(title: str, lead: str = "") -> None:
+    """A page's title and the sentence under it."""
+    with st.container(key="page-head", gap="xxsmall"):
+        st.title(title, anchor=False)
+        if lead:
+            st.caption(lead)
+
+
+def card(key: str, **options: Any) -> AbstractContextManager[Any]:
+    """A surface with air around it. `key` is unique on its page."""
+    return st.container(border=True, key=f"card-{key}", **options)
+
+
+def empty(icon: str, title: str, sentence: str) -> None:
+    """What stands where a table would be empty: what is missing and what to do."""
+    with st.container(key=f"empty-{abs(hash(title)) % 10**8}", horizontal_alignment="center", gap="xsmall"):
+        st.markdown(f":material/{icon}:", text_alignment="center")
+        st.markdown(f"**{title}**", text_alignment="center")
+        st.caption(sentence, text_alignment="center")

@@ -1,0 +1,207 @@
+"""The process in which one run lives: holds its lock, calls its stage, settles how it ended.
+
+`python -m tuner.worker <run_id>` from the queue, `run_here` for `tuner train`: the same code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tuner import hardware, paths
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.engine.live import LiveRun, Outcome, StoppedError
+from tuner.jobs import liveness, reasons
+from tuner.tracking import adapters
+from tuner.tracking.metrics import SystemMetrics
+from tuner.tracking.outcome import finish
+from tuner.tracking.run import Run, State
+from tuner.tracking.store import TrackerError
+from tuner.tracking.weights import check_finite
+
+EXIT = {"finished": 0, "stopped": 0, "failed": 1}
+
+
+def main(run_id: str) -> int:
+    """Live one run. Returns the exit code: 0 finished or stopped, 1 failed, 2 refused."""
+    run = Run(run_id)
+    if not run.exists:
+        print(f"There is no run {run_id}; `tuner runs` lists them.", file=sys.stderr)
+        return 2
+    try:
+        return run_here(run)
+    except liveness.Busy as busy:
+        print(busy, file=sys.stderr)
+        return 2
+
+
+def run_here(run: Run) -> int:
+    """Live a run in this process, its output in log.txt too. Raises liveness.Busy when another worker has it."""
+    lock = liveness.hold(run)
+    try:
+        with logging_to(run):
+            return _live(run)
+    finally:
+        os.close(lock)
+
+
+def _live(run: Run) -> int:
+    run.update(
+        state="preparing",
+        started=time.time(),
+        pid=os.getpid(),
+        boot_id=hardware.boot_id(),
+        ended=0.0,
+        exit_code=None,
+        **reasons.Reason("", "").changes(),
+    )
+    result = Outcome()
+    try:
+        live = LiveRun(run, run.config())
+        with live.listening(), measuring(live):
+            result = _stage(live)
+        state, reason = _ended(live, result)
+    except StoppedError:
+        state, reason = "stopped", reasons.Reason("stopped", "Stopped before there was anything to save.")
+    except Exception as error:  # noqa: BLE001  whatever it was, the run must end with a reason
+        traceback.print_exc(file=sys.stderr)
+        state, reason = "failed", reasons.from_exception(error, run.values())
+    run.forget_requests()
+    run.update(phase="closing", **reason.changes())  # decided: whoever finds this process dead reads it here
+    finish(
+        run,
+        state,
+        reason.sentence,
+        code=reason.code,
+        output=result.weights,
+        phase="",
+        remedies=reason.remedies,
+        exit_code=EXIT[state],
+    )
+    print(f"{run.id} {state}" + (f": {reason.sentence}" if reason.sentence else ""), flush=True)
+    return EXIT[state]
+
+
+@contextmanager
+def measuring(live: LiveRun) -> Iterator[None]:
+    """Sample the machine's load as long as the run lives; at the end send MLflow what it does not have."""
+    system = SystemMetrics(live.run, live.log)
+    try:
+        yield
+    finally:
+        system.close()
+        live.log.close()
+        if live.mirror:
+            live.mirror.close()
+
+
+def _stage(live: LiveRun) -> Outcome:
+    """Train, then register what came out: the last step, so that what is registered is whole."""
+    if not (live.config.do_train or live.config.do_eval or live.config.do_predict):
+        sentence = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."
+        raise ConfigError([Problem("do_train", sentence, {"do_train": True})])
+    with live.phase("loading libraries"):
+        quieten()
+        stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
+    result: Outcome = stage.train(live.config, live)
+    if result.weights and not result.stopped:
+        _keep(live, result, result.weights)
+    return result
+
+
+def lineage(config: Config) -> str:
+    """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
+    model = Path(str(config.model_name_or_path)).name
+    return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
+
+
+def quieten() -> None:
+    """Keep progress bars and libraries' notes to their own developers out of a log that people read."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
+    """Check that what came out is made of finite numbers; register an adapter."""
+    if not result.adapter:
+        for path in folder.glob("*.safetensors"):
+            check_finite(path)
+        return
+    with live.phase("registering the adapter"):
+        try:
+            row = adapters.register(live.run, folder, base=result.base, name=lineage(live.config))
+        except TrackerError as away:
+            live.note(f"The adapter is in {folder}, but not yet registered: {away} `tuner sync` does it.")
+        else:
+            live.record(adapter=row.name, adapter_version=row.version)
+
+
+def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
+    if not result.stopped:
+        return "finished", reasons.Reason("", "")
+    kept = live.run.status().extra.get("checkpoint_step")
+    if live.asked == "cancel" or kept is None:
+        return "stopped", reasons.Reason("cancelled", "Cancelled; what was not saved before is gone.")
+    sentence = f"Stopped at step {kept}; resume goes on from there."
+    return "stopped", reasons.Reason("stopped", sentence, [reasons.RESUME])
+
+
+@contextmanager
+def logging_to(run: Run) -> Iterator[None]:
+    """Everything printed goes to the run's log as well, unless that is where it goes already."""
+    with run.log_path.open("a", encoding="utf-8", buffering=1) as log:
+        if _same_file(sys.stdout, log):
+            yield
+            return
+        before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = Both(before[0], log), Both(log)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _same_file(one: Any, other: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class Both(io.TextIOBase):
+    """A text stream that writes to several; closing it closes none of them."""
+
+    def __init__(self, *streams: IO[str]):
+        self._streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+
+    def fileno(self) -> int:
+        return self._streams[0].fileno()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tuner.worker RUN_ID")
+    sys.exit(main(sys.argv[1]))
