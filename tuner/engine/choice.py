@@ -10,9 +10,9 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.engine.live import LiveRun
 from tuner.engine.losses import LossSettings, needs_reference
+from tuner.engine.mixture import Mixture
 from tuner.engine.packed.support import unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
-from tuner.engine.preference import Mixture
 from tuner.engine.start import Start
 from tuner.engine.trainer import arguments
 

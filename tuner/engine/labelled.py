@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
-from trl import KTOTrainer
+from trl import KTOConfig, KTOTrainer
 
 from tuner.config.config import Config
+from tuner.engine import methods
+from tuner.engine.live import LiveRun
 from tuner.engine.losses import LossSettings, kl_estimate, kto_loss
 from tuner.engine.means import Means
+from tuner.engine.mixture import Mixture
+from tuner.engine.start import Start
+from tuner.engine.trainer import arguments
 
-Row = dict[str, Any]
-
-
-def mismatched(rows: Sequence[Row], config: Config) -> list[Row]:
-    """Rows in training order, each with an answer that belongs to another prompt (`KL_completion_ids`).
-
-    Good and bad ones alternate in proportion, so that a batch has both. The mismatched answers of a batch are the
-    answers of that batch, one place further, as KTO's estimate of the distance to the reference wants them
-    (arXiv 2402.01306, sec. 4.1); where that is the same prompt, the next other one is taken.
-    """
-    order = list(rows) if config.disable_shuffling else in_turn(rows, config.seed)
-    size = config.per_device_train_batch_size
-    return [
-        {**row, "KL_completion_ids": order[_partner(order, i, size)]["completion_ids"]}
-        for i, row in enumerate(order)
-    ]
-
-
-def in_turn(rows: Sequence[Row], seed: int) -> list[Row]:
-    """Shuffled, with good and bad rows spread evenly over the whole."""
-    chance = random.Random(seed)
-    placed = []
-    for label in (True, False):
-        group = [r for r in rows if bool(r["label"]) is label]
-        chance.shuffle(group)
-        placed += [((i + chance.random()) / len(group), row) for i, row in enumerate(group)]
-    return [row for _, row in sorted(placed, key=lambda p: p[0])]
-
-
-def _partner(order: Sequence[Row], index: int, size: int) -> int:
-    """The row whose answer goes with row `index`'s prompt: the one before it in its batch, or the next that differs."""
-    begin = index - index % size
-    batch = range(begin, min(begin + size, len(order)))
-    nearest_first = [begin + (index - begin - step) % len(batch) for step in range(1, len(batch))]
-    others = ((index + step) % len(order) for step in range(1, len(order)))
-    prompt = order[index]["prompt_ids"]
-    for other in (*nearest_first, *others):
-        if order[other]["prompt_ids"] != prompt:
-            return other
-    return (index + 1) % len(order)
+PLACEHOLDER = Dataset.from_list([{"prompt": "a", "completion": "b", "label": True}])
 
 
 class LabelledTrainer(KTOTrainer):
@@ -125,3 +90,24 @@ class LabelledTrainer(KTOTrainer):
 def _half(inputs: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     names = ("input_ids", "attention_mask", "completion_mask")
     return {name: inputs[prefix + name] for name in names}
+
+
+def build(config: Config, run: LiveRun, start: Start, losses: Mixture) -> LabelledTrainer:
+    """TRL's trainer around a run's model and its reference."""
+    own = {
+        "beta": config.pref_beta,
+        "max_length": None,
+        "disable_dropout": False,
+        "train_sampling_strategy": "sequential",  # `mismatched` has shuffled them, good and bad in turn
+        "loss_type": "apo_zero_unpaired",  # TRL's own loss is not used, and so needs no pairs of its own
+    }
+    return LabelledTrainer(
+        model=start.model,
+        ref_model=methods.reference(config, start.source),
+        args=arguments(KTOConfig, config, run, **own),
+        train_dataset=PLACEHOLDER,
+        eval_dataset=PLACEHOLDER if start.rows.eval else None,
+        processing_class=start.tokenizer,
+        peft_config=start.fresh,
+        settings=losses[0][0],
+    )

@@ -6,21 +6,26 @@ label smoothing on sigmoid, per-answer pref_ftx or running BCO baseline; only pu
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer
 
 from tuner.config.config import Config
-from tuner.engine.losses import PAIR_LOSSES, LossSettings, needs_reference, preference_loss, running_baseline
+from tuner.engine import methods
+from tuner.engine.live import LiveRun
+from tuner.engine.losses import needs_reference, preference_loss, running_baseline
 from tuner.engine.means import Means
+from tuner.engine.mixture import Mixture, trl_settings
+from tuner.engine.start import Start
+from tuner.engine.trainer import arguments
 
-Mixture = list[tuple[LossSettings, float]]
-"""Losses with their weights."""
+# TRL builds its trainer around a data set it tokenises itself; the real rows come encoded and are put in afterwards.
+PLACEHOLDER = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
 
 
 class Baseline(TrainerCallback, ExportableState):
@@ -133,40 +138,17 @@ def length_weights(mask: Tensor, ld_alpha: float | None) -> Tensor:
     return mask * torch.where(place <= shared, 1.0, ld_alpha)
 
 
-def mixture(config: Config) -> Mixture:
-    """The losses of a config, the mixed-in terms with the first; empty where one of them is only TRL's."""
-    names = config.pref_loss.split(",")
-    if not set(names) <= set(PAIR_LOSSES):
-        return []
-    weights = loss_weights(config)
-    alone = {"pref_ftx": 0.0, "pref_bco_weight": 0.0}
-    return [(settings(config, n, **(alone if i else {})), weights[i]) for i, n in enumerate(names)]
-
-
-def loss_weights(config: Config) -> list[float]:
-    """One weight a loss; 1 each where none are given."""
-    names = config.pref_loss.split(",")
-    return (
-        [float(w) for w in config.pref_loss_weights.split(",")]
-        if config.pref_loss_weights
-        else [1.0] * len(names)
+def build(config: Config, run: LiveRun, start: Start, losses: Mixture) -> PreferenceTrainer:
+    """TRL's trainer around a run's model and its reference."""
+    compared = not losses or any(needs_reference(s.pref_loss) for s, _ in losses)
+    own = {"max_length": None, "disable_dropout": False, **trl_settings(config)}
+    return PreferenceTrainer(
+        model=start.model,
+        ref_model=methods.reference(config, start.source) if compared else None,
+        args=arguments(DPOConfig, config, run, **own),
+        train_dataset=PLACEHOLDER,
+        eval_dataset=PLACEHOLDER if start.rows.eval else None,
+        processing_class=start.tokenizer,
+        peft_config=start.fresh,
+        losses=losses,
     )
-
-
-def settings(config: Config, name: str, **changes: float) -> LossSettings:
-    """The knobs of one loss, by their own names."""
-    known = {f.name for f in fields(LossSettings)} - {"pref_loss"}
-    return LossSettings(pref_loss=name, **({n: getattr(config, n) for n in known} | changes))
-
-
-def trl_settings(config: Config) -> dict[str, Any]:
-    """The same knobs under TRL's names."""
-    own = [n for n in config.pref_loss.split(",") if n not in ("orpo", "simpo")]
-    whole = len(own) == len(config.pref_loss.split(","))
-    return {
-        "beta": config.pref_beta,
-        "loss_type": own if whole else ["sigmoid"],
-        "loss_weights": loss_weights(config) if whole else None,
-        "label_smoothing": config.dpo_label_smoothing,
-        "ld_alpha": config.ld_alpha,
-    }

@@ -171,9 +171,9 @@ def _probabilities(q: Tensor, k: Tensor, queries: Spans, keys: Spans, mask: Tens
     together."""
     groups = k.shape[1]
     repeats = q.shape[1] // groups
-    bias = mask if repeats == 1 else mask.repeat(repeats, 1)
+    bias = (mask if repeats == 1 else mask.repeat(repeats, 1)).to(q.dtype)
     scores = torch.baddbmm(bias, _heads(q, queries, groups), _heads(k, keys).transpose(1, 2), alpha=scale)
-    return torch.softmax(scores, -1)
+    return torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
 
 
 def _heads(x: Tensor, spans: Spans, groups: int | None = None) -> Tensor:
