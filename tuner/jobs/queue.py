@@ -110,9 +110,10 @@ def waiting(runs: dict[str, Status] | None = None) -> list[str]:
     runs = unended() if runs is None else runs
     queued = {i: s for i, s in runs.items() if s.state == "queued"}
     listed = [i for i in dict.fromkeys(order().ids) if i in queued]
-    fresh = time.time() - UNLISTED_GRACE
+    now = time.time()
     rest = sorted((i for i in queued if i not in listed), key=lambda i: queued[i].created)
-    return listed + [i for i in rest if queued[i].created < fresh or liveness.alive(Run(i))]
+    fresh = {i for i in rest if now - UNLISTED_GRACE <= queued[i].created <= now}
+    return listed + [i for i in rest if i not in fresh or liveness.alive(Run(i))]
 
 
 def queue() -> list[QueueRow]:
