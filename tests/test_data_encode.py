@@ -169,7 +169,7 @@ def test_a_cut_row_fills_the_cutoff_and_never_passes_it(source: int, target: int
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(ANY_TEXT, max_size=8), st.sampled_from(["chatml", "llama3", "zephyr", "default"]))
+@given(st.lists(ANY_TEXT, max_size=30), st.sampled_from(["chatml", "llama3", "zephyr", "default"]))
 def test_tokenising_by_sections_changes_nothing(texts: list[str], name: str) -> None:
     wanted = config(template=name)
     encoder = Encoder(wanted, template_of(wanted, TK), TK)

@@ -51,20 +51,24 @@ class StopsAt(Watched):
             self.run.request("stop")
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, stage: str) -> None:
-    config = config_of(stage, save_strategy="steps", save_steps=3, **STEADY)
-    whole, _ = trained(config, f"whole-{stage}")
-    first, outcome = trained(config, f"parts-{stage}", kind=StopsAt)
+@pytest.mark.parametrize(("stage", "dropout"), [("sft", 0.1), ("dpo", 0.1), ("dpo", 0.0), ("kto", 0.0)])
+def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, stage: str, dropout: float) -> None:
+    config = config_of(stage, save_strategy="steps", save_steps=3, **STEADY | {"lora_dropout": dropout})
+    name = f"{stage}-{dropout}"
+    whole, _ = trained(config, f"whole-{name}")
+    first, outcome = trained(config, f"parts-{name}", kind=StopsAt)
     assert outcome.stopped
     assert outcome.weights is None
     kept = checkpoints.latest(first.run)
     assert kept is not None
     assert kept.name == "checkpoint-5"
     first.run.forget_requests()
-    second, outcome = trained(config, f"parts-{stage}")
+    second, outcome = trained(config, f"parts-{name}")
     assert outcome.weights is not None
-    assert "Went on from checkpoint-5" in second.run.status().notes[0]
+    notes = " ".join(second.run.status().notes)
+    assert "Went on from checkpoint-5" in notes
+    if stage != "sft":
+        assert ("Engine: packed" in notes) == (dropout == 0)
     assert losses(second) == losses(whole)
     ours, theirs = (
         (r.folder / "output" / "adapter_model.safetensors").read_bytes() for r in (second.run, whole.run)
@@ -145,9 +149,9 @@ def test_a_new_adapter_sits_on_the_merged_model_and_says_so(studio: Path) -> Non
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_first_loss_of_dpo_is_ln_2(studio: Path, method: str) -> None:
-    live, _ = trained(config_of("dpo", finetuning_type=method, max_steps=1), f"ln2-{method}")
+@pytest.mark.parametrize("changes", [{}, {"engine": "trl"}, {"finetuning_type": "full"}], ids=str)
+def test_the_first_loss_of_dpo_is_ln_2(studio: Path, changes: dict[str, Any]) -> None:
+    live, _ = trained(config_of("dpo", max_steps=1, **changes), f"ln2-{'-'.join(changes.values())}")
     assert losses(live)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
@@ -175,7 +179,7 @@ def built(stage: str, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any
         return Outcome()
 
     monkeypatch.setattr(module, "fit", fit)
-    trained(config_of(stage, **changes), name)
+    trained(config_of(stage, engine="trl", **changes), name)
     torch.manual_seed(3)
     for weight in kept[0].model.parameters():
         if weight.requires_grad:
@@ -275,6 +279,23 @@ def test_scores_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) ->
     batch = trainer.data_collator(PAIRS)
     ours = trainer.compute_loss(trainer.model, dict(batch))
     agree(trainer, ours, trl.RewardTrainer.compute_loss(trainer, trainer.model, dict(batch)))
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_both_engines_draw_one_curve(studio: Path, stage: str) -> None:
+    rows = []
+    for engine in ("packed", "trl"):
+        live, _ = trained(
+            config_of(stage, engine=engine, max_steps=6, learning_rate=1e-3), f"{engine}-{stage}"
+        )
+        rows.append([r for r in live.run.metrics()[0] if "loss" in r])
+    for one, other in zip(*rows, strict=True):
+        shared = {
+            n for n in one if n.startswith(("loss", "grad_norm", "rewards", "logps", "learning_rate", "kl"))
+        }
+        shared -= {"rewards/accuracies"}  # at the start both answers are even, but for the last digit
+        assert len(shared) >= 8
+        assert {n: one[n] for n in shared} == pytest.approx({n: other[n] for n in shared}, rel=1e-3, abs=2e-5)
 
 
 # --- packing, kto's pairs, layers -----------------------------------------------------------------------------------

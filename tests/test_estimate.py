@@ -1,9 +1,10 @@
-"""The memory formulas: against counted parameters, against what a real step keeps, and monotone where they must be."""
+"""The memory formulas: against counted parameters, against what a real step keeps, and monotone where they
+must be."""
 
 import pytest
 import torch
+from tiny_packed import CPU, build, pair_rows
 
-from tests.test_packed import CPU, build, pair_rows
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.rows import pack_row, units_of_step
@@ -45,7 +46,7 @@ def test_activations_per_layer_match_what_a_step_keeps(family: str) -> None:
 
 
 def test_recomputing_and_shorter_rows_need_less() -> None:
-    sizes = dict(tokens=1700, scored=800)
+    sizes = {"tokens": 1700, "scored": 800}
     whole, half, none = (packed_memory(QWEN_18, **sizes, recompute=n).total for n in (0, 12, 24))
     assert whole > half > none > packed_memory(QWEN_18, tokens=100, scored=50, recompute=24).total
     assert 6 * 2**30 < whole < 9 * 2**30 and none < 5 * 2**30

@@ -1,4 +1,5 @@
-"""The packed engine is exact: held to TRL on the same ids, to itself under other packings, and to transformers."""
+"""The packed engine is exact: held to TRL on the same ids, to itself under other packings, and to
+transformers."""
 
 import copy
 from pathlib import Path
@@ -8,18 +9,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    TrainingArguments,
-)
+from tiny_packed import CPU, CUTOFF, FAMILIES, VOCAB, build, labelled_rows, pair_rows
+from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.device_row import DeviceRow
@@ -30,61 +21,6 @@ from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_r
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.support import unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
-
-CPU = torch.device("cpu")
-VOCAB, CUTOFF = 199, 48
-SIZES = dict(
-    vocab_size=VOCAB,
-    hidden_size=48,
-    intermediate_size=80,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    pad_token_id=0,
-)
-FAMILIES = {
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "neox": lambda: GPTNeoXForCausalLM(
-        GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"})
-    ),
-}
-
-
-def build(family: str = "qwen2", trained: bool = True) -> torch.nn.Module:
-    """A tiny model with LoRA on every linear; `trained` gives the adapters something to say."""
-    torch.manual_seed(0)
-    model = FAMILIES[family]()
-    for p in model.parameters():
-        if p.ndim == 1:
-            p.data.add_(0.1 * torch.randn_like(p))
-    model = get_peft_model(
-        model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    if trained:
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.data.normal_(0, 0.1)
-    return model.eval()
-
-
-def pair_rows(count: int = 8, seed: int = 0) -> list[dict]:
-    """Random lengths, and among them one-token answers, identical answers and texts that end at the cutoff."""
-    g = np.random.default_rng(seed)
-    ids = lambda n: g.integers(1, VOCAB, n).tolist()  # noqa: E731
-    special = [(CUTOFF - 1, 1, 1), (20, CUTOFF - 20, 3), (1, 1, 1), (5, 7, 7)]
-    sizes = special + [tuple(int(g.integers(1, 15)) for _ in range(3)) for _ in range(count - len(special))]
-    rows = [{"prompt_ids": ids(p), "chosen_ids": ids(c), "rejected_ids": ids(r)} for p, c, r in sizes]
-    rows[3]["rejected_ids"] = list(rows[3]["chosen_ids"])
-    return rows
-
-
-def labelled_rows(count: int = 8) -> list[dict]:
-    return [
-        {"prompt_ids": r["prompt_ids"], "completion_ids": r["chosen_ids"], "label": i % 3 != 0}
-        for i, r in enumerate(pair_rows(count))
-    ]
 
 
 def packed_step(model, rows, settings=None, micro=2, budget=10_000, policy=None):
@@ -356,7 +292,8 @@ def test_recomputed_layers_and_padding_give_the_same_bits() -> None:
 
 
 def test_peft_sees_its_own_weights_during_and_after() -> None:
-    """The frozen weights become views and the adapters stay PEFT's: its forward, saving and merging are untouched."""
+    """The frozen weights become views and the adapters stay PEFT's: its forward, saving and merging are
+    untouched."""
     model, ids = build(), torch.randint(1, VOCAB, (1, 9))
     before, saved = model(input_ids=ids).logits, {k: v.clone() for k, v in model.state_dict().items()}
     packed_step(model, pair_rows())
@@ -384,7 +321,7 @@ def arguments(folder: Path, **more) -> TrainingArguments:
 
 def test_training_learns_stops_resumes_and_evaluates(tmp_path) -> None:
     rows = pair_rows(12)
-    options = dict(max_steps=12, save_steps=4, eval_strategy="steps", eval_steps=6)
+    options = {"max_steps": 12, "save_steps": 4, "eval_strategy": "steps", "eval_steps": 6}
     whole = PackedPreferenceTrainer(
         build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5]
     )

@@ -1,7 +1,9 @@
-"""Sizes before anything is loaded: what a preference run of the packed engine needs, from shape numbers alone.
+"""Sizes before anything is loaded: what a preference run of the packed engine needs, from shape numbers
+alone.
 
-Pure functions of numbers; no torch. All sizes are bytes. The formulas follow `tuner/engine/packed/layers.py`, which
-keeps a known list of tensors per layer, and are held to the real peak by tests/bench and tests/test_estimate.py.
+Pure functions of numbers; no torch. All sizes are bytes. The formulas follow
+`tuner/engine/packed/layers.py`, which keeps a known list of tensors per layer, and are held to the real
+peak by tests/bench and tests/test_estimate.py.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ def packed_memory(
 ) -> PackedMemory:
     """A training row of `tokens` tokens, `scored` of them predicted, `recompute` layers recomputed.
 
-    Adapters, their gradients and Adam's two moments are float32; the weights are widened by the columns that hold
-    the adapters (see `tuner/engine/packed/lora.py`).
+    Adapters, their gradients and Adam's two moments are float32; the weights are widened by the columns
+    that hold the adapters (see `tuner/engine/packed/lora.py`).
     """
     adapters = 4 * shape.lora_parameters(rank)
     widened = shape.layers * sum(n * _widening(rank, name) for name, (n, _) in shape.linears.items())
@@ -127,7 +129,8 @@ def layer_activations(shape: ModelShape, weight_bytes: int = 2) -> int:
 def _activations(shape: ModelShape, tokens: int, recompute: int, weight_bytes: int) -> int:
     kept = shape.layers - recompute
     layer = layer_activations(shape, weight_bytes)
-    # while a layer runs backward: its own tensors if they are recomputed, and the gradients of its widest part
+    # while a layer runs backward: its own tensors if they are recomputed, and the gradients of its widest
+    # part
     working = weight_bytes * (3 * shape.ffn + 3 * shape.hidden) + (layer if recompute else 0)
     return tokens * (kept * layer + recompute * weight_bytes * shape.hidden + working)
 

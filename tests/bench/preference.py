@@ -3,9 +3,10 @@
     python tests/bench/preference.py                    # what this machine can: a GPU's table, or a CPU's
     python tests/bench/preference.py --cases trl,packed --model qwen3-8b --pairs 64
 
-Every case runs in a process of its own, on the same token ids, with the same LoRA. The last lines are one JSON object
-per case. `pairs_per_s` is steady state: the last third of the passes over the pairs (for a peer, whose steps are
-all alike: after 3 steps). `whole` is the packed engine's rate over everything, reference passes and captures included; on a GPU `step_5_s` is the time from process start to step 5.
+Every case runs in a process of its own, on the same token ids, with the same LoRA. The last lines are one
+JSON object per case. `pairs_per_s` is steady state: the last third of the passes over the pairs (for a
+peer, whose steps are all alike: after 3 steps). `whole` is the packed engine's rate over everything,
+reference passes and captures included; on a GPU `step_5_s` is the time from process start to step 5.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ CPU_CASES = {
 
 
 def pairs(name: str, count: int) -> tuple[list[dict], object]:
-    """Token ids of real pairs (HH-RLHF harmless-base), with the model's vocabulary or one trained on the pairs."""
+    """Token ids of real pairs (HH-RLHF harmless-base), with the model's vocabulary or one trained on the
+    pairs."""
     path = next((p for p in DATA if p.is_file()), None)
     if path is None:
         raise SystemExit(f"hh_rlhf_en.json was not found beside this checkout ({DATA[0]}).")
@@ -188,22 +190,22 @@ def child(spec: dict) -> dict:
         min(3, steps - 1) if spec.get("steps") else per_epoch * (spec["epochs"] - max(1, spec["epochs"] // 3))
     )
     clock = Clock(first, steps)
-    common = dict(
-        output_dir=tempfile.mkdtemp(),
-        learning_rate=5e-5,
-        max_steps=steps,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=4,
-        lr_scheduler_type="cosine",
-        max_grad_norm=1.0,
-        logging_steps=5 if cuda else 2,
-        save_strategy="no",
-        report_to="none",
-        bf16=cuda,
-        use_cpu=not cuda,
-        seed=42,
-        disable_tqdm=True,
-    )
+    common = {
+        "output_dir": tempfile.mkdtemp(),
+        "learning_rate": 5e-5,
+        "max_steps": steps,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 1.0,
+        "logging_steps": 5 if cuda else 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": cuda,
+        "use_cpu": not cuda,
+        "seed": 42,
+        "disable_tqdm": True,
+    }
     run = {"trl": run_trl, "packed": run_packed, "llamafactory": run_llamafactory}[spec["engine"]]
     extra = run(spec, rows, tokenizer, common, clock)
     span = clock.times[steps] - clock.times[first]
@@ -230,7 +232,8 @@ def child(spec: dict) -> dict:
 
 
 def useful_flops(name: str, rows: list[dict]) -> float:
-    """Arithmetic per pair that nobody can avoid: prompts once, frozen weights forward and for input gradients."""
+    """Arithmetic per pair that nobody can avoid: prompts once, frozen weights forward and for input
+    gradients."""
     _, vocab, hidden, layers, heads, kv, ffn, _ = SHAPES[name]
     linear = layers * (hidden * hidden * (2 + 2 * kv / heads) + 3 * hidden * ffn)
     tokens = sum(sum(map(len, r.values())) for r in rows) / len(rows)

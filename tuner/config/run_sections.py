@@ -148,14 +148,14 @@ class Machine(Section):
         "What computes a preference run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
         "they fit and says in the log which one it took and why.",
         usual="auto",
-        needs={"stage": ("dpo",)},
+        needs={"stage": ("dpo", "kto")},
     )
     engine_preset: Literal["speed", "memory"] = knob(
         "speed",
         "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
         advanced=True,
         usual="speed",
-        needs={"stage": ("dpo",)},
+        needs={"stage": ("dpo", "kto")},
     )
     engine_token_budget: OptionalInt = knob(
         None,
@@ -166,7 +166,7 @@ class Machine(Section):
         usual="empty",
         unit="tokens",
         advanced=True,
-        needs={"stage": ("dpo",)},
+        needs={"stage": ("dpo", "kto")},
     )
 
     disable_gradient_checkpointing: bool = knob(

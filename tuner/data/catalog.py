@@ -41,6 +41,23 @@ TAGS: dict[str, str] = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "ipython": "tool",
+    "function": "tool",
+    "function_call": "call",
+    "tool_call": "call",
+    "system": "system",
+    "developer": "system",
+}
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 SOURCES = {
     "hf_hub_url": "hub",
@@ -140,6 +157,19 @@ class Entry:
         if self.formatting != "alpaca" or {"response", "messages"} & self.named:
             return "chat"
         return "text" if self._only_text() else "chat"
+
+    @cached_property
+    def roles(self) -> Mapping[Any, str]:
+        """Who speaks, by the words that rows use for it: the entry's own first, then the usual ones."""
+        tags = self.tags
+        own = {
+            tags["user_tag"]: "user",
+            tags["assistant_tag"]: "assistant",
+            tags["observation_tag"]: "tool",
+            tags["function_tag"]: "call",
+            tags["system_tag"]: "system",
+        }
+        return {**ROLES, **own}
 
     def _only_text(self) -> bool:
         """Whether rows bring a prompt and no answer: they are then text to read."""

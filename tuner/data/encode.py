@@ -7,7 +7,6 @@ together. `encode` does both for one row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tuner.config.config import Config
@@ -31,8 +30,7 @@ class Draft(NamedTuple):
     row: Row
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A row as ids. `tokens` counts all of them, `trained` those the loss sees.
 
     `length` is what the cutoff is held against, before any cut; for pairs the prompt with the longer answer.

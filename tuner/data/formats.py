@@ -37,23 +37,6 @@ class UnfitError(Exception):
         self.dropped = Dropped(reason, detail)
 
 
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-    "ipython": "tool",
-    "function": "tool",
-    "function_call": "call",
-    "tool_call": "call",
-    "system": "system",
-    "developer": "system",
-}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -173,7 +156,7 @@ def _turn(turn: Any, entry: Entry) -> Message:
     if role_tag not in turn:
         # Rows under the other usual names are read rather than lost.
         role_tag, content_tag = ("role", "content") if "role" in turn else ("from", "value")
-    role = _role(turn.get(role_tag), tags)
+    role = _role(turn.get(role_tag), entry)
     calls = turn.get("tool_calls")
     if role == "assistant" and calls:
         return {**_message(role, turn.get(content_tag) or ""), "tool_calls": _calls(calls)}
@@ -182,15 +165,8 @@ def _turn(turn: Any, entry: Entry) -> Message:
     return _message(role, turn.get(content_tag))
 
 
-def _role(word: Any, tags: Mapping[str, str]) -> str:
-    mapped = {
-        tags["user_tag"]: "user",
-        tags["assistant_tag"]: "assistant",
-        tags["observation_tag"]: "tool",
-        tags["function_tag"]: "call",
-        tags["system_tag"]: "system",
-    }
-    role = mapped.get(word) or (ROLES.get(word) if isinstance(word, str) else None)
+def _role(word: Any, entry: Entry) -> str:
+    role = entry.roles.get(word) if isinstance(word, str) else None
     if role is None:
         raise UnfitError("unknown role", repr(word)[:80])
     return role

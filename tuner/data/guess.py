@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuner.data.catalog import TAGS, Entry, entry
+from tuner.data.catalog import ROLES, TAGS, Entry, entry
 from tuner.data.files import records
-from tuner.data.formats import ROLES, Dropped, Row, convert
+from tuner.data.formats import Dropped, Row, convert
 
 LOOK = 100
 PROMPTS = ("instruction", "prompt", "question", "query", "user", "human", "problem", "context", "input")

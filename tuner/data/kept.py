@@ -63,7 +63,7 @@ def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         if writer:
             writer.close()
     (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
         "_fingerprint": hashlib.sha256(str(folder).encode()).hexdigest()[:16],
         "_format_columns": None,

@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,10 @@ class Finding:
     def add(self, place: Place, detail: str) -> None:
         self.count += 1
         if len(self.examples) < EXAMPLES:
-            self.examples.append({**asdict(place), "detail": detail[:300]})
+            self.examples.append({**place._asdict(), "detail": detail[:300]})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a row stands."""
 
     dataset: str

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tuner.config.config import Config, make
+from tuner.config.config import KNOBS, Config, make
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import STAGE_KINDS, Entry, named, read_catalog
 from tuner.data.pages import Pages
@@ -37,7 +37,9 @@ def list_row(entry: Entry) -> dict[str, Any]:
     except (ConfigError, OSError) as error:
         row["problem"] = str(error)
     row["kind"] = entry.kind
-    row["stages"] = [s for s, kinds in STAGE_KINDS.items() if entry.kind in kinds]
+    row["stages"] = [
+        s for s, kinds in STAGE_KINDS.items() if entry.kind in kinds and s in KNOBS["stage"].choices
+    ]
     return row
 
 

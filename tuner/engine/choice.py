@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from transformers import TrainingArguments
+from peft import get_peft_model
+from transformers import TrainingArguments, set_seed
 
 from tuner import paths
 from tuner.config.config import Config
@@ -40,10 +41,11 @@ def _refusal(config: Config, start: Start, losses: Mixture) -> str | None:
         return "the reference is the adapter that training goes on from."
     if config.optim != "adamw_torch" and config.optim != "adamw_torch_fused":
         return f"optim is {config.optim}."
-    from peft import get_peft_model
-
+    if config.loraplus_lr_ratio or config.use_adam_mini:
+        return "its optimizer is not Adam as it is."
     fresh = start.fresh
     if fresh is not None:
+        set_seed(config.seed)  # as TRL does before it adds an adapter
         start.model = get_peft_model(start.model, fresh)
     why = unsupported(config, start.model)
     if why and fresh is not None:
@@ -54,9 +56,11 @@ def _refusal(config: Config, start: Start, losses: Mixture) -> str | None:
 
 
 def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> PackedPreferenceTrainer:
+    # Marked answers come in an order of their own: shuffled, good and bad in turn.
+    order = {"train_sampling_strategy": "sequential"} if config.stage == "kto" else {}
     return PackedPreferenceTrainer(
         start.model,
-        arguments(TrainingArguments, config, run),
+        arguments(TrainingArguments, config, run, **order),
         start.rows.train,
         start.rows.eval or None,
         loss=loss,

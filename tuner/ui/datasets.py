@@ -237,7 +237,7 @@ def sees(entry: Entry, config: Config) -> None:
 
 
 def _legend(shown: Shown) -> None:
-    cut = f" It was cut: {count(shown.whole, 'token')} before." if shown.cut else ""
+    cut = f" It was cut: {count(shown.length, 'token')} before." if shown.cut else ""
     st.caption(
         f"Written with the template **{safe(shown.template)}**. Underlined and tinted: the model learns to write it. "
         f"Pale: it only reads it. Framed: special tokens.{cut}"

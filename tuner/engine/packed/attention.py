@@ -1,8 +1,8 @@
 """Packed attention for models that run through transformers' own modules.
 
-Registered under the name `tuner_packed`; transformers builds no mask for a name that its mask table does not hold,
-so the function gets plain q, k, v and reads the row's segments from `over(model, row)`. Head sizes for which there is
-no Triton kernel go to torch's `varlen_attn` with gathered keys and values.
+Registered under the name `tuner_packed`; transformers builds no mask for a name that its mask table does
+not hold, so the function gets plain q, k, v and reads the row's segments from `over(model, row)`. Head
+sizes for which there is no Triton kernel go to torch's `varlen_attn` with gathered keys and values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _current: list[DeviceRow] = []
 
 @contextmanager
 def over(model: nn.Module, row: DeviceRow) -> Iterator[None]:
-    """Inside, the attention layers of a transformers model attend over this row; outside they are as before."""
+    """Inside, the attention layers of a transformers model attend over this row; outside they are as
+    before."""
     AttentionInterface.register(NAME, _forward)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)

@@ -1,4 +1,5 @@
-"""A packed row on the device: typed tensor views into one buffer, and the pieces a CPU's attention loops over."""
+"""A packed row on the device: typed tensor views into one buffer, and the pieces a CPU's attention loops
+over."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class GatheredKeys:
-    """For variable-length attention: key rows in segment order, offsets of queries and keys, longest of each."""
+    """For variable-length attention: key rows in segment order, offsets of queries and keys, longest of
+    each."""
 
     index: Tensor
     query_offsets: Tensor
@@ -26,8 +28,8 @@ class GatheredKeys:
 
 
 class DeviceRow:
-    """Views: ids, positions [T]; sources, targets, token_weights [N]; counts [S + 1]; lengths, references [S];
-    weights, labels [U]; groups [U, U]; query_tiles, key_tiles [tiles, 5].
+    """Views: ids, positions [T]; sources, targets, token_weights [N]; counts [S + 1]; lengths, references
+    [S]; weights, labels [U]; groups [U, U]; query_tiles, key_tiles [tiles, 5].
 
     `load` copies another row of the same shape into the same memory, which is what graph replays need.
     """
@@ -83,7 +85,8 @@ class DeviceRow:
 
     @cached_property
     def gathered_keys(self) -> GatheredKeys:
-        """Every segment's keys: its prompt, then itself. Segments lie in row order, so queries need no gather."""
+        """Every segment's keys: its prompt, then itself. Segments lie in row order, so queries need no
+        gather."""
         spans = [(s, (0, 0)) for s, _ in self.segments] + [(a, s) for s, more in self.segments for a in more]
         spans = sorted(x for x in spans if x[0][1] > x[0][0])
         keys = [np.r_[prefix[0] : prefix[1], own[0] : own[1]] for own, prefix in spans]

@@ -1,8 +1,8 @@
 """CUDA graphs over rows: a step is launched once instead of a thousand times.
 
-A row's shape runs eagerly the first time it is seen, is captured the second time and replayed from then on, so that
-shapes that come once cost no capture. All graphs share one memory pool, for they never run at the same time; the
-least recently used are dropped beyond `limit`. Whatever cannot be captured runs eagerly.
+A row's shape runs eagerly the first time it is seen, is captured the second time and replayed from then on,
+so that shapes that come once cost no capture. All graphs share one memory pool, for they never run at the
+same time; the least recently used are dropped beyond `limit`. Whatever cannot be captured runs eagerly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Captured:
 
 
 class RowGraphs:
-    """Runs `body` over rows, eagerly or by replay. The outputs of a replay are overwritten by the next one."""
+    """Runs `body` over rows, eagerly or by replay. The outputs of a replay are overwritten by the next
+    one."""
 
     def __init__(self, body: Body, device: torch.device, enabled: bool, limit: int = 96) -> None:
         self.body, self.device, self.enabled, self.limit = body, device, enabled, limit

@@ -1,7 +1,9 @@
-"""The engine's fused operations in plain torch: the CPU's path, and what the GPU's kernels are tested against.
+"""The engine's fused operations in plain torch: the CPU's path, and what the GPU's kernels are tested
+against.
 
-Same signatures as `kernels_triton`. `T` tokens, `H` hidden, `D` head size; outputs named `out` may be strided views
-with a contiguous last dimension. Nothing here uses autograd: each operation has its backward beside it.
+Same signatures as `kernels_triton`. `T` tokens, `H` hidden, `D` head size; outputs named `out` may be
+strided views with a contiguous last dimension. Nothing here uses autograd: each operation has its backward
+beside it.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, resid
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
-    """Rotary embedding in place on the first `heads * D` columns of x [T, ...]; cos and sin [T, D] float32."""
+    """Rotary embedding in place on the first `heads * D` columns of x [T, ...]; cos and sin [T, D]
+    float32."""
     half = cos.shape[1] // 2
     view = x[:, : heads * 2 * half].unflatten(1, (heads, 2, half))
     c, s = cos[:, None, :half], sin[:, None, :half]
@@ -59,7 +62,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = Fals
 def head_norm(
     x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
 ) -> Tensor:
-    """Qwen3's norm of every query and key head: x, out [T, (hq + hk) * D], strided; returns 1/rms [T, hq + hk]."""
+    """Qwen3's norm of every query and key head: x, out [T, (hq + hk) * D], strided; returns 1/rms [T, hq +
+    hk]."""
     stats, at = [], 0
     for weight, count in zip(weights, heads, strict=True):
         d = weight.shape[0]
@@ -126,8 +130,8 @@ def attention(
 ) -> tuple[Tensor, ...]:
     """Attention over a packed row, unit by unit; q [T, Hq, D], k and v [T, Hk, D], out [T, Hq * D].
 
-    Returns what `attention_backward` needs; empty without `keep`. Probabilities are not kept: they grow with the
-    square of the length and are cheap to compute again.
+    Returns what `attention_backward` needs; empty without `keep`. Probabilities are not kept: they grow
+    with the square of the length and are cheap to compute again.
     """
     place = out.unflatten(1, q.shape[1:])
     for queries, keys, mask in row.pieces:
@@ -163,7 +167,8 @@ Spans = tuple[tuple[int, int], ...]
 
 
 def _probabilities(q: Tensor, k: Tensor, queries: Spans, keys: Spans, mask: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T * scale + mask): [Hk, repeats * queries, keys]; the query heads of a key head lie together."""
+    """softmax(q k^T * scale + mask): [Hk, repeats * queries, keys]; the query heads of a key head lie
+    together."""
     groups = k.shape[1]
     repeats = q.shape[1] // groups
     bias = mask if repeats == 1 else mask.repeat(repeats, 1)

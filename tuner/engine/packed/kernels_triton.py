@@ -1,8 +1,9 @@
 """The engine's fused operations as Triton kernels; the same functions as `kernels_torch`, for CUDA.
 
-Every kernel is deterministic (no atomics), reads and writes each element once, computes in float32 and takes strided
-rows. Attention works on lists of tiles that the host prepared (`rows._fill_tiles`), so a prompt's keys are read where
-they lie and no key or value is ever copied; padding tiles are empty and end at once.
+Every kernel is deterministic (no atomics), reads and writes each element once, computes in float32 and
+takes strided rows. Attention works on lists of tiles that the host prepared (`rows._fill_tiles`), so a
+prompt's keys are read where they lie and no key or value is ever copied; padding tiles are empty and end at
+once.
 """
 
 from __future__ import annotations

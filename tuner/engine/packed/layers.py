@@ -1,8 +1,10 @@
-"""Decoder layers of the Llama family (Llama, Mistral, Qwen2, Qwen3) with a forward and a backward written out.
+"""Decoder layers of the Llama family (Llama, Mistral, Qwen2, Qwen3) with a forward and a backward written
+out.
 
-One layer: x -> x + o(attention(qkv(norm x))) -> + down(silu(gate) * up)(norm). No autograd runs: a layer's forward
-returns what its backward reads (`Saved`), or only its input when it is to be recomputed. Gradients go to the LoRA
-parameters alone; everything else is frozen. Shapes: T tokens, H hidden, I intermediate, Hq/Hk heads of size D.
+One layer: x -> x + o(attention(qkv(norm x))) -> + down(silu(gate) * up)(norm). No autograd runs: a layer's
+forward returns what its backward reads (`Saved`), or only its input when it is to be recomputed. Gradients
+go to the LoRA parameters alone; everything else is frozen. Shapes: T tokens, H hidden, I intermediate,
+Hq/Hk heads of size D.
 """
 
 from __future__ import annotations
@@ -145,9 +147,11 @@ def _scatter(values: Tensor, rows: Tensor, count: int) -> Tensor:
 
 
 class FusedTrunk:
-    """Embedding and decoder layers, from a row to the hidden states [N, H] that the final norm and head score.
+    """Embedding and decoder layers, from a row to the hidden states [N, H] that the final norm and head
+    score.
 
-    `recompute` is the number of layers, from the first, whose activations are recomputed in the backward pass.
+    `recompute` is the number of layers, from the first, whose activations are recomputed in the backward
+    pass.
     """
 
     def __init__(self, decoder: nn.Module, gradients: GradientBuffer, kernels: ModuleType) -> None:

@@ -4,8 +4,8 @@ With a frozen head W [V, H] the gradient of a token's log-prob with respect to i
 
     W[target] - softmax(h W^T) W
 
-which needs no loss to be known. So one pass over chunks of rows gives the log-probs and these unit gradients; the
-backward pass only scales them. No logits are kept and none are computed twice.
+which needs no loss to be known. So one pass over chunks of rows gives the log-probs and these unit
+gradients; the backward pass only scales them. No logits are kept and none are computed twice.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """Linear layers with LoRA as two matrix products forward and four backward, over PEFT's own parameters.
 
-Linears that read the same input (q, k, v; gate, up) become one product, and LoRA rides inside it: the frozen weight
-W [N, K] is stored with extra columns that hold every B, the input x [T, K] with extra columns that hold x A^T:
+Linears that read the same input (q, k, v; gate, up) become one product, and LoRA rides inside it: the
+frozen weight W [N, K] is stored with extra columns that hold every B, the input x [T, K] with extra columns
+that hold x A^T:
 
     [x | x A^T] @ [W | B]^T  =  x W^T + (x A^T) B^T
 
-so the backward product with the same matrix gives both d x and d(x A^T). PEFT's modules keep their parameters; the
-frozen weights become views of the wider storage, so no second copy exists. The scale alpha / r is folded into A.
+so the backward product with the same matrix gives both d x and d(x A^T). PEFT's modules keep their
+parameters; the frozen weights become views of the wider storage, so no second copy exists. The scale alpha
+/ r is folded into A.
 """
 
 from __future__ import annotations

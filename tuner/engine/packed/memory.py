@@ -1,4 +1,5 @@
-"""How many tokens a row may hold and how many layers are recomputed, from free memory and the estimate's formulas."""
+"""How many tokens a row may hold and how many layers are recomputed, from free memory and the estimate's
+formulas."""
 
 from __future__ import annotations
 

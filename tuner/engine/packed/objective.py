@@ -117,7 +117,8 @@ class Objective:
         return (losses * weights).sum(), torch.stack([(m * weights).sum() for m in logged])
 
     def _chosen_nll(self, token_logps: Tensor, lengths: Tensor, row: DeviceRow) -> Tensor | None:
-        """Mean negative log-likelihood per chosen answer, free of LD-DPO's weights; None if nobody needs it."""
+        """Mean negative log-likelihood per chosen answer, free of LD-DPO's weights; None if nobody needs
+        it."""
         if self.settings.pref_ftx <= 1e-6 or self.settings.ld_alpha is None:
             return None
         plain = segment_sums(token_logps, row).view(-1, 2)[:, 0]

@@ -1,7 +1,7 @@
 """A model as the engine sees it: a packed row in, log-probabilities of answer tokens out, gradients back.
 
-`FusedPolicy` runs the Llama family through the written-out layers; `AutogradPolicy` runs any other decoder through
-transformers' own modules, with the packed attention registered as an attention function.
+`FusedPolicy` runs the Llama family through the written-out layers; `AutogradPolicy` runs any other decoder
+through transformers' own modules, with the packed attention registered as an attention function.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reference log-probabilities: computed once per answer, kept by content, shared by runs through a file.
 
-The key of a value is the content of prompt and answer; the file's name is a fingerprint of the weights. So a resumed
-run, a second epoch and another run over the same model and data find them there.
+The key of a value is the content of prompt and answer; the file's name is a fingerprint of the weights. So
+a resumed run, a second epoch and another run over the same model and data find them there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Scorer = Callable[[list[Unit]], NDArray[np.float32]]
 
 
 class ReferenceCache:
-    """Content key -> summed reference log-prob; `score` computes [units * answers] values for one row of units."""
+    """Content key -> summed reference log-prob; `score` computes [units * answers] values for one row of
+    units."""
 
     def __init__(self, score: Scorer, budget: int, ld_alpha: float | None, path: Path | None = None) -> None:
         self.score, self.budget, self.ld_alpha, self.path = score, budget, ld_alpha, path
@@ -34,7 +35,8 @@ class ReferenceCache:
         self._load()
 
     def get(self, units: Sequence[Unit], ahead: Iterable[Unit] = ()) -> NDArray[np.float32]:
-        """Values [units * answers] in unit order; if some are missing, those of `ahead` are computed with them."""
+        """Values [units * answers] in unit order; if some are missing, those of `ahead` are computed with
+        them."""
         keys = [key for unit in units for key in unit.answer_keys(self.ld_alpha)]
         if any(key not in self.values for key in keys):
             self.compute([*units, *ahead])
@@ -79,7 +81,8 @@ class ReferenceCache:
 
 
 def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:
-    """A short name for the frozen weights of a model, from integer sums over their bits (exact on any device)."""
+    """A short name for the frozen weights of a model, from integer sums over their bits (exact on any
+    device)."""
     sums, names = [], []
     for name, p in model.named_parameters():
         if p.requires_grad or "lora_" in name:

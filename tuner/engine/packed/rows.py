@@ -4,10 +4,10 @@ A row holds every prompt once, then every answer:
 
     [prompt 1 | prompt 2 | ... | chosen 1 | rejected 1 | chosen 2 | rejected 2 | ... | padding]
 
-A token attends to the earlier tokens of its own segment and, in an answer, to the whole of its prompt. Prompts and
-answers are apart so that the answers of a prompt are one contiguous run of queries. All that a row needs on the
-device is one buffer of 4-byte numbers (`RowShape.fields` says what lies where): one copy a step, and a CUDA graph
-can be replayed over it. Pure Python and numpy; no torch.
+A token attends to the earlier tokens of its own segment and, in an answer, to the whole of its prompt.
+Prompts and answers are apart so that the answers of a prompt are one contiguous run of queries. All that a
+row needs on the device is one buffer of 4-byte numbers (`RowShape.fields` says what lies where): one copy a
+step, and a CUDA graph can be replayed over it. Pure Python and numpy; no torch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Unit:
         return sum(max(0, len(a) - (len(self.prompt) == 0)) for a in self.answers)
 
     def answer_keys(self, ld_alpha: float | None) -> list[bytes]:
-        """One content key (16 bytes) per answer: what its reference log-prob depends on besides the weights."""
+        """One content key (16 bytes) per answer: what its reference log-prob depends on besides the
+        weights."""
         shared = min(map(len, self.answers)) if ld_alpha is not None else 0
         head = np.array([len(self.prompt), shared], dtype=np.int32).tobytes()
         head += np.float64(1.0 if ld_alpha is None else ld_alpha).tobytes() + self.prompt.tobytes()
@@ -60,10 +61,10 @@ def units_of_step(
 ) -> list[Unit]:
     """The units of one optimizer step.
 
-    Examples hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`, `label`
-    (and optionally `kl_completion_ids`). Every micro-batch of `micro_batch` examples has the same say in the
-    mean, as gradient accumulation has it. KTO's mismatched answers are the micro-batch's own, rotated by one, and
-    end where prompt and answer together reach `cutoff` tokens.
+    Examples hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`,
+    `label` (and optionally `kl_completion_ids`). Every micro-batch of `micro_batch` examples has the same
+    say in the mean, as gradient accumulation has it. KTO's mismatched answers are the micro-batch's own,
+    rotated by one, and end where prompt and answer together reach `cutoff` tokens.
     """
     groups = -(-len(examples) // micro_batch)
     units = []
@@ -198,8 +199,8 @@ def pack_row(
 ) -> Row:
     """Lay units out in one row.
 
-    `references` [units * answers] are reference log-probs in unit order; `shape` may be larger than needed: what
-    is left becomes padding that belongs to no sequence and carries no weight.
+    `references` [units * answers] are reference log-probs in unit order; `shape` may be larger than needed:
+    what is left becomes padding that belongs to no sequence and carries no weight.
     """
     shape = shape or exact_shape(units)
     row = Row(shape, np.zeros(shape.size, dtype=np.int32))
@@ -286,7 +287,8 @@ def exact_shape(units: Sequence[Unit], blocks: bool = False) -> RowShape:
 def bucket_shape(units: Sequence[Unit], capacity: int, grain: int = 128) -> RowShape:
     """A shape rounded up so that many rows share it; `capacity` is the number of units to leave room for.
 
-    Scored tokens are rounded more coarsely: they cost a fifth of the others, and every pair of sizes is a graph.
+    Scored tokens are rounded more coarsely: they cost a fifth of the others, and every pair of sizes is a
+    graph.
     """
     exact = exact_shape(units)
     return RowShape(

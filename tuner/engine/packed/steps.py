@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StepResult:
-    """Device scalars and vector of one step: loss, metric sums (see `objective.finish_metrics`), tokens computed."""
+    """Device scalars and vector of one step: loss, metric sums (see `objective.finish_metrics`), tokens
+    computed."""
 
     loss: Tensor
     metrics: Tensor

@@ -16,7 +16,8 @@ from tuner.engine.packed.policy import causal_lm, fused_refusal
 def unsupported(config: Any, model: nn.Module) -> str | None:
     """Why the packed engine does not take this run, or None.
 
-    `config` is a mapping or an object with the run's knobs as attributes; a knob that is missing has its default.
+    `config` is a mapping or an object with the run's knobs as attributes; a knob that is missing has its
+    default.
     """
     return _config_refusal(config) or _model_refusal(model)
 

@@ -1,7 +1,8 @@
 """`PackedPreferenceTrainer`: transformers' Trainer with the packed engine inside.
 
-Schedulers, optimizers, clipping, checkpoints, resuming, callbacks and the evaluation loop are the Trainer's. What is
-ours: one dataloader batch is a whole optimizer step, and `training_step` runs it as packed rows.
+Schedulers, optimizers, clipping, checkpoints, resuming, callbacks and the evaluation loop are the
+Trainer's. What is ours: one dataloader batch is a whole optimizer step, and `training_step` runs it as
+packed rows.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ SAVE_EVERY = 8192  # new reference values between two writes of the cache
 class EngineSettings:
     """How the packed engine uses the machine; every field may stay as it is.
 
-    `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few logits
-    at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers recomputed in the
-    backward pass (None: from free memory). `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
-    reference log-probs (None: kept in this run only). `cutoff_len`: where KTO's mismatched texts end.
+    `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few
+    logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
+    recomputed in the backward pass (None: from free memory). `cuda_graphs`: replay rows from graphs.
+    `reference_cache`: folder for reference log-probs (None: kept in this run only). `cutoff_len`: where
+    KTO's mismatched texts end.
     """
 
     preset: str = "speed"
@@ -59,9 +61,9 @@ class PackedPreferenceTrainer(Trainer):
     """Preference training (DPO and its relatives, KTO) on pre-tokenised rows.
 
     Rows hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`, `label`.
-    `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere, and the
-    micro-batches have the same say in the mean, so the gradient is that of the padded micro-batches.
-    The reference is the model with its adapters off.
+    `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere,
+    and the micro-batches have the same say in the mean, so the gradient is that of the padded
+    micro-batches. The reference is the model with its adapters off.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class PackedPreferenceTrainer(Trainer):
         return {"batch": Batch(examples), "size": np.empty(len(examples))}
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Clipping on the one gradient buffer: accelerate would walk through every module of the model first."""
+        """Clipping on the one gradient buffer: accelerate would walk through every module of the model
+        first."""
         super().create_accelerator_and_postprocess()
         self.accelerator.clip_grad_norm_ = self.clip_gradients
 
@@ -209,7 +212,8 @@ class PackedPreferenceTrainer(Trainer):
         return values
 
     def _upcoming(self) -> list[Unit]:
-        """The next stretch of the training set in its own order: whole batches of rows score faster than few."""
+        """The next stretch of the training set in its own order: whole batches of rows score faster than
+        few."""
         if self.args.device.type != "cuda" or self.micro_batch_crosses_rows:
             return []
         stretch = range(self._ahead, min(self._ahead + 512, len(self.train_dataset)))
@@ -231,7 +235,8 @@ class PackedPreferenceTrainer(Trainer):
 
 
 def step_arguments(args: TrainingArguments) -> TrainingArguments:
-    """The arguments under which the Trainer sees a whole optimizer step as one batch, and never waits for it."""
+    """The arguments under which the Trainer sees a whole optimizer step as one batch, and never waits for
+    it."""
     args = copy.copy(args)
     args.per_device_train_batch_size *= args.gradient_accumulation_steps
     args.gradient_accumulation_steps = 1

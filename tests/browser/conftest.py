@@ -1,0 +1,111 @@
+"""A real studio in a folder of its own, served to a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOT = Path(__file__).parents[2]
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+
+
+class Studio:
+    """A dashboard process over a home folder; it can be killed and started again."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.home / "dashboard.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tuner.ui.serve", "--port", str(self.port)],
+            cwd=ROOT,
+            env={**os.environ, "TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(OSError), urllib.request.urlopen(self.url, timeout=2):
+                return
+            time.sleep(0.2)
+        raise AssertionError((self.home / "dashboard.log").read_text()[-3000:])
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def said(self) -> str:
+        return (self.home / "dashboard.log").read_text(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A home with a tiny model and sets that it learns by heart, and the dashboard over it."""
+    home = tmp_path_factory.mktemp("studio")
+    tiny.model(home / "models" / "tiny")
+    tiny.data(home / "data", rows=64)
+    served = Studio(home)
+    served.start()
+    yield served
+    served.kill()
+    _end_workers(home)
+
+
+def _end_workers(home: Path) -> None:
+    """Whatever the test left at work in this home: by the environment it was started with, never by a name."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TUNER_HOME") == str(home):
+                process.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[sync_api.Browser]:
+    """The machine's Chromium, or Playwright's own."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    with sync_api.sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=found, args=flags)
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium on this machine: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+    """A page that fails the test if anything outside this machine is asked for."""
+    opened = browser.new_page(viewport={"width": 1440, "height": 1000})
+    opened.set_default_timeout(20_000)
+    strangers: list[str] = []
+    opened.on("request", lambda r: None if _own(r.url) else strangers.append(r.url))
+    yield opened
+    opened.close()
+    assert not strangers, f"asked of the network: {strangers[:3]}"
+
+
+def _own(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "about:"))

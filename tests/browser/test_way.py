@@ -1,0 +1,150 @@
+"""The whole way by clicking: a data set, a run launched and watched, history, compare, its adapter."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+expect = sync_api.expect
+expect.set_options(timeout=20_000)  # a busy machine is no fault
+pytestmark = pytest.mark.browser
+
+
+def field(page, name: str):
+    return page.locator(f".st-key-field-{name}")
+
+
+def type_into(page, name: str, text: str) -> None:
+    """Type a knob's value and wait until the page has taken it."""
+    typed = field(page, name).locator("input").first
+    typed.fill(text)
+    typed.press("Enter")
+    settled(page)
+
+
+def settled(page) -> None:
+    """Wait until Streamlit has finished a script run."""
+    page.wait_for_timeout(250)
+    page.wait_for_function(
+        "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState !== 'running'"
+    )
+
+
+def open_page(page, name: str) -> None:
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+    settled(page)
+
+
+def record_an_older_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A finished run to compare with, written by the same functions that a worker calls."""
+    from tuner.config.config import make
+    from tuner.tracking import outcome
+    from tuner.tracking.metrics import MetricsLog
+    from tuner.tracking.runs import create_run
+
+    monkeypatch.setenv("TUNER_HOME", str(home))
+    config = make(
+        {
+            "stage": "dpo",
+            "do_train": True,
+            "model_name_or_path": "models/tiny",
+            "dataset": "pairs",
+            "learning_rate": 1e-4,
+        }
+    )
+    run = create_run(config, "an older run")
+    log = MetricsLog(run)
+    for step in range(1, 21):
+        log.log(step, {"loss": 0.693 - step * 0.004, "rewards/margins": step * 0.01})
+    log.close()
+    run.update(state="running", started=time.time() - 60, step=20, total_steps=20)
+    outcome.finish(run, "finished")
+    return run.id
+
+
+def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = record_an_older_run(studio.home, monkeypatch)
+
+    # A data set, looked at.
+    page.goto(f"{studio.url}/datasets?dataset=pairs")
+    expect(page.get_by_text("Chosen, the better answer").first).to_be_visible()
+    expect(page.get_by_text("Rejected, the worse answer").first).to_be_visible()
+    page.get_by_role("button", name="Use in a new run").click()
+
+    # A run, configured: what is wrong is said, and Launch waits until it is mended.
+    expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
+    launch = page.get_by_role("button", name="Launch")
+    expect(launch).to_be_disabled()
+    expect(page.get_by_text("--model_name_or_path is missing").first).to_be_visible()
+    field(page, "model_name_or_path").locator("input").click()
+    page.get_by_role("option", name="models/tiny").click()
+    settled(page)
+    type_into(page, "learning_rate", "0.0005")
+    expect(field(page, "learning_rate").locator("input")).to_have_value("0.0005")
+    type_into(page, "learning_rate", "fast")
+    expect(field(page, "learning_rate").get_by_text("valid number")).to_be_visible()
+    expect(launch).to_be_disabled()
+    type_into(page, "learning_rate", "5e-4")
+    for name, text in {
+        "per_device_train_batch_size": "8",
+        "gradient_accumulation_steps": "1",
+        "num_train_epochs": "5",
+        "logging_steps": "1",
+        "save_steps": "20",
+    }.items():
+        type_into(page, name, text)
+    expect(page.get_by_test_id("stCode").first).to_contain_text("--learning_rate 0.0005")
+    expect(page.get_by_test_id("stCode").first).to_contain_text("--dataset pairs")
+
+    # A reload loses nothing that was typed.
+    page.reload()
+    expect(field(page, "learning_rate").locator("input")).to_have_value("0.0005")
+    expect(launch).to_be_enabled()
+    launch.click()
+
+    # The live page, through a reload and a restart of the dashboard.
+    page.wait_for_url(re.compile(r"/runs\?run=\w+"))
+    address = page.url
+    expect(page.locator(".st-key-card-standing")).to_be_visible()
+    studio.kill()
+    studio.start()
+    page.goto(address)
+    expect(page.locator(".st-key-card-chart-loss .js-plotly-plot")).to_be_visible(timeout=60_000)
+    expect(page.locator(".st-key-status-line").get_by_role("progressbar").first).to_be_visible()
+    page.reload()
+    expect(page.locator(".st-key-card-chart-rewards .js-plotly-plot")).to_be_visible()
+    expect(page.locator(".st-key-card-standing").get_by_text("Finished after")).to_be_visible(timeout=120_000)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+
+    # History knows both; one of them is found by a word.
+    open_page(page, "History")
+    expect(page.get_by_text("2 runs", exact=True)).to_be_visible()
+    page.locator(".st-key-filters").get_by_role("searchbox").or_(
+        page.locator(".st-key-filters input").first
+    ).first.fill("older")
+    expect(page.get_by_text("1 run", exact=True)).to_be_visible()
+
+    # Side by side, by the address alone.
+    newer = re.search(r"run=(\w+)", address).group(1)
+    page.goto(f"{studio.url}/compare?run={older}&run={newer}")
+    expect(page.locator(".st-key-card-chart-loss .js-plotly-plot")).to_be_visible()
+    expect(page.get_by_role("heading", name="What was set otherwise")).to_be_visible()
+
+    # The adapter, with the way back to its run.
+    open_page(page, "Adapters")
+    expect(page.get_by_text("Files in place")).to_be_visible()
+    page.get_by_role("button", name="Aliases").click()
+    page.get_by_test_id("stPopoverBody").locator("input").click()
+    page.get_by_role("option", name="champion").click()
+    page.get_by_role("button", name="Set", exact=True).click()
+    expect(page.locator("[class*=st-key-version-]").get_by_text("champion")).to_be_visible()
+    page.get_by_role("link", name="Its run").click()
+    expect(page).to_have_url(re.compile(newer))
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]

@@ -1,0 +1,134 @@
+"""A run from its first line to its last in the worker: what it leaves behind when it ends well, badly, or is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from tuner import worker
+from tuner.config.config import make
+from tuner.jobs import liveness
+from tuner.tracking import checkpoints
+from tuner.tracking.adapters import list_adapters
+from tuner.tracking.run import Run, series
+from tuner.tracking.runs import create_run, get_row
+
+
+def run_of(home: Path, **changes: Any) -> Run:
+    if not (home / "model").exists():
+        tiny.model(home / "model")
+        tiny.data(home / "data")
+    values = {
+        "model_name_or_path": "model",
+        "stage": "dpo",
+        "do_train": True,
+        "dataset": "pairs",
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 2,
+        "plot_loss": True,
+    }
+    return create_run(make(values | changes), "a run")
+
+
+def test_a_run_that_ends_well(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(home)
+    assert worker.run_here(run) == 0
+    status = run.status()
+    assert (status.state, status.step, status.total_steps, status.reason) == ("finished", 4, 4, "")
+    assert set(status.seconds) >= {
+        "loading libraries",
+        "preparing the data",
+        "training",
+        "registering the adapter",
+    }
+    steps, values = series(run.metrics()[0], "loss")
+    assert steps == [1, 2, 4]
+    assert values[0] == pytest.approx(0.6931, abs=1e-4)
+    made = {p.name for p in (run.folder / "output").iterdir()}
+    assert made >= {
+        "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "trainer_state.json",
+        "all_results.json", "train_results.json", "training_loss.png",
+    }  # fmt: skip
+    assert not {name for name in made if name.endswith((".bin", ".pt"))}
+    row = get_row(run.id)
+    assert row is not None
+    assert row.state == "finished"
+    assert row.metrics["loss"] == pytest.approx(values[-1], abs=1e-6)
+    (adapter,) = list_adapters()
+    assert adapter.run_id == run.id
+    assert adapter.base == str(home / "model")
+    said = capsys.readouterr().out
+    assert "step 1  loss 0.6931" in said
+    assert said.strip().endswith(f"{run.id} finished")
+    assert (
+        said.strip() == run.log_path.read_text().strip() or "step 1  loss 0.6931" in run.log_path.read_text()
+    )
+    assert not liveness.alive(run)
+
+
+def test_a_run_that_diverges_registers_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(home, learning_rate=1e20, max_grad_norm=0.0, engine="trl", stage="sft", dataset="chat")
+    assert worker.run_here(run) == 1
+    status = run.status()
+    assert (status.state, status.reason_code) == ("failed", "non_finite")
+    assert "lower the learning rate" in status.reason
+    assert status.remedies
+    assert list_adapters() == []
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    assert "Traceback" in run.log_path.read_text()
+
+
+def test_a_run_with_nothing_to_learn_says_why(home: Path) -> None:
+    run = run_of(home)
+    (home / "data" / "pairs.json").write_text("[]")
+    assert worker.run_here(run) == 1
+    assert run.status().state == "failed"
+    assert run.status().reason_code in ("data_error", "refused")
+    assert "hold no rows" in run.status().reason
+
+
+def test_sigterm_saves_a_checkpoint_first(home: Path) -> None:
+    run = run_of(home, max_steps=2000, save_strategy="no", logging_steps=1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner.worker", run.id],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait(lambda: run.status().step >= 3, 120)
+        assert liveness.alive(run)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    status = run.status()
+    assert status.state == "stopped"
+    kept = checkpoints.latest(run)
+    assert kept is not None
+    assert f"Stopped at step {checkpoints.step_of(kept)}" in status.reason
+    assert json.loads((kept / "trainer_state.json").read_text())["global_step"] == checkpoints.step_of(kept)
+
+
+def _wait(done: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def test_a_run_nobody_made_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert worker.main("nothing") == 2
+    assert "There is no run nothing" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""Tiny models and pairs for the tests of the packed engine."""
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+CPU = torch.device("cpu")
+VOCAB, CUTOFF = 199, 48
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "neox": lambda: GPTNeoXForCausalLM(
+        GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"})
+    ),
+}
+
+
+def build(family: str = "qwen2", trained: bool = True) -> torch.nn.Module:
+    """A tiny model with LoRA on every linear; `trained` gives the adapters something to say."""
+    torch.manual_seed(0)
+    model = FAMILIES[family]()
+    for p in model.parameters():
+        if p.ndim == 1:
+            p.data.add_(0.1 * torch.randn_like(p))
+    model = get_peft_model(
+        model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    if trained:
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.data.normal_(0, 0.1)
+    return model.eval()
+
+
+def pair_rows(count: int = 8, seed: int = 0) -> list[dict]:
+    """Random lengths, and among them one-token answers, identical answers and texts that end at the
+    cutoff."""
+    g = np.random.default_rng(seed)
+    ids = lambda n: g.integers(1, VOCAB, n).tolist()  # noqa: E731
+    special = [(CUTOFF - 1, 1, 1), (20, CUTOFF - 20, 3), (1, 1, 1), (5, 7, 7)]
+    sizes = special + [tuple(int(g.integers(1, 15)) for _ in range(3)) for _ in range(count - len(special))]
+    rows = [{"prompt_ids": ids(p), "chosen_ids": ids(c), "rejected_ids": ids(r)} for p, c, r in sizes]
+    rows[3]["rejected_ids"] = list(rows[3]["chosen_ids"])
+    return rows
+
+
+def labelled_rows(count: int = 8) -> list[dict]:
+    return [
+        {"prompt_ids": r["prompt_ids"], "completion_ids": r["chosen_ids"], "label": i % 3 != 0}
+        for i, r in enumerate(pair_rows(count))
+    ]

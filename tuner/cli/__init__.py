@@ -1,0 +1,59 @@
+"""The studio from a shell: every verb of the dashboard, with the same words.
+
+Parsing loads no torch and no MLflow, so that a wrong flag is answered at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tuner import __version__
+from tuner.cli.data import data
+from tuner.cli.listing import adapters, runs
+from tuner.cli.machine import doctor, webui
+from tuner.cli.queueing import queue, resume, stop, sync, wait
+from tuner.cli.training import submit, train
+from tuner.cli.words import OK, refuse
+from tuner.config.config import recipes
+from tuner.config.knobs import ConfigError, nearest
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    verb.__name__: verb
+    for verb in (webui, train, submit, queue, stop, resume, wait, sync, runs, adapters, data, doctor)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 1 (it failed) or 2 (it was refused before it began)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help())
+        return OK
+    verb, rest = words[0], words[1:]
+    if verb in ("-V", "--version", "version"):
+        print(f"tuner {__version__}")
+        return OK
+    if verb not in VERBS:
+        like = nearest(verb, VERBS)
+        return refuse(
+            [f"tuner has no verb {verb!r}; " + (f"did you mean {like}?" if like else "try tuner --help.")]
+        )
+    try:
+        return VERBS[verb](rest)
+    except ConfigError as error:
+        return refuse([p.sentence for p in error.problems])
+    except BrokenPipeError:
+        return OK
+
+
+def help() -> str:
+    lines = ["tuner: fine-tune language models, from a page or a shell.", "", "Verbs:"]
+    lines += [f"  {verb:<10} {(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items()]
+    lines += [
+        "",
+        "  tuner train FILE.yaml [--flag value | key=value ...]   LLaMA-Factory's YAML files and flags work unchanged",
+        f"  tuner train RECIPE                                      recipes: {', '.join(recipes()) or 'none'}",
+        "  tuner train --help                                      every knob, by section",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""`tuner data`: the catalog, the data report, and what the model sees of a row."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from tuner import paths
+from tuner.cli.words import OK, parser, print_json, table
+from tuner.config.config import parse_words
+
+
+def data(words: list[str]) -> int:
+    """Look at data before training: list, report NAME --model M, show NAME --row K --model M."""
+    options_of = parser(data)
+    verbs = options_of.add_subparsers(dest="verb", required=True)
+    for name, about in (
+        ("list", "the catalog"),
+        ("report", "what would be kept, cut and dropped"),
+        ("show", "one row, token by token"),
+    ):
+        one = verbs.add_parser(name, help=about)
+        one.add_argument("--json", action="store_true", help="JSON")
+        one.add_argument("--dataset_dir", default="data", help="the folder that holds dataset_info.json")
+        if name != "list":
+            one.add_argument("name", help="a data set of the catalog")
+            one.add_argument("--model", required=True, help="the model whose tokenizer and template are used")
+        if name == "show":
+            one.add_argument("--row", type=int, default=0, help="the row, from 0")
+    options, rest = options_of.parse_known_args(words)
+    return {"list": _list, "report": _report, "show": _show}[options.verb](options, _knobs(options, rest))
+
+
+def _knobs(options: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """Other flags are knobs: --stage, --cutoff_len, --template and the rest."""
+    return {**parse_words(rest), "dataset_dir": options.dataset_dir}
+
+
+def _model(name: str) -> str:
+    folder = paths.home() / name
+    return str(folder) if folder.is_dir() else name
+
+
+def _list(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
+    from tuner.data.verbs import list_rows
+
+    rows = list(list_rows(options.dataset_dir))
+    if options.json:
+        print_json(rows)
+    else:
+        shown = [
+            (r["name"], r["kind"], str(r["rows"] or "?"), ",".join(r["stages"]), r["source"]) for r in rows
+        ]
+        table(("name", "kind", "rows", "stages", "source"), shown)
+    return OK
+
+
+def _report(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
+    from tuner.data.verbs import report
+
+    found = report(options.name, _model(options.model), None if options.json else _progress, **knobs)
+    if options.json:
+        print_json([found])
+    else:
+        table(("what", "value"), [(name, str(value)[:160]) for name, value in found.items()])
+    return OK
+
+
+def _progress(share: float, text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{100 * share:3.0f}% {text:<60}", end="" if share < 1 else "\n", file=sys.stderr, flush=True)
+
+
+def _show(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
+    from tuner.data.verbs import show
+
+    found = show(options.name, options.row, _model(options.model), **knobs)
+    if options.json:
+        print_json([found])
+        return OK
+    for side, tokens in found["sides"].items():
+        print(f"{side}:")
+        print("".join(f"[{t['text']}]" if t["trained"] else str(t["text"]) for t in tokens))
+    return OK

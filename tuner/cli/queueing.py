@@ -1,0 +1,91 @@
+"""The verbs for runs that wait or are at work: queue, stop, resume, wait, sync."""
+
+from __future__ import annotations
+
+import sys
+
+from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, say, table
+
+
+def queue(words: list[str]) -> int:
+    """Show what runs and what waits, in order; or change it."""
+    options_of = parser(queue)
+    options_of.add_argument("--json", action="store_true", help="one JSON object a line")
+    options_of.add_argument(
+        "--move", nargs=2, metavar=("ID", "PLACE"), help="move a waiting run; place 1 is next"
+    )
+    options_of.add_argument("--pause", action="store_true", help="start nothing new")
+    options_of.add_argument("--go", action="store_true", help="go on after --pause")
+    options = options_of.parse_args(words)
+    from tuner.jobs import queue as jobs
+    from tuner.jobs.supervisor import ensure_supervisor
+
+    if options.move:
+        jobs.move(run_of([options.move[0]], "queue --move").id, int(options.move[1]))
+    if options.pause or options.go:
+        jobs.pause(options.pause)
+        ensure_supervisor(only_if_needed=True)
+    rows = [row.as_dict() for row in jobs.queue()]
+    if options.json:
+        print_json(rows)
+    else:
+        table(("id", "state", "name"), [(str(r["id"]), str(r["state"]), str(r["name"])) for r in rows])
+    return OK
+
+
+def stop(words: list[str]) -> int:
+    """Stop a run: it saves a checkpoint and ends; --now ends it without saving."""
+    options_of = parser(stop)
+    options_of.add_argument("run", nargs=1)
+    options_of.add_argument("--now", action="store_true", help="do not save first")
+    options = options_of.parse_args(words)
+    from tuner.jobs import control
+
+    return say(lambda: control.stop(run_of(options.run, "stop"), now=options.now))
+
+
+def resume(words: list[str]) -> int:
+    """Go on with a run from its last sound checkpoint, or from the one given."""
+    options_of = parser(resume)
+    options_of.add_argument("run", nargs=1)
+    options_of.add_argument("--from", dest="checkpoint", help="a checkpoint's name or path")
+    options = options_of.parse_args(words)
+    from tuner.jobs import control
+
+    return say(lambda: control.resume(run_of(options.run, "resume"), options.checkpoint).id)
+
+
+def wait(words: list[str]) -> int:
+    """Wait until a run has ended; the exit code is 0 only if it finished."""
+    options_of = parser(wait)
+    options_of.add_argument("run", nargs=1)
+    options_of.add_argument("--timeout", type=float, help="seconds to wait at most")
+    options = options_of.parse_args(words)
+    from tuner.jobs import control
+
+    run = run_of(options.run, "wait")
+    status = control.wait(run, options.timeout)
+    print(f"run {run.id} {status.state}" + (f": {status.reason}" if status.reason else ""))
+    return OK if status.state == "finished" else FAILED
+
+
+def sync(words: list[str]) -> int:
+    """Send MLflow what it missed while it was away."""
+    options_of = parser(sync)
+    options_of.add_argument(
+        "--new", action="store_true", help="start a new database where the old one is gone for good"
+    )
+    options = options_of.parse_args(words)
+    from tuner.jobs.settle import sync as send
+    from tuner.tracking.mirror import start_anew
+
+    if options.new:
+        try:
+            start_anew()
+        except ValueError as refused:
+            return refuse([str(refused)])
+    sent, wrong = send()
+    print(f"{sent} points sent")
+    for sentence in wrong:
+        print(f"tuner: {sentence}", file=sys.stderr)
+    return FAILED if wrong else OK

@@ -1,0 +1,70 @@
+"""`tuner train` here and now, `tuner submit` into the queue."""
+
+from __future__ import annotations
+
+import sys
+
+from tuner.cli.knob_help import knob_help
+from tuner.cli.words import OK
+from tuner.config.config import Config, make, parse_words
+from tuner.config.knobs import ConfigError, Problem
+
+
+def train(words: list[str]) -> int:
+    """Train here and now; prints the run's id and state last."""
+    if {"-h", "--help"} & set(words):
+        print(knob_help())
+        return OK
+    from tuner.jobs.foreground import run_in_foreground
+    from tuner.tracking.runs import create_run
+
+    words, gpus = _gpus(words)
+    config = _checked(words)
+    run = create_run(config, config.run_name or "")
+    print(f"run {run.id} in {run.folder}", flush=True)
+    code = run_in_foreground(run, gpus=gpus)
+    status = run.status()
+    if status.reason and status.state != "finished":
+        print(f"tuner: {status.reason}", file=sys.stderr)
+    print(f"run {run.id} {status.state}", flush=True)
+    return code
+
+
+def submit(words: list[str]) -> int:
+    """Put a run in the queue and come back at once; prints its id. Several values for a knob queue a sweep."""
+    from tuner.jobs import submit as jobs
+
+    words, gpus = _gpus(words)
+    values = parse_words(words)
+    if jobs.swept(values):
+        for row in jobs.expand(values):
+            _check(make(row))
+        for run in jobs.sweep(values, str(values.get("run_name") or ""), gpus):
+            print(run.id)
+        return OK
+    print(jobs.submit(_check(make(values)), gpus=gpus).id)
+    return OK
+
+
+def _gpus(words: list[str]) -> tuple[list[str], list[int] | None]:
+    """Take `--gpus 0,1` out of a command line: where a run goes is no knob of it."""
+    if "--gpus" not in words:
+        return words, None
+    at = words.index("--gpus")
+    chosen = words[at + 1] if at + 1 < len(words) else ""
+    if not all(part.strip().isdigit() for part in chosen.split(",")):
+        raise ConfigError([Problem("gpus", "--gpus needs device numbers behind it, for example --gpus 0,1.")])
+    return words[:at] + words[at + 2 :], [int(part) for part in chosen.split(",")]
+
+
+def _checked(words: list[str]) -> Config:
+    """The config behind a command line, held against this machine before anything is loaded."""
+    return _check(make(parse_words(words)))
+
+
+def _check(config: Config) -> Config:
+    from tuner.preflight import problems
+
+    if found := problems(config):
+        raise ConfigError(found)
+    return config

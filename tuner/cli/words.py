@@ -1,0 +1,56 @@
+"""What the verbs share: refusing in a sentence, printing rows, finding the run a person means."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tuner.config.knobs import ConfigError, Problem
+
+OK, FAILED, REFUSED = 0, 1, 2
+
+
+def parser(function: Callable[[list[str]], int]) -> argparse.ArgumentParser:
+    """A parser for one verb, described by its function's docstring."""
+    return argparse.ArgumentParser(prog=f"tuner {function.__name__}", description=function.__doc__)
+
+
+def refuse(sentences: Iterable[str]) -> int:
+    for sentence in sentences:
+        print(f"tuner: {sentence}", file=sys.stderr)
+    return REFUSED
+
+
+def print_json(rows: Iterable[Any]) -> None:
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
+
+
+def say(act: Callable[[], str]) -> int:
+    from tuner.jobs.control import Refused
+
+    try:
+        print(act())
+    except Refused as refused:
+        return refuse([str(refused)])
+    return OK
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(str(row[i])) for row in (heads, *rows)) for i in range(len(heads))]
+    for row in (heads, *rows):
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def run_of(words: Sequence[str], verb: str) -> Any:
+    """The run a verb is about: an id, the beginning of one, or a name that only one run has."""
+    from tuner.tracking.run import Run
+    from tuner.tracking.runs import find_run
+
+    try:
+        return Run(find_run(words[0]))
+    except ValueError as error:
+        raise ConfigError([Problem(verb, str(error))]) from error
