@@ -55,7 +55,7 @@ def catalog(entries: Mapping[str, Entry], chosen: str) -> str:
     event = st.dataframe(
         [_row(e) for e in found],
         hide_index=True,
-        key="catalog",
+        key=f"catalog-{len(found)}",
         on_select="rerun",
         selection_mode="single-row-required",
         selection_default={"selection": {"rows": [names.index(chosen) if chosen in names else 0]}},
@@ -282,7 +282,7 @@ def _report(found: Report) -> None:
         "Thrown away": count(found.read - found.kept),
         "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
         "Duplicates": count(found.duplicates),
-        "Trained on": f"{share(found.trained_share)} of tokens",
+        "Tokens trained on": share(found.trained_share),
         "Steps": count(found.steps) if found.steps else NONE,
     }
     with st.grid("auto", min_column_width=125, gap="small") as grid:
