@@ -298,6 +298,52 @@ def test_both_engines_draw_one_curve(studio: Path, stage: str) -> None:
         assert {n: one[n] for n in shared} == pytest.approx({n: other[n] for n in shared}, rel=1e-3, abs=2e-5)
 
 
+# --- losses on answers by their formulas, in float64 -----------------------------------------------------------------
+
+
+def test_token_losses_follow_their_formulas() -> None:
+    from tuner.engine import token_losses
+
+    torch.manual_seed(0)
+    logits, before = torch.randn(2, 3, 30, dtype=torch.float64), torch.randn(2, 3, 30, dtype=torch.float64)
+    labels = torch.tensor([[4, 7, -100], [1, -100, 9]])
+    for b, t in ((0, 0), (0, 1), (1, 0), (1, 2)):
+        p = torch.softmax(logits[b, t], 0)
+        q = torch.softmax(before[b, t], 0)
+        top = torch.sort(logits[b, t], descending=True).values[:20].softmax(0)
+        entropy = float(-(top * top.log()).sum())
+        ce = -math.log(p[labels[b, t]])
+        found = token_losses.log_probs_of(logits, labels)
+        wanted = {
+            "nll": ce,
+            "dft": ce * float(p[labels[b, t]]),
+            "eaft": ce * (entropy / 3) ** 0.7,
+            "asft": ce * float(p[labels[b, t]]) + 0.2 * float((q * (q / p).log()).sum()),
+        }
+        ours = {
+            "nll": token_losses.nll(found),
+            "dft": token_losses.dft(found),
+            "eaft": token_losses.eaft(found, logits, 0.7),
+            "asft": token_losses.asft(found, logits, before, labels != -100, 0.2),
+        }
+        for name, value in wanted.items():
+            assert float(ours[name][b, t]) == pytest.approx(value, rel=1e-9), name
+            assert float(ours[name][0, 2]) == 0
+
+
+def test_the_other_losses_on_answers_learn(studio: Path) -> None:
+    for name in ("use_eaft_loss", "use_asft_loss"):
+        live, _ = trained(config_of("sft", finetuning_type="full", **{name: True}), name)
+        accuracy = series(live.run.metrics()[0], "mean_token_accuracy")[1]
+        assert accuracy[-1] > accuracy[0] + 0.1
+    # At its first step a model is what it was, so asft's anchor adds nothing to dft.
+    first = [
+        losses(trained(config_of("sft", max_steps=1, **{name: True}), f"first-{name}")[0])
+        for name in ("use_dft_loss", "use_asft_loss")
+    ]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
+
+
 # --- packing, kto's pairs, layers -----------------------------------------------------------------------------------
 
 
@@ -366,6 +412,20 @@ def test_longer_texts_stretch_the_positions(studio: Path) -> None:
         assert model.config.max_position_embeddings == 768
         assert model.config.rope_parameters["factor"] == 3.0
         assert model.config.rope_parameters["rope_type"] == kind
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize(
+    ("stage", "method"), [("sft", "lora"), ("sft", "freeze"), ("sft", "full"), ("dpo", "lora")]
+)
+def test_computing_activations_again_changes_nothing(
+    studio: Path, stage: str, method: str, reentrant: bool
+) -> None:
+    said = {"finetuning_type": method, "engine": "trl", "max_steps": 3}
+    again = {"gradient_checkpointing": True, "use_reentrant_gc": reentrant}
+    plain, _ = trained(config_of(stage, **said), f"kept-{stage}-{method}")
+    live, _ = trained(config_of(stage, **said, **again), f"again-{stage}-{method}-{reentrant}")
+    assert losses(live) == pytest.approx(losses(plain), rel=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"pure_bf16": True}], ids=["bf16", "pure_bf16"])
