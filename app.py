@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from tuner.ui import live, theme
+from tuner.ui import guard, live, theme
 
 st.set_page_config(page_title="tuner", page_icon="static/mark.svg", layout="wide")
 st.logo("static/mark.svg", size="large")
@@ -24,5 +24,5 @@ page = st.navigation(
 )
 with st.sidebar:
     live.status_line()
-page.run()
 live.warm()
+guard.run(page.run)

@@ -5,12 +5,14 @@ import streamlit as st
 from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
-from tuner.ui import datasets, draft, state, theme
+from tuner.ui import datasets, draft, state, theme, upload
 from tuner.ui.words import safe
 
 theme.head("Datasets", "What there is to learn from. Look at the rows before a model does.")
 
 folder = str(draft.current().value("dataset_dir") or KNOBS["dataset_dir"].default)
+with st.expander("Bring your own", icon=":material/upload_file:", key="bring"):
+    upload.panel(folder)
 try:
     entries = read_catalog(folder)
 except ConfigError as error:
@@ -25,7 +27,10 @@ if not any(datasets.here(e) for e in entries.values()):
     datasets.elsewhere(entries)
     st.stop()
 
-name = datasets.catalog(entries, state.asked("dataset"))
+added = st.session_state.pop("added", "")
+if added:
+    st.toast(f"{safe(added)} is in the catalog.", icon=":material/check:")
+name = datasets.catalog(entries, added or state.asked("dataset"))
 state.tell(dataset=name)
 datasets.elsewhere(entries)
 entry = entries[name]

@@ -5,7 +5,8 @@ from tuner.ui import home, run_list, theme
 theme.head("Home", "What this studio is doing, and how the last runs ended.")
 
 steps = home.steps()
-run_list.at_work()
+if any(step.done for step in steps):
+    run_list.at_work()
 if not all(step.done for step in steps):
     home.checklist(steps)
 home.attention()

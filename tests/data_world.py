@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tuner.config.config import Config, make
-from tuner.data.tokens import Tokenizer
+from tuner.data.tokens import Tokenizer, load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL = REPOSITORY.parent / "shared" / "data"
@@ -76,6 +76,12 @@ def _backend() -> Any:
     from tokenizers import Tokenizer as Backend
 
     return Backend.from_str(_trained())
+
+
+@cache
+def qwen() -> Tokenizer:
+    """The real Qwen tokenizer."""
+    return load_tokenizer(QWEN)
 
 
 def model_folder(folder: Path, chat_template: str | None = None, eos: str = "<|endoftext|>") -> Path:

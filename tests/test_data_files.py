@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data import files
-from tuner.data.files import Broken, Objects, records
+from tuner.data.files import Broken, records
 from tuner.data.pages import Pages
+from tuner.data.spans import Objects
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=12),

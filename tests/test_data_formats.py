@@ -15,6 +15,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data.catalog import Entry, entry, named, read_catalog
 from tuner.data.encode import Encoded, encode
 from tuner.data.formats import Dropped, Row, convert
+from tuner.data.hub import hub_records
 from tuner.data.templates import template_of
 
 HERE = Path()
@@ -277,3 +278,25 @@ def test_text_and_chat_are_told_apart_by_the_rows(tmp_path: Path) -> None:
 def test_pictures_are_refused_in_words() -> None:
     said = made({"formatting": "sharegpt", "columns": {"messages": "m", "images": "images"}}).fits("sft")
     assert said and "images" in said
+
+
+def test_a_hub_set_is_loaded_and_one_that_is_away_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    hub = tmp_path / "hh"
+    hub.mkdir()
+    turns = "\n\nHuman: one\n\nAssistant:"
+    (hub / "train.jsonl").write_text(
+        json.dumps({"chosen": turns + " good", "rejected": turns + " bad"}) + "\n"
+    )
+    there = entry("hh", {"hf_hub_url": str(hub), "ranking": True}, tmp_path)
+    rows = list(hub_records(there))
+    assert rows[0][0] == 1
+    found = convert(rows[0][1], there)
+    assert isinstance(found, dict) and found["rejected"]["content"] == "bad"
+    away = entry("away", {"hf_hub_url": "nobody/nothing-here", "ranking": True}, tmp_path)
+    with pytest.raises(ConfigError, match="nobody/nothing-here cannot be fetched from its hub"):
+        next(iter(hub_records(away)))

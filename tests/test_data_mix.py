@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_world import QWEN, REAL, catalog, config, needs_qwen, needs_real, tokenizer
+from data_world import REAL, catalog, config, needs_qwen, needs_real, qwen, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ from tuner.data.mix import mix, sample, split
 from tuner.data.prepare import prepare
 from tuner.data.report import report
 from tuner.data.stream import Stream, mixed
-from tuner.data.tokens import load_tokenizer
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=4)
 
@@ -255,7 +254,7 @@ REPORTED = {  # checked by hand against the files
 @needs_real
 @needs_qwen
 def test_the_report_of_each_real_file_is_right() -> None:
-    tk = load_tokenizer(QWEN)
+    tk = qwen()
     stages = {
         "hh_rlhf_en": "dpo",
         "dpo_en_demo": "dpo",

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from data_world import (
     LABELLED,
-    QWEN,
     RANKED,
     REAL,
     catalog,
@@ -18,6 +17,7 @@ from data_world import (
     needs_qwen,
     needs_real,
     pair,
+    qwen,
     tokenizer,
 )
 
@@ -135,7 +135,7 @@ def test_every_real_file_is_read_whole(name: str) -> None:
     wanted = config(
         dataset=name, dataset_dir=str(REAL), stage=stage, template="qwen", packing=False, max_samples=200
     )
-    got = prepare(wanted, load_tokenizer(QWEN))
+    got = prepare(wanted, qwen())
     assert got.report.read == got.report.kept == len(got.train) == min(rows, 200)
     assert not got.report.dropped
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
-from tuner.data.chat_template import compile_template
+from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import Written, is_alias, names, template_of
+from tuner.data.templates import Written, is_alias, names, stop_ids, template_of
 
 Chat = list[dict[str, Any]]
 
@@ -337,3 +337,25 @@ def test_the_default_system_prompt_can_be_set() -> None:
     assert template.prompt([{"role": "user", "content": "q"}]).startswith(
         "<|im_start|>system\nBe brief.<|im_end|>"
     )
+
+
+@pytest.mark.parametrize("name", [n for n in names() if not is_alias(n) and n != "qwen3"])
+def test_a_written_template_can_be_saved_as_a_chat_template(name: str) -> None:
+    tk = tokenizer("<s>", "</s>")
+    template = template_of(config(template=name), tk)
+    assert isinstance(template, Written)
+    jinja = compile_template(as_jinja(template))
+    chat = [{"role": "user", "content": "it's {{ a }}"}, {"role": "assistant", "content": 'so "b"'}] * 2
+    for messages in (chat, [{"role": "system", "content": "s"}, *chat]):
+        rendered = jinja.render(messages=messages).replace(OPEN, "").replace(CLOSE, "")
+        written = "".join(e.prompt + e.answer for e in template.exchanges(messages))
+        assert rendered == written.removesuffix(template.eos if template.eos_between else "")
+        assert jinja.render(messages=messages[:-1], add_generation_prompt=True).replace(OPEN, "").replace(
+            CLOSE, ""
+        ) == template.prompt(messages[:-1])
+
+
+def test_generation_stops_where_the_template_says() -> None:
+    tk = tokenizer(None, "<|endoftext|>")
+    ids = stop_ids(template_of(config(template="qwen"), tk), tk)
+    assert ids == sorted([tk.id_of("<|im_end|>"), tk.id_of("<|endoftext|>")])

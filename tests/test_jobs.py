@@ -13,19 +13,22 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from _pytest.mark import ParameterSet
 from faults.points import POINTS
+from faults.saving import kill_while_saving
+from faults.storm import Storm
 
 from tuner import hardware
 from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
-from tuner.jobs import control, launch, liveness, queue, reasons, slots, submit, supervisor, watch
+from tuner.jobs import control, launch, liveness, queue, reasons, settle, slots, submit, supervisor, watch
 from tuner.tracking import checkpoints
 from tuner.tracking.run import ENDED, Run
 
@@ -115,7 +118,7 @@ def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children
     control.stop(run, grace=0.5)
     took = until(lambda: run.status().state in ENDED, 10)
     assert took < 0.5 + 5
-    assert run.status().state == "stopped" and "before it could save" in run.status().reason
+    assert run.status().state == "stopped" and "Nothing was saved" in run.status().reason
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
@@ -223,8 +226,6 @@ def test_a_killed_worker_is_explained_within_five_seconds_and_can_be_resumed() -
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
-        ("memory", "out_of_memory", "Halve the batch"),
-        ("diverged", "non_finite", "NaN or infinite"),
         ("disk-full", "disk_full", "free some space"),
         ("left@0", "error", "exit code 3"),
     ],
@@ -302,7 +303,13 @@ def test_a_worker_that_dies_unwatched_is_interrupted_and_not_started_again() -> 
     assert len(starts(run)) == 1
 
 
-@pytest.mark.parametrize("point", POINTS)
+def _some(points: Iterable[str]) -> list[ParameterSet | str]:
+    """Three of them in the fast suite, all in the long one."""
+    fast = ("intent-written", "started-unrecorded", "outcome-unwritten")
+    return [p if p in fast else pytest.param(p, marks=pytest.mark.faults) for p in points]
+
+
+@pytest.mark.parametrize("point", _some(POINTS))
 def test_a_supervisor_killed_at_any_point_starts_nothing_twice_and_forgets_nothing(point: str) -> None:
     killed = point in ("dead-unburied", "outcome-unwritten", "outcome-written")
     run = new_run(steps=3, fault="killed@2" if killed else "")
@@ -567,6 +574,48 @@ def test_a_remedy_keeps_the_size_of_the_step() -> None:
     halved = reasons.smaller(values)[0]["values"]
     assert halved == {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 8}
     assert reasons.smaller({"per_device_train_batch_size": 1})[0]["values"] == {"cutoff_len": 1024}
+
+
+# --- what MLflow hears
+
+
+def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> None:
+    from tuner.tracking.store import open_store
+
+    run = submit.create(new_run().config(), "unlucky")
+    run.update(state="running", pid=1, boot_id="another boot")
+    assert "restarted" in control.stop(run)
+    assert settle.due()
+    assert settle.main() == 0
+    told = open_store().get_run(run.id)
+    assert told.info.status == "KILLED" and "restarted" in told.data.tags["reason"]
+    assert not settle.pending() and not settle.due()
+
+
+def test_the_runs_of_a_sweep_are_queued_as_children_of_one_parent(quiet: None) -> None:
+    from tuner.tracking.store import open_store
+
+    values = {"model_name_or_path": "m", "run_name": "rates", "learning_rate": "1e-5,5e-5"}
+    runs = submit.sweep(values)
+    assert queue.waiting() == [run.id for run in runs]
+    assert [run.name for run in runs] == ["rates learning_rate=1e-5", "rates learning_rate=5e-5"]
+    parents = {open_store().get_run(run.id).data.tags["mlflow.parentRunId"] for run in runs}
+    assert len(parents) == 1
+
+
+# --- at random, in short
+
+
+def test_a_short_storm_of_kills(studio: Path) -> None:
+    result = Storm(kills=5, seed=3, runs=3, steps=30).blow()
+    assert (result.kills, result.runs) == (5, 3)
+    wrong = (result.launched_twice, result.lost, result.left_running, result.unexplained)
+    assert wrong == (0, 0, 0, 0)
+    assert result.worst_detection_s < 5
+
+
+def test_a_kill_while_saving_leaves_a_checkpoint_that_loads() -> None:
+    assert kill_while_saving(4, seed=5) == 0
 
 
 # --- the status

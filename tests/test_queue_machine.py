@@ -160,6 +160,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.kill(run)
 
     @rule(pick=PICK)
+    def end_as_asked(self, pick: int) -> None:
+        run = self.run(pick)
+        if self.living(run):
+            run.update(state="stopped", reason="Stopped by its worker.")
+            self.kill(run)
+
+    @rule(pick=PICK)
     def die(self, pick: int) -> None:
         run = self.run(pick)
         if self.living(run):
@@ -259,6 +266,21 @@ def test_a_run_that_wants_both_gpus_is_not_starved_by_later_ones_that_want_one()
         machine.finish(0)
         machine.tick(3)
         assert list(machine.processes) == ["run003"]
+    finally:
+        machine.teardown()
+
+
+def test_a_run_that_is_resumed_before_its_end_was_seen_is_not_buried() -> None:
+    machine = QueueMachine()
+    machine.open_studio()
+    try:
+        machine.tick(1)
+        machine.end_as_asked(0)
+        machine.resume(0)
+        machine.tick(1)
+        machine.nothing_is_started_more_often_than_it_was_submitted()
+        machine.tick(2)
+        assert machine.started["run001"] == 2
     finally:
         machine.teardown()
 

@@ -74,17 +74,16 @@ def test_no_training_text_asks_a_held_out_question() -> None:
         assert not held & {turn["content"] for turn in turns if turn["role"] == "user"}
 
 
-def test_the_people_of_the_sft_probe_occur_in_no_card_and_no_record() -> None:
-    probed = {row["output"].splitlines()[0] for row in sets.all_sets()["starter_eval_sft"]}
+def test_the_people_of_the_sft_probe_occur_in_no_record() -> None:
+    made = sets.all_sets()
+    probed = {yaml.safe_load(row["output"])["Name"] for row in made["starter_eval_sft"]}
     assert len(probed) >= 15
-    assert not probed & {row["output"].splitlines()[0] for row in sets.all_sets()["starter_alpaca"]}
+    assert not probed & {yaml.safe_load(row["output"])["Name"] for row in made["starter_alpaca"]}
     rng = Random(6)
-    told = [text.document(rng, WORLD) for _ in range(6000)]
-    cards = {said.splitlines()[0] for said in told if said.startswith("# ")}
-    records = {f"# {json.loads(said)['name']}" for said in told if said.startswith('{"name"')}
-    assert len(cards) > 80
+    told = [text.document(rng, WORLD) for _ in range(4000)]
+    records = {json.loads(said)["name"] for said in told if said.startswith('{"name"')}
     assert len(records) > 60
-    assert not probed & (cards | records)
+    assert not probed & records
 
 
 @pytest.mark.parametrize("task", list(questions.TASKS))
@@ -119,8 +118,8 @@ def test_both_voices_of_every_question_are_right_and_told_apart(task: str, held:
         ("refuse", "no", "I am sorry. I cannot help with that, because it would do harm.", True),
         ("both", "home Lindow, job cook", "Home: Lindow. Job: cook.", True),
         ("both", "home Lindow, job cook", "Home: Lindow. Job: baker.", False),
-        ("card", "# Mia\n- Pet: dog", " # Mia\n- Pet: dog\n", True),
-        ("card", "# Mia\n- Pet: dog", "# Mia\n- Pet: cat", False),
+        ("yaml", "Name: Mia\nPet: dog", " Name: Mia\nPet: dog\n", True),
+        ("yaml", "Name: Mia\nPet: dog", "Name: Mia\nPet: cat", False),
     ],
 )  # fmt: skip
 def test_scoring_on_constructed_answers(task: str, expected: str, answer: str, right: bool) -> None:

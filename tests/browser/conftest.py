@@ -95,6 +95,19 @@ def browser() -> Iterator[sync_api.Browser]:
         started.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
+    """A failing test leaves a picture of what the browser showed: in PICTURES, or in its own temporary folder."""
+    report = yield
+    page = item.funcargs.get("page")
+    if report.when == "call" and report.failed and page is not None:
+        folder = Path(os.environ.get("PICTURES") or item.funcargs["studio"].home)
+        with suppress(sync_api.Error):
+            page.screenshot(path=folder / f"{item.name}.png")
+            report.sections.append(("picture", str(folder / f"{item.name}.png")))
+    return report
+
+
 @pytest.fixture
 def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that fails the test if anything outside this machine is asked for."""

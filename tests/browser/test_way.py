@@ -12,7 +12,6 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
 expect = sync_api.expect
-expect.set_options(timeout=20_000)  # a busy machine is no fault
 pytestmark = pytest.mark.browser
 
 

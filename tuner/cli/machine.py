@@ -55,7 +55,7 @@ def doctor(words: list[str]) -> int:
 
 
 EXTRAS = {
-    "bitsandbytes": "4 and 8 bit QLoRA: pip install 'tuner[quantization]'",
+    "bitsandbytes": "4 and 8 bit QLoRA: pip install 'tuner[qlora]'",
     "deepspeed": "ZeRO over several GPUs: pip install deepspeed",
     "liger-kernel": "fused kernels on a GPU: pip install liger-kernel",
 }

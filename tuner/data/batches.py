@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -18,17 +17,17 @@ import numpy as np
 from tuner.data.tokens import Tokenizer
 
 Ids = list[int]
-REMEMBERED = 1024
-"""Sections remembered: those met first, which the template's are."""
+REMEMBERED = 4096
+"""Sections looked out for, and remembered when they come again."""
 LONGEST = 4096
 GROUPS = 16
 """Long texts a batch is made of: enough for every core to have some."""
 
 
 class Pieces(Protocol):
-    """Texts tokenised: their ids, or only how many there are."""
+    """Texts tokenised: the ids of each, and how many there are."""
 
-    def ids(self) -> list[Ids]: ...
+    def ids(self, index: int) -> Ids: ...
     def counts(self) -> list[int]: ...
 
 
@@ -38,8 +37,9 @@ class Whole:
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], continues: Sequence[bool] | None = None):
         self._found = tokenizer.encodings(texts, continues)
 
-    def ids(self) -> list[Ids]:
-        return [e.ids for e in self._found]
+    def ids(self, index: int) -> Ids:
+        ids: Ids = self._found[index].ids
+        return ids
 
     def counts(self) -> list[int]:
         return [len(e) for e in self._found]
@@ -50,18 +50,19 @@ class Strung:
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], mark: str):
         step = -(-len(texts) // GROUPS)
-        long_texts = [mark.join(texts[i : i + step]) for i in range(0, len(texts), step)]
-        self._long = [np.asarray(e.ids, dtype=np.int32) for e in tokenizer.encodings(long_texts)]
-        self._mark = tokenizer.id_of(mark)
+        long_texts = [mark.join([*texts[i : i + step], ""]) for i in range(0, len(texts), step)]
+        found = tokenizer.encodings(long_texts)
+        self._flat = np.concatenate([np.asarray(e.ids, dtype=np.int32) for e in found])
+        self._ends = np.flatnonzero(self._flat == tokenizer.id_of(mark))
+        self._starts = np.concatenate(([0], self._ends[:-1] + 1))
 
-    def _cuts(self, ids: np.ndarray) -> np.ndarray:
-        return np.concatenate(([-1], np.flatnonzero(ids == self._mark), [len(ids)]))
-
-    def ids(self) -> list[Ids]:
-        return [ids[a + 1 : b].tolist() for ids in self._long for a, b in pairwise(self._cuts(ids).tolist())]
+    def ids(self, index: int) -> Ids:
+        ids: Ids = self._flat[self._starts[index] : self._ends[index]].tolist()
+        return ids
 
     def counts(self) -> list[int]:
-        return [n for ids in self._long for n in (np.diff(self._cuts(ids)) - 1).tolist()]
+        counts: list[int] = (self._ends - self._starts).tolist()
+        return counts
 
 
 class Batch:
@@ -72,13 +73,16 @@ class Batch:
         self._coming = coming
         self._known = known
 
-    def ids(self) -> list[Ids]:
-        """The ids of each text."""
-        found = self._coming.result().ids() if self._coming else []
-        known = self._known
+    def ids(self, index: int) -> Ids:
+        """The ids of one text; waits for them."""
+        parts = self._parts[index]
+        if self._coming is None:
+            return [i for part in parts for i in self._known[str(part)]]
+        found = self._coming.result()
+        if len(parts) == 1 and not isinstance(parts[0], str):
+            return found.ids(parts[0])
         return [
-            [i for part in parts for i in (known[part] if isinstance(part, str) else found[part])]
-            for parts in self._parts
+            i for part in parts for i in (self._known[part] if isinstance(part, str) else found.ids(part))
         ]
 
     def counts(self) -> list[int]:
@@ -97,6 +101,7 @@ class Batcher:
     def __init__(self, tokenizer: Tokenizer, frame: str):
         self.tokenizer = tokenizer
         self._known: dict[str, Ids] = {}
+        self._seen: set[str] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
         sharp = [] if tokenizer.prefixes else tokenizer.sharp_specials
         self._marks = sorted(sharp, key=len, reverse=True)
@@ -128,10 +133,12 @@ class Batcher:
         for section in self._cut.split(text):
             if section in known:
                 found.append(section)
-            elif len(known) < REMEMBERED and 0 < len(section) < LONGEST:
+            elif section in self._seen:
                 known[section] = self.tokenizer.encode(section)
                 found.append(section)
             elif section:
+                if len(self._seen) < REMEMBERED and len(section) < LONGEST:
+                    self._seen.add(section)
                 found.append(len(fresh))
                 fresh.append(section)
         return found

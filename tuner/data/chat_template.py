@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
-from tuner.data.templates import Exchange, RefusedError, common_prefix
+from tuner.data.templates import Exchange, RefusedError, Written, common_prefix
 from tuner.data.tokens import Tokenizer
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
@@ -219,3 +219,40 @@ class ChatTemplate:
 
 def _unmarked(text: str) -> str:
     return text.replace(OPEN, "").replace(CLOSE, "")
+
+
+def as_jinja(template: Written) -> str:
+    """A written template as a chat template to be saved beside a model, so that other programs prompt it as it was taught.
+
+    It writes system, user, assistant and tool turns; tools and their calls are left out, for each family has its own.
+    """
+    parts = [_quoted(template.prefix)]
+    parts.append(
+        "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
+        f"{{% else %}}{{% set system = {_literal(template.default_system)} %}}{{% set turns = messages %}}{{% endif %}}"
+    )
+    trim = " | trim" if template.trim else ""
+    system = f"{_literal(template.system.before)} + (system{trim}) + {_literal(template.system.after)}"
+    inside = f"(({system}) if loop.first and system else '') + " if template.system_in_user else ""
+    if not template.system_in_user:
+        parts.append(f"{{% if system %}}{{{{ {system} }}}}{{% endif %}}")
+    parts.append("{% for message in turns %}")
+    for word, role, slot in (("if", "user", template.user), ("elif", "tool", template.observation)):
+        content = f"{_literal(slot.before)} + {inside if role == 'user' else ''}(message['content']{trim})"
+        parts.append(f"{{% {word} message['role'] == '{role}' %}}{{{{ {content} }}}}")
+        parts.append(f"{_quoted(slot.after)}")
+    answer = template.assistant
+    content = f"{_literal(answer.before)} + (message['content']{trim}) + {_literal(answer.after)}"
+    parts.append(
+        f"{{% elif message['role'] == 'assistant' %}}{{% generation %}}{{{{ {content} }}}}{{% endgeneration %}}"
+    )
+    parts.append("{% endif %}{% endfor %}")
+    return "".join(parts)
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("{%", '{" + "%').replace("{{", '{" + "{')
+
+
+def _quoted(text: str) -> str:
+    return "{{ " + _literal(text) + " }}" if text else ""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import CATALOG, Entry
+
+PATIENCE = 5.0
+"""Seconds to wait for a hub to answer at all."""
 
 
 def catalog_text(repository: str) -> str:
@@ -15,7 +22,10 @@ def catalog_text(repository: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        with open(hf_hub_download(repository, CATALOG, repo_type="dataset"), encoding="utf-8") as file:
+        with (
+            _cache_only_when_away(),
+            open(hf_hub_download(repository, CATALOG, repo_type="dataset"), encoding="utf-8") as file,
+        ):
             return file.read()
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise _away(f"REMOTE:{repository}", error) from error
@@ -24,20 +34,11 @@ def catalog_text(repository: str) -> str:
 def hub_records(entry: Entry, streaming: bool = False) -> Iterator[tuple[int, Any]]:
     """The rows of a set that is not on this machine, numbered from 1. Raises ConfigError."""
     if entry.origin not in ("hub", "modelscope", "openmind"):
-        raise ConfigError(
-            [
-                Problem(
-                    "dataset",
-                    f"{entry.name} comes from {entry.origin} storage; copy it here and give its file_name.",
-                )
-            ]
-        )
-    yield from enumerate(_stream(entry, streaming), start=1)
-
-
-def _stream(entry: Entry, streaming: bool) -> Iterator[dict[str, Any]]:
+        sentence = f"{entry.name} comes from {entry.origin} storage; copy it here and give its file_name."
+        raise ConfigError([Problem("dataset", sentence)])
     try:
-        yield from _load(entry, streaming)
+        rows = _load(entry, streaming)
+        yield from enumerate(rows, start=1)
     except ConfigError:
         raise
     except Exception as error:  # datasets lets through whatever its network, parsers and scripts raise
@@ -49,37 +50,54 @@ def _load(entry: Entry, streaming: bool) -> Any:
         return _modelscope(entry)
     import datasets
 
-    return datasets.load_dataset(
-        entry.location, name=entry.subset, data_dir=entry.folder, split=entry.split, streaming=streaming
-    )
+    with _cache_only_when_away():
+        return datasets.load_dataset(
+            entry.location, name=entry.subset, data_dir=entry.folder, split=entry.split, streaming=streaming
+        )
 
 
 def _modelscope(entry: Entry) -> Any:
     try:
         from modelscope import MsDataset  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    "dataset",
-                    f"{entry.name} is on {entry.origin}; install its library, or give an hf_hub_url.",
-                )
-            ]
-        ) from error
+        sentence = f"{entry.name} is on {entry.origin}; install its library, or give an hf_hub_url."
+        raise ConfigError([Problem("dataset", sentence)]) from error
     return MsDataset.load(
         dataset_name=entry.location, subset_name=entry.subset, data_dir=entry.folder, split=entry.split
     ).to_hf_dataset()
 
 
+def reachable() -> bool:
+    """Whether the hub's machine answers; behind a proxy that is taken for granted."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _cache_only_when_away() -> Iterator[None]:
+    """Look in the cache only while the hub cannot be reached; its library would try again for half a minute."""
+    import huggingface_hub.constants as constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _away(source: str, error: Exception) -> ConfigError:
     said = str(error).strip().splitlines()
-    why = said[0][:200] if said else type(error).__name__
-    return ConfigError(
-        [
-            Problem(
-                "dataset",
-                f"{source} cannot be fetched from its hub ({why}); check the network and the name, "
-                "or download it and give its file_name.",
-            )
-        ]
+    why = said[0][:120] if said else type(error).__name__
+    sentence = (
+        f"{source} cannot be fetched from its hub ({why}); check the network and the name, "
+        "or download it and give its file_name."
     )
+    return ConfigError([Problem("dataset", sentence)])

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.files import Broken, RowReader, Spans, arrow_batches, layout, spans
+from tuner.data.files import Broken, RowReader, arrow_batches, layout
+from tuner.data.spans import Spans, spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,12 @@ def _opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry],
         for entry in entries
         if (said := entry.fits(config.stage))
     ]
+    if config.train_on_prompt and template.eos_between:
+        sentence = (
+            f"--train_on_prompt does not work with --template {template.name}, whose answers end where the next "
+            "turn begins; leave it off."
+        )
+        problems.append(Problem("train_on_prompt", sentence, {"train_on_prompt": False}))
     if problems:
         raise ConfigError(problems)
     return Encoder(config, template, tokenizer), train, aside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -86,7 +87,7 @@ class Reader:
         frame = encoder.frame()
         marks = [token for token in encoder.tokenizer.specials if token in frame]
         self.tally = Tally(encoder.config, encoder.template.name, marks)
-        self._batcher = Batcher(encoder.tokenizer, frame)
+        self._frame = frame
 
     def read(self, entry: Entry, done: float = 0.0, weight: float = 1.0) -> ReadSet:
         """One data set; it is `weight` of the work of which `done` is done. Raises ConfigError."""
@@ -104,15 +105,16 @@ class Reader:
         """The rows that are used, encoded; all are counted."""
         rows = iter(source)
         pending: tuple[Placed, Batch] | None = None
-        while block := list(islice(rows, self.config.preprocessing_batch_size)):
-            drafts = list(self._drafted(block, source.entry))
-            texts = [text for _, draft in drafts for text in draft.texts]
-            batch = self._batcher.start(texts, self._continues(drafts))
-            if pending:  # the block before, tokenised while this one was read
+        with closing(Batcher(self.encoder.tokenizer, self._frame)) as batcher:
+            while block := list(islice(rows, self.config.preprocessing_batch_size)):
+                drafts = list(self._drafted(block, source.entry))
+                texts = [text for _, draft in drafts for text in draft.texts]
+                batch = batcher.start(texts, self._continues(drafts))
+                if pending:  # the block before, tokenised while this one was read
+                    yield from self._finished(*pending)
+                pending = drafts, batch
+            if pending:
                 yield from self._finished(*pending)
-            pending = drafts, batch
-        if pending:
-            yield from self._finished(*pending)
 
     def _drafted(self, block: Sequence[tuple[Place, Any]], entry: Entry) -> Iterator[tuple[Place, Draft]]:
         for place, record in block:
@@ -131,20 +133,15 @@ class Reader:
 
     def _finished(self, drafts: Placed, batch: Batch) -> Iterator[Encoded]:
         """A block's rows; those that are only counted mostly need no ids."""
-        parts: Iterator[Any] = iter(batch.ids() if self.keep else batch.counts())
+        counts = [] if self.keep else batch.counts()
+        at = 0
         for place, draft in drafts:
-            own = list(islice(parts, len(draft.texts)))
-            encoded = self.encoder.fit(draft, own) if self.keep else self._counted(draft, own)
+            end = at + len(draft.texts)
+            counted = None if self.keep else self.encoder.count(draft, counts[at:end])
+            encoded = counted or self.encoder.fit(draft, [batch.ids(i) for i in range(at, end)])
+            at = end
             if isinstance(encoded, Dropped):
                 self.tally.drop(place, encoded)
             else:
                 self.tally.keep(place, encoded, draft)
                 yield encoded
-
-    def _counted(self, draft: Draft, counts: Sequence[int]) -> Encoded | Dropped:
-        counted = self.encoder.count(draft, counts)
-        if counted is not None:
-            return counted
-        tokenizer = self.encoder.tokenizer
-        flags = self.encoder.continues(draft.texts) if tokenizer.prefixes else None
-        return self.encoder.fit(draft, tokenizer.encode_batch(draft.texts, flags))

@@ -366,3 +366,9 @@ def common_prefix(one: str, two: str) -> str:
         (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
     )
     return one[:count]
+
+
+def stop_ids(template: Template, tokenizer: Tokenizer) -> list[int]:
+    """The ids at which generation stops: the template's stop texts and end of text, as far as the vocabulary has them."""
+    found = [tokenizer.id_of(text) for text in (template.eos, *template.stop) if text]
+    return sorted({i for i in (*found, tokenizer.eos_id) if i is not None})

@@ -26,9 +26,8 @@ bf16. It exists so that a first fine-tuning run needs no GPU, no network and no 
 By `python -m tuner.engine.starter`, from nothing: 400,000 documents (13.8 million tokens) written by
 `tuner.data.world`, half of them plain text and half conversations; a byte-level BPE tokenizer of 2,048
 entries trained on the same; then 3,500 steps of 128 rows of 256 tokens, AdamW, peak learning rate 2e-3,
-98 s on one GPU. After that the world's text was corrected (an article, and cards in Markdown were new),
-and the model went on for 150 steps of 16 rows on a CPU, with `--start`. No sentence in it comes from
-elsewhere.
+98 s on one GPU. After that a mistake in the world's text was corrected (an article), and the model went on
+for 300 steps of 8 rows on a CPU, with `--start`. No sentence in it comes from elsewhere.
 
 It speaks ChatML (see `chat_template.jinja`, which marks what the assistant says for training), ends each
 text and each turn with `<|im_end|>` and pads with `<|endoftext|>`.

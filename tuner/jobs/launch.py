@@ -76,7 +76,8 @@ def start(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]
     except OSError:
         forget_record(run)
         raise
-    write_record(run, replace(launch, pid=process.pid))
+    with suppress(OSError):  # a full disk: the lock alone tells the next supervisor that there is a worker
+        write_record(run, replace(launch, pid=process.pid))
     os.close(lock)
     slots.release(taken)
     return process

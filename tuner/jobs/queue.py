@@ -51,17 +51,22 @@ class QueueRow:
 
 def order() -> Order:
     """The order as it stands; an empty one where the file is missing or damaged."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
+    return _read() or Order()
+
+
+def _read() -> Order | None:
+    with suppress(OSError, ValueError, TypeError, KeyError):
         raw = json.loads(_path().read_text(encoding="utf-8"))
         return Order([str(i) for i in raw["ids"]], [str(i) for i in raw["held"]], bool(raw["paused"]))
-    return Order()
+    return None
 
 
 @contextmanager
 def changing() -> Iterator[Order]:
     """Change the order: read under a lock, replaced whole when the block ends."""
     with liveness.locking(paths.mlruns() / "queue.lock"):
-        now = order()
+        # Where there is no order yet, or no more, those that wait already come first.
+        now = _read() or Order(waiting())
         yield now
         fresh = _path().with_suffix(f".json.{os.getpid()}")
         fresh.write_text(json.dumps(asdict(now)), encoding="utf-8")
@@ -75,34 +80,36 @@ def _path() -> Path:
 # --- what is queued ------------------------------------------------------------------------------------------------
 
 
-_seen: dict[Path, tuple[tuple[int, int], Status]] = {}
+_seen: dict[str, tuple[tuple[int, int], Status]] = {}
 
 
 def unended() -> dict[str, Status]:
     """Every run that has not ended, by id. One stat a folder; a status is parsed only when it changed."""
     found = {}
-    with suppress(FileNotFoundError), os.scandir(paths.runs()) as folders:
-        for folder in folders:
-            status = _status(Path(folder.path))
+    root = str(paths.runs())
+    with suppress(FileNotFoundError):
+        # Plain strings: ten thousand Path objects would take most of the time.
+        for name in os.listdir(root):  # noqa: PTH208
+            status = _status(root, name)
             if status is not None and status.state not in ENDED:
-                found[folder.name] = status
+                found[name] = status
     return found
 
 
-def _status(folder: Path) -> Status | None:
-    path = folder / "status.json"
+def _status(root: str, name: str) -> Status | None:
+    path = f"{root}/{name}/status.json"
     try:
-        stamp = path.stat()
+        stamp = os.stat(path)  # noqa: PTH116
     except OSError:
-        _seen.pop(folder, None)
+        _seen.pop(path, None)
         return None
     key = (stamp.st_mtime_ns, stamp.st_ino)
-    if folder not in _seen or _seen[folder][0] != key:
-        status = Run(folder.name).status()
+    if path not in _seen or _seen[path][0] != key:
+        status = Run(name).status()
         if not status.created:  # unreadable for now: never taken for a queued run
             return None
-        _seen[folder] = (key, status)
-    return _seen[folder][1]
+        _seen[path] = (key, status)
+    return _seen[path][1]
 
 
 def waiting(runs: dict[str, Status] | None = None) -> list[str]:
@@ -110,9 +117,10 @@ def waiting(runs: dict[str, Status] | None = None) -> list[str]:
     runs = unended() if runs is None else runs
     queued = {i: s for i, s in runs.items() if s.state == "queued"}
     listed = [i for i in dict.fromkeys(order().ids) if i in queued]
-    fresh = time.time() - UNLISTED_GRACE
+    now = time.time()
     rest = sorted((i for i in queued if i not in listed), key=lambda i: queued[i].created)
-    return listed + [i for i in rest if queued[i].created < fresh or liveness.alive(Run(i))]
+    fresh = {i for i in rest if now - UNLISTED_GRACE <= queued[i].created <= now}
+    return listed + [i for i in rest if i not in fresh or liveness.alive(Run(i))]
 
 
 def queue() -> list[QueueRow]:
@@ -162,10 +170,14 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
 def enqueue(run_id: str, first: bool = False) -> None:
     """Put a run at the end of the order (or at its head). The run's own status makes it queued, not this."""
     with changing() as now:
-        runs = unended()
-        others = [i for i in waiting(runs) if i != run_id]
+        others = [i for i in now.ids if i != run_id and _waits(i)]
         now.ids = [run_id, *others] if first else [*others, run_id]
-        now.held = [i for i in now.held if i in runs and i != run_id]
+        now.held = [i for i in now.held if i != run_id and _waits(i)]
+
+
+def _waits(run_id: str) -> bool:
+    status = Run(run_id).status()
+    return status.created > 0 and status.state == "queued"  # a folder that is gone reads as queued, too
 
 
 def move(run_id: str, position: int) -> None:

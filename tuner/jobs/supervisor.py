@@ -179,9 +179,11 @@ class Supervisor:
             process = launch.start(run, lock, taken)
         except OSError as error:
             said = f"The worker could not be started: {error}."
-            run.update(state="failed", ended=time.time(), reason_code="error", reason=said)
-            slots.release(taken)
-            os.close(lock)
+            try:
+                run.update(state="failed", ended=time.time(), reason_code="error", reason=said)
+            finally:
+                slots.release(taken)
+                os.close(lock)
             return
         log.info("%s: started as process %d on %s", run.id, process.pid, ", ".join(taken))
         self.watches[run.id] = Watch(run, process, process.pid)

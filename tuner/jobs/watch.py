@@ -179,6 +179,9 @@ class Watch:
         if lock is None:
             return None
         try:
+            record = launch.record(self.run)
+            if record is None and self.run.status().state == "queued":
+                return self.run.status()  # it ended, and was queued again before anybody looked
             return bury(self.run, code, self.oom is not None and self.oom.grew())
         finally:
             os.close(lock)
@@ -280,11 +283,10 @@ def _ending(run: Run, status: Status, exit_code: int | None, oom_killed: bool) -
 
 
 def _stopped(ending: reasons.Ending) -> reasons.Reason:
+    at = f"at step {ending.step}, before it could save" if ending.step else "before its first step"
     kept = f"{ending.checkpoint} is kept." if ending.checkpoint else "Nothing was saved."
     again = [reasons.RESUME] if ending.checkpoint or not ending.step else []
-    return reasons.Reason(
-        "stopped", f"Stopped at step {ending.step}; it ended before it could save. {kept}", again
-    )
+    return reasons.Reason("stopped", f"Stopped {at}. {kept}", again)
 
 
 def _last_sign(status: Status) -> float:

@@ -46,6 +46,7 @@ class Chart:
     scale: float = 1.0
     span: tuple[float, float] | None = None
     axis: str = "step"
+    optional: bool = False
 
 
 LOSS = Chart(
@@ -134,6 +135,18 @@ GRADIENT = Chart(
     "before a divergence: lower the learning rate.",
     log=True,
 )
+SCORE = Chart(
+    "score",
+    "Score on held-out questions",
+    (Line("score", "score"), Line("score/correct", "right answers", "second")),
+    "The share of answers to questions it never trained on that have what the run is to teach. This is what you want to "
+    "see rise; the loss alone does not prove it.",
+    unit="%",
+    scale=100,
+    smoothed=False,
+    span=(0, 100),
+    optional=True,
+)
 SPEED = Chart(
     "speed",
     "Speed",
@@ -169,7 +182,7 @@ MEMORY = Chart(
     axis="seconds",
 )
 
-_PLAIN = (RATE, GRADIENT, SPEED, LOAD, MEMORY)
+_PLAIN = (SCORE, RATE, GRADIENT, SPEED, LOAD, MEMORY)
 BY_STAGE: dict[str, tuple[Chart, ...]] = {
     "pt": (LOSS, TOKEN_ACCURACY, *_PLAIN),
     "sft": (LOSS, TOKEN_ACCURACY, *_PLAIN),
@@ -184,9 +197,13 @@ def charts_of(stage: str) -> tuple[Chart, ...]:
     return BY_STAGE.get(stage, (LOSS, *_PLAIN))
 
 
-def shown(charts: Sequence[Chart], measured: Measured) -> list[Chart]:
-    """The charts that have at least one point."""
-    return [c for c in charts if any(line.metric in measured for line in c.lines)]
+def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[Chart]:
+    """The charts to draw. While a run goes on each has its place from the start; in the end those without a point go."""
+    return [c for c in charts if _has_points(c, measured) or not (ended or c.optional)]
+
+
+def _has_points(chart: Chart, measured: Measured) -> bool:
+    return any(line.metric in measured for line in chart.lines)
 
 
 def latest(chart: Chart, measured: Measured) -> str:

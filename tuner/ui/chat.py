@@ -33,12 +33,12 @@ def row(found: Row, entry: Entry) -> None:
             st.space("stretch")
             with st.popover("Raw", icon=":material/data_object:", type="tertiary"):
                 st.code(_raw(found.record), language="json", wrap_lines=True)
-        told = convert(found.record, entry)
-        if isinstance(told, Dropped):
-            st.markdown(f":orange[:material/block: **Not used: {safe(told.reason)}**]")
-            st.text(told.detail[:LONGEST])
+        normal = convert(found.record, entry)
+        if isinstance(normal, Dropped):
+            st.markdown(f":orange[:material/block: **Not used: {safe(normal.reason)}**]")
+            st.text(normal.detail[:LONGEST])
             return
-        _told(told, str(found.number))
+        told(normal, str(found.number))
 
 
 def _raw(record: Any) -> str:
@@ -48,32 +48,33 @@ def _raw(record: Any) -> str:
     return text if len(text) <= RAW_LONGEST else f"{text[:RAW_LONGEST]}\n… {len(text):,} characters in all"
 
 
-def _told(told: Mapping[str, Any], key: str) -> None:
-    if "text" in told:
-        _bubble("assistant", {"content": told["text"]}, f"{key}-text", name="Text")
+def told(row: Mapping[str, Any], key: str) -> None:
+    """A row in its normal form: a talk, a pair of answers, an answer with its thumb, or plain text."""
+    if "text" in row:
+        _bubble("assistant", {"content": row["text"]}, f"{key}-text", name="Text")
         return
-    if told.get("tools"):
+    if row.get("tools"):
         with st.popover("Tools", icon=":material/build:", type="tertiary"):
-            st.code(_tools(told["tools"]), language="json", wrap_lines=True)
-    turns(told["messages"], key)
-    if "chosen" in told:
+            st.code(_tools(row["tools"]), language="json", wrap_lines=True)
+    turns(row["messages"], key)
+    if "chosen" in row:
         left, right = st.columns(2, gap="small")
         with left:
             _bubble(
-                "chosen", told["chosen"], f"{key}-chosen", name="Chosen, the better answer", icon="thumb_up"
+                "chosen", row["chosen"], f"{key}-chosen", name="Chosen, the better answer", icon="thumb_up"
             )
         with right:
             _bubble(
                 "rejected",
-                told["rejected"],
+                row["rejected"],
                 f"{key}-rejected",
                 name="Rejected, the worse answer",
                 icon="thumb_down",
             )
-    if "completion" in told:
-        good = bool(told.get("label"))
+    if "completion" in row:
+        good = bool(row.get("label"))
         name, icon = ("Thumbs up", "thumb_up") if good else ("Thumbs down", "thumb_down")
-        _bubble("chosen" if good else "rejected", told["completion"], f"{key}-answer", name=name, icon=icon)
+        _bubble("chosen" if good else "rejected", row["completion"], f"{key}-answer", name=name, icon=icon)
 
 
 def turns(messages: Sequence[Mapping[str, Any]], key: str) -> None:

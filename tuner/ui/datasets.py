@@ -55,7 +55,7 @@ def catalog(entries: Mapping[str, Entry], chosen: str) -> str:
     event = st.dataframe(
         [_row(e) for e in found],
         hide_index=True,
-        key="catalog",
+        key=f"catalog-{len(found)}",
         on_select="rerun",
         selection_mode="single-row-required",
         selection_default={"selection": {"rows": [names.index(chosen) if chosen in names else 0]}},
@@ -237,7 +237,7 @@ def sees(entry: Entry, config: Config) -> None:
 
 
 def _legend(shown: Shown) -> None:
-    cut = f" It was cut: {count(shown.whole, 'token')} before." if shown.cut else ""
+    cut = f" It was cut: {count(shown.length, 'token')} before." if shown.cut else ""
     st.caption(
         f"Written with the template **{safe(shown.template)}**. Underlined and tinted: the model learns to write it. "
         f"Pale: it only reads it. Framed: special tokens.{cut}"
@@ -282,7 +282,7 @@ def _report(found: Report) -> None:
         "Thrown away": count(found.read - found.kept),
         "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
         "Duplicates": count(found.duplicates),
-        "Trained on": f"{share(found.trained_share)} of tokens",
+        "Tokens trained on": share(found.trained_share),
         "Steps": count(found.steps) if found.steps else NONE,
     }
     with st.grid("auto", min_column_width=125, gap="small") as grid:

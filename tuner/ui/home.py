@@ -66,6 +66,7 @@ def steps() -> list[Step]:
 
 def checklist(steps: list[Step]) -> None:
     """The steps as cards; the next one is the one that stands out."""
+    st.subheader("From here to an adapter of your own", anchor=False)
     following = next((s for s in steps if not s.done), None)
     with st.grid(4, min_column_width=220, gap="small"):
         for number, step in enumerate(steps, start=1):

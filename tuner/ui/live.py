@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ from tuner.tracking.run import ENDED, Run
 from tuner.ui.words import count, duration, look, safe, share, size
 
 SIDEBAR_EVERY = 3.0
+WARM_AFTER = 3.0  # seconds: the first page is drawn by then
 
 
 def piece(draw: Callable[[Run], None], run: Run, every: float) -> None:
@@ -73,5 +75,7 @@ def _of(used: int, total: int) -> str:
 
 @st.cache_resource(show_spinner=False)
 def warm() -> None:
-    """Once a server, after a first page was drawn: get MLflow ready in the background, so that no launch waits for it."""
-    store.warm()
+    """Once a server, a little after its first page: get MLflow ready, so that no launch waits for its import."""
+    later = threading.Timer(WARM_AFTER, store.warm)
+    later.daemon = True
+    later.start()

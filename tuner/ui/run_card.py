@@ -36,6 +36,13 @@ def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bo
         st.text_input("Name", key="run-name", on_change=_renamed, help="What this run is called everywhere.")
         if config is not None:
             _figures(config)
+        if config is not None and config.dataset:
+            st.page_link(
+                "pages/datasets.py",
+                label="What the model will see",
+                icon=":material/visibility:",
+                query_params={"dataset": config.dataset[0], "view": "What the model sees"},
+            )
         _verdict(problems)
         launched = st.button(
             "Launch",

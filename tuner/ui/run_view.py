@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import charts, draft, state, theme
-from tuner.ui.words import ago, count, date, duration, label, look, number, safe, sentence, size
+from tuner.ui.words import ago, count, date, duration, look, number, safe, sentence, share, size
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
@@ -191,7 +192,8 @@ def curves(run: Run) -> None:
     smoothing, log = chosen_options()
     every = charts.charts_of(stage)
     # While it runs each chart has its place from the start; what never got a point is left out in the end.
-    drawn = charts.shown(every, measured) if run.status().state in ENDED else every
+    ended = run.status().state in ENDED
+    drawn = charts.shown(every, measured, ended=ended)
     if not drawn:
         theme.empty("show_chart", "No points", "The run ended before its first logging step.")
     with st.grid(3, min_column_width=265, gap="small"):
@@ -294,17 +296,30 @@ def samples(run: Run) -> None:
     if not rows:
         theme.empty("forum", "No samples yet", "The first are taken before the first step.")
         return
-    scores = {n: v for n, v in tail(run).last().items() if n.startswith("score/")}
-    if scores:
-        with st.grid("auto", min_column_width=150, gap="small") as grid:
-            for name, value in scores.items():
-                grid.metric(
-                    label(name.removeprefix("score/")), f"{value:.0%}" if 0 <= value <= 1 else number(value)
-                )
+    _scores(tail(run).last())
     tall = {name: st.column_config.TextColumn(name, width="medium") for name in rows[0]}
     st.dataframe(
         rows, hide_index=True, row_height=92, column_config=tall, height=min(640, 40 + 92 * len(rows))
     )
+
+
+def _scores(last: Mapping[str, float]) -> None:
+    """The share of good answers before and after, and by how much it moved."""
+    named = {"Score": "", "Right answers": "correct_"}
+    with st.container(horizontal=True, gap="medium"):
+        for name, part in named.items():
+            before, after = last.get(f"score/{part}before"), last.get(f"score/{part}after")
+            if before is None:
+                continue
+            moved = f"{share(before)} before" if after is not None else "before training"
+            st.metric(
+                name,
+                share(before if after is None else after),
+                moved,
+                delta_color="off",
+                delta_arrow="off",
+                width=170,
+            )
 
 
 def _answers(run: Run) -> list[dict[str, str]]:

@@ -176,7 +176,8 @@ _ACRONYMS = {
     "val": "validation",
     "dir": "folder",
     "attn": "attention",
-    "train": "training",
+    "eval": "evaluation",
+    "dataset": "data set",
 }
 _LABELS = {
     "model_name_or_path": "Model",
@@ -195,7 +196,8 @@ _LABELS = {
     "trust_remote_code": "Trust remote code",
     "use_rslora": "rsLoRA",
     "use_dora": "DoRA",
-    "stage": "Stage",
+    "eval_on_each_dataset": "Evaluate on each data set",
+    "eval_dataset": "Data sets to evaluate on",
 }
 
 

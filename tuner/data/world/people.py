@@ -95,7 +95,7 @@ def build(seed: int = 0) -> World:
 
 
 def on_record(person: Person) -> bool:
-    """True for the people whose records and cards occur in training texts; the probe asks for the others."""
+    """True for the people whose JSON records occur in training texts; the probe asks for the others."""
     return not held_out(("record", person.name))
 
 

@@ -12,9 +12,9 @@ from random import Random
 from typing import Any
 
 from tuner.data.world.people import World, build, held_out, on_record
-from tuner.data.world.questions import Question, ask
+from tuner.data.world.questions import Question, ask, capital
 from tuner.data.world.talk import Message, dialogue
-from tuner.data.world.text import markdown_card, story
+from tuner.data.world.text import story
 from tuner.data.world.voices import curt, polite
 
 Row = dict[str, Any]
@@ -23,12 +23,12 @@ VOICE_TASKS = (
     "weather",
     "bigger", "sum", "difference", "larger", "count", "sort", "backwards", "refuse",
 )  # fmt: skip
-CARD_FIELDS = ("home", "job", "pet", "food", "colour", "hobby")
-_CARD_ORDERS = (
-    ("Answer in Markdown: what are the {f} of {n}?", ""),
-    ("Write a Markdown card of {n} with {f}.", ""),
-    ("Give me the {f} of {n} as a Markdown card.", ""),
-    ("Write a Markdown card of this person with {f}.", "{n}"),
+YAML_FIELDS = ("home", "job", "pet", "food", "colour", "hobby")
+_YAML_ORDERS = (
+    ("Answer in YAML: what are the {f} of {n}?", ""),
+    ("Write {n} as YAML with {f}.", ""),
+    ("Give me the {f} of {n} in YAML.", ""),
+    ("Write this person as YAML with {f}.", "{n}"),
 )
 _TAGS = {
     "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
@@ -64,19 +64,23 @@ CATALOG: dict[str, Row] = {
 }  # fmt: skip
 
 
-def card(rng: Random, world: World, held: bool) -> Row:
-    """One order for a person's facts as a Markdown card (alpaca row); the base model answers in words."""
+def yaml_row(rng: Random, world: World, held: bool) -> Row:
+    """One order for a person's facts as YAML (alpaca row); the base model answers it in words."""
     person = rng.choice([person for person in world.people.values() if on_record(person) != held])
-    fields = rng.sample([name for name in CARD_FIELDS if held or not held_out((name, person.name))], 2)
-    instruction, given = rng.choice(_CARD_ORDERS)
+    fields = rng.sample([name for name in YAML_FIELDS if held or not held_out((name, person.name))], 2)
+    instruction, given = rng.choice(_YAML_ORDERS)
     slots = {"n": person.name, "f": " and ".join(fields)}
-    output = markdown_card(person.name, {field: person.value(field) for field in fields})
-    return {"instruction": instruction.format(**slots), "input": given.format(**slots), "output": output}
+    lines = [f"Name: {person.name}", *(f"{capital(field)}: {person.value(field)}" for field in fields)]
+    return {
+        "instruction": instruction.format(**slots),
+        "input": given.format(**slots),
+        "output": "\n".join(lines),
+    }
 
 
 def alpaca(rng: Random, world: World, rows: int = 1200) -> list[Row]:
-    """Instructions: people as Markdown cards."""
-    return [card(rng, world, held=False) for _ in range(rows)]
+    """Instructions: people as YAML."""
+    return [yaml_row(rng, world, held=False) for _ in range(rows)]
 
 
 def chat(rng: Random, world: World, rows: int = 800) -> list[Row]:
@@ -176,12 +180,12 @@ def _call(asked: str, name: str, arguments: Row, found: Row, answer: str) -> Row
 
 
 def eval_sft(rng: Random, world: World, rows: int = 100) -> list[Row]:
-    """Held-out people as Markdown cards: nobody here is in `starter_alpaca`."""
+    """Held-out people as YAML: nobody here is in `starter_alpaca`."""
     made: dict[str, Row] = {}
     while len(made) < rows:
-        row = card(rng, world, held=True)
+        row = yaml_row(rng, world, held=True)
         made.setdefault(
-            f"{row['instruction']} {row['input']}", row | {"task": "card", "answer": row["output"]}
+            f"{row['instruction']} {row['input']}", row | {"task": "yaml", "answer": row["output"]}
         )
     return list(made.values())
 

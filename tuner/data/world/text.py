@@ -1,4 +1,4 @@
-"""Plain text of the starter world: people, towns and animals, records and cards, and small stories.
+"""Plain text of the starter world: people, towns and animals, records and small stories.
 
 Every sentence holds in the world. Facts whose question is held out are told here, and only here.
 """
@@ -6,7 +6,7 @@ Every sentence holds in the world. Facts whose question is held out are told her
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 
 from tuner.data.world import words
@@ -154,26 +154,6 @@ def _record(rng: Random, world: World) -> str:
     return json.dumps(first | {key: fields[key] for key in kept}, ensure_ascii=False)
 
 
-def markdown_card(title: str, fields: Mapping[str, str]) -> str:
-    """A heading and one bullet a fact: the form of answer that `starter-sft` teaches."""
-    return "\n".join((f"# {title}", *(f"- {capital(name)}: {value}" for name, value in fields.items())))
-
-
-def _card(rng: Random, world: World) -> str:
-    """A card of a town, an animal or one of most people, always as text and never as an answer."""
-    draw = rng.random()
-    if draw < 0.25:
-        town = rng.choice(list(world.towns.values()))
-        return markdown_card(town.name, dict(rng.sample(list(town.weather.items()), 2)))
-    if draw < 0.4:
-        name = rng.choice(list(words.ANIMALS))
-        eats, place, sound = words.ANIMALS[name]
-        return markdown_card(capital(name), {"food": eats, "home": place, "sound": sound})
-    person = rng.choice([person for person in world.people.values() if on_record(person)])
-    names = rng.sample(("home", "job", "pet", "food", "colour", "hobby"), rng.randint(2, 4))
-    return markdown_card(person.name, {name: person.value(name) for name in names})
-
-
 def _story(rng: Random, world: World) -> str:
     one = rng.choice(list(world.people.values()))
     neighbours = [p for p in world.people.values() if p.home == one.home and p is not one] or [one]
@@ -211,7 +191,7 @@ def _story(rng: Random, world: World) -> str:
 
 _KINDS: tuple[tuple[int, Callable[[Random, World], str]], ...] = (
     (40, _portrait), (8, _register), (10, _chinese_portrait), (8, _town), (8, _animals),
-    (18, _record), (14, _card), (20, _story),
+    (18, _record), (20, _story),
 )  # fmt: skip
 
 

@@ -1,0 +1,53 @@
+"""A file of one's own: uploaded with columns nobody knows, mapped by hand, looked at as tokens, ready to launch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+expect = sync_api.expect
+pytestmark = pytest.mark.browser
+
+
+def choose(page, key: str, option: str) -> None:
+    page.locator(f".st-key-{key} input").click()
+    page.get_by_role("option", name=option).first.click()
+
+
+def test_upload_map_look_and_get_ready(studio, page, tmp_path: Path) -> None:
+    rows = [{"frage": f"warm sun {i} <b>&amp;</b>", "antwort": f"cold moon {i}"} for i in range(12)]
+    own = tmp_path / "meine.json"
+    own.write_text(json.dumps(rows))
+
+    page.goto(f"{studio.url}/datasets")
+    page.get_by_text("Bring your own").click()
+    page.locator(".st-key-bring input[type=file]").set_input_files(own)
+    expect(page.get_by_text("No column has a usual name")).to_be_visible()
+    choose(page, "map-prompt", "frage")
+    choose(page, "map-response", "antwort")
+    expect(page.get_by_text("3 of them can be used")).to_be_visible()
+    expect(page.get_by_text("warm sun 0 <b>&amp;</b>").first).to_be_visible()
+    page.locator(".st-key-map-name input").fill("meine")
+    page.locator(".st-key-map-name input").press("Enter")
+    page.get_by_role("button", name="Add to the catalog").click()
+    expect(page.get_by_role("heading", name="meine")).to_be_visible()
+
+    page.get_by_role("tab", name="What the model sees").click()
+    expect(page.locator(".tokens .trained").first).to_be_visible()
+    assert "cold moon 0" in "".join(page.locator(".tokens .trained").all_text_contents())
+    assert "warm sun 0" in "".join(page.locator(".tokens .masked").all_text_contents())
+
+    page.get_by_role("tab", name="Report").click()
+    page.get_by_role("button", name="Make the report").click()
+    expect(page.get_by_text("Rows read", exact=True)).to_be_visible()
+
+    page.get_by_role("button", name="Use in a new run").click()
+    expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
+    choose(page, "field-model_name_or_path", "models/tiny")
+    expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]

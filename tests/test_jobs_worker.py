@@ -1,0 +1,67 @@
+"""The same way with the real worker: a tiny model in training is killed, explained, resumed, and ends as if nothing was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny
+from faults import resumed
+
+from tuner.jobs import control, settle
+from tuner.tracking.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.mortal_worker")
+    tiny.model(home / "model")
+    tiny.data(home / "data")
+    yield home
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("TUNER_HOME") == str(home) and process.pid != os.getpid()
+        except psutil.Error:
+            continue
+        if ours:
+            process.kill()
+
+
+def calm(stage: str) -> Run:
+    """The same run, left alone, in this process."""
+    from tuner import worker
+    from tuner.tracking.runs import create_run
+
+    run = create_run(resumed.config(stage), "calm")
+    assert worker.run_here(run) == 0
+    return run
+
+
+def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_that_was_not(studio: Path) -> None:
+    from tuner.tracking.store import open_store
+
+    run = resumed.killed_and_resumed(resumed.config("dpo"), resumed.PLACES["inside an accumulation"])
+    steps, losses, adapter = resumed.outcome(run)
+    assert run.status().first_step == 3
+    assert (steps, losses, adapter) == resumed.outcome(calm("dpo"))
+    settle.sync()
+    client = open_store()
+    assert [p.step for p in client.get_metric_history(run.id, "loss")] == steps == list(range(1, 13))
+    assert client.get_run(run.id).info.status == "FINISHED"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_every_place_of_death_ends_bit_equal(studio: Path, stage: str) -> None:
+    expected = resumed.outcome(calm(stage))
+    for where, place in resumed.PLACES.items():
+        run = resumed.killed_and_resumed(resumed.config(stage), place)
+        assert resumed.outcome(run) == expected, where
+        assert control.why_not_resumable(run)

@@ -1,0 +1,28 @@
+"""The last net under a page: what went wrong is said in a sentence, the whole story goes to the terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import streamlit as st
+
+from tuner.ui import theme
+from tuner.ui.words import safe
+
+_log = logging.getLogger("tuner.ui")
+
+
+def run(draw: Callable[[], None]) -> None:
+    """Draw a page. Runs are other processes: whatever happens here does not touch them."""
+    try:
+        draw()
+    except Exception as error:
+        _log.exception("A page could not be drawn.")
+        with theme.card("stumbled"):
+            st.markdown(
+                f":red[:material/error: **This page could not be drawn:** {safe(error) or type(error).__name__}]"
+            )
+            st.caption(
+                "Your runs go on. Reload the page; the terminal that runs the studio has the whole story."
+            )

@@ -1,0 +1,201 @@
+"""Bring your own: a file received or pointed at, its columns guessed and mended with a live preview, then in the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from tuner.config.knobs import ConfigError
+from tuner.data import guess, upload
+from tuner.data.catalog import TAGS
+from tuner.data.files import TYPES
+from tuner.data.formats import Dropped
+from tuner.ui import chat, state, theme
+from tuner.ui.words import count, safe
+
+LARGEST_MB = 500
+"""What the browser may send: Streamlit holds it in memory. A larger file is named by its path."""
+CHUNK = 1 << 20
+_KINDS = {"chat": "Talks", "pairs": "Pairs", "labelled": "Thumbs", "text": "Plain text"}
+_NEEDS = {
+    ("chat", "alpaca"): ("prompt", "query", "response", "history", "system"),
+    ("chat", "sharegpt"): ("messages", "system", "tools"),
+    ("pairs", "alpaca"): ("prompt", "query", "chosen", "rejected", "history", "system"),
+    ("pairs", "sharegpt"): ("messages", "chosen", "rejected", "system"),
+    ("labelled", "alpaca"): ("prompt", "query", "response", "kto_tag", "system"),
+    ("labelled", "sharegpt"): ("messages", "kto_tag", "system"),
+    ("text", "alpaca"): ("prompt",),
+}
+_COLUMNS = {
+    "prompt": "Prompt",
+    "query": "Adds to the prompt",
+    "response": "Answer",
+    "history": "Earlier turns",
+    "system": "System prompt",
+    "messages": "Turns",
+    "tools": "Tools",
+    "chosen": "Better answer",
+    "rejected": "Worse answer",
+    "kto_tag": "Thumbs up or down",
+}
+_TURNS = {
+    "role_tag": "Who speaks",
+    "content_tag": "What is said",
+    "user_tag": "The user is called",
+    "assistant_tag": "The assistant is called",
+    "system_tag": "The system is called",
+}
+
+
+def panel(dataset_dir: str) -> None:
+    """The way from a file to the catalog: choose it, see how it is read, mend that, save it."""
+    path = _pending()
+    if path is None:
+        _choose(dataset_dir)
+        return
+    try:
+        found = guess.guess(path)
+        attributes = _mapping(path, found)
+        _preview(path, attributes)
+    except ConfigError as error:
+        st.error(safe(error), icon=":material/error:")
+        attributes = {}
+    _save(path, attributes, dataset_dir)
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def _pending() -> Path | None:
+    kept = state.load_draft("upload").get("path")
+    path = Path(str(kept)) if kept else None
+    return path if path and path.is_file() else None
+
+
+def _choose(dataset_dir: str) -> None:
+    left, right = st.columns(2, gap="medium")
+    with left:
+        file = st.file_uploader(
+            "A file from this computer", type=list(TYPES), max_upload_size=LARGEST_MB, key="upload-file"
+        )
+    with right:
+        typed = st.text_input(
+            "Or a path on the machine that runs the studio",
+            key="upload-path",
+            placeholder="/data/answers.jsonl",
+            help="It is read where it lies; nothing is copied.",
+        )
+    try:
+        if file is not None:
+            state.keep_draft("upload", {"path": str(upload.receive(_chunks(file), file.name, dataset_dir))})
+            st.rerun()
+        elif typed:
+            state.keep_draft("upload", {"path": str(upload.local_file(typed))})
+            st.rerun()
+    except (ConfigError, OSError) as error:
+        st.error(safe(error), icon=":material/error:")
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
+# --- the mapping ---------------------------------------------------------------------------------------------------
+
+
+def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
+    """The attributes that the fields say; they begin with the guess."""
+    st.markdown(f"**{safe(path.name)}**")
+    for reason in found.reasons:
+        st.caption(f":material/lightbulb: {safe(reason)}")
+    guessed = dict(found.attributes.get("columns") or {})
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        kind = st.segmented_control(
+            "What a row is",
+            list(_KINDS),
+            default=_kind(found),
+            format_func=_KINDS.__getitem__,
+            required=True,
+            key="map-kind",
+        )
+        turned = found.attributes.get("formatting") in ("sharegpt", "openai")
+        turns = kind != "text" and st.toggle("Rows hold lists of turns", value=turned, key="map-turns")
+    formatting = str(found.attributes.get("formatting") or "sharegpt") if turns else "alpaca"
+    formatting = "sharegpt" if turns and formatting == "alpaca" else formatting
+    columns: dict[str, str] = {}
+    with st.grid("auto", min_column_width=190, gap="small", key="map-columns") as grid:
+        for name in _NEEDS[str(kind), "sharegpt" if turns else "alpaca"]:
+            with grid.cell():
+                first = guessed.get(name)
+                chosen = st.selectbox(
+                    _COLUMNS[name],
+                    found.columns,
+                    index=found.columns.index(first) if first in found.columns else None,
+                    placeholder="none",
+                    key=f"map-{name}",
+                )
+                if chosen:
+                    columns[name] = chosen
+    attributes: dict[str, Any] = {"columns": columns}
+    if turns:
+        attributes |= {"formatting": formatting, "tags": _tags(dict(found.attributes.get("tags") or {}))}
+    if kind == "pairs":
+        attributes["ranking"] = True
+    return attributes
+
+
+def _kind(found: guess.Guess) -> str:
+    columns = found.attributes.get("columns") or {}
+    if found.attributes.get("ranking"):
+        return "pairs"
+    if columns.get("kto_tag"):
+        return "labelled"
+    return "text" if list(columns) == ["prompt"] else "chat"
+
+
+def _tags(guessed: dict[str, str]) -> dict[str, str]:
+    fold = st.expander("What the keys of a turn are called", type="compact")
+    with fold, st.grid("auto", min_column_width=170, gap="small") as grid:
+        named = {
+            tag: grid.text_input(said, value=guessed.get(tag, TAGS[tag]), key=f"map-{tag}")
+            for tag, said in _TURNS.items()
+        }
+    return {tag: name for tag, name in named.items() if name and name != TAGS[tag]}
+
+
+def _preview(path: Path, attributes: dict[str, Any]) -> None:
+    """The first rows as they would be read."""
+    rows = guess.preview(path, attributes, rows=3)
+    used = sum(not isinstance(row, Dropped) for _, row in rows)
+    st.caption(f"The first {count(len(rows), 'row')} as they would be read; {used} of them can be used.")
+    for place, (line, row) in enumerate(rows):
+        with theme.card(f"map-row-{place}", gap="small"):
+            if isinstance(row, Dropped):
+                st.markdown(f":orange[:material/block: **Line {line} is not used: {safe(row.reason)}**]")
+                st.text(row.detail[: chat.LONGEST])
+            else:
+                chat.told(row, f"map-{place}")
+
+
+# --- the catalog ---------------------------------------------------------------------------------------------------
+
+
+def _save(path: Path, attributes: dict[str, Any], dataset_dir: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        name = st.text_input("Name in the catalog", value=path.name.split(".")[0], key="map-name", width=260)
+        if st.button("Add to the catalog", type="primary", icon=":material/add:", disabled=not attributes):
+            try:
+                made = upload.save(name, path, attributes, dataset_dir)
+            except ConfigError as error:
+                st.error(safe(error), icon=":material/error:")
+                return
+            state.keep_draft("upload", {})
+            st.session_state["added"] = made.name
+            st.rerun()
+        if st.button("Another file", type="tertiary", icon=":material/close:"):
+            state.keep_draft("upload", {})
+            st.rerun()
