@@ -15,7 +15,7 @@ from test_stages import Watched, config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters, layers, models
-from tuner.engine.live import DivergedError, Outcome
+from tuner.engine.live import DivergedError
 from tuner.tracking import checkpoints
 from tuner.tracking.run import series
 
@@ -155,147 +155,50 @@ def test_the_first_loss_of_dpo_is_ln_2(studio: Path, changes: dict[str, Any]) ->
     assert losses(live)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
-# --- TRL's own numbers ----------------------------------------------------------------------------------------------
-
-PAIRS = [
-    {"prompt_ids": [4, 260, 261], "chosen_ids": [270, 271, 2], "rejected_ids": [280, 2]},
-    {"prompt_ids": [4, 262], "chosen_ids": [2], "rejected_ids": [281, 282, 283, 2]},
-]
-MARKED = [
-    {"prompt_ids": [4, 260], "completion_ids": [270, 2], "KL_completion_ids": [271, 272, 2], "label": True},
-    {"prompt_ids": [4, 261], "completion_ids": [271, 272, 2], "KL_completion_ids": [270, 2], "label": False},
-]
+# --- losses on answers by their formulas, in float64 -----------------------------------------------------------------
 
 
-def built(stage: str, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Any:
-    """The trainer a stage builds, before it trains; its adapter moved off zero so that gradients reach everything."""
-    import importlib
+def test_token_losses_follow_their_formulas() -> None:
+    from tuner.engine import token_losses
 
-    module = importlib.import_module(f"tuner.stages.{stage}")
-    kept: list[Any] = []
-
-    def fit(trainer: Any, *_: Any, **__: Any) -> Outcome:
-        kept.append(trainer)
-        return Outcome()
-
-    monkeypatch.setattr(module, "fit", fit)
-    trained(config_of(stage, engine="trl", **changes), name)
-    torch.manual_seed(3)
-    for weight in kept[0].model.parameters():
-        if weight.requires_grad:
-            weight.data += 0.05 * torch.randn_like(weight)
-    return kept[0]
-
-
-def graded(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
-    weights = [p for p in trainer.model.parameters() if p.requires_grad]
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
-
-
-def agree(trainer: Any, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-6)
-    one, other = graded(trainer, ours), graded(trainer, theirs)
-    assert one.abs().max() > 0
-    assert (one - other).norm() <= 1e-6 * other.norm()
-
-
-SHARED = [
-    "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
-    "sigmoid_norm",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("loss", SHARED)
-def test_pairs_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
-    from trl import DPOTrainer
-
-    smoothing = 0.1 if loss in ("robust", "exo_pair") else 0.0
-    trainer = built(
-        "dpo", monkeypatch, f"trl-{loss}", pref_loss=loss, dpo_label_smoothing=smoothing, pref_beta=0.3
-    )
-    batch = trainer.data_collator(PAIRS)
-    theirs = DPOTrainer.compute_loss(trainer, trainer.model, batch)
-    agree(trainer, trainer.compute_loss(trainer.model, batch), theirs)
-
-
-def test_a_mixture_agrees_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trl import DPOTrainer
-
-    said = {"pref_loss": "sigmoid,bco_pair", "pref_loss_weights": "0.8,0.2", "ld_alpha": 0.5}
-    trainer = built("dpo", monkeypatch, "trl-mixture", **said)
-    batch = trainer.data_collator(PAIRS)
-    agree(
-        trainer,
-        trainer.compute_loss(trainer.model, batch),
-        DPOTrainer.compute_loss(trainer, trainer.model, batch),
-    )
-
-
-def test_marked_answers_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trl import KTOTrainer
-
-    trainer = built("kto", monkeypatch, "trl-kto", kto_chosen_weight=1.2)
-    batch = trainer.data_collator(MARKED)
-    ours = trainer.compute_loss(trainer.model, batch)
-    trainer.loss_type, trainer.calculate_KL, trainer.desirable_weight = "kto", True, 1.2
-    agree(trainer, ours, KTOTrainer.compute_loss(trainer, trainer.model, batch))
-
-
-@pytest.mark.parametrize("dft", [False, True])
-def test_answers_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, dft: bool) -> None:
-    from trl import SFTTrainer
-
-    trainer = built("sft", monkeypatch, f"trl-sft-{dft}", use_dft_loss=dft)
-    rows = [
-        {"input_ids": [4, 260, 270, 2], "labels": [-100, -100, 270, 2]},
-        {"input_ids": [4, 2], "labels": [-100, 2]},
-    ]
-    batch = trainer.data_collator(rows)
-    trainer.args.loss_type = "dft" if dft else "nll"
-    ours = trainer.compute_loss(trainer.model, dict(batch))
-    agree(trainer, ours, SFTTrainer.compute_loss(trainer, trainer.model, dict(batch)))
-
-
-@pytest.mark.parametrize("stage", ["dpo", "kto"])
-def test_experts_are_balanced_as_in_trl(studio: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    import trl
-
-    if not (studio / "experts").exists():
-        tiny.model(studio / "experts", hidden=16, layers=1, experts=4)
-    said = {"model_name_or_path": "experts", "moe_aux_loss_coef": 0.5, "lora_target": "q_proj,v_proj"}
-    trainer = built(stage, monkeypatch, f"experts-{stage}", **said)
-    kind = trl.DPOTrainer if stage == "dpo" else trl.KTOTrainer
-    batch = trainer.data_collator(PAIRS if stage == "dpo" else MARKED)
-    ours = trainer.compute_loss(trainer.model, batch)
-    if stage == "kto":
-        trainer.loss_type, trainer.calculate_KL = "kto", True
-    agree(trainer, ours, kind.compute_loss(trainer, trainer.model, batch))
-
-
-def test_scores_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trl
-
-    trainer = built("rm", monkeypatch, "trl-rm")
-    batch = trainer.data_collator(PAIRS)
-    ours = trainer.compute_loss(trainer.model, dict(batch))
-    agree(trainer, ours, trl.RewardTrainer.compute_loss(trainer, trainer.model, dict(batch)))
-
-
-@pytest.mark.parametrize("stage", ["dpo", "kto"])
-def test_both_engines_draw_one_curve(studio: Path, stage: str) -> None:
-    rows = []
-    for engine in ("packed", "trl"):
-        live, _ = trained(
-            config_of(stage, engine=engine, max_steps=6, learning_rate=1e-3), f"{engine}-{stage}"
-        )
-        rows.append([r for r in live.run.metrics()[0] if "loss" in r])
-    for one, other in zip(*rows, strict=True):
-        shared = {
-            n for n in one if n.startswith(("loss", "grad_norm", "rewards", "logps", "learning_rate", "kl"))
+    torch.manual_seed(0)
+    logits, before = torch.randn(2, 3, 30, dtype=torch.float64), torch.randn(2, 3, 30, dtype=torch.float64)
+    labels = torch.tensor([[4, 7, -100], [1, -100, 9]])
+    for b, t in ((0, 0), (0, 1), (1, 0), (1, 2)):
+        p = torch.softmax(logits[b, t], 0)
+        q = torch.softmax(before[b, t], 0)
+        top = torch.sort(logits[b, t], descending=True).values[:20].softmax(0)
+        entropy = float(-(top * top.log()).sum())
+        ce = -math.log(p[labels[b, t]])
+        found = token_losses.log_probs_of(logits, labels)
+        wanted = {
+            "nll": ce,
+            "dft": ce * float(p[labels[b, t]]),
+            "eaft": ce * (entropy / 3) ** 0.7,
+            "asft": ce * float(p[labels[b, t]]) + 0.2 * float((q * (q / p).log()).sum()),
         }
-        shared -= {"rewards/accuracies"}  # at the start both answers are even, but for the last digit
-        assert len(shared) >= 8
-        assert {n: one[n] for n in shared} == pytest.approx({n: other[n] for n in shared}, rel=1e-3, abs=2e-5)
+        ours = {
+            "nll": token_losses.nll(found),
+            "dft": token_losses.dft(found),
+            "eaft": token_losses.eaft(found, logits, 0.7),
+            "asft": token_losses.asft(found, logits, before, labels != -100, 0.2),
+        }
+        for name, value in wanted.items():
+            assert float(ours[name][b, t]) == pytest.approx(value, rel=1e-9), name
+            assert float(ours[name][0, 2]) == 0
+
+
+def test_the_other_losses_on_answers_learn(studio: Path) -> None:
+    for name in ("use_eaft_loss", "use_asft_loss"):
+        live, _ = trained(config_of("sft", finetuning_type="full", **{name: True}), name)
+        accuracy = series(live.run.metrics()[0], "mean_token_accuracy")[1]
+        assert accuracy[-1] > accuracy[0] + 0.1
+    # At its first step a model is what it was, so asft's anchor adds nothing to dft.
+    first = [
+        losses(trained(config_of("sft", max_steps=1, **{name: True}), f"first-{name}")[0])
+        for name in ("use_dft_loss", "use_asft_loss")
+    ]
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
 
 
 # --- packing, kto's pairs, layers -----------------------------------------------------------------------------------
@@ -366,6 +269,20 @@ def test_longer_texts_stretch_the_positions(studio: Path) -> None:
         assert model.config.max_position_embeddings == 768
         assert model.config.rope_parameters["factor"] == 3.0
         assert model.config.rope_parameters["rope_type"] == kind
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize(
+    ("stage", "method"), [("sft", "lora"), ("sft", "freeze"), ("sft", "full"), ("dpo", "lora")]
+)
+def test_computing_activations_again_changes_nothing(
+    studio: Path, stage: str, method: str, reentrant: bool
+) -> None:
+    said = {"finetuning_type": method, "engine": "trl", "max_steps": 3}
+    again = {"gradient_checkpointing": True, "use_reentrant_gc": reentrant}
+    plain, _ = trained(config_of(stage, **said), f"kept-{stage}-{method}")
+    live, _ = trained(config_of(stage, **said, **again), f"again-{stage}-{method}-{reentrant}")
+    assert losses(live) == pytest.approx(losses(plain), rel=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"pure_bf16": True}], ids=["bf16", "pure_bf16"])

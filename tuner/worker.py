@@ -72,7 +72,7 @@ def _live(run: Run) -> int:
             result = _stage(live)
         state, reason = _ended(live, result)
     except StoppedError:
-        state, reason = "stopped", reasons.Reason("stopped", "Stopped before there was anything to save.")
+        state, reason = _ended(live, Outcome(stopped=True))
     except Exception as error:  # noqa: BLE001  whatever it was, the run must end with a reason
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())
@@ -154,8 +154,10 @@ def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
     if not result.stopped:
         return "finished", reasons.Reason("", "")
     kept = live.run.status().extra.get("checkpoint_step")
-    if live.asked == "cancel" or kept is None:
+    if live.asked == "cancel":
         return "stopped", reasons.Reason("cancelled", "Cancelled; what was not saved before is gone.")
+    if kept is None:
+        return "stopped", reasons.Reason("stopped", "Stopped before there was anything to save.")
     sentence = f"Stopped at step {kept}; resume goes on from there."
     return "stopped", reasons.Reason("stopped", sentence, [reasons.RESUME])
 

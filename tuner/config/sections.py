@@ -22,7 +22,8 @@ from tuner.config.knobs import (
     knob,
     nearest,
 )
-from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Optimizers, Preference, Quantization
+from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
+from tuner.config.optimizer_sections import Optimizers
 from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.paths import package
 

@@ -28,14 +28,16 @@ def eaft(log_probs: Tensor, logits: Tensor, alpha: float) -> Tensor:
 
     `logits` is [B, T, V]; the weight carries no gradient and lies between 0 and about 1.
     """
-    top = F.log_softmax(logits.detach().float().topk(min(TOP, logits.shape[-1])).values, dim=-1)
+    top = F.log_softmax(
+        logits.detach().to(_at_least_single(logits)).topk(min(TOP, logits.shape[-1])).values, dim=-1
+    )
     entropy = -(top.exp() * top).sum(-1)
     return -log_probs * (entropy / TOP_ENTROPY).pow(alpha)
 
 
 def asft(log_probs: Tensor, logits: Tensor, reference: Tensor, mask: Tensor, alpha: float) -> Tensor:
     """Anchored DFT: dft plus alpha times KL(reference || policy) at each learned token; logits are [B, T, V]."""
-    now, before = F.log_softmax(logits.float(), -1), F.log_softmax(reference.float(), -1)
+    now, before = (F.log_softmax(x.to(_at_least_single(x)), -1) for x in (logits, reference))
     divergence = (before.exp() * (before - now)).sum(-1)
     return dft(log_probs) + alpha * divergence * mask
 
@@ -43,7 +45,12 @@ def asft(log_probs: Tensor, logits: Tensor, reference: Tensor, mask: Tensor, alp
 def log_probs_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each label, 0 where it is -100; logits [B, T, V], labels [B, T] already shifted."""
     mask = labels != -100
-    picked = torch.gather(F.log_softmax(logits.float(), -1), -1, labels.clamp(min=0).unsqueeze(-1)).squeeze(
-        -1
-    )
+    picked = torch.gather(
+        F.log_softmax(logits.to(_at_least_single(logits)), -1), -1, labels.clamp(min=0).unsqueeze(-1)
+    ).squeeze(-1)
     return picked * mask
+
+
+def _at_least_single(values: Tensor) -> torch.dtype:
+    """Half types are too coarse for a softmax over a vocabulary; double stays double."""
+    return torch.promote_types(values.dtype, torch.float32)

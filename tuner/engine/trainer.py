@@ -116,7 +116,7 @@ def fit(
     weights: Path | None = None
     if config.do_train:
         metrics |= _train(trainer, config, run)
-        if run.asked:
+        if run.asked and trainer.state.global_step < trainer.state.max_steps:
             return Outcome(metrics=metrics, base=start.source.base, stopped=True)
         with run.phase("saving"):
             weights = save(trainer, config, run)
