@@ -29,7 +29,20 @@ LEGACY = ("qwen", "internlm2")
 
 def problems(config: Config) -> list[Problem]:
     """All that would stop the run, each in one sentence beside its knob; empty when it can start."""
-    return [*_model(config), *_adapters(config), *_data(config), *_machine(config), *_output(config)]
+    return [
+        *_task(config),
+        *_model(config),
+        *_adapters(config),
+        *_data(config),
+        *_machine(config),
+        *_output(config),
+    ]
+
+
+def _task(config: Config) -> Iterator[Problem]:
+    if not (config.do_train or config.do_eval or config.do_predict):
+        said = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."
+        yield Problem("do_train", said, {"do_train": True})
 
 
 def _folder(text: str) -> Path:

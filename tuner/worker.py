@@ -19,7 +19,6 @@ from typing import IO, Any
 
 from tuner import hardware, paths
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
 from tuner.tracking import adapters
@@ -107,9 +106,6 @@ def measuring(live: LiveRun) -> Iterator[None]:
 
 def _stage(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
-    if not (live.config.do_train or live.config.do_eval or live.config.do_predict):
-        sentence = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."
-        raise ConfigError([Problem("do_train", sentence, {"do_train": True})])
     with live.phase("loading libraries"):
         quieten()
         stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
