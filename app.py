@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from tuner.ui import guard, live, theme
+from tuner.ui import guard, live, state, theme
 
 st.set_page_config(page_title="tuner", page_icon="static/mark.svg", layout="wide")
 st.logo("static/mark.svg", size="large")
 theme.apply()
+state.depart()
 page = st.navigation(
     {
         "Work": [
@@ -22,6 +23,7 @@ page = st.navigation(
         "Ship": [st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:")],
     }
 )
+state.arrived(page.url_path)
 with st.sidebar:
     live.status_line()
 live.warm()

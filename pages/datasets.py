@@ -39,9 +39,12 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small"):
     st.subheader(safe(name), anchor=False, width="content")
     st.badge(datasets.KINDS[entry.kind][0], color="primary")
     st.space("stretch")
-    if st.button("Use in a new run", icon=":material/add_circle:"):
-        draft.use_dataset(name, datasets.KINDS[entry.kind][1])
-        state.go("new_run")
+    st.button(
+        "Use in a new run",
+        icon=":material/add_circle:",
+        on_click=draft.use_dataset,
+        args=(name, datasets.KINDS[entry.kind][1]),
+    )
 
 preview, sees, report = st.tabs(["Preview", "What the model sees", "Report"], key="view", bind="query-params")
 if preview.open:

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
+from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.jobs.submit import submit
-from tuner.tracking.run import fresh_name
 from tuner.ui import draft as drafts
 from tuner.ui import form, run_card, state, theme
 from tuner.ui.words import count, safe
@@ -25,6 +25,17 @@ def start_from_choice() -> None:
 def start_from_upload() -> None:
     if file := st.session_state.get("start-file"):
         take(*drafts.from_text(file.getvalue(), file.name))
+
+
+def launch(config: Config, name: str) -> None:
+    """Queue the run and open its page."""
+    try:
+        run = submit(config, name)
+    except (ConfigError, OSError) as error:
+        st.session_state["new-run-word"] = str(error)
+        return
+    drafts.launched(drafts.current())
+    state.go("runs", run=run.id)
 
 
 if run_id := state.asked("clone"):
@@ -73,13 +84,4 @@ with fields:
     advanced, search, explained = form.options()
     form.sections(draft, problems, advanced=advanced, search=search, explained=explained)
 with side, st.container(key="new-run-side"):
-    launched = run_card.show(draft, config, problems)
-
-if launched and config is not None:
-    try:
-        run = submit(config, draft.name or fresh_name(draft.values))
-    except ConfigError as error:
-        st.error(safe(error), icon=":material/error:")
-        st.stop()
-    drafts.launched(draft)
-    state.go("runs", run=run.id)
+    run_card.show(draft, config, problems, launch)

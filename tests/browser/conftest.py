@@ -22,6 +22,9 @@ sync_api = pytest.importorskip(
 )
 
 
+sync_api.expect.set_options(timeout=30_000)  # a busy machine is no fault
+
+
 class Studio:
     """A dashboard process over a home folder; it can be killed and started again."""
 

@@ -140,9 +140,10 @@ def from_run(run_id: str) -> tuple[Draft, str]:
 
 
 def use_dataset(name: str, stage: str) -> None:
-    """Put a data set, and the stage it is good for, into the draft."""
+    """Put a data set, and the stage it is good for, into the draft, and open the form."""
     forget_widgets()
     keep(current().with_value("dataset", [name]).with_value("stage", stage))
+    state.go("new_run")
 
 
 def differs(base: Mapping[str, Any]) -> list[tuple[Knob, Any]]:

@@ -109,20 +109,34 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 st.markdown("The folder with its checkpoints is removed too. This cannot be undone.")
                 _each(chosen, "Yes, remove", ":material/delete_forever:", runs.purge)
             return
-        if one and st.button("Open", icon=":material/open_in_full:", type="primary"):
-            state.go("runs", run=ids[0])
-        if st.button(
+        if one:
+            st.button(
+                "Open",
+                icon=":material/open_in_full:",
+                type="primary",
+                on_click=state.go,
+                args=("runs",),
+                kwargs={"run": ids[0]},
+            )
+        st.button(
             "Compare",
             icon=":material/compare_arrows:",
             type="secondary" if one else "primary",
             disabled=len(ids) > MOST,
             help=f"Up to {MOST} runs." if len(ids) > MOST else None,
-        ):
-            state.go("compare", run=ids)
-        if one and st.button(
-            "Clone", icon=":material/content_copy:", help="Open the form with these values."
-        ):
-            state.go("new_run", clone=ids[0])
+            on_click=state.go,
+            args=("compare",),
+            kwargs={"run": ids},
+        )
+        if one:
+            st.button(
+                "Clone",
+                icon=":material/content_copy:",
+                help="Open the form with these values.",
+                on_click=state.go,
+                args=("new_run",),
+                kwargs={"clone": ids[0]},
+            )
         _each(chosen, "Delete", ":material/delete:", runs.delete_run)
 
 

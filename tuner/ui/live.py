@@ -13,6 +13,7 @@ from tuner.jobs import queue
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking import store
 from tuner.tracking.run import ENDED, Run
+from tuner.ui import state
 from tuner.ui.words import count, duration, look, safe, share, size
 
 SIDEBAR_EVERY = 3.0
@@ -31,6 +32,7 @@ def status_line() -> None:
 
 
 def _status() -> None:
+    state.find_back()
     with suppress(OSError):  # a studio on a full disk is still worth looking at
         ensure_supervisor(only_if_needed=True)
     with st.container(key="status-line", gap="xsmall"):

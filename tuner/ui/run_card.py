@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
@@ -26,8 +26,10 @@ def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
     return config, problems
 
 
-def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bool:
-    """Draw the card; True in the moment Launch is pressed."""
+def show(
+    draft: Draft, config: Config | None, problems: Sequence[Problem], launch: Callable[[Config, str], None]
+) -> None:
+    """Draw the card. `launch` is called with the config and the run's name when Launch is pressed."""
     with theme.card("run"):
         name = draft.name or fresh_name(draft.values)
         if not draft.name:
@@ -44,17 +46,18 @@ def show(draft: Draft, config: Config | None, problems: Sequence[Problem]) -> bo
                 query_params={"dataset": config.dataset[0], "view": "What the model sees"},
             )
         _verdict(problems)
-        launched = st.button(
+        st.button(
             "Launch",
             type="primary",
             icon=":material/play_arrow:",
             width="stretch",
             disabled=config is None or bool(problems),
             key="launch",
+            on_click=launch,
+            args=(config, name),
         )
     with theme.card("same"):
         _same_from_a_shell(draft, config, name)
-    return launched
 
 
 def _figures(config: Config) -> None:

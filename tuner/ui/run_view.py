@@ -97,8 +97,13 @@ def remedies(run: Run) -> None:
         st.markdown("**What to do**")
         with st.container(horizontal=True, gap="small"):
             for place, remedy in enumerate(status.remedies):
-                if st.button(safe(remedy.get("label", "")), key=f"remedy-{place}", icon=":material/build:"):
-                    _apply(run, remedy)
+                st.button(
+                    safe(remedy.get("label", "")),
+                    key=f"remedy-{place}",
+                    icon=":material/build:",
+                    on_click=_apply,
+                    args=(run, remedy),
+                )
 
 
 def _apply(run: Run, remedy: dict[str, Any]) -> None:
@@ -131,21 +136,37 @@ def actions(run: Run) -> None:
         elif status.state != "finished":
             why = control.why_not_resumable(run)
             said = why or "Goes on from the newest sound checkpoint."
-            if st.button("Resume", icon=":material/resume:", type="primary", disabled=bool(why), help=said):
-                resume(run)
-        if st.button("Clone", icon=":material/content_copy:", help="Open the form with these values."):
-            state.go("new_run", clone=run.id)
-        if st.button("Compare", icon=":material/compare_arrows:", help="Lay it beside other runs."):
-            state.go("compare", run=[run.id])
+            st.button(
+                "Resume",
+                icon=":material/resume:",
+                type="primary",
+                disabled=bool(why),
+                help=said,
+                on_click=resume,
+                args=(run,),
+            )
+        link_to(
+            "Clone", ":material/content_copy:", "Open the form with these values.", "new_run", clone=run.id
+        )
+        link_to("Compare", ":material/compare_arrows:", "Lay it beside other runs.", "compare", run=[run.id])
+
+
+def link_to(name: str, icon: str, help: str, page: str, **query: str | list[str]) -> None:
+    """A button that opens another page."""
+    st.button(name, icon=icon, help=help, on_click=state.go, args=(page,), kwargs=query, key=f"to-{name}")
 
 
 def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
-    if st.button(name, icon=icon, help=help, disabled=disabled, key=f"ask-{name}"):
-        try:
-            st.toast(safe(control.stop(run, now=now)), icon=icon)
-        except control.Refused as error:
-            st.toast(safe(error), icon=":material/error:")
-        st.rerun()
+    st.button(
+        name, icon=icon, help=help, disabled=disabled, key=f"ask-{name}", on_click=_end, args=(run, now, icon)
+    )
+
+
+def _end(run: Run, now: bool, icon: str) -> None:
+    try:
+        st.toast(safe(control.stop(run, now=now)), icon=icon)
+    except control.Refused as error:
+        st.toast(safe(error), icon=":material/error:")
 
 
 def resume(run: Run, checkpoint: str | None = None) -> None:
@@ -154,8 +175,6 @@ def resume(run: Run, checkpoint: str | None = None) -> None:
         control.resume(run, checkpoint)
     except control.Refused as error:
         st.toast(safe(error), icon=":material/error:")
-        return
-    st.rerun()
 
 
 # --- charts --------------------------------------------------------------------------------------------------------
@@ -277,10 +296,14 @@ def saved(run: Run) -> None:
             if wrong:
                 st.markdown(f":orange[:material/warning: {safe(wrong)}]", width="stretch")
             st.space("stretch")
-            if st.button(
-                "Resume from here", key=f"from-{path.name}", disabled=bool(why or wrong), help=why or None
-            ):
-                resume(run, path.name)
+            st.button(
+                "Resume from here",
+                key=f"from-{path.name}",
+                disabled=bool(why or wrong),
+                help=why or None,
+                on_click=resume,
+                args=(run, path.name),
+            )
 
 
 # --- samples -------------------------------------------------------------------------------------------------------

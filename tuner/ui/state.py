@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
 import yaml
@@ -89,8 +90,40 @@ def tell(**values: str | list[str] | None) -> None:
             st.query_params.pop(name, None)
         elif st.query_params.get_all(name) != ([told] if isinstance(told, str) else told):
             st.query_params[name] = told
+    if _HERE in st.session_state:
+        arrived(st.session_state[_HERE][0])
+
+
+# --- from page to page ---------------------------------------------------------------------------------------------
+
+_GOING, _HERE = "going-to", "here"
 
 
 def go(page: str, **query: str | list[str]) -> None:
-    """Open a page of the studio by its file's name, with what its URL shall say."""
-    st.switch_page(f"pages/{page}.py", query_params=dict(query))
+    """Open a page of the studio by its file's name, with what its URL shall say. For callbacks: the way there begins
+    with the next script run, before anything is drawn."""
+    st.session_state[_GOING] = (page, query)
+
+
+def depart() -> None:
+    """Go where `go` wants to, if it does. The first thing a script run does."""
+    if _GOING in st.session_state:
+        page, query = st.session_state.pop(_GOING)
+        st.switch_page(f"pages/{page}.py", query_params=query)
+
+
+def arrived(path: str) -> None:
+    """Remember which page this session shows; `path` is its URL's, empty for the first one."""
+    query = {name: st.query_params.get_all(name) for name in st.query_params}
+    st.session_state[_HERE] = (path, query)
+
+
+def find_back() -> None:
+    """Draw the page anew if it was wiped out.
+
+    A piece that redraws itself may ask for that in the moment its page is left. Streamlit then takes the session back
+    to the page left behind and draws only the piece: the rest of the window stays empty until somebody clicks.
+    """
+    path, query = st.session_state.get(_HERE, ("", {}))
+    if urlsplit(st.context.url or "").path.strip("/") != path:
+        st.switch_page(f"pages/{path or 'home'}.py", query_params=query)
