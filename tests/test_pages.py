@@ -12,7 +12,7 @@ import pytest
 from tuner.config.config import KNOBS, check, recipes
 from tuner.config.sections import Stage
 from tuner.tracking.run import STATES, Status
-from tuner.ui import charts, draft, form, tables, theme, words
+from tuner.ui import chart_table, charts, draft, form, tables, theme, words
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,8 +121,8 @@ def test_every_shown_knob_s_tooltip_says_its_flag_and_what_a_change_does() -> No
 
 
 def test_every_stage_has_charts() -> None:
-    assert set(Stage.__args__) <= set(charts.BY_STAGE)
-    for group in charts.BY_STAGE.values():
+    assert set(Stage.__args__) <= set(chart_table.BY_STAGE)
+    for group in chart_table.BY_STAGE.values():
         assert len({c.key for c in group}) == len(group)
         assert all(c.help for c in group)
 
@@ -140,7 +140,7 @@ def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points(monkeypatch: pytes
     steps = np.arange(100_000)
     loss = np.ones(100_000)
     loss[54_321] = 9.0
-    drawn = charts.figure(charts.LOSS, {"loss": (steps, loss)})
+    drawn = charts.figure(chart_table.LOSS, {"loss": (steps, loss)})
     assert len(drawn.data) == 1 and len(drawn.data[0].x) <= 1000
     assert max(drawn.data[0].y) == 9.0
 
@@ -150,7 +150,7 @@ def test_compared_runs_differ_in_colour_and_dash(monkeypatch: pytest.MonkeyPatch
     ids = [f"run{i}" for i in range(6)]
     curve = (np.arange(5), np.arange(5.0))
     drawn = charts.overlay(
-        charts.LOSS, dict.fromkeys(ids, curve), {i: f"<b>{i}</b>" for i in ids}, smoothing=0.0, log=False
+        chart_table.LOSS, dict.fromkeys(ids, curve), {i: f"<b>{i}</b>" for i in ids}, smoothing=0.0, log=False
     )
     assert len({t.line.color for t in drawn.data}) == len({t.line.dash for t in drawn.data}) == 6
     assert all("<" not in t.name for t in drawn.data)
