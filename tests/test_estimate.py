@@ -36,7 +36,7 @@ def test_activations_per_layer_match_what_a_step_keeps(family: str) -> None:
     _, ((saved, _), _) = policy.forward(row, keep=True)
     first = saved[0]
     storages = {}
-    for value in [*vars(first).values(), *first.attention]:
+    for value in [*vars(first).values(), *first.attention[:3]]:
         if isinstance(value, torch.Tensor):
             storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
     shape = ModelShape.from_config(model.get_base_model().config.to_dict())

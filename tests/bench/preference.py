@@ -77,6 +77,8 @@ def _qwen_vocabulary(limit: int):
     folder = os.environ.get("BENCH_TOKENIZER", str(TOKENIZER))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     fold = limit - 1 if limit < 151_936 else limit  # a smaller vocabulary folds the ids it does not have
+    if fold < limit:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(1)
     encode = lambda s: [i % fold for i in tokenizer.encode(s, add_special_tokens=False)]  # noqa: E731
     return encode, tokenizer.eos_token_id % fold, tokenizer
 
@@ -153,7 +155,7 @@ class Clock:
         import torch
         from transformers import TrainerCallback
 
-        clock, self.times, self.losses, self.norms = self, {}, [], []
+        clock, self.times, self.cpu, self.losses, self.norms = self, {}, {}, [], []
         cuda = torch.cuda.is_available()
 
         class Callback(TrainerCallback):
@@ -167,6 +169,7 @@ class Clock:
                 if cuda and state.global_step in (5, first, last):
                     torch.cuda.synchronize()
                 clock.times[state.global_step] = time.time()
+                clock.cpu[state.global_step] = time.process_time()
 
             def on_log(self, args, state, control, logs=None, **__):
                 if "loss" in logs:
@@ -218,11 +221,13 @@ def child(spec: dict) -> dict:
         "pairs_per_s": round(rate, 2),
         "real_tokens_per_s": round(rate * tokens),
         "ms_per_step": round(1e3 * span / (steps - first), 2),
+        "cpu_ms_per_step": round(1e3 * (clock.cpu[steps] - clock.cpu[first]) / (steps - first), 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
         "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2) if cuda else None,
         "loss_first": round(clock.losses[0], 4),
         "loss_last": round(clock.losses[-1], 4),
-        "grad_norm": round(float(clock.norms[0]), 4),
+        "grad_norm": round(float(clock.norms[0]), 4),  # of the last step before the first log
+        "losses": [round(x, 4) for x in clock.losses[:4]],
         "whole_s": round(clock.times[steps] - clock.times[0], 2),
         "step_5_s": round(clock.times[5] - START, 1) if 5 in clock.times else None,
     }

@@ -177,7 +177,7 @@ class Storm:
 
     def count_points(self, known: list[Run]) -> None:
         """Each step of a run's own file once in MLflow, and no run left running there."""
-        from tuner.tracking.mirror import mlflow_id
+        from tuner.tracking.ledger import mlflow_id
         from tuner.tracking.store import open_store
 
         settle.sync()

@@ -6,6 +6,7 @@ LLaMA-Factory's (`pref_loss`, `pref_beta`, ...); where TRL 1.16 has the loss, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -86,9 +87,9 @@ def _robust(p: PairScores, s: LossSettings) -> Tensor:
 
 def _exo_pair(p: PairScores, s: LossSettings) -> Tensor:
     """EXO (arXiv 2402.00856, eq. 16) for two answers."""
-    h, eps = s.pref_beta * p.margin, torch.tensor(s.dpo_label_smoothing, device=p.chosen.device)
-    win = torch.sigmoid(h) * (F.logsigmoid(h) - torch.log1p(-eps))
-    return win + torch.sigmoid(-h) * (F.logsigmoid(-h) - torch.log(eps))
+    h, eps = s.pref_beta * p.margin, s.dpo_label_smoothing
+    win = torch.sigmoid(h) * (F.logsigmoid(h) - math.log1p(-eps))
+    return win + torch.sigmoid(-h) * (F.logsigmoid(-h) - math.log(eps))
 
 
 def _nca_pair(p: PairScores, s: LossSettings) -> Tensor:

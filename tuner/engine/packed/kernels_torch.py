@@ -15,6 +15,9 @@ from torch import Tensor
 from tuner.engine.packed.device_row import DeviceRow
 
 
+KEPT_NUMBERS = 4 << 20  # attention probabilities of one layer that are kept for the backward pass
+
+
 class ScaledCopies:
     """target = source * scale for many (source, target [rows, columns], scale) at once."""
 
@@ -130,30 +133,33 @@ def attention(
 ) -> tuple[Tensor, ...]:
     """Attention over a packed row, unit by unit; q [T, Hq, D], k and v [T, Hk, D], out [T, Hq * D].
 
-    Returns what `attention_backward` needs; empty without `keep`. Probabilities are not kept: they grow
-    with the square of the length and are cheap to compute again.
+    Returns what `attention_backward` needs; empty without `keep`. Probabilities are kept only while they are
+    small: they grow with the square of the length and are cheap to compute again.
     """
     place = out.unflatten(1, q.shape[1:])
+    size = q.shape[1] * sum(mask.numel() for _, _, mask in row.pieces)
+    kept: list[Tensor] = []
     for queries, keys, mask in row.pieces:
         weights = _probabilities(q, k, queries, keys, mask, scale)
-        mixed = weights @ _heads(v, keys)
-        _put(place, queries, mixed)
-    return (q, k, v) if keep else ()
+        _put(place, queries, weights @ _heads(v, keys))
+        if keep and size <= KEPT_NUMBERS:
+            kept.append(weights)
+    return (q, k, v, *kept) if keep else ()
 
 
 def attention_backward(
     saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor
 ) -> None:
     """Writes dq, dk, dv side by side into dqkv [T, (Hq + 2 Hk) * D]; dout [T, Hq * D]."""
-    q, k, v = saved
+    q, k, v, *kept = saved
     groups = k.shape[1]
     dout = dout.unflatten(1, q.shape[1:])
     heads = (q.shape[1], groups, groups)
     dq, dk, dv = dqkv.unflatten(1, (sum(heads), q.shape[2])).split(heads, 1)
     dk.zero_()
     dv.zero_()
-    for queries, keys, mask in row.pieces:
-        weights = _probabilities(q, k, queries, keys, mask, scale)
+    for i, (queries, keys, mask) in enumerate(row.pieces):
+        weights = kept[i] if kept else _probabilities(q, k, queries, keys, mask, scale)
         grad = _heads(dout, queries, groups)
         _add(dv, keys, weights.transpose(1, 2) @ grad)
         d_weights = grad @ _heads(v, keys).transpose(1, 2)

@@ -124,16 +124,24 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = Fals
     _rotate[grid](x, cos, sin, x.stride(0), heads, half, -1.0 if inverse else 1.0, 1024, num_warps=4)
 
 
+HEADS = 8  # heads that one program of the head norms takes
+
+
 @triton.jit
-def _head_norm(x, w, out, rstd, x_stride, out_stride, rstd_stride, eps, d: tl.constexpr, block: tl.constexpr):
-    row, head = tl.program_id(0), tl.program_id(1)
+def _head_norm(
+    x, w, out, rstd, x_stride, out_stride, rstd_stride, eps, count, d: tl.constexpr, block: tl.constexpr,
+    heads: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0), tl.program_id(1) * heads + tl.arange(0, heads)
     cols = tl.arange(0, block)
-    ok = cols < d
-    value = tl.load(x + row * x_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32)
-    r = tl.rsqrt(tl.sum(value * value, 0) / d + eps)
-    weight = tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
-    tl.store(out + row * out_stride + head * d + cols, (value * r * weight).to(out.dtype.element_ty), mask=ok)
-    tl.store(rstd + row * rstd_stride + head, r)
+    ok = (head < count)[:, None] & (cols < d)[None, :]
+    place = head[:, None] * d + cols[None, :]
+    value = tl.load(x + row * x_stride + place, mask=ok, other=0.0).to(tl.float32)
+    r = tl.rsqrt(tl.sum(value * value, 1) / d + eps)
+    weight = tl.load(w + cols, mask=cols < d, other=0.0).to(tl.float32)
+    normed = value * r[:, None] * weight[None, :]
+    tl.store(out + row * out_stride + place, normed.to(out.dtype.element_ty), mask=ok)
+    tl.store(rstd + row * rstd_stride + head, r, mask=head < count)
 
 
 def head_norm(
@@ -142,9 +150,9 @@ def head_norm(
     rstd = torch.empty(x.shape[0], sum(heads), dtype=torch.float32, device=x.device)
     d, done = weights[0].shape[0], 0
     for weight, count in zip(weights, heads, strict=True):
-        _head_norm[(x.shape[0], count)](
+        _head_norm[(x.shape[0], triton.cdiv(count, HEADS))](
             x[:, done * d :], weight, out[:, done * d :], rstd[:, done:], x.stride(0), out.stride(0),
-            rstd.stride(0), eps, d, triton.next_power_of_2(d), num_warps=1,
+            rstd.stride(0), eps, count, d, triton.next_power_of_2(d), HEADS, num_warps=4,
         )  # fmt: skip
         done += count
     return rstd
@@ -152,19 +160,19 @@ def head_norm(
 
 @triton.jit
 def _head_norm_backward(
-    dy, x, w, rstd, dy_stride, x_stride, rstd_stride, d: tl.constexpr, block: tl.constexpr
-):
-    row, head = tl.program_id(0), tl.program_id(1)
+    dy, x, w, rstd, dy_stride, x_stride, rstd_stride, count, d: tl.constexpr, block: tl.constexpr,
+    heads: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0), tl.program_id(1) * heads + tl.arange(0, heads)
     cols = tl.arange(0, block)
-    ok = cols < d
-    g = tl.load(dy + row * dy_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32)
-    g *= tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
-    r = tl.load(rstd + row * rstd_stride + head)
-    normed = tl.load(x + row * x_stride + head * d + cols, mask=ok, other=0.0).to(tl.float32) * r
-    inner = tl.sum(g * normed, 0) / d
-    tl.store(
-        dy + row * dy_stride + head * d + cols, ((g - normed * inner) * r).to(dy.dtype.element_ty), mask=ok
-    )
+    ok = (head < count)[:, None] & (cols < d)[None, :]
+    place = head[:, None] * d + cols[None, :]
+    g = tl.load(dy + row * dy_stride + place, mask=ok, other=0.0).to(tl.float32)
+    g *= tl.load(w + cols, mask=cols < d, other=0.0).to(tl.float32)[None, :]
+    r = tl.load(rstd + row * rstd_stride + head, mask=head < count, other=0.0)[:, None]
+    normed = tl.load(x + row * x_stride + place, mask=ok, other=0.0).to(tl.float32) * r
+    inner = tl.sum(g * normed, 1)[:, None] / d
+    tl.store(dy + row * dy_stride + place, ((g - normed * inner) * r).to(dy.dtype.element_ty), mask=ok)
 
 
 def head_norm_backward(
@@ -172,9 +180,9 @@ def head_norm_backward(
 ) -> None:
     d, done = weights[0].shape[0], 0
     for weight, count in zip(weights, heads, strict=True):
-        _head_norm_backward[(x.shape[0], count)](
+        _head_norm_backward[(x.shape[0], triton.cdiv(count, HEADS))](
             dy[:, done * d :], x[:, done * d :], weight, rstd[:, done:], dy.stride(0), x.stride(0),
-            rstd.stride(0), d, triton.next_power_of_2(d), num_warps=1,
+            rstd.stride(0), count, d, triton.next_power_of_2(d), HEADS, num_warps=4,
         )  # fmt: skip
         done += count
 

@@ -126,6 +126,8 @@ class PackedPreferenceTrainer(Trainer):
         try:
             result = runner.train(units, references)
         except torch.OutOfMemoryError:
+            result = None  # tried again below: here the error would keep the failed row's tensors alive
+        if result is None:
             logger.warning("Out of memory: trying this step again with %s.", runner.save_memory())
             result = runner.train(units, references)
         runner.policy.gradients.publish()

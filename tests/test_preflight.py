@@ -1,0 +1,104 @@
+"""What would stop a run is said before it starts, in one sentence beside its knob."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from tuner import hardware, preflight
+from tuner.config.config import make
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("preflight")
+    tiny.model(root / "model")
+    tiny.data(root / "data")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def at_home(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(studio))
+
+
+def config(**values: Any) -> Any:
+    plain = {"model_name_or_path": "model", "stage": "dpo", "do_train": True, "dataset": pair_set()}
+    return make({**plain, **values})
+
+
+def pair_set() -> str:
+    catalog = json.loads((Path(preflight.paths.home()) / "data" / "dataset_info.json").read_text())
+    return next(name for name, entry in catalog.items() if entry.get("ranking"))
+
+
+def said(**values: Any) -> str:
+    found = preflight.problems(config(**values))
+    assert all("\n" not in p.sentence and p.knob for p in found)
+    return " ".join(p.sentence for p in found)
+
+
+def test_a_sound_run_has_no_problems() -> None:
+    assert preflight.problems(config()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"model_name_or_path": "./nowhere"}, ["./nowhere", "no folder"]),
+        ({"model_name_or_path": "data"}, ["config.json"]),
+        ({"adapter_name_or_path": "model"}, ["adapter_config.json"]),
+        ({"dataset": "nosuchset"}, ["nosuchset"]),
+        ({"stage": "sft", "dataset": None}, ["stage sft needs"]),
+        ({"template": "chatmll"}, ["chatmll", "chatml"]),
+        ({"fp16": True}, ["--fp16", "GPU"]),
+        ({"do_train": False}, ["nothing to do"]),
+    ],
+)
+def test_what_would_stop_it_is_said(values: dict[str, Any], parts: list[str]) -> None:
+    if "fp16" in values and hardware.gpus():
+        pytest.skip("there is a GPU here, which can")
+    values = {k: pair_set() if v is None else v for k, v in values.items()}
+    sentence = said(**values)
+    assert all(part in sentence for part in parts), sentence
+
+
+def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"sse2"}))
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+    monkeypatch.setattr(hardware.platform, "system", lambda: "Linux")
+    (problem,) = preflight.problems(config(bf16=True))
+    assert problem.knob == "bf16" and problem.mend == {"bf16": False}
+
+
+def test_weights_that_can_run_code_are_refused(studio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text((studio / "model" / "config.json").read_text())
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert "safetensors" in said(model_name_or_path=str(folder))
+
+
+def test_remote_code_needs_a_yes(studio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "strange", "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}})
+    )
+    (folder / "model.safetensors").write_bytes(b"")
+    assert "trust_remote_code" in said(model_name_or_path=str(folder))
+    assert said(model_name_or_path=str(folder), trust_remote_code=True) == ""
+
+
+def test_the_card_counts_steps_as_transformers_does() -> None:
+    card = preflight.card(config(per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=2))
+    rows = card.rows
+    assert rows
+    batches = -(-rows // 2)
+    assert card.steps == 2 * -(-batches // 4)
+    assert preflight.card(config(max_steps=7)).steps == 7
+    assert preflight.card(config(max_samples=3, per_device_train_batch_size=1, num_train_epochs=1)).steps == 3
