@@ -3,7 +3,7 @@
 import streamlit as st
 
 from tuner.tracking.history import history, metric_names
-from tuner.ui import charts, compare, run_view, tables, theme
+from tuner.ui import chart_table, charts, compare, run_view, tables, theme
 
 theme.head("Compare", "Runs beside each other: where their curves part, and what was set otherwise.")
 
@@ -23,7 +23,7 @@ smoothing, log = run_view.chosen_options()
 histories = {metric: history(names, metric) for metric in metrics}
 with st.grid(2, min_column_width=420, gap="small") as grid:
     for metric, curves in histories.items():
-        chart = charts.of_metric(metric)
+        chart = chart_table.of_metric(metric)
         with grid.cell(), theme.card(f"chart-{chart.key}", gap="xsmall"):
             st.markdown(f"**{chart.title}** :gray[{chart.unit}]", help=chart.help or None)
             drawn = charts.overlay(chart, curves, names, smoothing=smoothing, log=log)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import get_row, list_runs
-from tuner.ui import charts, state
+from tuner.ui import chart_table, state
 from tuner.ui.history import MOST
 from tuner.ui.words import ago
 
@@ -77,4 +77,4 @@ def metrics(found: Sequence[str]) -> list[str]:
 
 
 def _title(metric: str) -> str:
-    return charts.of_metric(metric).title
+    return chart_table.of_metric(metric).title

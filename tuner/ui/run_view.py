@@ -17,7 +17,7 @@ from tuner.jobs import control, queue, watch
 from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import charts, draft, state, theme
+from tuner.ui import chart_table, charts, draft, state, theme
 from tuner.ui.words import ago, count, date, duration, look, number, safe, sentence, share, size
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
@@ -209,10 +209,10 @@ def curves(run: Run) -> None:
     measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
     smoothing, log = chosen_options()
-    every = charts.charts_of(stage)
+    every = chart_table.charts_of(stage)
     # While it runs each chart has its place from the start; what never got a point is left out in the end.
     ended = run.status().state in ENDED
-    drawn = charts.shown(every, measured, ended=ended)
+    drawn = chart_table.shown(every, measured, ended=ended)
     if not drawn:
         theme.empty("show_chart", "No points", "The run ended before its first logging step.")
     with st.grid(3, min_column_width=265, gap="small"):
@@ -220,11 +220,13 @@ def curves(run: Run) -> None:
             _chart(run, chart, measured, smoothing, log)
 
 
-def _chart(run: Run, chart: charts.Chart, measured: charts.Measured, smoothing: float, log: bool) -> None:
+def _chart(
+    run: Run, chart: chart_table.Chart, measured: chart_table.Measured, smoothing: float, log: bool
+) -> None:
     with theme.card(f"chart-{chart.key}", gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**{chart.title}**", help=chart.help, width="content")
-            st.markdown(f":gray[{charts.latest(chart, measured)}]", width="content")
+            st.markdown(f":gray[{chart_table.latest(chart, measured)}]", width="content")
         charts.draw(charts.figure(chart, measured, smoothing=smoothing, log=log), f"{run.id}-{chart.key}")
 
 

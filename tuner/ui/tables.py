@@ -10,7 +10,7 @@ import streamlit as st
 from tuner.config.config import KNOBS, differing
 from tuner.tracking.points import Series
 from tuner.tracking.rows import RunRow
-from tuner.ui.charts import Chart, of_metric
+from tuner.ui.chart_table import Chart, of_metric
 from tuner.ui.theme import palette
 from tuner.ui.words import NONE, date, duration, look, number
 

@@ -1,0 +1,220 @@
+"""What the pages are made of, without a browser: numbers in words, the form's draft, chart tables, colours, escaping."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tuner.config.config import KNOBS, check, recipes
+from tuner.config.sections import Stage
+from tuner.tracking.run import STATES, Status
+from tuner.ui import chart_table, charts, draft, form, tables, theme, words
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        (5e-5, "5e-05"),
+        (0.693147, "0.6931"),
+        (12345.6, "12,346"),
+        (0.0, "0"),
+        (1.0, "1"),
+        (float("nan"), "not a number"),
+    ],
+)
+def test_numbers_have_one_format(figure: float, said: str) -> None:
+    assert words.number(figure) == said
+
+
+def test_times_and_sizes_have_units() -> None:
+    assert [words.duration(s) for s in (0.42, 43, 125, 4320, 100_000)] == [
+        "0.4 s",
+        "43 s",
+        "2 min 05 s",
+        "1 h 12 min",
+        "1 d 3 h",
+    ]
+    assert [words.size(b) for b in (0, 512, 1536, 23 * 2**30)] == ["0 B", "512 B", "1.5 KiB", "23 GiB"]
+    assert (words.count(1, "row"), words.count(12345, "row"), words.share(0.004)) == (
+        "1 row",
+        "12,345 rows",
+        "0.4%",
+    )
+
+
+def test_every_state_has_a_word_an_icon_and_a_sentence() -> None:
+    for state in STATES:
+        assert words.look(state).icon and words.look(state).word
+        assert words.sentence(Status(state=state)).endswith(".")
+
+
+def test_text_of_unknown_origin_stays_text() -> None:
+    hostile = "![x](http://evil/a.png) <script>alert(1)</script> :red[no] $x$ `y` # t"
+    for mark in "![]()<>:$`#":
+        assert f"\\{mark}" in words.safe(hostile)
+
+
+# --- the form ------------------------------------------------------------------------------------------------------
+
+
+def test_a_draft_marks_what_differs_from_where_it_began() -> None:
+    begun = draft.Draft(base={"learning_rate": 1e-4})
+    changed = begun.with_value("learning_rate", 2e-4).with_value("lora_rank", 16)
+    assert set(changed.changes) == {"learning_rate", "lora_rank"}
+    assert set(changed.with_value("learning_rate", 0.0001).changes) == {"lora_rank"}
+    assert changed.without("lora_rank").value("lora_rank") == KNOBS["lora_rank"].default
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("learning_rate", "5e-5", 5e-5),
+        ("learning_rate", "fast", "fast"),
+        ("max_samples", "1,000", 1000),
+        ("max_samples", "", None),
+        ("lora_target", "q_proj, v_proj", ["q_proj", "v_proj"]),
+    ],
+)
+def test_what_is_typed_becomes_the_knob_s_type_or_stays_to_be_told(
+    name: str, text: str, value: object
+) -> None:
+    assert draft.typed(KNOBS[name], text) == value
+
+
+def test_the_form_shows_what_applies_and_finds_by_word() -> None:
+    def names(values: dict[str, object], **how: object) -> set[str]:
+        found = form.visible(
+            draft.Draft(base=values), advanced=bool(how.get("advanced")), search=str(how.get("search", ""))
+        )
+        return {k.name for knobs in found.values() for k in knobs}
+
+    assert "pref_beta" in names({"stage": "dpo"}) and "pref_beta" not in names({"stage": "sft"})
+    assert "weight_decay" not in names({}) and "weight_decay" in names({}, advanced=True)
+    assert "weight_decay" in names({}, search="decay") and "lora_rank" not in names({}, search="decay")
+
+
+def test_the_form_begins_with_a_recipe_that_only_lacks_model_and_data() -> None:
+    assert draft.FIRST in recipes()
+    _, problems = check(draft.from_recipe(draft.FIRST).values)
+    assert {p.knob for p in problems} == {"model_name_or_path", "dataset"}
+
+
+def test_every_shown_knob_has_a_label_of_its_own() -> None:
+    shown = [words.label(k.name) for k in KNOBS.values() if k.shown]
+    assert len(set(shown)) == len(shown)
+
+
+def test_every_shown_knob_s_tooltip_says_its_flag_and_what_a_change_does() -> None:
+    for knob in (k for k in KNOBS.values() if k.shown):
+        said = form.tooltip(knob)
+        assert f"`--{knob.name}`" in said
+        assert not knob.raised or "Higher" in said
+
+
+# --- charts --------------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_has_charts() -> None:
+    assert set(Stage.__args__) <= set(chart_table.BY_STAGE)
+    for group in chart_table.BY_STAGE.values():
+        assert len({c.key for c in group}) == len(group)
+        assert all(c.help for c in group)
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_gaps() -> None:
+    values = np.array([4.0, 2.0, np.nan, 2.0, 2.0])
+    smoothed = charts.smooth(values, 0.9)
+    assert smoothed[0] == pytest.approx(4.0)
+    assert np.isnan(smoothed[2]) and 2.0 < smoothed[-1] < 4.0
+    assert charts.smooth(values, 0.0) is values
+
+
+def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "palette", lambda: theme.PALETTES["light"])
+    steps = np.arange(100_000)
+    loss = np.ones(100_000)
+    loss[54_321] = 9.0
+    drawn = charts.figure(chart_table.LOSS, {"loss": (steps, loss)})
+    assert len(drawn.data) == 1 and len(drawn.data[0].x) <= 1000
+    assert max(drawn.data[0].y) == 9.0
+
+
+def test_compared_runs_differ_in_colour_and_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "palette", lambda: theme.PALETTES["dark"])
+    ids = [f"run{i}" for i in range(6)]
+    curve = (np.arange(5), np.arange(5.0))
+    drawn = charts.overlay(
+        chart_table.LOSS, dict.fromkeys(ids, curve), {i: f"<b>{i}</b>" for i in ids}, smoothing=0.0, log=False
+    )
+    assert len({t.line.color for t in drawn.data}) == len({t.line.dash for t in drawn.data}) == 6
+    assert all("<" not in t.name for t in drawn.data)
+
+
+def test_outcomes_hold_each_run_against_the_baseline() -> None:
+    curves = {
+        "loss": {
+            "a": (np.arange(3), np.array([0.7, 0.5, 0.4])),
+            "b": (np.arange(3), np.array([0.7, 0.2, 0.3])),
+        }
+    }
+    last, best = tables.outcomes(curves, {"a": "A", "b": "B"}, "a")
+    assert last["A (baseline)"] == "0.4" and last["B"].startswith("0.3") and "better by 0.1" in last["B"]
+    assert best["B"].startswith("0.2")
+
+
+# --- colours -------------------------------------------------------------------------------------------------------
+
+# How people without one kind of cone see linear RGB: Machado, Oliveira and Fernandes 2009, severity 1.
+SIGHT = {
+    "usual": np.eye(3),
+    "no red cones": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green cones": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no blue cones": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(light: np.ndarray) -> np.ndarray:
+    """Ottosson 2020: distances in it are about as far as they look."""
+    to_cones = [[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]]
+    to_lab = [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
+    return np.array(to_lab) @ np.cbrt(np.array(to_cones) @ np.clip(light, 0, 1))
+
+
+@pytest.mark.parametrize("mode", theme.PALETTES)
+@pytest.mark.parametrize("sight", SIGHT)
+def test_series_stay_apart_for_every_kind_of_sight(mode: theme.Mode, sight: str) -> None:
+    seen = [oklab(np.array(SIGHT[sight]) @ linear(c)) for c in theme.PALETTES[mode].series]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.07
+
+
+def test_the_theme_file_and_the_charts_have_the_same_colours() -> None:
+    file = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
+    for mode, colours in theme.PALETTES.items():
+        assert tuple(file["theme"][mode]["chartCategoricalColors"]) == colours.series
+        assert file["theme"][mode]["textColor"] == colours.ink
+    assert file["server"]["address"] == "127.0.0.1"
+    assert all(f["url"].startswith("app/static/") for f in file["theme"]["fontFaces"])
+    assert all((ROOT / f["url"].removeprefix("app/")).is_file() for f in file["theme"]["fontFaces"])

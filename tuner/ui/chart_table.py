@@ -1,0 +1,223 @@
+"""The table of charts: which a stage has, which metrics they draw, and how to read them. Nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tuner.tracking.points import Series
+from tuner.ui.words import number
+
+Tone = Literal["first", "second", "third", "good", "bad"]
+Measured = Mapping[str, Series]
+"""Steps and values of each metric a run has logged."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric in a chart. `tone` is its part: good and bad keep their colours in every chart."""
+
+    metric: str
+    label: str
+    tone: Tone = "first"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a chart shows and how to read it."""
+
+    key: str
+    title: str
+    lines: tuple[Line, ...]
+    help: str
+    unit: str = ""
+    smoothed: bool = True
+    log: bool = False
+    scale: float = 1.0
+    span: tuple[float, float] | None = None
+    axis: str = "step"
+    optional: bool = False
+
+
+LOSS = Chart(
+    "loss",
+    "Loss",
+    (Line("loss", "train"), Line("eval_loss", "evaluation", "second")),
+    "What training makes small. It should fall fast at first and then level off. "
+    "When the evaluation's line turns up while train's goes down, the model learns by heart: stop there.",
+    log=True,
+)
+PREFERENCE_LOSS = Chart(
+    "loss",
+    "Loss",
+    (Line("loss", "train"), Line("eval_loss", "evaluation", "second")),
+    "Starts at 0.693, a coin's toss between the two answers, and falls as the model learns to prefer the better one. "
+    "Near zero within a few steps means that the pairs are too easy or the learning rate is too high.",
+    log=True,
+)
+REWARDS = Chart(
+    "rewards",
+    "Rewards",
+    (Line("rewards/chosen", "chosen", "good"), Line("rewards/rejected", "rejected", "bad")),
+    "How much likelier each answer has become than it was at the start, times beta. The better answer's line should end "
+    "above the other's. Both may fall: that is usual, as long as they part.",
+)
+MARGIN = Chart(
+    "margin",
+    "Reward margin",
+    (Line("rewards/margins", "chosen over rejected"),),
+    "The better answer's reward minus the other's. It should climb; a margin that explodes while the loss is near "
+    "zero means the model has gone too far: lower the learning rate or raise beta.",
+)
+ACCURACY = Chart(
+    "accuracy",
+    "Accuracy",
+    (Line("rewards/accuracies", "train"), Line("eval_rewards/accuracies", "evaluation", "second")),
+    "The share of pairs in which the better answer is also the likelier one. 50% is chance; 65 to 80% is what real "
+    "preferences give; 100% is learning by heart.",
+    unit="%",
+    scale=100,
+    span=(0, 100),
+)
+TOKEN_ACCURACY = Chart(
+    "accuracy",
+    "Token accuracy",
+    (Line("mean_token_accuracy", "train"), Line("eval_mean_token_accuracy", "evaluation", "second")),
+    "The share of answer tokens that the model would have written itself.",
+    unit="%",
+    scale=100,
+    span=(0, 100),
+)
+REWARD_ACCURACY = Chart(
+    "accuracy",
+    "Accuracy",
+    (Line("accuracy", "train"), Line("eval_accuracy", "evaluation", "second")),
+    "The share of pairs in which the better answer gets the higher score. 50% is chance.",
+    unit="%",
+    scale=100,
+    span=(0, 100),
+)
+SCORES = Chart(
+    "margin",
+    "Score margin",
+    (Line("margin", "chosen over rejected"),),
+    "The better answer's score minus the other's. It should climb above zero.",
+)
+KL = Chart(
+    "kl",
+    "Distance from the start",
+    (Line("kl", "KL"),),
+    "How far the answers have moved from the model you started with. Slow growth is learning; a jump is forgetting.",
+    unit="nats",
+)
+RATE = Chart(
+    "rate",
+    "Learning rate",
+    (Line("learning_rate", "learning rate"),),
+    "The size of the steps, as planned by the schedule: a climb during warm-up, then down to zero.",
+    smoothed=False,
+)
+GRADIENT = Chart(
+    "gradient",
+    "Gradient norm",
+    (Line("grad_norm", "norm"),),
+    "How hard each step pulls. Steady is healthy; single spikes are cut by max_grad_norm; growth without end comes "
+    "before a divergence: lower the learning rate.",
+    log=True,
+)
+SCORE = Chart(
+    "score",
+    "Score on held-out questions",
+    (Line("score", "score"), Line("score/correct", "right answers", "second")),
+    "The share of answers to questions it never trained on that have what the run is to teach. This is what you want to "
+    "see rise; the loss alone does not prove it.",
+    unit="%",
+    scale=100,
+    smoothed=False,
+    span=(0, 100),
+    optional=True,
+)
+SPEED = Chart(
+    "speed",
+    "Speed",
+    (Line("tokens_per_second", "speed"),),
+    "Tokens read each second. It rises and falls with the length of the rows.",
+    unit="tokens/s",
+)
+LOAD = Chart(
+    "load",
+    "Processor load",
+    (
+        Line("system/cpu_utilization_percentage", "CPU"),
+        Line("system/gpu_0_utilization_percentage", "GPU", "second"),
+    ),
+    "How busy the machine is. A GPU well below 90% waits for data or for a larger batch.",
+    unit="%",
+    smoothed=False,
+    span=(0, 100),
+    axis="seconds",
+)
+MEMORY = Chart(
+    "memory",
+    "Memory",
+    (
+        Line("system/system_memory_usage_megabytes", "RAM, whole machine"),
+        Line("system/process_memory_usage_megabytes", "RAM, this run", "third"),
+        Line("system/gpu_0_memory_usage_megabytes", "GPU", "second"),
+    ),
+    "Memory in use. Steady after the first steps; a slow climb is a leak.",
+    unit="GiB",
+    scale=1 / 1024,
+    smoothed=False,
+    axis="seconds",
+)
+
+_PLAIN = (SCORE, RATE, GRADIENT, SPEED, LOAD, MEMORY)
+BY_STAGE: dict[str, tuple[Chart, ...]] = {
+    "pt": (LOSS, TOKEN_ACCURACY, *_PLAIN),
+    "sft": (LOSS, TOKEN_ACCURACY, *_PLAIN),
+    "rm": (PREFERENCE_LOSS, REWARD_ACCURACY, SCORES, *_PLAIN),
+    "dpo": (PREFERENCE_LOSS, REWARDS, MARGIN, ACCURACY, *_PLAIN),
+    "kto": (LOSS, REWARDS, MARGIN, KL, *_PLAIN),
+}
+"""Which charts a run's page has, by stage; a new stage is one row."""
+
+
+def charts_of(stage: str) -> tuple[Chart, ...]:
+    return BY_STAGE.get(stage, (LOSS, *_PLAIN))
+
+
+def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[Chart]:
+    """The charts to draw. While a run goes on each has its place from the start; in the end those without a point go."""
+    return [c for c in charts if _has_points(c, measured) or not (ended or c.optional)]
+
+
+def _has_points(chart: Chart, measured: Measured) -> bool:
+    return any(line.metric in measured for line in chart.lines)
+
+
+def latest(chart: Chart, measured: Measured) -> str:
+    """The newest value of a chart's main line, with its unit."""
+    for line in chart.lines:
+        if line.metric in measured and len(measured[line.metric][1]):
+            value = float(measured[line.metric][1][-1]) * chart.scale
+            figure = f"{value:.1f}" if chart.scale != 1 else number(value)
+            return f"{figure}%" if chart.unit == "%" else f"{figure} {chart.unit}".strip()
+    return ""
+
+
+def of_metric(metric: str) -> Chart:
+    """How one metric is shown by itself: as its chart in a run's page has it."""
+    for chart in (c for group in BY_STAGE.values() for c in group):
+        for line in chart.lines:
+            if line.metric == metric:
+                lone = (
+                    chart.title
+                    if line is chart.lines[0] and line.tone == "first"
+                    else f"{chart.title}, {line.label}"
+                )
+                return replace(chart, key=metric.replace("/", "-"), title=lone, lines=(line,))
+    words = metric.removeprefix("system/").replace("/", " ").replace("_", " ")
+    axis = "seconds" if metric.startswith("system/") else "step"
+    return Chart(metric.replace("/", "-"), words.capitalize(), (Line(metric, words),), "", axis=axis)
