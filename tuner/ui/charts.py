@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  see below
 import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from tuner.tracking.points import Series, thinned
 from tuner.ui.chart_table import Chart, Measured, Tone
 from tuner.ui.theme import DASHES, Palette, palette
 
+# pandas is imported whole before a figure is made: Plotly would take it half imported from the thread that warms MLflow.
 Floats = NDArray[np.float64]
 POINTS = 900
 """Points of a line on the screen: more than there are pixels, few enough to redraw every two seconds."""

@@ -78,9 +78,9 @@ def waiting() -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.subheader(f"Queue · {count(len(rows), 'run')}", anchor=False)
             st.space("stretch")
+            st.session_state["queue-paused"] = paused  # the shell may have changed it
             st.toggle(
                 "Paused",
-                value=paused,
                 key="queue-paused",
                 on_change=_pause,
                 help="Start nothing more; what is at work goes on.",
