@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from . import saving, storm
+from .tracker import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,25 +27,23 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="tuner-faults-", ignore_cleanup_errors=True) as home:
+        tracker = Tracker()
         os.environ |= {
             "TUNER_HOME": home,
             "PYTHONPATH": str(ROOT),
             "TUNER_WORKER_MODULE": "tests.faults.short_worker",
             "TUNER_SUPERVISOR_IDLE": "3",
             "OMP_NUM_THREADS": "1",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlruns/tracker/mlflow.db",
+            "MLFLOW_TRACKING_URI": tracker.uri,
         }
         print(f"{options.saves} kills while saving ...", flush=True)
         unloadable = saving.kill_while_saving(options.saves, options.seed)
-        print(f"{options.kills} kills over a queue, the tracker away for half of them ...", flush=True)
-        blown = storm.Storm(
-            kills=options.kills,
-            seed=options.seed,
-            runs=max(4, options.kills // 3),
-            tracked=True,
-            away=True,
-        )
-        result = blown.blow()
+        print(f"{options.kills} kills over a queue, the tracker dead for half of them ...", flush=True)
+        runs = max(4, options.kills // 3)
+        try:
+            result = storm.Storm(options.kills, options.seed, runs, tracker=tracker).blow()
+        finally:
+            tracker.kill()
     print(storm.as_json(result), flush=True)
     said = {
         "kills": result.kills + options.saves,

@@ -20,6 +20,7 @@ from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.run import ENDED, LIVE, Run
 
 from . import dashboard
+from .tracker import Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,23 +43,20 @@ class Result:
 
 @dataclass
 class Storm:
-    """One studio under fire. TUNER_HOME names it.
-
-    `tracked` records the runs in a real MLflow store too, in mlruns/tracker; it is `away` for the middle half.
-    """
+    """One studio under fire. TUNER_HOME names it. With a `tracker`, MLFLOW_TRACKING_URI must name that."""
 
     kills: int
     seed: int
     runs: int
     steps: int = 60
-    tracked: bool = False
-    away: bool = False
+    tracker: Tracker | None = None
     result: Result = field(default_factory=Result)
     waits: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def blow(self) -> Result:
         """Kill until it is enough, let all come to rest, count."""
-        (paths.mlruns() / "tracker").mkdir(parents=True, exist_ok=True)
+        paths.mlruns().mkdir(parents=True, exist_ok=True)
+        self.move_tracker()
         chance = random.Random(self.seed)
         page = self.open_dashboard(0)
         try:
@@ -79,7 +77,7 @@ class Storm:
         words = [
             str(self.runs),
             str(self.steps),
-            "tracked" if self.tracked else "plain",
+            "tracked" if self.tracker else "plain",
             str(self.seed + number),
         ]
         return subprocess.Popen(
@@ -131,13 +129,13 @@ class Storm:
             self.result.worst_detection_s = round(max(self.result.worst_detection_s, took), 2)
 
     def move_tracker(self) -> None:
-        """The whole folder of the database at once: whoever has it open writes on, and nobody else finds it."""
-        here, away = paths.mlruns() / "tracker", paths.mlruns() / "tracker.away"
-        gone = self.away and self.kills // 4 < self.result.kills < 3 * self.kills // 4
-        if gone and here.exists():
-            here.rename(away)
-        elif not gone and away.exists():
-            away.rename(here)
+        """Its server is dead for the middle half."""
+        if self.tracker is None:
+            return
+        if self.kills // 4 < self.result.kills < 3 * self.kills // 4:
+            self.tracker.kill()
+        else:
+            self.tracker.start()
 
     # --- rest
 
@@ -167,7 +165,7 @@ class Storm:
         for run in known:
             began = Counter(resumes for _, resumes, _ in starts(run))
             result.launched_twice += sum(times - 1 for times in began.values())
-        if self.tracked:
+        if self.tracker:
             self.count_points(known)
 
     def count_points(self, known: list[Run]) -> None:
