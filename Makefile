@@ -25,7 +25,9 @@ check: $(VENV)/ready-dev    ## lint and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/ready-dev    ## speed as ratios against the peers, one line of JSON a case
-	$(BIN)/python -m tests.bench
+	$(BIN)/python tests/bench/data.py
+	$(BIN)/python tests/bench/tracking.py
+	$(BIN)/python tests/bench/preference.py
 
 clean:           ## remove the environment; runs and data stay
 	rm -rf $(VENV)

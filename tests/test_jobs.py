@@ -280,7 +280,7 @@ def test_a_suspended_worker_is_shown_as_stalled_and_stop_ends_it(monkeypatch: py
 
 
 def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
-    run = submit.launch(new_run(steps=60))
+    run = submit.launch(new_run(steps=150))
     until(lambda: run.status().step > 2)
     kill_supervisor()
     until(lambda: not supervisor.supervised())
@@ -453,7 +453,7 @@ def foreground(run: Run, wait: bool) -> subprocess.Popen[str]:
 
 
 def test_a_terminal_waits_its_turn_or_says_why_not() -> None:
-    first = submit.launch(new_run(steps=60))
+    first = submit.launch(new_run(steps=10_000))
     until(lambda: first.status().state == "running")
     refused, patient = new_run(steps=2), new_run(steps=2)
     no = foreground(refused, wait=False)
@@ -462,6 +462,7 @@ def test_a_terminal_waits_its_turn_or_says_why_not() -> None:
     assert no.returncode == 2 and first.id in said
     until(lambda: patient.id in [row.id for row in queue.queue()])
     second = submit.launch(new_run(steps=2))
+    control.stop(first)
     said, _ = yes.communicate(timeout=20)
     assert yes.returncode == 0, said
     assert "waits its turn" in said
@@ -492,7 +493,7 @@ time.sleep(600)
 
 
 def test_a_run_outlives_its_terminal() -> None:
-    run = new_run(steps=60)
+    run = new_run(steps=150)
     terminal = foreground(run, wait=True)
     until(lambda: run.status().step > 2)
     terminal.kill()

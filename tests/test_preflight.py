@@ -95,7 +95,9 @@ def test_remote_code_needs_a_yes(studio: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_counts_steps_as_transformers_does() -> None:
-    card = preflight.card(config(per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=2))
+    card = preflight.card(
+        config(per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=2)
+    )
     rows = card.rows
     assert rows
     batches = -(-rows // 2)

@@ -32,6 +32,7 @@ def main() -> int:
             "TUNER_WORKER_MODULE": "tests.faults.short_worker",
             "TUNER_SUPERVISOR_IDLE": "3",
             "OMP_NUM_THREADS": "1",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlruns/tracker/mlflow.db",
         }
         print(f"{options.saves} kills while saving ...", flush=True)
         unloadable = saving.kill_while_saving(options.saves, options.seed)

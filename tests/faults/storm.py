@@ -42,7 +42,10 @@ class Result:
 
 @dataclass
 class Storm:
-    """One studio under fire. TUNER_HOME names it; `tracked` records the runs in a real MLflow store too."""
+    """One studio under fire. TUNER_HOME names it.
+
+    `tracked` records the runs in a real MLflow store too, in mlruns/tracker; it is `away` for the middle half.
+    """
 
     kills: int
     seed: int
@@ -55,7 +58,7 @@ class Storm:
 
     def blow(self) -> Result:
         """Kill until it is enough, let all come to rest, count."""
-        paths.mlruns().mkdir(parents=True, exist_ok=True)
+        (paths.mlruns() / "tracker").mkdir(parents=True, exist_ok=True)
         chance = random.Random(self.seed)
         page = self.open_dashboard(0)
         try:
@@ -64,7 +67,7 @@ class Storm:
                 self.detect()
                 self.move_tracker()
                 page = self.kill_something(chance, page)
-            self.bring_tracker_back()
+            self.move_tracker()
             self.settle(page)
         finally:
             page.kill()
@@ -127,22 +130,14 @@ class Storm:
                 continue
             self.result.worst_detection_s = round(max(self.result.worst_detection_s, took), 2)
 
-    # --- the tracker is away for the middle half
-
     def move_tracker(self) -> None:
-        if self.away and self.kills // 4 < self.result.kills < 3 * self.kills // 4:
-            self._rename("mlflow.db", "away")
-        else:
-            self.bring_tracker_back()
-
-    def bring_tracker_back(self) -> None:
-        self._rename("away", "mlflow.db")
-
-    def _rename(self, old: str, new: str) -> None:
-        for tail in ("-wal", "-shm", ""):
-            file = paths.mlruns() / f"{old}{tail}"
-            if file.exists():
-                file.rename(paths.mlruns() / f"{new}{tail}")
+        """The whole folder of the database at once: whoever has it open writes on, and nobody else finds it."""
+        here, away = paths.mlruns() / "tracker", paths.mlruns() / "tracker.away"
+        gone = self.away and self.kills // 4 < self.result.kills < 3 * self.kills // 4
+        if gone and here.exists():
+            here.rename(away)
+        elif not gone and away.exists():
+            away.rename(here)
 
     # --- rest
 

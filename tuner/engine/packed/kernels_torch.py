@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow
 
-
 KEPT_NUMBERS = 4 << 20  # attention probabilities of one layer that are kept for the backward pass
 
 
