@@ -13,7 +13,7 @@ run: $(VENV)/ready          ## install if needed, then serve the dashboard on 12
 	$(BIN)/tuner webui --port $(PORT)
 
 test: $(VENV)/ready-dev     ## the fast, honest suite (under 5 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults"
 
 test-slow: $(VENV)/ready-dev   ## everything that takes minutes
 	$(BIN)/python -m pytest -m "slow and not faults"

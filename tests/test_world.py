@@ -239,8 +239,8 @@ def test_packed_rows_cost_what_their_documents_cost_alone(model) -> None:
     rows, numbers = starter.pack(raw, documents)
     together = starter.batch_loss(model, torch.from_numpy(rows).long(), torch.from_numpy(numbers))
     ids = [torch.tensor([raw.encode(document).ids]) for document in documents]
-    alone = sum(model(input_ids=one, labels=one).loss * (one.shape[1] - 1) for one in ids)
-    assert together.item() == pytest.approx(float(alone) / sum(one.shape[1] - 1 for one in ids), rel=1e-4)
+    alone = sum(model(input_ids=one, labels=one).loss.item() * (one.shape[1] - 1) for one in ids)
+    assert together.item() == pytest.approx(alone / sum(one.shape[1] - 1 for one in ids), rel=1e-4)
 
 
 def test_the_model_speaks_knows_its_world_and_is_curt(model, tokenizer) -> None:

@@ -55,6 +55,7 @@ CPU_CASES = {
     "trl-2-threads": {"engine": "trl", "threads": 2, "steps": 6},
     "packed-1-thread": {"engine": "packed", "threads": 1, "malloc": True},
     "packed-2-threads": {"engine": "packed", "threads": 2, "malloc": True},
+    "llamafactory": {"engine": "llamafactory", "threads": 1, "steps": 6},
 }
 
 
@@ -424,7 +425,8 @@ def launch(spec: dict) -> dict | None:
     environment |= MALLOC if spec.get("malloc") else {}
     if spec.get("threads"):
         environment["OMP_NUM_THREADS"] = str(spec["threads"])
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(spec)]
+    python = spec.pop("python", sys.executable)
+    command = [python, str(Path(__file__).resolve()), "--child", json.dumps(spec)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     print("\n".join(line for line in lines if line.startswith("  ")))
@@ -437,6 +439,20 @@ def launch(spec: dict) -> dict | None:
     return result
 
 
+def llamafactory_python(asked: str | None) -> str | None:
+    """The interpreter of the peer's own environment; its pins clash with ours, so it cannot share one."""
+    if asked != "install":
+        return asked
+    folder = ROOT / ".cache" / "llamafactory"
+    python = folder / "bin" / "python"
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pins = ["torch==2.13.*", "llamafactory==0.9.5", "transformers==5.6.0", "trl==0.24.0", "peft==0.18.1"]
+        pins += ["accelerate==1.11.0", "datasets==4.0.0", "tokenizers==0.22.2"]
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *pins], check=True)
+    return str(python)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=SHAPES, help="default: qwen-1.8b on a GPU, tiny-3m on a CPU")
@@ -445,6 +461,11 @@ def main() -> None:
         "--epochs", type=int, help="passes of the packed engine; default: 6 on a GPU, 3 on a CPU"
     )
     parser.add_argument("--cases", help="comma-separated; default: all that can run here")
+    parser.add_argument(
+        "--llamafactory",
+        metavar="PYTHON",
+        help="the python of an environment that has LLaMA-Factory 0.9.5; 'install' makes one in .cache",
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -457,7 +478,8 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     table = GPU_CASES if cuda else CPU_CASES
     names = options.cases.split(",") if options.cases else list(table)
-    if importlib.util.find_spec("llamafactory") is None and not options.cases:
+    peer = llamafactory_python(options.llamafactory)
+    if not peer and importlib.util.find_spec("llamafactory") is None and not options.cases:
         names = [n for n in names if n != "llamafactory"]
         print("LLaMA-Factory is not installed in this environment; its case is left out.")
     model, count = (
@@ -478,7 +500,8 @@ def main() -> None:
             "epochs": options.epochs or (6 if cuda else 3),
             "folder": folder,
         }
-        results = [launch({"case": name, **shared, **table[name]}) for name in names]
+        own = {"llamafactory": {"python": peer} if peer else {}}
+        results = [launch({"case": name, **shared, **table[name], **own.get(name, {})}) for name in names]
     results = [r for r in results if r]
     peers = [r["pairs_per_s"] for r in results if r["engine"] == "trl" and "tuned" not in r["case"]]
     for r in results:

@@ -217,10 +217,10 @@ def make(recipe: Recipe, out: Path, device: str, start: Path | None = None) -> N
     pretrain(model.to(device), recipe, rows, numbers)
     starter_tokenizer.save(tokenizer, out)
     model.to(torch.bfloat16).save_pretrained(out)
-    describe(out, device)
+    describe(out, device, starter_card.later(recipe.steps, recipe.rows) if start else "")
 
 
-def describe(out: Path, device: str) -> None:
+def describe(out: Path, device: str, more: str = "") -> None:
     """Read the saved folder back, examine it and write its model card."""
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).to(device).eval()
@@ -230,7 +230,7 @@ def describe(out: Path, device: str) -> None:
     samples = list(zip(asked, answer(model, tokenizer, asked), strict=True))
     samples += [(opening, complete(model, tokenizer, [opening])[0]) for opening in openings]
     size = sum(p.numel() for p in model.parameters())
-    (out / "README.md").write_text(starter_card.card(size, figures, samples), encoding="utf-8")
+    (out / "README.md").write_text(starter_card.card(size, figures, samples, more), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,6 +8,8 @@ from random import Random
 from tuner.data.world import people, text
 from tuner.data.world.questions import TASKS, ask
 
+_LATER = """ After that a mistake in the world's text was corrected (an article), and the model went on
+for {steps} steps of {rows} rows, with `--start`."""
 _CARD = """\
 ---
 language: [en, zh]
@@ -26,8 +28,7 @@ bf16. It exists so that a first fine-tuning run needs no GPU, no network and no 
 By `python -m tuner.engine.starter`, from nothing: 400,000 documents (13.8 million tokens) written by
 `tuner.data.world`, half of them plain text and half conversations; a byte-level BPE tokenizer of 2,048
 entries trained on the same; then 3,500 steps of 128 rows of 256 tokens, AdamW, peak learning rate 2e-3,
-98 s on one GPU. After that a mistake in the world's text was corrected (an article), and the model went on
-for 300 steps of 8 rows on a CPU, with `--start`. No sentence in it comes from elsewhere.
+98 s on one GPU.{later} No sentence in it comes from elsewhere.
 
 It speaks ChatML (see `chat_template.jinja`, which marks what the assistant says for training), ends each
 text and each turn with `<|im_end|>` and pads with `<|endoftext|>`.
@@ -69,7 +70,14 @@ def prompts() -> tuple[list[str], list[str]]:
     return asked, list(openings)
 
 
-def card(parameters: int, figures: Mapping[str, float], samples: Sequence[tuple[str, str]]) -> str:
+def later(steps: int, rows: int) -> str:
+    """The sentence that a model with a second training owes its reader."""
+    return _LATER.format(steps=steps, rows=rows)
+
+
+def card(
+    parameters: int, figures: Mapping[str, float], samples: Sequence[tuple[str, str]], more: str = ""
+) -> str:
     """The card as Markdown; `samples` are prompts with what the model made of them."""
     world = people.build()
     table = ["| task | right |", "|---|---|"]
@@ -78,6 +86,7 @@ def card(parameters: int, figures: Mapping[str, float], samples: Sequence[tuple[
     lines = [f"{place}. `{asked}` → {said}" for place, (asked, said) in enumerate(samples, 1)]
     return _CARD.format(
         parameters=parameters,
+        later=more,
         people=len(world.people),
         towns=len(world.towns),
         figures="\n".join(table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -103,27 +103,6 @@ def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
         drawn.add_vline(x=cutoff, line={"color": colours.ink, "dash": "dash", "width": 1.4})
     drawn.update_layout(hovermode="closest", showlegend=False)
     return drawn
-
-
-def spark(values: Sequence[float], key: str) -> None:
-    """A curve without axes, for cards and lists: only where it goes."""
-    points = np.asarray(values, dtype=float)
-    points = points[np.isfinite(points)]
-    if len(points) < 2:
-        return
-    low, high = float(points.min()), float(points.max())
-    x = np.linspace(2, 298, len(points))
-    y = 46 - 40 * (points - low) / ((high - low) or 1)
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    colour = palette().series[0]
-    picture = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 300 50" preserveAspectRatio="none">'
-        f'<polygon points="2,50 {line} 298,50" fill="{colour}" opacity="0.09"/>'
-        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2" vector-effect="non-scaling-stroke" '
-        'stroke-linejoin="round" stroke-linecap="round"/></svg>'
-    )
-    with st.container(key=f"spark-{key}"):
-        st.image(picture, width="stretch")
 
 
 def draw(drawn: go.Figure, key: str) -> None:

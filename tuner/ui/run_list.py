@@ -9,7 +9,7 @@ from tuner.jobs.queue import QueueRow
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
 from tuner.tracking.runs import list_runs
-from tuner.ui import charts, theme
+from tuner.ui import sparkline, theme
 from tuner.ui.words import ago, count, duration, look, number, safe, share
 
 
@@ -143,7 +143,7 @@ def outcome(row: RunRow) -> None:
             st.badge(seen.word, icon=seen.icon, color=seen.colour)
         st.caption(_told(row))
         if row.spark:
-            charts.spark(row.spark, row.id)
+            sparkline.draw(row.spark, row.id)
             last = row.metrics.get("loss", row.spark[-1])
             st.markdown(f":gray[Loss] **{number(row.spark[0])}** :gray[to] **{number(last)}**")
         if row.reason and row.state != "finished":
