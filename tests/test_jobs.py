@@ -51,6 +51,15 @@ def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             process.kill()
 
 
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No supervisor starts: this test holds its lock."""
+    lock = liveness.lock(supervisor.leader_path())
+    assert lock is not None
+    yield
+    os.close(lock)
+
+
 def new_run(steps: int = 5, fault: str = "", **values: object) -> Run:
     """A run in its folder only, which is all that the queue and the supervisor know of one."""
     config, _ = check({"model_name_or_path": "m", "max_steps": steps, "save_steps": 2, **values})
@@ -122,6 +131,7 @@ def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.faults
 def test_children_of_a_killed_worker_do_not_live_on() -> None:
     run = submit.launch(new_run(fault="deaf@1"))
     until((run.folder / "child").exists)
@@ -175,16 +185,14 @@ def test_many_submitters_at_once_start_each_run_once_and_one_supervisor() -> Non
     assert [len(starts(run)) for run in runs] == [1] * 3
 
 
-def test_a_lost_or_torn_order_file_loses_no_run(studio: Path) -> None:
-    queue.pause()
+def test_a_lost_or_torn_order_file_loses_no_run(studio: Path, quiet: None) -> None:
     run = submit.launch(new_run(steps=1))
     order = studio / "mlruns" / "queue.json"
     order.write_text('{"ids": [')
     run.update(created=time.time() - 60)  # a run that nobody put in order is nobody's for some seconds
     assert [row.id for row in queue.queue()] == [run.id]
     order.unlink()
-    supervisor.ensure_supervisor()
-    assert control.wait(run, timeout=20).state == "finished"
+    assert queue.waiting() == [run.id]
 
 
 def test_runs_on_two_gpus_side_by_side_and_one_that_wants_both_is_not_starved() -> None:
@@ -226,7 +234,7 @@ def test_a_killed_worker_is_explained_within_five_seconds_and_can_be_resumed() -
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
-        ("disk-full", "disk_full", "free some space"),
+        pytest.param("disk-full", "disk_full", "free some space", marks=pytest.mark.faults),
         ("left@0", "error", "exit code 3"),
     ],
 )
@@ -238,9 +246,18 @@ def test_how_it_failed_is_said_in_words(fault: str, code: str, words: str) -> No
     assert words in status.reason
 
 
+@pytest.mark.faults
 def test_a_worker_that_dies_while_it_tells_mlflow_has_finished_all_the_same() -> None:
     run = submit.launch(new_run(fault="closing"))
     assert control.wait(run, timeout=15).state == "finished"
+
+
+def test_what_was_decided_before_the_worker_died_holds(quiet: None) -> None:
+    run, failed = new_run(), new_run()
+    run.update(state="running", phase="closing")
+    failed.update(state="running", phase="closing", reason_code="disk_full", reason="The disk is full.")
+    assert watch.bury(run, -9).state == "finished"
+    assert watch.bury(failed, -9).reason == "The disk is full."
 
 
 def test_the_kernels_memory_kill_is_told_from_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +297,7 @@ def test_a_suspended_worker_is_shown_as_stalled_and_stop_ends_it(monkeypatch: py
 
 
 def test_a_worker_outlives_its_supervisor_and_the_next_one_watches_it() -> None:
-    run = submit.launch(new_run(steps=150))
+    run = submit.launch(new_run(steps=80))
     until(lambda: run.status().step > 2)
     kill_supervisor()
     until(lambda: not supervisor.supervised())
@@ -362,15 +379,6 @@ def trained(*steps: int) -> Run:
         checkpoints.seal(folder, run)
     run.update(state="interrupted", step=max(steps, default=0) + 1)
     return run
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """No supervisor starts: this test holds its lock."""
-    lock = liveness.lock(supervisor.leader_path())
-    assert lock is not None
-    yield
-    os.close(lock)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_it_is_said(quiet: None) -> None:
@@ -493,7 +501,7 @@ time.sleep(600)
 
 
 def test_a_run_outlives_its_terminal() -> None:
-    run = new_run(steps=150)
+    run = new_run(steps=80)
     terminal = foreground(run, wait=True)
     until(lambda: run.status().step > 2)
     terminal.kill()

@@ -46,7 +46,7 @@ def hang(run: Run) -> None:
 def fill_group(run: Run) -> None:
     """Eat memory in a control group of 64 MiB, named by TUNER_OOM_GROUP, until the kernel kills."""
     Path(os.environ["TUNER_OOM_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
-    time.sleep(2)  # long enough for a watcher to see the group
+    time.sleep(1.5)  # long enough for a watcher to see the group
     eaten = []
     while True:
         eaten.append(os.urandom(2**23))
@@ -127,7 +127,7 @@ def train(run: Run, asked: list[int], fault: str, when: int) -> tuple[str, reaso
         trained_from=time.time(),
     )
     while step < total:
-        time.sleep(float(os.environ.get("TUNER_STEP") or 0.02))
+        time.sleep(float(os.environ.get("TUNER_STEP") or 0.015))
         step += 1
         if fault in FAULTS and step == when:
             FAULTS[fault](run)
