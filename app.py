@@ -4,8 +4,8 @@ import streamlit as st
 
 from tuner.ui import guard, live, state, theme
 
-st.set_page_config(page_title="tuner", page_icon="static/mark.svg", layout="wide")
-st.logo("static/mark.svg", size="large")
+st.set_page_config(page_title="tuner", page_icon="tuner/ui/mark.svg", layout="wide")
+st.logo("tuner/ui/mark.svg", size="large")
 theme.apply()
 state.depart()
 page = st.navigation(

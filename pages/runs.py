@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from tuner.ui import live, run_list, run_view, state, theme
+from tuner.ui import answers, live, run_list, run_view, state, theme
 from tuner.ui.words import STAGES, value
 
 run_id = state.asked("run")
@@ -33,8 +33,10 @@ live.piece(run_view.standing, run, 1.0)
 run_view.remedies(run)
 
 names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
-if run_view.has_samples(run):
+if answers.has_samples(run):
     names.insert(1, "Samples")
+if predicted := answers.predictions_of(run):
+    names.insert(1, "Predictions")
 tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True))
 if tabs["Charts"].open:
     with tabs["Charts"]:
@@ -42,7 +44,10 @@ if tabs["Charts"].open:
         live.piece(run_view.curves, run, 2.0)
 if "Samples" in tabs and tabs["Samples"].open:
     with tabs["Samples"]:
-        live.piece(run_view.samples, run, 5.0)
+        live.piece(answers.samples, run, 5.0)
+if predicted and tabs["Predictions"].open:
+    with tabs["Predictions"]:
+        answers.predictions(predicted)
 if tabs["Log"].open:
     with tabs["Log"]:
         with st.container(horizontal=True, vertical_alignment="bottom"):

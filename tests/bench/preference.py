@@ -450,6 +450,10 @@ def llamafactory_python(asked: str | None) -> str | None:
         pins = ["torch==2.13.*", "llamafactory==0.9.5", "transformers==5.6.0", "trl==0.24.0", "peft==0.18.1"]
         pins += ["accelerate==1.11.0", "datasets==4.0.0", "tokenizers==0.22.2"]
         subprocess.run([str(python), "-m", "pip", "install", "-q", *pins], check=True)
+        # Its picture and sound libraries have no CPU build beside this torch; text needs none of them.
+        media = ["torchvision", "torchaudio", "av"]
+        subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", *media], check=True)
+        next(folder.glob("lib/python*/site-packages")).joinpath("torchaudio.py").touch()
     return str(python)
 
 

@@ -41,7 +41,7 @@ class Studio:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuner.ui.serve", "--port", str(self.port)],
             cwd=ROOT,
-            env={**os.environ, "TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **self.unplugged(), "TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -51,6 +51,10 @@ class Studio:
                 return
             time.sleep(0.2)
         raise AssertionError((self.home / "dashboard.log").read_text()[-3000:])
+
+    def unplugged(self) -> dict[str, str]:
+        """No hub and nothing cached from one: whatever a run needs must lie in this home."""
+        return {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.home / "empty-hub-cache")}
 
     def kill(self) -> None:
         if self.process is not None:
@@ -62,11 +66,17 @@ class Studio:
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A home with a tiny model and sets that it learns by heart, and the dashboard over it."""
-    home = tmp_path_factory.mktemp("studio")
-    tiny.model(home / "models" / "tiny")
-    tiny.data(home / "data", rows=64)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a tiny model and sets that it learns by heart; a test file may bring another."""
+    made = tmp_path_factory.mktemp("studio")
+    tiny.model(made / "models" / "tiny")
+    tiny.data(made / "data", rows=64)
+    return made
+
+
+@pytest.fixture(scope="module")
+def studio(home: Path) -> Iterator[Studio]:
+    """The dashboard over that home."""
     served = Studio(home)
     served.start()
     yield served

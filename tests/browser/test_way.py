@@ -1,8 +1,11 @@
-"""The whole way by clicking: a data set, a run launched and watched, history, compare, its adapter."""
+"""The whole way by clicking, on the shipped starter model and with no hub: a data set, a recipe launched and watched,
+its answers before and after, history, compare, its adapter."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +16,15 @@ sync_api = pytest.importorskip(
 )
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
+STARTER = Path(__file__).parents[2] / "data"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fresh clone has, and nothing else: the starter model and its data."""
+    made = tmp_path_factory.mktemp("clone")
+    shutil.copytree(STARTER, made / "data", ignore=shutil.ignore_patterns("uploads"))
+    return made
 
 
 def field(page, name: str):
@@ -53,8 +65,8 @@ def record_an_older_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         {
             "stage": "dpo",
             "do_train": True,
-            "model_name_or_path": "models/tiny",
-            "dataset": "pairs",
+            "model_name_or_path": "data/starter",
+            "dataset": "starter_dpo",
             "learning_rate": 1e-4,
         }
     )
@@ -68,11 +80,19 @@ def record_an_older_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return run.id
 
 
+def first_sample(file: Path) -> tuple[str, str, str]:
+    """The first held-out prompt with the first and the last answer to it."""
+    table = json.loads(file.read_text(encoding="utf-8"))
+    records = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    answers = [r["answer"] for r in records if r["prompt"] == records[0]["prompt"]]
+    return records[0]["prompt"], answers[0], answers[-1]
+
+
 def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     older = record_an_older_run(studio.home, monkeypatch)
 
     # A data set, looked at.
-    page.goto(f"{studio.url}/datasets?dataset=pairs")
+    page.goto(f"{studio.url}/datasets?dataset=starter_dpo")
     expect(page.get_by_text("Chosen, the better answer").first).to_be_visible()
     expect(page.get_by_text("Rejected, the worse answer").first).to_be_visible()
     page.get_by_role("button", name="Use in a new run").click()
@@ -82,29 +102,24 @@ def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = page.get_by_role("button", name="Launch")
     expect(launch).to_be_disabled()
     expect(page.get_by_text("--model_name_or_path is missing").first).to_be_visible()
-    field(page, "model_name_or_path").locator("input").click()
-    page.get_by_role("option", name="models/tiny").click()
+    page.locator(".st-key-start-from input").click()
+    page.get_by_role("option", name="starter-dpo").click()
     settled(page)
-    type_into(page, "learning_rate", "0.0005")
-    expect(field(page, "learning_rate").locator("input")).to_have_value("0.0005")
+    expect(field(page, "model_name_or_path").locator("input")).to_have_value(re.compile("data/starter"))
+    page.get_by_text("Advanced", exact=True).click()
+    settled(page)
     type_into(page, "learning_rate", "fast")
     expect(field(page, "learning_rate").get_by_text("valid number")).to_be_visible()
     expect(launch).to_be_disabled()
-    type_into(page, "learning_rate", "5e-4")
-    for name, text in {
-        "per_device_train_batch_size": "8",
-        "gradient_accumulation_steps": "1",
-        "num_train_epochs": "5",
-        "logging_steps": "1",
-        "save_steps": "20",
-    }.items():
-        type_into(page, name, text)
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--learning_rate 0.0005")
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--dataset pairs")
+    type_into(page, "learning_rate", "1e-3")  # the recipe's way in fewer steps
+    expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
+    type_into(page, "max_steps", "40")
+    expect(page.get_by_test_id("stCode").first).to_contain_text("--learning_rate 0.001")
+    expect(page.get_by_test_id("stCode").first).to_contain_text("--dataset starter_dpo")
 
     # A reload loses nothing that was typed.
     page.reload()
-    expect(field(page, "learning_rate").locator("input")).to_have_value("0.0005")
+    expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
     expect(launch).to_be_enabled()
     launch.click()
 
@@ -119,8 +134,19 @@ def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(page.locator(".st-key-status-line").get_by_role("progressbar").first).to_be_visible()
     page.reload()
     expect(page.locator(".st-key-card-chart-rewards .js-plotly-plot")).to_be_visible()
-    expect(page.locator(".st-key-card-standing").get_by_text("Finished after")).to_be_visible(timeout=120_000)
+    expect(page.locator(".st-key-card-standing").get_by_text("Finished after")).to_be_visible(timeout=240_000)
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+
+    # What it learned can be read: the same questions, answered before and after.
+    page.get_by_role("tab", name="Samples").click()
+    expect(page.get_by_test_id("stMetric").filter(has_text="Score")).to_contain_text("before")
+    first = page.locator("[class*=st-key-card-row-sample-]").first
+    expect(first.get_by_text("Before")).to_be_visible()
+    newer = re.search(r"run=(\w+)", address).group(1)
+    asked, before, after = first_sample(studio.home / "mlruns" / "runs" / newer / "samples.json")
+    assert before != after
+    for said in (asked, before, after):
+        expect(first).to_contain_text(said)
 
     # History knows both; one of them is found by a word.
     open_page(page, "History")
@@ -131,7 +157,6 @@ def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(page.get_by_text("1 run", exact=True)).to_be_visible()
 
     # Side by side, by the address alone.
-    newer = re.search(r"run=(\w+)", address).group(1)
     page.goto(f"{studio.url}/compare?run={older}&run={newer}")
     expect(page.locator(".st-key-card-chart-loss .js-plotly-plot")).to_be_visible()
     expect(page.get_by_role("heading", name="What was set otherwise")).to_be_visible()

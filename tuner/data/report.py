@@ -20,7 +20,8 @@ from tuner.data.tokens import Tokenizer
 Progress = Callable[[float, str], None]
 EXAMPLES = 5
 # The replacement character, halves of a character, control characters, and UTF-8 that was once read as Latin-1.
-DAMAGE = "[\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]"
+ODD = "\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+DAMAGE = f"[{ODD}]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]"
 BINS = 40
 
 
@@ -122,6 +123,8 @@ class Tally:
     def __init__(self, config: Config, template: str, marks: Sequence[str] = ()):
         listed = "|".join(map(re.escape, marks)) or "(?!)"
         self._odd = re.compile(f"(?P<mark>{listed})|{DAMAGE}")
+        # One set of characters is searched for ten times as fast as the alternatives that begin with them.
+        self._begins = re.compile(f"[{ODD}\u00c3\u00e2\u00c2{''.join(re.escape(m[0]) for m in marks)}]")
         self.report = Report(stage=config.stage, template=template, cutoff_len=config.cutoff_len)
         self._tokens = array("i")
         self._lengths = array("i")
@@ -130,9 +133,9 @@ class Tally:
     def see(self, place: Place) -> None:
         """A row has been read."""
         self.report.read += 1
-        self.report.datasets.setdefault(place.dataset, {"read": 0, "kept": 0, "cut": 0, "dropped": 0})[
-            "read"
-        ] += 1
+        if place.dataset not in self.report.datasets:
+            self.report.datasets[place.dataset] = {"read": 0, "kept": 0, "cut": 0, "dropped": 0}
+        self.report.datasets[place.dataset]["read"] += 1
 
     def drop(self, place: Place, dropped: Dropped) -> None:
         """The row is not used."""
@@ -159,7 +162,7 @@ class Tally:
     def _look(self, place: Place, draft: Draft) -> None:
         """Note what looks wrong in a row's own words."""
         for text in contents(draft.row):
-            seen = self._odd.search(text)
+            seen = self._begins.search(text) and self._odd.search(text)
             if seen:
                 what = "special token in the text" if seen.group("mark") else "encoding damage"
                 self.find(what, place, text[max(seen.start() - 40, 0) : seen.end() + 40])

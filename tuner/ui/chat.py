@@ -83,6 +83,11 @@ def turns(messages: Sequence[Mapping[str, Any]], key: str) -> None:
         _bubble(str(message.get("role")), message, f"{key}-{place}")
 
 
+def bubble(role: str, text: str, key: str, *, name: str = "", icon: str = "") -> None:
+    """A text in its bubble. `role` gives the colour, `name` and `icon` what is said above it."""
+    _bubble(role, {"content": text}, key, name=name, icon=icon)
+
+
 def _bubble(role: str, message: Mapping[str, Any], key: str, *, name: str = "", icon: str = "") -> None:
     known, mark = _ROLES.get(role, (role.capitalize(), ":material/chat:"))
     with st.container(key=f"bubble-{role}-{key}", gap="xsmall"):

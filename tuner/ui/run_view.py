@@ -1,11 +1,9 @@
-"""A run's page, piece by piece: where it stands, its charts, log, config, checkpoints and samples."""
+"""A run's page, piece by piece: where it stands, its charts, log, config and checkpoints."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +16,7 @@ from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import chart_table, charts, draft, state, theme
-from tuner.ui.words import ago, count, date, duration, look, number, safe, sentence, share, size
+from tuner.ui.words import ago, count, date, duration, look, number, safe, sentence, size
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
@@ -306,60 +304,6 @@ def saved(run: Run) -> None:
                 on_click=resume,
                 args=(run, path.name),
             )
-
-
-# --- samples -------------------------------------------------------------------------------------------------------
-
-
-def has_samples(run: Run) -> bool:
-    return (run.folder / "samples.json").is_file()
-
-
-def samples(run: Run) -> None:
-    """Answers to the same held-out prompts over the run: a row a prompt, a column a moment, the newest on the right."""
-    rows = _answers(run)
-    if not rows:
-        theme.empty("forum", "No samples yet", "The first are taken before the first step.")
-        return
-    _scores(tail(run).last())
-    tall = {name: st.column_config.TextColumn(name, width="medium") for name in rows[0]}
-    st.dataframe(
-        rows, hide_index=True, row_height=92, column_config=tall, height=min(640, 40 + 92 * len(rows))
-    )
-
-
-def _scores(last: Mapping[str, float]) -> None:
-    """The share of good answers before and after, and by how much it moved."""
-    named = {"Score": "", "Right answers": "correct_"}
-    with st.container(horizontal=True, gap="medium"):
-        for name, part in named.items():
-            before, after = last.get(f"score/{part}before"), last.get(f"score/{part}after")
-            if before is None:
-                continue
-            moved = f"{share(before)} before" if after is not None else "before training"
-            st.metric(
-                name,
-                share(before if after is None else after),
-                moved,
-                delta_color="off",
-                delta_arrow="off",
-                width=170,
-            )
-
-
-def _answers(run: Run) -> list[dict[str, str]]:
-    table: dict[str, Any] = {}
-    with suppress(OSError, json.JSONDecodeError):
-        table = json.loads((run.folder / "samples.json").read_text(encoding="utf-8"))
-    records = [dict(zip(table.get("columns", ()), row, strict=False)) for row in table.get("data", ())]
-    steps = sorted({int(r.get("step") or 0) for r in records})
-    found: dict[str, dict[str, str]] = {}
-    for record in records:
-        prompt, step = str(record.get("prompt")), int(record.get("step") or 0)
-        row = found.setdefault(prompt, {"Prompt": prompt, "Expected": str(record.get("expected") or "")})
-        row["Before" if step == 0 else f"Step {step}"] = str(record.get("answer") or "")
-    order = ["Prompt", "Expected", *("Before" if s == 0 else f"Step {s}" for s in steps)]
-    return [{name: row.get(name, "") for name in order} for row in found.values()]
 
 
 # --- facts ---------------------------------------------------------------------------------------------------------
