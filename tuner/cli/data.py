@@ -79,6 +79,8 @@ def _show(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
     if options.json:
         print_json([found])
         return OK
+    if found.get("dropped"):
+        print(f"dropped: {found['dropped']} {found.get('detail') or ''}".rstrip())
     for side, tokens in found["sides"].items():
         print(f"{side}:")
         print("".join(f"[{t['text']}]" if t["trained"] else str(t["text"]) for t in tokens))

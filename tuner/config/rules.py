@@ -258,6 +258,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "streaming",
+        lambda c: c.streaming and c.stage == "kto",
+        "--streaming does not work with stage kto, which pairs each answer with another prompt; set --streaming False.",
+        {"streaming": False},
+    ),
+    Rule(
+        "streaming",
         lambda c: c.streaming and c.max_steps < 1,
         "--streaming has no end of its own; set --max_steps to the number of steps to train.",
     ),

@@ -35,6 +35,8 @@ def packed_trainer(
 
 def _refusal(config: Config, start: Start, losses: Mixture) -> str | None:
     """Why packed rows do not fit, or None; then the adapter is on the model."""
+    if start.streamed:
+        return "rows are streamed, and the reference's answers could not be kept."
     if len(losses) != 1:
         return "pref_loss mixes several losses or is TRL's own."
     if start.fresh is None and needs_reference(losses[0][0].pref_loss):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from tuner.config.config import Config
 from tuner.data.prepare import Prepared, prepare
+from tuner.data.stream import Stream
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
@@ -33,7 +34,13 @@ class Start:
     @property
     def packed(self) -> bool:
         """Whether rows hold several examples each."""
-        return bool(self.rows.train) and "seq_lengths" in self.rows.train[0]
+        first = next(self.rows.train.in_order() if self.streamed else iter(self.rows.train), {})
+        return "seq_lengths" in first
+
+    @property
+    def streamed(self) -> bool:
+        """Whether rows are read as they are needed, their number unknown."""
+        return isinstance(self.rows.train, Stream)
 
 
 def begin(

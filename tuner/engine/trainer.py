@@ -136,9 +136,19 @@ def fit(
     return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=start.source.base)
 
 
+class Streamed(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """Rows without a number, in the class by which torch's loader knows them."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+
 def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> None:
     """Real rows for the placeholders a trainer was built with; number types, optimizer, callbacks."""
-    trainer.train_dataset = start.rows.train
+    trainer.train_dataset = Streamed(start.rows.train) if start.streamed else start.rows.train
     held_out = start.rows.eval
     # One unnamed set is measured as eval_..., several as eval_<name>_...
     trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
