@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,19 @@ from faults.storm import Storm
 from tuner import hardware
 from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
-from tuner.jobs import control, launch, liveness, queue, reasons, settle, slots, submit, supervisor, watch
+from tuner.jobs import (
+    control,
+    launch,
+    liveness,
+    queue,
+    reasons,
+    resuming,
+    settle,
+    slots,
+    submit,
+    supervisor,
+    watch,
+)
 from tuner.tracking import checkpoints
 from tuner.tracking.run import ENDED, Run
 
@@ -351,6 +364,50 @@ def test_what_a_reboot_ended_is_interrupted_even_if_its_pid_lives_again() -> Non
     assert "restarted" in status.reason
 
 
+def lost_in_a_reboot(run: Run, step: int) -> None:
+    """Let a run get to a step, then take worker and supervisor away as a restart of the machine does."""
+    until(lambda: run.status().step > step)
+    kill_supervisor()
+    kill(run.status().pid)
+    until(lambda: not supervisor.supervised() and not liveness.alive(run))
+    run.update(boot_id="another boot")
+
+
+def test_a_run_goes_on_by_itself_after_a_reboot_only_where_it_was_asked_for() -> None:
+    run = submit.launch(new_run(steps=60, auto_resume=True))
+    lost_in_a_reboot(run, 3)
+    lost = run.status().step
+    supervisor.ensure_supervisor()
+    status = control.wait(run, timeout=20)
+    assert status.state == "finished" and 2 <= status.first_step <= lost
+    assert f"restarted at step {lost}; the run went on by itself from checkpoint-" in status.notes[0]
+    assert [n for _, n, _ in starts(run)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"auto_resume": False}, {"again": "checkpoint-4"}, {"asked": "stop"}, {"checkpoints": ()}],
+    ids=["not asked for", "twice from one checkpoint", "was being stopped", "nothing to go on from"],
+)
+def test_a_reboot_is_left_to_the_person(changes: dict[str, object], quiet: None) -> None:
+    run = trained(*changes.get("checkpoints", (2, 4)), auto_resume=changes.get("auto_resume", True))  # type: ignore[misc]
+    extra = {**run.status().extra, "auto_resumed": changes.get("again", "checkpoint-2")}
+    run.update(state="running", step=5, pid=os.getpid(), boot_id="another boot", extra=extra)
+    if "asked" in changes:
+        run.request("stop")
+    supervisor.Supervisor().tick()
+    assert (run.status().state, run.status().reason_code) == ("interrupted", "rebooted")
+
+
+def test_a_run_that_got_further_is_taken_up_again_after_the_next_reboot(quiet: None) -> None:
+    run = trained(2, 4, auto_resume=True)
+    extra = {**run.status().extra, "auto_resumed": "checkpoint-2"}
+    run.update(state="running", step=5, boot_id="another boot", extra=extra)
+    assert resuming.after_reboot(run)
+    assert run.status().state == "queued" and queue.waiting() == [run.id]
+    assert run.status().extra["resume_from"].endswith("checkpoint-4")
+
+
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
     run = new_run()
     run.update(state="running", pid=os.getpid(), boot_id=hardware.boot_id(), step=7)
@@ -366,12 +423,27 @@ def test_a_home_that_cannot_be_written_is_said_in_one_error(studio: Path) -> Non
         supervisor.ensure_supervisor()
 
 
+def test_a_dashboard_that_starts_takes_up_what_waits_before_anybody_looks(studio: Path) -> None:
+    run = new_run(steps=2)
+    submit.place(run)
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = [sys.executable, "-m", "tuner.ui.serve", "--port", port]
+    page = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: run.status().state == "finished")
+    finally:
+        page.kill()
+        page.wait()
+
+
 # --- resume
 
 
-def trained(*steps: int) -> Run:
+def trained(*steps: int, **values: object) -> Run:
     """An interrupted run with checkpoints of these steps."""
-    run = new_run(steps=20)
+    run = new_run(steps=20, **values)
     for step in steps:
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tuner import hardware, paths
-from tuner.jobs import launch, liveness, queue, settle, slots
+from tuner.jobs import launch, liveness, queue, resuming, settle, slots
 from tuner.jobs.watch import Watch, kill_tree
 from tuner.tracking.run import LIVE, Run, Status
 
@@ -115,9 +115,9 @@ class Supervisor:
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
-            buried = watch.bury()
-            if buried is not None:
-                log.info("%s: %s %s", watch.run.id, buried.state, buried.reason)
+            after = resuming.after_reboot(watch.run) or watch.bury()
+            if after is not None:
+                log.info("%s: %s %s", watch.run.id, after.state, after.reason)
                 del self.watches[watch.run.id]
             return
         if status is not None:

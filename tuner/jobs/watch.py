@@ -268,18 +268,23 @@ def _outcome(
 
 
 def _ending(run: Run, status: Status, exit_code: int | None, oom_killed: bool) -> reasons.Ending:
-    record = launch.record(run)
-    began_on = status.boot_id or (record.boot_id if record else "")
     kept = next((c for c in reversed(checkpoints.of(run)) if checkpoints.valid(c, deep=False) is None), None)
     return reasons.Ending(
         exit_code=exit_code,
         step=status.step,
         oom_killed=oom_killed,
-        rebooted=bool(began_on) and began_on != hardware.boot_id(),
+        rebooted=rebooted(run, status),
         began=bool(status.pid),
         log_tail=run.log_tail(8000),
         checkpoint=kept.name if kept else "",
     )
+
+
+def rebooted(run: Run, status: Status) -> bool:
+    """Whether the machine was started anew since the run's worker began."""
+    record = launch.record(run)
+    began_on = status.boot_id or (record.boot_id if record else "")
+    return bool(began_on) and began_on != hardware.boot_id()
 
 
 def _stopped(ending: reasons.Ending) -> reasons.Reason:
