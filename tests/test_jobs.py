@@ -67,6 +67,7 @@ def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """No supervisor starts: this test holds its lock."""
+    supervisor.leader_path().parent.mkdir(exist_ok=True)
     lock = liveness.lock(supervisor.leader_path())
     assert lock is not None
     yield
@@ -636,6 +637,8 @@ def _caused(outer: Exception, inner: Exception) -> Exception:
         (ValueError("The weights are not finite: lora_A"), "non_finite"),
         (OSError(28, "No space left on device", "x"), "disk_full"),
         (RuntimeError("Error: I/O error: No space left on device (os error 28)"), "disk_full"),
+        (RuntimeError("basic_ios::clear: iostream error"), "disk_full"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), "disk_full"),
         (_caused(RuntimeError("could not save"), OSError(28, "No space left on device")), "disk_full"),
         (FileNotFoundError(2, "No such file or directory", "data/x.json"), "missing_file"),
         (PermissionError(13, "Permission denied", "out"), "not_writable"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.config.config import Config
 from tuner.tracking import checkpoints
+from tuner.tracking.disk import FULL
 from tuner.tracking.inputs import DataInput, record_inputs
 from tuner.tracking.metrics import MetricsLog, Mirror
 from tuner.tracking.run import Run
@@ -47,6 +48,16 @@ class Outcome:
     adapter: bool = False
     base: str = ""
     stopped: bool = False
+
+
+@contextmanager
+def unless_full() -> Iterator[None]:
+    """Do without a note of progress on a full disk: only what cannot be saved ends a run there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 class LiveRun:
@@ -114,7 +125,8 @@ class LiveRun:
         """How far a phase is, 0 to 1; what the data room calls back. Raises StoppedError when asked to."""
         self.check()
         if self._due() or share >= 1:
-            self.run.update(extra={**self.run.status().extra, "share": round(share, 4), "doing": text})
+            with unless_full():
+                self.run.update(extra={**self.run.status().extra, "share": round(share, 4), "doing": text})
 
     def note(self, text: str) -> None:
         """A sentence for the person who reads the run's page."""
@@ -169,14 +181,15 @@ class LiveRun:
         """An optimizer step is done. `pace` is tokens a second."""
         if self._due() or step == total:
             state = "stopping" if self.asked else "running"
-            self.run.update(
-                state=state,
-                step=step,
-                total_steps=total,
-                epoch=epoch,
-                tokens=tokens,
-                tokens_per_second=round(pace, 2),
-            )
+            with unless_full():
+                self.run.update(
+                    state=state,
+                    step=step,
+                    total_steps=total,
+                    epoch=epoch,
+                    tokens=tokens,
+                    tokens_per_second=round(pace, 2),
+                )
 
     def measured(self, step: int, values: Mapping[str, Any]) -> None:
         """One row of metrics.jsonl and one line of the log. Raises DivergedError when the loss is no number."""

@@ -92,6 +92,7 @@ def wait(run: Run, timeout: float | None = None) -> Status:
     look_again = 0.0
     while (status := run.status()).state not in ENDED and time.monotonic() < end:
         if time.monotonic() >= look_again:
+            _must_exist(run)  # a folder that is gone reads as queued
             ensure_supervisor(only_if_needed=True)
             look_again = time.monotonic() + 2
         time.sleep(0.1)

@@ -18,6 +18,7 @@ import psutil
 from tuner import hardware, paths
 from tuner.jobs import launch, liveness, reasons
 from tuner.tracking import checkpoints
+from tuner.tracking.disk import replace_text
 from tuner.tracking.run import ENDED, Run, State, Status
 
 STALL_FLOOR = 60.0
@@ -166,9 +167,7 @@ class Watch:
             self._tell(says)
 
     def _tell(self, says: str) -> None:
-        fresh = self.run.folder / f"watch.json.{os.getpid()}"
-        fresh.write_text(json.dumps({"mark": self.pace.mark, "stalled": says}), encoding="utf-8")
-        fresh.replace(self.run.folder / "watch.json")
+        replace_text(self.run.folder / "watch.json", json.dumps({"mark": self.pace.mark, "stalled": says}))
         self.told = says
 
     def bury(self) -> Status | None:

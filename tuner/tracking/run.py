@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ import yaml
 
 from tuner import paths
 from tuner.config.config import Config, make, read, to_yaml
+from tuner.tracking.disk import insist, replace_text
 
 State = Literal["queued", "preparing", "running", "stopping", "finished", "failed", "stopped", "interrupted"]
 STATES: tuple[State, ...] = get_args(State)
@@ -112,15 +114,19 @@ class Run:
     # --- what it is
 
     def create(self, config: Config, name: str) -> None:
-        """Write the folder: config first, secrets apart and private, status last.
+        """Write the folder: config first, secrets apart and private, status last. All of it or nothing.
 
-        Raises FileExistsError if there is one already.
+        Raises FileExistsError if there is one already, OSError where it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=False)
-        (self.folder / "config.yaml").write_text(to_yaml(config.plain()), encoding="utf-8")
-        if config.secrets():
-            _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
-        self.write(Status(created=time.time(), extra={"name": name}))
+        insist(lambda: self.folder.mkdir(parents=True, exist_ok=False))
+        try:
+            replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
+            if config.secrets():
+                _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
+            self.write(Status(created=time.time(), extra={"name": name}))
+        except OSError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def config(self) -> Config:
         """The config this run was made with, secrets included while the worker still needs them."""
@@ -165,9 +171,8 @@ class Run:
         return status
 
     def _replace(self, status: Status) -> None:
-        fresh = self.folder / f"status.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(replace(status, updated=time.time()))), encoding="utf-8")
-        fresh.replace(self.folder / "status.json")
+        text = json.dumps(asdict(replace(status, updated=time.time())))
+        replace_text(self.folder / "status.json", text)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

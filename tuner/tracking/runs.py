@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import Config
+from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
 from tuner.tracking.ledger import Ledger, held, mlflow_id
 from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
@@ -53,7 +54,9 @@ def create_run(
     Without a name it gets one that no other run here has.
 
     Where the tracker is away the run is made all the same; its status says so and a later sync brings it there.
+    Raises OSError, before anything is made, where the studio's folder cannot be written.
     """
+    must_be_writable(paths.runs())
     name = name or fresh_name(config.plain())
     own = dict(tags or {})
     if parent:

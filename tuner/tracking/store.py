@@ -153,6 +153,8 @@ def sentence(error: Exception) -> str:
         return (
             f"{place} cannot be written to; give yourself the right to write it, what is new waits till then."
         )
+    if "disk is full" in said:
+        return f"The disk of {place} is full; free some space, what is new waits in the run's folder."
     if "not a database" in said or "malformed" in said:
         return f"{place} is damaged; put a backup in its place, then run `tuner sync`."
     if "out-of-date database schema" in said or "Can't locate revision" in said:
