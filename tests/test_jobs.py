@@ -307,6 +307,37 @@ def test_a_suspended_worker_is_shown_as_stalled_and_stop_ends_it(monkeypatch: py
     assert control.wait(run, timeout=10).state == "stopped"
 
 
+def test_a_clock_that_is_set_makes_nobody_late_and_no_time_negative(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = studio / "clock"
+    clock.write_text("0")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests' / 'faults' / 'clock'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("TUNER_CLOCK", str(clock))
+    monkeypatch.setenv("TUNER_STALL_SECONDS", "3")
+    monkeypatch.setenv("TUNER_STALL_PREPARING", "15")
+    first, second = submit.launch(new_run(steps=100)), submit.launch(new_run(steps=5))
+    for hours in (1, -1, 0, -1):
+        step = first.status().step
+        until(lambda step=step: first.status().step > step + 15)  # type: ignore[misc]
+        status = first.status()
+        assert status.state == "running" and watch.stalled(first) == ""
+        assert status.eta is not None and 0 < status.eta < 60
+        clock.write_text(str(3600 * hours))
+    for run in (first, second):
+        status = control.wait(run, timeout=20)
+        assert status.state == "finished" and status.ended >= status.started > 0
+    assert [row.id for row in queue.queue()] == [] and [len(starts(r)) for r in (first, second)] == [1, 1]
+
+
+def test_an_end_is_never_before_the_beginning(quiet: None) -> None:
+    later = time.time() + 3600  # the clock was an hour ahead when the run began
+    for boot_id in (hardware.boot_id(), "another boot"):
+        run = new_run()
+        run.update(state="running", boot_id=boot_id, started=later)
+        assert watch.bury(run, None).ended >= later
+
+
 # --- death of the supervisor
 
 

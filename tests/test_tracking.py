@@ -747,6 +747,25 @@ def test_system_metrics_go_on_after_a_resume(studio: Path) -> None:
     assert rows[-1]["system/process_memory_usage_megabytes"] > 10
 
 
+def test_system_metrics_go_on_when_the_clock_is_set_back(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, real = new_run(), time.time
+    log = metrics.MetricsLog(run)
+    sampler = metrics.SystemMetrics(run, log, every=0.4)
+    assert wait_for(lambda: len(run.metrics()[0]) > 1)
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    before = len(run.metrics()[0])
+    assert wait_for(lambda: len(run.metrics()[0]) > before + 3)
+    sampler.close()
+    log.close()
+    steps = [row["step"] for row in run.metrics()[0]]
+    assert steps == sorted(steps) and steps[-1] > steps[0]
+    again = metrics.SystemMetrics(run, log, every=60)
+    assert again._before > steps[-1]
+    again.close()
+
+
 # --- adapters
 
 

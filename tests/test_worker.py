@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from tuner import worker
 from tuner.config.config import make
+from tuner.engine.live import LiveRun
 from tuner.jobs import control, liveness, queue, reasons, submit, supervisor
 from tuner.tracking import checkpoints, disk
 from tuner.tracking.adapters import list_adapters
@@ -181,6 +182,20 @@ def test_a_disk_that_fills_while_a_run_saves(
 def _fill_after_a_checkpoint(run: Run, small_disk: SmallDisk) -> None:
     _wait(lambda: checkpoints.of(run) and run.status().extra.get("checkpoint_step"), 60)
     small_disk.fill()
+
+
+def test_the_time_left_is_right_whatever_the_clock_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, real = run_of(home), time.time
+    live = LiveRun(run, run.config())
+    live.began(0, 100)
+    for step, hours in enumerate((-1, 1, 0), start=1):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + 3600 * hours)
+        time.sleep(0.4)
+        live.stepped(step, 100, 0.0, 0, 0.0)
+        eta = run.status().eta
+        assert eta is not None and 30 < eta < 600
+    live.log.close()
+    assert live.mirror is not None and live.mirror.close()
 
 
 def test_a_run_nobody_made_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

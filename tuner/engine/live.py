@@ -72,6 +72,7 @@ class LiveRun:
         self.training = False  # from the first step on, the loop ends itself and saves
         self.quiet = threading.Event()  # set on every rank but the first
         self._written = 0.0
+        self._trains_since = 0.0
 
     # --- what others ask
 
@@ -169,9 +170,10 @@ class LiveRun:
         )  # not before: importing mlflow would delay the first step
         if self.quiet.is_set():
             return
+        self._trains_since = time.monotonic()
         self.run.update(
             state="running",
-            trained_from=time.time(),
+            trained_seconds=0.0,
             first_step=step,
             step=step,
             total_steps=total,
@@ -186,6 +188,7 @@ class LiveRun:
                     state=state,
                     step=step,
                     total_steps=total,
+                    trained_seconds=round(time.monotonic() - self._trains_since, 3),
                     epoch=epoch,
                     tokens=tokens,
                     tokens_per_second=round(pace, 2),

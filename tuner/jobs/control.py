@@ -54,7 +54,7 @@ def _end_without_worker(run: Run) -> str:
         return f"Run {run.id} has ended already: {status.state}."
     if status.state == "queued":
         said = "Taken out of the queue before it began."
-        run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
+        run.update(state="stopped", reason=said, reason_code="stopped", ended=status.ended_now())
         watch.mark_unsettled(run)
         queue.forget(run.id)
         return said

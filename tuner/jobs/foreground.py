@@ -106,7 +106,7 @@ def take_slot(
         return lock, _turn(run, wait, say)
     except BaseException as error:
         said = str(error) if isinstance(error, Refused) else "Interrupted while it waited for its turn."
-        run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
+        run.update(state="stopped", reason=said, reason_code="stopped", ended=run.status().ended_now())
         queue.forget(run.id)
         watch.mark_unsettled(run)
         os.close(lock)

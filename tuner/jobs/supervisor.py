@@ -187,7 +187,7 @@ class Supervisor:
         except OSError as error:
             said = f"The worker could not be started: {error}."
             try:
-                run.update(state="failed", ended=time.time(), reason_code="error", reason=said)
+                run.update(state="failed", ended=run.status().ended_now(), reason_code="error", reason=said)
             finally:
                 slots.release(taken)
                 os.close(lock)

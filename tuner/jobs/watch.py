@@ -244,7 +244,7 @@ def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
         return status
     mark_unsettled(run)
     state, reason = _outcome(run, status, exit_code, oom_killed)
-    ended = _last_sign(status) if reason.code == "rebooted" else time.time()
+    ended = _last_sign(status) if reason.code == "rebooted" else status.ended_now()
     extra = {**status.extra, "artifacts": [*(status.extra.get("artifacts") or []), str(run.log_path)]}
     return run.update(
         state=state, phase="", ended=ended, exit_code=exit_code, extra=extra, **reason.changes()

@@ -40,7 +40,10 @@ _WRITING = threading.RLock()
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took."""
+    """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
+
+    `trained_seconds` are those since `first_step`, where this process began to train, by a clock that nobody sets.
+    """
 
     state: State = "queued"
     phase: str = ""
@@ -52,8 +55,8 @@ class Status:
     remedies: list[dict[str, Any]] = field(default_factory=list)
     created: float = 0.0
     started: float = 0.0
-    trained_from: float = 0.0
     first_step: int = 0
+    trained_seconds: float = 0.0
     updated: float = 0.0
     ended: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -70,10 +73,13 @@ class Status:
     def eta(self) -> float | None:
         """Seconds left at the pace since this process began training; None before there is a pace."""
         done = self.step - self.first_step
-        if self.state not in LIVE or done <= 0 or not self.trained_from:
+        if self.state not in LIVE or done <= 0 or not self.trained_seconds:
             return None
-        pace = (self.updated - self.trained_from) / done
-        return max(0.0, (self.total_steps - self.step) * pace)
+        return max(0.0, (self.total_steps - self.step) * self.trained_seconds / done)
+
+    def ended_now(self) -> float:
+        """The time of an end that is now: never before the beginning, whatever was done to the clock meanwhile."""
+        return max(time.time(), self.started, self.created)
 
     @property
     def share(self) -> float:
