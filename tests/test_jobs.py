@@ -759,6 +759,23 @@ def test_a_pace_knows_what_is_too_long() -> None:
     assert pace.limit() == watch.PREPARING_FLOOR
 
 
+def test_a_long_measurement_is_no_stall_and_one_that_hangs_is(quiet: None) -> None:
+    pace, status, now = watch.Pace(), new_run().status(), 0.0
+
+    def says(seconds: float, **extra: object) -> bool:
+        """Whether it is too long, at a look so much later."""
+        nonlocal now
+        now += seconds
+        pace.saw(replace(status, state="running", phase="training", step=9, extra=extra), now)
+        return now - pace.since > pace.limit()
+
+    for step in range(10):
+        pace.saw(replace(status, state="running", phase="training", step=step), now := now + 1.0)
+    assert not any(says(30, share=n / 20, doing=f"{n} of 20 batches measured") for n in range(1, 20))
+    assert not says(59, share=19 / 20, doing="19 of 20 batches measured")
+    assert says(2, share=19 / 20, doing="19 of 20 batches measured")
+
+
 def test_the_workers_environment_is_calm_and_the_persons_own_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     env = launch.environment({"cpu": 0})

@@ -233,6 +233,14 @@ _TOTALS = frozenset({"total_flos", "step"})
 _CLOCKS = ("_runtime", "_samples_per_second", "_steps_per_second", "_preparation_time")
 
 
+def _measured(done: int, loader: Any) -> tuple[float, str]:
+    """How far a measurement is and in words; a long one must be seen to get on, for it makes no steps."""
+    try:
+        return done / len(loader), f"{done} of {len(loader)} batches measured"
+    except TypeError:  # streamed rows have no number
+        return 0.0, f"{done} batches measured"
+
+
 def _callback(live: LiveRun) -> TrainerCallback:
     from transformers import TrainerCallback
 
@@ -241,6 +249,7 @@ def _callback(live: LiveRun) -> TrainerCallback:
 
         def __init__(self) -> None:
             self.tokens, self.at, self.pace = 0, time.perf_counter(), 0.0
+            self.batches = 0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             live.quiet.clear() if state.is_world_process_zero else live.quiet.set()
@@ -263,9 +272,16 @@ def _callback(live: LiveRun) -> TrainerCallback:
                 control.should_training_stop = True
             return control
 
-        def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_prediction_step(
+            self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+        ) -> None:
             if live.wanted() == "cancel":
                 raise StoppedError
+            self.batches += 1
+            live.progress(*_measured(self.batches, eval_dataloader))
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.batches = 0
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             values = dict(logs or {})

@@ -124,13 +124,14 @@ class SystemMetrics:
 
 def _sampled_until(run: Run) -> int:
     """The step a run's samples go on from: seconds since the first one, and beyond the last one in any case."""
-    rows = []
+    samples: list[tuple[int, float]] = []
     with suppress(OSError), run.metrics_path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if '"system/' in line:
                 with suppress(ValueError):
                     row = json.loads(line)
-                    rows = [*rows[:1], (int(row["step"]), float(row["time"]))]
-    if not rows:
+                    samples = [*samples[:1], (int(row["step"]), float(row["time"]))]
+    if not samples:
         return 0
-    return max(rows[-1][0] + 1, rows[0][0] + int(time.time() - rows[0][1]))
+    first, last = samples[0], samples[-1]
+    return max(last[0] + 1, first[0] + int(time.time() - first[1]))
