@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 from _pytest.mark import ParameterSet
+from faults import making
 from faults.points import POINTS
 from faults.saving import kill_while_saving
 from faults.storm import Storm
@@ -43,7 +44,7 @@ from tuner.jobs import (
     watch,
 )
 from tuner.tracking import checkpoints
-from tuner.tracking.run import ENDED, Run
+from tuner.tracking.run import ENDED, Run, all_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -365,13 +366,12 @@ def test_a_worker_that_dies_unwatched_is_interrupted_and_not_started_again() -> 
     assert len(starts(run)) == 1
 
 
-def _some(points: Iterable[str]) -> list[ParameterSet | str]:
-    """Three of them in the fast suite, all in the long one."""
-    fast = ("intent-written", "started-unrecorded", "outcome-unwritten")
+def _some(points: Iterable[str], *fast: str) -> list[ParameterSet | str]:
+    """A few of them in the fast suite, all in the long one."""
     return [p if p in fast else pytest.param(p, marks=pytest.mark.faults) for p in points]
 
 
-@pytest.mark.parametrize("point", _some(POINTS))
+@pytest.mark.parametrize("point", _some(POINTS, "intent-written", "started-unrecorded", "outcome-unwritten"))
 def test_a_supervisor_killed_at_any_point_starts_nothing_twice_and_forgets_nothing(point: str) -> None:
     killed = point in ("dead-unburied", "outcome-unwritten", "outcome-written")
     run = new_run(steps=3, fault="killed@2" if killed else "")
@@ -705,6 +705,38 @@ def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> Non
     told = open_store().get_run(run.id)
     assert told.info.status == "KILLED" and "restarted" in told.data.tags["reason"]
     assert not settle.pending() and not settle.due()
+
+
+@pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled", "note-unwritten"))
+def test_whoever_dies_while_a_run_is_made_leaves_no_half_of_one(point: str, quiet: None) -> None:
+    from tuner.tracking import mirror, store
+
+    maker = subprocess.run(
+        [sys.executable, "-m", "tests.faults.making"], env={**os.environ, "TUNER_FAULT": point}, cwd=ROOT
+    )
+    assert maker.returncode == -9
+    store.open_store()
+    assert settle.due() or point == "undescribed"  # that one is whole: its worker goes on describing it
+    assert settle.main() == 0
+    assert not settle.due()
+    client = store.open_store()
+    rows = client.search_runs([store.experiment_id(client)])
+    whole = point in ("note-unwritten", "undescribed")
+    expected = {"row-unmade": [], "parent-unended": ["FINISHED"]}.get(
+        point, ["SCHEDULED" if whole else "KILLED"]
+    )
+    assert [row.info.status for row in rows] == expected
+    folders = [run.id for run in all_runs()]
+    assert folders == ([rows[0].info.run_id] if whole else [])
+    if whole:  # it waits its turn, and what its worker tells goes to the row that is there
+        run = Run(folders[0])
+        run.update(created=time.time() - 60)
+        assert queue.waiting() == [run.id]
+        mirror.sync(run)
+        assert len(client.search_runs([store.experiment_id(client)])) == 1
+        assert client.get_run(run.id).data.params["max_steps"] == "2"
+    elif rows and point != "parent-unended":
+        assert "submit it once more" in rows[0].data.tags["reason"]
 
 
 def test_the_runs_of_a_sweep_are_queued_as_children_of_one_parent(quiet: None) -> None:

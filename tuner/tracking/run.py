@@ -119,7 +119,7 @@ class Run:
 
     # --- what it is
 
-    def create(self, config: Config, name: str) -> None:
+    def create(self, config: Config, name: str, tags: Mapping[str, str] | None = None) -> None:
         """Write the folder: config first, secrets apart and private, status last. All of it or nothing.
 
         Raises FileExistsError if there is one already, OSError where it cannot be written.
@@ -129,7 +129,8 @@ class Run:
             replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
             if config.secrets():
                 _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
-            self.write(Status(created=time.time(), extra={"name": name}))
+            extra = {"name": name, "tags": dict(tags or {})}
+            self.write(Status(created=time.time(), extra=extra))
         except OSError:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
