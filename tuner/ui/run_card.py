@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -32,10 +33,9 @@ def show(
     """Draw the card. `launch` is called with the config and the run's name when Launch is pressed."""
     with theme.card("run"):
         name = draft.name or fresh_name(draft.values)
-        if not draft.name:
-            st.session_state["run-name"] = name  # it follows model and stage until a person types one
-        st.session_state.setdefault("run-name", name)
-        st.text_input("Name", key="run-name", on_change=_renamed, help="What this run is called everywhere.")
+        key = f"run-name:{'' if draft.name else name}"  # it follows model and stage until a person types one
+        called = "What this run is called everywhere."
+        st.text_input("Name", name, key=key, on_change=_renamed, args=(key,), help=called)
         if config is not None:
             _figures(config)
         if config is not None and config.dataset:
@@ -129,10 +129,9 @@ def _same_from_a_shell(draft: Draft, config: Config | None, name: str) -> None:
         )
 
 
-def _renamed() -> None:
-    from dataclasses import replace
-
-    drafts.keep(replace(drafts.current(), name=str(st.session_state["run-name"]).strip()))
+def _renamed(key: str) -> None:
+    if key in st.session_state:
+        drafts.keep(replace(drafts.current(), name=str(st.session_state[key]).strip()))
 
 
 def changes(base: dict[str, Any]) -> None:
