@@ -253,7 +253,7 @@ def _fits(knob: Knob, now: Any) -> bool:
     return whole and (low is None or now >= low) and (high is None or now <= high)
 
 
-def _bounds(knob: Knob) -> dict[str, int]:
+def _bounds(knob: Knob) -> dict[str, Any]:
     bounds = {"min_value": knob.lower, "max_value": knob.upper}
     return {side: int(bound) for side, bound in bounds.items() if bound is not None}
 
