@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
+from tuner.data.outline import Outlines
 from tuner.data.templates import Exchange, RefusedError, Written, common_prefix
 from tuner.data.tokens import Tokenizer
 
@@ -88,6 +89,7 @@ class ChatTemplate:
         }
         if config.enable_thinking is not None:
             self.given["enable_thinking"] = config.enable_thinking
+        self._outlines = Outlines(text, self.jinja.environment, self.given)
         self.opening = tokenizer.bos if tokenizer.bos and self._begins_with(tokenizer.bos) else ""
         self.header, self.ending = self._frame()
         stop = self.ending.strip()
@@ -117,6 +119,13 @@ class ChatTemplate:
         return list(messages)
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
+        if not tools:
+            text = self._outlines.written(messages, asks, lambda: self._rendered(messages, (), asks))
+            if text is not None:
+                return text
+        return self._rendered(messages, tools, asks)
+
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], asks: bool) -> str:
         try:
             return self.jinja.render(
                 messages=messages,

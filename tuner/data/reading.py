@@ -83,8 +83,9 @@ class Source:
             return
         for path in entry.files():
             self._file = records(path)
+            name, file = entry.name, path.name
             for line, record in self._file:
-                yield Place(entry.name, path.name, line), record
+                yield Place(name, file, line), record
             self._file, self._files_done = None, self._files_done + 1
 
 
