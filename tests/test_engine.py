@@ -332,6 +332,14 @@ def test_held_out_prompts_are_answered(studio: Path) -> None:
     assert again.metrics["predict_exact"] == outcome.metrics["predict_exact"]
 
 
+def test_beams_for_measuring_go_before_those_for_writing() -> None:
+    from tuner.engine.predict import choices
+
+    assert choices(config_of("sft", num_beams=2))["num_beams"] == 2
+    assert choices(config_of("sft", num_beams=2, generation_num_beams=3))["num_beams"] == 3
+    assert choices(config_of("sft", generation_num_beams=3, eval_num_beams=4))["num_beams"] == 4
+
+
 def test_scores_of_unspaced_scripts_count_signs() -> None:
     from tuner.engine.predict import questions, scores
 

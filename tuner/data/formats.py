@@ -149,7 +149,7 @@ def _shared(raw: Any, entry: Entry) -> list[Message]:
 
 
 def _turn(turn: Any, entry: Entry) -> Message:
-    if not isinstance(turn, Mapping):
+    if type(turn) is not dict and not isinstance(turn, Mapping):
         raise UnfitError("broken turn", f"a turn is an object, this is {type(turn).__name__}")
     tags = entry.tags
     role_tag, content_tag = tags["role_tag"], tags["content_tag"]

@@ -18,6 +18,7 @@ from tuner.data.formats import Dropped, convert
 from tuner.data.mix import sample
 from tuner.data.report import Place, Progress, Tally
 from tuner.data.rows import Rows
+from tuner.data.tokens import use_threads
 
 Placed = list[tuple[Place, Draft]]
 
@@ -97,6 +98,7 @@ class Reader:
         self.config = encoder.config
         self.progress = progress
         self.keep = keep
+        use_threads(self.config.preprocessing_num_workers)
         frame = encoder.frame()
         marks = [token for token in encoder.tokenizer.specials if token in frame]
         self.tally = Tally(encoder.config, encoder.template.name, marks)
