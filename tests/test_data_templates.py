@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from tuner.config.knobs import ConfigError
 from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import Written, is_alias, names, stop_ids, template_of
+from tuner.data.templates import RefusedError, Written, is_alias, names, stop_ids, template_of
 
 Chat = list[dict[str, Any]]
 
@@ -322,6 +326,96 @@ def test_qwen_tools_are_written_as_its_public_template_does() -> None:
         "<|im_start|>user\n<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+# The public chat templates that trl brings along, and what of them a written template says as well.
+FAMILIES = {"qwen3_5": "qwen3_5_nothink", "glm4_moe": "glm4moe", "lfm2": "lfm2_v2", "qwen": "qwen2_5"}
+VALUES = {
+    "text": 'it\'s "so"\nand\\so ü',
+    "number": 1.5,
+    "flag": True,
+    "nothing": None,
+    "many": [1, "b"],
+    "of": {"a": 1},
+}
+USING: Chat = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "find it"},
+    {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [
+            {"type": "function", "function": {"name": "search", "arguments": VALUES}},
+            {"type": "function", "function": {"name": "search", "arguments": {}}},
+        ],
+    },
+    {"role": "tool", "content": "one"},
+    {"role": "tool", "content": "two"},
+    {"role": "assistant", "content": "Found."},
+]
+
+
+def public(name: str) -> str:
+    trl = pytest.importorskip("trl")
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", ["I look.", ""])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tools_are_written_as_the_public_template_does(name: str, words: str) -> None:
+    template = template_of(config(template=name), tokenizer())
+    assert isinstance(template, Written)
+    tool: Any = TOOL if name == "lfm2" else {"type": "function", "function": TOOL}
+    chat = [{**m, "content": words} if "tool_calls" in m else m for m in USING]
+    theirs = compile_template(public(FAMILIES[name])).render(messages=chat, tools=[tool], bos_token="")
+    ours = "".join(e.prompt + e.answer for e in template.exchanges(chat, [TOOL]))
+    if name == "glm4_moe":  # whose public template sets other line breaks around a thought
+        ours = ours.removesuffix(template.eos)
+        ours, theirs = (re.sub(r"\n?<think>\n*</think>\n*", "<think></think>", t) for t in (ours, theirs))
+    assert ours == theirs
+
+
+def calls_in(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The calls of an answer, read back by what each format's programs look for."""
+    if name == "lfm2":
+        listed = re.search(r"<\|tool_call_start\|>(.*)<\|tool_call_end\|>", text, re.S)
+        assert listed
+        found = ast.parse(listed[1].replace("{}", "dict()"), mode="eval").body
+        return [
+            (c.func.id, {str(k.arg): ast.literal_eval(k.value) for k in c.keywords})
+            for c in found.elts  # type: ignore[attr-defined]
+        ]
+    blocks = re.findall(r"<tool_call>\n?(.*?)\n?</tool_call>", text, re.S)
+    if name == "qwen":
+        return [(c["name"], c["arguments"]) for c in map(json.loads, blocks)]
+    if name == "glm4_moe":
+        pair = r"<arg_key>(.*?)</arg_key>\n<arg_value>(.*?)</arg_value>"
+        return [(b.split("\n")[0], dict(re.findall(pair, b, re.S))) for b in blocks]
+    heads = [re.match(r"<function=(.*?)>\n", b) for b in blocks]
+    given = [dict(re.findall(r"<parameter=(.*?)>\n(.*?)\n</parameter>", b, re.S)) for b in blocks]
+    return [(h[1], g) for h, g in zip(heads, given, strict=True) if h]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tool_calls_are_read_back_as_they_were(name: str) -> None:
+    answer = template_of(config(template=name), tokenizer()).exchanges(USING, [TOOL])[0].answer
+    (first, values), (second, none) = calls_in(name, answer)
+    assert (first, second, none) == ("search", "search", {})
+    assert values["text"] == VALUES["text"] and list(values) == list(VALUES)
+    as_text = {"qwen3_5": str, "glm4_moe": json.dumps}.get(name)
+    for key in ("number", "flag", "nothing"):
+        assert values[key] == (as_text(VALUES[key]) if as_text else VALUES[key])
+    for key in ("many", "of"):
+        assert (json.loads(values[key]) if as_text else values[key]) == VALUES[key]
+
+
+def test_a_tool_format_that_is_not_written_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="--tool_format minimax2 is written by the chat template"):
+        template_of(config(template="qwen", tool_format="minimax2"), tokenizer())
+    template = template_of(config(template="gemma4"), tokenizer())
+    assert template.exchanges(USING[1:2] + USING[-1:])
+    with pytest.raises(RefusedError, match="tools of gemma4 are written by its tokenizer's own"):
+        template.exchanges(USING, [TOOL])
 
 
 @pytest.mark.parametrize("name", ["default", "llama3", "glm4", "mistral", "chatml"])
