@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_world import config, tokenizer
+from data_world import REPOSITORY, config, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import RefusedError, Written, is_alias, names, stop_ids, template_of
+from tuner.data.templates import RefusedError, Written, is_alias, names, stop_ids, table, template_of
 
 Chat = list[dict[str, Any]]
 
@@ -228,6 +228,29 @@ def test_all_names_of_the_other_tool_are_here() -> None:
         "intern2", "glm4", "yi", "zephyr", "vicuna",
     }  # fmt: skip
     assert {n for n in names() if not is_alias(n)} == native
+
+
+FACTS = REPOSITORY.parent / "shared" / "facts" / "llamafactory.md"
+
+
+@pytest.mark.skipif(not FACTS.is_file(), reason="the facts' table of templates is not beside this checkout")
+def test_every_name_has_the_traits_it_has_there() -> None:
+    text = FACTS.read_text(encoding="utf-8").replace("\\|", "¦")
+    lines = text[text.index("### 5.5 ") : text.index("Tool formats (13)")].splitlines()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    rows = {c[0]: c[1:] for c in cells if len(c) == 9 and c[0] != "name"}
+    assert set(rows) == set(names())
+    for name, (_, flags, stop, kind, tools, _, system, _) in rows.items():
+        ours = table()[name]
+        traits = {
+            "default_system": system == "Y",
+            "efficient_eos": "eff" in flags.split(","),
+            "replace_eos": "repl-eos" in flags.split(","),
+            "thought": "Reasoning" in kind,
+        }
+        assert {key: bool(ours.get(key)) for key in traits} == traits, name
+        assert list(ours.get("stop", [])) == [s.replace("¦", "|") for s in re.findall('"(.*?)"', stop)], name
+        assert ours.get("tools", "default") == (tools or "default"), name
 
 
 @pytest.mark.parametrize("name", names())
