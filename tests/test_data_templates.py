@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
-from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template
+from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template, to_save
 from tuner.data.encode import MASKED, Encoded, encode
 from tuner.data.templates import RefusedError, Written, is_alias, names, stop_ids, table, template_of
 
@@ -456,13 +456,13 @@ def test_the_default_system_prompt_can_be_set() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [n for n in names() if not is_alias(n) and n != "qwen3"])
+@pytest.mark.parametrize("name", [n for n in names() if not table()[n].get("thought")])
 def test_a_written_template_can_be_saved_as_a_chat_template(name: str) -> None:
     tk = tokenizer("<s>", "</s>")
     template = template_of(config(template=name), tk)
     assert isinstance(template, Written)
     jinja = compile_template(as_jinja(template))
-    chat = [{"role": "user", "content": "it's {{ a }}"}, {"role": "assistant", "content": 'so "b"'}] * 2
+    chat = [{"role": "user", "content": " it's {{ a }}"}, {"role": "assistant", "content": 'so "b"\n'}] * 2
     for messages in (chat, [{"role": "system", "content": "s"}, *chat]):
         rendered = jinja.render(messages=messages).replace(OPEN, "").replace(CLOSE, "")
         written = "".join(e.prompt + e.answer for e in template.exchanges(messages))
@@ -470,6 +470,39 @@ def test_a_written_template_can_be_saved_as_a_chat_template(name: str) -> None:
         assert jinja.render(messages=messages[:-1], add_generation_prompt=True).replace(OPEN, "").replace(
             CLOSE, ""
         ) == template.prompt(messages[:-1])
+
+
+@pytest.mark.parametrize("preserve", [False, True])
+@pytest.mark.parametrize("enabled", [True, False, None])
+@pytest.mark.parametrize("name", [n for n in names() if table()[n].get("thought")])
+def test_a_thoughtful_template_can_be_saved_too(name: str, enabled: bool | None, preserve: bool) -> None:
+    wanted = config(template=name, enable_thinking=enabled, preserve_thinking=preserve)
+    template = template_of(wanted, tokenizer("<s>", "</s>"))
+    assert isinstance(template, Written) and template.thinking
+    jinja = compile_template(as_jinja(template))
+    before, after = template.thinking.before, template.thinking.after
+    for old, new in ((before + "old" + after + "a1", "a2"), ("a1", before + "new" + after + "a2")):
+        asked: Chat = [THOUGHTFUL[0], {"role": "assistant", "content": old}, THOUGHTFUL[2]]
+        prompt = jinja.render(messages=asked, add_generation_prompt=True)
+        assert prompt.replace(OPEN, "").replace(CLOSE, "") == template.prompt(asked)
+        reply = {"role": "assistant", "content": new}
+        exchange = template.answers(asked, [reply])[0]
+        whole = jinja.render(messages=[*asked, reply]).replace(OPEN, "").replace(CLOSE, "")
+        said = exchange.prompt + exchange.answer
+        assert whole == said.removesuffix(template.eos if template.eos_between else "")
+
+
+def test_a_tokenizers_own_template_is_kept_where_it_asks_in_the_same_words() -> None:
+    same = tokenizer(None, "<|im_end|>", CHATML)
+    wanted = config(template="chatml", stage="sft")
+    assert to_save(template_of(wanted, same), same, wanted) is None
+    own = config(template=None, stage="sft")
+    assert to_save(template_of(own, same), same, own) is None
+    other = config(template="llama3", stage="sft")
+    saved = to_save(template_of(other, same), same, other)
+    assert saved and "start_header_id" in saved
+    refusing = tokenizer(None, "</s>", "{{ raise_exception('no') }}")
+    assert to_save(template_of(wanted, refusing), refusing, wanted)
 
 
 def test_generation_stops_where_the_template_says() -> None:
