@@ -160,7 +160,7 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
         return "On hold."
     if position > 1:
         return f"{position - 1} before it."
-    taken = [s.run for s in slots.slots() if s.run and s.run != run_id]
+    taken = [Run(s.run).name for s in slots.slots() if s.run and s.run != run_id]
     return f"Waits for {', '.join(taken)} to end." if taken else "Starts now."
 
 
