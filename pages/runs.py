@@ -23,6 +23,16 @@ if run is None:
     st.stop()
 
 values = run.values()
+# A link to the page one is on does not change the browser's address, which the next click would go back to.
+st.query_params["run"] = run_id
+st.button(
+    "Runs and queue",
+    icon=":material/arrow_back:",
+    type="tertiary",
+    key="to-all",
+    on_click=state.go,
+    args=("runs",),
+)
 with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
     stage = STAGES.get(str(values.get("stage")), "")
     model = value(values.get("model_name_or_path"))
