@@ -14,6 +14,7 @@ from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
+from tuner.engine.peak import note_estimate
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -52,6 +53,7 @@ def begin(
     with run.phase("preparing the data"):
         rows = prepare(config, load_tokenizer(source.folder), run.progress)
         run.learned_from(rows.inputs)
+    note_estimate(config, run)
     with run.phase("loading the model"):
         tokenizer = models.tokenizer(config, source)
         whole = config.finetuning_type in ("full", "freeze")

@@ -91,11 +91,21 @@ def _figures(run: Run, status: Status) -> None:
         "Tokens": count(status.tokens) if status.tokens else number(None),
         "Tokens per second": number(status.tokens_per_second or None),
     }
+    if peak := status.extra.get("memory_peak"):
+        figures["Peak memory"] = size(peak)
     if status.state in ENDED:  # what has no figure by now will never have one
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, figure)
+            grid.metric(name, figure, help=_estimated(status) if name == "Peak memory" else None)
+
+
+def _estimated(status: Status) -> str:
+    expected = status.extra.get("memory_estimate")
+    told = f" {size(expected)} were expected for the model and its training." if expected else ""
+    return (
+        f"The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}"
+    )
 
 
 def _notices(run: Run, status: Status) -> None:
