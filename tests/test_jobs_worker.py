@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import tiny
 from faults import resumed
 
+from tuner.config.config import make
 from tuner.jobs import control, settle
 from tuner.tracking.run import Run
 
@@ -55,6 +57,22 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_that_was_not(studio: Pat
     client = open_store()
     assert [p.step for p in client.get_metric_history(run.id, "loss")] == steps == list(range(1, 13))
     assert client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_a_stop_that_comes_as_a_word_and_as_a_signal_still_saves(home: Path) -> None:
+    """`tuner stop` and the page leave a word in the run's folder and send a signal; the worker may see the word first."""
+    from tuner.engine.live import LiveRun
+
+    run = Run("asked-twice")
+    run.create(make({"model_name_or_path": "model", "dataset": "chat", "stage": "sft"}), "asked twice")
+    live = LiveRun(run, run.config())
+    with live.listening():
+        run.request("stop")
+        assert live.wanted() == "stop"
+        signal.raise_signal(signal.SIGTERM)
+        assert live.wanted() == "stop"
+        signal.raise_signal(signal.SIGTERM)
+        assert live.wanted() == "cancel"
 
 
 @pytest.mark.faults

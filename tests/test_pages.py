@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 
 from tuner.config.config import KNOBS, check, recipes
 from tuner.config.sections import Stage
-from tuner.tracking.run import STATES, Status
-from tuner.ui import chart_table, charts, draft, form, tables, theme, words
+from tuner.tracking.run import STATES, Run, Status
+from tuner.ui import answers, chart_table, charts, draft, form, run_view, tables, theme, words
 
 ROOT = Path(__file__).parents[1]
 
@@ -166,6 +167,50 @@ def test_outcomes_hold_each_run_against_the_baseline() -> None:
     last, best = tables.outcomes(curves, {"a": "A", "b": "B"}, "a")
     assert last["A (baseline)"] == "0.4" and last["B"].startswith("0.3") and "better by 0.1" in last["B"]
     assert best["B"].startswith("0.2")
+
+
+def test_only_prompts_that_two_runs_were_asked_are_laid_side_by_side(home: Path) -> None:
+    def told(run_id: str, *rows: tuple[int, str, str]) -> list[answers.Asked]:
+        table = {"columns": ["step", "prompt", "expected", "answer"]}
+        Run(run_id).folder.mkdir(parents=True)
+        rows = [(step, prompt, "yes", said) for step, prompt, said in rows]
+        (Run(run_id).folder / "samples.json").write_text(json.dumps(table | {"data": rows}))
+        return answers.asked(Run(run_id))
+
+    found = {
+        "a": told("a", (0, "same?", "no"), (0, "own?", "no"), (9, "same?", "yes"), (9, "own?", "yes")),
+        "b": told("b", (0, "same?", "nay"), (20, "same?", "yea")),
+        "c": answers.asked(Run("c")),
+    }
+    together = answers.shared(found)
+    assert set(together) == {"same?"} and set(together["same?"]) == {"a", "b"}
+    assert {i: (one.last, one.answers[one.last]) for i, one in together["same?"].items()} == {
+        "a": (9, "yes"),
+        "b": (20, "yea"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        ("user\nWhat is red?\nassistant", [("user", "What is red?")]),
+        ("system\nBe kind.\nuser\nHow?\n\nSo?\nassistant\nSo.\nuser\nAnd?\nmodel",
+         [("system", "Be kind."), ("user", "How?\n\nSo?"), ("assistant", "So."), ("user", "And?")]),
+        ("Human: hello\nAssistant:", [("user", "Human: hello\nAssistant:")]),
+        ("", [("user", "")]),
+    ],
+)  # fmt: skip
+def test_a_prompt_is_told_in_turns_where_its_template_names_who_speaks(
+    prompt: str, turns: list[tuple[str, str]]
+) -> None:
+    assert [(t["role"], t["content"]) for t in answers.spoken(prompt)] == turns
+
+
+def test_what_a_run_does_is_said_of_runs_that_do_not_train_too() -> None:
+    told = {"model_name_or_path": "m", "stage": "sft", "dataset": ["a"], "eval_dataset": ["b"]}
+    assert run_view.lead(told | {"do_train": True}) == "Fine-tuning of m on a"
+    assert run_view.lead(told | {"do_predict": True}) == "Answers of m on b"
+    assert run_view.lead(told | {"do_eval": True}) == "Evaluation of m on b"
 
 
 # --- colours -------------------------------------------------------------------------------------------------------

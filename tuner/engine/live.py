@@ -73,6 +73,7 @@ class LiveRun:
         self.quiet = threading.Event()  # set on every rank but the first
         self._written = 0.0
         self._trains_since = 0.0
+        self._signals = 0
 
     # --- what others ask
 
@@ -90,7 +91,9 @@ class LiveRun:
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self.asked = "cancel" if self.asked else "stop"
+        # Counted apart from `asked`: whoever stops a run leaves a word in its folder, too, and that is the same wish.
+        self._signals += 1
+        self.asked = "cancel" if self._signals > 1 or self.asked == "cancel" else "stop"
 
     def wanted(self) -> Asked | None:
         """What was asked of this run, by a signal or by a word in its folder."""

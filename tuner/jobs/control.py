@@ -37,9 +37,10 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
         ensure_supervisor(only_if_needed=True)
         return said
     seconds = grace if grace is not None else CANCEL_GRACE if now else STOP_GRACE
+    again = run.requested("stop") and not now  # a second signal would cancel it
     run.request("cancel" if now else "stop")
     (run.folder / "requests" / "grace").write_text(str(seconds))
-    if pid := pid_of(run):
+    if not again and (pid := pid_of(run)):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     ensure_supervisor()

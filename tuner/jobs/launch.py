@@ -102,7 +102,6 @@ def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
     cores = os.cpu_count() or 1
     calm = {
         "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
         # Two spinning threads on two cores are ten times slower than one as soon as anything else runs.
         "OMP_NUM_THREADS": str(max(1, min(cores // 2, 16))),
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -162,7 +162,7 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
         return f"{position - 1} before it."
     if short := short_of_room():
         return short
-    taken = [s.run for s in slots.slots() if s.run and s.run != run_id]
+    taken = [Run(s.run).name for s in slots.slots() if s.run and s.run != run_id]
     return f"Waits for {', '.join(taken)} to end." if taken else "Starts now."
 
 
