@@ -707,7 +707,7 @@ def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> Non
     assert not settle.pending() and not settle.due()
 
 
-@pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled", "note-unwritten"))
+@pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled"))
 def test_whoever_dies_while_a_run_is_made_leaves_no_half_of_one(point: str, quiet: None) -> None:
     from tuner.tracking import mirror, store
 
