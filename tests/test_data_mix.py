@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_world import REAL, catalog, config, needs_qwen, needs_real, qwen, tokenizer
+from data_world import REAL, catalog, config, model_folder, needs_qwen, needs_real, qwen, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +167,54 @@ def test_tokenised_rows_are_kept_and_read_again(tmp_path: Path, stage: str) -> N
     assert "tokenised before" in again.report.notes[0]
     with pytest.raises(ConfigError, match="holds rows for stage"):
         prepare(wanted.with_values(stage="dpo" if stage == "kto" else "kto"), tokenizer())
+
+
+def test_kept_rows_are_made_anew_when_asked_and_foreign_ones_are_left_alone(tmp_path: Path) -> None:
+    folder = catalog(tmp_path, a=({}, rows(3)))
+    wanted = base(folder, dataset="a", tokenized_path=str(tmp_path / "kept"))
+    old = prepare(wanted, tokenizer())
+    catalog(tmp_path, a=({}, rows(5)))
+    assert len(prepare(wanted, tokenizer()).train) == len(old.train) == 3
+    new = prepare(wanted.with_values(overwrite_cache=True), tokenizer())
+    assert len(new.train) == 5 and "tokenised before" not in "".join(new.report.notes)
+    assert list(prepare(wanted, tokenizer()).train) == list(new.train)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.arrow").write_text("not tokens")
+    for values in ({"overwrite_cache": True}, {}):
+        (mine / "thesis.arrow").rename(
+            mine / ("thesis.arrow" if "overwrite_cache" in values else "thesis.tex")
+        )
+        with pytest.raises(ConfigError, match="did not write, which are left alone"):
+            prepare(wanted.with_values(tokenized_path=str(mine), **values), tokenizer())
+    assert (mine / "thesis.tex").read_text() == "not tokens"
+
+
+THREADS = """
+import os, sys
+from tuner.config.config import make
+from tuner.data.prepare import prepare
+from tuner.data.tokens import load_tokenizer
+values = {"model_name_or_path": "m", "dataset": "a", "dataset_dir": sys.argv[1], "template": "chatml"}
+got = prepare(make({**values, "preprocessing_num_workers": sys.argv[3]}), load_tokenizer(sys.argv[2]))
+begun = [n for n in os.listdir("/proc/self/task") if n != str(os.getpid())]
+print(len(begun), hash(tuple(i for row in got.train for i in row["input_ids"])))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_as_many_threads_tokenise_as_are_asked_for(tmp_path: Path) -> None:
+    folder, model = catalog(tmp_path / "data", a=({}, rows(40))), model_folder(tmp_path / "model")
+    said = {
+        count: subprocess.run(
+            [sys.executable, "-c", THREADS, str(folder), str(model), count],
+            capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ).stdout.split()
+        for count in ("1", "3")
+    }  # fmt: skip
+    assert int(said["3"][0]) - int(said["1"][0]) == 2
+    assert said["3"][1] == said["1"][1]
 
 
 def test_datasets_reads_the_kept_rows_and_its_own_are_read(tmp_path: Path) -> None:

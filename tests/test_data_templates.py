@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-from data_world import config, tokenizer
+from data_world import REPOSITORY, config, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
-from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template
+from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template, to_save
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import Written, is_alias, names, stop_ids, template_of
+from tuner.data.templates import RefusedError, Written, is_alias, names, stop_ids, table, template_of
 
 Chat = list[dict[str, Any]]
 
@@ -226,6 +230,29 @@ def test_all_names_of_the_other_tool_are_here() -> None:
     assert {n for n in names() if not is_alias(n)} == native
 
 
+FACTS = REPOSITORY.parent / "shared" / "facts" / "llamafactory.md"
+
+
+@pytest.mark.skipif(not FACTS.is_file(), reason="the facts' table of templates is not beside this checkout")
+def test_every_name_has_the_traits_it_has_there() -> None:
+    text = FACTS.read_text(encoding="utf-8").replace("\\|", "¦")
+    lines = text[text.index("### 5.5 ") : text.index("Tool formats (13)")].splitlines()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    rows = {c[0]: c[1:] for c in cells if len(c) == 9 and c[0] != "name"}
+    assert set(rows) == set(names())
+    for name, (_, flags, stop, kind, tools, _, system, _) in rows.items():
+        ours = table()[name]
+        traits = {
+            "default_system": system == "Y",
+            "efficient_eos": "eff" in flags.split(","),
+            "replace_eos": "repl-eos" in flags.split(","),
+            "thought": "Reasoning" in kind,
+        }
+        assert {key: bool(ours.get(key)) for key in traits} == traits, name
+        assert list(ours.get("stop", [])) == [s.replace("¦", "|") for s in re.findall('"(.*?)"', stop)], name
+        assert ours.get("tools", "default") == (tools or "default"), name
+
+
 @pytest.mark.parametrize("name", names())
 def test_every_name_renders_a_chat_whole(name: str) -> None:
     tk = tokenizer("<s>", "</s>")
@@ -324,6 +351,96 @@ def test_qwen_tools_are_written_as_its_public_template_does() -> None:
     )
 
 
+# The public chat templates that trl brings along, and what of them a written template says as well.
+FAMILIES = {"qwen3_5": "qwen3_5_nothink", "glm4_moe": "glm4moe", "lfm2": "lfm2_v2", "qwen": "qwen2_5"}
+VALUES = {
+    "text": 'it\'s "so"\nand\\so ü',
+    "number": 1.5,
+    "flag": True,
+    "nothing": None,
+    "many": [1, "b"],
+    "of": {"a": 1},
+}
+USING: Chat = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "find it"},
+    {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [
+            {"type": "function", "function": {"name": "search", "arguments": VALUES}},
+            {"type": "function", "function": {"name": "search", "arguments": {}}},
+        ],
+    },
+    {"role": "tool", "content": "one"},
+    {"role": "tool", "content": "two"},
+    {"role": "assistant", "content": "Found."},
+]
+
+
+def public(name: str) -> str:
+    trl = pytest.importorskip("trl")
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", ["I look.", ""])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tools_are_written_as_the_public_template_does(name: str, words: str) -> None:
+    template = template_of(config(template=name), tokenizer())
+    assert isinstance(template, Written)
+    tool: Any = TOOL if name == "lfm2" else {"type": "function", "function": TOOL}
+    chat = [{**m, "content": words} if "tool_calls" in m else m for m in USING]
+    theirs = compile_template(public(FAMILIES[name])).render(messages=chat, tools=[tool], bos_token="")
+    ours = "".join(e.prompt + e.answer for e in template.exchanges(chat, [TOOL]))
+    if name == "glm4_moe":  # whose public template sets other line breaks around a thought
+        ours = ours.removesuffix(template.eos)
+        ours, theirs = (re.sub(r"\n?<think>\n*</think>\n*", "<think></think>", t) for t in (ours, theirs))
+    assert ours == theirs
+
+
+def calls_in(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The calls of an answer, read back by what each format's programs look for."""
+    if name == "lfm2":
+        listed = re.search(r"<\|tool_call_start\|>(.*)<\|tool_call_end\|>", text, re.S)
+        assert listed
+        found = ast.parse(listed[1].replace("{}", "dict()"), mode="eval").body
+        return [
+            (c.func.id, {str(k.arg): ast.literal_eval(k.value) for k in c.keywords})
+            for c in found.elts  # type: ignore[attr-defined]
+        ]
+    blocks = re.findall(r"<tool_call>\n?(.*?)\n?</tool_call>", text, re.S)
+    if name == "qwen":
+        return [(c["name"], c["arguments"]) for c in map(json.loads, blocks)]
+    if name == "glm4_moe":
+        pair = r"<arg_key>(.*?)</arg_key>\n<arg_value>(.*?)</arg_value>"
+        return [(b.split("\n")[0], dict(re.findall(pair, b, re.S))) for b in blocks]
+    heads = [re.match(r"<function=(.*?)>\n", b) for b in blocks]
+    given = [dict(re.findall(r"<parameter=(.*?)>\n(.*?)\n</parameter>", b, re.S)) for b in blocks]
+    return [(h[1], g) for h, g in zip(heads, given, strict=True) if h]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tool_calls_are_read_back_as_they_were(name: str) -> None:
+    answer = template_of(config(template=name), tokenizer()).exchanges(USING, [TOOL])[0].answer
+    (first, values), (second, none) = calls_in(name, answer)
+    assert (first, second, none) == ("search", "search", {})
+    assert values["text"] == VALUES["text"] and list(values) == list(VALUES)
+    as_text = {"qwen3_5": str, "glm4_moe": json.dumps}.get(name)
+    for key in ("number", "flag", "nothing"):
+        assert values[key] == (as_text(VALUES[key]) if as_text else VALUES[key])
+    for key in ("many", "of"):
+        assert (json.loads(values[key]) if as_text else values[key]) == VALUES[key]
+
+
+def test_a_tool_format_that_is_not_written_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="--tool_format minimax2 is written by the chat template"):
+        template_of(config(template="qwen", tool_format="minimax2"), tokenizer())
+    template = template_of(config(template="gemma4"), tokenizer())
+    assert template.exchanges(USING[1:2] + USING[-1:])
+    with pytest.raises(RefusedError, match="tools of gemma4 are written by its tokenizer's own"):
+        template.exchanges(USING, [TOOL])
+
+
 @pytest.mark.parametrize("name", ["default", "llama3", "glm4", "mistral", "chatml"])
 def test_tools_and_calls_are_written_for_every_format(name: str) -> None:
     found = template_of(config(template=name), tokenizer()).exchanges(CALLING, [TOOL])
@@ -339,13 +456,13 @@ def test_the_default_system_prompt_can_be_set() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [n for n in names() if not is_alias(n) and n != "qwen3"])
+@pytest.mark.parametrize("name", [n for n in names() if not table()[n].get("thought")])
 def test_a_written_template_can_be_saved_as_a_chat_template(name: str) -> None:
     tk = tokenizer("<s>", "</s>")
     template = template_of(config(template=name), tk)
     assert isinstance(template, Written)
     jinja = compile_template(as_jinja(template))
-    chat = [{"role": "user", "content": "it's {{ a }}"}, {"role": "assistant", "content": 'so "b"'}] * 2
+    chat = [{"role": "user", "content": " it's {{ a }}"}, {"role": "assistant", "content": 'so "b"\n'}] * 2
     for messages in (chat, [{"role": "system", "content": "s"}, *chat]):
         rendered = jinja.render(messages=messages).replace(OPEN, "").replace(CLOSE, "")
         written = "".join(e.prompt + e.answer for e in template.exchanges(messages))
@@ -353,6 +470,39 @@ def test_a_written_template_can_be_saved_as_a_chat_template(name: str) -> None:
         assert jinja.render(messages=messages[:-1], add_generation_prompt=True).replace(OPEN, "").replace(
             CLOSE, ""
         ) == template.prompt(messages[:-1])
+
+
+@pytest.mark.parametrize("preserve", [False, True])
+@pytest.mark.parametrize("enabled", [True, False, None])
+@pytest.mark.parametrize("name", [n for n in names() if table()[n].get("thought")])
+def test_a_thoughtful_template_can_be_saved_too(name: str, enabled: bool | None, preserve: bool) -> None:
+    wanted = config(template=name, enable_thinking=enabled, preserve_thinking=preserve)
+    template = template_of(wanted, tokenizer("<s>", "</s>"))
+    assert isinstance(template, Written) and template.thinking
+    jinja = compile_template(as_jinja(template))
+    before, after = template.thinking.before, template.thinking.after
+    for old, new in ((before + "old" + after + "a1", "a2"), ("a1", before + "new" + after + "a2")):
+        asked: Chat = [THOUGHTFUL[0], {"role": "assistant", "content": old}, THOUGHTFUL[2]]
+        prompt = jinja.render(messages=asked, add_generation_prompt=True)
+        assert prompt.replace(OPEN, "").replace(CLOSE, "") == template.prompt(asked)
+        reply = {"role": "assistant", "content": new}
+        exchange = template.answers(asked, [reply])[0]
+        whole = jinja.render(messages=[*asked, reply]).replace(OPEN, "").replace(CLOSE, "")
+        said = exchange.prompt + exchange.answer
+        assert whole == said.removesuffix(template.eos if template.eos_between else "")
+
+
+def test_a_tokenizers_own_template_is_kept_where_it_asks_in_the_same_words() -> None:
+    same = tokenizer(None, "<|im_end|>", CHATML)
+    wanted = config(template="chatml", stage="sft")
+    assert to_save(template_of(wanted, same), same, wanted) is None
+    own = config(template=None, stage="sft")
+    assert to_save(template_of(own, same), same, own) is None
+    other = config(template="llama3", stage="sft")
+    saved = to_save(template_of(other, same), same, other)
+    assert saved and "start_header_id" in saved
+    refusing = tokenizer(None, "</s>", "{{ raise_exception('no') }}")
+    assert to_save(template_of(wanted, refusing), refusing, wanted)
 
 
 def test_generation_stops_where_the_template_says() -> None:

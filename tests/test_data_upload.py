@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from data_world import REAL, catalog, model_folder, needs_real
 
+from tuner.cli.data import data as command
 from tuner.config.knobs import ConfigError
 from tuner.data import verbs
 from tuner.data.catalog import read_catalog
@@ -154,6 +155,41 @@ def test_formulas_and_scripts_are_text(tmp_path: Path) -> None:
     )
     rows = [row for _, row in preview(path, guess(path).attributes)]
     assert [r["messages"][0]["content"] for r in rows if isinstance(r, dict)] == words
+
+
+def test_the_list_says_what_is_wrong_with_a_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = {
+        "fine": ({}, ALPACA),
+        "gone": ({}, ALPACA),
+        "named": ({"columns": {"prompt": "frage", "response": "output"}}, ALPACA),
+        "unusable": ({}, [{"instruction": "q", "output": " "}]),
+        "pictures": ({"columns": {"images": "pictures"}}, ALPACA),
+        "broken": ({}, "{no json"),
+        "afar": ({"hf_hub_url": "owner/afar"}, ALPACA),
+    }
+    folder = catalog(tmp_path, **sets)
+    (folder / "gone.json").unlink()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    said = {row["name"]: row["problem"] for row in verbs.list_rows(folder)}
+    assert said.pop("fine") == ""
+    for name, part in {
+        "gone": "there is no",
+        "named": "no row has 'frage'; mend columns in dataset_info.json, the rows have instruction, input, output.",
+        "unusable": "none of its first rows can be used (empty answer",
+        "pictures": "holds images",
+        "broken": "none of its first rows can be read",
+        "afar": "is on a hub that cannot be reached",
+    }.items():
+        assert part in said[name], name
+    assert command(["list", "--dataset_dir", str(folder)]) == 0
+    assert "no row has 'frage'" in capsys.readouterr().out
+    assert command(["list", "--json", "--dataset_dir", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {r["name"]: r["problem"] for r in map(json.loads, lines)} == {"fine": "", **said}
 
 
 def test_the_verbs_answer_in_json(tmp_path: Path) -> None:

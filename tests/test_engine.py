@@ -314,6 +314,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(studio: Path) -> None:
     steps, values = series(live.run.metrics()[0], "eval_loss")
     assert steps[-1] < 30, "patience did not end it"
     assert outcome.metrics["eval_loss"] == pytest.approx(min(values), abs=1e-4)
+    assert live.run.status().extra["doing"] == "2 of 2 batches measured"  # or a long one would look stalled
 
 
 def test_held_out_prompts_are_answered(studio: Path) -> None:
@@ -334,6 +335,34 @@ def test_held_out_prompts_are_answered(studio: Path) -> None:
     )  # fmt: skip
     assert again.weights is None
     assert again.metrics["predict_exact"] == outcome.metrics["predict_exact"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_what_is_saved_asks_in_the_words_it_was_taught_in(studio: Path, stage: str) -> None:
+    from transformers import AutoTokenizer
+
+    from tuner.data.prepare import prepare
+    from tuner.data.tokens import load_tokenizer
+
+    config = config_of(stage, template="llama3", max_steps=1, default_system="Be kind.")
+    _, outcome = trained(config, f"words-{stage}")
+    saved = AutoTokenizer.from_pretrained(outcome.weights)
+    row = prepare(config, load_tokenizer(studio / "model")).train[0]
+    first = json.loads((studio / "data" / f"{config.dataset[0]}.json").read_text())[0]
+    turn = [{"role": "user", "content": first["instruction"]}]
+    ids = saved.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    assert ids == (row["prompt_ids"] if stage == "dpo" else row["input_ids"][: len(ids)])
+    assert "start_header_id" in saved.decode(ids)
+    plain, outcome = trained(config_of("sft", max_steps=1), "own-words")
+    assert AutoTokenizer.from_pretrained(outcome.weights).chat_template == tiny.CHAT
+
+
+def test_beams_for_measuring_go_before_those_for_writing() -> None:
+    from tuner.engine.predict import choices
+
+    assert choices(config_of("sft", num_beams=2))["num_beams"] == 2
+    assert choices(config_of("sft", num_beams=2, generation_num_beams=3))["num_beams"] == 3
+    assert choices(config_of("sft", generation_num_beams=3, eval_num_beams=4))["num_beams"] == 4
 
 
 def test_scores_of_unspaced_scripts_count_signs() -> None:

@@ -50,9 +50,10 @@ def _list(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
         print_json(rows)
     else:
         shown = [
-            (r["name"], r["kind"], str(r["rows"] or "?"), ",".join(r["stages"]), r["source"]) for r in rows
-        ]
-        table(("name", "kind", "rows", "stages", "source"), shown)
+            (r["name"], r["kind"], "?" if r["rows"] is None else str(r["rows"]), ",".join(r["stages"]), r["source"],
+             r["problem"]) for r in rows
+        ]  # fmt: skip
+        table(("name", "kind", "rows", "stages", "source", "problem"), shown)
     return OK
 
 

@@ -63,7 +63,7 @@ REFUSED: dict[str, Refusal] = {
         _MEDIA, image_max_pixels=589824, image_min_pixels=1024, image_do_pan_and_scan=False, crop_to_patches=False,
         video_max_pixels=65536, video_min_pixels=256, video_fps=2.0, video_maxlen=128, use_audio_in_video=False,
         audio_sampling_rate=16000, freeze_vision_tower=True, freeze_multi_modal_projector=True,
-        freeze_language_model=False,
+        freeze_language_model=False, media_dir=None,
     ),
     **_each(
         _SERVING, vllm_maxlen=4096, vllm_gpu_util=0.7, vllm_enforce_eager=False, vllm_max_lora_rank=32, vllm_config=None,

@@ -212,20 +212,20 @@ class Data(Section):
         "A folder for the tokenised rows: read if it holds some, written if it does not.",
         advanced=True,
     )
-    media_dir: OptionalText = knob(
-        None, "Where pictures, videos and sounds lie; empty for dataset_dir.", advanced=True
-    )
     preprocessing_batch_size: int = knob(
         1000, "Rows tokenised in one go.", ge=1, unit="rows", advanced=True, usual="1000"
     )
     preprocessing_num_workers: OptionalInt = knob(
         None,
-        "Processes that read and tokenise; small sets are quicker with one.",
+        "Threads that tokenise; empty takes every core.",
         ge=1,
         advanced=True,
-        usual="1 to 16",
+        lowered="leaves cores to other work; the rows stay the same.",
+        usual="empty, or 1 to 16",
     )
-    overwrite_cache: bool = knob(False, "Tokenise anew even if it was done before.", advanced=True)
+    overwrite_cache: bool = knob(
+        False, "Tokenise anew even if --tokenized_path holds rows, and replace them.", advanced=True
+    )
     data_shared_file_system: bool = knob(
         False, "All machines of a run see the same disk, so that one of them prepares for all.", advanced=True
     )
@@ -367,6 +367,11 @@ class Output(Section):
         ge=1,
         usual="2 to 5",
         unit="checkpoints",
+        advanced=True,
+    )
+    auto_resume: bool = knob(
+        False,
+        "Go on by itself from the newest checkpoint once the studio is started again after a restart of the machine.",
         advanced=True,
     )
     plot_loss: bool = knob(False, "Write the loss curve as a picture beside the adapter.", advanced=True)

@@ -187,11 +187,18 @@ class Entry:
         except (ConfigError, OSError):
             return None
 
+    @property
+    def media(self) -> str:
+        """The sentence that refuses pictures, videos and sounds; empty for a set of text."""
+        held = [c for c in ("images", "videos", "audios") if self.columns.get(c)]
+        if not held:
+            return ""
+        return f"{self.name} holds {held[0]}, which this studio does not train on; choose a set of text."
+
     def fits(self, stage: str) -> str | None:
         """None when the stage can learn from this kind of rows, else the sentence that says why not."""
-        media = [c for c in ("images", "videos", "audios") if self.columns.get(c)]
-        if media:
-            return f"{self.name} holds {media[0]}, which this studio does not train on; choose a set of text."
+        if self.media:
+            return self.media
         if self.kind in STAGE_KINDS.get(stage, ()):
             return None
         wanted = " or ".join(KIND_WORDS[k] for k in STAGE_KINDS.get(stage, ()))

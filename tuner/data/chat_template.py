@@ -17,7 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
-from tuner.data.templates import Exchange, RefusedError, Written, common_prefix
+from tuner.data.outline import Outlines
+from tuner.data.templates import Exchange, RefusedError, Template, Thinking, Written, common_prefix
 from tuner.data.tokens import Tokenizer
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
@@ -88,6 +89,7 @@ class ChatTemplate:
         }
         if config.enable_thinking is not None:
             self.given["enable_thinking"] = config.enable_thinking
+        self._outlines = Outlines(text, self.jinja.environment, self.given)
         self.opening = tokenizer.bos if tokenizer.bos and self._begins_with(tokenizer.bos) else ""
         self.header, self.ending = self._frame()
         stop = self.ending.strip()
@@ -117,6 +119,13 @@ class ChatTemplate:
         return list(messages)
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
+        if not tools:
+            text = self._outlines.written(messages, asks, lambda: self._rendered(messages, (), asks))
+            if text is not None:
+                return text
+        return self._rendered(messages, tools, asks)
+
+    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], asks: bool) -> str:
         try:
             return self.jinja.render(
                 messages=messages,
@@ -221,6 +230,35 @@ def _unmarked(text: str) -> str:
     return text.replace(OPEN, "").replace(CLOSE, "")
 
 
+PROBES: tuple[list[Message], ...] = (
+    [{"role": "user", "content": " one\n"}],
+    [{"role": "system", "content": " zero\n"}, {"role": "user", "content": "one"}],
+    [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": " two\n"},
+        {"role": "user", "content": "three"},
+    ],
+)
+
+
+def to_save(template: Template | None, tokenizer: Tokenizer, config: Config) -> str | None:
+    """The chat template to save beside weights that were taught with `template`.
+
+    None where the tokenizer's own asks in the same words, which may also know how to write tools.
+    """
+    if not isinstance(template, Written) or config.stage == "pt":
+        return None
+    own = tokenizer.chat_template
+    if own:
+        theirs = ChatTemplate(own, tokenizer, config)
+        try:
+            if all(theirs.prompt(probe) == template.prompt(probe) for probe in PROBES):
+                return None
+        except RefusedError:
+            pass
+    return as_jinja(template)
+
+
 def as_jinja(template: Written) -> str:
     """A written template as a chat template to be saved beside a model, so that other programs prompt it as it was taught.
 
@@ -241,13 +279,34 @@ def as_jinja(template: Written) -> str:
         content = f"{_literal(slot.before)} + {inside if role == 'user' else ''}(message['content']{trim})"
         parts.append(f"{{% {word} message['role'] == '{role}' %}}{{{{ {content} }}}}")
         parts.append(f"{_quoted(slot.after)}")
+    parts.append("{% elif message['role'] == 'assistant' %}")
     answer = template.assistant
     content = f"{_literal(answer.before)} + (message['content']{trim}) + {_literal(answer.after)}"
-    parts.append(
-        f"{{% elif message['role'] == 'assistant' %}}{{% generation %}}{{{{ {content} }}}}{{% endgeneration %}}"
-    )
-    parts.append("{% endif %}{% endfor %}")
+    if template.thinking:
+        parts.append(_thoughtful(template.thinking, f"(message['content']{trim})"))
+        content = f"given + {_literal(answer.before)} + said + {_literal(answer.after)}"
+    parts.append(f"{{% generation %}}{{{{ {content} }}}}{{% endgeneration %}}{{% endif %}}{{% endfor %}}")
+    if template.thinking:
+        known = "true" if template.thinking.enabled else "false"
+        parts.append(f"{{% if add_generation_prompt and not enable_thinking | default({known}) %}}")
+        parts.append(_quoted(template.thinking.empty) + "{% endif %}")
     return "".join(parts)
+
+
+def _thoughtful(thinking: Thinking, content: str) -> str:
+    """Jinja that sets `said` to an answer with its thought where that is shown, and `given` to what stands before it.
+
+    A last answer without a thought gets an empty one: its own where that is learnt, the prompt's where it is not.
+    """
+    begin, end = (_literal(mark.strip()) for mark in (thinking.before, thinking.after))
+    stripped = f"(said.split({begin})[0] + said.split({end})[-1]).lstrip('\\n')"
+    gone = "true" if thinking.enabled is False else "false" if thinking.preserve else "not loop.last"
+    empty = _literal(thinking.empty)
+    filled = f"said = {empty} + said" if thinking.enabled else f"given = {empty}"
+    return (
+        f"{{% set given, said = '', {content} %}}{{% if {gone} and {end} in said %}}{{% set said = {stripped} %}}{{% endif %}}"
+        f"{{% if loop.last and {end} not in said %}}{{% set {filled} %}}{{% endif %}}"
+    )
 
 
 def _literal(text: str) -> str:

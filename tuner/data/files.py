@@ -21,6 +21,8 @@ from tuner.data.spans import Layout, Spans, spans
 TYPES = ("json", "jsonl", "csv", "parquet", "arrow", "txt")
 LONGEST_ROW = 16 << 20
 """A row longer than this many bytes is broken: nobody reads it, and one such row would fill the memory."""
+LARGEST_LOAD = 2 * LONGEST_ROW
+"""Rows that lie together are read in one go up to this many bytes."""
 EXCERPT = 200
 
 
@@ -82,16 +84,37 @@ class RowReader:
         self.file = os.open(path, os.O_RDONLY)
         self.header: list[str] | None = None
         self.delimiter = ","
+        self._loaded = b""
+        self._loaded_at = 0
+        self._ascii: str | None = None
 
     def close(self) -> None:
         os.close(self.file)
+
+    def load(self, start: int, end: int) -> None:
+        """Read these bytes at once: rows among them are then read from memory. Nothing happens when there are too many."""
+        self._loaded = os.pread(self.file, end - start, start) if end - start <= LARGEST_LOAD else b""
+        self._loaded_at = start
+        plain = self.kind in ("array", "objects", "lines") and self._loaded.isascii()
+        self._ascii = self._loaded.decode("ascii") if plain else None
+
+    def raw(self, start: int, end: int) -> bytes:
+        """These bytes of the file."""
+        at = start - self._loaded_at
+        if at >= 0 and end - self._loaded_at <= len(self._loaded):
+            return self._loaded[at : end - self._loaded_at]
+        return os.pread(self.file, end - start, start)
 
     def read(self, start: int, end: int) -> Any:
         """The row at these bytes: a dict, or Broken."""
         if end - start > LONGEST_ROW:
             head = os.pread(self.file, EXCERPT, start).decode("utf-8", "replace")
             return Broken(f"the row is longer than {LONGEST_ROW >> 20} MB", head)
-        return self.parse(os.pread(self.file, end - start, start))
+        if self._ascii is not None and start >= self._loaded_at:
+            found = _object(self._ascii[start - self._loaded_at : end - self._loaded_at])
+            if found is not None:
+                return found
+        return self.parse(self.raw(start, end))
 
     def parse(self, raw: bytes) -> Any:
         """One row from its bytes."""
@@ -126,6 +149,16 @@ class RowReader:
 
 
 csv.field_size_limit(LONGEST_ROW)
+_decode = json.JSONDecoder().raw_decode
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is from end to end; None for anything else, whatever it is."""
+    try:
+        record, stop = _decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if stop == len(text) and type(record) is dict else None
 
 
 def parse_json(text: str) -> Any:
@@ -165,23 +198,35 @@ class Records:
         seen = 0
         try:
             for block in spans(self.path, self.kind):
-                for start, end, line in _triples(block):
-                    if self.kind == "csv" and reader.header is None:
-                        reader.read_header(start, end)
-                    else:
-                        yield from self._stray(reader, seen, start, line)
-                        yield line, reader.read(start, end)
-                    seen = end
+                if not len(block.ends):
+                    continue
+                yield from self._block(reader, block, seen)
+                seen = int(block.ends[-1])
                 self.share = seen / size
             yield from self._end(reader, seen, size)
         finally:
             reader.close()
 
+    def _block(self, reader: RowReader, block: Spans, seen: int) -> Iterator[tuple[int, Any]]:
+        """Rows that were found together; `seen` is where the one before them ends."""
+        reader.load(seen, int(block.ends[-1]))
+        listed = self.kind == "array"
+        read = reader.read
+        for start, end, line in _triples(block):
+            if self.kind == "csv" and reader.header is None:
+                reader.read_header(start, end)
+                continue
+            if listed and start - seen > 1:
+                yield from self._stray(reader, seen, start, line)
+            yield line, read(start, end)
+            seen = end
+
     def _stray(self, reader: RowReader, seen: int, start: int, line: int) -> Iterator[tuple[int, Broken]]:
         """What stands between two rows of a list, if it is more than a comma."""
-        if self.kind != "array" or start - seen <= 1:
+        between = reader.raw(seen, min(start, seen + LONGEST_ROW))
+        if between == b",\n":
             return
-        between = os.pread(reader.file, min(start - seen, LONGEST_ROW), seen).removeprefix(b"\xef\xbb\xbf")
+        between = between.removeprefix(b"\xef\xbb\xbf")
         if between.strip() not in ((b"[",) if seen == 0 else (b",", b"")):
             yield (
                 line,

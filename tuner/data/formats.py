@@ -149,7 +149,7 @@ def _shared(raw: Any, entry: Entry) -> list[Message]:
 
 
 def _turn(turn: Any, entry: Entry) -> Message:
-    if not isinstance(turn, Mapping):
+    if type(turn) is not dict and not isinstance(turn, Mapping):
         raise UnfitError("broken turn", f"a turn is an object, this is {type(turn).__name__}")
     tags = entry.tags
     role_tag, content_tag = tags["role_tag"], tags["content_tag"]
@@ -334,7 +334,11 @@ def _call(raw: Any) -> Message:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError) as error:
             raise UnfitError("broken tool call", "the arguments are not JSON") from error
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise UnfitError(
+            "broken tool call", f"the arguments are an object, this is {type(arguments).__name__}"
+        )
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,6 +66,17 @@ def _modelscope(entry: Entry) -> Any:
     return MsDataset.load(
         dataset_name=entry.location, subset_name=entry.subset, data_dir=entry.folder, split=entry.split
     ).to_hf_dataset()
+
+
+def cached(entry: Entry) -> bool:
+    """Whether some of a hub set was fetched to this machine before."""
+    import huggingface_hub.constants as constants
+
+    flat = entry.location.replace("/", "--")
+    home = Path(constants.HF_HOME)
+    made = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
+    places = (Path(constants.HF_HUB_CACHE) / f"datasets--{flat}", made / flat.replace("--", "___").lower())
+    return any(place.is_dir() for place in places)
 
 
 def reachable() -> bool:

@@ -32,20 +32,32 @@ def holds_rows(folder: Path) -> bool:
     return folder.is_dir() and any(folder.rglob("*.arrow"))
 
 
+def claim(folder: Path) -> None:
+    """Raise ConfigError unless rows may be written here: nothing lies here yet, or only what this studio wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise _unfit(folder, "is a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).is_file():
+        raise _unfit(folder, "holds files that this studio did not write, which are left alone")
+
+
 def write(folder: Path, parts: Mapping[str, Sequence[dict[str, Any]]], about: Mapping[str, Any]) -> None:
-    """Write rows by part ("train", "validation", ...); the folder appears whole or not at all."""
+    """Write rows by part ("train", "validation", ...); the folder appears whole or not at all, in place of an older one."""
     import shutil
 
-    aside = folder.with_name(folder.name + ".partial")
+    claim(folder)
+    aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name, rows in parts.items():
         _write_part(aside / name, rows)
     (aside / "dataset_dict.json").write_text(json.dumps({"splits": list(parts)}), encoding="utf-8")
     (aside / ABOUT).write_text(json.dumps(dict(about)), encoding="utf-8")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.is_dir():
-        folder.rmdir()  # empty, or it would have been read
+        folder.rename(old)
     aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

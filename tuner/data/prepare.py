@@ -60,8 +60,10 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
     Raises ConfigError when a set cannot be read or fits the stage ill, or when nothing is left to train on.
     """
     folder = kept.folder_of(config)
-    if folder and kept.holds_rows(folder):
+    if folder and kept.holds_rows(folder) and not config.overwrite_cache:
         return _from_disk(folder, config, tokenizer)
+    if folder:
+        kept.claim(folder)
     if config.streaming:
         return _streamed(config, tokenizer, progress)
     prepared = read_all(config, tokenizer, progress, keep=True)

@@ -18,6 +18,7 @@ from tuner.data.formats import Dropped, convert
 from tuner.data.mix import sample
 from tuner.data.report import Place, Progress, Tally
 from tuner.data.rows import Rows
+from tuner.data.tokens import use_threads
 
 Placed = list[tuple[Place, Draft]]
 
@@ -83,8 +84,9 @@ class Source:
             return
         for path in entry.files():
             self._file = records(path)
+            name, file = entry.name, path.name
             for line, record in self._file:
-                yield Place(entry.name, path.name, line), record
+                yield Place(name, file, line), record
             self._file, self._files_done = None, self._files_done + 1
 
 
@@ -96,6 +98,7 @@ class Reader:
         self.config = encoder.config
         self.progress = progress
         self.keep = keep
+        use_threads(self.config.preprocessing_num_workers)
         frame = encoder.frame()
         marks = [token for token in encoder.tokenizer.specials if token in frame]
         self.tally = Tally(encoder.config, encoder.template.name, marks)

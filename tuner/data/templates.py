@@ -19,6 +19,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.formats import Message
 from tuner.data.tokens import Tokenizer
+from tuner.data.tools import FORMATS, ToolFormat
 
 CONTENT = "{{content}}"
 
@@ -205,9 +206,7 @@ class Written:
             system = self._content(rest.pop(0)["content"])
         opened = self.prefix
         if tools:
-            from tuner.data.tools import FORMATS
-
-            way = FORMATS[self.tools]
+            way = self._tool_way()
             if way.apart:
                 opened += way.describe(tools, "")
             else:
@@ -226,11 +225,9 @@ class Written:
         if message["role"] == "user":
             before = self.user.before.replace("{{idx}}", str(number))
             return before + self._content(message["content"]) + self.user.after, self.user.after
-        from tuner.data.tools import FORMATS
-
         follows = i + 1 < len(rest) and rest[i + 1]["role"] == "tool"
         begins = i == 0 or rest[i - 1]["role"] != "tool"
-        before = self.observation.before if begins else FORMATS[self.tools].between
+        before = self.observation.before if begins else self._tool_way().between
         after = "" if follows else self.observation.after
         return before + self._content(message["content"]) + after, after
 
@@ -241,11 +238,17 @@ class Written:
         if thinking and message.get("reasoning_content"):
             said = thinking.before + message["reasoning_content"].strip("\n") + thinking.after + said
         if message.get("tool_calls"):
-            from tuner.data.tools import FORMATS
-
-            said += FORMATS[self.tools].call([c["function"] for c in message["tool_calls"]])
+            way = self._tool_way()
+            words = said if thinking is None else thinking.strip(said)
+            said += way.after_words if words.strip() else ""
+            said += way.call([c["function"] for c in message["tool_calls"]])
         gone = thinking and (thinking.enabled is False or (history and not thinking.preserve))
         return thinking.strip(said) if thinking and gone else said
+
+    def _tool_way(self) -> ToolFormat:
+        if self.tools not in FORMATS:
+            raise RefusedError(f"tools of {self.name} are written by its tokenizer's own chat template only")
+        return FORMATS[self.tools]
 
     def _content(self, text: str) -> str:
         return text.strip() if self.trim else text
@@ -327,7 +330,7 @@ def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:
         assistant=slot("assistant", ended),
         observation=slot("observation", user),
         call=slot("call", fields.get("assistant", ended)),
-        tools=_tool_format(config.tool_format or fields.get("tools", "default")),
+        tools=_tool_format(config.tool_format) if config.tool_format else fields.get("tools", "default"),
         default_system=_bind(fields.get("default_system", ""), tokenizer, eos) if given is None else given,
         system_in_user=bool(fields.get("system_in_user")),
         trim=bool(fields.get("trim")),
@@ -340,8 +343,6 @@ def _bind(text: str, tokenizer: Tokenizer, eos: str) -> str:
 
 
 def _tool_format(name: str) -> str:
-    from tuner.data.tools import FORMATS
-
     if name in FORMATS:
         return name
     sentence = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -184,6 +185,13 @@ def _drop_prefix(owner: dict[str, Any], key: str) -> bool:
 def _clean(text: str) -> str:
     """Text without lone surrogates, which no file can hold and no tokenizer reads."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def use_threads(count: int | None) -> None:
+    """Tokenise with this many threads in this process, None for every core; it holds from the first batch on."""
+    if count:
+        os.environ["RAYON_NUM_THREADS"] = str(count)  # tokenizers' own pool reads it once, when it starts
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

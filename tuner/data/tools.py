@@ -18,6 +18,8 @@ class ToolFormat(NamedTuple):
     between: str = "\n"
     """What stands between the results of several calls."""
     apart: bool = False
+    after_words: str = ""
+    """What stands between words of an answer and the calls that follow them."""
 
 
 def _dumps(value: Any) -> str:
@@ -127,10 +129,113 @@ def _mistral_call(calls: Sequence[Mapping[str, Any]]) -> str:
     return _dumps([{"name": c["name"], "arguments": c["arguments"]} for c in calls])
 
 
+# --- qwen3_5 -------------------------------------------------------------------------------------------------------
+
+_QWEN3_5_RULES = """
+
+If you choose to call a function ONLY reply in the following format with NO suffix:
+
+<tool_call>
+<function=example_function_name>
+<parameter=example_parameter_1>
+value_1
+</parameter>
+<parameter=example_parameter_2>
+This is the value for the second parameter
+that can span
+multiple lines
+</parameter>
+</function>
+</tool_call>
+
+<IMPORTANT>
+Reminder:
+- Function calls MUST follow the specified format: an inner <function=...></function> block must be nested within \
+<tool_call></tool_call> XML tags
+- Required parameters MUST be specified
+- You may provide optional reasoning for your function call in natural language BEFORE the function call, but NOT after
+- If there is no function call available, answer the question like normal with your current knowledge and do not tell \
+the user about function calls
+</IMPORTANT>"""
+
+
+def _qwen3_5_describe(tools: Sequence[Any], system: str) -> str:
+    listed = "".join("\n" + _dumps(_wrapped(t)) for t in tools)
+    opening = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
+    return f"{opening}{listed}\n</tools>{_QWEN3_5_RULES}" + (f"\n\n{system}" if system else "")
+
+
+def _qwen3_5_call(calls: Sequence[Mapping[str, Any]]) -> str:
+    def said(value: Any) -> str:
+        return _dumps(value) if isinstance(value, dict | list) else str(value)
+
+    def written(call: Mapping[str, Any]) -> str:
+        given = "".join(f"<parameter={k}>\n{said(v)}\n</parameter>\n" for k, v in call["arguments"].items())
+        return f"<tool_call>\n<function={call['name']}>\n{given}</function>\n</tool_call>"
+
+    return "\n".join(map(written, calls))
+
+
+# --- glm4_moe ------------------------------------------------------------------------------------------------------
+
+
+def _glm4_moe_describe(tools: Sequence[Any], system: str) -> str:
+    listed = "".join(_dumps(_wrapped(t)) + "\n" for t in tools)
+    return (
+        "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{listed}</tools>\n\n"
+        "For each function call, output the function name and arguments within the following XML format:\n"
+        "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}</arg_value>\n"
+        "<arg_key>{arg-key-2}</arg_key>\n<arg_value>{arg-value-2}</arg_value>\n...\n</tool_call>"
+        + (f"<|system|>\n{system}" if system else "")
+    )
+
+
+def _glm4_moe_call(calls: Sequence[Mapping[str, Any]]) -> str:
+    def written(call: Mapping[str, Any]) -> str:
+        given = "".join(
+            f"<arg_key>{k}</arg_key>\n<arg_value>{v if isinstance(v, str) else _dumps(v)}</arg_value>\n"
+            for k, v in call["arguments"].items()
+        )
+        return f"\n<tool_call>{call['name']}\n{given}</tool_call>"
+
+    return "".join(map(written, calls))
+
+
+# --- lfm2 ----------------------------------------------------------------------------------------------------------
+
+
+def _lfm2_describe(tools: Sequence[Any], system: str) -> str:
+    listed = ", ".join(_dumps(_function(t)) for t in tools)
+    return f"{system}{chr(10) if system else ''}List of tools: <|tool_list_start|>[{listed}]<|tool_list_end|>"
+
+
+def _lfm2_call(calls: Sequence[Mapping[str, Any]]) -> str:
+    def said(value: Any) -> str:
+        if isinstance(value, str):
+            for raw, escaped in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\r", "\\r")):
+                value = value.replace(raw, escaped)
+            return f"'{value}'"
+        return _dumps(value) if isinstance(value, dict | list) else str(value)
+
+    def written(call: Mapping[str, Any]) -> str:
+        return f"{call['name']}({', '.join(f'{k}={said(v)}' for k, v in call['arguments'].items())})"
+
+    return f"<|tool_call_start|>[{', '.join(map(written, calls))}]<|tool_call_end|>"
+
+
+_RESPONSES = "\n</tool_response>\n<tool_response>\n"
 FORMATS: dict[str, ToolFormat] = {
-    "default": ToolFormat(_default_describe, _default_call),
-    "qwen": ToolFormat(_qwen_describe, _qwen_call, between="\n</tool_response>\n<tool_response>\n"),
+    "default": ToolFormat(_default_describe, _default_call, after_words="\n"),
+    "qwen": ToolFormat(_qwen_describe, _qwen_call, between=_RESPONSES, after_words="\n"),
+    "qwen3_5": ToolFormat(_qwen3_5_describe, _qwen3_5_call, between=_RESPONSES, after_words="\n\n"),
     "glm4": ToolFormat(_glm4_describe, _glm4_call),
+    "glm4_moe": ToolFormat(_glm4_moe_describe, _glm4_moe_call, between=_RESPONSES),
+    "lfm2": ToolFormat(
+        _lfm2_describe,
+        _lfm2_call,
+        between="<|tool_response_end|><|im_end|>\n<|im_start|>tool\n<|tool_response_start|>",
+    ),
     "mistral": ToolFormat(_mistral_describe, _mistral_call, apart=True),
     "llama3": ToolFormat(_llama3_describe, _llama3_call),
 }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tuner.config.config import KNOBS, Config, make
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import STAGE_KINDS, Entry, named, read_catalog
+from tuner.data.catalog import CATALOG, Entry, named, read_catalog
+from tuner.data.files import records
+from tuner.data.formats import Dropped, convert
+from tuner.data.hub import cached, reachable
 from tuner.data.pages import Pages
 from tuner.data.report import Progress
 from tuner.data.report import report as make_report
@@ -19,14 +24,19 @@ COUNTED = 64 << 20
 """Rows of files up to this size, in bytes, are counted for the list."""
 
 
+LOOK = 20
+"""Rows in which the columns of an entry are looked for."""
+
+
 def list_rows(dataset_dir: str | Path = "data") -> Iterator[dict[str, Any]]:
     """One object a data set: name, kind, stages, source, bytes, rows (None where counting takes long) and what is wrong."""
+    hub = Hub()
     for entry in read_catalog(dataset_dir).values():
-        yield list_row(entry)
+        yield list_row(entry, hub)
 
 
-def list_row(entry: Entry) -> dict[str, Any]:
-    """One data set of the catalog."""
+def list_row(entry: Entry, hub: Hub) -> dict[str, Any]:
+    """One data set of the catalog; `problem` says why it cannot be trained on, empty where it can."""
     row: dict[str, Any] = {"name": entry.name, "source": entry.source, "local": entry.local, "problem": ""}
     row |= {"bytes": None, "rows": None, "formatting": entry.formatting, "ranking": entry.ranking}
     try:
@@ -34,13 +44,52 @@ def list_row(entry: Entry) -> dict[str, Any]:
         row["bytes"] = sum(f.stat().st_size for f in files) if files else None
         if files and row["bytes"] <= COUNTED:
             row["rows"] = Pages(files).count()
+        row["problem"] = entry.media or (unfit_rows(entry, files) if entry.local else hub.problem(entry))
     except (ConfigError, OSError) as error:
         row["problem"] = str(error)
     row["kind"] = entry.kind
-    row["stages"] = [
-        s for s, kinds in STAGE_KINDS.items() if entry.kind in kinds and s in KNOBS["stage"].choices
-    ]
+    row["stages"] = [stage for stage in KNOBS["stage"].choices if entry.fits(stage) is None]
     return row
+
+
+class Hub:
+    """Whether hub sets can be had now; the network is tried once at most."""
+
+    @cached_property
+    def away(self) -> bool:
+        """Whether the hub cannot be reached."""
+        import huggingface_hub.constants as constants
+
+        return constants.HF_HUB_OFFLINE or not reachable()
+
+    def problem(self, entry: Entry) -> str:
+        """Why a set of another machine cannot be had; empty where it can, or was fetched before."""
+        if entry.origin == "cloud":
+            return f"{entry.name} is in cloud storage; copy it here and give its file_name."
+        if cached(entry) or not self.away:
+            return ""
+        return f"{entry.name} is on a hub that cannot be reached; download it and give its file_name."
+
+
+def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
+    """Why the first rows of a set are not what its entry says; empty where they are."""
+    rows = [r for file in files[:1] for _, r in islice(records(file), LOOK) if isinstance(r, Mapping)]
+    if not rows:
+        return f"{entry.name}: none of its first rows can be read."
+    seen = list(dict.fromkeys(column for row in rows for column in row))
+    gone = [repr(entry.columns[c]) for c in sorted(entry.named) if entry.columns[c] not in seen]
+    if gone:
+        has = ", ".join(map(str, seen[:8]))
+        return (
+            f"{entry.name}: no row has {' or '.join(gone)}; mend columns in {CATALOG}, the rows have {has}."
+        )
+    found = [convert(row, entry) for row in rows]
+    dropped = [one for one in found if isinstance(one, Dropped)]
+    if len(dropped) < len(rows):
+        return ""
+    return (
+        f"{entry.name}: none of its first rows can be used ({dropped[0].reason}: {dropped[0].detail[:120]})."
+    )
 
 
 def stage_of(entry: Entry) -> str:
@@ -73,8 +122,6 @@ def show(name: str, row: int, model: str, **knobs: Any) -> dict[str, Any]:
 
 
 def _hub_row(entry: Entry, row: int) -> Any:
-    from itertools import islice
-
     from tuner.config.knobs import Problem
     from tuner.data.hub import hub_records
 

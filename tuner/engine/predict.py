@@ -103,7 +103,7 @@ def choices(config: Config) -> dict[str, Any]:
     """The generation knobs in the words of `generate`."""
     said: dict[str, Any] = {
         "do_sample": config.do_sample,
-        "num_beams": config.generation_num_beams or config.eval_num_beams or config.num_beams,
+        "num_beams": config.eval_num_beams or config.generation_num_beams or config.num_beams,
         "repetition_penalty": config.repetition_penalty,
         "length_penalty": config.length_penalty,
     }

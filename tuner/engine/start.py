@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoModelForCausalLM
 
 from tuner.config.config import Config
+from tuner.data.chat_template import to_save
 from tuner.data.prepare import Prepared, prepare
 from tuner.data.stream import Stream
 from tuner.data.tokens import load_tokenizer
@@ -51,11 +52,14 @@ def begin(
     with run.phase("finding the model"):
         source = adapters.base_of(config, vocabulary.widened(config, models.find(config)))
     with run.phase("preparing the data"):
-        rows = prepare(config, load_tokenizer(source.folder), run.progress)
+        words = load_tokenizer(source.folder)
+        rows = prepare(config, words, run.progress)
         run.learned_from(rows.inputs)
     note_estimate(config, run)
     with run.phase("loading the model"):
         tokenizer = models.tokenizer(config, source)
+        # Saved with the weights, so that others ask in the words it was taught in.
+        tokenizer.chat_template = to_save(rows.template, words, config) or tokenizer.chat_template
         whole = config.finetuning_type in ("full", "freeze")
         model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
         model, fresh = methods.attach(config, model)

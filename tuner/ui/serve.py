@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 
 from tuner import paths
+from tuner.jobs.supervisor import ensure_supervisor
 
 
 def main() -> None:
@@ -19,6 +21,8 @@ def main() -> None:
     os.environ.setdefault("TUNER_HOME", str(paths.home()))
     root = paths.package().parent
     os.chdir(root)  # Streamlit reads .streamlit/config.toml from the folder it starts in
+    with suppress(OSError):  # what a reboot left in the queue goes on, browser or not
+        ensure_supervisor(only_if_needed=True)
     from streamlit.runtime.pages_manager import PagesManager
     from streamlit.web import cli
 
