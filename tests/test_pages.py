@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tuner.config.config import KNOBS, check, recipes
+from tuner.config.config import KNOBS, Config, check, recipes
+from tuner.config.knobs import Problem
 from tuner.config.sections import Stage
+from tuner.jobs import submit
 from tuner.tracking.run import STATES, Run, Status
-from tuner.ui import answers, chart_table, charts, draft, form, run_view, tables, theme, words
+from tuner.ui import answers, chart_table, charts, draft, form, run_view, sweep, tables, theme, words
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,6 +118,35 @@ def test_every_shown_knob_s_tooltip_says_its_flag_and_what_a_change_does() -> No
         said = form.tooltip(knob)
         assert f"`--{knob.name}`" in said
         assert not knob.raised or "Higher" in said
+
+
+def judged(one: draft.Draft) -> tuple[Config | None, list[Problem]]:
+    return check(one.values)
+
+
+def test_a_sweep_makes_a_run_of_every_combination_and_says_what_is_wrong_with_any() -> None:
+    begun = draft.Draft(base={"model_name_or_path": "m", "dataset": ["d"], "stage": "sft"})
+    planned = sweep.plan(begun, {"learning_rate": "1e-4, 3e-4,1e-4", "lora_rank": "8,16"}, judged)
+    assert not planned.problems
+    assert [(c.learning_rate, c.lora_rank) for c in planned.configs] == [
+        (1e-4, 8), (1e-4, 16), (3e-4, 8), (3e-4, 16),
+    ]  # fmt: skip
+    assert planned.own[0] == "Learning rate 1e-4, LoRA rank 8"
+    assert submit.expand(planned.values)[3]["learning_rate"] == "3e-4"
+
+    for given, said in [
+        ({"learning_rate": "1e-4"}, "several values"),
+        ({"learning_rate": "1e-4, fast"}, "learning_rate"),
+        ({"seed": ",".join(map(str, range(40)))}, "40 runs"),
+    ]:
+        (sentence,) = sweep.plan(begun, given, judged).problems
+        assert said in sentence
+
+
+def test_what_holds_one_value_and_applies_can_be_swept() -> None:
+    names = sweep.choices(draft.Draft(base={"stage": "sft"}))
+    assert {"learning_rate", "lora_rank", "seed", "lr_scheduler_type"} <= set(names)
+    assert not {"pref_beta", "dataset", "model_name_or_path"} & set(names)
 
 
 # --- charts --------------------------------------------------------------------------------------------------------

@@ -172,6 +172,30 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
 
 
+def test_several_values_make_as_many_runs(studio, page) -> None:
+    studio.tuner("queue", "--pause")
+    (one,) = submit(studio, "one", "--max_steps", "3")
+    page.goto(f"{studio.url}/new_run?clone={one}")
+    expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+
+    page.get_by_role("button", name="Sweep").click()
+    sweep = page.get_by_test_id("stPopoverBody")
+    sweep.locator(".st-key-sweep-knobs input").fill("learning rate")
+    page.get_by_role("option", name="Learning rate", exact=True).click()
+    typed = sweep.locator(".st-key-sweep-learning_rate input")
+    typed.fill("1e-4, high")
+    typed.press("Enter")
+    expect(sweep.get_by_text("should be a valid number")).to_be_visible()
+    expect(sweep.get_by_role("button", name="Queue")).to_be_disabled()
+    typed.fill("1e-4, 3e-4")
+    typed.press("Enter")
+    sweep.get_by_role("button", name="Queue 2 runs").click()
+
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
+    waiting(page, "one", "learning_rate=1e-4", "learning_rate=3e-4")
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]
+
+
 def launches(home: Path) -> Counter[str]:
     """How often each run's worker was started, by the supervisor's own log."""
     said = (home / "mlruns" / "supervisor.log").read_text()

@@ -277,7 +277,9 @@ def _transcript(text: str) -> list[Message]:
 
 def _cell(record: Mapping[str, Any], entry: Entry, column: str) -> Any:
     name = entry.columns.get(column)
-    return record.get(name) if name else None
+    value = record.get(name) if name else None
+    # Tables written by pandas have NaN where there is nothing.
+    return None if type(value) is float and value != value else value
 
 
 def _listed(value: Any) -> list[Any] | None:

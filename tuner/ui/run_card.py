@@ -15,7 +15,7 @@ from tuner.estimate import Memory
 from tuner.tracking.pace import expected_seconds
 from tuner.tracking.run import fresh_name
 from tuner.ui import draft as drafts
-from tuner.ui import form, state, theme
+from tuner.ui import form, state, sweep, theme
 from tuner.ui.draft import Draft
 from tuner.ui.words import NONE, count, duration, label, safe, size, value
 
@@ -58,6 +58,7 @@ def show(
             on_click=launch,
             args=(config, name),
         )
+        sweep.offer(draft, name, judge, disabled=config is None or bool(problems))
     with theme.card("same"):
         _same_from_a_shell(draft, config, name)
 
