@@ -3,7 +3,7 @@
 import streamlit as st
 
 from tuner.tracking.history import history, metric_names
-from tuner.ui import chart_table, charts, compare, run_view, tables, theme
+from tuner.ui import answers, chart_table, charts, compare, run_view, tables, theme
 
 theme.head("Compare", "Runs beside each other: where their curves part, and what was set otherwise.")
 
@@ -40,6 +40,8 @@ else:
     st.caption(
         "Nothing: these runs have the same config. What differs is chance, or the data behind the same name."
     )
+
+answers.compared(names)
 
 st.subheader("What they took", anchor=False)
 st.dataframe(tables.costs(rows, names), hide_index=True)

@@ -3,7 +3,6 @@
 import streamlit as st
 
 from tuner.ui import answers, live, run_list, run_view, state, theme
-from tuner.ui.words import STAGES, value
 
 run_id = state.asked("run")
 if not run_id:
@@ -23,10 +22,18 @@ if run is None:
     st.stop()
 
 values = run.values()
+# A link to the page one is on does not change the browser's address, which the next click would go back to.
+st.query_params["run"] = run_id
+st.button(
+    "Runs and queue",
+    icon=":material/arrow_back:",
+    type="tertiary",
+    key="to-all",
+    on_click=state.go,
+    args=("runs",),
+)
 with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
-    stage = STAGES.get(str(values.get("stage")), "")
-    model = value(values.get("model_name_or_path"))
-    theme.head(run.name, f"{stage} of {model} on {value(values.get('dataset'))}")
+    theme.head(run.name, run_view.lead(values))
     run_view.actions(run)
 
 live.piece(run_view.standing, run, 1.0)
@@ -36,7 +43,7 @@ names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
 if answers.has_samples(run):
     names.insert(1, "Samples")
 if predicted := answers.predictions_of(run):
-    names.insert(1, "Predictions")
+    names.insert(1 if values.get("do_train") else 0, "Predictions")
 tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True))
 if tabs["Charts"].open:
     with tabs["Charts"]:

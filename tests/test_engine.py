@@ -51,10 +51,14 @@ class StopsAt(Watched):
             self.run.request("stop")
 
 
-@pytest.mark.parametrize(("stage", "dropout"), [("sft", 0.1), ("dpo", 0.1), ("dpo", 0.0), ("kto", 0.0)])
-def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, stage: str, dropout: float) -> None:
-    config = config_of(stage, save_strategy="steps", save_steps=3, **STEADY | {"lora_dropout": dropout})
-    name = f"{stage}-{dropout}"
+@pytest.mark.parametrize(
+    ("stage", "dropout", "bco"),
+    [("sft", 0.1, 0.0), ("dpo", 0.1, 0.0), ("dpo", 0.0, 0.0), ("dpo", 0.0, 1.0), ("kto", 0.0, 0.0)],
+)
+def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, stage: str, dropout: float, bco: float) -> None:
+    changes = {"lora_dropout": dropout, **({"pref_bco_weight": bco} if bco else {})}
+    config = config_of(stage, save_strategy="steps", save_steps=3, **STEADY | changes)
+    name = f"{stage}-{dropout}-{bco}"
     whole, _ = trained(config, f"whole-{name}")
     first, outcome = trained(config, f"parts-{name}", kind=StopsAt)
     assert outcome.stopped
@@ -310,6 +314,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(studio: Path) -> None:
     steps, values = series(live.run.metrics()[0], "eval_loss")
     assert steps[-1] < 30, "patience did not end it"
     assert outcome.metrics["eval_loss"] == pytest.approx(min(values), abs=1e-4)
+    assert live.run.status().extra["doing"] == "2 of 2 batches measured"  # or a long one would look stalled
 
 
 def test_held_out_prompts_are_answered(studio: Path) -> None:

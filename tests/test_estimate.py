@@ -5,12 +5,103 @@ import pytest
 import torch
 from tiny_packed import CPU, build, pair_rows
 
+from tuner.config.config import make
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.rows import pack_row, units_of_step
-from tuner.estimate import ModelShape, layer_activations, packed_memory, packed_plan
+from tuner.estimate import (
+    Lengths,
+    ModelShape,
+    autograd_activations,
+    layer_activations,
+    packed_memory,
+    packed_plan,
+    run_memory,
+)
 
+GIB = 2**30
 QWEN_18 = ModelShape(2048, 24, 16, 16, 128, 5504, 151936)
+INTERNLM2_18 = ModelShape(2048, 24, 16, 8, 128, 8192, 92544)
+QWEN3_8 = ModelShape(4096, 36, 32, 8, 128, 12288, 151936, normed_heads=True)
+PAIRS, INSTRUCTIONS = Lengths(200, 136, 934), Lengths(175, 129, 585)
+MEASURED = [
+    # GiB that torch had allocated at the peak on an H200: Anthropic's pairs and alpaca's instructions, LoRA of rank 8
+    (QWEN_18, PAIRS, 8.42, {}),
+    (QWEN_18, PAIRS, 4.14, {"engine_preset": "memory"}),
+    (INTERNLM2_18, PAIRS, 9.23, {}),
+    (INTERNLM2_18, PAIRS, 4.34, {"engine_preset": "memory"}),
+    (QWEN3_8, PAIRS, 30.2, {}),
+    (QWEN3_8, PAIRS, 16.8, {"engine_preset": "memory"}),
+    (QWEN_18, PAIRS, 4.4, {"engine": "trl"}),
+    (QWEN_18, PAIRS, 11.9, {"engine": "trl", "gradient_checkpointing": False}),
+    (QWEN_18, PAIRS, 36.6, {"engine": "trl", "gradient_checkpointing": False, "per_device_train_batch_size": 8,
+                            "gradient_accumulation_steps": 1}),
+    (QWEN_18, INSTRUCTIONS, 3.9, {"stage": "sft"}),
+    (QWEN_18, INSTRUCTIONS, 6.4, {"stage": "sft", "gradient_checkpointing": False}),
+    (QWEN_18, INSTRUCTIONS, 14.5, {"stage": "sft", "gradient_checkpointing": False,
+                                   "per_device_train_batch_size": 8}),
+    (QWEN_18, INSTRUCTIONS, 7.8, {"stage": "sft", "gradient_checkpointing": False, "packing": True,
+                                  "per_device_train_batch_size": 1}),
+]  # fmt: skip
+
+
+def a_run(**values):
+    plain = {"stage": "dpo", "do_train": True, "model_name_or_path": "m", "dataset": "d", "bf16": True}
+    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "cutoff_len": 2048}
+    return make({**plain, **batch, **values})
+
+
+@pytest.mark.parametrize(("shape", "lengths", "gib", "values"), MEASURED)
+def test_a_whole_run_is_estimated_as_a_gpu_measured_it(shape, lengths, gib, values) -> None:
+    assert run_memory(a_run(**values), shape, lengths, 130 * GIB).total / GIB == pytest.approx(gib, rel=0.13)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_autograd_keeps_what_is_estimated(half: bool, whole: bool) -> None:
+    kept = [kept_by_autograd(layers, half, whole) for layers in (1, 3)]
+    shape = ModelShape(128, 1, 4, 2, 32, 320, 64)
+    measured = (kept[1] - kept[0]) / 2 / 96
+    assert autograd_activations(shape, half=half, whole=whole) == pytest.approx(measured, rel=0.15)
+
+
+def kept_by_autograd(layers: int, half: bool, whole: bool) -> int:
+    """Bytes that a forward pass over 96 tokens keeps for its backward, weights left out."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=layers, **sizes))
+    if not whole:
+        model = get_peft_model(
+            model.to(torch.bfloat16 if half else torch.float32), LoraConfig(r=4, target_modules="all-linear")
+        )
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    ids = torch.arange(96)[None] % 64
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+        torch.autocast("cpu", torch.bfloat16, half),
+    ):
+        model(input_ids=ids, labels=ids)
+    return sum(size for size, _ in kept.values())
+
+
+def test_what_a_run_trains_decides_its_optimizer() -> None:
+    """Adam holds two numbers for each that is trained, 8-bit Adam two bytes, and a frozen base has neither."""
+    full, small = (run_memory(a_run(stage="sft", finetuning_type="full", optim=o), QWEN_18, PAIRS, 0)
+                   for o in ("adamw_torch", "adamw_8bit"))  # fmt: skip
+    assert full.optimizer == 8 * QWEN_18.parameters and small.optimizer == 2 * QWEN_18.parameters
+    assert full.weights == full.gradients == 4 * QWEN_18.parameters and full.adapters == 0
+    quantized = run_memory(a_run(stage="sft", quantization_bit=4), QWEN_18, PAIRS, 0)
+    assert quantized.weights < run_memory(a_run(stage="sft"), QWEN_18, PAIRS, 0).weights / 1.5
 
 
 def test_parameters_of_a_known_model() -> None:

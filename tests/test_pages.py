@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tuner.config.config import KNOBS, check, recipes
+from tuner.config.config import KNOBS, Config, check, recipes
+from tuner.config.knobs import Problem
 from tuner.config.sections import Stage
-from tuner.tracking.run import STATES, Status
-from tuner.ui import chart_table, charts, draft, form, tables, theme, words
+from tuner.jobs import submit
+from tuner.tracking.run import STATES, Run, Status
+from tuner.ui import answers, chart_table, charts, draft, form, run_view, sweep, tables, theme, words
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +120,35 @@ def test_every_shown_knob_s_tooltip_says_its_flag_and_what_a_change_does() -> No
         assert not knob.raised or "Higher" in said
 
 
+def judged(one: draft.Draft) -> tuple[Config | None, list[Problem]]:
+    return check(one.values)
+
+
+def test_a_sweep_makes_a_run_of_every_combination_and_says_what_is_wrong_with_any() -> None:
+    begun = draft.Draft(base={"model_name_or_path": "m", "dataset": ["d"], "stage": "sft"})
+    planned = sweep.plan(begun, {"learning_rate": "1e-4, 3e-4,1e-4", "lora_rank": "8,16"}, judged)
+    assert not planned.problems
+    assert [(c.learning_rate, c.lora_rank) for c in planned.configs] == [
+        (1e-4, 8), (1e-4, 16), (3e-4, 8), (3e-4, 16),
+    ]  # fmt: skip
+    assert planned.own[0] == "Learning rate 1e-4, LoRA rank 8"
+    assert submit.expand(planned.values)[3]["learning_rate"] == "3e-4"
+
+    for given, said in [
+        ({"learning_rate": "1e-4"}, "several values"),
+        ({"learning_rate": "1e-4, fast"}, "learning_rate"),
+        ({"seed": ",".join(map(str, range(40)))}, "40 runs"),
+    ]:
+        (sentence,) = sweep.plan(begun, given, judged).problems
+        assert said in sentence
+
+
+def test_what_holds_one_value_and_applies_can_be_swept() -> None:
+    names = sweep.choices(draft.Draft(base={"stage": "sft"}))
+    assert {"learning_rate", "lora_rank", "seed", "lr_scheduler_type"} <= set(names)
+    assert not {"pref_beta", "dataset", "model_name_or_path"} & set(names)
+
+
 # --- charts --------------------------------------------------------------------------------------------------------
 
 
@@ -166,6 +198,50 @@ def test_outcomes_hold_each_run_against_the_baseline() -> None:
     last, best = tables.outcomes(curves, {"a": "A", "b": "B"}, "a")
     assert last["A (baseline)"] == "0.4" and last["B"].startswith("0.3") and "better by 0.1" in last["B"]
     assert best["B"].startswith("0.2")
+
+
+def test_only_prompts_that_two_runs_were_asked_are_laid_side_by_side(home: Path) -> None:
+    def told(run_id: str, *rows: tuple[int, str, str]) -> list[answers.Asked]:
+        table = {"columns": ["step", "prompt", "expected", "answer"]}
+        Run(run_id).folder.mkdir(parents=True)
+        rows = [(step, prompt, "yes", said) for step, prompt, said in rows]
+        (Run(run_id).folder / "samples.json").write_text(json.dumps(table | {"data": rows}))
+        return answers.asked(Run(run_id))
+
+    found = {
+        "a": told("a", (0, "same?", "no"), (0, "own?", "no"), (9, "same?", "yes"), (9, "own?", "yes")),
+        "b": told("b", (0, "same?", "nay"), (20, "same?", "yea")),
+        "c": answers.asked(Run("c")),
+    }
+    together = answers.shared(found)
+    assert set(together) == {"same?"} and set(together["same?"]) == {"a", "b"}
+    assert {i: (one.last, one.answers[one.last]) for i, one in together["same?"].items()} == {
+        "a": (9, "yes"),
+        "b": (20, "yea"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        ("user\nWhat is red?\nassistant", [("user", "What is red?")]),
+        ("system\nBe kind.\nuser\nHow?\n\nSo?\nassistant\nSo.\nuser\nAnd?\nmodel",
+         [("system", "Be kind."), ("user", "How?\n\nSo?"), ("assistant", "So."), ("user", "And?")]),
+        ("Human: hello\nAssistant:", [("user", "Human: hello\nAssistant:")]),
+        ("", [("user", "")]),
+    ],
+)  # fmt: skip
+def test_a_prompt_is_told_in_turns_where_its_template_names_who_speaks(
+    prompt: str, turns: list[tuple[str, str]]
+) -> None:
+    assert [(t["role"], t["content"]) for t in answers.spoken(prompt)] == turns
+
+
+def test_what_a_run_does_is_said_of_runs_that_do_not_train_too() -> None:
+    told = {"model_name_or_path": "m", "stage": "sft", "dataset": ["a"], "eval_dataset": ["b"]}
+    assert run_view.lead(told | {"do_train": True}) == "Fine-tuning of m on a"
+    assert run_view.lead(told | {"do_predict": True}) == "Answers of m on b"
+    assert run_view.lead(told | {"do_eval": True}) == "Evaluation of m on b"
 
 
 # --- colours -------------------------------------------------------------------------------------------------------

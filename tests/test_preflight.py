@@ -104,3 +104,12 @@ def test_the_card_counts_steps_as_transformers_does() -> None:
     assert card.steps == 2 * -(-batches // 4)
     assert preflight.card(config(max_steps=7)).steps == 7
     assert preflight.card(config(max_samples=3, per_device_train_batch_size=1, num_train_epochs=1)).steps == 3
+
+
+def test_the_card_tells_memory_from_the_model_and_the_rows() -> None:
+    card = preflight.card(config())
+    assert card.memory is not None and card.memory.total > card.memory.weights > 0
+    assert 0 < card.memory_free <= hardware.usage(Path("/")).memory_total
+    larger = preflight.card(config(per_device_train_batch_size=32, engine="trl"))
+    assert larger.memory is not None and larger.memory.activations > card.memory.activations
+    assert preflight.card(config(model_name_or_path="nobody/nowhere")).memory is None

@@ -43,9 +43,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.patch.setenv("TUNER_HOME", str(self.home))
         self.patch.setattr(hardware, "gpus", lambda: tuple(PAIR))
         self.patch.setattr(launch, "spawn", self.spawn)
-        self.leader = liveness.lock(
-            supervisor.leader_path()
-        )  # so that nothing starts behind the machine's back
+        supervisor.leader_path().parent.mkdir()
+        # Held, so that nothing starts behind the machine's back.
+        self.leader = liveness.lock(supervisor.leader_path())
         self.supervisor = supervisor.Supervisor()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.started: dict[str, int] = {}

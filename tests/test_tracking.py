@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -535,6 +536,33 @@ def test_the_shipped_schema_is_what_mlflow_makes() -> None:
     assert sorted(made.splitlines()) == sorted(shipped.splitlines()), "run python -m tuner.tracking.store"
 
 
+def test_the_default_store_stays_until_the_last_thread_has_done_with_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or MLflow makes another database, in the folder the process runs in."""
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with store.as_default():
+            entered.set()
+            left.wait(10)
+
+    first = store.as_default()
+    first.__enter__()
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    first.__exit__(None, None, None)
+    assert os.environ["MLFLOW_TRACKING_URI"] == store.tracking_uri()
+    left.set()
+    thread.join()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mine")
+    with store.as_default():
+        pass
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://mine"
+
+
 def test_a_new_store_is_wal_and_has_the_experiment(home: Path) -> None:
     client = store.open_store()
     assert store.SHIPPED_SCHEMA.read_text().startswith(f"-- mlflow {importlib.metadata.version('mlflow')}\n")
@@ -747,6 +775,25 @@ def test_system_metrics_go_on_after_a_resume(studio: Path) -> None:
     assert rows[-1]["system/process_memory_usage_megabytes"] > 10
 
 
+def test_system_metrics_go_on_when_the_clock_is_set_back(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, real = new_run(), time.time
+    log = metrics.MetricsLog(run)
+    sampler = metrics.SystemMetrics(run, log, every=0.4)
+    assert wait_for(lambda: len(run.metrics()[0]) > 1)
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    before = len(run.metrics()[0])
+    assert wait_for(lambda: len(run.metrics()[0]) > before + 3)
+    sampler.close()
+    log.close()
+    steps = [row["step"] for row in run.metrics()[0]]
+    assert steps == sorted(steps) and steps[-1] > steps[0]
+    again = metrics.SystemMetrics(run, log, every=60)
+    assert again._before > steps[-1]
+    again.close()
+
+
 # --- adapters
 
 
@@ -776,7 +823,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(base=folder / "base", adapter=folder / "adapter", ids=ids, logits=logits)
 
 
-def test_an_adapter_loads_back_by_alias_with_the_same_logits(studio: Path, trained: SimpleNamespace) -> None:
+def test_an_adapter_loads_back_by_alias_with_the_same_logits(
+    studio: Path, trained: SimpleNamespace, recwarn: pytest.WarningsRecorder
+) -> None:
     run = new_run("my / adapter:run", model_name_or_path=str(trained.base))
     outcome.record_inputs(run, [SimpleNamespace(name="hh", source="org/hh", digest="d1", rows=None)])
     before = set(store.open_store().get_run(run.id).data.params)
@@ -800,6 +849,7 @@ def test_an_adapter_loads_back_by_alias_with_the_same_logits(studio: Path, train
         loaded = mlflow.pyfunc.load_model("models:/my-adapter-run@champion")
     logits = loaded.unwrap_python_model().logits(trained.ids)
     assert (logits - trained.logits).abs().max() == 0
+    assert not [w for w in recwarn.list if "predict" in str(w.message)]  # nobody can act on MLflow's advice
     client = store.open_store()
     assert client.get_model_version_by_alias("my-adapter-run", "champion").run_id == run.id
     assert client.get_run(run.id).outputs.model_outputs

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from faults.disk import SmallDisk
+from safetensors.numpy import load_file
 
 from tuner import worker
 from tuner.config.config import make
-from tuner.jobs import liveness
-from tuner.tracking import checkpoints
+from tuner.engine.live import LiveRun
+from tuner.jobs import control, liveness, queue, reasons, submit, supervisor
+from tuner.tracking import checkpoints, disk
 from tuner.tracking.adapters import list_adapters
 from tuner.tracking.run import Run, series
 from tuner.tracking.runs import create_run, get_row
@@ -42,9 +45,11 @@ def run_of(home: Path, **changes: Any) -> Run:
 
 
 def test_a_run_that_ends_well(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_of(home)
+    run = run_of(home, probe="chat", probe_samples=4, probe_new_tokens=4)
     assert worker.run_here(run) == 0
     status = run.status()
+    assert status.extra["doing"] == "4 of 4 questions answered"
+    assert len(json.loads((run.folder / "samples.json").read_text())["data"]) == 2 * 4
     assert (status.state, status.step, status.total_steps, status.reason) == ("finished", 4, 4, "")
     assert set(status.seconds) >= {
         "loading libraries",
@@ -101,19 +106,18 @@ def test_a_run_with_nothing_to_learn_says_why(home: Path) -> None:
 
 def test_sigterm_saves_a_checkpoint_first(home: Path) -> None:
     run = run_of(home, max_steps=2000, save_strategy="no", logging_steps=1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.worker", run.id],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait(lambda: run.status().step >= 3, 120)
-        assert liveness.alive(run)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
+    alive: list[bool] = []
+
+    def stop() -> None:
+        _wait(lambda: run.status().step >= 3, 60)
+        alive.append(liveness.alive(run))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    assert worker.run_here(run) == 0
+    stopping.join()
+    assert alive == [True]
     status = run.status()
     assert status.state == "stopped"
     kept = checkpoints.latest(run)
@@ -127,6 +131,70 @@ def _wait(done: Any, seconds: float) -> None:
     while not done():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.05)
+
+
+@pytest.fixture(params=["mounted", pytest.param("limited", marks=pytest.mark.faults)])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
+    small = SmallDisk(tmp_path / "disk", mounted=request.param == "mounted")
+    if request.param == "mounted" and not small.real:
+        pytest.skip("no file system may be mounted here")
+    yield small
+    small.close()
+
+
+def test_a_disk_that_fills_while_a_run_saves(
+    home: Path, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(small_disk.path))
+    (small_disk.path / "mlruns").mkdir()
+    leader = liveness.lock(supervisor.leader_path())  # no other one is started
+    disk.keep_room()
+    places = {"model_name_or_path": str(home / "model"), "dataset_dir": str(home / "data")}
+    run = run_of(home, **places, max_steps=60, save_steps=5)
+    filling = threading.Thread(target=_fill_after_a_checkpoint, args=(run, small_disk))
+    filling.start()
+    assert worker.run_here(run) == 1
+    filling.join()
+    status = run.status()
+    assert (status.state, status.reason_code) == ("failed", "disk_full"), status.reason
+    assert "free some space" in status.reason and status.remedies == [reasons.RESUME]
+    kept = checkpoints.latest(run)
+    assert kept is not None and load_file(kept / "adapter_model.safetensors")
+    assert set(run.checkpoints.iterdir()) == set(checkpoints.of(run))  # and no half of one
+
+    other = Run("f" * 32)
+    other.create(run.config(), "queued on a full disk")
+    submit.place(other)
+    queue.pause()
+    assert queue.waiting() == [other.id] and queue.order().paused
+    assert not small_disk.real or "Waits for room" in queue.short_of_room()
+
+    small_disk.empty()
+    control.resume(run)
+    assert worker.run_here(run) == 0
+    assert run.status().first_step == checkpoints.step_of(kept)
+    steps, _ = series(run.metrics()[0], "loss")
+    assert get_row(run.id).metrics["loss"] and steps[-1] == 60  # type: ignore[union-attr]
+    os.close(leader or 0)
+
+
+def _fill_after_a_checkpoint(run: Run, small_disk: SmallDisk) -> None:
+    _wait(lambda: checkpoints.of(run) and run.status().extra.get("checkpoint_step"), 60)
+    small_disk.fill()
+
+
+def test_the_time_left_is_right_whatever_the_clock_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, real = run_of(home), time.time
+    live = LiveRun(run, run.config())
+    live.began(0, 100)
+    for step, hours in enumerate((-1, 1, 0), start=1):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + 3600 * hours)
+        time.sleep(0.4)
+        live.stepped(step, 100, 0.0, 0, 0.0)
+        eta = run.status().eta
+        assert eta is not None and 30 < eta < 600
+    live.log.close()
+    assert live.mirror is not None and live.mirror.close()
 
 
 def test_a_run_nobody_made_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

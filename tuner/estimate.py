@@ -1,16 +1,26 @@
-"""Sizes before anything is loaded: what a preference run of the packed engine needs, from shape numbers
-alone.
+"""Sizes before anything is loaded: what a run needs in memory, from its config and the numbers of its model.
 
-Pure functions of numbers; no torch. All sizes are bytes. The formulas follow
-`tuner/engine/packed/layers.py`, which keeps a known list of tensors per layer, and are held to the real
-peak by tests/bench and tests/test_estimate.py.
+Pure functions of numbers; no torch. All sizes are bytes. The packed engine's formulas follow
+`tuner/engine/packed/layers.py`, which keeps a known list of tensors per layer; those of TRL's trainers what autograd
+keeps of a transformers decoder. tests/test_estimate.py holds both to counted tensors and to peaks measured on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from tuner.config.config import Config
+
+PAIRS = ("dpo", "rm")
+"""Stages whose examples are two sequences."""
+SHARE = 0.45
+"""Of free memory the packed engine plans for: eager rows and captured graphs each hold a row's activations."""
+CPU_TOKENS, SMALL_TOKENS = 4096, 2048
+"""Tokens of a packed row on a CPU, and with the memory preset."""
+SMALL_LOGITS, LOGITS = 64 << 20, 512 << 20
+"""Bytes of logits that a packed row holds at a time: with the memory preset or on a CPU, and otherwise."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class ModelShape:
             heads=heads,
             kv_heads=int(config.get("num_key_value_heads") or heads),
             head_size=int(config.get("head_dim") or hidden // heads),
-            ffn=int(config["intermediate_size"]),
+            ffn=int(config["intermediate_size"]) // (2 if config.get("model_type") == "qwen" else 1),
             vocab=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
             normed_heads=config.get("model_type") == "qwen3",
@@ -64,13 +74,14 @@ class ModelShape:
         layer = sum(n * k for n, k in self.linears.values())
         return self.layers * layer + self.vocab * self.hidden * (1 if self.tied else 2)
 
-    def lora_parameters(self, rank: int) -> int:
-        """LoRA of this rank on all seven linears."""
-        return self.layers * sum(rank * (n + k) for n, k in self.linears.values())
+    def lora_parameters(self, rank: int, targets: Sequence[str] = ("all",)) -> int:
+        """LoRA of this rank on the linears named, all seven where none of them is."""
+        named = [size for name, size in self.linears.items() if name in targets] or self.linears.values()
+        return self.layers * sum(rank * (n + k) for n, k in named)
 
 
 @dataclass(frozen=True)
-class PackedMemory:
+class Memory:
     """Bytes on the device during a step, by what they hold."""
 
     weights: int
@@ -93,8 +104,8 @@ def packed_memory(
     rank: int = 8,
     recompute: int = 0,
     weight_bytes: int = 2,
-    logits_bytes: int = 512 << 20,
-) -> PackedMemory:
+    logits_bytes: int = LOGITS,
+) -> Memory:
     """A training row of `tokens` tokens, `scored` of them predicted, `recompute` layers recomputed.
 
     Adapters, their gradients and Adam's two moments are float32; the weights are widened by the columns
@@ -103,7 +114,7 @@ def packed_memory(
     adapters = 4 * shape.lora_parameters(rank)
     widened = shape.layers * sum(n * _widening(rank, name) for name, (n, _) in shape.linears.items())
     chunk = min(logits_bytes, scored * shape.vocab * weight_bytes)
-    return PackedMemory(
+    return Memory(
         weights=weight_bytes * (shape.parameters + widened),
         adapters=adapters,
         gradients=adapters,
@@ -141,7 +152,7 @@ def packed_plan(
     *,
     rank: int = 8,
     weight_bytes: int = 2,
-    logits_bytes: int = 512 << 20,
+    logits_bytes: int = LOGITS,
     wanted: int = 4096,
     most: int = 16384,
 ) -> tuple[int, int]:
@@ -168,3 +179,149 @@ def packed_plan(
         if budget >= wanted:
             return min(budget, most), recompute
     return max(budget, 512), shape.layers
+
+
+# --- a whole run -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a set's examples, prompt and all answers together: mean, standard deviation, the longest."""
+
+    mean: float
+    deviation: float
+    longest: int
+
+
+def run_memory(config: Config, shape: ModelShape, lengths: Lengths, free: int) -> Memory:
+    """What a run holds at its peak on each device. `free` is what the device has free, 0 for a CPU."""
+    trained, width = _trained(config, shape), 2 if config.pure_bf16 else 4
+    packed = takes_packed(config)
+    steps = (
+        _packed_step(config, shape, lengths, free)
+        if packed
+        else _padded_step(config, shape, lengths, on_gpu=free > 0)
+    )
+    return replace(
+        steps,
+        weights=_weights(config, shape) + (steps.weights if packed else 0),
+        adapters=0 if _whole(config) else trained * width,
+        gradients=trained * width,
+        optimizer=int(trained * _optimizer_bytes(config.optim, width)),
+    )
+
+
+def takes_packed(config: Config) -> bool:
+    """Whether the packed engine will likely take the run; it decides for itself once it sees the model."""
+    plain = config.finetuning_type == "lora" and not (config.use_dora or config.lora_dropout or config.fp16)
+    alone = not (config.quantization_bit or config.ref_model or config.streaming)
+    return config.stage in ("dpo", "kto") and config.engine != "trl" and plain and alone
+
+
+def _whole(config: Config) -> bool:
+    return config.finetuning_type in ("full", "freeze")
+
+
+def _half(config: Config) -> bool:
+    return bool(config.bf16 or config.fp16 or config.pure_bf16)
+
+
+def _trained(config: Config, shape: ModelShape) -> int:
+    """How many numbers are trained."""
+    if config.finetuning_type == "full":
+        return shape.parameters
+    layer = sum(n * k for n, k in shape.linears.values())
+    if config.finetuning_type == "freeze":
+        return min(shape.layers, abs(int(config.freeze_trainable_layers))) * layer
+    if config.finetuning_type == "oft":
+        return (
+            shape.layers * sum(k for _, k in shape.linears.values()) * max(1, int(config.oft_block_size)) // 2
+        )
+    whole = sum(name in config.additional_target for name in ("embed_tokens", "lm_head"))
+    return shape.lora_parameters(config.lora_rank, config.lora_target) + whole * shape.vocab * shape.hidden
+
+
+def _weights(config: Config, shape: ModelShape) -> int:
+    """The base model, and a second one where a whole model is compared with what it was."""
+    kept = 2 if _half(config) else 4
+    embeddings = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    inner = shape.parameters - embeddings
+    per_number = {4: 0.56, 8: 1.0}.get(config.quantization_bit or 0, float(kept))  # 4 bits and their scales
+    frozen = int(inner * per_number) + embeddings * kept
+    if not _whole(config):
+        return frozen
+    own = shape.parameters * (2 if config.pure_bf16 else 4)
+    return own + (frozen if config.stage in ("dpo", "kto") else 0)
+
+
+def _optimizer_bytes(name: str, width: int) -> float:
+    """Bytes of optimizer state for each trained number, by what the optimizer's name tells of it."""
+    if "adafactor" in name or name.startswith("sgd"):
+        return 0
+    moments = 1 if any(part in name for part in ("lion", "muon", "rmsprop", "adagrad")) else 2
+    small = 1 if "8bit" in name else 0.5 if "4bit" in name else width
+    return moments * small
+
+
+def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, free: int) -> Memory:
+    """The packed engine's row of a step; of its `weights` only the columns that the adapters add.
+
+    The row that counts is a run's largest, put at 2.5 standard deviations above the mean: one in 160 is larger.
+    """
+    examples = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    wanted = int(examples * lengths.mean + 2.5 * examples**0.5 * lengths.deviation)
+    wanted = min(wanted, examples * 2 * config.cutoff_len)
+    width, logits = 2 if _half(config) else 4, LOGITS
+    if config.engine_preset == "memory":
+        budget, recompute, logits = SMALL_TOKENS, shape.layers, SMALL_LOGITS
+    elif free:
+        beside = max(0, int(SHARE * (free - _weights(config, shape))))
+        budget, recompute = packed_plan(shape, beside, rank=config.lora_rank, weight_bytes=width)
+    else:
+        budget, recompute, logits = CPU_TOKENS, 0, SMALL_LOGITS
+    tokens = min(config.engine_token_budget or budget, wanted)
+    step = packed_memory(
+        shape,
+        tokens=tokens,
+        scored=tokens // 2,
+        rank=config.lora_rank,
+        recompute=recompute,
+        weight_bytes=width,
+        logits_bytes=logits,
+    )
+    return replace(step, weights=step.weights - width * shape.parameters)
+
+
+def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
+    """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
+    packing = config.packing and config.stage in ("pt", "sft")
+    each = config.cutoff_len if packing else min(config.cutoff_len, lengths.longest)
+    tokens = config.per_device_train_batch_size * (2 if config.stage in PAIRS else 1) * each
+    layer, width = (
+        autograd_activations(shape, half=_half(config), whole=_whole(config)),
+        2 if _half(config) else 4,
+    )
+    kept = shape.layers * layer
+    if _recomputes(config, on_gpu):
+        kept = shape.layers * width * shape.hidden + layer
+    logits = 0 if config.stage == "rm" else min(tokens, 256) * shape.vocab * 12
+    return Memory(0, 0, 0, 0, tokens * kept, logits)
+
+
+def _recomputes(config: Config, on_gpu: bool) -> bool:
+    if config.gradient_checkpointing is not None:
+        return bool(config.gradient_checkpointing)
+    return on_gpu and not config.disable_gradient_checkpointing
+
+
+def autograd_activations(shape: ModelShape, *, half: bool, whole: bool) -> int:
+    """Bytes per token that autograd keeps of one decoder layer of transformers with SDPA attention: with all weights
+    trained (`whole`) or LoRA on all linears, under bf16 autocast (`half`) or in float32."""
+    kv = shape.kv_heads * shape.head_size
+    if whole:
+        return (
+            46 * shape.hidden + 6 * kv + 10 * shape.ffn
+            if half
+            else 32 * shape.hidden + 8 * kv + 16 * shape.ffn
+        )
+    return 25 * shape.hidden + 4 * kv + 8 * shape.ffn if half else 24 * shape.hidden + 8 * kv + 16 * shape.ffn

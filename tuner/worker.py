@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError
 from tuner.jobs import liveness, reasons
-from tuner.tracking import adapters
+from tuner.tracking import adapters, checkpoints
 from tuner.tracking.metrics import SystemMetrics
 from tuner.tracking.outcome import finish
 from tuner.tracking.run import Run, State
@@ -41,6 +41,9 @@ def main(run_id: str) -> int:
         return run_here(run)
     except liveness.Busy as busy:
         print(busy, file=sys.stderr)
+        return 2
+    except OSError as error:  # not the run's own fault: there is nowhere to write, not even why
+        print(reasons.refused_by_system(error), file=sys.stderr)
         return 2
 
 
@@ -67,7 +70,7 @@ def _live(run: Run) -> int:
     result = Outcome()
     try:
         live = LiveRun(run, run.config())
-        with live.listening(), measuring(live):
+        with live.listening(), measuring(live), only_whole_checkpoints(live):
             result = _stage(live)
         state, reason = _ended(live, result)
     except StoppedError:
@@ -102,6 +105,22 @@ def measuring(live: LiveRun) -> Iterator[None]:
         live.log.close()
         if live.mirror:
             live.mirror.close()
+
+
+@contextmanager
+def only_whole_checkpoints(live: LiveRun) -> Iterator[None]:
+    """Leave no half of a checkpoint: not one that this worker could not finish, nor one that an earlier one died over.
+
+    A folder that the person named may hold another tool's checkpoints, which have no manifest either: those stay.
+    """
+    folder, theirs = live.run.checkpoints, set[Path]()
+    if live.config.output_dir:
+        folder, theirs = live.output, checkpoints.unfinished(live.output)
+    checkpoints.discard(folder, theirs)
+    try:
+        yield
+    finally:
+        checkpoints.discard(folder, theirs)
 
 
 def _stage(live: LiveRun) -> Outcome:
@@ -161,16 +180,17 @@ def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
 @contextmanager
 def logging_to(run: Run) -> Iterator[None]:
     """Everything printed goes to the run's log as well, unless that is where it goes already."""
-    with run.log_path.open("a", encoding="utf-8", buffering=1) as log:
-        if _same_file(sys.stdout, log):
-            yield
-            return
-        before = sys.stdout, sys.stderr
+    log, before = run.log_path.open("a", encoding="utf-8", buffering=1), (sys.stdout, sys.stderr)
+    if _same_file(sys.stdout, log):
+        sys.stdout, sys.stderr = Both(before[0]), Both(before[1])  # type: ignore[assignment]
+    else:
         sys.stdout, sys.stderr = Both(before[0], log), Both(log)  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            sys.stdout, sys.stderr = before
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        with suppress(OSError):  # what a full disk did not take
+            log.close()
 
 
 def _same_file(one: Any, other: IO[str]) -> bool:
@@ -181,19 +201,24 @@ def _same_file(one: Any, other: IO[str]) -> bool:
 
 
 class Both(io.TextIOBase):
-    """A text stream that writes to several; closing it closes none of them."""
+    """A text stream that writes to several, as far as they take it; closing it closes none of them.
+
+    A line that a full disk or a closed terminal does not take is lost; training goes on.
+    """
 
     def __init__(self, *streams: IO[str]):
         self._streams = streams
 
     def write(self, text: str) -> int:
         for stream in self._streams:
-            stream.write(text)
+            with suppress(OSError):
+                stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         for stream in self._streams:
-            stream.flush()
+            with suppress(OSError):
+                stream.flush()
 
     def fileno(self) -> int:
         return self._streams[0].fileno()

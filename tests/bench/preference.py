@@ -55,7 +55,8 @@ CPU_CASES = {
     "trl-2-threads": {"engine": "trl", "threads": 2, "steps": 6},
     "packed-1-thread": {"engine": "packed", "threads": 1, "malloc": True},
     "packed-2-threads": {"engine": "packed", "threads": 2, "malloc": True},
-    "llamafactory": {"engine": "llamafactory", "threads": 1, "steps": 6},
+    "llamafactory-1-thread": {"engine": "llamafactory", "threads": 1, "steps": 6},
+    "llamafactory-2-threads": {"engine": "llamafactory", "threads": 2, "steps": 6},
 }
 
 
@@ -484,7 +485,7 @@ def main() -> None:
     names = options.cases.split(",") if options.cases else list(table)
     peer = llamafactory_python(options.llamafactory)
     if not peer and importlib.util.find_spec("llamafactory") is None and not options.cases:
-        names = [n for n in names if n != "llamafactory"]
+        names = [n for n in names if not n.startswith("llamafactory")]
         print("LLaMA-Factory is not installed in this environment; its case is left out.")
     model, count = (
         options.model or ("qwen-1.8b" if cuda else "tiny-3m"),
@@ -504,8 +505,9 @@ def main() -> None:
             "epochs": options.epochs or (6 if cuda else 3),
             "folder": folder,
         }
-        own = {"llamafactory": {"python": peer} if peer else {}}
-        results = [launch({"case": name, **shared, **table[name], **own.get(name, {})}) for name in names]
+        cases = [{"case": name, **shared, **table[name]} for name in names]
+        own = {"python": peer} if peer else {}
+        results = [launch({**case, **(own if case["engine"] == "llamafactory" else {})}) for case in cases]
     results = [r for r in results if r]
     peers = [r["pairs_per_s"] for r in results if r["engine"] == "trl" and "tuned" not in r["case"]]
     for r in results:

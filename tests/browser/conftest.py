@@ -41,7 +41,7 @@ class Studio:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuner.ui.serve", "--port", str(self.port)],
             cwd=ROOT,
-            env={**os.environ, **self.unplugged(), "TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)},
+            env=self.environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -52,9 +52,25 @@ class Studio:
             time.sleep(0.2)
         raise AssertionError((self.home / "dashboard.log").read_text()[-3000:])
 
-    def unplugged(self) -> dict[str, str]:
-        """No hub and nothing cached from one: whatever a run needs must lie in this home."""
-        return {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.home / "empty-hub-cache")}
+    @property
+    def environment(self) -> dict[str, str]:
+        """This home, this tree, and no hub nor anything cached from one: whatever a run needs must lie in the home."""
+        own = {"TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.home / "empty-hub-cache")}
+        return {**os.environ, **own, **hub}
+
+    def tuner(self, *words: str) -> str:
+        """A verb of the shell in this home, as a person types it; what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tuner", *words],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def kill(self) -> None:
         if self.process is not None:

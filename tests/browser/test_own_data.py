@@ -1,4 +1,4 @@
-"""A file of one's own: uploaded with columns nobody knows, mapped by hand, looked at as tokens, ready to launch."""
+"""A file of one's own: uploaded with columns nobody knows, mapped by hand, looked at as tokens, trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def choose(page, key: str, option: str) -> None:
     page.get_by_role("option", name=option).first.click()
 
 
-def test_upload_map_look_and_get_ready(studio, page, tmp_path: Path) -> None:
+def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     rows = [{"frage": f"warm sun {i} <b>&amp;</b>", "antwort": f"cold moon {i}"} for i in range(12)]
     own = tmp_path / "meine.json"
     own.write_text(json.dumps(rows))
@@ -49,5 +49,11 @@ def test_upload_map_look_and_get_ready(studio, page, tmp_path: Path) -> None:
     page.get_by_role("button", name="Use in a new run").click()
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
     choose(page, "field-model_name_or_path", "models/tiny")
-    expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+    steps = page.locator(".st-key-card-run").get_by_test_id("stMetric").filter(has_text="Steps")
+    expect(steps).to_contain_text("3")  # 12 rows, 16 examples a step, 3 epochs
+    page.get_by_role("button", name="Launch").click()
+
+    standing = page.locator(".st-key-card-standing")
+    expect(standing).to_contain_text("Finished after", timeout=120_000)
+    expect(standing.get_by_role("link", name="Adapter tiny-meine-sft")).to_be_visible()
     assert "Traceback" not in studio.said(), studio.said()[-3000:]

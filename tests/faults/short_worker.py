@@ -110,7 +110,7 @@ def live(run: Run) -> int:
     if name == "closing":
         die(run)
     watch.mark_unsettled(run)
-    run.update(state=state, phase="", ended=time.time())
+    run.update(state=state, phase="", ended=run.status().ended_now())
     return 1 if state == "failed" else 0
 
 
@@ -124,8 +124,9 @@ def train(run: Run, asked: list[int], fault: str, when: int) -> tuple[str, reaso
         step=step,
         first_step=step,
         total_steps=total,
-        trained_from=time.time(),
+        trained_seconds=0.0,
     )
+    began = time.monotonic()
     while step < total:
         time.sleep(float(os.environ.get("TUNER_STEP") or 0.015))
         step += 1
@@ -133,7 +134,7 @@ def train(run: Run, asked: list[int], fault: str, when: int) -> tuple[str, reaso
             FAULTS[fault](run)
         with run.metrics_path.open("a") as log:
             log.write(json.dumps({"step": step, "time": time.time(), "loss": 1 / step}) + "\n")
-        run.update(step=step)
+        run.update(step=step, trained_seconds=time.monotonic() - began)
         if run.requested("cancel"):
             return "stopped", reasons.Reason("cancelled", "Cancelled.")
         stop = bool(asked) or run.requested("stop")

@@ -17,7 +17,7 @@ from pathlib import Path
 from tuner import paths
 from tuner.jobs import control, settle, supervisor
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import ENDED, LIVE, Run
+from tuner.tracking.run import ENDED, LIVE, Run, all_runs
 
 from . import dashboard
 from .tracker import Tracker
@@ -30,6 +30,8 @@ class Result:
     """Counted at the end; `explained` lists the reasons given, by code."""
 
     kills: int = 0
+    of_supervisors: int = 0
+    of_dashboards: int = 0
     launched_twice: int = 0
     lost: int = 0
     left_running: int = 0
@@ -96,12 +98,14 @@ class Storm:
             page.kill()
             page.wait()
             self.result.kills += 1
+            self.result.of_dashboards += 1
             return self.open_dashboard(self.result.kills)
         pid = supervisor.leader() if what == "supervisor" else self.some_worker(chance)
         if pid:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 self.result.kills += 1
+                self.result.of_supervisors += what == "supervisor"
             if what == "supervisor":
                 self.waits.clear()  # what nobody watches is nobody's to detect at once
         return page
@@ -169,9 +173,9 @@ class Storm:
             self.count_points(known)
 
     def count_points(self, known: list[Run]) -> None:
-        """Each step of a run's own file once in MLflow, and no run left running there."""
+        """Each step of a run's own file once in MLflow, and no run left open there, known to anybody or not."""
         from tuner.tracking.ledger import mlflow_id
-        from tuner.tracking.store import open_store
+        from tuner.tracking.store import experiment_id, open_store
 
         settle.sync()
         client = open_store()
@@ -181,7 +185,10 @@ class Storm:
             got = [p.step for p in client.get_metric_history(mlflow_id(run.id), "loss")]
             self.result.points_lost += len(wanted - set(got))
             self.result.points_doubled += len(got) - len(set(got))
-            if client.get_run(mlflow_id(run.id)).info.status in ("RUNNING", "SCHEDULED"):
+        # One that was submitted the moment its dashboard died is in no list, and is a run all the same.
+        ours = {mlflow_id(run.id) for run in all_runs() if run.status().state not in ENDED}
+        for row in client.search_runs([experiment_id(client)], max_results=5000):
+            if row.info.status in ("RUNNING", "SCHEDULED") and row.info.run_id not in ours:
                 self.result.left_running += 1
 
 

@@ -14,9 +14,9 @@ from tuner.cli.listing import adapters, runs
 from tuner.cli.machine import doctor, webui
 from tuner.cli.queueing import queue, resume, stop, sync, wait
 from tuner.cli.training import submit, train
-from tuner.cli.words import OK, refuse
+from tuner.cli.words import OK, foreseen, refuse
 from tuner.config.config import recipes
-from tuner.config.knobs import ConfigError, nearest
+from tuner.config.knobs import nearest
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     verb.__name__: verb
@@ -41,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     try:
         return VERBS[verb](rest)
-    except ConfigError as error:
-        return refuse([p.sentence for p in error.problems])
     except BrokenPipeError:
         return OK
+    except Exception as error:
+        said = foreseen(error)
+        if said is None:
+            raise
+        return refuse(said)
 
 
 def help() -> str:

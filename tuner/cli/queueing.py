@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, say, table
+from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, table
 
 
 def queue(words: list[str]) -> int:
@@ -21,7 +21,13 @@ def queue(words: list[str]) -> int:
     from tuner.jobs.supervisor import ensure_supervisor
 
     if options.move:
-        jobs.move(run_of([options.move[0]], "queue --move").id, int(options.move[1]))
+        run, place = run_of([options.move[0]], "queue --move"), options.move[1]
+        if not place.isdigit():
+            return refuse([f"--move needs a place as a number, 1 is next; {place} is none."])
+        try:
+            jobs.move(run.id, int(place))
+        except ValueError as error:
+            return refuse([str(error)])
     if options.pause or options.go:
         jobs.pause(options.pause)
         ensure_supervisor(only_if_needed=True)
@@ -41,7 +47,8 @@ def stop(words: list[str]) -> int:
     options = options_of.parse_args(words)
     from tuner.jobs import control
 
-    return say(lambda: control.stop(run_of(options.run, "stop"), now=options.now))
+    print(control.stop(run_of(options.run, "stop"), now=options.now))
+    return OK
 
 
 def resume(words: list[str]) -> int:
@@ -52,7 +59,8 @@ def resume(words: list[str]) -> int:
     options = options_of.parse_args(words)
     from tuner.jobs import control
 
-    return say(lambda: control.resume(run_of(options.run, "resume"), options.checkpoint).id)
+    print(control.resume(run_of(options.run, "resume"), options.checkpoint).id)
+    return OK
 
 
 def wait(words: list[str]) -> int:

@@ -24,19 +24,23 @@ def refuse(sentences: Iterable[str]) -> int:
     return REFUSED
 
 
+def foreseen(error: Exception) -> list[str] | None:
+    """What to say of an error, in sentences; None for one that nobody foresaw, which is ours to mend."""
+    from tuner.jobs.control import Refused
+    from tuner.jobs.liveness import Busy
+    from tuner.jobs.reasons import refused_by_system
+    from tuner.tracking.store import TrackerError
+
+    if isinstance(error, ConfigError):
+        return [problem.sentence for problem in error.problems]
+    if isinstance(error, OSError):
+        return [refused_by_system(error)]
+    return [str(error)] if isinstance(error, Refused | Busy | TrackerError) else None
+
+
 def print_json(rows: Iterable[Any]) -> None:
     for row in rows:
         print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
-
-
-def say(act: Callable[[], str]) -> int:
-    from tuner.jobs.control import Refused
-
-    try:
-        print(act())
-    except Refused as refused:
-        return refuse([str(refused)])
-    return OK
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -371,6 +371,11 @@ class Output(Section):
         unit="checkpoints",
         advanced=True,
     )
+    auto_resume: bool = knob(
+        False,
+        "Go on by itself from the newest checkpoint once the studio is started again after a restart of the machine.",
+        advanced=True,
+    )
     plot_loss: bool = knob(False, "Write the loss curve as a picture beside the adapter.", advanced=True)
     report_to: Names = knob(
         ("none",), "Other trackers to report to beside MLflow, which always holds the run.", advanced=True

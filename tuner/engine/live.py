@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuner.config.config import Config
 from tuner.tracking import checkpoints
+from tuner.tracking.disk import FULL
 from tuner.tracking.inputs import DataInput, record_inputs
 from tuner.tracking.metrics import MetricsLog, Mirror
 from tuner.tracking.run import Run
@@ -49,6 +50,16 @@ class Outcome:
     stopped: bool = False
 
 
+@contextmanager
+def unless_full() -> Iterator[None]:
+    """Do without a note of progress on a full disk: only what cannot be saved ends a run there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+
+
 class LiveRun:
     """A run while its worker lives."""
 
@@ -61,6 +72,8 @@ class LiveRun:
         self.training = False  # from the first step on, the loop ends itself and saves
         self.quiet = threading.Event()  # set on every rank but the first
         self._written = 0.0
+        self._trains_since = 0.0
+        self._signals = 0
 
     # --- what others ask
 
@@ -78,7 +91,9 @@ class LiveRun:
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self.asked = "cancel" if self.asked else "stop"
+        # Counted apart from `asked`: whoever stops a run leaves a word in its folder, too, and that is the same wish.
+        self._signals += 1
+        self.asked = "cancel" if self._signals > 1 or self.asked == "cancel" else "stop"
 
     def wanted(self) -> Asked | None:
         """What was asked of this run, by a signal or by a word in its folder."""
@@ -114,7 +129,8 @@ class LiveRun:
         """How far a phase is, 0 to 1; what the data room calls back. Raises StoppedError when asked to."""
         self.check()
         if self._due() or share >= 1:
-            self.run.update(extra={**self.run.status().extra, "share": round(share, 4), "doing": text})
+            with unless_full():
+                self.run.update(extra={**self.run.status().extra, "share": round(share, 4), "doing": text})
 
     def note(self, text: str) -> None:
         """A sentence for the person who reads the run's page."""
@@ -157,9 +173,10 @@ class LiveRun:
         )  # not before: importing mlflow would delay the first step
         if self.quiet.is_set():
             return
+        self._trains_since = time.monotonic()
         self.run.update(
             state="running",
-            trained_from=time.time(),
+            trained_seconds=0.0,
             first_step=step,
             step=step,
             total_steps=total,
@@ -169,14 +186,16 @@ class LiveRun:
         """An optimizer step is done. `pace` is tokens a second."""
         if self._due() or step == total:
             state = "stopping" if self.asked else "running"
-            self.run.update(
-                state=state,
-                step=step,
-                total_steps=total,
-                epoch=epoch,
-                tokens=tokens,
-                tokens_per_second=round(pace, 2),
-            )
+            with unless_full():
+                self.run.update(
+                    state=state,
+                    step=step,
+                    total_steps=total,
+                    trained_seconds=round(time.monotonic() - self._trains_since, 3),
+                    epoch=epoch,
+                    tokens=tokens,
+                    tokens_per_second=round(pace, 2),
+                )
 
     def measured(self, step: int, values: Mapping[str, Any]) -> None:
         """One row of metrics.jsonl and one line of the log. Raises DivergedError when the loss is no number."""
@@ -217,6 +236,14 @@ _TOTALS = frozenset({"total_flos", "step"})
 _CLOCKS = ("_runtime", "_samples_per_second", "_steps_per_second", "_preparation_time")
 
 
+def _measured(done: int, loader: Any) -> tuple[float, str]:
+    """How far a measurement is and in words; a long one must be seen to get on, for it makes no steps."""
+    try:
+        return done / len(loader), f"{done} of {len(loader)} batches measured"
+    except TypeError:  # streamed rows have no number
+        return 0.0, f"{done} batches measured"
+
+
 def _callback(live: LiveRun) -> TrainerCallback:
     from transformers import TrainerCallback
 
@@ -225,6 +252,7 @@ def _callback(live: LiveRun) -> TrainerCallback:
 
         def __init__(self) -> None:
             self.tokens, self.at, self.pace = 0, time.perf_counter(), 0.0
+            self.batches = 0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             live.quiet.clear() if state.is_world_process_zero else live.quiet.set()
@@ -247,9 +275,16 @@ def _callback(live: LiveRun) -> TrainerCallback:
                 control.should_training_stop = True
             return control
 
-        def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_prediction_step(
+            self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+        ) -> None:
             if live.wanted() == "cancel":
                 raise StoppedError
+            self.batches += 1
+            live.progress(*_measured(self.batches, eval_dataloader))
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.batches = 0
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             values = dict(logs or {})

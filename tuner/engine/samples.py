@@ -8,7 +8,7 @@ preferences, the exact answer elsewhere. `score/correct` asks only whether the c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -85,9 +85,16 @@ def scores(asked: Sequence[Question], answers: Sequence[str], stage: str) -> dic
 
 
 def answer(
-    model: PreTrainedModel, asked: Sequence[Question], tokenizer: Tokenizer, new_tokens: int
+    model: PreTrainedModel,
+    asked: Sequence[Question],
+    tokenizer: Tokenizer,
+    new_tokens: int,
+    told: Callable[[int], None] = lambda answered: None,
 ) -> list[str]:
-    """The model's likeliest answer to each question, token by token (greedy), without special tokens."""
+    """The model's likeliest answer to each question, token by token (greedy), without special tokens.
+
+    `told` hears how many are answered, after each batch.
+    """
     order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
     found: dict[int, str] = {}
     with _generating(model):
@@ -96,6 +103,7 @@ def answer(
             rows = [asked[i].ids for i in batch]
             for i, ids in zip(batch, _generate(model, rows, tokenizer, new_tokens), strict=True):
                 found[i] = tokenizer.decode(ids, skip_special=True).strip()
+            told(len(found))
     return [found[i] for i in range(len(asked))]
 
 
@@ -175,7 +183,9 @@ class Sampler(TrainerCallback):
         self.samples.asked_at = step
         before = self.run.run.status().phase
         with self.run.phase("asking held-out questions"):
-            answers = answer(model, self.questions, self.tokenizer, self.config.probe_new_tokens)
+            answers = answer(
+                model, self.questions, self.tokenizer, self.config.probe_new_tokens, self._answered
+            )
         self.run.run.update(phase=before)
         shown = zip(self.questions[:SHOWN], answers[:SHOWN], strict=True)
         self.samples.rows += [[step, q.shown, q.expected, a] for q, a in shown]
@@ -187,6 +197,10 @@ class Sampler(TrainerCallback):
             }
         self.run.log.log(step, found)
         self.run.say("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+
+    def _answered(self, done: int) -> None:
+        total = len(self.questions)
+        self.run.progress(done / total, f"{done} of {total} questions answered")
 
     def _remember(self) -> None:
         """What was asked before this run was resumed."""

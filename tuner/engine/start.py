@@ -15,6 +15,7 @@ from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
+from tuner.engine.peak import note_estimate
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -54,6 +55,7 @@ def begin(
         words = load_tokenizer(source.folder)
         rows = prepare(config, words, run.progress)
         run.learned_from(rows.inputs)
+    note_estimate(config, run)
     with run.phase("loading the model"):
         tokenizer = models.tokenizer(config, source)
         # Saved with the weights, so that others ask in the words it was taught in.

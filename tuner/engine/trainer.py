@@ -24,6 +24,7 @@ from tuner.config.sections import argument_table
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.peak import note_peak
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
 from tuner.engine.quantization import need
@@ -188,6 +189,7 @@ def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
         _go_on(trainer, run, begin)
     with run.phase("training"):
         result = trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+    note_peak(run)
     metrics = dict(result.metrics)
     seen = trainer.state.num_input_tokens_seen
     if config.include_num_input_tokens_seen != "no" and seen:

@@ -7,20 +7,17 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tuner import hardware
-from tuner.jobs import launch, liveness, queue, watch
+from tuner.jobs import launch, liveness, queue, resuming, watch
+from tuner.jobs.resuming import Refused, why_not_resumable
 from tuner.jobs.supervisor import STOP_GRACE, ensure_supervisor
-from tuner.tracking import checkpoints
 from tuner.tracking.run import ENDED, Run, Status
+
+__all__ = ["Refused", "pid_of", "resume", "stop", "wait", "why_not_resumable"]
 
 CANCEL_GRACE = 10.0
 """Seconds a cancelled worker, which saves nothing, has to end."""
-
-
-class Refused(Exception):  # noqa: N818  said as a sentence: "Refused: ..."
-    """What was asked cannot be done; the message is one sentence that says why and what to do."""
 
 
 def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
@@ -40,9 +37,10 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
         ensure_supervisor(only_if_needed=True)
         return said
     seconds = grace if grace is not None else CANCEL_GRACE if now else STOP_GRACE
+    again = run.requested("stop") and not now  # a second signal would cancel it
     run.request("cancel" if now else "stop")
     (run.folder / "requests" / "grace").write_text(str(seconds))
-    if pid := pid_of(run):
+    if not again and (pid := pid_of(run)):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     ensure_supervisor()
@@ -57,7 +55,7 @@ def _end_without_worker(run: Run) -> str:
         return f"Run {run.id} has ended already: {status.state}."
     if status.state == "queued":
         said = "Taken out of the queue before it began."
-        run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
+        run.update(state="stopped", reason=said, reason_code="stopped", ended=status.ended_now())
         watch.mark_unsettled(run)
         queue.forget(run.id)
         return said
@@ -75,92 +73,14 @@ def pid_of(run: Run) -> int | None:
     return None
 
 
-def why_not_resumable(run: Run) -> str | None:
-    """None if `resume` would take it, else one sentence. Cheap enough for a page: sizes are checked, not hashes."""
-    status = run.status()
-    if not run.exists:
-        return f"There is no run {run.id}; `tuner runs` lists them."
-    if status.state == "queued":
-        return "It waits in the queue already."
-    if status.state == "finished":
-        return "It has finished; clone it and raise num_train_epochs to train further."
-    if status.state not in ENDED and liveness.alive(run):
-        return "It is still at work; stop it first."
-    if status.step and not any(checkpoints.valid(c, deep=False) is None for c in checkpoints.of(run)):
-        return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
-    return None
-
-
 def resume(run: Run, checkpoint: str | Path | None = None) -> Run:
     """Queue an ended run again, to go on from `checkpoint` (a name like checkpoint-40, or a path) or its newest sound one.
 
     The same run, the same MLflow run; one that never took a step begins at the beginning. Raises Refused.
     """
-    if reason := why_not_resumable(run):
-        raise Refused(f"Run {run.id} cannot be resumed: {reason}")
-    source, note = _source(run, checkpoint)
-    lock = liveness.lock(run.lock_path, wait=5.0)
-    if lock is None:
-        raise Refused(f"Run {run.id} is just telling MLflow how it ended; try again in half a minute.")
-    try:
-        _queue_again(run, source, note)
-    finally:
-        os.close(lock)
+    resuming.queue_again(run, checkpoint)
     ensure_supervisor()
     return run
-
-
-def _queue_again(run: Run, source: Path | None, note: str) -> None:
-    """The caller holds the run's lock."""
-    status = run.status()
-    if status.state == "queued":  # somebody else was quicker
-        return
-    if status.state not in ENDED:
-        status = watch.bury(run, None)
-    queue.enqueue(run.id)
-    run.forget_requests()
-    launch.forget_record(run)
-    (watch.unsettled() / run.id).unlink(missing_ok=True)
-    run.update(**_again(status, source, note))
-
-
-def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
-    """The checkpoint to go on from, and a note when newer ones were passed over. Raises Refused."""
-    if checkpoint is not None:
-        named = Path(checkpoint)
-        path = named if named.is_absolute() else run.checkpoints / named
-        if wrong := checkpoints.valid(path):
-            raise Refused(f"Run {run.id} cannot go on from {path.name}: {wrong} Choose another one.")
-        return path, ""
-    damaged: list[str] = []
-    for path in reversed(checkpoints.of(run)):
-        wrong = checkpoints.valid(path)
-        if wrong is None:
-            return path, f"Passed over, damaged: {' '.join(damaged)}" if damaged else ""
-        damaged.append(wrong)
-    if damaged or run.status().step:
-        raise Refused(f"Run {run.id} cannot be resumed: no checkpoint is whole. {' '.join(damaged)}".strip())
-    return None, ""
-
-
-def _again(status: Status, source: Path | None, note: str) -> dict[str, Any]:
-    """The changes that make an ended run a queued one."""
-    extra = {k: v for k, v in status.extra.items() if k != "resume_from"}
-    if source is not None:
-        extra["resume_from"] = str(source)
-    return {
-        "state": "queued",
-        "phase": "",
-        "reason": "",
-        "reason_code": "",
-        "remedies": [],
-        "ended": 0.0,
-        "pid": 0,
-        "boot_id": "",
-        "exit_code": None,
-        "notes": [*status.notes, note] if note else status.notes,
-        "extra": {**extra, "resumes": int(extra.get("resumes") or 0) + 1},
-    }
 
 
 def wait(run: Run, timeout: float | None = None) -> Status:
@@ -173,6 +93,7 @@ def wait(run: Run, timeout: float | None = None) -> Status:
     look_again = 0.0
     while (status := run.status()).state not in ENDED and time.monotonic() < end:
         if time.monotonic() >= look_again:
+            _must_exist(run)  # a folder that is gone reads as queued
             ensure_supervisor(only_if_needed=True)
             look_again = time.monotonic() + 2
         time.sleep(0.1)

@@ -106,7 +106,7 @@ def take_slot(
         return lock, _turn(run, wait, say)
     except BaseException as error:
         said = str(error) if isinstance(error, Refused) else "Interrupted while it waited for its turn."
-        run.update(state="stopped", reason=said, reason_code="stopped", ended=time.time())
+        run.update(state="stopped", reason=said, reason_code="stopped", ended=run.status().ended_now())
         queue.forget(run.id)
         watch.mark_unsettled(run)
         os.close(lock)
@@ -119,10 +119,11 @@ def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
     told = ""
     while True:
         ahead = _ahead(run)
-        taken = None if ahead else slots.take(run.id, choice, count)
+        short = queue.short_of_room()
+        taken = None if ahead or short else slots.take(run.id, choice, count)
         if taken is not None:
             return taken
-        sentence = _what_is_before(ahead, choice)
+        sentence = short.rstrip(".") or _what_is_before(ahead, choice)
         if not wait:
             raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
         if run.requested("stop") or run.requested("cancel"):

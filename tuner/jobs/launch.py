@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 
 from tuner import hardware, paths
 from tuner.jobs import liveness, slots
+from tuner.tracking.disk import replace_text
 from tuner.tracking.run import Run
 
 WORKER_VARIABLE = "TUNER_WORKER_MODULE"
@@ -53,9 +54,7 @@ def record(run: Run) -> Launch | None:
 
 
 def write_record(run: Run, launch: Launch) -> None:
-    fresh = run.folder / f"launch.json.{os.getpid()}"
-    fresh.write_text(json.dumps(asdict(launch)), encoding="utf-8")
-    fresh.replace(run.folder / "launch.json")
+    replace_text(run.folder / "launch.json", json.dumps(asdict(launch)))
 
 
 def forget_record(run: Run) -> None:

@@ -30,9 +30,9 @@ class Busy(Exception):  # noqa: N818  said as a sentence: "Busy: ..."
 def lock(path: Path, wait: float = 0.02) -> int | None:
     """The open file of an exclusive lock on `path`, or None when another process holds it for `wait` seconds.
 
-    A reader's probe holds a lock for a moment, so one failed try proves nothing. Close the file to let go.
+    A reader's probe holds a lock for a moment, so one failed try proves nothing. Close the file to let go. Raises
+    OSError where the file cannot be made; its folder must be there, for a folder that was deleted stays deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + wait
     while True:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.jobs import launch, liveness, slots
+from tuner.tracking import disk
 from tuner.tracking.run import ENDED, LIVE, Run, Status
 
 UNLISTED_GRACE = 5.0
@@ -64,13 +65,12 @@ def _read() -> Order | None:
 @contextmanager
 def changing() -> Iterator[Order]:
     """Change the order: read under a lock, replaced whole when the block ends."""
+    paths.mlruns().mkdir(parents=True, exist_ok=True)
     with liveness.locking(paths.mlruns() / "queue.lock"):
         # Where there is no order yet, or no more, those that wait already come first.
         now = _read() or Order(waiting())
         yield now
-        fresh = _path().with_suffix(f".json.{os.getpid()}")
-        fresh.write_text(json.dumps(asdict(now)), encoding="utf-8")
-        fresh.replace(_path())
+        disk.replace_text(_path(), json.dumps(asdict(now)))
 
 
 def _path() -> Path:
@@ -160,8 +160,19 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
         return "On hold."
     if position > 1:
         return f"{position - 1} before it."
-    taken = [s.run for s in slots.slots() if s.run and s.run != run_id]
+    if short := short_of_room():
+        return short
+    taken = [Run(s.run).name for s in slots.slots() if s.run and s.run != run_id]
     return f"Waits for {', '.join(taken)} to end." if taken else "Starts now."
+
+
+def short_of_room() -> str:
+    """Why nothing is started on a disk that is nearly full; empty while there is room.
+
+    A run that ends for want of room is followed by the next one, which would end the same way.
+    """
+    free = disk.free()
+    return f"Waits for room: only {free >> 20} MiB of disk are free." if free < disk.LEAST_FREE else ""
 
 
 # --- changing it ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.config.knobs import ConfigError
+from tuner.tracking.disk import FULL
 
 Remedy = dict[str, Any]
 """`label` for a button; `action` "clone" with the knobs to change in `values`, or "resume" with none."""
@@ -146,8 +147,8 @@ def _known(error: BaseException, values: Values) -> Reason | None:
 
 def _system(error: OSError, values: Values) -> Reason | None:
     named = str(error.filename) if error.filename else _line(error)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return disk_full(values, named)
+    if error.errno in FULL:
+        return disk_full(values, ": ".join(filter(None, (error.strerror, error.filename))))
     if error.errno == errno.ENOMEM:
         return out_of_memory(values)
     if isinstance(error, FileNotFoundError):
@@ -163,6 +164,22 @@ def _system(error: OSError, values: Values) -> Reason | None:
     return None
 
 
+def refused_by_system(error: OSError) -> str:
+    """One sentence on what the system refused, and what to do: for a process that cannot even begin."""
+    if error.filename is None and isinstance(error, FileNotFoundError):
+        return "The folder this was started in is gone; go to another one, or set TUNER_HOME."
+    named, said = str(error.filename or "A file"), error.strerror or _line(error)
+    if error.errno in FULL:
+        return f"The disk is full ({named}); free some space and try again."
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{named} may not be read or written by this user ({said}); mend that, or set TUNER_HOME to a folder of yours."
+    if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+        return f"{named} is in the way ({said}); move it, or set TUNER_HOME to another folder."
+    if isinstance(error, FileNotFoundError):
+        return f"{named} is gone; put it back and try again."
+    return f"{named}: {_clip(said.rstrip('.'))}."
+
+
 _TEXTS: tuple[tuple[str, Callable[[Values, str], Reason]], ...] = (
     (
         r"CUDA out of memory|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|NVML_SUCCESS == r INTERNAL ASSERT",
@@ -173,6 +190,11 @@ _TEXTS: tuple[tuple[str, Callable[[Values, str], Reason]], ...] = (
         lambda values, line: out_of_memory(values),
     ),
     (r"No space left on device|Disk quota exceeded|File too large \(os error 27\)", disk_full),
+    # torch.save does not say why it could not write; what it could not write is what did not fit.
+    (
+        r"basic_ios::clear: iostream error|PytorchStreamWriter failed[^.]*|unexpected pos \d+ vs \d+",
+        disk_full,
+    ),
     (
         r"(loss|gradient|weights?|grad_norm)\b.{0,40}\b(nan|inf|infinite|non-?finite|not finite)\b",
         non_finite,

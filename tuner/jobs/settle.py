@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tuner import paths
 from tuner.jobs import watch
+from tuner.tracking import creation
 from tuner.tracking.run import ENDED, Run, all_runs
 
 AGAIN = 60.0
@@ -33,11 +34,12 @@ def tracked() -> bool:
 
 def due() -> bool:
     """Whether a run ended since the last attempt, or that one failed and is `AGAIN` seconds ago."""
-    if not tracked() or not pending():
+    marks = [*(watch.unsettled() / name for name in pending()), *creation.abandoned()]
+    if not tracked() or not marks:
         return False
     with suppress(FileNotFoundError):
         tried = _stamp().stat().st_mtime
-        newest = max(p.stat().st_mtime for p in watch.unsettled().iterdir())
+        newest = max(mark.stat().st_mtime for mark in marks)
         return newest >= tried or abs(time.time() - tried) > AGAIN
     return True
 
@@ -78,6 +80,10 @@ def sync() -> tuple[int, list[str]]:
     from tuner.tracking.weights import BrokenWeights
 
     sent, troubles = 0, []
+    try:
+        creation.sweep()
+    except TrackerError as error:
+        troubles.append(str(error))
     for run in all_runs():
         status = run.status()
         known = is_mirrored(run) and not status.tracking
@@ -91,9 +97,20 @@ def sync() -> tuple[int, list[str]]:
     return sent, troubles
 
 
+def _sweep() -> int:
+    """End what was never made to the end; 1 when that could not be done now."""
+    try:
+        for run_id in creation.sweep():
+            print(f"Run {run_id} was never made to the end.", file=sys.stderr, flush=True)
+    except Exception as error:  # noqa: BLE001  the others must not wait for it
+        print(f"Half made runs are not ended in MLflow yet: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
 def main() -> int:
     """Settle every pending run; 1 when some remain."""
-    left = 0
+    left = _sweep()
     for run_id in pending():
         try:
             settle(run_id)

@@ -24,8 +24,12 @@ class Slot:
     run: str | None = None
 
 
+def folder() -> Path:
+    return paths.mlruns() / "slots"
+
+
 def path(name: str) -> Path:
-    return paths.mlruns() / "slots" / f"{name}.lock"
+    return folder() / f"{name}.lock"
 
 
 def names(gpus: Sequence[int]) -> tuple[str, ...]:
@@ -67,12 +71,14 @@ def check_gpus(gpus: Sequence[int] | None) -> None:
 def take(run_id: str, choice: Collection[str], count: int) -> dict[str, int] | None:
     """Lock `count` slots of `choice` for a run, all or none: slot name to open file, None when they are taken."""
     got: dict[str, int] = {}
+    folder().mkdir(parents=True, exist_ok=True)
     for name in choice:
         handle = liveness.lock(path(name))
         if handle is not None:
             got[name] = handle
-            os.truncate(handle, 0)
-            os.pwrite(handle, run_id.encode(), 0)
+            with suppress(OSError):  # a full disk: the lock is what counts, its label is for people
+                os.truncate(handle, 0)
+                os.pwrite(handle, run_id.encode(), 0)
         if len(got) == count:
             return got
     release(got)

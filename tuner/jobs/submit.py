@@ -93,7 +93,7 @@ def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int
 
     All are checked before the first is created. Raises ConfigError.
     """
-    from tuner.tracking.sweeps import create_parent
+    from tuner.tracking.runs import create_parent
 
     slots.check_gpus(gpus)
     rows, knobs = expand(values), swept(values)

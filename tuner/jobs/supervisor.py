@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tuner import hardware, paths
-from tuner.jobs import launch, liveness, queue, settle, slots
-from tuner.jobs.watch import Watch, kill_tree
+from tuner.jobs import launch, liveness, queue, reasons, resuming, settle, slots
+from tuner.jobs.watch import Watch, end_session, kill_tree
+from tuner.tracking import disk
 from tuner.tracking.run import LIVE, Run, Status
 
 log = logging.getLogger("tuner.supervisor")
@@ -95,6 +96,7 @@ class Supervisor:
 
     def tick(self) -> bool:
         """Do all that is due. Whether there is work left to wait for."""
+        disk.keep_room()
         runs = queue.unended()
         self._adopt(runs)
         for watch in list(self.watches.values()):
@@ -115,9 +117,14 @@ class Supervisor:
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
-            buried = watch.bury()
-            if buried is not None:
-                log.info("%s: %s %s", watch.run.id, buried.state, buried.reason)
+            if not watch.run.folder.is_dir():
+                log.info("%s: its folder was deleted", watch.run.id)
+                end_session(watch.pid)
+                del self.watches[watch.run.id]
+                return
+            after = resuming.after_reboot(watch.run) or watch.bury()
+            if after is not None:
+                log.info("%s: %s %s", watch.run.id, after.state, after.reason)
                 del self.watches[watch.run.id]
             return
         if status is not None:
@@ -146,7 +153,7 @@ class Supervisor:
 
     def _start_next(self, startable: list[str], runs: dict[str, Status]) -> None:
         """Start queued runs in order, as far as slots are free. A slot that an earlier one waits for is kept for it."""
-        if not startable:
+        if not startable or queue.short_of_room():
             return
         free = {name for name in slots.names(self._gpus()) if not liveness.locked(slots.path(name))}
         for run_id in startable:
@@ -180,7 +187,7 @@ class Supervisor:
         except OSError as error:
             said = f"The worker could not be started: {error}."
             try:
-                run.update(state="failed", ended=time.time(), reason_code="error", reason=said)
+                run.update(state="failed", ended=run.status().ended_now(), reason_code="error", reason=said)
             finally:
                 slots.release(taken)
                 os.close(lock)
@@ -216,42 +223,64 @@ def grace_of(run: Run) -> float:
     return STOP_GRACE
 
 
+_troubles: dict[str, str] = {}
+
+
 @contextmanager
 def _logged(run_id: str) -> Iterator[None]:
-    """Trouble with one run is written down and must not touch the others."""
+    """Trouble with one run is written down, once and not at every look, and must not touch the others."""
     try:
         yield
-    except Exception:
-        log.exception("%s: went on without it", run_id)
+        _troubles.pop(run_id, None)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        if _troubles.get(run_id) != said:
+            log.exception("%s: went on without it", run_id)
+        _troubles[run_id] = said
 
 
 # --- the process ---------------------------------------------------------------------------------------------------
 
 
 def serve(idle: float = IDLE) -> int:
-    """Be the supervisor until there was nothing to do for `idle` seconds, or do nothing if there is one."""
+    """Be the supervisor until there was nothing to do for `idle` seconds, or do nothing if there is one.
+
+    Raises OSError where the studio's folder cannot be written.
+    """
+    disk.must_be_writable(paths.mlruns())
     lock = liveness.lock(leader_path())
     while lock is not None:
-        os.truncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk: the lock is what counts, the pid is for people
+            os.truncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
         log.info("supervising %s", paths.home())
-        _work(idle)
+        _work(idle, lock)
         os.close(lock)
         # Whoever submitted while the lock was still held relies on this look.
         lock = liveness.lock(leader_path()) if needed() else None
     return 0
 
 
-def _work(idle: float) -> None:
+def _work(idle: float, lock: int) -> None:
     wake = _wake_on_child()
     supervisor = Supervisor()
     busy = time.monotonic()
     while time.monotonic() - busy < idle:
         began = time.monotonic()
+        if not _is_at(lock, leader_path()):
+            log.info("%s is gone or another one; leaving", paths.mlruns())
+            return
         if supervisor.tick():
             busy = time.monotonic()
         # A studio with ten thousand runs is looked at less often, for a tenth of the time at most.
         _sleep(wake, min(2.0, max(TICK, 10 * (time.monotonic() - began))))
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still is the one at `path`: a studio that was deleted or moved needs no supervisor here."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(handle), path.stat())
+    return False
 
 
 def _wake_on_child() -> int:
@@ -287,7 +316,11 @@ def main() -> int:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(0)
     )  # the workers go on; the next supervisor adopts them
-    return serve(float(os.environ.get("TUNER_SUPERVISOR_IDLE") or IDLE))
+    try:
+        return serve(float(os.environ.get("TUNER_SUPERVISOR_IDLE") or IDLE))
+    except OSError as error:
+        print(reasons.refused_by_system(error), file=sys.stderr, flush=True)
+        return 2
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import psutil
 from tuner import hardware, paths
 from tuner.jobs import launch, liveness, reasons
 from tuner.tracking import checkpoints
+from tuner.tracking.disk import replace_text
 from tuner.tracking.run import ENDED, Run, State, Status
 
 STALL_FLOOR = 60.0
@@ -166,9 +167,7 @@ class Watch:
             self._tell(says)
 
     def _tell(self, says: str) -> None:
-        fresh = self.run.folder / f"watch.json.{os.getpid()}"
-        fresh.write_text(json.dumps({"mark": self.pace.mark, "stalled": says}), encoding="utf-8")
-        fresh.replace(self.run.folder / "watch.json")
+        replace_text(self.run.folder / "watch.json", json.dumps({"mark": self.pace.mark, "stalled": says}))
         self.told = says
 
     def bury(self) -> Status | None:
@@ -245,7 +244,7 @@ def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
         return status
     mark_unsettled(run)
     state, reason = _outcome(run, status, exit_code, oom_killed)
-    ended = _last_sign(status) if reason.code == "rebooted" else time.time()
+    ended = _last_sign(status) if reason.code == "rebooted" else status.ended_now()
     extra = {**status.extra, "artifacts": [*(status.extra.get("artifacts") or []), str(run.log_path)]}
     return run.update(
         state=state, phase="", ended=ended, exit_code=exit_code, extra=extra, **reason.changes()
@@ -268,18 +267,23 @@ def _outcome(
 
 
 def _ending(run: Run, status: Status, exit_code: int | None, oom_killed: bool) -> reasons.Ending:
-    record = launch.record(run)
-    began_on = status.boot_id or (record.boot_id if record else "")
     kept = next((c for c in reversed(checkpoints.of(run)) if checkpoints.valid(c, deep=False) is None), None)
     return reasons.Ending(
         exit_code=exit_code,
         step=status.step,
         oom_killed=oom_killed,
-        rebooted=bool(began_on) and began_on != hardware.boot_id(),
+        rebooted=rebooted(run, status),
         began=bool(status.pid),
         log_tail=run.log_tail(8000),
         checkpoint=kept.name if kept else "",
     )
+
+
+def rebooted(run: Run, status: Status) -> bool:
+    """Whether the machine was started anew since the run's worker began."""
+    record = launch.record(run)
+    began_on = status.boot_id or (record.boot_id if record else "")
+    return bool(began_on) and began_on != hardware.boot_id()
 
 
 def _stopped(ending: reasons.Ending) -> reasons.Reason:

@@ -12,8 +12,8 @@ import mlflow
 import mlflow.pyfunc
 
 
-class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Base and adapter; `unwrap_python_model()` gives this, with `.model` and `.tokenizer`."""
+class Adapter:
+    """Base and adapter, with `.model` and `.tokenizer`."""
 
     def load_context(self, context: Any) -> None:
         """Load the base, put the adapter on it. A folder without adapter_config.json is a whole model."""
@@ -81,6 +81,10 @@ class AdapterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return self.tokenizer.apply_chat_template(
             turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).input_ids
+
+
+class AdapterModel(Adapter, mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """What `unwrap_python_model()` gives. `predict` is inherited, for MLflow grumbles at one of its own without hints."""
 
 
 mlflow.models.set_model(AdapterModel())

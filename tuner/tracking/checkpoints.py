@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def of(run: Run) -> list[Path]:
 def latest(run: Run) -> Path | None:
     """The newest checkpoint of a run whose files are all as they were written."""
     return next((c for c in reversed(of(run)) if valid(c) is None), None)
+
+
+def unfinished(folder: Path) -> set[Path]:
+    """The checkpoint-N folders in a folder that have no manifest: half written, or of another tool."""
+    return {path for path in within(folder) if not (path / MANIFEST).exists()}
+
+
+def discard(folder: Path, but: Collection[Path] = ()) -> None:
+    """Delete the unfinished checkpoints in a folder, `but` not these: half of one takes room and looks like one."""
+    for path in unfinished(folder) - set(but):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate(run: Run, limit: int | None, keep: Path | None = None) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 
+from tuner.tracking.disk import replace_text
 from tuner.tracking.run import Run
 
 
@@ -35,9 +35,7 @@ class Ledger:
         return cls()
 
     def write(self, run: Run) -> None:
-        fresh = run.folder / f"tracking.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        fresh.replace(run.folder / "tracking.json")
+        replace_text(run.folder / "tracking.json", json.dumps(asdict(self)))
 
 
 def mlflow_id(run_id: str) -> str:

@@ -87,7 +87,8 @@ class SystemMetrics:
 
     def __init__(self, run: Run, log: MetricsLog, every: float = 5.0):
         self._log, self._every = log, every
-        self._start = _first_sample(run) or time.time()
+        # Counted by a clock that nobody sets: a step back would drop an hour of points.
+        self._before, self._since = _sampled_until(run), time.monotonic()
         self._end = threading.Event()
         self._process = psutil.Process()
         psutil.cpu_percent()  # the first reading is always 0
@@ -102,8 +103,8 @@ class SystemMetrics:
     def _work(self) -> None:
         while not self._end.wait(self._every):
             with suppress(psutil.Error, OSError):
-                now = time.time()
-                self._log.log(max(0, int(now - self._start)), self.sample(), at=now)
+                step = self._before + int(time.monotonic() - self._since)
+                self._log.log(step, self.sample())
 
     def sample(self) -> dict[str, float]:
         """Percent, and MiB as MLflow counts them."""
@@ -121,12 +122,16 @@ class SystemMetrics:
         return {f"system/{name}": value for name, value in found.items()}
 
 
-def _first_sample(run: Run) -> float | None:
-    """When this run was first sampled, as its file says."""
+def _sampled_until(run: Run) -> int:
+    """The step a run's samples go on from: seconds since the first one, and beyond the last one in any case."""
+    samples: list[tuple[int, float]] = []
     with suppress(OSError), run.metrics_path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if '"system/' in line:
                 with suppress(ValueError):
                     row = json.loads(line)
-                    return float(row["time"]) - int(row["step"])
-    return None
+                    samples = [*samples[:1], (int(row["step"]), float(row["time"]))]
+    if not samples:
+        return 0
+    first, last = samples[0], samples[-1]
+    return max(last[0] + 1, first[0] + int(time.time() - first[1]))

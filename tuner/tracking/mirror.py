@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
-from tuner.tracking import store
+from tuner.tracking import creation, store
 from tuner.tracking.facts import facts
 from tuner.tracking.inputs import recorded, to_mlflow
 from tuner.tracking.ledger import Ledger, held, is_mirrored
@@ -108,9 +108,10 @@ def create_in_mlflow(
     if run_id:
         own["tuner.run"] = run_id
         # A note lost between the creation and its writing must not make a second run.
-        found = client.search_runs([experiment], f"tags.`tuner.run` = '{run_id}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
+        for name_of, value in (("tuner.run", run_id), (creation.TAG, tags.get(creation.TAG))):
+            known = value and client.search_runs([experiment], f"tags.`{name_of}` = '{value}'", max_results=1)
+            if known:
+                return str(known[0].info.run_id)
     start = int((created or time.time()) * 1000)
     made = client.create_run(experiment, start_time=start, run_name=name, tags={**own, **tags})
     client.update_run(made.info.run_id, status="SCHEDULED")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -48,11 +47,16 @@ def finish(
     if state not in ENDED:
         raise ValueError(f"A run does not end as {state}; it ends as {', '.join(sorted(ENDED))}.")
     before = run.status()
-    now = max(time.time(), before.started)
     seconds = {**before.seconds, **changes.pop("seconds", {})}
     extra = before.extra | changes.pop("extra", {}) | {"artifacts": _records(run, output)}
     run.update(
-        state=state, reason=reason, reason_code=code, ended=now, seconds=seconds, extra=extra, **changes
+        state=state,
+        reason=reason,
+        reason_code=code,
+        ended=before.ended_now(),
+        seconds=seconds,
+        extra=extra,
+        **changes,
     )
     if state == "finished":  # any other run may be resumed and need them
         (run.folder / "secrets.json").unlink(missing_ok=True)

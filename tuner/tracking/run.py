@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ import yaml
 
 from tuner import paths
 from tuner.config.config import Config, make, read, to_yaml
+from tuner.tracking.disk import insist, replace_text
 
 State = Literal["queued", "preparing", "running", "stopping", "finished", "failed", "stopped", "interrupted"]
 STATES: tuple[State, ...] = get_args(State)
@@ -38,7 +40,10 @@ _WRITING = threading.RLock()
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took."""
+    """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
+
+    `trained_seconds` are those since `first_step`, where this process began to train, by a clock that nobody sets.
+    """
 
     state: State = "queued"
     phase: str = ""
@@ -50,8 +55,8 @@ class Status:
     remedies: list[dict[str, Any]] = field(default_factory=list)
     created: float = 0.0
     started: float = 0.0
-    trained_from: float = 0.0
     first_step: int = 0
+    trained_seconds: float = 0.0
     updated: float = 0.0
     ended: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -68,10 +73,13 @@ class Status:
     def eta(self) -> float | None:
         """Seconds left at the pace since this process began training; None before there is a pace."""
         done = self.step - self.first_step
-        if self.state not in LIVE or done <= 0 or not self.trained_from:
+        if self.state not in LIVE or done <= 0 or not self.trained_seconds:
             return None
-        pace = (self.updated - self.trained_from) / done
-        return max(0.0, (self.total_steps - self.step) * pace)
+        return max(0.0, (self.total_steps - self.step) * self.trained_seconds / done)
+
+    def ended_now(self) -> float:
+        """The time of an end that is now: never before the beginning, whatever was done to the clock meanwhile."""
+        return max(time.time(), self.started, self.created)
 
     @property
     def share(self) -> float:
@@ -111,16 +119,21 @@ class Run:
 
     # --- what it is
 
-    def create(self, config: Config, name: str) -> None:
-        """Write the folder: config first, secrets apart and private, status last.
+    def create(self, config: Config, name: str, tags: Mapping[str, str] | None = None) -> None:
+        """Write the folder: config first, secrets apart and private, status last. All of it or nothing.
 
-        Raises FileExistsError if there is one already.
+        Raises FileExistsError if there is one already, OSError where it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=False)
-        (self.folder / "config.yaml").write_text(to_yaml(config.plain()), encoding="utf-8")
-        if config.secrets():
-            _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
-        self.write(Status(created=time.time(), extra={"name": name}))
+        insist(lambda: self.folder.mkdir(parents=True, exist_ok=False))
+        try:
+            replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
+            if config.secrets():
+                _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
+            extra = {"name": name, "tags": dict(tags or {})}
+            self.write(Status(created=time.time(), extra=extra))
+        except OSError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def config(self) -> Config:
         """The config this run was made with, secrets included while the worker still needs them."""
@@ -165,9 +178,8 @@ class Run:
         return status
 
     def _replace(self, status: Status) -> None:
-        fresh = self.folder / f"status.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(replace(status, updated=time.time()))), encoding="utf-8")
-        fresh.replace(self.folder / "status.json")
+        text = json.dumps(asdict(replace(status, updated=time.time())))
+        replace_text(self.folder / "status.json", text)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

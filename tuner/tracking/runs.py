@@ -10,6 +10,8 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import Config
+from tuner.tracking.creation import creating
+from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
 from tuner.tracking.ledger import Ledger, held, mlflow_id
 from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
@@ -53,35 +55,37 @@ def create_run(
     Without a name it gets one that no other run here has.
 
     Where the tracker is away the run is made all the same; its status says so and a later sync brings it there.
+    Raises OSError, before anything is made, where the studio's folder cannot be written.
     """
+    must_be_writable(paths.runs())
     name = name or fresh_name(config.plain())
-    own = dict(tags or {})
-    if parent:
-        own[PARENT] = mlflow_id(parent)
     away = ""
+    with creating() as mark:
+        own = {**(tags or {}), **({PARENT: mlflow_id(parent)} if parent else {}), **mark}
+        try:
+            with explained():
+                run = Run(create_in_mlflow(open_store(), "", name, own))
+        except TrackerError as error:
+            run, away = Run(uuid.uuid4().hex), str(error)
+        run.create(config, name, own)
+        if not away:
+            Ledger(mlflow_id=run.id, state="queued").write(run)
     try:
-        with explained():
-            run_id = create_in_mlflow(open_store(), "", name, own)
+        if not away:
+            sync(run)
     except TrackerError as error:
-        run_id, away = uuid.uuid4().hex, str(error)
-    run = Run(run_id)
-    run.create(config, name)
-    run.update(tracking=away, extra={"name": name, "tags": own})
+        away = str(error)
     if away:
-        return run
-    Ledger(mlflow_id=run_id, state="queued").write(run)
-    try:
-        sync(run)
-    except TrackerError as error:
-        run.update(tracking=str(error))
+        run.update(tracking=away)
     return run
 
 
 def create_parent(name: str) -> str:
     """The id of a run that only holds others together, as a sweep does; lists leave it out, MLflow's page nests by it."""
-    with suppress(TrackerError), explained():
+    must_be_writable(paths.runs())
+    with suppress(TrackerError), creating() as mark, explained():
         client = open_store()
-        run_id = create_in_mlflow(client, "", name, {SWEEP: "1", "state": "finished"})
+        run_id = create_in_mlflow(client, "", name, {SWEEP: "1", "state": "finished", **mark})
         client.set_terminated(run_id)
         return run_id
     return uuid.uuid4().hex

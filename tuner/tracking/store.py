@@ -29,6 +29,7 @@ SHIPPED_SCHEMA = Path(__file__).with_name("schema.sql")
 _OPENING = threading.RLock()
 _clients: dict[str, tuple[Any, int]] = {}
 _experiments: dict[str, str] = {}
+_inside: list[str] = []  # who needs MLflow's default store now, see as_default
 
 
 class TrackerError(Exception):
@@ -95,14 +96,25 @@ def _create_experiment(client: MlflowClient) -> str:
 
 @contextlib.contextmanager
 def as_default() -> Iterator[None]:
-    """Let MLflow find this store without being told: some of its calls ask for the default one inside."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
+    """Let MLflow find this store without being told: some of its calls ask for the default one inside.
+
+    Threads may be in it side by side. What the first one set the last one takes back: were it taken back sooner, the
+    calls of the others would make an mlflow.db in the folder they run in.
+    """
+    uri = tracking_uri()
+    with _OPENING:
+        ours = bool(_inside) or "MLFLOW_TRACKING_URI" not in os.environ
+        if ours:
+            _inside.append(uri)
+            os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
         yield
     finally:
-        if given is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        with _OPENING:
+            if ours:
+                _inside.remove(uri)
+            if ours and not _inside:
+                del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def warm() -> threading.Thread:
@@ -153,6 +165,8 @@ def sentence(error: Exception) -> str:
         return (
             f"{place} cannot be written to; give yourself the right to write it, what is new waits till then."
         )
+    if "disk is full" in said:
+        return f"The disk of {place} is full; free some space, what is new waits in the run's folder."
     if "not a database" in said or "malformed" in said:
         return f"{place} is damaged; put a backup in its place, then run `tuner sync`."
     if "out-of-date database schema" in said or "Can't locate revision" in said:

@@ -91,7 +91,7 @@ class Table:
             return self.state(run_id)
         if name == "duration":
             started = float(self.column(*COLUMNS["started"]).get(run_id) or head.created)
-            return head.ended - started if head.ended and head.status not in OPEN else None
+            return max(0.0, head.ended - started) if head.ended and head.status not in OPEN else None
         kind, _, key = name.partition(".")
         value = self.column(*COLUMNS.get(name, (kind, key))).get(run_id)
         return _as_number(value) if kind == "params" else value

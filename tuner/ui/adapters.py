@@ -70,19 +70,27 @@ def version(row: AdapterRow) -> None:
             st.space("stretch")
             st.caption(ago(row.created), width="content")
         with st.grid("auto", min_column_width=150, gap="small") as grid:
-            for name, figure in _figures(row).items():
-                grid.metric(name, figure)
+            for name, (figure, help) in _figures(row).items():
+                grid.metric(name, figure, help=help)
         _doings(row)
 
 
-def _figures(row: AdapterRow) -> dict[str, str]:
+def _figures(row: AdapterRow) -> dict[str, tuple[str, str | None]]:
+    """What a version is, each with more behind it where that is too long for its place."""
+    layers = sorted({target.rsplit(".", 1)[-1] for target in row.targets})
     return {
-        "Method": " ".join(filter(None, (row.stage, row.method))) or NONE,
-        "Rank": row.rank or NONE,
-        "Layers": listed(sorted({t.rsplit(".", 1)[-1] for t in row.targets}), 3),
-        "Size": size(row.size),
-        "Data": listed(row.datasets, 2),
+        "Method": (" ".join(filter(None, (row.stage, row.method))) or NONE, None),
+        "Rank": (row.rank or NONE, None),
+        "Layers": _folded(layers, "kind"),
+        "Size": (size(row.size), None),
+        "Data": _folded(row.datasets, "set"),
     }
+
+
+def _folded(names: Sequence[str], noun: str) -> tuple[str, str | None]:
+    if len(names) < 2:
+        return listed(names), None
+    return count(len(names), noun), safe(", ".join(names))
 
 
 def _doings(row: AdapterRow) -> None:

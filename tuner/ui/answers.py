@@ -1,10 +1,12 @@
-"""What a model answers, to be read: samples taken while it learns, and the predictions of a run that only answers."""
+"""What a model answers, to be read: samples taken while it learns, by themselves and beside those of other runs, and the
+predictions of a run that only answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,46 @@ from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
 from tuner.tracking.run import Run
 from tuner.ui import chat, theme
-from tuner.ui.words import count, number, share
+from tuner.ui.words import count, number, safe, share
 
-PREDICTIONS = "generated_predictions.jsonl"
+PREDICTIONS, RESULTS = "generated_predictions.jsonl", "predict_results.json"
 """What do_predict writes into the output folder."""
 A_PAGE = 10
-BEFORE = "Before"
+_JUDGED = {
+    "BLEU-4": (
+        "predict_bleu-4",
+        "Of the answers' runs of one to four words, how many stand in the expected ones: 0 to 100.",
+    ),
+    "ROUGE-1": ("predict_rouge-1", "Words that the answers share with the expected ones: 0 to 100."),
+    "ROUGE-2": ("predict_rouge-2", "Pairs of words that they share: 0 to 100."),
+    "ROUGE-L": ("predict_rouge-l", "The longest sequence of words that they share: 0 to 100."),
+    "Exact": ("predict_exact", "Answers that are the expected one, letter for letter, out of a hundred."),
+}
+_SPEAKERS = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+}
 
 
 # --- samples -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out prompt, the answer that was expected, and what the model said at each step that it was asked at; step
+    0 is before training."""
+
+    prompt: str
+    expected: str
+    answers: Mapping[int, str]
+
+    @property
+    def last(self) -> int:
+        """The newest step."""
+        return max(self.answers)
 
 
 def has_samples(run: Run) -> bool:
@@ -33,31 +66,44 @@ def has_samples(run: Run) -> bool:
 
 def samples(run: Run) -> None:
     """The same held-out prompts before training and at the newest moment side by side; every moment in a table."""
-    rows = _answers(run)
-    if not rows:
+    found = asked(run)
+    if not found:
         theme.empty("forum", "No samples yet", "The first are taken before the first step.")
         return
     _scores(tail(run).last())
-    moments = [name for name in rows[0] if name not in ("Prompt", "Expected")]
-    for place, row in enumerate(rows):
+    for place, one in enumerate(found):
         with st.container(border=True, key=f"card-row-sample-{place}", gap="small"):
-            chat.bubble("user", row["Prompt"], f"asked-{place}", name="Held-out prompt")
-            left, right = st.columns(2, gap="small")
-            with left:
-                chat.bubble("before", row[moments[0]], f"{place}", name=moments[0], icon="history")
-            if len(moments) > 1:
-                with right:
-                    chat.bubble(
-                        "after",
-                        row[moments[-1]],
-                        f"{place}",
-                        name=f"After, {moments[-1].lower()}",
-                        icon="school",
-                    )
+            chat.bubble("user", one.prompt, f"asked-{place}", name="Held-out prompt")
+            _before_and_after(one, str(place))
     with st.expander("Every moment, and what was expected", icon=":material/table_rows:"):
-        tall = {name: st.column_config.TextColumn(name, width="medium") for name in rows[0]}
-        height = min(640, 40 + 92 * len(rows))
-        st.dataframe(rows, hide_index=True, row_height=92, column_config=tall, height=height)
+        _every_moment(found)
+
+
+def _before_and_after(one: Asked, key: str) -> None:
+    first = min(one.answers)
+    left, right = st.columns(2, gap="small")
+    with left:
+        chat.bubble("before", one.answers[first], key, name=_moment(first), icon="history")
+    if one.last > first:
+        with right:
+            name = f"After, {_moment(one.last).lower()}"
+            chat.bubble("after", one.answers[one.last], key, name=name, icon="school")
+
+
+def _every_moment(found: Sequence[Asked]) -> None:
+    steps = sorted({step for one in found for step in one.answers})
+    rows = [
+        {"Prompt": one.prompt, "Expected": one.expected}
+        | {_moment(step): one.answers.get(step, "") for step in steps}
+        for one in found
+    ]
+    tall = {name: st.column_config.TextColumn(name, width="medium") for name in rows[0]}
+    height = min(640, 40 + 92 * len(rows))
+    st.dataframe(rows, hide_index=True, row_height=92, column_config=tall, height=height)
+
+
+def _moment(step: int) -> str:
+    return f"Step {count(step)}" if step else "Before"
 
 
 def _scores(last: Mapping[str, float]) -> None:
@@ -79,19 +125,64 @@ def _scores(last: Mapping[str, float]) -> None:
             )
 
 
-def _answers(run: Run) -> list[dict[str, str]]:
+def asked(run: Run) -> list[Asked]:
+    """The held-out prompts of a run with its answers so far; none where it asked none, or not here."""
     table: dict[str, Any] = {}
     with suppress(OSError, json.JSONDecodeError):
         table = json.loads((run.folder / "samples.json").read_text(encoding="utf-8"))
-    records = [dict(zip(table.get("columns", ()), row, strict=False)) for row in table.get("data", ())]
-    steps = sorted({int(r.get("step") or 0) for r in records})
-    found: dict[str, dict[str, str]] = {}
-    for record in records:
-        prompt, step = str(record.get("prompt")), int(record.get("step") or 0)
-        row = found.setdefault(prompt, {"Prompt": prompt, "Expected": str(record.get("expected") or "")})
-        row[BEFORE if step == 0 else f"Step {step}"] = str(record.get("answer") or "")
-    order = ["Prompt", "Expected", *(BEFORE if s == 0 else f"Step {s}" for s in steps)]
-    return [{name: row.get(name, "") for name in order} for row in found.values()]
+    expected: dict[str, str] = {}
+    answers: dict[str, dict[int, str]] = {}
+    for row in table.get("data", ()):
+        record = dict(zip(table.get("columns", ()), row, strict=False))
+        prompt = str(record.get("prompt"))
+        expected.setdefault(prompt, str(record.get("expected") or ""))
+        answers.setdefault(prompt, {})[int(record.get("step") or 0)] = str(record.get("answer") or "")
+    return [Asked(prompt, expected[prompt], said) for prompt, said in answers.items()]
+
+
+# --- samples of several runs ---------------------------------------------------------------------------------------
+
+
+def shared(found: Mapping[str, Sequence[Asked]]) -> dict[str, dict[str, Asked]]:
+    """The prompts that two runs or more were asked: prompt -> run id -> what that run said. `found` goes by run id."""
+    prompts: dict[str, dict[str, Asked]] = {}
+    for run_id, every in found.items():
+        for one in every:
+            prompts.setdefault(one.prompt, {})[run_id] = one
+    return {prompt: runs for prompt, runs in prompts.items() if len(runs) > 1}
+
+
+def compared(names: Mapping[str, str]) -> None:
+    """The newest answers of several runs to the same held-out prompts, a column a run; `names` goes by run id. Nothing
+    where no two of them were asked the same."""
+    found = shared({run_id: asked(Run(run_id)) for run_id in names})
+    if not found:
+        return
+    st.subheader("What they answer", anchor=False)
+    st.caption("Held-out prompts that two of these runs or more were asked, with the newest answer of each.")
+    columns = {
+        run_id: name for run_id, name in names.items() if any(run_id in runs for runs in found.values())
+    }
+    for place, (prompt, runs) in enumerate(found.items()):
+        expected = next(iter(runs.values())).expected
+        with st.container(border=True, key=f"card-row-beside-{place}", gap="small"):
+            chat.bubble("user", prompt, f"beside-{place}", name="Held-out prompt")
+            with st.grid(len(columns), min_column_width=240, gap="small") as grid:
+                for run_id, name in columns.items():
+                    with grid.cell():
+                        _answer(runs.get(run_id), name, f"{place}-{run_id}")
+            if expected:
+                st.caption(f"Expected: {safe(expected)}")
+
+
+def _answer(one: Asked | None, name: str, key: str) -> None:
+    if one is None:
+        chat.bubble("before", "was not asked this", key, name=safe(name), icon="block")
+        return
+    said = one.answers[one.last]
+    right = said.strip() == one.expected.strip()
+    title = f"{safe(name)}, {_moment(one.last).lower()}"
+    chat.bubble("after", said, key, name=title, icon="check_circle" if right else "school")
 
 
 # --- predictions ---------------------------------------------------------------------------------------------------
@@ -108,6 +199,7 @@ def predictions_of(run: Run) -> Path | None:
 def predictions(file: Path) -> None:
     """Page by page: a prompt, what the model answered and what was expected, or the scores of a pair's two answers."""
     known = _indexed(str(file), file.stat().st_mtime_ns)
+    _judged(file.with_name(RESULTS))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         at = int(st.pagination(max(1, -(-known.count() // A_PAGE)), key="predictions-page"))
         st.caption(count(known.count(), "prediction"), width="content")
@@ -124,20 +216,43 @@ def predictions(file: Path) -> None:
         _prediction(place, record)
 
 
+def _judged(file: Path) -> None:
+    """How near the answers come to the expected ones."""
+    totals: dict[str, Any] = {}
+    with suppress(OSError, json.JSONDecodeError):
+        totals = json.loads(file.read_text(encoding="utf-8"))
+    figures = {name: (totals[key], help) for name, (key, help) in _JUDGED.items() if key in totals}
+    with st.container(horizontal=True, gap="small", key="figures-judged"):
+        for name, (value, help) in figures.items():
+            st.metric(name, f"{value:.1f}", help=help, width=96)
+
+
 def _prediction(place: int, record: Mapping[str, Any]) -> None:
+    said, expected = str(record.get("predict") or ""), str(record.get("label") or "")
+    name, icon = ("Answer, as expected", "check_circle") if said == expected else ("Answer", "smart_toy")
     with st.container(border=True, key=f"card-row-prediction-{place}", gap="small"):
-        chat.bubble(
-            "user", str(record.get("prompt") or ""), f"prompt-{place}", name=f"Prompt {count(place + 1)}"
-        )
+        st.markdown(f"**Prompt {count(place + 1)}**")
+        chat.turns(spoken(str(record.get("prompt") or "")), f"prompt-{place}")
         left, right = st.columns(2, gap="small")
         with left:
-            chat.bubble(
-                "after", str(record.get("predict") or ""), f"predict-{place}", name="Answer", icon="smart_toy"
-            )
+            chat.bubble("after", said, f"predict-{place}", name=name, icon=icon)
         with right:
-            chat.bubble(
-                "before", str(record.get("label") or ""), f"label-{place}", name="Expected", icon="flag"
-            )
+            chat.bubble("before", expected, f"label-{place}", name="Expected", icon="flag")
+
+
+def spoken(prompt: str) -> list[dict[str, str]]:
+    """The turns of a prompt as its template wrote it, where that puts who speaks on a line of its own; else all of it as
+    one turn of the user's. The last such line, which asks the model to speak, is no turn."""
+    lines = prompt.splitlines()
+    if not lines or lines[0] not in _SPEAKERS:
+        return [{"role": "user", "content": prompt}]
+    turns: list[dict[str, str]] = []
+    for line in lines:
+        if line in _SPEAKERS:
+            turns.append({"role": _SPEAKERS[line], "content": ""})
+        else:
+            turns[-1]["content"] += f"{line}\n"
+    return [turn | {"content": turn["content"].strip()} for turn in turns if turn["content"].strip()]
 
 
 def _scored(place: int, record: Mapping[str, Any]) -> dict[str, Any]:

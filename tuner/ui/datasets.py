@@ -163,7 +163,7 @@ def settings(entry: Entry) -> Config | None:
             accept_new_options=True,
             placeholder="A folder with a tokenizer",
             key="look-model",
-            width=320,
+            width=240,
             help="Whose tokenizer and template are used. Only its small files are read.",
         )
         stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
@@ -311,9 +311,17 @@ def _findings(title: str, found: Mapping[str, Finding]) -> None:
         {
             "What": what,
             "Rows": count(finding.count),
-            "For example": "; ".join(f"{e['file']} line {e['line']}" for e in finding.examples[:3]),
+            "For example": _places(finding),
             "Detail": str(finding.examples[0]["detail"]) if finding.examples else "",
         }
         for what, finding in sorted(found.items(), key=lambda item: -item[1].count)
     ]
     st.dataframe(rows, hide_index=True, column_config={"Detail": {"width": "large"}})
+
+
+def _places(finding: Finding) -> str:
+    """The first few lines of a finding; the file's name only where there are several files."""
+    found = finding.examples[:3]
+    if len({e["file"] for e in finding.examples}) > 1:
+        return "; ".join(f"{e['file']} line {e['line']}" for e in found)
+    return ", ".join(f"{'line ' if place == 0 else ''}{e['line']}" for place, e in enumerate(found))

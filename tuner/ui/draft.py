@@ -5,6 +5,8 @@ It lives on disk, so that a refresh, a closed browser or a restarted dashboard l
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from tuner.ui.words import value as shown
 
 FIRST = "board"
 """The recipe the form opens with."""
-_KEY = "draft"
+_KEY, _FIELDS = "draft", "draft-fields"
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,30 @@ def keep(draft: Draft) -> None:
 
 def start_over(draft: Draft) -> None:
     """Put another draft in its place; the widgets take their values from it."""
-    forget_widgets()
+    replace_widget()
     keep(draft)
 
 
-def forget_widgets() -> None:
-    for key in [k for k in st.session_state if str(k).startswith("knob:")]:
-        del st.session_state[key]
+def widget(name: str) -> str:
+    """The key of the field that shows a value. The field begins with the draft's value and is never written to.
+
+    A value put into a field's state travels to the browser once, in the one script run that put it there. Where the
+    next run overtakes that one, the browser never hears of it, shows an empty field and reports that as a wish. So
+    a value set by anything but its own field gets a new field, under a new key.
+    """
+    return f"knob:{_replaced()[''] + _replaced()[name]}:{name}"
+
+
+def replace_widget(name: str = "") -> None:
+    """Draw a value's field anew, from the draft; without a name every field."""
+    _replaced()[name] += 1
+
+
+def _replaced() -> Counter[str]:
+    """How often each field was replaced. It starts where no other session's did: a browser that was cut off comes
+    back with the fields of the session before."""
+    replaced: Counter[str] = st.session_state.setdefault(_FIELDS, Counter({"": time.time_ns()}))
+    return replaced
 
 
 def starts() -> dict[str, str]:
@@ -122,7 +141,6 @@ def from_text(text: bytes, name: str) -> tuple[Draft, str]:
 
 def launched(draft: Draft) -> None:
     """After a launch the values stay, for the next run differs in little; the name does not."""
-    st.session_state.pop("run-name", None)
     keep(replace(draft, name=""))
 
 
@@ -141,7 +159,7 @@ def from_run(run_id: str) -> tuple[Draft, str]:
 
 def use_dataset(name: str, stage: str) -> None:
     """Put a data set, and the stage it is good for, into the draft, and open the form."""
-    forget_widgets()
+    replace_widget()
     keep(current().with_value("dataset", [name]).with_value("stage", stage))
     state.go("new_run")
 

@@ -21,10 +21,6 @@ FEW = 5
 """Up to this many short choices lie side by side; more go into a list."""
 
 
-def key(name: str) -> str:
-    return f"knob:{name}"
-
-
 def visible(draft: Draft, *, advanced: bool, search: str = "") -> dict[type[Section], list[Knob]]:
     """The knobs to draw, by section: those that apply to the other values, and the advanced ones if asked for,
     changed, or found by their name or help."""
@@ -174,11 +170,12 @@ def _title(knob: Knob, draft: Draft) -> str:
 
 def _widget(knob: Knob, draft: Draft) -> None:
     name, now = knob.name, draft.value(knob.name)
+    key = drafts.widget(name)
     common: dict[str, Any] = {
-        "key": key(name),
+        "key": key,
         "help": tooltip(knob),
         "on_change": _changed,
-        "args": (name,),
+        "args": (name, key, word(now)),
     }
     title = _title(knob, draft)
     given = offer(name, draft.values)
@@ -187,16 +184,14 @@ def _widget(knob: Knob, draft: Draft) -> None:
     elif given is not None:
         _one_of(title, given, now, common)
     elif knob.kind == "bool" and not knob.optional:
-        _seed(name, bool(now) if isinstance(now, bool) else str(now).lower() == "true")
-        st.toggle(title, **common)
+        st.toggle(title, value=now if isinstance(now, bool) else str(now).lower() == "true", **common)
     elif knob.kind in ("choice", "bool"):
         _choice(title, knob, now, common)
     elif knob.kind == "int" and _fits(knob, now):
-        _seed(name, now)
-        st.number_input(title, **_bounds(knob), step=1, placeholder="empty", **common)
+        st.number_input(title, value=now, **_bounds(knob), step=1, placeholder="empty", **common)
     else:
-        _seed(name, word(now))
-        st.text_input(title, type="password" if knob.secret else "default", placeholder="empty", **common)
+        common["type"] = "password" if knob.secret else "default"
+        st.text_input(title, value=word(now), placeholder="empty", **common)
 
 
 def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
@@ -204,25 +199,22 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
     current = word(now) or None
     if current is not None and current not in choices:
         choices.append(current)  # a value from a file that is none of them: shown, and told as a problem
-    _seed(knob.name, current)
     short = len(choices) <= FEW and sum(map(len, choices)) <= 28
     if short and not knob.optional:
-        st.segmented_control(title, choices, required=True, **common)
-    elif knob.optional:
-        st.selectbox(title, choices, index=None, placeholder="empty", **common)
+        st.segmented_control(title, choices, default=current, required=True, **common)
     else:
-        st.selectbox(title, choices, **common)
+        index = None if current is None else choices.index(current)
+        st.selectbox(title, choices, index=index, placeholder="empty", **common)
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
     choices = list(given.choices)
     if now and str(now) not in choices:
         choices.insert(0, str(now))
-    st.session_state.setdefault(common["key"], str(now) if now else None)
     st.selectbox(
         title,
         choices,
-        index=None,
+        index=choices.index(str(now)) if now else None,
         format_func=given.shown,
         accept_new_options=given.free,
         placeholder="Choose or type",
@@ -239,9 +231,14 @@ def _several(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None
         else [v for v in str(now or "").split(",") if v]
     )
     choices = [*given.choices, *(c for c in chosen if c not in given.choices)]
-    st.session_state.setdefault(common["key"], chosen)
     st.multiselect(
-        title, choices, format_func=given.shown, accept_new_options=given.free, placeholder="Choose", **common
+        title,
+        choices,
+        default=chosen,
+        format_func=given.shown,
+        accept_new_options=given.free,
+        placeholder="Choose",
+        **common,
     )
     if given.missing:
         st.caption(safe(given.missing))
@@ -257,32 +254,30 @@ def _fits(knob: Knob, now: Any) -> bool:
 
 
 def _bounds(knob: Knob) -> dict[str, Any]:
-    bounds: dict[str, Any] = {"value": None} if knob.optional else {}
-    if knob.lower is not None:
-        bounds["min_value"] = int(knob.lower)
-    if knob.upper is not None:
-        bounds["max_value"] = int(knob.upper)
-    return bounds
-
-
-def _seed(name: str, shown: Any) -> None:
-    st.session_state.setdefault(key(name), shown)
+    bounds = {"min_value": knob.lower, "max_value": knob.upper}
+    return {side: int(bound) for side, bound in bounds.items() if bound is not None}
 
 
 # --- what a touch does ---------------------------------------------------------------------------------------------
 
 
-def _changed(name: str) -> None:
-    knob = KNOBS[name]
-    raw = st.session_state.get(key(name))
+def _changed(name: str, key: str, before: str) -> None:
+    """Take what a person set. `before` is what the field showed: a browser that is a step behind may still speak for
+    a field that has been replaced, and only what was typed there counts."""
+    if key not in st.session_state:
+        return
+    knob, raw = KNOBS[name], st.session_state[key]
     taken = raw.lower() == "true" if knob.kind == "bool" and isinstance(raw, str) else drafts.typed(knob, raw)
-    if isinstance(raw, str) and raw != word(taken):
-        st.session_state.pop(key(name), None)  # shown again as the studio writes it: 5e-5 becomes 5e-05
+    replaced = key != drafts.widget(name)
+    if replaced and word(taken) == before:
+        return
+    if replaced or (isinstance(raw, str) and raw != word(taken)):
+        drafts.replace_widget(name)  # shown again as the studio writes it: 5e-5 becomes 5e-05
     drafts.keep(drafts.current().with_value(name, taken))
 
 
 def _put_back(name: str) -> None:
-    st.session_state.pop(key(name), None)
+    drafts.replace_widget(name)
     drafts.keep(drafts.current().without(name))
 
 
@@ -290,6 +285,6 @@ def mend(changes: dict[str, Any]) -> None:
     """Set knobs as a remedy says."""
     draft = drafts.current()
     for name, remedy in changes.items():
-        st.session_state.pop(key(name), None)
+        drafts.replace_widget(name)
         draft = draft.with_value(name, remedy)
     drafts.keep(draft)

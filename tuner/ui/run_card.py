@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import streamlit as st
@@ -10,11 +11,13 @@ import streamlit as st
 from tuner import preflight
 from tuner.config.config import Config, check, command, to_yaml
 from tuner.config.knobs import Problem
+from tuner.estimate import Memory
+from tuner.tracking.pace import expected_seconds
 from tuner.tracking.run import fresh_name
 from tuner.ui import draft as drafts
-from tuner.ui import form, state, theme
+from tuner.ui import form, state, sweep, theme
 from tuner.ui.draft import Draft
-from tuner.ui.words import NONE, count, label, safe, value
+from tuner.ui.words import NONE, count, duration, label, safe, size, value
 
 
 def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
@@ -32,10 +35,9 @@ def show(
     """Draw the card. `launch` is called with the config and the run's name when Launch is pressed."""
     with theme.card("run"):
         name = draft.name or fresh_name(draft.values)
-        if not draft.name:
-            st.session_state["run-name"] = name  # it follows model and stage until a person types one
-        st.session_state.setdefault("run-name", name)
-        st.text_input("Name", key="run-name", on_change=_renamed, help="What this run is called everywhere.")
+        key = f"run-name:{'' if draft.name else name}"  # it follows model and stage until a person types one
+        called = "What this run is called everywhere."
+        st.text_input("Name", name, key=key, on_change=_renamed, args=(key,), help=called)
         if config is not None:
             _figures(config)
         if config is not None and config.dataset:
@@ -56,6 +58,7 @@ def show(
             on_click=launch,
             args=(config, name),
         )
+        sweep.offer(draft, name, judge, disabled=config is None or bool(problems))
     with theme.card("same"):
         _same_from_a_shell(draft, config, name)
 
@@ -81,6 +84,34 @@ def _figures(config: Config) -> None:
             f"≤ {_short(tokens)}" if tokens else NONE,
             help="At most: every example as long as the cutoff. The data report has the real count.",
         )
+        _needs(config, card)
+
+
+def _needs(config: Config, card: preflight.Card) -> None:
+    """Memory and time: what it will take, beside what there is."""
+    left, right = st.columns(2, wrap=False)
+    left.metric(
+        "Memory",
+        f"≈ {size(card.memory.total)}" if card.memory else NONE,
+        help=_parts(card) if card.memory else "Known once the model and the data are on this machine.",
+    )
+    seconds = expected_seconds(config, card.steps * card.examples_per_step) if card.steps else None
+    right.metric(
+        "Time",
+        f"≈ {duration(seconds)}" if seconds else NONE,
+        help="At the pace of the last run of this model, stage and method that finished here.",
+    )
+    if card.memory and card.memory.total > card.memory_free:
+        st.markdown(
+            f":orange[:material/memory_alt: This may not fit: {size(card.memory_free)} are free.] "
+            "A smaller batch with more accumulation, a shorter cutoff or gradient checkpointing needs less."
+        )
+
+
+def _parts(card: preflight.Card) -> str:
+    parts = [f"{f.name.capitalize()} {size(getattr(card.memory, f.name))}" for f in fields(Memory)]
+    free = f"Free now: {size(card.memory_free)}. "
+    return f"At the peak, on each device: {', '.join(parts)}. {free}The libraries themselves come on top."
 
 
 def _short(figure: int) -> str:
@@ -129,10 +160,9 @@ def _same_from_a_shell(draft: Draft, config: Config | None, name: str) -> None:
         )
 
 
-def _renamed() -> None:
-    from dataclasses import replace
-
-    drafts.keep(replace(drafts.current(), name=str(st.session_state["run-name"]).strip()))
+def _renamed(key: str) -> None:
+    if key in st.session_state:
+        drafts.keep(replace(drafts.current(), name=str(st.session_state[key]).strip()))
 
 
 def changes(base: dict[str, Any]) -> None:

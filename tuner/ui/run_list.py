@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from tuner.jobs import control, queue
@@ -31,16 +33,16 @@ def link(run_id: str, name: str, icon: str | None = None) -> None:
 
 def at_work() -> None:
     """A card for every run that is at work, redrawn as it goes on."""
+    st.session_state.pop("list-seen", None)  # the whole page is being drawn as things stand now
     st.fragment(_at_work, run_every=2.0)()
 
 
 def _at_work() -> None:
-    rows = [row for row in queue.queue() if row.position == 0]
-    seen = {row.id for row in queue.queue()}
-    if st.session_state.get("list-seen", seen) != seen:
-        st.session_state["list-seen"] = seen
-        st.rerun()  # something started or ended: the lists below change too
-    st.session_state["list-seen"] = seen
+    every = queue.queue()
+    rows = [row for row in every if row.position == 0]
+    seen = [(row.id, row.position, row.held) for row in every]
+    if st.session_state.setdefault("list-seen", seen) != seen:
+        st.rerun()  # something started, ended or was moved, perhaps from a shell: the lists below change too
     for row in rows:
         with theme.card(f"work-{row.id}"):
             working(Run(row.id))
@@ -98,24 +100,38 @@ def _waiting_row(row: QueueRow, last: int) -> None:
         st.markdown(f":gray[{row.position}]", width=24)
         link(row.id, row.name)
         st.caption(safe(row.why), width="stretch")
-        first, final = row.position == 1, row.position == last
-        _small(row, "Earlier", "keyboard_arrow_up", lambda: queue.move(row.id, row.position - 1), first)
-        _small(row, "Later", "keyboard_arrow_down", lambda: queue.move(row.id, row.position + 1), final)
+        _small(row, "Earlier", "keyboard_arrow_up", lambda: _shift(row.id, -1), row.position == 1)
+        _small(row, "Later", "keyboard_arrow_down", lambda: _shift(row.id, 1), row.position == last)
         hold = ("Let it start", "play_arrow") if row.held else ("Hold it back", "pause")
         _small(row, *hold, lambda: queue.hold_back(row.id, not row.held))
         _small(row, "Take it out", "close", lambda: control.stop(Run(row.id), now=True))
 
 
-def _small(row: QueueRow, name: str, icon: str, act: object, disabled: bool = False) -> None:
-    pressed = st.button(
-        "", icon=f":material/{icon}:", help=name, type="tertiary", key=f"{icon}-{row.id}", disabled=disabled
+def _shift(run_id: str, by: int) -> None:
+    """One place up or down from where it stands now, which may be another than when the page was drawn."""
+    now = queue.waiting()
+    if run_id in now:
+        queue.move(run_id, now.index(run_id) + 1 + by)
+
+
+def _small(row: QueueRow, name: str, icon: str, act: Callable[[], object], disabled: bool = False) -> None:
+    st.button(
+        "",
+        icon=f":material/{icon}:",
+        help=name,
+        type="tertiary",
+        key=f"{icon}-{row.id}",
+        disabled=disabled,
+        on_click=_try,
+        args=(act,),
     )
-    if pressed and callable(act):
-        try:
-            act()
-        except (ValueError, control.Refused) as error:
-            st.toast(safe(error), icon=":material/error:")
-        st.rerun()
+
+
+def _try(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except (ValueError, control.Refused) as error:
+        st.toast(safe(error), icon=":material/error:")
 
 
 # --- what ended ----------------------------------------------------------------------------------------------------
@@ -123,7 +139,8 @@ def _small(row: QueueRow, name: str, icon: str, act: object, disabled: bool = Fa
 
 def lately(most: int = 6) -> None:
     """The runs that ended last, a card each, with the loss in small."""
-    rows = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
+    found = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
+    rows = [row for row in found if row.state in ENDED]  # MLflow hears late of a run that is to go on
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

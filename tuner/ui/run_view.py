@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +17,34 @@ from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import chart_table, charts, draft, state, theme
-from tuner.ui.words import ago, count, date, duration, look, number, safe, sentence, size
+from tuner.ui.words import (
+    NONE,
+    STAGES,
+    ago,
+    count,
+    date,
+    duration,
+    look,
+    number,
+    safe,
+    sentence,
+    size,
+    value,
+)
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
+
+
+def lead(values: Mapping[str, Any]) -> str:
+    """What the run does, to what, with what; `values` are its config's."""
+    model = safe(value(values.get("model_name_or_path")))
+    if values.get("do_train"):
+        stage = STAGES.get(str(values.get("stage")), "Training")
+        return f"{stage} of {model} on {safe(value(values.get('dataset')))}"
+    what = "Answers" if values.get("do_predict") else "Evaluation"
+    return f"{what} of {model} on {safe(value(values.get('eval_dataset') or values.get('dataset')))}"
 
 
 # --- where it stands -----------------------------------------------------------------------------------------------
@@ -67,11 +91,21 @@ def _figures(run: Run, status: Status) -> None:
         "Tokens": count(status.tokens) if status.tokens else number(None),
         "Tokens per second": number(status.tokens_per_second or None),
     }
-    if status.state in ENDED:
-        del figures["Time left"]
+    if peak := status.extra.get("memory_peak"):
+        figures["Peak memory"] = size(peak)
+    if status.state in ENDED:  # what has no figure by now will never have one
+        figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, figure)
+            grid.metric(name, figure, help=_estimated(status) if name == "Peak memory" else None)
+
+
+def _estimated(status: Status) -> str:
+    expected = status.extra.get("memory_estimate")
+    told = f" {size(expected)} were expected for the model and its training." if expected else ""
+    return (
+        f"The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}"
+    )
 
 
 def _notices(run: Run, status: Status) -> None:
@@ -109,8 +143,8 @@ def _apply(run: Run, remedy: dict[str, Any]) -> None:
         resume(run)
         return
     made, problem = draft.from_run(run.id)
-    for name, value in dict(remedy.get("values") or {}).items():
-        made = made.with_value(name, value)
+    for name, wanted in dict(remedy.get("values") or {}).items():
+        made = made.with_value(name, wanted)
     if problem:
         st.toast(safe(problem), icon=":material/error:")
         return

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 
 from tuner import paths
+from tuner.jobs.supervisor import ensure_supervisor
 
 
 def main() -> None:
@@ -19,15 +21,38 @@ def main() -> None:
     os.environ.setdefault("TUNER_HOME", str(paths.home()))
     root = paths.package().parent
     os.chdir(root)  # Streamlit reads .streamlit/config.toml from the folder it starts in
+    with suppress(OSError):  # what a reboot left in the queue goes on, browser or not
+        ensure_supervisor(only_if_needed=True)
     from streamlit.runtime.pages_manager import PagesManager
     from streamlit.web import cli
 
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
+    ignore_pages_left_behind()
     flags = ["--server.address", "127.0.0.1", "--server.port", str(port), "--server.headless", "true"]
     sys.argv = ["streamlit", "run", str(root / "app.py"), *flags]
     print(f"tuner is at http://127.0.0.1:{port}", flush=True)
     sys.exit(cli.main())
+
+
+def ignore_pages_left_behind() -> None:
+    """Let no piece be redrawn for a page that is not shown any more.
+
+    Pieces redraw themselves by the browser's clock, and a browser that has not yet heard of the next page still asks
+    for those of the last one. Streamlit would take the session back to that page, and the browser would wipe out the
+    new one, with nothing to draw in its place.
+    """
+    from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+    from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
+
+    run_script = ScriptRunner._run_script
+
+    def run(self: ScriptRunner, rerun_data: RerunData) -> None:
+        here = self._pages_manager.current_page_script_hash
+        if not rerun_data.fragment_id_queue or rerun_data.page_script_hash in ("", here):
+            run_script(self, rerun_data)
+
+    ScriptRunner._run_script = run  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

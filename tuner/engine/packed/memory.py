@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from tuner.estimate import ModelShape, packed_plan
+from tuner.estimate import CPU_TOKENS, LOGITS, SHARE, SMALL_LOGITS, SMALL_TOKENS, ModelShape, packed_plan
 
 if TYPE_CHECKING:
     from tuner.engine.packed.trainer import EngineSettings
-
-CPU_BUDGET, CPU_LOGITS = 4096, 64 << 20
-LOW_BUDGET, LOW_LOGITS = 2048, 64 << 20
-GPU_LOGITS = 512 << 20
-SHARE = 0.45  # of free memory: eager rows and captured graphs each hold a row's activations
 
 
 @dataclass(frozen=True)
@@ -39,13 +34,13 @@ class Plan:
 def plan_memory(model: nn.Module, device: torch.device, engine: EngineSettings) -> Plan:
     """The plan for a model on a device; fields set in `engine` win over what is chosen here."""
     layers = model.config.num_hidden_layers
-    logits = GPU_LOGITS if device.type == "cuda" else CPU_LOGITS
+    logits = LOGITS if device.type == "cuda" else SMALL_LOGITS
     if engine.preset == "memory":
-        budget, recompute, logits = LOW_BUDGET, layers, min(logits, LOW_LOGITS)
+        budget, recompute, logits = SMALL_TOKENS, layers, SMALL_LOGITS
     elif device.type == "cuda":
         budget, recompute = _fit(model, device)
     else:
-        budget, recompute = CPU_BUDGET, 0
+        budget, recompute = CPU_TOKENS, 0
     reference = min(4 * budget, 8192)  # nothing is kept for a backward pass
     return Plan(
         engine.token_budget or budget,
@@ -64,4 +59,4 @@ def _fit(model: nn.Module, device: torch.device) -> tuple[int, int]:
     except KeyError:  # a decoder with other names: its layers run through autograd, which keeps more
         return 4096, 0
     width = next(p.element_size() for p in model.parameters() if not p.requires_grad)
-    return packed_plan(shape, int(SHARE * free), weight_bytes=width, logits_bytes=GPU_LOGITS)
+    return packed_plan(shape, int(SHARE * free), weight_bytes=width, logits_bytes=LOGITS)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from tuner.engine.losses import LossSettings
 from tuner.engine.packed.memory import Plan, plan_memory
-from tuner.engine.packed.objective import Objective, finish_metrics
+from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, causal_lm, fused_refusal
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit, units_of_step
@@ -57,6 +58,26 @@ class Batch:
     rows: Sequence[Mapping[str, Any]]
 
 
+class BaselineKeeper(TrainerCallback, ExportableState):
+    """BCO's running mean of rewards, carried over a resume: what a checkpoint says, until the objective is there."""
+
+    def __init__(self, mean: float = 0.0, count: float = 0.0) -> None:
+        self.mean, self.count = mean, count
+        self.live: Baseline | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: float32 numbers, exact as doubles."""
+        if self.live is not None:
+            self.mean, self.count = float(self.live.mean), float(self.live.count)
+        return {"args": {"mean": self.mean, "count": self.count}, "attributes": {}}
+
+    def attach(self, live: Baseline) -> None:
+        """Hand over to the objective's own numbers, on its device."""
+        live.mean.fill_(self.mean)
+        live.count.fill_(self.count)
+        self.live = live
+
+
 class PackedPreferenceTrainer(Trainer):
     """Preference training (DPO and its relatives, KTO) on pre-tokenised rows.
 
@@ -87,6 +108,7 @@ class PackedPreferenceTrainer(Trainer):
             data_collator=self.collate,
             **options,
         )
+        self.add_callback(BaselineKeeper())
         self.runner: StepRunner | None = None
         self.references: ReferenceCache | None = None
         self._ahead = 0
@@ -176,6 +198,9 @@ class PackedPreferenceTrainer(Trainer):
         plan = self._plan(device)
         policy = self._policy(plan)
         objective = Objective(self.loss_settings, device)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, BaselineKeeper):
+                callback.attach(objective.baseline)
         self.runner = StepRunner(policy, objective, device, plan.token_budget, self.engine.cuda_graphs)
         if objective.needs_reference:
             self.references = self._cache(plan)

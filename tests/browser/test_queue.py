@@ -1,0 +1,203 @@
+"""The queue in a real browser: runs submitted, one more launched from a page, their order changed, the dashboard killed
+while one goes on, that one stopped from its page and resumed; nothing is lost and nothing is launched twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+expect = sync_api.expect
+pytestmark = pytest.mark.browser
+
+LONG = 800
+"""Steps of the run that is at work while all else happens: it must outlast a restart of the dashboard, no more."""
+WORDS = (
+    *("--stage", "sft", "--do_train", "True", "--model_name_or_path", "models/tiny", "--dataset", "chat"),
+    # One slot, wherever this test runs: what is queued then waits for what is at work.
+    *("--use_cpu", "True"),
+    *("--per_device_train_batch_size", "8", "--cutoff_len", "64", "--logging_steps", "50"),
+)
+
+
+def submit(studio, name: str, *words: str) -> list[str]:
+    """Queue a run, or a sweep of runs, from the shell; the ids that it prints."""
+    return studio.tuner("submit", *WORDS, "--run_name", name, *words).split()
+
+
+def waiting(page, *names: str) -> None:
+    """Wait until the queue's card lists these runs in this order, and no others."""
+    rows = page.locator(".st-key-card-queue [class*=st-key-row-]")
+    expect(rows).to_have_count(len(names))
+    expect(rows).to_contain_text(list(names))
+
+
+def press(page, act: str, run_id: str) -> None:
+    """One of the small buttons in a run's row of the queue; a row that moves is drawn twice for a moment."""
+    button = page.locator(f".st-key-{act}-{run_id}").get_by_role("button")
+    page.mouse.move(0, 0)  # or the last button's tooltip lies over the one above it
+    expect(button).to_have_count(1)
+    button.click()
+
+
+def open_run(page, name: str) -> None:
+    page.get_by_test_id("stMain").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+
+
+class Wire:
+    """What goes between the browser and the dashboard; what the browser hears can be held up for a while."""
+
+    def __init__(self, page):
+        self.page, self.sent = page, 0
+        self.kept: list[object] | None = None
+        page.route_web_socket(re.compile("/_stcore/stream"), self._connect)
+
+    def _connect(self, browser) -> None:
+        server = browser.connect_to_server()
+        self.browser = browser
+        browser.on_message(lambda message: self._say(server, message))
+        server.on_message(lambda message: self._hear(browser, message))
+
+    def _say(self, server, message) -> None:
+        self.sent += 1
+        server.send(message)
+
+    def _hear(self, browser, message) -> None:
+        if self.kept is None:
+            browser.send(message)
+        else:
+            self.kept.append(message)
+
+    @contextmanager
+    def slow(self, asked: int) -> Iterator[None]:
+        """The browser hears nothing until it has asked so often for something."""
+        self.kept, before = [], self.sent
+        yield
+        while self.sent < before + asked:
+            self.page.wait_for_timeout(50)
+        kept, self.kept = self.kept, None
+        for message in kept:
+            self.browser.send(message)
+
+
+def clone(page, wire: Wire, name: str) -> str:
+    """From a run's page through the form into the queue; the new run's id.
+
+    The browser learns late that it is on another page, and meanwhile asks for pieces of the one it was on.
+    """
+    with wire.slow(asked=3):
+        page.get_by_role("button", name="Clone").click()
+    expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
+    launch = page.get_by_role("button", name="Launch")
+    expect(launch).to_be_enabled()
+    typed = page.locator("[class*=st-key-run-name] input")
+    typed.fill(name)
+    typed.press("Enter")
+    expect(page.get_by_test_id("stCode").first).to_contain_text(f"--run_name {name}")
+    launch.click()
+    page.wait_for_url(re.compile(r"/runs\?run=\w+"))
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+    return str(re.search(r"run=(\w+)", page.url).group(1))
+
+
+def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tuner.jobs import control
+    from tuner.tracking import checkpoints
+    from tuner.tracking.run import Run
+
+    monkeypatch.setenv("TUNER_HOME", str(studio.home))
+    (long,) = submit(studio, "long", "--max_steps", str(LONG), "--save_steps", str(LONG))
+    first, second = submit(studio, "short", "--max_steps", "3", "--seed", "1,2")
+
+    # One more from the page, a copy of one that waits.
+    wire = Wire(page)
+    page.goto(f"{studio.url}/runs")
+    waiting(page, "short seed=1", "short seed=2")
+    open_run(page, "short seed=2")
+    copied = clone(page, wire, "copied")
+
+    # Their order, changed by clicking; one is taken out.
+    page.get_by_role("button", name="Runs and queue").click()
+    waiting(page, "short seed=1", "short seed=2", "copied")
+    press(page, "keyboard_arrow_up", copied)
+    waiting(page, "short seed=1", "copied", "short seed=2")
+    press(page, "keyboard_arrow_up", copied)
+    waiting(page, "copied", "short seed=1", "short seed=2")
+    press(page, "close", second)
+    waiting(page, "copied", "short seed=1")
+
+    # The dashboard is killed while a run is in training.
+    expect(page.locator(f".st-key-card-work-{long}")).to_contain_text(f"of {LONG:,}", timeout=60_000)
+    worker, step = control.pid_of(Run(long)), Run(long).status().step
+    studio.kill()
+    studio.start()
+    page.goto(f"{studio.url}/runs")
+    waiting(page, "copied", "short seed=1")
+    assert control.pid_of(Run(long)) == worker
+    assert Run(long).status().step > step
+
+    # It is stopped from its page: a checkpoint is there, with the adapter in it.
+    open_run(page, "long")
+    page.get_by_role("button", name="Stop").click()
+    standing = page.locator(".st-key-card-standing")
+    expect(standing).to_contain_text("Stopped at step")
+    kept = checkpoints.latest(Run(long))
+    assert kept is not None and (kept / "adapter_model.safetensors").is_file()
+    page.get_by_role("tab", name="Checkpoints").click()
+    expect(page.get_by_text(f"Step {checkpoints.step_of(kept):,}", exact=True)).to_be_visible()
+
+    # The one moved up has taken its place. It is resumed by its button, is now the only one to wait, and finishes.
+    page.locator(".st-key-run-actions").get_by_role("button", name="Resume").click()
+    expect(standing).to_contain_text("number 2")
+    page.get_by_role("button", name="Runs and queue").click()
+    waiting(page, "short seed=1", "long")
+    press(page, "close", first)
+    waiting(page, "long")
+    open_run(page, "long")
+    expect(standing).to_contain_text("Finished after", timeout=120_000)
+    assert Run(long).status().first_step == checkpoints.step_of(kept)
+    assert Run(long).status().step == LONG
+
+    ended = {i: Run(i).status().state for i in (long, copied, first, second)}
+    assert ended == {long: "finished", copied: "finished", first: "stopped", second: "stopped"}
+    assert launches(studio.home) == {long: 2, copied: 1}
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]
+
+
+def test_several_values_make_as_many_runs(studio, page) -> None:
+    studio.tuner("queue", "--pause")
+    (one,) = submit(studio, "one", "--max_steps", "3")
+    page.goto(f"{studio.url}/new_run?clone={one}")
+    expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+
+    page.get_by_role("button", name="Sweep").click()
+    sweep = page.get_by_test_id("stPopoverBody")
+    sweep.locator(".st-key-sweep-knobs input").fill("learning rate")
+    page.get_by_role("option", name="Learning rate", exact=True).click()
+    typed = sweep.locator(".st-key-sweep-learning_rate input")
+    typed.fill("1e-4, high")
+    typed.press("Enter")
+    expect(sweep.get_by_text("should be a valid number")).to_be_visible()
+    expect(sweep.get_by_role("button", name="Queue")).to_be_disabled()
+    typed.fill("1e-4, 3e-4")
+    typed.press("Enter")
+    sweep.get_by_role("button", name="Queue 2 runs").click()
+
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
+    waiting(page, "one", "learning_rate=1e-4", "learning_rate=3e-4")
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]
+
+
+def launches(home: Path) -> Counter[str]:
+    """How often each run's worker was started, by the supervisor's own log."""
+    said = (home / "mlruns" / "supervisor.log").read_text()
+    assert "Traceback" not in said, said[-3000:]
+    return Counter(re.findall(r"(\w+): started as process", said))

@@ -1,0 +1,132 @@
+"""A run that ended goes on: from which checkpoint, why not, and by itself after a reboot where that was asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuner.jobs import launch, liveness, queue, watch
+from tuner.tracking import checkpoints
+from tuner.tracking.run import ENDED, Run, Status
+
+
+class Refused(Exception):  # noqa: N818  said as a sentence: "Refused: ..."
+    """What was asked cannot be done; the message is one sentence that says why and what to do."""
+
+
+def why_not_resumable(run: Run) -> str | None:
+    """None if `resume` would take it, else one sentence. Cheap enough for a page: sizes are checked, not hashes."""
+    status = run.status()
+    if not run.exists:
+        return f"There is no run {run.id}; `tuner runs` lists them."
+    if status.state == "queued":
+        return "It waits in the queue already."
+    if status.state == "finished":
+        return "It has finished; clone it and raise num_train_epochs to train further."
+    if status.state not in ENDED and liveness.alive(run):
+        return "It is still at work; stop it first."
+    if status.step and not any(checkpoints.valid(c, deep=False) is None for c in checkpoints.of(run)):
+        return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
+    return None
+
+
+def queue_again(run: Run, checkpoint: str | Path | None = None) -> None:
+    """Queue an ended run again, to go on from `checkpoint` (a name like checkpoint-40, or a path) or its newest sound one.
+
+    The same run, the same MLflow run; one that never took a step begins at the beginning. Raises Refused.
+    """
+    if reason := why_not_resumable(run):
+        raise Refused(f"Run {run.id} cannot be resumed: {reason}")
+    source, note = _source(run, checkpoint)
+    lock = liveness.lock(run.lock_path, wait=5.0)
+    if lock is None:
+        raise Refused(f"Run {run.id} is just telling MLflow how it ended; try again in half a minute.")
+    try:
+        status = run.status()
+        if status.state == "queued":  # somebody else was quicker
+            return
+        if status.state not in ENDED:
+            status = watch.bury(run, None)
+        queue.enqueue(run.id)
+        _write(run, status, source, note)
+    finally:
+        os.close(lock)
+
+
+def after_reboot(run: Run) -> Status | None:
+    """Queue a run again, first of all, that a reboot ended and whose `auto_resume` asks for it: its status then.
+
+    None where there is nothing to do, which leaves the run to be buried. Once from each checkpoint: a run that takes
+    the machine down with it must not do so for ever. Raises Busy.
+    """
+    status = run.status()
+    if (
+        not run.values().get("auto_resume")
+        or not watch.rebooted(run, status)
+        or status.phase == watch.CLOSING
+    ):
+        return None
+    if run.requested("stop") or run.requested("cancel"):
+        return None
+    try:
+        source, damaged = _source(run, None)
+    except Refused:
+        return None
+    start = source.name if source else "the beginning"
+    if status.extra.get("auto_resumed") == start:
+        return None
+    at = f" at step {status.step}" if status.step else ""
+    said = f"The machine was restarted{at}; the run went on by itself from {start}. {damaged}".strip()
+    with liveness.locking(run.lock_path, wait=0.5):
+        queue.enqueue(run.id, first=True)
+        # One write makes a live run a queued one: whoever dies before it leaves all this to be done again.
+        return _write(run, replace(status, extra={**status.extra, "auto_resumed": start}), source, said)
+
+
+def _write(run: Run, status: Status, source: Path | None, note: str) -> Status:
+    """The caller holds the run's lock."""
+    run.forget_requests()
+    launch.forget_record(run)
+    (watch.unsettled() / run.id).unlink(missing_ok=True)
+    return run.update(**_again(status, source, note))
+
+
+def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
+    """The checkpoint to go on from, and a note when newer ones were passed over. Raises Refused."""
+    if checkpoint is not None:
+        named = Path(checkpoint)
+        path = named if named.is_absolute() else run.checkpoints / named
+        if wrong := checkpoints.valid(path):
+            raise Refused(f"Run {run.id} cannot go on from {path.name}: {wrong} Choose another one.")
+        return path, ""
+    damaged: list[str] = []
+    for path in reversed(checkpoints.of(run)):
+        wrong = checkpoints.valid(path)
+        if wrong is None:
+            return path, f"Passed over, damaged: {' '.join(damaged)}" if damaged else ""
+        damaged.append(wrong)
+    if damaged or run.status().step:
+        raise Refused(f"Run {run.id} cannot be resumed: no checkpoint is whole. {' '.join(damaged)}".strip())
+    return None, ""
+
+
+def _again(status: Status, source: Path | None, note: str) -> dict[str, Any]:
+    """The changes that make an ended run a queued one."""
+    extra = {k: v for k, v in status.extra.items() if k != "resume_from"}
+    if source is not None:
+        extra["resume_from"] = str(source)
+    return {
+        "state": "queued",
+        "phase": "",
+        "reason": "",
+        "reason_code": "",
+        "remedies": [],
+        "ended": 0.0,
+        "pid": 0,
+        "boot_id": "",
+        "exit_code": None,
+        "notes": [*status.notes, note] if note else status.notes,
+        "extra": {**extra, "resumes": int(extra.get("resumes") or 0) + 1},
+    }

@@ -1,0 +1,132 @@
+"""Several runs at once: parameters with several values each, queued as the runs of one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import streamlit as st
+
+from tuner import preflight
+from tuner.config.config import KNOBS, Config, word
+from tuner.config.knobs import ConfigError, Problem
+from tuner.jobs import submit
+from tuner.tracking.pace import expected_seconds
+from tuner.ui import draft as drafts
+from tuner.ui import state
+from tuner.ui.draft import Draft
+from tuner.ui.words import count, duration, label, safe
+
+Judge = Callable[[Draft], tuple[Config | None, list[Problem]]]
+MOST = 32
+"""Runs in one sweep: beyond that somebody has mistyped."""
+AT_ONCE = 3
+"""Parameters varied together."""
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The configs of a sweep with what is each one's own, and what stands against queueing them, in sentences."""
+
+    values: Mapping[str, Any]
+    configs: Sequence[Config] = ()
+    own: Sequence[str] = ()
+    flags: str = ""
+    problems: Sequence[str] = ()
+
+
+def choices(draft: Draft) -> list[str]:
+    """The knobs that can be given several values: those of one value each that apply to the draft, first the numbers
+    that everybody sees."""
+    values = {name: draft.value(name) for name in KNOBS}
+    kinds = ("float", "int", "choice", "bool")
+    found = [k for k in KNOBS.values() if k.shown and k.kind in kinds and k.applies(values)]
+    return [k.name for k in sorted(found, key=lambda k: (k.advanced, kinds.index(k.kind)))]
+
+
+def plan(draft: Draft, given: Mapping[str, str], judge: Judge) -> Plan:
+    """What several values make of a draft; `given` maps a knob to its values, with commas between them."""
+    texts = {name: ",".join(dict.fromkeys(_parts(text))) for name, text in given.items()}
+    values = {n: v for n, v in {**draft.values, **texts}.items() if v != "" and v is not None}
+    if not texts or not all("," in text for text in texts.values()):
+        return Plan(values, problems=("Give each parameter several values, with commas between them.",))
+    rows = submit.expand(values)
+    if len(rows) > MOST:
+        return Plan(values, problems=(f"That makes {len(rows)} runs; keep it to {MOST}.",))
+    judged = [judge(replace(draft, changes={**draft.changes, **{n: row[n] for n in texts}})) for row in rows]
+    problems = dict.fromkeys(p.sentence for _, found in judged for p in found)
+    configs = [config for config, _ in judged if config is not None]
+    own = [", ".join(f"{label(n)} {row[n]}" for n in texts) for row in rows]
+    flags = " ".join(f"--{name} {text}" for name, text in texts.items())
+    return Plan(values, configs, own, flags, tuple(problems))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def offer(draft: Draft, name: str, judge: Judge, *, disabled: bool) -> None:
+    """A popover in which a sweep is put together and queued."""
+    with st.popover("Sweep", icon=":material/stacks:", width="stretch", disabled=disabled):
+        st.caption("Several values for a parameter make a run each, queued one behind the other.")
+        chosen = st.multiselect(
+            "Parameters",
+            choices(draft),
+            format_func=label,
+            max_selections=AT_ONCE,
+            placeholder="Choose up to three",
+            key="sweep-knobs",
+        )
+        given = {
+            knob: st.text_input(
+                label(knob),
+                word(draft.value(knob)),
+                key=f"sweep-{knob}",
+                help="Values with commas between them. Those of several parameters are all combined.",
+            )
+            for knob in chosen
+        }
+        if given:
+            _decide(plan(draft, given, judge), name)
+
+
+def _decide(planned: Plan, name: str) -> None:
+    for sentence in planned.problems[:3]:
+        st.markdown(f":red[:material/error: {safe(sentence)}]")
+    if not planned.problems:
+        st.markdown(f"**{count(len(planned.configs), 'run')}**{_time(planned.configs)}")
+        more = f"\n- and {len(planned.own) - _LISTED} more" if len(planned.own) > _LISTED else ""
+        st.caption("\n".join(f"- {safe(own)}" for own in planned.own[:_LISTED]) + more)
+        st.caption(f"The same from a shell: `tuner submit` with `{planned.flags}`.")
+    st.button(
+        f"Queue {count(len(planned.configs), 'run')}" if not planned.problems else "Queue",
+        type="primary",
+        icon=":material/playlist_add:",
+        width="stretch",
+        key="sweep-queue",
+        disabled=bool(planned.problems),
+        on_click=_queue,
+        args=(planned.values, name),
+    )
+
+
+def _time(configs: Sequence[Config]) -> str:
+    """How long all of them will take, where this machine has an idea of each."""
+    cards = [(config, preflight.card(config)) for config in configs]
+    told = [
+        expected_seconds(config, c.steps * c.examples_per_step) if c.steps else None for config, c in cards
+    ]
+    seconds = [one for one in told if one is not None]
+    return f" :gray[≈ {duration(sum(seconds))} one after the other]" if len(seconds) == len(configs) else ""
+
+
+def _queue(values: Mapping[str, Any], name: str) -> None:
+    try:
+        submit.sweep(values, name)
+    except (ConfigError, OSError) as error:
+        st.session_state["new-run-word"] = str(error)
+        return
+    drafts.launched(drafts.current())
+    state.go("runs")
