@@ -120,6 +120,8 @@ class Supervisor:
             if not watch.run.folder.is_dir():
                 log.info("%s: its folder was deleted", watch.run.id)
                 end_session(watch.pid)
+                if watch.process:
+                    watch.process.wait()
                 del self.watches[watch.run.id]
                 return
             after = resuming.after_reboot(watch.run) or watch.bury()
