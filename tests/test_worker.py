@@ -183,6 +183,23 @@ def _fill_after_a_checkpoint(run: Run, small_disk: SmallDisk) -> None:
     small_disk.fill()
 
 
+def test_a_studio_that_is_deleted_under_a_run_ends_it_in_one_sentence(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(home, max_steps=2000, save_steps=5)
+
+    def delete() -> None:
+        _wait(lambda: run.status().step >= 3, 60)
+        (home / "mlruns").rename(home / "bin")
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    assert worker.main(run.id) == 2
+    deleting.join()
+    assert "is gone; put it back" in capfd.readouterr().err.strip().splitlines()[-1]
+    assert not (home / "mlruns" / "runs").exists()  # nothing was brought back, so nothing looks like a run
+
+
 def test_the_time_left_is_right_whatever_the_clock_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, real = run_of(home), time.time
     live = LiveRun(run, run.config())

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from tuner import hardware, paths
 from tuner.config.config import Config
-from tuner.engine.live import LiveRun, Outcome, StoppedError
+from tuner.engine.live import LiveRun, Outcome, StoppedError, gone
 from tuner.jobs import liveness, reasons
 from tuner.tracking import adapters, checkpoints
 from tuner.tracking.metrics import SystemMetrics
@@ -42,7 +42,7 @@ def main(run_id: str) -> int:
     except liveness.Busy as busy:
         print(busy, file=sys.stderr)
         return 2
-    except OSError as error:  # not the run's own fault: there is nowhere to write, not even why
+    except OSError as error:  # there is nowhere to write, not even why
         print(reasons.refused_by_system(error), file=sys.stderr)
         return 2
 
@@ -75,7 +75,9 @@ def _live(run: Run) -> int:
         state, reason = _ended(live, result)
     except StoppedError:
         state, reason = _ended(live, Outcome(stopped=True))
-    except Exception as error:  # noqa: BLE001  whatever it was, the run must end with a reason
+    except Exception as error:  # whatever it was, the run must end with a reason
+        if not run.exists:  # but for one whose folder was deleted: there is nothing to write into
+            raise gone(run) from error
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())
     run.forget_requests()

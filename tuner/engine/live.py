@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import signal
 import threading
 import time
@@ -48,6 +50,11 @@ class Outcome:
     adapter: bool = False
     base: str = ""
     stopped: bool = False
+
+
+def gone(run: Run) -> FileNotFoundError:
+    """What to raise for a run whose folder was deleted."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.folder))
 
 
 @contextmanager
@@ -96,7 +103,12 @@ class LiveRun:
         self.asked = "cancel" if self._signals > 1 or self.asked == "cancel" else "stop"
 
     def wanted(self) -> Asked | None:
-        """What was asked of this run, by a signal or by a word in its folder."""
+        """What was asked of this run, by a signal or by a word in its folder.
+
+        Raises FileNotFoundError when that is gone: a save would make a new one, and it would look like a run.
+        """
+        if not self.run.exists:
+            raise gone(self.run)
         if self.run.requested("cancel"):
             self.asked = "cancel"
         elif self.asked is None and self.run.requested("stop"):

@@ -120,6 +120,8 @@ class Supervisor:
             if not watch.run.folder.is_dir():
                 log.info("%s: its folder was deleted", watch.run.id)
                 end_session(watch.pid)
+                if watch.process:
+                    watch.process.wait()
                 del self.watches[watch.run.id]
                 return
             after = resuming.after_reboot(watch.run) or watch.bury()
@@ -265,15 +267,17 @@ def _work(idle: float, lock: int) -> None:
     wake = _wake_on_child()
     supervisor = Supervisor()
     busy = time.monotonic()
-    while time.monotonic() - busy < idle:
+    while _is_at(lock, leader_path()):
         began = time.monotonic()
-        if not _is_at(lock, leader_path()):
-            log.info("%s is gone or another one; leaving", paths.mlruns())
-            return
         if supervisor.tick():
             busy = time.monotonic()
+        elif (
+            began - busy >= idle
+        ):  # asked only of a look that found nothing: on a busy machine a sleep may be long
+            return
         # A studio with ten thousand runs is looked at less often, for a tenth of the time at most.
         _sleep(wake, min(2.0, max(TICK, 10 * (time.monotonic() - began))))
+    log.info("%s is gone or another one; leaving", paths.mlruns())
 
 
 def _is_at(handle: int, path: Path) -> bool:
