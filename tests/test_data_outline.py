@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,7 +119,8 @@ def test_an_outline_is_the_rendered_text_or_there_is_none(name: str) -> None:
     def same(many: list[Chat], asks: bool) -> None:
         for chat in many:
             outline = found._outline(chat, asks)
-            written = found.written(chat, asks, partial(Outline.filled, outline, chat)) if outline else None
+            unchecked = partial(Outline.filled, outline, chat) if outline else str
+            written = found.written(chat, asks, unchecked)  # type: ignore[arg-type]
             if written is not None:
                 assert written == rendered(chat, asks)
 
@@ -138,6 +140,28 @@ def test_a_template_that_hands_on_has_one(name: str) -> None:
     chat = [{"role": "user", "content": " abc "}, {"role": "assistant", "content": "b\n"}]
     assert found.written(chat, False, lambda: str(rendered(chat, False))) == rendered(chat, False)
     assert found.written(chat, True, lambda: str(rendered(chat, True))) == rendered(chat, True)
+
+
+@pytest.mark.parametrize(
+    "odd", ["</think>", "<tool_response>x</tool_response>", "<think>\nt\n</think>\n\na", "\n\n a\n"]
+)
+def test_what_is_asked_of_a_content_decides_whom_an_outline_is_for(odd: str) -> None:
+    trl = pytest.importorskip("trl")
+    text = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text(encoding="utf-8")
+    found, rendered = outlines(text)
+    plain: Chat = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": " a\n"},
+        {"role": "user", "content": " r "},
+    ]
+    for asks in (True, False):
+        for chat in (plain, [*plain, {"role": "assistant", "content": "\nb "}]):
+            for at in (None, *range(len(chat))):
+                said = [{**m, "content": odd} if i == at else m for i, m in enumerate(chat)]
+                theirs = rendered(said, asks)
+                ours = found.written(said, asks, lambda text=theirs: text)
+                assert ours == theirs or (ours is None and at is not None)
+                assert not (at is None and ours is None)
 
 
 def test_blank_contents_and_tools_are_left_to_the_template() -> None:
