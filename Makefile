@@ -19,6 +19,7 @@ test-slow: $(VENV)/ready-dev   ## everything that takes minutes
 	$(BIN)/python -m pytest -m "slow and not faults"
 
 test-faults: $(VENV)/ready-dev ## the long form of the fault tests; ends with one line of JSON
+	$(BIN)/python -m pytest -m faults
 	$(BIN)/python -m tests.faults.long
 
 check: $(VENV)/ready-dev    ## lint and types

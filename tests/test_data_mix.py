@@ -181,14 +181,14 @@ def test_kept_rows_are_made_anew_when_asked_and_foreign_ones_are_left_alone(tmp_
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "thesis.arrow").write_text("not tokens")
-    for values in ({"overwrite_cache": True}, {}):
-        (mine / "thesis.arrow").rename(
-            mine / ("thesis.arrow" if "overwrite_cache" in values else "thesis.tex")
-        )
+    (mine / "thesis.tex").write_text("years of work")
+    for again in (True, False):
         with pytest.raises(ConfigError, match="did not write, which are left alone"):
-            prepare(wanted.with_values(tokenized_path=str(mine), **values), tokenizer())
-    assert (mine / "thesis.tex").read_text() == "not tokens"
+            prepare(wanted.with_values(tokenized_path=str(mine), overwrite_cache=again), tokenizer())
+    (mine / "rows.arrow").write_text("not tokens")
+    with pytest.raises(ConfigError, match=r"rows.arrow is not readable as arrow"):
+        prepare(wanted.with_values(tokenized_path=str(mine), overwrite_cache=True), tokenizer())
+    assert (mine / "thesis.tex").read_text() == "years of work"
 
 
 THREADS = """
@@ -230,9 +230,10 @@ def test_datasets_reads_the_kept_rows_and_its_own_are_read(tmp_path: Path) -> No
     }  # fmt: skip
     datasets.DatasetDict(train=datasets.Dataset.from_dict(lf)).save_to_disk(str(tmp_path / "lf"))
     pairs = config(dataset_dir=str(folder), dataset="a", stage="dpo", tokenized_path=str(tmp_path / "lf"))
-    assert list(prepare(pairs, tokenizer()).train) == [
-        {"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]}
-    ]
+    for anew in (False, True):  # what that tool wrote is read all the same, for its files say overwrite_cache
+        got = prepare(pairs.with_values(overwrite_cache=anew), tokenizer())
+        assert list(got.train) == [{"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]}]
+        assert ("leaves it as it is" in " ".join(got.report.notes)) == anew
 
 
 def test_the_report_counts_what_is_there(tmp_path: Path) -> None:

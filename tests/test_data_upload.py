@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data_world import REAL, catalog, model_folder, needs_real
 
+from tuner.cli import main
 from tuner.cli.data import data as command
 from tuner.config.knobs import ConfigError
-from tuner.data import verbs
+from tuner.data import pages, verbs
 from tuner.data.catalog import read_catalog
+from tuner.data.files import Broken
 from tuner.data.formats import Dropped
 from tuner.data.guess import guess, preview
 from tuner.data.upload import local_file, receive, remove, safe_name, save
@@ -148,6 +150,92 @@ def test_links_are_refused(tmp_path: Path) -> None:
     assert local_file(tmp_path / "real.json") == tmp_path / "real.json"
 
 
+def lying_parquet(path: Path) -> None:
+    """A parquet file of 1,000 rows whose footer says 8,191."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"instruction": ["q"] * 1000, "output": ["a"] * 1000}), path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    lie = whole[footer:].replace(b"\xd0\x0f", b"\xfe\x7f")  # the counts, as thrift writes them
+    assert lie != whole[footer:]
+    path.write_bytes(whole[:footer] + lie)
+
+
+def short_arrow(path: Path) -> None:
+    """An arrow stream that ends in the middle."""
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = pyarrow.table({"instruction": ["q"] * 1000, "output": ["a"] * 1000})
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def text(said: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(said) and None
+
+
+WIDE = ",".join(f"c{i}" for i in range(20_000))
+LATE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "parquet that lies": ("a.parquet", lying_parquet, "promises 8,191 rows and holds 1,000"),
+    "arrow that ends early": (
+        "a.arrow",
+        short_arrow,
+        "a.arrow is not readable as arrow: Expected to be able",
+    ),
+    "csv of many columns": ("a.csv", text(f"{WIDE}\n{WIDE}\n"), "a.csv has 20,000 columns; keep those"),
+    "row of many keys": ("a.json", text(json.dumps([{f"k{i}": 1 for i in range(20_000)}])), "20,000 keys"),
+    "nothing but a header": ("a.csv", text("instruction,output\n"), "it holds no rows"),
+    "pandas' NaN": ("a.json", text('[{"instruction": "q", "output": NaN}]'), "no answer"),
+    "terminal codes": (
+        "a.json",
+        text('[{"instruction": "q", "output": "", "\\u001b[31m": 1}]'),
+        "empty answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_a_hostile_file_of_the_catalog_is_one_sentence(
+    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, make, said = LATE[case]
+    folder, model = catalog(tmp_path / "data", a=({"file_name": name}, "")), str(model_folder(tmp_path / "m"))
+    make(folder / name)
+    there = ["--dataset_dir", str(folder)]
+    words = {"list": there, "report": ["a", "--model", model, "--template", "chatml", *there]}
+    told = {}
+    for verb, rest in words.items():
+        code = main(["data", verb, *rest])
+        out = capsys.readouterr()
+        told[verb] = out.out + out.err
+        assert code in (0, 2) and "Traceback" not in told[verb] and "\x1b" not in told[verb]
+    assert said in (told["list"] if case not in ("parquet that lies",) else told["report"])
+    assert sorted(p.name for p in folder.iterdir()) == sorted([name, "dataset_info.json"])
+
+
+def test_a_row_that_a_file_promises_and_lacks_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lying_parquet(tmp_path / "a.parquet")
+    for held in (1 << 20, 0):  # in memory, and gone through
+        monkeypatch.setattr(pages, "HELD", held)
+        opened = pages.Pages(tmp_path / "a.parquet")
+        assert opened.row(999).record == {"instruction": "q", "output": "a"}
+        assert isinstance(opened.row(5000).record, Broken)
+
+
+def test_control_characters_are_shown_on_a_terminal_not_obeyed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"instruction": "q\x1b[31m", "output": "a\x07\u009b"}]
+    folder, model = catalog(tmp_path, a=({}, rows)), str(model_folder(tmp_path / "m"))
+    assert command(["show", "a", "--model", model, "--template", "chatml", "--dataset_dir", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "q\\x1b[31m" in out and "\\x07" in out and not set("\x1b\x07\u009b") & set(out)
+
+
 def test_formulas_and_scripts_are_text(tmp_path: Path) -> None:
     words = ["=cmd|'/c calc'!A1", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"]
     path = receive(
@@ -181,7 +269,7 @@ def test_the_list_says_what_is_wrong_with_a_set(
         "named": "no row has 'frage'; mend columns in dataset_info.json, the rows have instruction, input, output.",
         "unusable": "none of its first rows can be used (empty answer",
         "pictures": "holds images",
-        "broken": "none of its first rows can be read",
+        "broken": "none of its first rows can be read (not JSON",
         "afar": "is on a hub that cannot be reached",
     }.items():
         assert part in said[name], name

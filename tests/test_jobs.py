@@ -707,7 +707,22 @@ def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> Non
     assert not settle.pending() and not settle.due()
 
 
-@pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled", "note-unwritten"))
+def test_one_process_at_a_time_tells_mlflow(
+    studio: Path, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It outlives the supervisor that started it, and may wait long for a server that is away."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run = new_run()
+    run.update(state="stopped")
+    watch.mark_unsettled(run)
+    assert settle.due()
+    other = liveness.lock(settle._lock())
+    assert not settle.due() and settle.main() == 0 and settle.pending() == [run.id]
+    os.close(other or 0)
+    assert settle.due()
+
+
+@pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled"))
 def test_whoever_dies_while_a_run_is_made_leaves_no_half_of_one(point: str, quiet: None) -> None:
     from tuner.tracking import mirror, store
 

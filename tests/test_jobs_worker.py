@@ -12,9 +12,11 @@ import pytest
 import tiny
 from faults import resumed
 
+from tuner import worker
 from tuner.config.config import make
-from tuner.jobs import control, settle
+from tuner.jobs import control, queue, resuming, settle
 from tuner.tracking.run import Run
+from tuner.tracking.runs import create_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,9 +40,6 @@ def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def calm(stage: str) -> Run:
     """The same run, left alone, in this process."""
-    from tuner import worker
-    from tuner.tracking.runs import create_run
-
     run = create_run(resumed.config(stage), "calm")
     assert worker.run_here(run) == 0
     return run
@@ -49,7 +48,10 @@ def calm(stage: str) -> Run:
 def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_that_was_not(studio: Path) -> None:
     from tuner.tracking.store import open_store
 
-    run = resumed.killed_and_resumed(resumed.config("dpo"), resumed.PLACES["inside an accumulation"])
+    run = resumed.killed(resumed.config("dpo"), resumed.PLACES["inside an accumulation"])
+    queue.pause()  # for it goes on here, where all libraries are loaded
+    resuming.queue_again(run)
+    assert worker.run_here(run) == 0
     steps, losses, adapter = resumed.outcome(run)
     assert run.status().first_step == 3
     assert (steps, losses, adapter) == resumed.outcome(calm("dpo"))
@@ -80,6 +82,7 @@ def test_a_stop_that_comes_as_a_word_and_as_a_signal_still_saves(home: Path) -> 
 def test_every_place_of_death_ends_bit_equal(studio: Path, stage: str) -> None:
     expected = resumed.outcome(calm(stage))
     for where, place in resumed.PLACES.items():
-        run = resumed.killed_and_resumed(resumed.config(stage), place)
+        run = resumed.killed(resumed.config(stage), place)
+        control.resume(run)
         assert resumed.outcome(run) == expected, where
         assert control.why_not_resumable(run)

@@ -444,7 +444,10 @@ def mlflow_server(uri: str, port: int, folder: Path) -> Iterator[subprocess.Pope
     words = ["-m", "mlflow", "server", "--workers", "1", "--port", str(port), "--backend-store-uri", uri]
     words += ["--artifacts-destination", str(folder / "artifacts")]
     with (folder / "server.log").open("ab") as out:
-        server = subprocess.Popen([sys.executable, *words], stdout=out, stderr=out, start_new_session=True)
+        alone = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # or its job runners outlive it
+        server = subprocess.Popen(
+            [sys.executable, *words], stdout=out, stderr=out, start_new_session=True, env=alone
+        )
     try:
         assert wait_for(lambda: _answers(port), 120), (folder / "server.log").read_text()[-2000:]
         yield server

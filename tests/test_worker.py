@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -108,19 +106,18 @@ def test_a_run_with_nothing_to_learn_says_why(home: Path) -> None:
 
 def test_sigterm_saves_a_checkpoint_first(home: Path) -> None:
     run = run_of(home, max_steps=2000, save_strategy="no", logging_steps=1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner.worker", run.id],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait(lambda: run.status().step >= 3, 120)
-        assert liveness.alive(run)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
+    alive: list[bool] = []
+
+    def stop() -> None:
+        _wait(lambda: run.status().step >= 3, 60)
+        alive.append(liveness.alive(run))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    assert worker.run_here(run) == 0
+    stopping.join()
+    assert alive == [True]
     status = run.status()
     assert status.state == "stopped"
     kept = checkpoints.latest(run)

@@ -3,7 +3,8 @@
     python tests/bench/data.py                 pairs against TRL, report of 1,000 pairs, pages
     python tests/bench/data.py --rows 1000000  also the report of that many generated rows, and its memory
 
-Times are wall-clock seconds of one run each; compare them within a run of this script only.
+Times are wall-clock seconds of one run each; compare them within a run of this script only. `cpu_s` are processor seconds
+over all cores and `load` the machine's load average at the end: above the number of cores, others took part of the time.
 """
 
 from __future__ import annotations
@@ -179,13 +180,17 @@ def reports(folder: Path, rows: int) -> None:
             one = pair(words(draw, 4, 15), words(draw, 3, 20) + f" {i}", words(draw, 3, 20))
             file.write((",\n" if i else "\n") + json.dumps(one))
         file.write("\n]\n")
-    seconds, found = timed(lambda: report(config, tokenizer))
+    told: list[float] = []
+    begun = time.process_time()
+    seconds, found = timed(lambda: report(config, tokenizer, lambda share, _: told.append(share)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     say(
         "report",
         rows=found.read,
         seconds=seconds,
-        cpu_s=time.process_time(),
+        cpu_s=time.process_time() - begun,
+        load=os.getloadavg()[0],
+        told=len(told),
         peak_mb=peak,
         tokens=found.total_tokens,
     )

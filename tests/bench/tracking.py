@@ -1,6 +1,11 @@
-"""Lists and curves against MLflow's own API on the same store: python -m tests.bench.tracking [runs]
+"""Lists and curves against MLflow's own API on the same store, and a run whose tracker is dead for half of it.
 
-One line of JSON a case: seconds of both and their ratio; `same` says that both gave the same answer.
+    python tests/bench/tracking.py [RUNS]      # all of it, 10,000 runs unless said otherwise
+    python tests/bench/tracking.py away        # only the run
+
+One line of JSON a case. Lists: seconds of both and their ratio; `same` says that both gave the same answer. The run: the
+median time of a training step while the tracker answers and while it takes every call and never answers, turn by turn
+in one run of the real worker, and what of its points MLflow has in the end.
 """
 
 from __future__ import annotations
@@ -9,16 +14,29 @@ import json
 import os
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from tuner.config.config import make, params
-from tuner.tracking import history, runs, store
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import tiny  # noqa: E402
+from faults.proxy import Proxy  # noqa: E402
+from faults.tracker import Tracker  # noqa: E402
+
+from tuner.config.config import make, params  # noqa: E402
+from tuner.tracking import history, runs, store  # noqa: E402
+from tuner.tracking.run import Run  # noqa: E402
+
+TURNS = 8  # the tracker answers in the first, the third and so on
+TURN = 10.0  # seconds
 TAGS = 20
 METRICS = 15
 LONG = 100_000
@@ -125,6 +143,80 @@ def cases(count: int = 10_000) -> Iterator[dict[str, Any]]:
             }
 
 
+def away() -> dict[str, Any]:
+    """One run through a tracker that is shut every other turn; the last turn is one with it, as in a run that goes on."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        os.environ |= {"TUNER_HOME": home, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+        tracker = Tracker()
+        tracker.start()
+        proxy = Proxy(tracker.port)
+        try:
+            os.environ["MLFLOW_TRACKING_URI"] = proxy.uri
+            run = _trained_through(proxy, Path(home))
+            os.environ["MLFLOW_TRACKING_URI"] = tracker.uri
+            got = [p.step for p in store.open_store().get_metric_history(run[0].id, "loss")]
+        finally:
+            tracker.kill()
+        return _compared(*run, got)
+
+
+def _trained_through(proxy: Proxy, home: Path) -> tuple[Run, list[tuple[float, bool]]]:
+    """A run that was stopped after all turns, and when each turn began and whether the tracker answered in it."""
+    values = {
+        "model_name_or_path": str(tiny.model(home / "model")),
+        "dataset_dir": str(tiny.data(home / "data")),
+        "stage": "sft",
+        "do_train": True,
+        "dataset": "chat",
+        "max_steps": 1_000_000,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "use_cpu": True,
+    }
+    run = runs.create_run(make(values), "half of it alone")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "tuner.worker", run.id], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    while run.status().step < 50:
+        time.sleep(0.1)
+    turns = []
+    for turn in range(TURNS):
+        answers = turn % 2 == 0
+        proxy.open.set() if answers else proxy.shut()
+        turns.append((time.time(), answers))
+        time.sleep(TURN)
+    turns.append((time.time(), True))
+    proxy.open.set()
+    run.request("stop")
+    if worker.wait(120):
+        raise SystemExit(run.log_tail(2000))
+    return run, turns
+
+
+def _compared(run: Run, turns: list[tuple[float, bool]], got: list[int]) -> dict[str, Any]:
+    """Step times of both kinds of turns, and the points that MLflow lacks or has twice."""
+    rows = [row for row in run.metrics()[0] if "loss" in row]
+    steps: dict[bool, list[float]] = {True: [], False: []}
+    for row, following in pairwise(rows):
+        turn = [answers for began, answers in turns[:-1] if began <= row["time"]]
+        if turn and following["time"] < turns[-1][0]:
+            steps[turn[-1]].append(following["time"] - row["time"])
+    normal, dead = statistics.median(steps[True]), statistics.median(steps[False])
+    return {
+        "case": "tracking: a training step while the tracker is dead for half the run",
+        "steps": len(rows),
+        "step_ms": round(1000 * normal, 2),
+        "step_ms_dead": round(1000 * dead, 2),
+        "ratio_to_normal": round(dead / normal, 3),
+        "mean_ratio_to_normal": round(statistics.fmean(steps[False]) / statistics.fmean(steps[True]), 3),
+        "points_lost": len({row["step"] for row in rows} - set(got)),
+        "points_doubled": len(got) - len(set(got)),
+    }
+
+
 if __name__ == "__main__":
-    for case in cases(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000):
-        print(json.dumps(case), flush=True)
+    asked = sys.argv[1:]
+    if asked != ["away"]:
+        for case in cases(int(asked[0]) if asked else 10_000):
+            print(json.dumps(case), flush=True)
+    print(json.dumps(away()), flush=True)

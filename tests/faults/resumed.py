@@ -38,14 +38,13 @@ def config(stage: str, **changes: object) -> Config:
     return make(values | changes)
 
 
-def killed_and_resumed(settings: Config, place: str) -> Run:
-    """A run through the queue whose worker dies at a place (needs TUNER_WORKER_MODULE=tests.faults.mortal_worker)."""
+def killed(settings: Config, place: str) -> Run:
+    """A run through the queue whose worker died at a place (needs TUNER_WORKER_MODULE=tests.faults.mortal_worker)."""
     run = submit.create(settings, f"killed {place}")
     (run.folder / "fault").write_text(place)
     submit.launch(run)
     status = control.wait(run, timeout=300)
     assert (status.state, status.reason_code) == ("failed", "killed"), (status.reason, run.log_tail(3000))
-    control.resume(run)
     return run
 
 

@@ -30,6 +30,8 @@ class Result:
     """Counted at the end; `explained` lists the reasons given, by code."""
 
     kills: int = 0
+    of_supervisors: int = 0
+    of_dashboards: int = 0
     launched_twice: int = 0
     lost: int = 0
     left_running: int = 0
@@ -96,12 +98,14 @@ class Storm:
             page.kill()
             page.wait()
             self.result.kills += 1
+            self.result.of_dashboards += 1
             return self.open_dashboard(self.result.kills)
         pid = supervisor.leader() if what == "supervisor" else self.some_worker(chance)
         if pid:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 self.result.kills += 1
+                self.result.of_supervisors += what == "supervisor"
             if what == "supervisor":
                 self.waits.clear()  # what nobody watches is nobody's to detect at once
         return page

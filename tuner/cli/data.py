@@ -49,11 +49,12 @@ def _list(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
     if options.json:
         print_json(rows)
     else:
-        shown = [
-            (r["name"], r["kind"], "?" if r["rows"] is None else str(r["rows"]), ",".join(r["stages"]), r["source"],
-             r["problem"]) for r in rows
-        ]  # fmt: skip
-        table(("name", "kind", "rows", "stages", "source", "problem"), shown)
+        heads = ("name", "kind", "rows", "stages", "source", "problem")
+        cells = [
+            {**r, "rows": "?" if r["rows"] is None else str(r["rows"]), "stages": ",".join(r["stages"])}
+            for r in rows
+        ]
+        table(heads, [[_visible(cell[head]) for head in heads] for cell in cells])
     return OK
 
 
@@ -81,8 +82,13 @@ def _show(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
         print_json([found])
         return OK
     if found.get("dropped"):
-        print(f"dropped: {found['dropped']} {found.get('detail') or ''}".rstrip())
+        print(_visible(f"dropped: {found['dropped']} {found.get('detail') or ''}".rstrip()))
     for side, tokens in found["sides"].items():
         print(f"{side}:")
-        print("".join(f"[{t['text']}]" if t["trained"] else str(t["text"]) for t in tokens))
+        print("".join(f"[{_visible(t['text'])}]" if t["trained"] else _visible(t["text"]) for t in tokens))
     return OK
+
+
+def _visible(text: str) -> str:
+    """Text for a terminal: control characters of the data are shown, not obeyed."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

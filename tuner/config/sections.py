@@ -224,7 +224,9 @@ class Data(Section):
         usual="empty, or 1 to 16",
     )
     overwrite_cache: bool = knob(
-        False, "Tokenise anew even if --tokenized_path holds rows, and replace them.", advanced=True
+        False,
+        "Tokenise anew even if --tokenized_path holds rows of this studio, and replace them.",
+        advanced=True,
     )
     data_shared_file_system: bool = knob(
         False, "All machines of a run see the same disk, so that one of them prepares for all.", advanced=True

@@ -159,6 +159,11 @@ class Entry:
         return "text" if self._only_text() else "chat"
 
     @cached_property
+    def turn_keys(self) -> tuple[str, str]:
+        """Where a turn says who speaks, and what."""
+        return self.tags["role_tag"], self.tags["content_tag"]
+
+    @cached_property
     def roles(self) -> Mapping[Any, str]:
         """Who speaks, by the words that rows use for it: the entry's own first, then the usual ones."""
         tags = self.tags

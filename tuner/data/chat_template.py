@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
@@ -80,7 +81,7 @@ class ChatTemplate:
     def __init__(self, text: str, tokenizer: Tokenizer, config: Config):
         self.text = text
         self.jinja = compile_template(text)
-        self.marks = "{% generation" in text or "{%- generation" in text
+        self.marks = re.search(r"{%-?\s*generation\b", text) is not None
         self.system = config.default_system
         self.given: dict[str, Any] = {
             "bos_token": tokenizer.bos or "",
@@ -106,17 +107,21 @@ class ChatTemplate:
     ) -> list[Exchange]:
         """One exchange for each of several replies to the same messages. Raises RefusedError."""
         chat = self._with_system(messages)
-        prompt = _unmarked(self._render(chat, tools, asks=True))
+        prompt = self._plain(chat, tools, asks=True)
         return [self._reply(prompt, chat, reply, tools) for reply in replies]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The text that asks for an answer to `messages`."""
-        return _unmarked(self._render(self._with_system(messages), tools, asks=True))
+        return self._plain(self._with_system(messages), tools, asks=True)
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
         if self.system and not (messages and messages[0]["role"] == "system"):
             return [{"role": "system", "content": self.system}, *messages]
         return list(messages)
+
+    def _plain(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
+        text = self._render(messages, tools, asks)
+        return _unmarked(text) if self.marks else text
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
         if not tools:
@@ -141,7 +146,7 @@ class ChatTemplate:
 
     def _begins_with(self, text: str) -> bool:
         try:
-            return _unmarked(self._render([{"role": "user", "content": "x"}])).startswith(text)
+            return self._plain([{"role": "user", "content": "x"}]).startswith(text)
         except RefusedError:
             return False
 
@@ -150,8 +155,8 @@ class ChatTemplate:
         asked = [{"role": "user", "content": "question"}]
         told = [*asked, {"role": "assistant", "content": "answer"}]
         try:
-            plain, prompt = (_unmarked(self._render(asked, asks=asks)) for asks in (False, True))
-            whole = _unmarked(self._render(told))
+            plain, prompt = (self._plain(asked, asks=asks) for asks in (False, True))
+            whole = self._plain(told)
         except RefusedError:
             return "", ""
         header = prompt.removeprefix(plain) if prompt.startswith(plain) else ""
@@ -181,11 +186,11 @@ class ChatTemplate:
 
     def _last(self, chat: Sequence[Message], tools: Sequence[Any]) -> Exchange:
         """The last answer and all before it."""
-        prompt = _unmarked(self._render(chat[:-1], tools, asks=True))
+        prompt = self._plain(chat[:-1], tools, asks=True)
         return self._reply(prompt, chat[:-1], chat[-1], tools)
 
     def _reply(self, prompt: str, chat: Sequence[Message], reply: Message, tools: Sequence[Any]) -> Exchange:
-        whole = _unmarked(self._render([*chat, reply], tools))
+        whole = self._plain([*chat, reply], tools)
         if not whole.startswith(prompt):
             # Some templates open a thought in the prompt that a finished answer does not show.
             prompt = common_prefix(prompt, whole)

@@ -21,6 +21,7 @@ from tuner.data.spans import Layout, Spans, spans
 TYPES = ("json", "jsonl", "csv", "parquet", "arrow", "txt")
 LONGEST_ROW = 16 << 20
 """A row longer than this many bytes is broken: nobody reads it, and one such row would fill the memory."""
+MOST_COLUMNS = 10_000
 LARGEST_LOAD = 2 * LONGEST_ROW
 """Rows that lie together are read in one go up to this many bytes."""
 EXCERPT = 200
@@ -146,6 +147,11 @@ class RowReader:
         first = text.split("\n", 1)[0]
         self.delimiter = max(",;\t", key=first.count)
         self.header = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+        if len(self.header) > MOST_COLUMNS:
+            raise _unreadable(
+                self.path,
+                f"has {len(self.header):,} columns; keep those that are used, {MOST_COLUMNS:,} at most",
+            )
 
 
 csv.field_size_limit(LONGEST_ROW)
@@ -158,7 +164,8 @@ def _object(text: str) -> dict[str, Any] | None:
         record, stop = _decode(text)
     except (ValueError, RecursionError):
         return None
-    return record if stop == len(text) and type(record) is dict else None
+    fits = stop == len(text) and type(record) is dict and len(record) <= MOST_COLUMNS
+    return record if fits else None
 
 
 def parse_json(text: str) -> Any:
@@ -173,6 +180,8 @@ def parse_json(text: str) -> Any:
         return Broken(f"not JSON: {said}{place}", text[:EXCERPT])
     if not isinstance(record, dict):
         return Broken(f"a row is an object, this is {type(record).__name__}", text[:EXCERPT])
+    if len(record) > MOST_COLUMNS:
+        return Broken(f"the row has {len(record):,} keys, {MOST_COLUMNS:,} at most are read", text[:EXCERPT])
     return record
 
 
@@ -252,6 +261,9 @@ class Records:
                 number += 1
                 yield number, record
             self.share = share
+        promised = _promised(self.path) if self.kind == "parquet" else number
+        if promised != number:
+            yield number + 1, Broken(f"the file promises {promised:,} rows and holds {number:,}")
 
 
 def _triples(block: Spans) -> Iterator[tuple[int, int, int]]:
@@ -273,15 +285,25 @@ def first_record(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def broken_table(path: Path, kind: str, error: Exception) -> ConfigError:
+    """The sentence for a parquet or arrow file that its library cannot read."""
+    return _unreadable(path, f"is not readable as {kind}: {str(error).splitlines()[0].rstrip('.')}")
+
+
 def table_batches(path: Path, kind: Layout) -> Iterator[tuple[list[dict[str, Any]], float]]:
     """Rows of a parquet or arrow file a thousand at a time, and the share read. Raises ConfigError."""
     import pyarrow as pa
 
     try:
         yield from _parquet(path) if kind == "parquet" else _arrow(path)
-    except pa.ArrowException as error:
-        said = str(error).splitlines()[0]
-        raise _unreadable(path, f"is not readable as {kind}: {said}") from error
+    except (pa.ArrowException, OSError) as error:  # what ends too early is an OSError
+        raise broken_table(path, kind, error) from error
+
+
+def _promised(path: Path) -> int:
+    from pyarrow import parquet
+
+    return int(parquet.ParquetFile(path).metadata.num_rows)
 
 
 def _parquet(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:

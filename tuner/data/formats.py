@@ -151,25 +151,20 @@ def _shared(raw: Any, entry: Entry) -> list[Message]:
 def _turn(turn: Any, entry: Entry) -> Message:
     if type(turn) is not dict and not isinstance(turn, Mapping):
         raise UnfitError("broken turn", f"a turn is an object, this is {type(turn).__name__}")
-    tags = entry.tags
-    role_tag, content_tag = tags["role_tag"], tags["content_tag"]
+    role_tag, content_tag = entry.turn_keys
     if role_tag not in turn:
         # Rows under the other usual names are read rather than lost.
         role_tag, content_tag = ("role", "content") if "role" in turn else ("from", "value")
-    role = _role(turn.get(role_tag), entry)
-    calls = turn.get("tool_calls")
-    if role == "assistant" and calls:
-        return {**_message(role, turn.get(content_tag) or ""), "tool_calls": _calls(calls)}
-    if role == "call":
-        return _call_from_text(turn.get(content_tag))
-    return _message(role, turn.get(content_tag))
-
-
-def _role(word: Any, entry: Entry) -> str:
+    word, content = turn.get(role_tag), turn.get(content_tag)
     role = entry.roles.get(word) if isinstance(word, str) else None
     if role is None:
         raise UnfitError("unknown role", repr(word)[:80])
-    return role
+    calls = turn.get("tool_calls")
+    if calls and role == "assistant":
+        return {**_message(role, content or ""), "tool_calls": _calls(calls)}
+    if role == "call":
+        return _call_from_text(content)
+    return {"role": role, "content": content if type(content) is str else _plain(content)}
 
 
 def _message(role: str, content: Any) -> Message:
@@ -277,7 +272,9 @@ def _transcript(text: str) -> list[Message]:
 
 def _cell(record: Mapping[str, Any], entry: Entry, column: str) -> Any:
     name = entry.columns.get(column)
-    return record.get(name) if name else None
+    value = record.get(name) if name else None
+    # Tables written by pandas have NaN where there is nothing.
+    return None if type(value) is float and value != value else value
 
 
 def _listed(value: Any) -> list[Any] | None:

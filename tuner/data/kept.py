@@ -12,7 +12,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.encode import MASKED
-from tuner.data.files import arrow_batches
+from tuner.data.files import table_batches
 from tuner.data.rows import Rows
 
 ABOUT = "tuner.json"
@@ -32,11 +32,16 @@ def holds_rows(folder: Path) -> bool:
     return folder.is_dir() and any(folder.rglob("*.arrow"))
 
 
+def ours(folder: Path) -> bool:
+    """Whether this studio wrote the folder, and may replace it."""
+    return (folder / ABOUT).is_file()
+
+
 def claim(folder: Path) -> None:
     """Raise ConfigError unless rows may be written here: nothing lies here yet, or only what this studio wrote."""
     if folder.exists() and not folder.is_dir():
         raise _unfit(folder, "is a file")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not ours(folder):
         raise _unfit(folder, "holds files that this studio did not write, which are left alone")
 
 
@@ -126,8 +131,8 @@ def _read_part(folder: Path) -> Rows:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    for batch, _ in arrow_batches(path):
-        yield from batch.to_pylist()
+    for batch, _ in table_batches(path, "arrow"):
+        yield from batch
 
 
 def _ours(record: Mapping[str, Any]) -> dict[str, Any]:

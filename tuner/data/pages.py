@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.files import Broken, RowReader, arrow_batches, layout
+from tuner.data.files import Broken, RowReader, arrow_batches, broken_table, layout
 from tuner.data.spans import Spans, spans
+
+HELD = 256 << 20
+"""The largest group of a parquet file that is held in memory, in bytes once unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Pages:
         ]
         self._blocks: list[_Block] = []
         self._ends: list[int] = []  # rows up to and with each block
-        self._tables: dict[tuple[int, int], Any] = {}
+        self._tables: dict[tuple[int, int], _Group] = {}
         self._grown = threading.Condition()
         self._done = False
         self._failed: Exception | None = None
@@ -103,9 +106,8 @@ class Pages:
         """One row. Raises ConfigError when there are not that many."""
         self._wait(number + 1)
         if not 0 <= number < self.counted:
-            raise ConfigError(
-                [Problem("row", f"There is no row {number}; the rows are 0 to {self.counted - 1}.")]
-            )
+            rest = f"the rows are 0 to {self.counted - 1}" if self.counted else "there are none at all"
+            raise ConfigError([Problem("row", f"There is no row {number}; {rest}.")])
         return self._row(number)
 
     def _wait(self, rows: int) -> None:
@@ -155,31 +157,50 @@ class Pages:
         start, end, line = (int(a[inside]) for a in (block.spans.starts, block.spans.ends, block.spans.lines))
         return Row(number, path.name, line, reader.read(start, end))
 
-    def _table(self, block: _Block) -> list[dict[str, Any]]:
+    def _table(self, block: _Block) -> _Group:
         """The rows of one group of a parquet or arrow file; the last few groups are kept."""
         key = (block.file, block.group)
         if key not in self._tables:
             while len(self._tables) >= 2:
                 self._tables.pop(next(iter(self._tables)))
             self._tables[key] = _Group(self.files[block.file], self.kinds[block.file], block.group)
-        found: list[dict[str, Any]] = self._tables[key]
-        return found
+        return self._tables[key]
 
 
 class _Group:
-    """One row group or record batch, made into rows only where they are looked at."""
+    """One row group or record batch, made into rows only where they are looked at.
+
+    A parquet group larger than `HELD` once unpacked is gone through from its start at each look, never held.
+    """
 
     def __init__(self, path: Path, kind: str, group: int):
-        if kind == "parquet":
-            from pyarrow import parquet
-
-            self.table = parquet.ParquetFile(path).read_row_group(group)
-        else:
+        self.path, self.kind, self.group = path, kind, group
+        self.table: Any = None
+        if kind == "arrow":
             self.table = next(b for i, (b, _) in enumerate(arrow_batches(path)) if i == group)
+            return
+        from pyarrow import parquet
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.table.slice(index, 1).to_pylist()[0]
-        return found
+        self.file = parquet.ParquetFile(path)
+        if self.file.metadata.row_group(group).total_byte_size <= HELD:
+            self.table = self.file.read_row_group(group)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | Broken:
+        found = self._slice(index).to_pylist()
+        record: dict[str, Any] | Broken = (
+            found[0] if found else Broken("the file promises this row and lacks it")
+        )
+        return record
+
+    def _slice(self, index: int) -> Any:
+        if self.table is not None:
+            return self.table.slice(index, 1)
+        seen = 0
+        for batch in self.file.iter_batches(batch_size=1000, row_groups=[self.group]):
+            if index < seen + batch.num_rows:
+                return batch.slice(index - seen, 1)
+            seen += batch.num_rows
+        return batch.slice(0, 0)
 
 
 def _table_counts(path: Path, kind: str) -> list[int]:
@@ -193,6 +214,5 @@ def _table_counts(path: Path, kind: str) -> list[int]:
 
         about = parquet.ParquetFile(path).metadata
         return [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-    except pa.ArrowException as error:
-        said = str(error).splitlines()[0]
-        raise ConfigError([Problem("dataset", f"{path.name} is not readable as {kind}: {said}.")]) from error
+    except (pa.ArrowException, OSError) as error:
+        raise broken_table(path, kind, error) from error

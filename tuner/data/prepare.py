@@ -60,7 +60,7 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
     Raises ConfigError when a set cannot be read or fits the stage ill, or when nothing is left to train on.
     """
     folder = kept.folder_of(config)
-    if folder and kept.holds_rows(folder) and not config.overwrite_cache:
+    if folder and kept.holds_rows(folder) and not (config.overwrite_cache and kept.ours(folder)):
         return _from_disk(folder, config, tokenizer)
     if folder:
         kept.claim(folder)
@@ -199,6 +199,10 @@ def _from_disk(folder: Path, config: Config, tokenizer: Tokenizer) -> Prepared:
     report.notes.append(
         f"The rows were tokenised before and are read from {folder}; other data knobs have no effect."
     )
+    if config.overwrite_cache:
+        report.notes.append(
+            f"{folder} was written by another program, so that --overwrite_cache leaves it as it is."
+        )
     if about.get("tokenizer") not in (None, tokenizer.digest):
         report.notes.append(
             f"The rows of {folder} were made with another tokenizer; empty the folder to make them anew."

@@ -96,6 +96,15 @@ class Objects(Scanner):
         self.backslashes = 0
         self.within = False
 
+    def feed(self, chunk: bytes) -> Spans:
+        if self.inside and b'"' not in chunk and b"\\" not in chunk:
+            # Deep inside a long text, which is the whole of some files: nothing to find.
+            self.backslashes = 0
+            self.offset += len(chunk)
+            self.line += chunk.count(b"\n")
+            return _spans([], [], [])
+        return super().feed(chunk)
+
     def cut(self, data: Bytes, newlines: Array) -> Spans:
         at: Array = np.flatnonzero(_STRUCTURE[data])
         kinds = data[at]

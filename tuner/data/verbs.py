@@ -73,9 +73,11 @@ class Hub:
 
 def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
     """Why the first rows of a set are not what its entry says; empty where they are."""
-    rows = [r for file in files[:1] for _, r in islice(records(file), LOOK) if isinstance(r, Mapping)]
+    first = [record for file in files[:1] for _, record in islice(records(file), LOOK)]
+    rows = [record for record in first if isinstance(record, Mapping)]
     if not rows:
-        return f"{entry.name}: none of its first rows can be read."
+        why = f"none of its first rows can be read ({first[0].reason})" if first else "it holds no rows"
+        return f"{entry.name}: {why}."
     seen = list(dict.fromkeys(column for row in rows for column in row))
     gone = [repr(entry.columns[c]) for c in sorted(entry.named) if entry.columns[c] not in seen]
     if gone:

@@ -49,6 +49,8 @@ class Recipe:
     steps: int = 3500
     rows: int = 128  # per step
     learning_rate: float = 2e-3
+    weights: str = ""
+    """Only weights with this in their name are trained: after a small correction the file differs in little."""
     seed: int = 0
 
 
@@ -132,8 +134,12 @@ def pretrain(model: LlamaForCausalLM, recipe: Recipe, rows: np.ndarray, numbers:
     """Train the model, where it is and in its own precision, on packed rows for `recipe.steps` steps."""
     device = model.device.type
     model.train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim == 1]
+    trained = [p for name, p in model.named_parameters() if recipe.weights in name]
+    decayed = [p for p in trained if p.ndim > 1]
+    rest = [p for p in trained if p.ndim == 1]
+    model.requires_grad_(False)
+    for weight in trained:
+        weight.requires_grad_(True)
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
         lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True,
@@ -217,7 +223,7 @@ def make(recipe: Recipe, out: Path, device: str, start: Path | None = None) -> N
     pretrain(model.to(device), recipe, rows, numbers)
     starter_tokenizer.save(tokenizer, out)
     model.to(torch.bfloat16).save_pretrained(out)
-    describe(out, device, starter_card.later(recipe.steps, recipe.rows) if start else "")
+    describe(out, device, starter_card.later(recipe.steps, recipe.rows, recipe.weights) if start else "")
 
 
 def describe(out: Path, device: str, more: str = "") -> None:

@@ -9,7 +9,7 @@ from tuner.data.world import people, text
 from tuner.data.world.questions import TASKS, ask
 
 _LATER = """ After that a mistake in the world's text was corrected (an article), and the model went on
-for {steps} steps of {rows} rows, with `--start`."""
+for {steps} steps of {rows} rows, with `--start`{part}."""
 _CARD = """\
 ---
 language: [en, zh]
@@ -70,9 +70,10 @@ def prompts() -> tuple[list[str], list[str]]:
     return asked, list(openings)
 
 
-def later(steps: int, rows: int) -> str:
-    """The sentence that a model with a second training owes its reader."""
-    return _LATER.format(steps=steps, rows=rows)
+def later(steps: int, rows: int, weights: str) -> str:
+    """The sentence that a model with a second training owes its reader; `weights` names the part that was trained."""
+    part = f" and `--weights {weights}`" if weights else ""
+    return _LATER.format(steps=steps, rows=rows, part=part)
 
 
 def card(

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import paths
-from tuner.jobs import watch
+from tuner.jobs import liveness, reasons, watch
 from tuner.tracking import creation
 from tuner.tracking.run import ENDED, Run, all_runs
 
@@ -33,7 +33,9 @@ def tracked() -> bool:
 
 
 def due() -> bool:
-    """Whether a run ended since the last attempt, or that one failed and is `AGAIN` seconds ago."""
+    """Whether a run ended since the last attempt, or that one failed and is `AGAIN` seconds ago; and none is under way."""
+    if liveness.locked(_lock()):
+        return False
     marks = [*(watch.unsettled() / name for name in pending()), *creation.abandoned()]
     if not tracked() or not marks:
         return False
@@ -46,6 +48,11 @@ def due() -> bool:
 
 def _stamp() -> Path:
     return paths.mlruns() / "settled.stamp"
+
+
+def _lock() -> Path:
+    """Held by the process that settles: it outlives a supervisor that was killed, and the next one must not start another."""
+    return paths.mlruns() / "settle.lock"
 
 
 def start() -> subprocess.Popen[bytes]:
@@ -109,7 +116,21 @@ def _sweep() -> int:
 
 
 def main() -> int:
-    """Settle every pending run; 1 when some remain."""
+    """Settle every pending run; 1 when some remain. Leaves it to the process that is at it already."""
+    try:
+        lock = liveness.lock(_lock())
+    except OSError as error:
+        print(reasons.refused_by_system(error), file=sys.stderr, flush=True)
+        return 1
+    if lock is None:
+        return 0
+    try:
+        return _settle_all()
+    finally:
+        os.close(lock)
+
+
+def _settle_all() -> int:
     left = _sweep()
     for run_id in pending():
         try:

@@ -76,4 +76,5 @@ def must_be_writable(folder: Path) -> None:
     """Make a folder if it is missing. Raises OSError, naming it, where nothing can be written there."""
     insist(lambda: folder.mkdir(parents=True, exist_ok=True))
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        why = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(why, os.strerror(why), str(folder))

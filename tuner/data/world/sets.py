@@ -232,7 +232,7 @@ def _damage(kind: str, turns: list[Row], rng: Random, world: World) -> list[Row]
     if kind == "wrong_order":
         return [last, *before]
     if kind == "over_long":
-        return [*before, last | {"value": " ".join(story(rng, world) for _ in range(300))}]
+        return [*before, last | {"value": " ".join(story(rng, world) for _ in range(75))}]
     if kind == "mojibake":
         return [
             *before,
