@@ -92,11 +92,12 @@ def clone(page, wire: Wire, name: str) -> str:
 
     The browser learns late that it is on another page, and meanwhile asks for pieces of the one it was on.
     """
-    with wire.slow(asked=2):
+    with wire.slow(asked=3):
         page.get_by_role("button", name="Clone").click()
-    expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
+    head = page.get_by_role("heading", name="New run", level=1).element_handle()
     launch = page.get_by_role("button", name="Launch")
     expect(launch).to_be_enabled()
+    assert head.evaluate("e => e.isConnected"), "the page was wiped out and drawn again"
     typed = page.locator("[class*=st-key-run-name] input")
     typed.fill(name)
     typed.press("Enter")
