@@ -146,13 +146,15 @@ def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.faults
-def test_children_of_a_killed_worker_do_not_live_on() -> None:
+@pytest.mark.parametrize("watched", [pytest.param(True, marks=pytest.mark.faults), False])
+def test_children_of_a_killed_worker_do_not_live_on(watched: bool) -> None:
     run = submit.launch(new_run(fault="deaf@1"))
-    until((run.folder / "child").exists)
+    until(lambda: (run.folder / "child").exists() and (run.folder / "child").read_text())
     child = int((run.folder / "child").read_text())
+    if not watched:
+        kill_supervisor()
     kill(run.status().pid)
-    control.wait(run, timeout=5)
+    control.wait(run, timeout=10)
     until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 2)
 
 

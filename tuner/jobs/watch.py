@@ -172,7 +172,7 @@ class Watch:
 
     def bury(self) -> Status | None:
         """Clear away what the dead worker left, and write its outcome. None while the lock is not to be had."""
-        end_session(self.pid or (self.process.pid if self.process else 0))
+        end_session(self.pid or (self.process.pid if self.process else _launched(self.run)))
         code = self.process.wait() if self.process else None
         lock = liveness.lock(self.run.lock_path, wait=0.5)
         if lock is None:
@@ -206,8 +206,15 @@ def end_session(leader: int) -> None:
         return
     for pid in psutil.pids():
         with suppress(OSError):
-            if pid != os.getpid() and os.getsid(pid) == leader:
+            if pid != os.getpid() and os.getsid(pid) == leader and _of_this_studio(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _of_this_studio(pid: int) -> bool:
+    """Whether a process was started for this studio: a session that ended long ago may have given its number away."""
+    with suppress(psutil.Error, OSError):
+        return psutil.Process(pid).environ().get("TUNER_HOME") == str(paths.home())
+    return False
 
 
 def _running(pid: int) -> bool:
