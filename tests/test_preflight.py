@@ -55,6 +55,8 @@ def test_a_sound_run_has_no_problems() -> None:
         ({"dataset": "nosuchset"}, ["nosuchset"]),
         ({"stage": "sft", "dataset": None}, ["stage sft needs"]),
         ({"template": "chatmll"}, ["chatmll", "chatml"]),
+        ({"eval_dataset": "nosuchset"}, ["nosuchset"]),
+        ({"eval_dataset": "text"}, ["text", "dpo"]),
         ({"fp16": True}, ["--fp16", "GPU"]),
         ({"do_train": False}, ["nothing to do"]),
     ],

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import needs_remote_code
-from tuner.data.catalog import Entry, pick
+from tuner.data.catalog import Entry, pick, pick_eval
 from tuner.data.pages import Pages
 from tuner.data.templates import names
 from tuner.estimate import Lengths, Memory, ModelShape, run_memory
@@ -118,19 +118,20 @@ def _adapters(config: Config) -> Iterator[Problem]:
 
 
 def _data(config: Config) -> Iterator[Problem]:
-    try:
-        entries = pick(config)
-    except ConfigError as error:
-        yield from error.problems
-        return
-    for entry in entries:
+    for knob, find in (("dataset", pick), ("eval_dataset", pick_eval)):
         try:
-            entry.files()
+            entries = find(config)
         except ConfigError as error:
-            yield from error.problems
-            continue
-        if said := entry.fits(config.stage):
-            yield Problem("dataset", said)
+            yield from (replace(problem, knob=knob) for problem in error.problems)
+            return
+        for entry in entries:
+            try:
+                entry.files()
+            except ConfigError as error:
+                yield from error.problems
+                continue
+            if said := entry.fits(config.stage):
+                yield Problem(knob, said)
     if config.template is not None and config.template not in names():
         like = nearest(config.template, names()) or "chatml"
         said = f"--template {config.template} is not known; did you mean {like}?"

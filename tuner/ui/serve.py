@@ -29,6 +29,7 @@ def main() -> None:
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
     ignore_pages_left_behind()
+    let_callbacks_finish()
     flags = ["--server.address", "127.0.0.1", "--server.port", str(port), "--server.headless", "true"]
     sys.argv = ["streamlit", "run", str(root / "app.py"), *flags]
     print(f"tuner is at http://127.0.0.1:{port}", flush=True)
@@ -53,6 +54,26 @@ def ignore_pages_left_behind() -> None:
             run_script(self, rerun_data)
 
     ScriptRunner._run_script = run  # type: ignore[method-assign]
+
+
+def let_callbacks_finish() -> None:
+    """Let nothing interrupt what a click or a typed value sets off.
+
+    Where the next event is already waiting, Streamlit leaves a callback at its first look at the session's state, and
+    never comes back to it: the field shows a value that nobody has heard of.
+    """
+    from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+    from streamlit.runtime.scriptrunner_utils.script_run_context import RunLocation, ThreadState
+
+    give_way = ScriptRunner._maybe_handle_execution_control_request
+
+    def unless_called_back(self: ScriptRunner) -> None:
+        with suppress(RuntimeError):  # a thread that runs no script has no place in one
+            if ThreadState.get().run_location is RunLocation.CALLBACK:
+                return
+        give_way(self)
+
+    ScriptRunner._maybe_handle_execution_control_request = unless_called_back  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
