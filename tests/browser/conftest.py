@@ -134,6 +134,7 @@ def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
         with suppress(sync_api.Error):
             page.screenshot(path=folder / f"{item.name}.png")
             report.sections.append(("picture", str(folder / f"{item.name}.png")))
+            report.sections.append(("what the browser said", "\n".join(item.funcargs["page"].said)[-3000:]))
     return report
 
 
@@ -142,6 +143,10 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that fails the test if anything outside this machine is asked for."""
     opened = browser.new_page(viewport={"width": 1440, "height": 1000})
     opened.set_default_timeout(20_000)
+    opened.said = []
+    opened.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
+    opened.on("crash", lambda _: opened.said.append("the page crashed"))
+    opened.on("console", lambda m: opened.said.append(m.text) if m.type == "error" else None)
     strangers: list[str] = []
     opened.on("request", lambda r: None if _own(r.url) else strangers.append(r.url))
     yield opened
