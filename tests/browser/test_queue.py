@@ -19,7 +19,7 @@ sync_api = pytest.importorskip(
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
-LONG = 300
+LONG = 150
 """Steps of the run that is at work while the dashboard is killed."""
 WORDS = (
     *("--stage", "sft", "--do_train", "True", "--model_name_or_path", "models/tiny", "--dataset", "chat"),
