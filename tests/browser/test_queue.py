@@ -194,6 +194,7 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
 
 
+@pytest.mark.slow
 def test_several_values_make_as_many_runs(studio, page) -> None:
     studio.tuner("queue", "--pause")
     (one,) = submit(studio, "one", "--max_steps", "3")
