@@ -142,6 +142,7 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Small
     small.close()
 
 
+@pytest.mark.slow  # the disk must be full before a run of two seconds ends, which a busy machine may miss
 def test_a_disk_that_fills_while_a_run_saves(
     home: Path, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
