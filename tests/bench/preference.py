@@ -137,9 +137,9 @@ def make_model(name: str, folder: Path) -> None:
         pad_token_id=1,
     )
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16 if cuda else torch.float32)
     with torch.device("cuda" if cuda else "cpu"):
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size="20GB")
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32)
+    model.save_pretrained(folder, max_shard_size="20GB")
 
 
 def lora(rank: int = 8):
