@@ -139,8 +139,7 @@ def _try(act: Callable[[], object]) -> None:
 
 def lately(most: int = 6) -> None:
     """The runs that ended last, a card each, with the loss in small."""
-    found = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
-    rows = [row for row in found if row.state in ENDED]  # MLflow hears late of a run that is to go on
+    rows = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

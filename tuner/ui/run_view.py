@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -82,10 +81,9 @@ def _progress(status: Status) -> tuple[float, str]:
 
 def _figures(run: Run, status: Status) -> None:
     last = tail(run).last()
-    end = status.ended if status.state in ENDED else time.time()
     figures = {
         "Loss": number(last.get("loss")),
-        "Elapsed": duration(end - status.started) if status.started else duration(None),
+        "Elapsed": duration(status.elapsed),
         "Time left": duration(status.eta),
         "Epoch": number(round(status.epoch, 2)) if status.epoch else number(None),
         "Tokens": count(status.tokens) if status.tokens else number(None),
