@@ -47,6 +47,7 @@ from tuner.tracking.client_reader import _seen as client_cache
 from tuner.tracking.run import Run
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError
+from tuner.ui import history
 
 CONFIG = {"stage": "dpo", "model_name_or_path": "models/tiny", "dataset": "hh,chat", "learning_rate": 3e-4}
 
@@ -773,6 +774,7 @@ def test_children_know_their_parent(studio: Path) -> None:
     found = runs.list_runs(runs.RunFilter(parent=parent))
     assert {r.id for r in found.items} == {c.id for c in children}
     assert found.items[0].parent == parent
+    assert history.of_sweep(parent) == [c.id for c in children]
     assert parent not in {r.id for r in runs.list_runs(runs.RunFilter(text="sweep")).items}
     assert store.open_store().get_run(parent).info.status == "FINISHED"
 
