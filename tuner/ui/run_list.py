@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -48,9 +48,15 @@ def _at_work() -> None:
             working(Run(row.id))
     if not rows:
         with theme.card("no-work"):
-            theme.empty("bedtime", "Nothing is running", "Start a run: its curves grow here while it learns.")
+            theme.empty("bedtime", "Nothing is running", _idle(every))
             with st.container(horizontal=True, horizontal_alignment="center"):
                 st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+
+
+def _idle(waiting: Sequence[QueueRow]) -> str:
+    if not waiting:
+        return "Start a run: its curves grow here while it learns."
+    return f"Next in the queue is {safe(waiting[0].name)}. {safe(waiting[0].why)}"
 
 
 def working(run: Run) -> None:
