@@ -56,7 +56,8 @@ def _at_work() -> None:
 def _idle(waiting: Sequence[QueueRow]) -> str:
     if not waiting:
         return "Start a run: its curves grow here while it learns."
-    return f"Next in the queue is {safe(waiting[0].name)}. {safe(waiting[0].why)}"
+    following = next((row for row in waiting if not row.held), waiting[0])
+    return f"Next in the queue is {safe(following.name)}. {safe(following.why)}"
 
 
 def working(run: Run) -> None:

@@ -225,7 +225,7 @@ def resume(run: Run, checkpoint: str | None = None) -> None:
 def chart_options() -> None:
     """What all charts of the page follow; outside the piece that redraws itself, so that nothing typed is lost."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="chart-options"):
-        st.markdown(":gray[Smoothing]", width="content")
+        st.markdown(":small[**Smoothing**]", width="content")
         st.segmented_control(
             "Smoothing",
             list(SMOOTHING),
