@@ -78,6 +78,7 @@ def _live(run: Run) -> int:
         state, reason = _ended(live, Outcome(stopped=True))
     except Exception as error:  # whatever it was, the run must end with a reason
         if not run.exists:  # but for one whose folder was deleted: there is nothing to write into
+            run.bury()
             raise gone(run) from error
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())

@@ -39,14 +39,27 @@ def keep_room() -> None:
 
 
 def insist(write: Callable[[], T]) -> T:
-    """Do a small write; on a full disk once more, with the room of the reserve. Raises OSError."""
+    """Do a small write; on a full disk once more, with the room of the reserve. Raises OSError.
+
+    What is left of that room is taken back at once: checkpoints small enough would fill it, and the end needs it.
+    """
     try:
         return write()
     except OSError as error:
         if error.errno not in FULL:
             raise
     reserve().unlink(missing_ok=True)
-    return write()
+    try:
+        return write()
+    finally:
+        _take_back()
+
+
+def _take_back() -> None:
+    piece = os.urandom(2**16)
+    with suppress(OSError), reserve().open("xb", buffering=0) as file:  # another process may have been faster
+        for _ in range(RESERVE // len(piece)):
+            file.write(piece)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -154,6 +154,15 @@ class Run:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
+    def bury(self) -> None:
+        """Remove what a save brought back of a folder that was deleted, and the empty folders above: no run is there."""
+        if self.exists:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for above in (paths.runs(), paths.mlruns()):
+            with suppress(OSError):  # others' files are in it
+                above.rmdir()
+
     def config(self) -> Config:
         """The config this run was made with, secrets included while the worker still needs them."""
         values = read(self.folder / "config.yaml")

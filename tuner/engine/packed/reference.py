@@ -60,7 +60,7 @@ class ReferenceCache:
         """Write the values if some are new; a half-written file can never be read."""
         if self.path is None or not self.unsaved:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(exist_ok=True)  # not its parents: a studio that was deleted must stay so
         keys = np.frombuffer(b"".join(self.values), dtype=np.uint8).reshape(-1, 16)
         values = np.fromiter(self.values.values(), dtype=np.float32)
         part = self.path.with_suffix(f".{os.getpid()}.part")
