@@ -108,6 +108,30 @@ def test_the_form_begins_with_a_recipe_that_only_lacks_model_and_data() -> None:
     assert {p.knob for p in problems} == {"model_name_or_path", "dataset"}
 
 
+def test_the_form_shows_what_a_recipe_sets_under_whatever_name() -> None:
+    begun = draft.from_recipe("starter-dpo")  # which says warmup_ratio
+    assert begun.value("warmup_steps") == 0.1
+    assert {"warmup_steps"} <= {knob.name for knob, _ in draft.differs(begun.base)}
+    shown = {k.name for knobs in form.visible(begun, advanced=False).values() for k in knobs}
+    assert "max_steps" in shown, "it decides how long the run is, whatever the epochs say"
+    assert "max_steps" not in {
+        k.name for s in form.visible(draft.Draft(), advanced=False).values() for k in s
+    }
+
+
+def test_a_renamed_value_that_is_none_is_told_in_a_sentence() -> None:
+    _, problems = check({"warmup_ratio": "often"})
+    assert any("warmup_steps" in p.sentence and "often" in p.sentence for p in problems)
+
+
+def test_a_unit_stands_beside_a_label_that_does_not_say_it() -> None:
+    titles = {
+        n: form.heading(KNOBS[n], draft.Draft()) for n in ("cutoff_len", "quantization_bit", "save_steps")
+    }
+    assert "tokens" in titles["cutoff_len"]
+    assert "bits" not in titles["quantization_bit"] and titles["save_steps"] == "Save steps"
+
+
 def test_every_shown_knob_has_a_label_of_its_own() -> None:
     shown = [words.label(k.name) for k in KNOBS.values() if k.shown]
     assert len(set(shown)) == len(shown)

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tuner import hardware
 from tuner.config.config import make
 from tuner.tracking import (
     adapters,
@@ -46,6 +47,7 @@ from tuner.tracking.client_reader import _seen as client_cache
 from tuner.tracking.run import Run
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError
+from tuner.ui import history
 
 CONFIG = {"stage": "dpo", "model_name_or_path": "models/tiny", "dataset": "hh,chat", "learning_rate": 3e-4}
 
@@ -693,6 +695,43 @@ def test_the_folder_knows_better_than_mlflow(studio: Path) -> None:
     assert runs.metric_names([run.id]) == ["loss"]
 
 
+def test_a_run_that_waits_to_go_on_is_listed_as_queued(studio: Path) -> None:
+    run = new_run("goes on")
+    run.update(state="running", started=time.time())
+    outcome.finish(run, "stopped")
+    run.update(state="queued", ended=0.0)  # MLflow hears of it when the worker starts
+
+    def listed(*states: str) -> list[str]:
+        return [r.id for r in runs.list_runs(runs.RunFilter(states=states, text="goes on")).items]
+
+    assert listed("queued") == [run.id] and listed("stopped") == []
+
+
+def test_elapsed_is_work_alone_whatever_the_clock_says(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=50.0)
+    run = new_run("a day's work")
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic", lambda: clock.now)
+        for seconds in (30, 12):
+            # Somebody set the clock forward by an hour since the worker started.
+            began = {"started": time.time() - 3600, "began": clock.now, "boot_id": hardware.boot_id()}
+            run.update(state="running", ended=0.0, **began)
+            clock.now += seconds
+            live = run.status().elapsed
+            run.update(state="stopped", began=0.0, worked=run.status().worked_now())
+            run.update(state="queued", boot_id="")
+            clock.now += 500  # waits, or the machine sleeps
+            assert run.status().elapsed == live
+    assert run.status().elapsed == 42
+    outcome.finish(run, "finished")
+    row = runs.get_row(run.id)
+    assert row.duration == 42 and row.facts["seconds/total"] == "42.0"
+    before_a_reboot = replace(
+        run.status(), state="running", began=9.0, boot_id="another", started=1000.0, updated=1005.0
+    )
+    assert before_a_reboot.elapsed == 47
+
+
 def test_tags_notes_names_and_deleting(studio: Path) -> None:
     run = new_run("to be changed")
     runs.set_tag(run.id, "quality", "good")
@@ -735,6 +774,7 @@ def test_children_know_their_parent(studio: Path) -> None:
     found = runs.list_runs(runs.RunFilter(parent=parent))
     assert {r.id for r in found.items} == {c.id for c in children}
     assert found.items[0].parent == parent
+    assert history.of_sweep(parent) == [c.id for c in children]
     assert parent not in {r.id for r in runs.list_runs(runs.RunFilter(text="sweep")).items}
     assert store.open_store().get_run(parent).info.status == "FINISHED"
 

@@ -61,6 +61,7 @@ def _live(run: Run) -> int:
     run.update(
         state="preparing",
         started=time.time(),
+        began=time.monotonic(),
         pid=os.getpid(),
         boot_id=hardware.boot_id(),
         ended=0.0,

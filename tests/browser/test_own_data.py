@@ -28,6 +28,8 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     page.get_by_text("Bring your own").click()
     page.locator(".st-key-bring input[type=file]").set_input_files(own)
     expect(page.get_by_text("No column has a usual name")).to_be_visible()
+    expect(page.get_by_text("meine.json", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Add to the catalog")).to_be_disabled()
     choose(page, "map-prompt", "frage")
     choose(page, "map-response", "antwort")
     expect(page.get_by_text("3 of them can be used")).to_be_visible()

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+
+def _warmup(share: Any) -> dict[str, Any]:
+    with suppress(ValueError):
+        if float(share or 0) <= 0:
+            return {}
+    return {"warmup_steps": share}  # what is no number is told by the knob
+
+
 RENAMED: dict[str, Callable[[Any], dict[str, Any]]] = {
     # transformers 5 reads a warm-up below 1 as a share of the run.
-    "warmup_ratio": lambda v: {"warmup_steps": v} if float(v or 0) > 0 else {},
+    "warmup_ratio": _warmup,
     "evaluation_strategy": lambda v: {"eval_strategy": v},
     "no_cuda": lambda v: {"use_cpu": v},
     "group_by_length": lambda v: (

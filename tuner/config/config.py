@@ -76,15 +76,21 @@ def check(values: Values) -> tuple[Config | None, list[Problem]]:
     return config, problems + broken_rules(config)
 
 
+def renamed(values: Values) -> dict[str, Any]:
+    """The values under the knobs' names: what other versions and tools call otherwise is carried over, the rest stays."""
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        known.update(RENAMED[name](value) if name in RENAMED else {name: value})
+    return known
+
+
 def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
     """Old names made new, unknown names told."""
     known: dict[str, Any] = {}
     problems = []
-    for name, value in values.items():
+    for name, value in renamed(values).items():
         if name in KNOBS:
             known[name] = value
-        elif name in RENAMED:
-            known.update(RENAMED[name](value))
         elif name in REFUSED:
             if not REFUSED[name].fits(value):
                 problems.append(Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}"))

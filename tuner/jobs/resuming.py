@@ -124,6 +124,8 @@ def _again(status: Status, source: Path | None, note: str) -> dict[str, Any]:
         "reason_code": "",
         "remedies": [],
         "ended": 0.0,
+        "began": 0.0,
+        "worked": status.worked_now(),
         "pid": 0,
         "boot_id": "",
         "exit_code": None,

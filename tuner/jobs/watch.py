@@ -254,7 +254,14 @@ def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
     ended = _last_sign(status) if reason.code == "rebooted" else status.ended_now()
     extra = {**status.extra, "artifacts": [*(status.extra.get("artifacts") or []), str(run.log_path)]}
     return run.update(
-        state=state, phase="", ended=ended, exit_code=exit_code, extra=extra, **reason.changes()
+        state=state,
+        phase="",
+        ended=ended,
+        began=0.0,
+        worked=status.worked_now(),
+        exit_code=exit_code,
+        extra=extra,
+        **reason.changes(),
     )
 
 

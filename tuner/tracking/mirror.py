@@ -204,7 +204,7 @@ def _state_mark(status: Status) -> str:
 def _outcome_tags(run: Run, status: Status) -> dict[str, str]:
     tags = {f"seconds/{phase}": f"{seconds:.1f}" for phase, seconds in status.seconds.items()}
     if status.started:
-        tags["seconds/total"] = f"{max(0.0, status.ended - status.started):.1f}"
+        tags["seconds/total"] = f"{status.elapsed or 0.0:.1f}"
         tags["tuner.started"] = f"{status.started:.3f}"
     if status.tokens:
         tags["tokens"] = str(status.tokens)

@@ -54,6 +54,8 @@ def finish(
         reason=reason,
         reason_code=code,
         ended=before.ended_now(),
+        began=0.0,
+        worked=before.worked_now(),
         seconds=seconds,
         extra=extra,
         **changes,

@@ -60,6 +60,7 @@ def _of_finished(run_id: str, ended: float) -> Pace | None:
     examples = (status.step - status.first_step) * per_step
     seconds = status.seconds  # questions are asked at each save, within the training
     training = seconds.get("training", 0.0) - seconds.get("asking held-out questions", 0.0)
-    if examples <= 0 or training <= 0:
+    # A resumed run tells of its last worker's steps, but of the seconds of all.
+    if examples <= 0 or training <= 0 or status.extra.get("resumes"):
         return None
-    return Pace(_kind(config), training / examples, max(0.0, ended - status.started - training))
+    return Pace(_kind(config), training / examples, max(0.0, (status.elapsed or 0.0) - training))

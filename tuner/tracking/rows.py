@@ -47,6 +47,7 @@ class RunRow:
     created: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    worked: float | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -59,9 +60,11 @@ class RunRow:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the worker's start to the end; None before it ended."""
+        """Seconds that workers spent on it, or from its start to its end where nobody counted; None before it ended."""
         if not self.ended:
             return None
+        if self.worked is not None:
+            return self.worked
         return max(0.0, self.ended - (self.started or self.created))
 
     @property

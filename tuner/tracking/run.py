@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from tuner import paths
+from tuner import hardware, paths
 from tuner.config.config import Config, make, read, to_yaml
 from tuner.tracking.disk import insist, replace_text
 
@@ -42,7 +42,8 @@ _WRITING = threading.RLock()
 class Status:
     """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
 
-    `trained_seconds` are those since `first_step`, where this process began to train, by a clock that nobody sets.
+    `trained_seconds` are those since `first_step`, where this process began to train, by a clock that nobody sets; by
+    the same clock `began` is when the worker started, 0 while there is none, and `worked` what earlier workers took.
     """
 
     state: State = "queued"
@@ -55,6 +56,8 @@ class Status:
     remedies: list[dict[str, Any]] = field(default_factory=list)
     created: float = 0.0
     started: float = 0.0
+    began: float = 0.0
+    worked: float = 0.0
     first_step: int = 0
     trained_seconds: float = 0.0
     updated: float = 0.0
@@ -80,6 +83,22 @@ class Status:
     def ended_now(self) -> float:
         """The time of an end that is now: never before the beginning, whatever was done to the clock meanwhile."""
         return max(time.time(), self.started, self.created)
+
+    def worked_now(self) -> float:
+        """Seconds that workers have spent on it until now, without the time it waited or the machine slept."""
+        if not self.began:
+            return self.worked
+        if self.boot_id == hardware.boot_id():
+            return self.worked + max(0.0, time.monotonic() - self.began)
+        # That clock ended with the machine's reboot.
+        return self.worked + max(0.0, self.updated - self.started)
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds of work on it so far; None before there was any."""
+        if self.worked or self.began:
+            return self.worked_now()
+        return max(0.0, self.ended - self.started) if self.started and self.ended else None
 
     @property
     def share(self) -> float:

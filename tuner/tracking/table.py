@@ -23,7 +23,7 @@ COLUMNS = {
     "method": ("params", "finetuning_type"),
     "note": ("tags", NOTE),
     "reason": ("tags", "reason"),
-    "started": ("tags", "tuner.started"),
+    "worked": ("tags", "seconds/total"),
     "parent": ("tags", PARENT),
 }
 OPEN = frozenset({"SCHEDULED", "RUNNING"})
@@ -90,16 +90,21 @@ class Table:
         if name == "state":
             return self.state(run_id)
         if name == "duration":
-            started = float(self.column(*COLUMNS["started"]).get(run_id) or head.created)
-            return max(0.0, head.ended - started) if head.ended and head.status not in OPEN else None
+            if not head.ended or head.status in OPEN:
+                return None
+            worked = self.column(*COLUMNS["worked"]).get(run_id)
+            return float(worked) if worked else max(0.0, head.ended - head.created)
         kind, _, key = name.partition(".")
         value = self.column(*COLUMNS.get(name, (kind, key))).get(run_id)
         return _as_number(value) if kind == "params" else value
 
     def state(self, run_id: str) -> State:
-        """The folder's word while MLflow's is open, for MLflow lags; MLflow's once it has the outcome."""
+        """The folder's word, for MLflow lags; MLflow's where there is no folder, and once a run has finished.
+
+        Any other end need not be one: such a run may wait in the queue again, of which MLflow hears when it starts.
+        """
         head = self.heads[run_id]
-        if head.status in OPEN and run_id in self._folders:
+        if head.status != "FINISHED" and run_id in self._folders:
             return self.status(run_id).state
         state: State = self.column("tags", "state").get(run_id) or STATE_OF.get(head.status, "running")
         return state
@@ -167,6 +172,7 @@ class Table:
             method=known.params.get("finetuning_type", ""),
             created=head.created,
             started=status.started,
+            worked=status.elapsed,
             ended=status.ended if status.state in ENDED else 0.0,
             params=known.params,
             metrics=known.metrics | tail(run).last() if live else known.metrics,
@@ -194,11 +200,12 @@ def _details_of_folder(run: Run) -> Details:
 def _status_of(head: Head, details: Details) -> Status:
     """What MLflow tells of a run whose folder is not here."""
     state: Any = details.tags.get("state") or STATE_OF.get(head.status, "running")
-    started = _as_number(details.tags.get("tuner.started"))
+    started, worked = (_as_number(details.tags.get(name)) for name in ("tuner.started", "seconds/total"))
     return Status(
         state=state,
         reason=details.tags.get("reason", ""),
         started=started if isinstance(started, float) else 0.0,
+        worked=worked if isinstance(worked, float) else 0.0,
         ended=head.ended,
     )
 

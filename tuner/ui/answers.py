@@ -16,7 +16,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data.pages import Pages
 from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
-from tuner.tracking.run import Run
+from tuner.tracking.run import ENDED, Run
 from tuner.ui import chat, theme
 from tuner.ui.words import count, number, safe, share
 
@@ -61,6 +61,9 @@ class Asked:
 
 
 def has_samples(run: Run) -> bool:
+    """Whether there are samples, or will be while it runs: a tab must not wait for them to be seen."""
+    if run.values().get("probe") and run.status().state not in ENDED:
+        return True
     return (run.folder / "samples.json").is_file()
 
 

@@ -15,6 +15,7 @@ from tuner.ui.words import ago
 FIRST_METRICS = (
     "loss",
     "eval_loss",
+    "score",
     "rewards/margins",
     "rewards/accuracies",
     "mean_token_accuracy",

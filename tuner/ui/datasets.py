@@ -290,8 +290,8 @@ def _report(found: Report) -> None:
             grid.metric(name, figure)
     if found.histogram:
         with theme.card("lengths", gap="xsmall"):
-            tokens = {n: number(found.tokens[n]) for n in ("p50", "p95", "max") if n in found.tokens}
-            said = ", ".join(f"{n} {v}" for n, v in tokens.items())
+            words = {"p50": "half have up to", "p95": "95% up to", "max": "the longest"}
+            said = ", ".join(f"{w} {number(found.tokens[n])}" for n, w in words.items() if n in found.tokens)
             st.markdown(f"**Length of examples** :gray[{said} tokens; the dashed line is the cutoff]")
             drawn = charts.lengths(
                 np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len

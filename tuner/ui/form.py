@@ -22,8 +22,8 @@ FEW = 5
 
 
 def visible(draft: Draft, *, advanced: bool, search: str = "") -> dict[type[Section], list[Knob]]:
-    """The knobs to draw, by section: those that apply to the other values, and the advanced ones if asked for,
-    changed, or found by their name or help."""
+    """The knobs to draw, by section: those that apply to the other values, and the advanced ones if asked for, set by
+    the starting point, changed, or found by their name or help."""
     values = {n: draft.value(n) for n in KNOBS}
     found: dict[type[Section], list[Knob]] = {}
     for section in form_sections():
@@ -39,7 +39,8 @@ def _wanted(knob: Knob, draft: Draft, advanced: bool, search: str) -> bool:
     if search:
         text = f"{knob.name} {label(knob.name)} {knob.tooltip}".lower()
         return all(part in text for part in search.lower().split())
-    return advanced or not knob.advanced or knob.name in draft.changes
+    set_already = knob.name in draft.changes or value(draft.origin(knob.name)) != value(knob.default)
+    return advanced or not knob.advanced or set_already
 
 
 def options() -> tuple[bool, str, bool]:
@@ -158,10 +159,12 @@ def tooltip(knob: Knob) -> str:
     return "\n\n".join(lines)
 
 
-def _title(knob: Knob, draft: Draft) -> str:
+def heading(knob: Knob, draft: Draft) -> str:
+    """The label over a knob's field: a mark where it was changed, and its unit where the name does not say it."""
     mark = ":primary[●] " if knob.name in draft.changes else ""
     named = label(knob.name)
-    unit = f" :gray[:small[{safe(knob.unit)}]]" if knob.unit and knob.unit not in named.lower() else ""
+    said = knob.unit and knob.unit.removesuffix("s") in named.lower()
+    unit = f" :gray[:small[{safe(knob.unit)}]]" if knob.unit and not said else ""
     return f"{mark}{safe(named)}{unit}"
 
 
@@ -177,7 +180,7 @@ def _widget(knob: Knob, draft: Draft) -> None:
         "on_change": _changed,
         "args": (name, key, word(now)),
     }
-    title = _title(knob, draft)
+    title = heading(knob, draft)
     given = offer(name, draft.values)
     if given is not None and knob.kind == "list":
         _several(title, given, now, common)

@@ -118,15 +118,15 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 args=("runs",),
                 kwargs={"run": ids[0]},
             )
+        too_many = f"Up to {MOST} runs." if len(ids) > MOST else None
         st.button(
             "Compare",
             icon=":material/compare_arrows:",
             type="secondary" if one else "primary",
-            disabled=len(ids) > MOST,
-            help=f"Up to {MOST} runs." if len(ids) > MOST else None,
-            on_click=state.go,
-            args=("compare",),
-            kwargs={"run": ids},
+            disabled=bool(too_many),
+            help=beside(chosen[0].parent) if one else too_many,
+            on_click=compare,
+            args=(ids, chosen[0].parent),
         )
         if one:
             st.button(
@@ -138,6 +138,23 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 kwargs={"clone": ids[0]},
             )
         _each(chosen, "Delete", ":material/delete:", runs.delete_run)
+
+
+def beside(parent: str) -> str:
+    """What Compare does with one run; `parent` is its sweep's, if it is of one."""
+    return "Lay it beside the other runs of its sweep." if parent else "Lay it beside other runs."
+
+
+def compare(ids: Sequence[str], parent: str = "") -> None:
+    """Open Compare with these runs. For callbacks. One alone is joined by the others of its sweep."""
+    others = of_sweep(parent) if parent and len(ids) == 1 else []
+    state.go("compare", run=list(dict.fromkeys([*ids, *others]))[:MOST])
+
+
+def of_sweep(parent: str) -> list[str]:
+    """A sweep's runs in the order they were made; of more than can be compared those with the lowest loss."""
+    lowest = RunFilter(parent=parent, sort="metrics.loss", descending=False)
+    return [row.id for row in sorted(runs.list_runs(lowest, size=MOST).items, key=lambda row: row.created)]
 
 
 def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[str], None]) -> None:

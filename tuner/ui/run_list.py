@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -48,9 +48,16 @@ def _at_work() -> None:
             working(Run(row.id))
     if not rows:
         with theme.card("no-work"):
-            theme.empty("bedtime", "Nothing is running", "Start a run: its curves grow here while it learns.")
+            theme.empty("bedtime", "Nothing is running", _idle(every))
             with st.container(horizontal=True, horizontal_alignment="center"):
                 st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+
+
+def _idle(waiting: Sequence[QueueRow]) -> str:
+    if not waiting:
+        return "Start a run: its curves grow here while it learns."
+    following = next((row for row in waiting if not row.held), waiting[0])
+    return f"Next in the queue is {safe(following.name)}. {safe(following.why)}"
 
 
 def working(run: Run) -> None:
@@ -139,8 +146,7 @@ def _try(act: Callable[[], object]) -> None:
 
 def lately(most: int = 6) -> None:
     """The runs that ended last, a card each, with the loss in small."""
-    found = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
-    rows = [row for row in found if row.state in ENDED]  # MLflow hears late of a run that is to go on
+    rows = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,8 +14,9 @@ from tuner.config.knobs import ConfigError
 from tuner.jobs import control, queue, watch
 from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
+from tuner.tracking.rows import PARENT
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import chart_table, charts, draft, state, theme
+from tuner.ui import chart_table, charts, draft, history, state, theme
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -34,6 +34,8 @@ from tuner.ui.words import (
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
+FEW_ROWS = 15
+"""A table up to this long is shown whole."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
 
 
@@ -82,10 +84,9 @@ def _progress(status: Status) -> tuple[float, str]:
 
 def _figures(run: Run, status: Status) -> None:
     last = tail(run).last()
-    end = status.ended if status.state in ENDED else time.time()
     figures = {
         "Loss": number(last.get("loss")),
-        "Elapsed": duration(end - status.started) if status.started else duration(None),
+        "Elapsed": duration(status.elapsed),
         "Time left": duration(status.eta),
         "Epoch": number(round(status.epoch, 2)) if status.epoch else number(None),
         "Tokens": count(status.tokens) if status.tokens else number(None),
@@ -180,7 +181,15 @@ def actions(run: Run) -> None:
         link_to(
             "Clone", ":material/content_copy:", "Open the form with these values.", "new_run", clone=run.id
         )
-        link_to("Compare", ":material/compare_arrows:", "Lay it beside other runs.", "compare", run=[run.id])
+        parent = str((status.extra.get("tags") or {}).get(PARENT, ""))
+        st.button(
+            "Compare",
+            icon=":material/compare_arrows:",
+            help=history.beside(parent),
+            on_click=history.compare,
+            args=([run.id], parent),
+            key="to-Compare",
+        )
 
 
 def link_to(name: str, icon: str, help: str, page: str, **query: str | list[str]) -> None:
@@ -196,7 +205,8 @@ def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabl
 
 def _end(run: Run, now: bool, icon: str) -> None:
     try:
-        st.toast(safe(control.stop(run, now=now)), icon=icon)
+        said = control.stop(run, now=now).replace(f"Run {run.id}", run.name)
+        st.toast(safe(said), icon=icon)
     except control.Refused as error:
         st.toast(safe(error), icon=":material/error:")
 
@@ -214,7 +224,8 @@ def resume(run: Run, checkpoint: str | None = None) -> None:
 
 def chart_options() -> None:
     """What all charts of the page follow; outside the piece that redraws itself, so that nothing typed is lost."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="chart-options"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="chart-options"):
+        st.markdown(":small[**Smoothing**]", width="content")
         st.segmented_control(
             "Smoothing",
             list(SMOOTHING),
@@ -299,8 +310,12 @@ def config(run: Run) -> None:
         }
         for n, v in (values if every else changed).items()
     ]
-    height = min(560, 38 + 35 * len(rows))
-    st.dataframe(rows, hide_index=True, height=height, column_config={"What it does": {"width": "large"}})
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=560 if len(rows) > FEW_ROWS else "content",
+        column_config={"What it does": {"width": "large"}},
+    )
     shell, yaml = st.tabs(["Command", "YAML"])
     with suppress(ConfigError):
         shell.code(command(run.config()), language="bash", wrap_lines=True)
@@ -356,7 +371,9 @@ def facts(run: Run) -> None:
         }
         phases = {name.capitalize(): duration(seconds) for name, seconds in status.seconds.items()}
         st.dataframe(
-            [{"What": n, "When or how long": v} for n, v in (times | phases).items()], hide_index=True
+            [{"What": n, "When or how long": v} for n, v in (times | phases).items()],
+            hide_index=True,
+            height="content",
         )
     with right:
         st.markdown("**Where**")

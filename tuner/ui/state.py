@@ -13,7 +13,7 @@ import streamlit as st
 import yaml
 
 from tuner import paths
-from tuner.config.config import read, to_yaml
+from tuner.config.config import read, renamed, to_yaml
 from tuner.config.knobs import ConfigError
 
 
@@ -57,9 +57,9 @@ def saved_configs() -> dict[str, Path]:
 
 
 def read_config(source: str | Path) -> tuple[dict[str, Any], str]:
-    """The values of a YAML file or recipe, and a sentence where it cannot be read."""
+    """The values of a YAML file or recipe by the knobs' names, and a sentence where it cannot be read."""
     try:
-        return read(source), ""
+        return renamed(read(source)), ""
     except ConfigError as error:
         return {}, str(error)
 

@@ -51,7 +51,7 @@ def history_columns() -> dict[str, Any]:
     """How the history's columns look."""
     text = st.column_config.TextColumn
     return {
-        "Name": text(width=150),
+        "Name": text(width=240),
         "State": text(width=105),
         "Loss": st.column_config.LineChartColumn(width=100, color=palette().series[0]),
         "Last loss": text(width=80, alignment="right"),

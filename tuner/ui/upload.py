@@ -59,7 +59,13 @@ def panel(dataset_dir: str) -> None:
     try:
         found = guess.guess(path)
         attributes = _mapping(path, found)
-        _preview(path, attributes)
+        if attributes["columns"]:
+            _preview(path, attributes)
+        else:
+            attributes = {}
+            st.caption(
+                ":material/arrow_upward: Choose the columns, and the first rows stand here as they would be read."
+            )
     except ConfigError as error:
         st.error(safe(error), icon=":material/error:")
         attributes = {}
@@ -90,7 +96,8 @@ def _choose(dataset_dir: str) -> None:
         )
     try:
         if file is not None:
-            state.keep_draft("upload", {"path": str(upload.receive(_chunks(file), file.name, dataset_dir))})
+            path = upload.receive(_chunks(file), file.name, dataset_dir)
+            state.keep_draft("upload", {"path": str(path), "name": file.name})
             st.rerun()
         elif typed:
             state.keep_draft("upload", {"path": str(upload.local_file(typed))})
@@ -109,7 +116,7 @@ def _chunks(file: Any) -> Iterator[bytes]:
 
 def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
     """The attributes that the fields say; they begin with the guess."""
-    st.markdown(f"**{safe(path.name)}**")
+    st.markdown(f"**{safe(state.load_draft('upload').get('name') or path.name)}**")
     for reason in found.reasons:
         st.caption(f":material/lightbulb: {safe(reason)}")
     guessed = dict(found.attributes.get("columns") or {})

@@ -148,7 +148,7 @@ def sentence(status: Status, place: int | None = None) -> str:
         return f"Training, step {count(status.step)} of {count(status.total_steps)}."
     if state == "stopping":
         return "Stopping: it saves a checkpoint first, so nothing is lost."
-    took = duration(status.ended - status.started) if status.started and status.ended else ""
+    took = duration(status.elapsed) if status.elapsed else ""
     if state == "finished":
         return f"Finished after {took}." if took else "Finished."
     said = status.reason or f"{look(state).word}; the log's last lines say why."
