@@ -2,6 +2,7 @@
 transformers."""
 
 import copy
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.levels import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.objective import Objective
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal
 from tuner.engine.packed.reference import weights_fingerprint
@@ -289,6 +291,31 @@ def test_recomputed_layers_and_padding_give_the_same_bits() -> None:
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
     assert torch.allclose(results[0][0], results[2][0], atol=1e-6)
     assert torch.allclose(results[0][1], results[2][1], atol=1e-5)
+
+
+def test_levels_leave_the_least_padding_and_hold_their_rows() -> None:
+    lengths = np.random.default_rng(3).integers(100, 1500, size=60)
+    sizes = np.stack([lengths, lengths // 3], 1)
+    levels = choose_levels(sizes, 3)
+    every = sorted({-(-(n + 1) // 64) * 64 for n in lengths})
+    padded = lambda edges: sum(min(e for e in edges if e > n) for n in lengths)  # noqa: E731
+    best = min(padded((*some, every[-1])) for some in itertools.combinations(every[:-1], 2))
+    assert padded([tokens for tokens, _ in levels]) == best
+    assert choose_levels(np.array([[130, 63]]), 5) == [(192, 64)]
+
+
+def test_a_row_takes_the_cheapest_level_that_holds_it_and_a_longer_one_its_own_size() -> None:
+    units = units_of_step(pair_rows(), 2)
+    exact = exact_shape(units)
+    big = (exact.tokens + 64, exact.scored + 64)
+    tight = (exact.tokens + 1, exact.scored)  # no place for a padding token's prediction
+    shape = level_shape(units, 20, [tight, (big[0], big[1] + 999), big])
+    assert (shape.tokens, shape.scored, shape.units) == (*big, 20)
+    assert level_shape(units, 8, [(exact.tokens, 9999)]) == bucket_shape(units, 8)
+    drawn = drawn_sizes(pair_rows(), lambda rows: units_of_step(rows, 2), 4, 60, False)
+    assert (drawn == drawn_sizes(pair_rows(), lambda rows: units_of_step(rows, 2), 4, 60, False)).all()
+    assert len(drawn) > 512 and drawn.max() <= 60  # a step over the budget is several rows
+    assert level_count(40) == 5 and level_count(10_000) == 16
 
 
 def test_peft_sees_its_own_weights_during_and_after() -> None:

@@ -80,7 +80,9 @@ class RowGraphs:
             logger.warning("CUDA graphs are off for this run, it goes on without them: %s", error)
             self.enabled = False
             return None
-        self.pool = self.pool or graph.pool()
+        if self.pool is None:
+            self.pool = graph.pool()
+            logger.warning("Packed engine: steps of a length met before are replayed from CUDA graphs.")
         entry = self.captured[row.shape] = Captured(graph, static, outputs)
         if len(self.captured) > self.limit:
             self.captured.popitem(last=False)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.graphs import RowGraphs
+from tuner.engine.packed.levels import Level, level_shape
 from tuner.engine.packed.objective import Objective
 from tuner.engine.packed.policy import FusedPolicy, Policy
-from tuner.engine.packed.rows import Row, Unit, bucket_shape, exact_shape, pack_row, split_units
+from tuner.engine.packed.rows import Row, Unit, exact_shape, pack_row, split_units
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +32,15 @@ class StepResult:
 
 
 class StepRunner:
-    """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can."""
+    """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can.
+
+    `levels` are the sizes that such rows are padded to.
+    """
 
     def __init__(
         self, policy: Policy, objective: Objective, device: torch.device, budget: int, graphs: bool
     ) -> None:
+        self.levels: Sequence[Level] = ()
         self.policy, self.objective, self.device, self.budget = policy, objective, device, budget
         self.capacity = 1
         self.bucketed = graphs and policy.capturable
@@ -80,6 +85,7 @@ class StepRunner:
     def save_memory(self) -> str:
         """After running out of memory: half the budget, recompute every layer, start graphs anew."""
         self.graphs.clear()
+        self.levels = ()  # they were for rows of the old budget
         self.budget = max(256, self.budget // 2)
         if isinstance(self.policy, FusedPolicy):
             self.policy.trunk.recompute = len(self.policy.trunk.layers)
@@ -92,7 +98,7 @@ class StepRunner:
             part.sort(key=lambda u: place[id(u)])
             if self.bucketed:
                 self.capacity = max(self.capacity, len(units))
-                shape = bucket_shape(part, self.capacity)
+                shape = level_shape(part, self.capacity, self.levels)
             else:
                 shape = exact_shape(part, self.policy.blocks)
             chosen = None

@@ -11,6 +11,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tuner.engine.losses import LossSettings
+from tuner.engine.packed.levels import Level, choose_levels, drawn_sizes, level_count
 from tuner.engine.packed.memory import Plan, plan_memory
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, causal_lm, fused_refusal
@@ -202,11 +204,21 @@ class PackedPreferenceTrainer(Trainer):
             if isinstance(callback, BaselineKeeper):
                 callback.attach(objective.baseline)
         self.runner = StepRunner(policy, objective, device, plan.token_budget, self.engine.cuda_graphs)
+        if self.runner.bucketed:
+            self.runner.levels = self._levels(self.runner)
         if objective.needs_reference:
             self.references = self._cache(plan)
         how = "written-out layers" if isinstance(policy, FusedPolicy) else "the model's own layers"
         logger.warning("Packed engine: %s, %s.", how, plan)
         return self.runner
+
+    def _levels(self, runner: StepRunner) -> list[Level]:
+        args, rows = self.args, len(self.train_dataset)
+        a_step = args.per_device_train_batch_size  # a batch is a whole step here
+        steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * rows / a_step)
+        units_of = partial(self._units, micro_batch=self.micro_batch)
+        drawn = drawn_sizes(self.train_dataset, units_of, a_step, runner.budget, runner.objective.keep_groups)
+        return choose_levels(drawn, level_count(steps))
 
     def _plan(self, device: torch.device) -> Plan:
         return plan_memory(causal_lm(self.model), device, self.engine)

@@ -1,0 +1,105 @@
+"""The studio on a GPU: a run of the packed engine, with its steps replayed from CUDA graphs, is stopped, killed, resumed and measured.
+
+Slow, and skipped where there is no GPU: `pytest -m slow tests/test_gpu.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tuner.config.config import make
+from tuner.jobs import control, submit
+from tuner.tracking import checkpoints
+from tuner.tracking.adapters import list_adapters
+from tuner.tracking.run import Run, series
+from tuner.tracking.store import open_store
+
+ROOT = Path(__file__).resolve().parents[1]
+BF16 = 5e-3  # how far a loss of about 0.5 may be from that of the same step in another run
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+]
+
+
+@pytest.fixture
+def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
+    (home / "data").symlink_to(ROOT / "data")
+    yield home
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("TUNER_HOME") == str(home) and process.pid != os.getpid()
+        except psutil.Error:
+            continue
+        if ours:
+            process.kill()
+
+
+def launched(name: str) -> Run:
+    values: dict[str, Any] = {
+        "model_name_or_path": "data/starter", "stage": "dpo", "do_train": True, "dataset": "starter_dpo",
+        "val_size": 32, "eval_strategy": "steps", "eval_steps": 150, "save_steps": 100, "max_steps": 900,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "learning_rate": 2e-5,
+        "lr_scheduler_type": "constant", "logging_steps": 1, "bf16": True, "seed": 7,
+    }  # fmt: skip
+    return submit.launch(submit.create(make(values), name))
+
+
+def curves(run: Run) -> dict[str, dict[int, float]]:
+    points = list(run.metrics()[0])
+    return {name: dict(zip(*series(points, name), strict=True)) for name in ("loss", "eval_loss")}
+
+
+def until(run: Run, step: int) -> None:
+    end = time.monotonic() + 180
+    while run.status().step < step:
+        assert run.status().state not in ("failed", "stopped") and time.monotonic() < end, (
+            run.status().reason,
+            run.log_tail(3000),
+        )
+        time.sleep(0.02)
+
+
+def test_a_run_with_graphs_is_stopped_and_killed_and_goes_on_as_if_it_had_not(studio: Path) -> None:
+    calm = launched("calm")
+    assert control.wait(calm, timeout=300).state == "finished", calm.log_tail(3000)
+
+    broken = launched("broken")
+    until(broken, 330)
+    control.stop(broken)
+    stopped = control.wait(broken, timeout=120)
+    assert stopped.state == "stopped", (stopped.reason, broken.log_tail(3000))
+    kept = checkpoints.latest(broken)
+    assert kept is not None and checkpoints.step_of(kept) >= 330
+
+    control.resume(broken)
+    until(broken, 640)
+    os.kill(control.pid_of(broken) or 0, signal.SIGKILL)
+    assert control.wait(broken, timeout=60).reason_code == "killed"
+    control.resume(broken)
+    ended = control.wait(broken, timeout=300)
+    assert ended.state == "finished", (ended.reason, broken.log_tail(3000))
+
+    for run in (calm, broken):
+        assert "replayed from CUDA graphs" in run.log_tail(1 << 20), run.log_tail(4000)
+    one, other = curves(calm), curves(broken)
+    assert list(one["loss"]) == list(other["loss"]) == list(range(1, 901))
+    assert list(one["eval_loss"]) == list(other["eval_loss"])
+    apart = [abs(one["loss"][step] - other["loss"][step]) for step in one["loss"]]
+    evals = [abs(one["eval_loss"][step] - other["eval_loss"][step]) for step in one["eval_loss"]]
+    print(f"mean {sum(apart) / 900:.2e}, largest {max(apart):.2e}, evaluation {max(evals):.2e}")
+    assert sum(apart) / len(apart) < BF16 and max(evals) < BF16
+    assert one["loss"][1] == pytest.approx(0.6931, abs=1e-4) and one["loss"][900] < 0.6
+    assert [p.step for p in open_store().get_metric_history(broken.id, "loss")] == list(range(1, 901))
+    assert {adapter.run_id for adapter in list_adapters()} == {calm.id, broken.id}
