@@ -266,10 +266,11 @@ def _optimizer_bytes(name: str, width: int) -> float:
 def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, free: int) -> Memory:
     """The packed engine's row of a step; of its `weights` only the columns that the adapters add.
 
-    The row that counts is a run's largest, put at 2.5 standard deviations above the mean: one in 160 is larger.
+    The row that counts is the longest size that rows are padded to, the largest of 512 steps that were drawn
+    (`engine/packed/levels.py`): 3 standard deviations above the mean.
     """
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    wanted = int(examples * lengths.mean + 2.5 * examples**0.5 * lengths.deviation)
+    wanted = int(examples * lengths.mean + 3 * examples**0.5 * lengths.deviation)
     wanted = min(wanted, examples * 2 * config.cutoff_len)
     width, logits = 2 if _half(config) else 4, LOGITS
     if config.engine_preset == "memory":
