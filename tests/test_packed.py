@@ -392,6 +392,23 @@ def test_references_are_computed_once_and_found_by_the_next_run(tmp_path, monkey
     assert sum(calls) == 2 * len(rows) and len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_rows_padded_to_the_levels_of_their_data_train_the_same(tmp_path) -> None:
+    losses = []
+    for padded in (False, True):
+        trainer = PackedPreferenceTrainer(
+            build(trained=False), arguments(tmp_path, max_steps=6), pair_rows(12), pair_rows(4)
+        )
+        runner = trainer.prepare()
+        if padded:  # as where steps are replayed from graphs
+            runner.levels, runner.bucketed = trainer._levels(runner), True
+            sizes = {row.shape for row in runner._rows(units_of_step(pair_rows(4), 2), None, runner.levels)}
+            assert {(shape.tokens, shape.scored) for shape in sizes} <= set(runner.levels)
+        trainer.train()
+        losses.append([h["loss"] for h in trainer.state.log_history if "loss" in h])
+        losses[-1].append(trainer.evaluate()["eval_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_a_broken_cache_file_is_made_anew(tmp_path) -> None:
     model = build(trained=False)
     name = weights_fingerprint(model, torch.float32)

@@ -34,7 +34,7 @@ class StepResult:
 class StepRunner:
     """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can.
 
-    `levels` are the sizes that such rows are padded to.
+    `levels` are the sizes that the rows of training are padded to.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class StepRunner:
         self.policy.gradients.flat.zero_()
         self.policy.refresh()
         loss, metrics, tokens = None, None, 0
-        for row in self._rows(units, references):
+        for row in self._rows(units, references, self.levels):
             row_loss, row_metrics = self.graphs(row)
             # a replay overwrites its outputs, so sums are taken out of the graph's memory
             loss = row_loss.clone() if loss is None else loss + row_loss
@@ -91,14 +91,16 @@ class StepRunner:
             self.policy.trunk.recompute = len(self.policy.trunk.layers)
         return f"token budget {self.budget}, every layer recomputed"
 
-    def _rows(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> list[Row]:
+    def _rows(
+        self, units: Sequence[Unit], references: NDArray[np.float32] | None, levels: Sequence[Level] = ()
+    ) -> list[Row]:
         place = {id(unit): i for i, unit in enumerate(units)}
         rows = []
         for part in split_units(units, self.budget, self.objective.keep_groups):
             part.sort(key=lambda u: place[id(u)])
             if self.bucketed:
                 self.capacity = max(self.capacity, len(units))
-                shape = level_shape(part, self.capacity, self.levels)
+                shape = level_shape(part, self.capacity, levels)
             else:
                 shape = exact_shape(part, self.policy.blocks)
             chosen = None

@@ -204,7 +204,7 @@ class PackedPreferenceTrainer(Trainer):
             if isinstance(callback, BaselineKeeper):
                 callback.attach(objective.baseline)
         self.runner = StepRunner(policy, objective, device, plan.token_budget, self.engine.cuda_graphs)
-        if self.runner.bucketed:
+        if self.runner.bucketed and self.train_dataset is not None:
             self.runner.levels = self._levels(self.runner)
         if objective.needs_reference:
             self.references = self._cache(plan)
