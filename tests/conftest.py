@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 # Before anything imports them: two spinning threads on two shared cores are many times slower than one.
@@ -25,6 +28,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNER_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def launching_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A studio that starts supervisors and workers; none of them is left afterwards."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
+    yield home
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("TUNER_HOME") == str(home):
+                process.kill()
 
 
 @pytest.fixture(scope="session")

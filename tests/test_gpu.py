@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -32,18 +30,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
-    (home / "data").symlink_to(ROOT / "data")
-    yield home
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("TUNER_HOME") == str(home) and process.pid != os.getpid()
-        except psutil.Error:
-            continue
-        if ours:
-            process.kill()
+def studio(launching_home: Path) -> Path:
+    (launching_home / "data").symlink_to(ROOT / "data")
+    return launching_home
 
 
 def launched(name: str) -> Run:

@@ -50,19 +50,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def studio(launching_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh studio whose workers are short ones; whatever was started in it is gone afterwards."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.short_worker")
-    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
-    yield home
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("TUNER_HOME") == str(home) and process.pid != os.getpid()
-        except psutil.Error:
-            continue
-        if ours:
-            process.kill()
+    return launching_home
 
 
 @pytest.fixture

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import tiny
 from faults import resumed
@@ -22,20 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("TUNER_SUPERVISOR_IDLE", "1")
+def studio(launching_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.mortal_worker")
-    tiny.model(home / "model")
-    tiny.data(home / "data")
-    yield home
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("TUNER_HOME") == str(home) and process.pid != os.getpid()
-        except psutil.Error:
-            continue
-        if ours:
-            process.kill()
+    tiny.model(launching_home / "model")
+    tiny.data(launching_home / "data")
+    return launching_home
 
 
 def calm(stage: str) -> Run:
