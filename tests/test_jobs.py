@@ -126,10 +126,16 @@ def test_stop_saves_first_and_resume_goes_on_from_there() -> None:
     assert [n for _, n, _ in starts(run)] == [0, 1]
 
 
+def child_of(run: Run) -> int:
+    """The process id that a deaf worker writes down of its child, once it is written."""
+    file = run.folder / "child"
+    until(lambda: file.exists() and file.read_text())
+    return int(file.read_text())
+
+
 def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children() -> None:
     run = submit.launch(new_run(fault="deaf@1"))
-    until((run.folder / "child").exists)
-    child = int((run.folder / "child").read_text())
+    child = child_of(run)
     control.stop(run, grace=0.5)
     took = until(lambda: run.status().state in ENDED, 10)
     assert took < 0.5 + 5
@@ -140,8 +146,7 @@ def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children
 @pytest.mark.parametrize("watched", [pytest.param(True, marks=pytest.mark.faults), False])
 def test_children_of_a_killed_worker_do_not_live_on(watched: bool) -> None:
     run = submit.launch(new_run(fault="deaf@1"))
-    until(lambda: (run.folder / "child").exists() and (run.folder / "child").read_text())
-    child = int((run.folder / "child").read_text())
+    child = child_of(run)
     if not watched:
         kill_supervisor()
     kill(run.status().pid)
