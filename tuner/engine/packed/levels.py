@@ -2,8 +2,8 @@
 
 Every size is captured once (a tenth of a second, and as much for its first, eager row), and every token of padding is
 computed in every step. Steps drawn from the data at random say how long rows will be; the sizes that leave the least
-padding for them are found exactly, by dynamic programming. They depend on the data alone, never on what a run has met
-so far, so a resumed run pads, and rounds, as the uninterrupted one. Pure numpy; no torch.
+padding for them are found exactly, by dynamic programming. They depend on the data and on how many steps a run has,
+never on what it has met so far, so a resumed run pads, and rounds, as the uninterrupted one. Pure numpy; no torch.
 """
 
 from __future__ import annotations
