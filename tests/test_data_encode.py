@@ -163,7 +163,7 @@ def test_answers_that_differ_beyond_the_cutoff_only_are_dropped() -> None:
 def test_a_cut_row_fills_the_cutoff_and_never_passes_it(source: int, target: int, cutoff: int) -> None:
     wanted = config(template="default", stage="dpo", cutoff_len=cutoff)
     encoder = Encoder(wanted, template_of(wanted, TK), TK)
-    room = encoder._room(source, target, header=3, ending=2)
+    room = encoder._room(source, target, opening=len(encoder.opening), header=3, ending=2)
     assert room is not None
     assert sum(room) == min(source + target, cutoff) and room[0] <= source and room[1] <= target
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ from tuner.data.formats import Message
 from tuner.data.outline import Outlines
 from tuner.data.templates import Exchange, RefusedError, Template, Thinking, Written, common_prefix
 from tuner.data.tokens import Tokenizer
+from tuner.data.traced import Traced, Tracing, plain, traced_message, turn
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
 OPEN, CLOSE = "\ufdd0answer\ufdd0", "\ufdd1answer\ufdd1"
@@ -37,7 +39,7 @@ class Generation(Extension):
         return CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
 
     def _mark(self, caller: Callable[[], str]) -> str:
-        return f"{OPEN}{caller()}{CLOSE}"
+        return OPEN + caller() + CLOSE  # not an f-string: it would lose the traces of a traced text
 
 
 def _refuse(message: str) -> str:
@@ -50,8 +52,8 @@ def _to_json(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
 
 
 @cache
-def _compiled(text: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
+def _compiled(text: str, traced: bool = False) -> jinja2.Template:
+    environment = (Tracing if traced else ImmutableSandboxedEnvironment)(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, loopcontrols],
@@ -59,6 +61,8 @@ def _compiled(text: str) -> jinja2.Template:
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    if isinstance(environment, Tracing):
+        environment.keep_traces()
     return environment.from_string(text)
 
 
@@ -82,6 +86,7 @@ class ChatTemplate:
         self.text = text
         self.jinja = compile_template(text)
         self.marks = re.search(r"{%-?\s*generation\b", text) is not None
+        self.thoughts_inside = "reasoning_content" not in text and "</think>" in text
         self.system = config.default_system
         self.given: dict[str, Any] = {
             "bos_token": tokenizer.bos or "",
@@ -92,32 +97,50 @@ class ChatTemplate:
             self.given["enable_thinking"] = config.enable_thinking
         self._outlines = Outlines(text, self.jinja.environment, self.given)
         self.opening = tokenizer.bos if tokenizer.bos and self._begins_with(tokenizer.bos) else ""
-        self.header, self.ending = self._frame()
+        self.headers, self.ending = self._frame()
+        self.header = self.headers[0]
         stop = self.ending.strip()
         self.eos = stop if stop and tokenizer.id_of(stop) is not None else tokenizer.eos or ""
         self.stop: tuple[str, ...] = (self.eos,) if self.eos else ()
 
     def exchanges(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[Exchange]:
         """The exchanges of a chat that ends with an answer, each answer to be learnt. Raises RefusedError."""
-        chat = self._with_system(messages)
-        return self._marked(self._render(chat, tools)) if self.marks else self._by_steps(chat, tools)
+        chat = self._read(messages)
+        if self.marks:
+            return self._marked(chat, tools)
+        return self._by_steps(chat, tools) or self._by_traces(chat, tools)
 
     def answers(
         self, messages: Sequence[Message], replies: Sequence[Message], tools: Sequence[Any] = ()
     ) -> list[Exchange]:
         """One exchange for each of several replies to the same messages. Raises RefusedError."""
-        chat = self._with_system(messages)
-        prompt = self._plain(chat, tools, asks=True)
-        return [self._reply(prompt, chat, reply, tools) for reply in replies]
+        chat = self._read(messages)
+        return [self._reply(chat, reply, tools) for reply in self._written_out(replies)]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The text that asks for an answer to `messages`."""
-        return self._plain(self._with_system(messages), tools, asks=True)
+        return self._plain(self._read(messages), tools, asks=True)
 
-    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
-        if self.system and not (messages and messages[0]["role"] == "system"):
-            return [{"role": "system", "content": self.system}, *messages]
-        return list(messages)
+    def before_question(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """All that stands before the words of the first question; nothing where the template does not write them."""
+        chat = self._read(messages)
+        asked = next(i for i, m in enumerate(chat) if m["role"] == "user")
+        text = self._traced(chat, tools)
+        start = min((s.start for s in text.spans if s.source == asked), default=0)
+        return _unmarked(plain(text.cut(0, start)))
+
+    def _read(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the template is to get them, the config's system prompt first where they bring none."""
+        chat = self._written_out(messages)
+        if self.system and not (chat and chat[0]["role"] == "system"):
+            return [{"role": "system", "content": self.system}, *chat]
+        return chat
+
+    def _written_out(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages with their thoughts in the content, for a template that only looks for them there."""
+        if not self.thoughts_inside:
+            return list(messages)
+        return [_thought_inside(m) if m.get("reasoning_content") else m for m in messages]
 
     def _plain(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
         text = self._render(messages, tools, asks)
@@ -130,9 +153,15 @@ class ChatTemplate:
                 return text
         return self._rendered(messages, tools, asks)
 
-    def _rendered(self, messages: Sequence[Message], tools: Sequence[Any], asks: bool) -> str:
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[Any], asks: bool, traced: bool = False
+    ) -> str:
+        if traced:
+            messages = [traced_message(m, i) for i, m in enumerate(messages)]
+        elif any("trained" in m for m in messages):  # which is between the row and the loss
+            messages = [{k: v for k, v in m.items() if k != "trained"} for m in messages]
         try:
-            return self.jinja.render(
+            return (_compiled(self.text, traced=True) if traced else self.jinja).render(
                 messages=messages,
                 tools=list(tools) or None,
                 add_generation_prompt=asks,
@@ -150,85 +179,144 @@ class ChatTemplate:
         except RefusedError:
             return False
 
-    def _frame(self) -> tuple[str, str]:
-        """What a template puts between a question and its answer, and behind the answer; told from a probe."""
+    def _frame(self) -> tuple[tuple[str, ...], str]:
+        """What a template may put between a question and its answer, longest first, and behind it; told from a probe.
+
+        An answer in the middle of a chat can be opened with less than the prompt that asks for one.
+        """
         asked = [{"role": "user", "content": "question"}]
         told = [*asked, {"role": "assistant", "content": "answer"}]
         try:
-            plain, prompt = (self._plain(asked, asks=asks) for asks in (False, True))
-            whole = self._plain(told)
+            before, prompt = (self._plain(asked, asks=asks) for asks in (False, True))
+            texts = [self._plain(told)]
         except RefusedError:
-            return "", ""
-        header = prompt.removeprefix(plain) if prompt.startswith(plain) else ""
-        return header, whole.rpartition("answer")[2]
+            return ("",), ""
+        ending = texts[0].rpartition("answer")[2]
+        if not prompt.startswith(before):
+            return ("",), ending
+        with suppress(RefusedError):
+            texts.append(self._plain([*told, *asked]))
+        shared = {prompt.removeprefix(before)} | {common_prefix(prompt, t)[len(before) :] for t in texts}
+        return tuple(sorted(shared, key=len, reverse=True)), ending
 
-    def _marked(self, text: str) -> list[Exchange]:
+    def _traced(self, chat: Sequence[Message], tools: Sequence[Any]) -> Traced:
+        text = self._rendered(chat, tools, asks=False, traced=True)
+        return text if isinstance(text, Traced) else Traced(text)
+
+    # --- answers that the template marks itself ---------------------------------------------------------------------
+
+    def _marked(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
         """Exchanges of a text whose answers the template marks itself."""
+        unlearnt = [i for i, m in enumerate(chat) if m.get("trained") is False]
+        text = self._traced(chat, tools) if unlearnt else self._render(chat, tools)
         found = []
-        parts = text.split(OPEN)
-        prompt = parts[0]
-        for part in parts[1:]:
+        prompt, *parts = text.split(OPEN)
+        for part in parts:
             answer, _, after = part.partition(CLOSE)
-            ending = self.ending if self.ending and answer.endswith(self.ending) else self._shorter(answer)
-            found.append(Exchange(prompt, answer, self._header(prompt), ending))
+            learnt = not isinstance(answer, Traced) or not any(s.source in unlearnt for s in answer.spans)
+            answer = plain(answer)
+            found.append(Exchange(plain(prompt), answer, self._header(prompt), self._end(answer), learnt))
             prompt = after
         if prompt:
-            found.append(Exchange(prompt, "", "", ""))
+            found.append(Exchange(plain(prompt), "", "", ""))
         return found
 
-    def _shorter(self, answer: str) -> str:
-        """The part of the ending that stands inside the marks."""
-        inside = self.ending.rstrip()
-        return inside if inside and answer.endswith(inside) else ""
+    def _marked_reply(self, chat: Sequence[Message], reply: Message, tools: Sequence[Any]) -> Exchange:
+        """The last answer as the template marks it; what stands behind the mark is not part of it."""
+        before = self._render(chat, tools, asks=True).count(OPEN)
+        parts = self._render([*chat, reply], tools).split(OPEN)
+        if len(parts) <= before + 1:
+            raise RefusedError("the chat template marks no part of the answer")
+        prompt = _unmarked("".join(parts[: before + 1]))
+        answer = _unmarked("".join(parts[before + 1 :]).rpartition(CLOSE)[0])
+        return Exchange(prompt, answer, self._header(prompt), self._end(answer))
+
+    def _end(self, answer: str) -> str:
+        """The part of the ending with which an answer ends."""
+        return next((e for e in (self.ending, self.ending.rstrip()) if e and answer.endswith(e)), "")
 
     def _header(self, prompt: str) -> str:
-        return self.header if prompt.endswith(self.header) else ""
+        return next((h for h in self.headers if h and prompt.endswith(h)), "")
 
-    def _last(self, chat: Sequence[Message], tools: Sequence[Any]) -> Exchange:
-        """The last answer and all before it."""
-        prompt = self._plain(chat[:-1], tools, asks=True)
-        return self._reply(prompt, chat[:-1], chat[-1], tools)
+    # --- answers found by where the template put them ----------------------------------------------------------------
 
-    def _reply(self, prompt: str, chat: Sequence[Message], reply: Message, tools: Sequence[Any]) -> Exchange:
-        whole = self._plain([*chat, reply], tools)
-        if not whole.startswith(prompt):
-            # Some templates open a thought in the prompt that a finished answer does not show.
-            prompt = common_prefix(prompt, whole)
-        answer = whole[len(prompt) :]
-        ending = self.ending if self.ending and answer.endswith(self.ending) else ""
-        return Exchange(prompt, answer, self._header(prompt), ending)
+    def _reply(self, chat: Sequence[Message], reply: Message, tools: Sequence[Any]) -> Exchange:
+        """The answer `reply` to a chat, and all before it."""
+        if self.marks:
+            found = self._marked_reply(chat, reply, tools)
+        else:
+            prompt, whole = self._plain(chat, tools, asks=True), self._plain([*chat, reply], tools)
+            if not whole.startswith(prompt):
+                prompt, whole = self._parted(prompt, whole, chat, reply, tools)
+            answer = whole[len(prompt) :]
+            found = Exchange(prompt, answer, self._header(prompt), self._end(answer))
+        return found._replace(learnt=False) if reply.get("trained") is False else found
+
+    def _parted(
+        self, prompt: str, whole: str, chat: Sequence[Message], reply: Message, tools: Sequence[Any]
+    ) -> tuple[str, str]:
+        """Prompt and whole text of an answer whose text does not begin with the prompt that asks for it.
+
+        Some templates open a thought in the prompt that a finished answer does not show. An answer with a thought is then
+        what a model says behind that prompt; one without is behind the part that both share.
+        """
+        words = reply["content"]
+        opened = prompt.rstrip().endswith("<think>")
+        if opened and "</think>" in words and not reply.get("tool_calls"):
+            said = words.strip().removeprefix("<think>").lstrip("\n")
+            return prompt, prompt + said + self.ending
+        shared = common_prefix(prompt, whole)
+        traced = self._traced([*chat, reply], tools)
+        first = min((s.start for s in traced.spans if s.source == len(chat)), default=len(whole))
+        return shared[:first], whole
 
     def _by_steps(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
-        """Every answer, found by rendering the chat up to it."""
+        """Every answer, found by rendering the chat up to it; none where later turns change what stands before."""
         found: list[Exchange] = []
         seen = ""
         for i, message in enumerate(chat):
             if message["role"] != "assistant":
                 continue
-            step = self._last(chat[: i + 1], tools)
+            step = self._reply(chat[:i], message, tools)
             if not step.prompt.startswith(seen):
-                return self._by_contents(chat, tools)
+                return []
             found.append(step._replace(prompt=step.prompt[len(seen) :]))
             seen = step.prompt + step.answer
         return found
 
-    def _by_contents(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
-        """Every answer, found by its words in the whole text: for templates that rewrite earlier turns."""
-        last = self._last(chat, tools)
+    def _by_traces(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
+        """Every answer, found by where its words were put: for templates that rewrite earlier turns."""
+        last = self._reply(chat[:-1], chat[-1], tools)
+        text = self._traced(chat, tools)
+        agreed = len(common_prefix(plain(text), last.prompt))
         found: list[Exchange] = []
-        text, seen, at = last.prompt, 0, 0
-        for message in chat[:-1]:
-            words = message["content"].strip()
-            start = text.find(words, at)
-            if start < 0:
+        seen = 0
+        for i, message in enumerate(chat[:-1]):
+            if message["role"] != "assistant":
                 continue
-            at = start + len(words)
-            if message["role"] == "assistant" and words:
-                end = at + len(self.ending) if text.startswith(self.ending, at) else at
-                prompt = text[seen:start]
-                found.append(Exchange(prompt, text[start:end], self._header(prompt), text[at:end]))
-                seen = at = end
-        return [*found, last._replace(prompt=text[seen:])]
+            try:
+                place = turn(text, i, self.headers, self.ending)
+            except ValueError as error:
+                raise RefusedError(str(error)) from error
+            if place is None:
+                continue  # the template leaves this answer out
+            if not seen <= place.start <= place.end <= agreed:
+                raise RefusedError("the chat template writes earlier turns in another order, or in two ways")
+            prompt, answer = plain(text[seen : place.start]), plain(text[place.start : place.end])
+            learnt = message.get("trained") is not False
+            found.append(Exchange(prompt, answer, place.header, place.ending, learnt))
+            seen = place.end
+        return [*found, last._replace(prompt=last.prompt[seen:])]
+
+
+_THOUGHT = ("<think>\n", "\n</think>\n\n")
+
+
+def _thought_inside(message: Message) -> Message:
+    """A message whose thought stands at the begin of its content."""
+    thought = message["reasoning_content"].strip("\n")
+    kept = {k: v for k, v in message.items() if k != "reasoning_content"}
+    return {**kept, "content": _THOUGHT[0] + thought + _THOUGHT[1] + message["content"]}
 
 
 def _unmarked(text: str) -> str:

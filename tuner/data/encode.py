@@ -23,24 +23,26 @@ PROMPT_STAGES = ("ppo", "grpo")
 
 
 class Draft(NamedTuple):
-    """The texts of a row, to be tokenised, and what their ends are."""
+    """The texts of a row, to be tokenised, what their ends are, and what is worth knowing: (finding, detail)."""
 
     texts: list[str]
     exchanges: list[Exchange]
     row: Row
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 class Encoded(NamedTuple):
     """A row as ids. `tokens` counts all of them, `trained` those the loss sees.
 
-    `length` is what the cutoff is held against, before any cut; for pairs the prompt with the longer answer.
+    `length` is what the cutoff is held against, before any cut; for pairs the prompt with the longer answer. `cut` says
+    what had to go, "" where nothing had to.
     """
 
     row: dict[str, Any]
     tokens: int
     trained: int
     length: int
-    cut: bool = False
+    cut: str = ""
 
 
 class Encoder:
@@ -63,9 +65,23 @@ class Encoder:
         if self.stage == "pt":
             return Draft([self._plain(row)], [], row)
         try:
-            return self._chat(row) if "chosen" not in row else self._pair(row)
+            draft = self._chat(row) if "chosen" not in row else self._pair(row)
         except RefusedError as refused:
             return Dropped("the template refuses", str(refused))
+        lost = self._lost_thought(row, draft.texts)
+        return draft._replace(notes=(("thought left out", lost[:120]),)) if lost else draft
+
+    def _lost_thought(self, row: Row, texts: Sequence[str]) -> str:
+        """A thought of the row's last answers that the template does not write; empty where it writes all."""
+        if self.config.enable_thinking is False:  # which asks for just that
+            return ""
+        sides = [row[s] for s in ("chosen", "rejected", "completion") if s in row] or row["messages"][-1:]
+        for message in sides:
+            thought = message.get("reasoning_content") or message["content"].rpartition("</think>")[0]
+            thought = thought.rpartition("<think>")[2].strip()
+            if thought and not any(thought in text for text in texts):
+                return str(thought)
+        return ""
 
     def _plain(self, row: Row) -> str:
         text = row["text"] if "text" in row else "\n".join(m["content"] for m in row["messages"])
@@ -144,7 +160,8 @@ class Encoder:
         else:
             tokens = longest = sum(counts)
             trained = sum(counts[1::2])
-        if longest > self.cutoff or not trained or (self.template.eos_between and len(counts) > 3):
+        plain = not self.template.eos_between or len(counts) <= 3
+        if longest > self.cutoff or not trained or not plain or not all(e.learnt for e in draft.exchanges):
             return None
         return Encoded({}, tokens, trained, longest)
 
@@ -165,7 +182,7 @@ class Encoder:
             return Dropped("no text", "there is nothing to predict")
         kept = ids if self.packs else ids[: self.cutoff]
         row = {"input_ids": kept, "labels": kept}
-        return Encoded(row, len(kept), len(kept), len(ids), len(kept) < len(ids))
+        return Encoded(row, len(kept), len(kept), len(ids), "the end of the text" if len(kept) < len(ids) else "")
 
     @property
     def packs(self) -> bool:
@@ -174,18 +191,21 @@ class Encoder:
 
     def _fit_prompt(self, ids: Ids) -> Encoded | Dropped:
         kept = _shorten(ids, self.cutoff, len(self.opening)) if len(ids) > self.cutoff else ids
-        return Encoded({"input_ids": kept}, len(kept), 0, len(ids), len(kept) < len(ids))
+        return Encoded({"input_ids": kept}, len(kept), 0, len(ids), _what_went(len(kept) < len(ids), False))
 
     def _fit_pair(self, draft: Draft, prompt: Ids, chosen: Ids, rejected: Ids) -> Encoded | Dropped:
         better, worse = draft.exchanges
+        if not (better.learnt and worse.learnt):
+            return Dropped("nothing to learn", "an answer of the pair has weight 0")
         longest = max(len(chosen), len(rejected))
         endings = self._length(better.ending), self._length(worse.ending)
-        room = self._room(len(prompt), longest, self._length(better.header), max(endings))
+        header, opening = self._length(better.header), self._opening(draft, prompt, longest)
+        room = self._room(len(prompt), longest, opening, header, max(endings))
         if room is None:
             return self._too_long(len(prompt) + longest)
         source, target = room
-        cut = source < len(prompt) or target < longest
-        kept = _shorten(prompt, source, len(self.opening))
+        cut = _what_went(source < len(prompt), target < longest)
+        kept = _shorten(prompt, source, opening)
         sides = [_end_kept(a, target, e) for a, e in zip((chosen, rejected), endings, strict=True)]
         if sides[0] == sides[1]:
             return Dropped("identical answers", "the answers differ only beyond the cutoff" if cut else "")
@@ -195,20 +215,23 @@ class Encoder:
 
     def _fit_labelled(self, draft: Draft, prompt: Ids, answer: Ids) -> Encoded | Dropped:
         exchange = draft.exchanges[0]
-        ending = self._length(exchange.ending)
-        room = self._room(len(prompt), len(answer), self._length(exchange.header), ending)
+        if not exchange.learnt:
+            return Dropped("nothing to learn", "the answer has weight 0")
+        ending, opening = self._length(exchange.ending), self._opening(draft, prompt, len(answer))
+        room = self._room(len(prompt), len(answer), opening, self._length(exchange.header), ending)
         whole = len(prompt) + len(answer)
         if room is None:
             return self._too_long(whole)
         source, target = room
-        kept, said = _shorten(prompt, source, len(self.opening)), _end_kept(answer, target, ending)
+        kept, said = _shorten(prompt, source, opening), _end_kept(answer, target, ending)
         row = {"prompt_ids": kept, "completion_ids": said, "label": draft.row["label"]}
-        return Encoded(row, len(kept) + len(said), len(said), whole, len(kept) + len(said) < whole)
+        cut = _what_went(len(kept) < len(prompt), len(said) < len(answer))
+        return Encoded(row, len(kept) + len(said), len(said), whole, cut)
 
     def _fit_chat(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         turns = [_Turn(e, p, a) for e, p, a in zip(draft.exchanges, ids[::2], ids[1::2], strict=True)]
         whole = sum(len(t.prompt) + len(t.answer) for t in turns)
-        kept = turns if whole <= self.cutoff else self._fewer(turns)
+        kept = turns if whole <= self.cutoff else self._fewer(turns, draft)
         if not kept:
             return self._too_long(whole)
         input_ids: Ids = []
@@ -216,15 +239,15 @@ class Encoder:
         for i, turn in enumerate(kept):
             input_ids += turn.prompt
             input_ids += turn.answer
-            labels += self._prompt_labels(turn.prompt, i)
-            labels += turn.answer
+            labels += self._prompt_labels(turn.prompt, i, kept)
+            labels += turn.answer if turn.exchange.learnt else [MASKED] * len(turn.answer)
         trained = len(labels) - labels.count(MASKED)
         if not trained:
             return Dropped("nothing to learn", "no token of the row carries a loss")
         row = {"input_ids": input_ids, "labels": labels}
-        return Encoded(row, len(input_ids), trained, whole, len(input_ids) < whole)
+        return Encoded(row, len(input_ids), trained, whole, _turns_gone(turns, kept))
 
-    def _prompt_labels(self, prompt: Ids, number: int) -> Ids:
+    def _prompt_labels(self, prompt: Ids, number: int, turns: Sequence[_Turn]) -> Ids:
         if self.config.train_on_prompt and not self.template.eos_between:
             return prompt
         labels = [MASKED] * len(prompt)
@@ -234,49 +257,68 @@ class Encoder:
             and self.template.eos_between
             and self.eos_id is not None
             and not self.config.mask_history
+            and turns[number - 1].exchange.learnt
         ):
             labels[0] = self.eos_id
         return labels
 
-    def _fewer(self, turns: list[_Turn]) -> list[_Turn]:
+    def _fewer(self, turns: list[_Turn], draft: Draft) -> list[_Turn]:
         """The turns that fit, from the first on; at least one, cut if need be."""
         kept: list[_Turn] = []
         left = self.cutoff
         for turn in turns:
             size = len(turn.prompt) + len(turn.answer)
             if size > left:
-                cut = self._cut(turn, left, whole_prompt=bool(kept))
+                cut = self._cut(turn, left, None if kept else draft)
                 return [*kept, cut] if cut else kept
             kept.append(turn)
             left -= size
         return kept
 
-    def _cut(self, turn: _Turn, left: int, whole_prompt: bool) -> _Turn | None:
-        """One exchange within `left` tokens; with `whole_prompt` only its answer may go, and half of it must stay."""
+    def _cut(self, turn: _Turn, left: int, draft: Draft | None) -> _Turn | None:
+        """One exchange within `left` tokens; without a draft only its answer may go, and half of it must stay."""
         exchange = turn.exchange
         ending = self._length(exchange.ending)
         prompt = turn.prompt
-        if whole_prompt:
+        if draft is None:
             target = left - len(prompt)
             if target < max(len(turn.answer) // 2, ending + 1):
                 return None
             return turn._replace(answer=_end_kept(turn.answer, target, ending))
-        room = self._room(len(prompt), len(turn.answer), self._length(exchange.header), ending, left)
+        opening = self._opening(draft, prompt, len(turn.answer))
+        room = self._room(len(prompt), len(turn.answer), opening, self._length(exchange.header), ending)
         if room is None:
             return None
         return turn._replace(
-            prompt=_shorten(prompt, room[0], len(self.opening)),
+            prompt=_shorten(prompt, room[0], opening),
             answer=_end_kept(turn.answer, room[1], ending),
         )
 
+    def _opening(self, draft: Draft, prompt: Ids, answer: int) -> int:
+        """How many tokens at a prompt's begin survive a cut: the system prompt and what opens the first question.
+
+        Where they would take more than half of the cutoff, only what every chat begins with.
+        """
+        least = len(self.opening)
+        if len(prompt) + answer <= self.cutoff:
+            return least
+        row = draft.row
+        messages = row.get("messages") or [{"role": "user", "content": row.get("text", "")}]
+        try:
+            head = self.tokenizer.encode(self.template.before_question(messages, row.get("tools", ())))
+        except RefusedError:
+            return least
+        shared = next((i for i, (a, b) in enumerate(zip(head, prompt, strict=False)) if a != b), len(head))
+        return max(shared, least) if 2 * shared <= self.cutoff else least
+
     def _room(
-        self, source: int, target: int, header: int, ending: int, cutoff: int | None = None
+        self, source: int, target: int, opening: int, header: int, ending: int
     ) -> tuple[int, int] | None:
         """How many tokens prompt and answer may keep; None when not even their ends fit."""
-        cutoff = self.cutoff if cutoff is None else cutoff
+        cutoff = self.cutoff
         if source + target <= cutoff:
             return source, target
-        least_source = min(source, len(self.opening) + max(header, 1))
+        least_source = min(source, opening + max(header, 1))
         least_target = min(target, ending + 1)
         if least_source + least_target > cutoff:
             return None
@@ -297,6 +339,24 @@ class _Turn(NamedTuple):
     exchange: Exchange
     prompt: Ids
     answer: Ids
+
+
+def _what_went(question: bool, answer: bool) -> str:
+    """What was cut off a row with one question and one answer."""
+    ends = ("the begin of the question", question), ("the end of the answer", answer)
+    return " and ".join(what for what, gone in ends if gone)
+
+
+def _turns_gone(turns: Sequence[_Turn], kept: Sequence[_Turn]) -> str:
+    """What was cut off a chat."""
+    gone = len(turns) - len(kept)
+    pairs = list(zip(turns, kept, strict=False))
+    ends = _what_went(
+        any(len(b.prompt) < len(a.prompt) for a, b in pairs),
+        any(len(b.answer) < len(a.answer) for a, b in pairs),
+    )
+    last = f"the last {gone} of {len(turns)} exchanges" if gone else ""
+    return " and ".join(part for part in (ends, last) if part)
 
 
 def packs(config: Config) -> bool:

@@ -156,7 +156,10 @@ class Tally:
         if encoded.cut:
             report.cut += 1
             counts["cut"] += 1
-            self.find("cut", place, f"{encoded.length} tokens, the cutoff is {report.cutoff_len}")
+            detail = f"{encoded.length} tokens, the cutoff is {report.cutoff_len}; cut: {encoded.cut}"
+            self.find("cut", place, detail)
+        for what, detail in draft.notes:
+            self.find(what, place, detail)
         self._look(place, draft)
 
     def _look(self, place: Place, draft: Draft) -> None:

@@ -66,7 +66,7 @@ def show(
     if isinstance(encoded, Dropped):
         shown.dropped, shown.detail = encoded.reason, encoded.detail
         return shown
-    shown.cut, shown.length, shown.label = encoded.cut, encoded.length, encoded.row.get("label")
+    shown.cut, shown.length, shown.label = bool(encoded.cut), encoded.length, encoded.row.get("label")
     shown.sides = {
         name: _tokens(ids, labels, tokenizer) for name, (ids, labels) in sides(encoded.row).items()
     }

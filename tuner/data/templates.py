@@ -27,13 +27,15 @@ CONTENT = "{{content}}"
 class Exchange(NamedTuple):
     """What the model reads before an answer, and the answer.
 
-    `header` ends the prompt and `ending` ends the answer: both survive when tokens have to go.
+    `header` ends the prompt and `ending` ends the answer: both survive when tokens have to go. An answer that is not
+    `learnt` is read like a prompt: its row gives it no weight.
     """
 
     prompt: str
     answer: str
     header: str
     ending: str
+    learnt: bool = True
 
 
 class Template(Protocol):
@@ -74,6 +76,9 @@ class Template(Protocol):
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The text that asks for an answer to `messages`. Raises RefusedError."""
 
+    def before_question(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """All that stands before the words of a chat's first question: its system prompt and what opens a turn."""
+
 
 class RefusedError(Exception):
     """A chat that a template cannot write; the text says why."""
@@ -106,13 +111,30 @@ class Thinking:
     enabled: bool | None = True
     preserve: bool = False
 
+    @property
+    def begin(self) -> str:
+        return self.before.strip()
+
+    @property
+    def end(self) -> str:
+        return self.after.strip()
+
     def strip(self, text: str) -> str:
         """The text without its thought."""
-        pattern = re.escape(self.before.strip()) + ".*?" + re.escape(self.after.strip())
+        pattern = re.escape(self.begin) + ".*?" + re.escape(self.end)
         return re.sub(pattern, "", text, flags=re.DOTALL).lstrip("\n")
 
     def has(self, text: str) -> bool:
-        return self.before.strip() in text or self.after.strip() in text
+        return self.begin in text or self.end in text
+
+    def opened(self, text: str) -> str:
+        """The text with its thought opened: a model whose prompt opens the thought says only where it ends."""
+        thought, end, words = text.partition(self.end)
+        if not end or self.begin in thought:
+            return text
+        if not thought.strip():
+            return words.lstrip("\n")
+        return self.before + thought.strip("\n") + self.after + words.lstrip("\n")
 
 
 @dataclass(frozen=True)
@@ -165,6 +187,13 @@ class Written:
         prompt, header = self._before(messages, tools)
         return self._exchange(prompt, header, {"role": "assistant", "content": ""}).prompt
 
+    def before_question(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """All that stands before the words of the first question."""
+        first = next(i for i, m in enumerate(messages) if m["role"] == "user")
+        empty = {**messages[first], "content": ""}
+        opened, rest = self._opened([*messages[:first], empty], tools)
+        return opened + self._question(rest, 0, 0)[0].removesuffix(self.user.after)
+
     def _before(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[str, str]:
         """All before an answer, and the part at its end that survives."""
         prompt, rest = self._opened(messages, tools)
@@ -186,7 +215,8 @@ class Written:
                 (self.thinking.empty + said, "") if self.thinking.enabled else (said, self.thinking.empty)
             )
         ending = (self.call if message.get("tool_calls") else self.assistant).after
-        return Exchange(prompt + thought, self._framed(message, said), header + thought, ending)
+        learnt = message.get("trained") is not False
+        return Exchange(prompt + thought, self._framed(message, said), header + thought, ending, learnt)
 
     def _framed(self, message: Message, said: str) -> str:
         slot = self.call if message.get("tool_calls") else self.assistant
@@ -235,6 +265,8 @@ class Written:
         """What the assistant says, with its thought where that is kept."""
         said = self._content(message["content"])
         thinking = self.thinking
+        if thinking:
+            said = thinking.opened(said)
         if thinking and message.get("reasoning_content"):
             said = thinking.before + message["reasoning_content"].strip("\n") + thinking.after + said
         if message.get("tool_calls"):
