@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tuner.config.knobs import ConfigError
 from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template, to_save
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import RefusedError, Written, is_alias, names, stop_ids, table, template_of
+from tuner.data.templates import RefusedError, Written, names, stop_ids, table, template_of
 
 Chat = list[dict[str, Any]]
 
@@ -223,11 +223,6 @@ def test_thoughts_are_kept_or_taken_out() -> None:
 
 def test_all_names_of_the_other_tool_are_here() -> None:
     assert len(names()) == 124
-    native = {
-        "default", "empty", "alpaca", "chatml", "qwen", "qwen3", "llama2", "llama3", "mistral", "gemma", "phi", "deepseek",
-        "intern2", "glm4", "yi", "zephyr", "vicuna",
-    }  # fmt: skip
-    assert {n for n in names() if not is_alias(n)} == native
 
 
 FACTS = REPOSITORY.parent / "shared" / "facts" / "llamafactory.md"
@@ -264,12 +259,21 @@ def test_every_name_renders_a_chat_whole(name: str) -> None:
     assert exchange.prompt.endswith(exchange.header) and exchange.answer.endswith(exchange.ending)
 
 
-def test_an_alias_is_the_tokenizers_own_template() -> None:
+def test_a_name_is_obeyed_and_no_name_is_the_tokenizers_own_template() -> None:
     tk = tokenizer(None, "<|im_end|>", CHATML)
-    assert template_of(config(template="smollm"), tk).name == "tokenizer"
     assert template_of(config(template=None), tk).name == "tokenizer"
-    assert template_of(config(template="default"), tk).name == "default"
     assert template_of(config(template=None), tokenizer()).name == "empty"
+    assert all(template_of(config(template=name), tk).name == name for name in names())
+
+
+def test_qwen3_nothink_teaches_no_empty_thought_to_a_hybrid_model() -> None:
+    tk = tokenizer(None, "<|im_end|>", QWEN3)
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    answers = {
+        name: template_of(config(template=name), tk).exchanges(chat)[0].answer
+        for name in ("qwen3_nothink", None)
+    }
+    assert answers == {"qwen3_nothink": "a<|im_end|>\n", None: "<think>\n\n</think>\n\na<|im_end|>\n"}
 
 
 def test_an_unknown_template_gets_the_nearest_name() -> None:

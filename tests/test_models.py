@@ -57,7 +57,7 @@ FACTS = Path(__file__).resolve().parents[2] / "shared" / "facts" / "llamafactory
         ("google/gemma-2-9b", "default"),
         ("google/gemma-3-12b-it", "gemma3"),
         ("google/gemma-3n-E2B-it", "gemma3n"),
-        ("google/gemma-4-31B-it", "gemma4"),
+        ("google/gemma-4-31B-it", None),
         ("microsoft/phi-2", "default"),
         ("microsoft/Phi-3-mini-4k-instruct", "phi"),
         ("microsoft/phi-4", "phi4"),

@@ -62,6 +62,11 @@ class Encoder:
 
     def draft(self, row: Row) -> Draft | Dropped:
         """The texts of a row."""
+        given = _guarded(row, self.tokenizer) if self.config.split_special_tokens else row
+        draft = self._drafted(given)
+        return draft._replace(row=row) if isinstance(draft, Draft) else draft
+
+    def _drafted(self, row: Row) -> Draft | Dropped:
         if self.stage == "pt":
             return Draft([self._plain(row)], [], row)
         try:
@@ -123,10 +128,12 @@ class Encoder:
 
     def continues(self, texts: Sequence[str]) -> list[bool]:
         """Which of a row's texts go on behind ordinary text, for tokenizers that mark the begin of a text."""
-        specials = self.tokenizer.specials
-        flags = [False]
-        for before in texts[:-1]:
-            flags.append(bool(before) and not before.endswith(specials))
+        specials, once = self.tokenizer.specials, self.tokenizer.marks_once
+        flags: list[bool] = []
+        before = ""
+        for text in texts:
+            flags.append(bool(before) and (once or not before.endswith(specials)))
+            before = text or before
         if self.stage in PAIR_STAGES and len(flags) == 3:
             flags[2] = flags[1]  # both answers follow the prompt
         return flags
@@ -182,7 +189,9 @@ class Encoder:
             return Dropped("no text", "there is nothing to predict")
         kept = ids if self.packs else ids[: self.cutoff]
         row = {"input_ids": kept, "labels": kept}
-        return Encoded(row, len(kept), len(kept), len(ids), "the end of the text" if len(kept) < len(ids) else "")
+        return Encoded(
+            row, len(kept), len(kept), len(ids), "the end of the text" if len(kept) < len(ids) else ""
+        )
 
     @property
     def packs(self) -> bool:
@@ -333,6 +342,15 @@ class Encoder:
 
     def _too_long(self, tokens: int) -> Dropped:
         return Dropped("too long", f"{tokens} tokens, and not even its ends fit cutoff_len {self.cutoff}")
+
+
+def _guarded(value: Any, tokenizer: Tokenizer, key: str = "") -> Any:
+    """A row whose texts hold no special token: what looks like one in the data is read as its letters."""
+    if isinstance(value, str):
+        return value if key in ("role", "type") else tokenizer.guarded(value)
+    if isinstance(value, dict):
+        return {k: _guarded(v, tokenizer, k) for k, v in value.items()}
+    return [_guarded(v, tokenizer) for v in value] if isinstance(value, list) else value
 
 
 class _Turn(NamedTuple):

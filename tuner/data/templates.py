@@ -6,6 +6,7 @@ chat template does the same in `tuner.data.chat_template`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ class Written:
     observation: Slot
     call: Slot
     tools: str
+    tools_text: Slot | None
     default_system: str
     system_in_user: bool = False
     trim: bool = False
@@ -235,7 +237,10 @@ class Written:
         if rest and rest[0]["role"] == "system":
             system = self._content(rest.pop(0)["content"])
         opened = self.prefix
-        if tools:
+        if tools and self.tools_text:
+            listed = json.dumps(list(tools), ensure_ascii=False)
+            system += self.tools_text.before + listed + self.tools_text.after
+        elif tools:
             way = self._tool_way()
             if way.apart:
                 opened += way.describe(tools, "")
@@ -279,7 +284,9 @@ class Written:
 
     def _tool_way(self) -> ToolFormat:
         if self.tools not in FORMATS:
-            raise RefusedError(f"tools of {self.name} are written by its tokenizer's own chat template only")
+            raise RefusedError(
+                f"tools of {self.name} are written by its tokenizer's own chat template only; leave --template empty"
+            )
         return FORMATS[self.tools]
 
     def _content(self, text: str) -> str:
@@ -298,21 +305,15 @@ def table() -> dict[str, dict[str, Any]]:
 
 
 def _whole(name: str, raw: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """A template's fields with those of the one it is like; an alias is nobody else's trait."""
+    """A template's fields with those of the one it is like."""
     fields = raw[name]
     like = fields.get("like")
-    taken = {k: v for k, v in _whole(like, raw).items() if k != "alias"} if like else {}
-    return {**taken, **fields}
+    return {**(_whole(like, raw) if like else {}), **fields}
 
 
 def names() -> list[str]:
     """Every template's name."""
     return list(table())
-
-
-def is_alias(name: str) -> bool:
-    """Whether a name means the tokenizer's own chat template, where there is one."""
-    return table()[name].get("alias") == "tokenizer"
 
 
 def template_of(config: Config, tokenizer: Tokenizer) -> Template:
@@ -328,7 +329,7 @@ def template_of(config: Config, tokenizer: Tokenizer) -> Template:
             [Problem("template", f"--template {name} is not known; {hint}", {"template": like})]
         )
     own = tokenizer.chat_template
-    if own and (name is None or is_alias(name)):
+    if own and name is None:
         from tuner.data.chat_template import ChatTemplate
 
         return ChatTemplate(own, tokenizer, config)
@@ -363,6 +364,9 @@ def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:
         observation=slot("observation", user),
         call=slot("call", fields.get("assistant", ended)),
         tools=_tool_format(config.tool_format) if config.tool_format else fields.get("tools", "default"),
+        tools_text=Slot.of(fields["tools_text"])
+        if fields.get("tools_text") and not config.tool_format
+        else None,
         default_system=_bind(fields.get("default_system", ""), tokenizer, eos) if given is None else given,
         system_in_user=bool(fields.get("system_in_user")),
         trim=bool(fields.get("trim")),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tuner import paths
 from tuner.config.knobs import ConfigError, Problem
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPECIALS = ("bos_token", "eos_token", "pad_token", "unk_token")
+GUARD = "\ufdd4"
+"""Stands within a special token's text that data brought along; a noncharacter, which no text may hold."""
+
+
+class Encoding(Protocol):
+    """A text as ids."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pieced:
+    """Ids that were put together here."""
+
+    ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Tokenizer:
@@ -94,25 +116,85 @@ class Tokenizer:
 
     def encode(self, text: str, continues: bool = False) -> list[int]:
         """Ids of a text; `continues` when it stands behind other text, so that no word mark is put before it."""
-        ids: list[int] = self._backend(continues).encode(_clean(text), add_special_tokens=False).ids
-        return ids
+        return self.encode_batch([text], [continues])[0]
 
     def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[list[int]]:
         """Ids of many texts; uses every core, and other Python threads run meanwhile."""
         return [e.ids for e in self.encodings(texts, continues)]
 
-    def encodings(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[Any]:
+    def encodings(self, texts: Sequence[str], continues: Sequence[bool] | None = None) -> list[Encoding]:
         """As `encode_batch`, but objects with `.ids` and `len()`: counting alone is quicker so."""
+        whole: list[Encoding] = self._batch(self.backend, texts)
+        guarded = [i for i, text in enumerate(texts) if GUARD in text]
+        for i in guarded:
+            whole[i] = Pieced(self._guarded(texts[i], bool(continues and continues[i])))
         if continues is None or not self.prefixes or not any(continues):
-            return self._batch(self.backend, texts)
-        found: list[Any] = [None] * len(texts)
-        for flag in (False, True):
-            where = [i for i, c in enumerate(continues) if bool(c) is flag]
-            for i, encoding in zip(
-                where, self._batch(self._backend(flag), [texts[i] for i in where]), strict=True
-            ):
-                found[i] = encoding
-        return found
+            return whole
+        where = [i for i, c in enumerate(continues) if c and i not in guarded]
+        bare = self._batch(self._unprefixed, [texts[i] for i in where])
+        for i, begun in zip(where, bare, strict=True):
+            whole[i] = Pieced(self._continued(begun.ids, whole[i].ids))
+        return whole
+
+    def _continued(self, bare: list[int], marked: list[int]) -> list[int]:
+        """Ids of a text behind other text: `bare` up to its first special token, and as ever from there.
+
+        A special token cuts a text, and what follows one begins with a word mark again, wherever the whole text began.
+        """
+        added = self._added_ids
+        first = next((i for i, one in enumerate(bare) if one in added), len(bare))
+        rest = next((i for i, one in enumerate(marked) if one in added), len(marked))
+        return bare[:first] + (bare[first:] if self.marks_once else marked[rest:])
+
+    def guarded(self, text: str) -> str:
+        """Text of which no part is taken for a special token: each is told apart by a mark within it."""
+        for token in self._guarded_tokens:
+            if token in text:
+                text = text.replace(token, token[0] + GUARD + token[1:])
+        return text
+
+    def _guarded(self, text: str, continues: bool) -> list[int]:
+        """Ids of a text in which some special tokens are no more than their letters."""
+        ids: list[int] = []
+        for i, part in enumerate(self._special_cut.split(text)):
+            if i % 2:
+                ids.append(self.backend.token_to_id(part if part in self._guarded_tokens else part.strip()))
+            elif part:
+                behind = continues if not ids else self.marks_once
+                backend = self._literal_unprefixed if behind else self._literal
+                ids += backend.encode(_clean(part.replace(GUARD, "")), add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _guarded_tokens(self) -> tuple[str, ...]:
+        """Special tokens, longest first."""
+        return tuple(t.content for t in self._special_tokens)
+
+    @cached_property
+    def _special_tokens(self) -> list[Any]:
+        added = self.backend.get_added_tokens_decoder().values()
+        return sorted((t for t in added if t.special), key=lambda t: len(t.content), reverse=True)
+
+    @cached_property
+    def _special_cut(self) -> re.Pattern[str]:
+        """What a special token takes of a text: itself, and the white space beside it where it says so."""
+        taken = [
+            (r"\s*" if t.lstrip else "") + re.escape(t.content) + (r"\s*" if t.rstrip else "")
+            for t in self._special_tokens
+        ]
+        return re.compile(f"({'|'.join(taken) or '(?!)'})")
+
+    @cached_property
+    def _literal(self) -> tokenizers.Tokenizer:
+        return _taking_letters(self.backend.to_str())
+
+    @cached_property
+    def _literal_unprefixed(self) -> tokenizers.Tokenizer:
+        return _taking_letters(self._word_marks[1])
+
+    @cached_property
+    def _added_ids(self) -> frozenset[int]:
+        return frozenset(self.backend.get_added_tokens_decoder())
 
     def _batch(self, backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Any]:
         try:
@@ -121,25 +203,29 @@ class Tokenizer:
             encoded = backend.encode_batch_fast([_clean(t) for t in texts], add_special_tokens=False)
         return encoded
 
-    def _backend(self, continues: bool) -> tokenizers.Tokenizer:
-        return self._unprefixed if continues and self.prefixes else self.backend
-
-    @cached_property
+    @property
     def prefixes(self) -> bool:
         """Whether a word mark is put before every text, as sentencepiece does."""
-        return self._without_prefix() is not None
+        return bool(self._word_marks[0])
+
+    @property
+    def marks_once(self) -> bool:
+        """Whether the word mark is put before the first word of a whole text alone, not behind each special token too."""
+        return "first" in self._word_marks[0]
+
+    @cached_property
+    def _word_marks(self) -> tuple[list[str], str]:
+        """How word marks are put before texts ("always", "first"), none where they are not; and this tokenizer without them."""
+        description = self.backend.to_str()
+        whole = json.loads(description)
+        found = [how for part in ("normalizer", "pre_tokenizer") for how in _drop_prefix(whole, part)]
+        return found, json.dumps(whole) if found else description
 
     @cached_property
     def _unprefixed(self) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer as Backend
 
-        return Backend.from_str(self._without_prefix() or self.backend.to_str())
-
-    def _without_prefix(self) -> str | None:
-        """The same tokenizer with the word mark left off, as JSON; None when there is none to leave off."""
-        whole = json.loads(self.backend.to_str())
-        changed = [_drop_prefix(whole, part) for part in ("normalizer", "pre_tokenizer")]
-        return json.dumps(whole) if any(changed) else None
+        return Backend.from_str(self._word_marks[1])
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids."""
@@ -162,24 +248,34 @@ class Tokenizer:
         return len(self.encode(text))
 
 
-def _drop_prefix(owner: dict[str, Any], key: str) -> bool:
-    """Take the rule that puts a word mark before a text out of `owner[key]`; True when there was one."""
+def _drop_prefix(owner: dict[str, Any], key: str) -> list[str]:
+    """Take the rules that put a word mark before a text out of `owner[key]`; when each did so."""
     part = owner.get(key)
     if not isinstance(part, dict):
-        return False
+        return []
     if part.get("type") == "Prepend":
         owner[key] = None
-        return True
+        return ["always"]
     if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
+        found = str(part.get("prepend_scheme", "always"))
         part["prepend_scheme"] = "never"
-        return True
+        return [found]
     for name in ("normalizers", "pretokenizers"):
         if name in part:
             holders = [{"part": p} for p in part[name]]
-            changed = [_drop_prefix(h, "part") for h in holders]
+            rules = [how for h in holders for how in _drop_prefix(h, "part")]
             part[name] = [h["part"] for h in holders if h["part"] is not None]
-            return any(changed)
-    return False
+            return rules
+    return []
+
+
+def _taking_letters(description: str) -> tokenizers.Tokenizer:
+    """A tokenizer to which a special token's text is text like any other."""
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend.from_str(description)
+    backend.encode_special_tokens = True
+    return backend
 
 
 def _clean(text: str) -> str:

@@ -41,16 +41,42 @@ def _wrapped(tool: Any) -> Any:
 # --- default -------------------------------------------------------------------------------------------------------
 
 
+# The very text of LLaMA-Factory 0.9.5, which no model's own template fixes: an adapter taught there meets the same prompt
+# here. It stands right behind the system text.
+
+
 def _default_describe(tools: Sequence[Any], system: str) -> str:
-    lines = ["These tools can be used:"]
-    names = []
-    for tool in map(_function, tools):
-        names.append(str(tool.get("name", "")) if isinstance(tool, Mapping) else str(tool))
-        lines.append(f"- {_dumps(tool)}")
-    lines.append("To use one, answer with these two lines and nothing else:")
-    lines.append(f"Action: the tool's name, one of [{', '.join(names)}]")
-    lines.append("Action Input: its arguments as one JSON object")
-    return (system + "\n\n" if system else "") + "\n".join(lines)
+    bare = [_function(tool) for tool in tools]
+    described = [tool if isinstance(tool, Mapping) else {"name": str(tool)} for tool in bare]
+    names = ", ".join(str(tool.get("name", "")) for tool in described)
+    return (
+        f"{system}You have access to the following tools:\n{''.join(map(_default_tool, described))}"
+        f"Use the following format if using a tool:\n```\nAction: tool name (one of [{names}])\n"
+        "Action Input: the input to the tool, in a JSON format representing the kwargs "
+        '(e.g. ```{"input": "hello world", "num_beams": 5}```)\n```\n'
+    )
+
+
+def _default_tool(tool: Mapping[str, Any]) -> str:
+    parameters = _object(tool.get("parameters"))
+    required = parameters.get("required") or ()
+    listed = _object(parameters.get("properties")).items()
+    arguments = "".join(_default_argument(name, _object(about), name in required) for name, about in listed)
+    about = tool.get("description", "")
+    return f"> Tool Name: {tool.get('name', '')}\nTool Description: {about}\nTool Args:\n{arguments}\n"
+
+
+def _default_argument(name: str, about: Mapping[str, Any], required: bool) -> str:
+    needed = ", required" if required else ""
+    choices = ", ".join(map(str, about.get("enum") or ()))
+    enum = f", should be one of [{choices}]" if choices else ""
+    item = _object(about.get("items"))
+    items = f", where each item should be {item.get('type', '')}" if item else ""
+    return f"  - {name} ({about.get('type', '')}{needed}): {about.get('description', '')}{enum}{items}\n"
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _default_call(calls: Sequence[Mapping[str, Any]]) -> str:
@@ -100,7 +126,7 @@ def _llama3_call(calls: Sequence[Mapping[str, Any]]) -> str:
 # --- glm4 ----------------------------------------------------------------------------------------------------------
 
 _GLM4_SYSTEM = (
-    "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+    "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
     "你的任务是针对用户的问题和要求提供适当的答复和支持。"
 )
 
