@@ -142,6 +142,8 @@ def _json(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """A comma-separated list on the command line, a list or a string in YAML."""
 OptionalText = Annotated[str | None, BeforeValidator(none_word)]
+EmptiableText = Annotated[str | None, BeforeValidator(lambda v: none_word(v) if v != "" else v)]
+"""Text whose emptiness says something: "" in a file or a shell stays, an empty field of the form is None."""
 OptionalInt = Annotated[int | None, BeforeValidator(none_word)]
 OptionalFloat = Annotated[float | None, BeforeValidator(none_word)]
 OptionalBool = Annotated[bool | None, BeforeValidator(none_word)]

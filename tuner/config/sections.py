@@ -17,6 +17,7 @@ from tuner.config.knobs import (
     OptionalBool,
     OptionalFloat,
     OptionalInt,
+    EmptiableText,
     OptionalText,
     Section,
     knob,
@@ -172,8 +173,10 @@ class Data(Section):
     preserve_thinking: bool = knob(
         False, "Keep the thoughts of earlier turns, which reasoning templates leave out.", advanced=True
     )
-    default_system: OptionalText = knob(
-        None, "The system prompt for rows that bring none; empty takes the template's own.", advanced=True
+    default_system: EmptiableText = knob(
+        None,
+        "The system prompt for rows that bring none; left out, the template's own; '' in a file or a shell, none at all.",
+        advanced=True,
     )
     tool_format: Annotated[OptionalText, AfterValidator(lambda v: _known_tool_format(v))] = knob(
         None,

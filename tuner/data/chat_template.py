@@ -22,7 +22,7 @@ from tuner.data.formats import Message
 from tuner.data.outline import Outlines
 from tuner.data.templates import Exchange, RefusedError, Template, Thinking, Written, common_prefix
 from tuner.data.tokens import Tokenizer
-from tuner.data.traced import Traced, Tracing, plain, traced_message, turn
+from tuner.data.traced import Traced, Tracing, Turn, plain, traced_message, turn
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
 OPEN, CLOSE = "\ufdd0answer\ufdd0", "\ufdd1answer\ufdd1"
@@ -188,10 +188,11 @@ class ChatTemplate:
         told = [*asked, {"role": "assistant", "content": "answer"}]
         try:
             before, prompt = (self._plain(asked, asks=asks) for asks in (False, True))
-            texts = [self._plain(told)]
+            texts, traced = [self._plain(told)], self._traced(told, ())
         except RefusedError:
             return ("",), ""
-        ending = texts[0].rpartition("answer")[2]
+        said = max((s.end for s in traced.spans if s.source == 1), default=len(traced))
+        ending = _unmarked(plain(traced.cut(said, len(traced))))
         if not prompt.startswith(before):
             return ("",), ending
         with suppress(RefusedError):
@@ -258,17 +259,23 @@ class ChatTemplate:
         """Prompt and whole text of an answer whose text does not begin with the prompt that asks for it.
 
         Some templates open a thought in the prompt that a finished answer does not show. An answer with a thought is then
-        what a model says behind that prompt; one without is behind the part that both share.
+        what a model says behind that prompt; one without begins where its turn does.
         """
         words = reply["content"]
         opened = prompt.rstrip().endswith("<think>")
         if opened and "</think>" in words and not reply.get("tool_calls"):
             said = words.strip().removeprefix("<think>").lstrip("\n")
             return prompt, prompt + said + self.ending
-        shared = common_prefix(prompt, whole)
-        traced = self._traced([*chat, reply], tools)
-        first = min((s.start for s in traced.spans if s.source == len(chat)), default=len(whole))
-        return shared[:first], whole
+        place = self._turn(self._traced([*chat, reply], tools), len(chat))
+        if place is None and _words(reply):
+            raise RefusedError("the chat template leaves out the answer")
+        return whole[: place.start] if place else common_prefix(prompt, whole), whole
+
+    def _turn(self, text: Traced, source: int) -> Turn | None:
+        try:
+            return turn(text, source, self.headers, self.ending)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
 
     def _by_steps(self, chat: Sequence[Message], tools: Sequence[Any]) -> list[Exchange]:
         """Every answer, found by rendering the chat up to it; none where later turns change what stands before."""
@@ -294,12 +301,11 @@ class ChatTemplate:
         for i, message in enumerate(chat[:-1]):
             if message["role"] != "assistant":
                 continue
-            try:
-                place = turn(text, i, self.headers, self.ending)
-            except ValueError as error:
-                raise RefusedError(str(error)) from error
+            place = self._turn(text, i)
             if place is None:
-                continue  # the template leaves this answer out
+                if _words(message):
+                    raise RefusedError(f"the chat template leaves out what turn {i + 1} says")
+                continue  # it was a thought and nothing else
             if not seen <= place.start <= place.end <= agreed:
                 raise RefusedError("the chat template writes earlier turns in another order, or in two ways")
             prompt, answer = plain(text[seen : place.start]), plain(text[place.start : place.end])
@@ -307,6 +313,11 @@ class ChatTemplate:
             found.append(Exchange(prompt, answer, place.header, place.ending, learnt))
             seen = place.end
         return [*found, last._replace(prompt=last.prompt[seen:])]
+
+
+def _words(message: Message) -> str:
+    """What an answer says besides its thought."""
+    return str(message["content"]).rpartition("</think>")[2].strip()
 
 
 _THOUGHT = ("<think>\n", "\n</think>\n\n")

@@ -7,6 +7,7 @@ markup. So the contents handed to the template carry their origin through whatev
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import GeneratorType
 from typing import Any, NamedTuple
 
 from jinja2.compiler import CodeGenerator, Frame
@@ -200,7 +201,9 @@ def _carrying(filter_: Any) -> Any:
     """A jinja filter that gives traced texts for traced texts."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        return carried(filter_(*args, **kwargs), [*args, *kwargs.values()])
+        # A generator would be empty before it could be asked where its texts come from.
+        given = [list(a) if isinstance(a, GeneratorType) else a for a in args]
+        return carried(filter_(*given, **kwargs), [*given, *kwargs.values()])
 
     run.__dict__.update(getattr(filter_, "__dict__", {}))  # jinja keeps there what it hands a filter along
     return run
