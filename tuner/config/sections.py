@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, create_model
 
 from tuner.config.knobs import (
+    EmptiableText,
     Json,
     Names,
     OptionalBool,
     OptionalFloat,
     OptionalInt,
-    EmptiableText,
     OptionalText,
     Section,
     knob,

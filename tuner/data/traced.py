@@ -66,19 +66,19 @@ class Traced(str):
     def __iter__(self) -> Iterator[str]:
         return (self.cut(i, i + 1) for i in range(len(self)))
 
-    def __add__(self, other: str) -> Traced:
+    def __add__(self, other: str) -> Any:
         return joined((self, other))
 
-    def __radd__(self, other: str) -> Traced:
+    def __radd__(self, other: str) -> Any:
         return joined((other, self))
 
-    def __mul__(self, times: Any) -> Traced:
+    def __mul__(self, times: Any) -> Any:
         return joined([self] * times)
 
-    def __mod__(self, values: Any) -> str:
+    def __mod__(self, values: Any) -> Any:
         return carried(str.__mod__(self, values), [self, values])
 
-    def __rmod__(self, form: str) -> str:
+    def __rmod__(self, form: str) -> Any:
         return carried(str.__mod__(form, self), [form, self])
 
     def strip(self, chars: str | None = None) -> Traced:
@@ -183,7 +183,7 @@ class Tracing(ImmutableSandboxedEnvironment):
     """The sandbox in which chat templates are rendered, with the origin of every text kept."""
 
     code_generator_class = _Code
-    concat = staticmethod(joined)  # type: ignore[assignment]
+    concat = staticmethod(joined)
 
     def keep_traces(self) -> None:
         """Let every filter hand on where its text came from."""
