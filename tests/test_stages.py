@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 
 from tuner.config.config import Config, make
 from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.trainer_log import read as read_log
 from tuner.tracking.run import Run, series
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
@@ -155,3 +158,58 @@ def test_learns_saves_and_loads_elsewhere(studio: Path, case: Case) -> None:
         ours = live.model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
         theirs = reloaded(config, outcome)(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
     assert torch.allclose(ours.float(), theirs.float(), atol=2e-4), (ours - theirs).abs().max()
+
+
+def test_the_output_folder_has_what_scripts_of_the_other_tool_read(studio: Path) -> None:
+    config = config_of("dpo", val_size=2, eval_strategy="steps", eval_steps=8, output_dir="out of dpo")
+    live, outcome = trained(config, "files")
+    assert outcome.weights == live.output
+    rows = read_log(live.output / "trainer_log.jsonl")
+    learnt = [row for row in rows if "loss" in row]
+    assert [row["current_steps"] for row in learnt] == list(range(1, 17))
+    wanted = {"current_steps", "total_steps", "loss", "accuracy", "lr", "epoch", "percentage", "elapsed_time",
+              "remaining_time", "throughput", "total_tokens"}  # fmt: skip
+    assert all(set(row) == wanted and row["total_steps"] == 16 for row in learnt)
+    assert learnt[3]["percentage"] == 25.0 and learnt[-1]["remaining_time"] == "0:00:00"
+    assert re.fullmatch(r"\d+:\d\d:\d\d", learnt[0]["elapsed_time"])
+    assert [row["loss"] for row in learnt] == pytest.approx(losses(live))
+    assert [row["current_steps"] for row in rows if "eval_loss" in row][:2] == [8, 16]
+    for name, key in (
+        ("train_results", "train_loss"),
+        ("eval_results", "eval_loss"),
+        ("all_results", "train_runtime"),
+    ):
+        assert key in json.loads((live.output / f"{name}.json").read_text())
+    assert (live.output / "trainer_state.json").is_file()
+    card = (live.output / "README.md").read_text()
+    for part in (
+        "base_model: model",
+        "library_name: peft",
+        "| pairs | ",
+        "| eval_loss | ",
+        "| learning_rate | 0.01 |",
+    ):
+        assert part in card
+    assert str(studio) not in card
+    code = (
+        card.partition("```python\n")[2].partition("```")[0].replace("PATH_OF_THIS_FOLDER", str(live.output))
+    )
+    loaded: dict[str, Any] = {}
+    exec(code, loaded)  # noqa: S102 what the card tells people to run
+    assert type(loaded["model"]).__name__ == "PeftModelForCausalLM"
+
+
+def test_a_resumed_log_has_every_step_once(studio: Path) -> None:
+    config = config_of("sft", max_steps=6, save_strategy="steps", save_steps=3)
+    live, _ = trained(config, "log again")
+    path = live.output / "trainer_log.jsonl"
+    first = read_log(path)
+    shutil.rmtree(live.run.checkpoints / "checkpoint-6")
+    path.write_text(path.read_text() + '{"current_steps": 6, "cut off')
+    live, _ = trained(
+        config.with_values(resume_from_checkpoint=str(live.run.checkpoints / "checkpoint-3")), "log again"
+    )
+    again = read_log(path)
+    steps = [row["current_steps"] for row in again if "loss" in row]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert again[:3] == first[:3]

@@ -22,13 +22,14 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.sections import argument_table
 from tuner.data.tokens import load_tokenizer
-from tuner.engine import adapters, methods, optimizers
+from tuner.engine import adapters, card, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.peak import note_peak
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
 from tuner.engine.quantization import need
 from tuner.engine.start import Start
+from tuner.engine.trainer_log import TrainerLog
 from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def fit(
         _merge_json(run.output / "all_results.json", metrics)
         if config.plot_loss:
             draw(trainer.state.log_history, run.output)
+        if weights:
+            card.write(weights, run.run, config, metrics)
     adapter = weights is not None and (weights / "adapter_config.json").is_file()
     return Outcome(metrics=metrics, weights=weights, adapter=adapter, base=start.source.base)
 
@@ -171,6 +174,8 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
 
 def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> Iterator[TrainerCallback]:
     yield run.callback
+    if config.do_train:
+        yield TrainerLog(run)
     if config.early_stopping_steps:
         yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
     if config.probe:
