@@ -24,6 +24,16 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+# Verbs of LLaMA-Factory, and what to do here instead.
+ELSEWHERE = {
+    "export": "merge an adapter with PEFT's merge_and_unload; `tuner adapters` shows its folder.",
+    "chat": "a run shows the answers to held-out questions with --probe, and `tuner train` with --do_predict writes them.",
+    "eval": "measure with `tuner train` and --do_eval or --do_predict.",
+    "env": "`tuner doctor` says what this machine has.",
+}
+ELSEWHERE |= {verb: ELSEWHERE["chat"] for verb in ("webchat", "api")}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 (it failed) or 2 (it was refused before it began)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -36,9 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     if verb not in VERBS:
         like = nearest(verb, VERBS)
-        return refuse(
-            [f"tuner has no verb {verb!r}; " + (f"did you mean {like}?" if like else "try tuner --help.")]
-        )
+        hint = ELSEWHERE.get(verb) or (f"did you mean {like}?" if like else "try tuner --help.")
+        return refuse([f"tuner has no verb {verb!r}; {hint}"])
     try:
         return VERBS[verb](rest)
     except BrokenPipeError:

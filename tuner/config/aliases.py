@@ -23,6 +23,7 @@ RENAMED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "group_by_length": lambda v: (
         {"train_sampling_strategy": "group_by_length"} if str(v).lower() == "true" else {}
     ),
+    "fsdp": lambda v: {"fsdp": " ".join(map(str, v)) if isinstance(v, list | tuple) else v},
     "save_safetensors": lambda v: {},
     "logging_dir": lambda v: {},
 }
@@ -99,8 +100,34 @@ REFUSED: dict[str, Refusal] = {
     **_each(_RAY, ray_num_workers=1, ray_init_kwargs=None, master_addr=None, master_port=None),
     **_each(_FP8, fp8=False, fp8_backend="auto", fp8_enable_fsdp_float8_all_gather=False),
     "profile_modules": Refusal("single modules are not timed; record whole steps with --enable_torch_profiler True."),
+    "batch_size": Refusal("say how many rows a device takes at once with --per_device_train_batch_size.", 4),
     **_each(
-        _BENCHMARK, task=None, task_dir="evaluation", batch_size=4, lang="en", n_shot=5, save_dir=None,
+        _BENCHMARK, task=None, task_dir="evaluation", lang="en", n_shot=5, save_dir=None,
         download_mode="reuse_dataset_if_exists",
     ),
 }  # fmt: skip
+NO_STAGE = {
+    "ppo": _PPO,
+    "grpo": "GRPO is not here; teach a preference with --stage dpo or --stage kto.",
+    "simpo": "SimPO is a loss; say --stage dpo --pref_loss simpo.",
+    "orpo": "ORPO is a loss; say --stage dpo --pref_loss orpo.",
+}
+"""Stages of other tools, and what to say instead."""
+MEANT: dict[str, str] = {
+    "model": "model_name_or_path", "model_name": "model_name_or_path", "base_model": "model_name_or_path",
+    "tokenizer": "model_name_or_path", "adapter": "adapter_name_or_path", "lora_path": "adapter_name_or_path",
+    "chat_template": "template", "system": "default_system", "system_prompt": "default_system",
+    "data": "dataset", "dataset_name": "dataset", "datasets": "dataset", "train_file": "dataset", "data_path": "dataset",
+    "eval_file": "eval_dataset", "data_dir": "dataset_dir", "val_split": "val_size", "eval_split": "val_size",
+    "max_len": "cutoff_len", "max_seq_len": "cutoff_len", "max_seq_length": "cutoff_len",
+    "block_size": "cutoff_len", "sequence_len": "cutoff_len", "model_max_length": "cutoff_len",
+    "lr": "learning_rate", "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "scheduler": "lr_scheduler_type",
+    "micro_batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size", "grad_accum": "gradient_accumulation_steps",
+    "warmup": "warmup_steps", "optimizer": "optim", "load_in_4bit": "quantization_bit", "load_in_8bit": "quantization_bit",
+    "dpo_loss": "pref_loss", "dpo_beta": "pref_beta", "dpo_ftx": "pref_ftx", "kto_beta": "pref_beta", "beta": "pref_beta",
+    "loss_type": "pref_loss", "orpo_beta": "pref_beta", "r": "lora_rank", "lora_r": "lora_rank", "peft_type": "finetuning_type",
+    "target_modules": "lora_target", "lora_target_modules": "lora_target", "modules_to_save": "additional_target",
+    "output": "output_dir", "name": "run_name", "early_stopping_patience": "early_stopping_steps", "resume": "resume_from_checkpoint",
+}  # fmt: skip
+"""What a knob is called elsewhere, where the letters alone would not lead to it."""

@@ -13,7 +13,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tuner.config.aliases import REFUSED, RENAMED
+from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, RENAMED
+from tuner.config.board import from_board, is_board, other_verb
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.rules import broken_rules
 from tuner.config.sections import SECTIONS
@@ -90,15 +91,22 @@ def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
     problems = []
     for name, value in renamed(values).items():
         if name in KNOBS:
-            known[name] = value
+            if not _emptied(KNOBS[name], value):
+                known[name] = value
         elif name in REFUSED:
             if not REFUSED[name].fits(value):
                 problems.append(Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}"))
         else:
-            like = nearest(name, KNOBS)
+            like = MEANT.get(name) or nearest(name, KNOBS)
             hint = f"did you mean --{like}?" if like else "`tuner train --help` lists what there is."
             problems.append(Problem(name, f"--{name} is not known; {hint}"))
     return known, problems
+
+
+def _emptied(knob: Knob, value: Any) -> bool:
+    """Whether a value takes a knob back to its default: null where null is no value of it."""
+    nothing = value is None or (isinstance(value, str) and value.strip().lower() == "null")
+    return nothing and not knob.optional
 
 
 def _problem(error: ErrorDetails) -> Problem:
@@ -106,6 +114,8 @@ def _problem(error: ErrorDetails) -> Problem:
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = "***" if name in KNOBS and KNOBS[name].secret else repr(error["input"])
     sentence = f"--{name} is {shown}, but it {said}."
+    if name == "stage" and (why := NO_STAGE.get(str(error["input"]))):
+        return Problem(name, f"--stage {error['input']} is refused: {why}")
     if error["type"] == "literal_error":
         choices = KNOBS[name].choices
         like = nearest(str(error["input"]), choices)
@@ -123,8 +133,11 @@ def recipes() -> dict[str, Path]:
     return {p.stem: p for p in sorted((package() / "config" / "recipes").glob("*.yaml"))}
 
 
-def read(source: str | Path) -> dict[str, Any]:
-    """The values in a YAML or JSON file, or of a recipe by its name. Raises ConfigError."""
+def read(source: str | Path, resolve: bool = True) -> dict[str, Any]:
+    """The values in a YAML or JSON file, or of a recipe by its name; ${...} is filled in unless `resolve` is off.
+
+    The saved arguments of LLaMA-Factory's board are read as the knobs they stand for. Raises ConfigError.
+    """
     path = recipes().get(str(source)) or Path(source)
     if not path.is_absolute():
         path = home() / path
@@ -138,7 +151,31 @@ def read(source: str | Path) -> dict[str, Any]:
         raise ConfigError([Problem("", f"{source} is not readable as YAML: {_first_line(error)}")]) from error
     if not isinstance(values, dict):
         raise ConfigError([Problem("", f"{source} holds no knobs; write one `name: value` a line.")])
-    return {str(k): v for k, v in values.items()}
+    named = {str(k): v for k, v in values.items()}
+    named = from_board(named) if is_board(named) else named
+    return _for_training(resolved(named), source) if resolve else named
+
+
+def _for_training(values: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The values of a training file. Raises ConfigError for a file of another verb."""
+    if said := other_verb(values):
+        raise ConfigError([Problem("", f"{source} is no training file: {said}")])
+    return values
+
+
+def resolved(values: Values) -> dict[str, Any]:
+    """Values with every ${...} filled in from the others, as OmegaConf does. Raises ConfigError."""
+    if "${" not in repr(values):
+        return dict(values)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)
+    except OmegaConfBaseException as error:
+        sentence = f"A ${{...}} cannot be filled in: {_first_line(error)}; name a knob of the same file, or ${{oc.env:NAME}}."
+        raise ConfigError([Problem("", sentence)]) from error
+    return {str(k): v for k, v in found.items()}
 
 
 class _Yaml(yaml.SafeLoader):
@@ -162,19 +199,39 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     Later words win. Raises ConfigError.
     """
     values: dict[str, Any] = {}
+    source = ""
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word.startswith("--"):
             values.update(_flag(word[2:], rest))
         elif "=" in word:
-            key, value = word.split("=", 1)
-            values[key] = value
+            values = _assigned(values, word)
         elif not values:
-            values.update(read(word))
+            source = word
+            values.update(read(word, resolve=False))
         else:
             raise ConfigError([Problem("", f"{word!r} stands alone; write --name value or name=value.")])
-    return values
+    found = resolved(values)
+    return _for_training(found, source) if source else found
+
+
+def _assigned(values: Values, word: str) -> dict[str, Any]:
+    """The values with `name=value` set as OmegaConf sets it: null empties, [a,b] is a list, a.b is inside a."""
+    name, value = word.split("=", 1)
+    if "." not in name and value[:1] not in ("[", "{"):
+        return {**values, name: None if value in ("null", "~") else value}
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([word]))
+        top = next(iter(given))
+        if isinstance(values.get(top), dict) and isinstance(given[top], dict):
+            given = {top: OmegaConf.to_container(OmegaConf.merge(values[top], given[top]))}
+    except (OmegaConfBaseException, yaml.YAMLError):
+        given = {name: value}
+    return {**values, **given}
 
 
 def _flag(flag: str, rest: list[str]) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def knob(
 
 
 def _split(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value.strip().lower() == "null"):
+        return ()
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, list) else value

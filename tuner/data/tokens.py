@@ -158,7 +158,7 @@ class Tokenizer:
         ids: list[int] = []
         for i, part in enumerate(self._special_cut.split(text)):
             if i % 2:
-                ids += [i for n in (part, part.strip()) if (i := self.id_of(n)) is not None][:1]
+                ids += [one for n in (part, part.strip()) if (one := self.id_of(n)) is not None][:1]
             elif part:
                 behind = continues if not ids else self.marks_once
                 backend = self._literal_unprefixed if behind else self._literal
