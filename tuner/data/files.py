@@ -130,7 +130,7 @@ class RowReader:
     def parse(self, raw: bytes) -> Any:
         """One row from its bytes."""
         try:
-            text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+            text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             return Broken(
                 f"not UTF-8 at byte {error.start} of the row", raw[:EXCERPT].decode("utf-8", "replace")
@@ -139,15 +139,18 @@ class RowReader:
             return {"text": text.rstrip("\r\n")}
         if self.kind == "csv":
             return self._csv(text)
-        return parse_json(text)
+        return parse_json(text.removeprefix("\ufeff"))  # files that were joined have marks within
 
     def _csv(self, text: str) -> Any:
         try:
-            fields, *more = csv.reader((text,), delimiter=self.delimiter)
-        except (csv.Error, ValueError) as error:
+            rows = list(csv.reader((text,), delimiter=self.delimiter))
+        except csv.Error as error:
             return Broken(f"not csv: {error}", text[:EXCERPT])
         assert self.header is not None, "the header is read first"
-        if more or len(fields) != len(self.header):
+        if len(rows) != 1:
+            return Broken(f"{len(rows)} rows of csv where one was expected", text[:EXCERPT])
+        fields = rows[0]
+        if len(fields) != len(self.header):
             return Broken(f"{len(fields)} fields, and the header has {len(self.header)}", text[:EXCERPT])
         return dict(zip(self.header, fields, strict=True))
 

@@ -69,15 +69,15 @@ def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
         messages, better, worse = shared
     else:
         messages = _turns(record, entry, notes, answered=False)
-        better, worse = (
-            _side(value, entry, side, notes) for value, side in ((chosen, "chosen"), (rejected, "rejected"))
-        )
+        better = _side(chosen, entry, "chosen", notes)
+        worse = _side(rejected, entry, "rejected", notes)
     _ends_with_prompt(messages)
     _not_empty(better, "chosen")
     _not_empty(worse, "rejected")
     if same(better, worse):
         raise UnfitError("identical answers", better["content"][:120])
-    _all_trained(messages, {"chosen": better, "rejected": worse}, notes)
+    if notes.untrained:
+        _all_trained(messages, {"chosen": better, "rejected": worse}, notes)
     return _with_tools({"messages": messages, "chosen": better, "rejected": worse}, record, entry)
 
 
@@ -89,7 +89,8 @@ def _labelled(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     completion = messages.pop()
     _ends_with_prompt(messages)
     _not_empty(completion)
-    _all_trained(messages, {"answer": completion}, notes)
+    if notes.untrained:
+        _all_trained(messages, {"answer": completion}, notes)
     return _with_tools({"messages": messages, "completion": completion, "label": label}, record, entry)
 
 
@@ -133,17 +134,18 @@ def _turns(record: Mapping[str, Any], entry: Entry, notes: Notes, answered: bool
         messages = _alpaca(record, entry, notes, answered)
     else:
         messages = _shared(_cell(record, entry, "messages"), entry, notes)
-    messages[:0] = _system(record, entry, messages)
+    messages = _system(record, entry, messages) + messages
     _check_order(messages)
     return messages
 
 
 def _system(record: Mapping[str, Any], entry: Entry, messages: Sequence[Message]) -> list[Message]:
     """The system prompt of its own column, for turns that bring none."""
-    system = plain(_cell(record, entry, "system"))
-    if not system or (messages and messages[0]["role"] == "system"):
+    system = _cell(record, entry, "system")
+    if system is None or (messages and messages[0]["role"] == "system"):
         return []
-    return [{"role": "system", "content": system}]
+    said = plain(system)
+    return [{"role": "system", "content": said}] if said else []
 
 
 def _alpaca(record: Mapping[str, Any], entry: Entry, notes: Notes, answered: bool) -> list[Message]:
@@ -152,8 +154,8 @@ def _alpaca(record: Mapping[str, Any], entry: Entry, notes: Notes, answered: boo
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise UnfitError("broken history", "history is a list of [question, answer]")
         messages += [message("user", pair[0], notes), message("assistant", pair[1], notes)]
-    asked = [message("user", _cell(record, entry, part), notes)["content"] for part in ("prompt", "query")]
-    prompt = "\n".join(part for part in asked if part)
+    prompt, query = (_words(_cell(record, entry, part), notes) for part in ("prompt", "query"))
+    prompt = f"{prompt}\n{query}" if prompt and query else prompt or query
     if not prompt.strip():
         raise UnfitError("no prompt", f"there is nothing in {entry.columns['prompt']!r}")
     messages.append({"role": "user", "content": prompt})
@@ -163,6 +165,11 @@ def _alpaca(record: Mapping[str, Any], entry: Entry, notes: Notes, answered: boo
             raise UnfitError("no answer", f"there is no {entry.columns['response']!r}")
         messages.append(message("assistant", response, notes))
     return messages
+
+
+def _words(content: Any, notes: Notes) -> str:
+    said: str = message("user", content, notes)["content"] if isinstance(content, list) else plain(content)
+    return said
 
 
 def _shared(raw: Any, entry: Entry, notes: Notes) -> list[Message]:
@@ -260,7 +267,8 @@ def _transcript(text: str) -> list[Message]:
 def _cell(record: Mapping[str, Any], entry: Entry, column: str) -> Any:
     """What a record has in a column of its entry, None for NaN. Raises UnfitError for what cannot be text."""
     name = entry.columns.get(column)
-    return _readable(name, record.get(name)) if name else None
+    value = record.get(name) if name else None
+    return value if value is None or type(value) is str else _readable(str(name), value)
 
 
 def _readable(name: str, value: Any) -> Any:
@@ -312,10 +320,12 @@ def _truth(value: Any) -> bool:
 
 def _with_tools(row: Row, record: Mapping[str, Any], entry: Entry) -> Row:
     # LLaMA-Factory's v1 can keep them in the system prompt's parts.
-    within = row["messages"][0].pop("tools", None) if row["messages"] else None
-    tools = _tools(_cell(record, entry, "tools")) or _tools(within)
-    if tools:
-        row["tools"] = tools
+    within = row["messages"][0].pop("tools", None)
+    given = _cell(record, entry, "tools")
+    if given is not None or within is not None:
+        tools = _tools(given) or _tools(within)
+        if tools:
+            row["tools"] = tools
     return row
 
 

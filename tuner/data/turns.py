@@ -33,6 +33,9 @@ class UnfitError(Exception):
 class Notes(dict[str, list[str]]):
     """What is worth knowing of a row that is used: particulars by what they are of, each once."""
 
+    untrained = False
+    """Whether an answer of the row says that it is not to be trained."""
+
     def add(self, what: str, detail: str) -> None:
         details = self.setdefault(what, [])
         if detail not in details:
@@ -71,6 +74,8 @@ def turn(raw: Any, entry: Entry, notes: Notes) -> Message:
         raise UnfitError("unknown role", repr(word)[:80])
     if role == "call":
         made = _call_from_text(content, notes)
+    elif type(content) is str:  # as `message` does, and nearly all turns are so
+        made = {"role": role, "content": content}
     else:
         made = message(role, content, notes)
     if len(raw) > 2 or content_tag not in raw:
@@ -89,8 +94,8 @@ def message(role: str, content: Any, notes: Notes) -> Message:
 
 def plain(content: Any) -> str:
     """The text of a content without parts: a number is its digits, nothing is an empty text. Raises UnfitError."""
-    if isinstance(content, str):
-        return content
+    if content is None or isinstance(content, str):
+        return content or ""
     if is_nothing(content):
         return ""
     if isinstance(content, (int, float)):
@@ -189,6 +194,7 @@ def _use_weight(made: Message, key: str, value: Any, raw: Mapping[str, Any], not
         notes.weight(f"{key} {value} of the {made['role']}"[:120])
     elif not value and made["role"] == "assistant":
         made["trained"] = False
+        notes.untrained = True
     return True
 
 
@@ -271,7 +277,8 @@ def _call_from_text(content: Any, notes: Notes) -> Message:
 
 def same(one: Message, two: Message) -> bool:
     """Whether two messages say the same. The ids of calls are made up anew by every sampler and tell nothing apart."""
-    return one == two or _without_ids(one) == _without_ids(two)
+    alike = one["content"] == two["content"]
+    return alike and (one == two or _without_ids(one) == _without_ids(two))
 
 
 def _without_ids(one: Message) -> Message:
