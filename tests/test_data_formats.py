@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
+from tuner.data import verbs
 from tuner.data.catalog import Entry, entry, named, read_catalog
 from tuner.data.encode import Encoded, encode
 from tuner.data.files import records
@@ -353,6 +354,9 @@ def test_a_hub_set_is_loaded_and_one_that_is_away_says_so(
     assert rows[0][0] == 1
     found = convert(rows[0][1], there)
     assert isinstance(found, dict) and found["rejected"]["content"] == "bad"
+    for number in (-1, 1):
+        with pytest.raises(ConfigError, match=f"hh has no row {number}"):
+            verbs.hub_row(there, number)
     away = entry("away", {"hf_hub_url": "nobody/nothing-here", "ranking": True}, tmp_path)
     with pytest.raises(ConfigError, match="nobody/nothing-here cannot be fetched from its hub"):
         next(iter(hub_records(away)))

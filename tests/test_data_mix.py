@@ -323,6 +323,15 @@ def test_report_and_training_see_the_same(tmp_path: Path, values: dict[str, Any]
     assert counted.epoch_tokens == sum(len(row["input_ids"]) for row in whole.train)
 
 
+def test_the_report_tells_what_the_end_of_a_file_shows_of_its_rows(tmp_path: Path) -> None:
+    text = 'instruction,output\nq,5" pipe\n"q2",a2\nq3,"a3\nq4,a4\n'
+    folder = catalog(tmp_path, a=({"file_name": "a.csv"}, text))
+    got = report(base(folder, dataset="a"), tokenizer())
+    assert (got.read, got.kept, got.dropped) == (3, 3, {})
+    (found,) = got.findings["quote that never closes"].examples
+    assert (found["file"], found["line"]) == ("a.csv", 4)
+
+
 REPORTED = {  # checked by hand against the files
     "hh_rlhf_en": {"read": 1000, "kept": 1000, "duplicates": 0},
     "dpo_en_demo": {"read": 300, "kept": 300, "duplicates": 5},

@@ -115,13 +115,14 @@ def show(name: str, row: int, model: str, **knobs: Any) -> dict[str, Any]:
     config, tokenizer = config_for(name, model, knobs), load_tokenizer(model)
     encoder, (entry, *_), _ = opened(config, tokenizer)
     found = Pages(entry.files()).row(row) if entry.local else None
-    record = found.record if found else _hub_row(entry, row)
+    record = found.record if found else hub_row(entry, row)
     shown = make_shown(config, entry, record, tokenizer, encoder.template).as_dict()
     place = {"file": found.file, "line": found.line} if found else {"file": entry.source, "line": row + 1}
     return {"dataset": name, "number": row, **place, **shown}
 
 
-def _hub_row(entry: Entry, row: int) -> Any:
+def hub_row(entry: Entry, row: int) -> Any:
+    """Row `row` (from 0) of a set that is not on this machine. Raises ConfigError."""
     from tuner.config.knobs import Problem
     from tuner.data.hub import hub_records
 
