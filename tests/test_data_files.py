@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data import files
 from tuner.data.files import Broken, records
 from tuner.data.pages import Pages
-from tuner.data.spans import Objects
+from tuner.data.spans import Csv, Lines, Objects, Scanner, delimiter_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=12),
@@ -77,8 +78,6 @@ ROWS = [{"a": "x", "b": "1"}, {"a": 'y "z",\nnew', "b": "2"}, {"a": "ü", "b": "
 
 
 def test_every_type_gives_the_same_rows(tmp_path: Path) -> None:
-    import csv
-
     import pyarrow as pa
     from pyarrow import ipc, parquet
 
@@ -200,3 +199,152 @@ def test_pages_of_several_files_follow_each_other(tmp_path: Path) -> None:
     assert (rows[4].file, rows[4].line) == ("1.jsonl", 1)
     with pytest.raises(ConfigError, match="There is no row 12"):
         pages.row(12)
+
+
+# --- csv as python reads it ----------------------------------------------------------------------------------------
+
+CSV_TEXT = st.text(st.sampled_from('",\n\r aé;\u2028\x85') | st.just('"') | st.just(","), max_size=60)
+
+
+def as_python(path: Path) -> list[tuple[int, list[str]]]:
+    """Every record that is not blank, as python's csv module reads it, with the line it begins in."""
+    found, begun = [], 1
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter_of(path))
+        for fields in reader:
+            if fields:
+                found.append((begun, fields))
+            begun = reader.line_num + 1
+    return found
+
+
+def cut(raw: bytes, scan: Scanner, chunk: int) -> list[tuple[bytes, int]]:
+    """Rows and their lines, from text fed in chunks of a size."""
+    found = [scan.feed(raw[i : i + chunk]) for i in range(0, len(raw), chunk)] + [scan.finish()]
+    return [
+        (raw[s:e], line)
+        for b in found
+        for s, e, line in zip(b.starts.tolist(), b.ends.tolist(), b.lines.tolist(), strict=True)
+    ]
+
+
+@settings(max_examples=500, deadline=None)
+@given(CSV_TEXT, st.integers(1, 9), st.booleans())
+def test_csv_is_read_as_pythons_csv_module_reads_it_whatever_its_quotes(
+    tmp_path_factory: pytest.TempPathFactory, text: str, chunk: int, mark: bool
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "set.csv"
+    path.write_bytes(b"\xef\xbb\xbf" * mark + ("a,b\n" + text).encode())
+    expected = as_python(path)
+    (_, header), *rest = expected
+    found = list(records(path))
+    assert [line for line, _ in found] == [line for line, _ in rest]
+    for (_, record), (_, fields) in zip(found, rest, strict=True):
+        if len(fields) == len(header):
+            assert record == dict(zip(header, fields, strict=True))
+        else:
+            assert isinstance(record, Broken) and f"{len(fields)} fields" in record.reason
+    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    rows = cut(raw, Csv(","), chunk)
+    assert [line for _, line in rows] == [line for line, _ in expected]
+    assert [next(csv.reader([row.decode()])) for row, _ in rows] == [fields for _, fields in expected]
+    assert Pages(path).count() == len(rest)
+
+
+WRITABLE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), max_size=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(WRITABLE, WRITABLE), min_size=1, max_size=9),
+    st.sampled_from(",;\t"),
+    # The module itself quotes a field for the characters of its own line end only.
+    st.sampled_from([("\r", csv.QUOTE_ALL), ("\n", csv.QUOTE_MINIMAL), ("\r\n", csv.QUOTE_MINIMAL)]),
+)
+def test_what_pythons_csv_module_writes_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[str, str]],
+    delimiter: str,
+    written_with: tuple[str, Any],
+) -> None:
+    line_end, quoting = written_with
+    path = tmp_path_factory.mktemp("csv") / "set.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, delimiter=delimiter, lineterminator=line_end, quoting=quoting)
+        out.writerow(["question", "answer; or, if you like, none"])
+        out.writerows(rows)
+    assert [tuple(r.values()) for _, r in records(path)] == rows
+
+
+def test_a_quote_within_a_field_opens_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", 'a,b\nsize,5" pipe\ncolour,red\nshape,6" "round"\nlast,"a ""b"" c"\n')
+    assert [r["b"] for _, r in records(path)] == ['5" pipe', "red", '6" "round"', 'a "b" c']
+
+
+@pytest.mark.parametrize(
+    ("header", "delimiter"),
+    [('"question";"answer, in full, please"', ";"), ("a,b", ","), ("a\tb", "\t"), ('"say ""a;b;c"", d",e', ","),
+     ("one", ","), ('"x\n;;;",y', ","), ("question, in full, please;answer", ";")],
+)  # fmt: skip
+def test_fields_are_parted_by_what_stands_outside_of_quotes(
+    tmp_path: Path, header: str, delimiter: str
+) -> None:
+    assert delimiter_of(written(tmp_path, "a.csv", f"\n{header}\n1;2, or so\n")) == delimiter
+
+
+def test_a_tsv_is_parted_by_tabs(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.tsv", "one, two\tb\n1\t2, 3\n")
+    assert [r for _, r in records(path)] == [{"one, two": "1", "b": "2, 3"}]
+
+
+def test_a_quote_that_never_closes_is_told(tmp_path: Path) -> None:
+    read = records(written(tmp_path, "a.csv", 'a,b\n1,2\n3,"4\n5,6\n'))
+    assert [r for _, r in read] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4\n5,6\n"}]
+    assert [(line, what) for line, what, _ in read.findings] == [(3, "quote that never closes")]
+
+
+# --- lines of json -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("\n\r \tx\u2028\x85\x0b"), max_size=40), st.integers(1, 9))
+def test_lines_end_as_in_pythons_own_files_and_blank_ones_are_no_rows(text: str, chunk: int) -> None:
+    raw = text.encode()
+    lines = list(enumerate(raw.splitlines(), start=1))
+    assert cut(raw, Lines(), chunk) == [(line, number) for number, line in lines if line]
+    assert cut(raw, Lines(blank=True), chunk) == [
+        (line, number) for number, line in lines if line.strip(b" \t")
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_any_line_end_and_no_other_character_parts_rows(tmp_path: Path, end: str, mark: str) -> None:
+    rows = [{"a": "x\u2028y\x85z\x0b"}, {"a": '{ [ " \\ {'}, {"b": "\r\n"}]
+    text = (end + " " + end).join(json.dumps(r, ensure_ascii=False) for r in rows)
+    path = written(tmp_path, "a.jsonl", mark + end + text + end * 2 + "  ")
+    assert [(r, line) for line, r in records(path)] == [(rows[0], 2), (rows[1], 4), (rows[2], 6)]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('{"a": "{ { ["}\n{"a": 2}\n', 2),
+        ('{"a": "["}\n', 1),
+        ('{"a": "{"\n}\n{\n"a": 1}', 2),
+        ('{"a": [\n{"b": 1}\n]}\n', 1),
+        ('{"a": {\n{"a": 1}\n{"a": 2}\n', 3),  # the first is broken
+        ('{"a": "no end\n{"a": 1}\n{"a": 2}\n', 3),
+        ('{"a": 1},\n{"a": 2},\n', 2),
+        ('{"a": "' + "x" * 70_000 + '{",\n "b": 1}\n{\n"a": 2}', 2),
+    ],
+)
+def test_how_json_lies_in_a_file_is_told_without_looking_into_texts(
+    tmp_path: Path, text: str, rows: int
+) -> None:
+    assert len(list(records(written(tmp_path, "a.json", text)))) == rows
+
+
+def test_text_between_objects_is_told(tmp_path: Path) -> None:
+    found = list(records(written(tmp_path, "a.json", '{\n"a": 1}\nlost\n{\n"a": 2}\nalso lost')))
+    assert [type(r).__name__ for _, r in found] == ["dict", "Broken", "dict", "Broken"]

@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from data_world import LABELLED, RANKED, catalog, config, pair, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
+from tuner.data import verbs
 from tuner.data.catalog import Entry, entry, named, read_catalog
 from tuner.data.encode import Encoded, encode
+from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert
 from tuner.data.hub import hub_records
 from tuner.data.templates import template_of
@@ -191,9 +194,18 @@ def test_a_chosen_answer_that_is_not_the_assistants_is_not_kept() -> None:
     assert dropped(record, RANKED) == "role order"
 
 
-@pytest.mark.parametrize(("given_", "label"), [(True, True), (0, False), ("True", True), ("false", False)])
+@pytest.mark.parametrize(
+    ("given_", "label"),
+    [(True, True), (0, False), ("True", True), ("false", False), (1.0, True), (0.0, False), ("1.0", True), (" 0.0", False),
+     (np.bool_(True), True), (np.float64(0), False), (np.int64(1), True)],
+)  # fmt: skip
 def test_labels_may_be_words_or_numbers(given_: Any, label: bool) -> None:
     assert row_of({"messages": WHOLE, "label": given_}, LABELLED)["label"] is label
+
+
+@pytest.mark.parametrize("label", [0.5, 2, -1, "2", "", None, float("nan"), [], [True], "1.5"])
+def test_what_is_neither_true_nor_false_is_no_label(label: Any) -> None:
+    assert dropped({"messages": WHOLE, "label": label}, LABELLED) == "no label"
 
 
 def test_every_key_of_a_catalog_is_read(tmp_path: Path) -> None:
@@ -275,6 +287,51 @@ def test_text_and_chat_are_told_apart_by_the_rows(tmp_path: Path) -> None:
     assert got["a"].fits("pt") is None
 
 
+PROMPTS = {"columns": {"prompt": "q", "response": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("rows", "attributes", "kind", "reasons"),
+    [
+        ([{"instruction": "q"}, {"instruction": "q", "output": "a"}], {}, "chat", ["no answer", ""]),
+        ([{"instruction": "q", "output": None}] * 3, {}, "chat", ["no answer"] * 3),
+        ([{"instruction": "q"}] * 30, {}, "text", [""] * 30),
+        ([{"q": "x"}, {"q": "x", "a": "y"}], PROMPTS, "chat", ["no answer", ""]),
+        ([7, {"other": 1}, {"instruction": "q", "output": "a"}], {}, "chat", ["broken row", "no prompt", ""]),
+        ([{"text": "x"}, {"text": "y"}], {}, "text", ["", ""]),
+        ([{"text": "x"}, {"other": 1}], {"columns": {"prompt": "text"}}, "text", ["", "no text"]),
+    ],
+)
+def test_what_a_set_is_is_told_by_its_columns_and_several_rows(
+    tmp_path: Path, rows: list[Any], attributes: dict[str, Any], kind: str, reasons: list[str]
+) -> None:
+    folder = catalog(tmp_path, a=(attributes, rows))
+    got = read_catalog(folder)["a"]
+    assert got.kind == kind
+    found = [convert(record, got) for _, record in records(got.path)]
+    assert [row.reason if isinstance(row, Dropped) else "" for row in found] == reasons
+
+
+def test_several_files_tell_what_a_set_is_together(tmp_path: Path) -> None:
+    folder = catalog(tmp_path)
+    (folder / "many").mkdir()
+    (folder / "many" / "a.jsonl").write_text('{"instruction": "q"}\n')
+    (folder / "many" / "b.jsonl").write_text('{"instruction": "q", "output": "a"}\n')
+    assert entry("many", {"file_name": "many"}, folder).kind == "chat"
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("one\ntwo\n")
+    texts = entry("texts", {"file_name": "texts"}, folder)
+    assert texts.kind == "text"
+    assert [convert(r, texts) for _, r in records(texts.files()[0])] == [{"text": "one"}, {"text": "two"}]
+
+
+def test_an_answer_beside_plain_text_is_not_dropped_without_a_word(tmp_path: Path) -> None:
+    rows = [{"instruction": "q"}] * 25 + [{"instruction": "q", "output": "a"}]
+    got = read_catalog(catalog(tmp_path, a=({}, rows)))["a"]
+    assert got.kind == "text"
+    assert convert(rows[-1], got) == {"text": "q", "notes": {"keys not used": "output"}}
+
+
 def test_pictures_are_refused_in_words() -> None:
     said = made({"formatting": "sharegpt", "columns": {"messages": "m", "images": "images"}}).fits("sft")
     assert said and "images" in said
@@ -297,6 +354,9 @@ def test_a_hub_set_is_loaded_and_one_that_is_away_says_so(
     assert rows[0][0] == 1
     found = convert(rows[0][1], there)
     assert isinstance(found, dict) and found["rejected"]["content"] == "bad"
+    for number in (-1, 1):
+        with pytest.raises(ConfigError, match=f"hh has no row {number}"):
+            verbs.hub_row(there, number)
     away = entry("away", {"hf_hub_url": "nobody/nothing-here", "ranking": True}, tmp_path)
     with pytest.raises(ConfigError, match="nobody/nothing-here cannot be fetched from its hub"):
         next(iter(hub_records(away)))

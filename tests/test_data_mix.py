@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
-from tuner.data.mix import mix, sample, split
+from tuner.data.mix import kept_aside, mix, sample, split
 from tuner.data.prepare import prepare
 from tuner.data.report import report
 from tuner.data.stream import Stream, mixed
@@ -77,9 +78,40 @@ def test_a_shuffled_stream_loses_and_doubles_nothing(rows: int, buffer: int, ski
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 50), st.one_of(st.floats(0.001, 0.99), st.integers(1, 60)))
 def test_a_split_takes_each_row_once(rows: int, val_size: float) -> None:
+    wanted = math.ceil(rows * val_size) if val_size < 1 else int(val_size)
+    if wanted >= rows:
+        with pytest.raises(
+            ConfigError, match="none is left to learn from; (give a count up to|leave it at 0)"
+        ):
+            split(rows, val_size, 7)
+        return
     learn, aside = split(rows, val_size, 7)
     assert sorted([*learn.tolist(), *aside.tolist()]) == list(range(rows))
-    assert rows == 1 or (len(aside) >= 1 and len(learn) >= 1)
+    assert len(aside) == kept_aside(rows, val_size) == wanted
+
+
+@pytest.mark.parametrize(
+    ("rows", "val_size", "aside"),
+    [(12, 0.2, 3), (12, 11, 11), (10, 0.2, 2), (5, 1, 1), (3, 0.0001, 1), (0, 0.5, 0)],
+)
+def test_a_share_is_rounded_up_and_a_count_may_leave_one_row(rows: int, val_size: float, aside: int) -> None:
+    assert kept_aside(rows, val_size) == aside
+
+
+def test_a_val_size_that_leaves_nothing_or_is_no_count_is_a_sentence() -> None:
+    for rows, val_size, said in (
+        (
+            12,
+            12,
+            "--val_size 12 keeps all 12 rows aside, and none is left to learn from; give a count up to 11",
+        ),
+        (2, 0.9, "--val_size 0.9 keeps all 2 rows aside"),
+        (1, 0.1, "--val_size 0.1 keeps the only row aside"),
+        (12, 1.5, "--val_size 1.5 is neither a share below 1 nor a count of rows"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            split(rows, val_size, 0)
+        assert str(error.value).startswith(said) and error.value.problems[0].knob == "val_size"
 
 
 def test_num_samples_fills_up_with_repeats() -> None:
@@ -289,6 +321,15 @@ def test_report_and_training_see_the_same(tmp_path: Path, values: dict[str, Any]
     trained = sum(1 for row in (*whole.train, *whole.eval[""]) for label in row["labels"] if label >= 0)
     assert counted.trained_tokens == trained
     assert counted.epoch_tokens == sum(len(row["input_ids"]) for row in whole.train)
+
+
+def test_the_report_tells_what_the_end_of_a_file_shows_of_its_rows(tmp_path: Path) -> None:
+    text = 'instruction,output\nq,5" pipe\n"q2",a2\nq3,"a3\nq4,a4\n'
+    folder = catalog(tmp_path, a=({"file_name": "a.csv"}, text))
+    got = report(base(folder, dataset="a"), tokenizer())
+    assert (got.read, got.kept, got.dropped) == (3, 3, {})
+    (found,) = got.findings["quote that never closes"].examples
+    assert (found["file"], found["line"]) == ("a.csv", 4)
 
 
 REPORTED = {  # checked by hand against the files

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_world import REAL, catalog, model_folder, needs_real
+from data_world import LABELLED, RANKED, REAL, catalog, model_folder, needs_real
 
 from tuner.cli import main
 from tuner.cli.data import data as command
@@ -39,7 +39,13 @@ CASES: dict[str, tuple[list[dict[str, Any]], str]] = {
     "labelled": ([{"prompt": "q", "completion": "a", "label": True}], "labelled"),
     "labelled chat": ([{"messages": TURNS, "label": False}], "labelled"),
     "text": ([{"text": "long text"}], "text"),
-}
+    "numbers as answers": ([{"question": "1+1", "answer": 2}, {"question": "0+0", "answer": 0.0}], "chat"),
+    "first rows with gaps": ([{"prompt": "q"}, {"prompt": "q", "completion": "a"}], "chat"),
+    "first pair without an answer": ([{"prompt": "q", "rejected": "b"}, *[{"prompt": "q", "chosen": "a", "rejected": "b"}] * 2], "pairs"),
+    "chats one of which is broken": ([{"messages": []}, {"messages": "x"}, {"messages": TURNS}, {"messages": TURNS}], "chat"),
+    "first turn without words": ([{"messages": [{"role": "user"}, TURNS[1]]}, {"messages": TURNS}], "chat"),
+    "labels as pandas writes them": ([{"prompt": "q", "completion": "a", "label": v} for v in (1.0, None, 0.0)], "labelled"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -49,7 +55,7 @@ def test_format_and_columns_are_guessed_with_reasons(tmp_path: Path, case: str) 
     path.write_text(json.dumps(rows))
     found = guess(path)
     assert found.sure and found.reasons
-    assert not isinstance(preview(path, found.attributes)[0][1], Dropped)
+    assert not isinstance(preview(path, found.attributes)[-1][1], Dropped)
     save("mine", path, found.attributes, tmp_path)
     assert read_catalog(tmp_path)["mine"].kind == kind
 
@@ -295,3 +301,62 @@ def test_the_verbs_answer_in_json(tmp_path: Path) -> None:
     assert [t["special"] for t in tokens][0] is True and tokens[0]["text"] == "<|im_start|>"
     assert verbs.show("a", 1, model, dataset_dir=str(folder))["dropped"] == "no answer"
     json.dumps([listed, told, shown])
+
+
+def test_a_row_is_shown_only_for_a_stage_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    better = {"from": "gpt", "value": "a"}
+    asked = {"from": "human", "value": "q"}
+    sets: dict[str, tuple[dict[str, Any], Any]] = {
+        "chat": ({}, ALPACA),
+        "pairs": (
+            RANKED,
+            [{"conversations": [asked], "chosen": better, "rejected": {**better, "value": "b"}}],
+        ),
+        "labelled": (LABELLED, [{"messages": TURNS, "label": True}]),
+        "text": ({"columns": {"prompt": "text"}}, [{"text": "x"}]),
+    }
+    fine = {
+        ("chat", "sft"),
+        ("chat", "pt"),
+        ("pairs", "dpo"),
+        ("pairs", "rm"),
+        ("labelled", "kto"),
+        ("text", "pt"),
+    }
+    folder, model = catalog(tmp_path / "data", **sets), str(model_folder(tmp_path / "m"))
+    for name in sets:
+        for stage in ("pt", "sft", "rm", "dpo", "kto"):
+            words = [
+                name,
+                "--model",
+                model,
+                "--template",
+                "chatml",
+                "--dataset_dir",
+                str(folder),
+                "--stage",
+                stage,
+            ]
+            said = []
+            for verb in ("show", "report"):
+                code = main(["data", verb, *words])
+                out = capsys.readouterr()
+                assert code == (0 if (name, stage) in fine else 2) and "Traceback" not in out.err
+                said.append(out.err)
+            assert said[0] == said[1] and (f"{name} holds" in said[0]) == ((name, stage) not in fine)
+    words = [
+        "chat",
+        "--model",
+        model,
+        "--template",
+        "glm4",
+        "--dataset_dir",
+        str(folder),
+        "--train_on_prompt",
+        "True",
+    ]
+    assert {main(["data", verb, *words]) for verb in ("show", "report")} == {2}
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second and "--train_on_prompt" in first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def test_the_card_counts_steps_as_transformers_does() -> None:
     assert card.steps == 2 * -(-batches // 4)
     assert preflight.card(config(max_steps=7)).steps == 7
     assert preflight.card(config(max_samples=3, per_device_train_batch_size=1, num_train_epochs=1)).steps == 3
+
+
+def test_the_card_counts_the_rows_that_are_kept_aside_as_the_run_does() -> None:
+    whole = preflight.card(config()).rows
+    assert whole
+    for val_size, aside in ((0.1, math.ceil(whole * 0.1)), (3, 3), (whole - 1, whole - 1)):
+        card = preflight.card(config(val_size=val_size, per_device_train_batch_size=1, num_train_epochs=1))
+        assert card.rows == whole - aside
+    assert f"give a count up to {whole - 1:,}" in said(val_size=whole)
+    assert "neither a share below 1 nor a count" in said(val_size=2.5)
+    assert "neither a share below 1 nor a count" in said(val_size=2.5, streaming=True, max_steps=1)
+    assert said(val_size=whole - 1) == ""
 
 
 def test_the_card_tells_memory_from_the_model_and_the_rows() -> None:

@@ -22,6 +22,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import needs_remote_code
 from tuner.data.catalog import Entry, pick, pick_eval
+from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
 from tuner.data.templates import names
 from tuner.estimate import Lengths, Memory, ModelShape, run_memory
@@ -132,6 +133,10 @@ def _data(config: Config) -> Iterator[Problem]:
                 continue
             if said := entry.fits(config.stage):
                 yield Problem(knob, said)
+    try:
+        kept_aside(None if config.streaming else _all_rows(config), config.val_size)
+    except ConfigError as error:
+        yield from error.problems
     if config.template is not None and config.template not in names():
         like = nearest(config.template, names()) or "chatml"
         said = f"--template {config.template} is not known; did you mean {like}?"
@@ -243,16 +248,30 @@ def _lengths(config: Config) -> Lengths | None:
 
 
 def _rows(config: Config) -> int | None:
+    """The rows that are learnt from."""
+    total = _all_rows(config)
     try:
-        counts = [_entry_rows(entry) for entry in pick(config)]
+        return total - kept_aside(total, config.val_size) if total is not None else None
     except ConfigError:
         return None
+
+
+def _all_rows(config: Config) -> int | None:
+    """The rows that are read, those kept aside included."""
+    try:
+        entries = pick(config)
+    except ConfigError:
+        return None
+    counts = [_entry_rows(entry) for entry in entries]
+    if not config.streaming:
+        counts = [
+            entry.num_samples if n and entry.num_samples else n
+            for entry, n in zip(entries, counts, strict=True)
+        ]
     if not counts or None in counts:
         return None
     limit = config.max_samples or math.inf
-    total = int(sum(min(c, limit) for c in counts if c is not None))
-    kept = config.val_size if config.val_size >= 1 else math.ceil(total * config.val_size)
-    return max(0, total - int(kept))
+    return int(sum(min(c, limit) for c in counts if c is not None))
 
 
 def _entry_rows(entry: Entry) -> int | None:

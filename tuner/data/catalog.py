@@ -12,11 +12,13 @@ from typing import Any, Literal
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
-from tuner.data.files import TYPES, first_record
+from tuner.data.files import TYPES, first_records
 
 Kind = Literal["text", "chat", "pairs", "labelled"]
 
 CATALOG = "dataset_info.json"
+LOOK = 20
+"""Rows that are looked at to tell what a set is."""
 COLUMNS: dict[str, str | None] = {
     "prompt": "instruction",
     "query": "input",
@@ -177,20 +179,29 @@ class Entry:
         return {**ROLES, **own}
 
     def _only_text(self) -> bool:
-        """Whether rows bring a prompt and no answer: they are then text to read."""
+        """Whether rows bring a prompt and no answer: they are then text to read. A few rows say so together, for some
+        of them may lack what the others have."""
         if self.location.endswith(".txt"):
             return True
-        row = self._peek() if self.local else None
-        if row is not None:
-            response = self.columns["response"]
-            return self.columns["prompt"] in row and response not in row
-        return "prompt" in self.named
+        rows = self._first_rows() if self.local else []
+        if not rows:
+            return "prompt" in self.named
+        prompt, response = self.columns["prompt"], self.columns["response"]
+        return any(prompt in row or "text" in row for row in rows) and not any(
+            response in row for row in rows
+        )
 
-    def _peek(self) -> Mapping[str, Any] | None:
+    def _first_rows(self) -> list[dict[str, Any]]:
+        """Those of the set's first rows that can be read."""
         try:
-            return first_record(self.files()[0])
+            found: list[dict[str, Any]] = []
+            for path in self.files():
+                found += first_records(path, LOOK - len(found))
+                if len(found) >= LOOK:
+                    break
+            return found
         except (ConfigError, OSError):
-            return None
+            return []
 
     @property
     def media(self) -> str:

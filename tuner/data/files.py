@@ -1,26 +1,29 @@
-"""Rows out of files, one at a time: json, jsonl, csv, parquet, arrow, txt. Memory stays bounded whatever the file holds.
+"""Rows out of files, one at a time: json, jsonl, csv, tsv, parquet, arrow, txt. Memory stays bounded whatever they hold.
 
 Text files are cut into rows by `tuner.data.spans`, and each row is then read and parsed by itself. So a broken row is one
-broken row with its line number, and no file is ever loaded whole.
+broken row with its line number, and no file is ever loaded whole. Tables are read by `tuner.data.tables`.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.spans import Layout, Spans, spans
+from tuner.data.spans import Csv, Layout, Spans, delimiter_of, scanner, spans
+from tuner.data.tables import promised, table_batches
 
-TYPES = ("json", "jsonl", "csv", "parquet", "arrow", "txt")
+TYPES = ("json", "jsonl", "csv", "tsv", "parquet", "arrow", "txt")
 LONGEST_ROW = 16 << 20
 """A row longer than this many bytes is broken: nobody reads it, and one such row would fill the memory."""
+LONGEST_FIRST_LINE = 1 << 20
+"""How JSON lies in a file is told from this many bytes where it has no line end before."""
 MOST_COLUMNS = 10_000
 LARGEST_LOAD = 2 * LONGEST_ROW
 """Rows that lie together are read in one go up to this many bytes."""
@@ -42,12 +45,14 @@ def layout(path: Path) -> Layout:
         raise _unreadable(path, f"is not one of {', '.join(TYPES)}")
     with path.open("rb") as file:
         head = file.read(1 << 16)
+        if b"\n" not in head:
+            head += file.read(LONGEST_FIRST_LINE)
     if kind in ("parquet", "arrow"):
         return kind  # type: ignore[return-value]
     refuse_encoding(path, head)
-    if kind in ("csv", "txt"):
-        return kind  # type: ignore[return-value]
-    return _json_layout(head.removeprefix(b"\xef\xbb\xbf").lstrip())
+    if kind in ("csv", "tsv"):
+        return "csv"
+    return "txt" if kind == "txt" else _json_layout(head.removeprefix(b"\xef\xbb\xbf").strip())
 
 
 def refuse_encoding(path: Path, head: bytes) -> None:
@@ -61,12 +66,17 @@ def refuse_encoding(path: Path, head: bytes) -> None:
 
 
 def _json_layout(head: bytes) -> Layout:
+    """How JSON lies in a file, told from its first bytes: one list, an object a line, or objects over several lines."""
     if head.startswith(b"["):
         return "array"
-    first = head.split(b"\n", 1)[0]
-    # A pretty-printed object opens on its first line and does not close there.
-    pretty = head.startswith(b"{") and b"\n" in head and first.count(b"{") > first.count(b"}")
-    return "objects" if pretty else "lines"
+    first, *rest = head.splitlines() or [b""]  # of bytes, so that no character of a text ends a line
+    if not head.startswith(b"{") or not rest or _object(first.decode("utf-8", "replace").strip()) is not None:
+        return "lines"
+    if _opens_with_object(head.decode("utf-8", "replace")):
+        return "objects"
+    # The first row is broken, or longer than what was read of it. Rows of their own begin at the margin.
+    whole = (_object(line.decode("utf-8", "replace").strip()) for line in rest if line.startswith(b"{"))
+    return "lines" if any(row is not None for row in whole) else "objects"
 
 
 def _unreadable(path: Path, said: str) -> ConfigError:
@@ -84,7 +94,7 @@ class RowReader:
         self.kind = kind
         self.file = os.open(path, os.O_RDONLY)
         self.header: list[str] | None = None
-        self.delimiter = ","
+        self.delimiter = delimiter_of(path) if kind == "csv" else ","
         self._loaded = b""
         self._loaded_at = 0
         self._ascii: str | None = None
@@ -120,7 +130,7 @@ class RowReader:
     def parse(self, raw: bytes) -> Any:
         """One row from its bytes."""
         try:
-            text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+            text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             return Broken(
                 f"not UTF-8 at byte {error.start} of the row", raw[:EXCERPT].decode("utf-8", "replace")
@@ -129,24 +139,25 @@ class RowReader:
             return {"text": text.rstrip("\r\n")}
         if self.kind == "csv":
             return self._csv(text)
-        return parse_json(text)
+        return parse_json(text.removeprefix("\ufeff"))  # files that were joined have marks within
 
     def _csv(self, text: str) -> Any:
         try:
-            fields = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+            rows = list(csv.reader((text,), delimiter=self.delimiter))
         except csv.Error as error:
             return Broken(f"not csv: {error}", text[:EXCERPT])
         assert self.header is not None, "the header is read first"
+        if len(rows) != 1:
+            return Broken(f"{len(rows)} rows of csv where one was expected", text[:EXCERPT])
+        fields = rows[0]
         if len(fields) != len(self.header):
             return Broken(f"{len(fields)} fields, and the header has {len(self.header)}", text[:EXCERPT])
         return dict(zip(self.header, fields, strict=True))
 
     def read_header(self, start: int, end: int) -> None:
         """Take a csv file's first row as the names of its columns."""
-        text = os.pread(self.file, min(end - start, LONGEST_ROW), start).decode("utf-8-sig", "replace")
-        first = text.split("\n", 1)[0]
-        self.delimiter = max(",;\t", key=first.count)
-        self.header = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter), [])
+        text = os.pread(self.file, min(end - start, LONGEST_ROW), start).decode("utf-8", "replace")
+        self.header = next(csv.reader((text,), delimiter=self.delimiter))
         if len(self.header) > MOST_COLUMNS:
             raise _unreadable(
                 self.path,
@@ -156,6 +167,14 @@ class RowReader:
 
 csv.field_size_limit(LONGEST_ROW)
 _decode = json.JSONDecoder().raw_decode
+
+
+def _opens_with_object(text: str) -> bool:
+    """Whether a whole JSON object stands at a text's begin, whatever follows."""
+    try:
+        return isinstance(_decode(text)[0], dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -189,12 +208,16 @@ def parse_json(text: str) -> Any:
 
 
 class Records:
-    """The rows of one file in order, as (line or row number, dict or Broken). `share` says how much has been read."""
+    """The rows of one file in order, as (line or row number, dict or Broken). `share` says how much has been read.
+
+    `findings` are what the file's end showed to be worth knowing of rows before it: their line, what, and the particulars.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.kind = layout(path)
         self.share = 0.0
+        self.findings: list[tuple[int, str, str]] = []
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         if self.kind in ("parquet", "arrow"):
@@ -203,56 +226,58 @@ class Records:
 
     def _text(self) -> Iterator[tuple[int, Any]]:
         size = max(self.path.stat().st_size, 1)
-        reader = RowReader(self.path, self.kind)
-        seen = 0
+        reader, scan = RowReader(self.path, self.kind), scanner(self.path, self.kind)
+        seen = line = 0
         try:
-            for block in spans(self.path, self.kind):
+            for block in spans(self.path, self.kind, scan):
                 if not len(block.ends):
                     continue
                 yield from self._block(reader, block, seen)
-                seen = int(block.ends[-1])
+                seen, line = int(block.ends[-1]), int(block.lines[-1])
                 self.share = seen / size
-            yield from self._end(reader, seen, size)
+            yield from self._end(reader, seen)
+            if isinstance(scan, Csv) and scan.inside:
+                said = "a quote opens a field that takes in the rest of the file"
+                self.findings.append((line, "quote that never closes", said))
         finally:
             reader.close()
 
     def _block(self, reader: RowReader, block: Spans, seen: int) -> Iterator[tuple[int, Any]]:
         """Rows that were found together; `seen` is where the one before them ends."""
         reader.load(seen, int(block.ends[-1]))
-        listed = self.kind == "array"
+        apart = self.kind in ("array", "objects")
         read = reader.read
         for start, end, line in _triples(block):
             if self.kind == "csv" and reader.header is None:
                 reader.read_header(start, end)
                 continue
-            if listed and start - seen > 1:
+            if apart and start - seen > 1:
                 yield from self._stray(reader, seen, start, line)
             yield line, read(start, end)
             seen = end
 
     def _stray(self, reader: RowReader, seen: int, start: int, line: int) -> Iterator[tuple[int, Broken]]:
-        """What stands between two rows of a list, if it is more than a comma."""
+        """What stands between two rows of JSON, if it is more than a comma."""
         between = reader.raw(seen, min(start, seen + LONGEST_ROW))
         if between == b",\n":
             return
         between = between.removeprefix(b"\xef\xbb\xbf")
-        if between.strip() not in ((b"[",) if seen == 0 else (b",", b"")):
+        opening = b"[" if self.kind == "array" else b""
+        if between.strip() not in ((opening,) if seen == 0 else (b",", b"")):
             yield (
                 line,
                 Broken("text between two rows that is no row", between[:EXCERPT].decode("utf-8", "replace")),
             )
 
-    def _end(self, reader: RowReader, seen: int, size: int) -> Iterator[tuple[int, Broken]]:
-        if self.kind != "array":
+    def _end(self, reader: RowReader, seen: int) -> Iterator[tuple[int, Broken]]:
+        """What stands behind the last row of JSON, if it is more than the list's end."""
+        if self.kind not in ("array", "objects"):
             return
         rest = os.pread(reader.file, EXCERPT, seen).removeprefix(b"\xef\xbb\xbf").strip()
-        if rest.lstrip(b"[").strip() != b"]":
-            said = (
-                "the file ends inside its list; it may have been cut off"
-                if not rest
-                else "text after the last row"
-            )
-            yield 0, Broken(said, rest.decode("utf-8", "replace"))
+        ended = rest.lstrip(b"[").strip() == b"]" if self.kind == "array" else rest in (b"", b",")
+        if not ended:
+            cut = "the file ends inside its list; it may have been cut off"
+            yield 0, Broken("text after the last row" if rest else cut, rest.decode("utf-8", "replace"))
 
     def _table(self) -> Iterator[tuple[int, Any]]:
         number = 0
@@ -261,9 +286,9 @@ class Records:
                 number += 1
                 yield number, record
             self.share = share
-        promised = _promised(self.path) if self.kind == "parquet" else number
-        if promised != number:
-            yield number + 1, Broken(f"the file promises {promised:,} rows and holds {number:,}")
+        said = promised(self.path) if self.kind == "parquet" else number
+        if said != number:
+            yield number + 1, Broken(f"the file promises {said:,} rows and holds {number:,}")
 
 
 def _triples(block: Spans) -> Iterator[tuple[int, int, int]]:
@@ -275,64 +300,6 @@ def records(path: Path) -> Records:
     return Records(path)
 
 
-def first_record(path: Path) -> dict[str, Any] | None:
-    """The first row that can be read."""
-    for number, (_, record) in enumerate(records(path)):
-        if isinstance(record, dict):
-            return record
-        if number > 20:
-            break
-    return None
-
-
-def broken_table(path: Path, kind: str, error: Exception) -> ConfigError:
-    """The sentence for a parquet or arrow file that its library cannot read."""
-    return _unreadable(path, f"is not readable as {kind}: {str(error).splitlines()[0].rstrip('.')}")
-
-
-def table_batches(path: Path, kind: Layout) -> Iterator[tuple[list[dict[str, Any]], float]]:
-    """Rows of a parquet or arrow file a thousand at a time, and the share read. Raises ConfigError."""
-    import pyarrow as pa
-
-    try:
-        yield from _parquet(path) if kind == "parquet" else _arrow(path)
-    except (pa.ArrowException, OSError) as error:  # what ends too early is an OSError
-        raise broken_table(path, kind, error) from error
-
-
-def _promised(path: Path) -> int:
-    from pyarrow import parquet
-
-    return int(parquet.ParquetFile(path).metadata.num_rows)
-
-
-def _parquet(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:
-    from pyarrow import parquet
-
-    file = parquet.ParquetFile(path)
-    total, seen = max(file.metadata.num_rows, 1), 0
-    for batch in file.iter_batches(batch_size=1000):
-        seen += batch.num_rows
-        yield batch.to_pylist(), seen / total
-
-
-def _arrow(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:
-    for batch, share in arrow_batches(path):
-        for start in range(0, batch.num_rows, 1000):
-            yield batch.slice(start, 1000).to_pylist(), share
-
-
-def arrow_batches(path: Path) -> Iterator[tuple[Any, float]]:
-    """The record batches of an arrow file, whether it is a file or a stream, memory-mapped."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        try:
-            file = pa.ipc.open_file(source)
-            for i in range(file.num_record_batches):
-                yield file.get_batch(i), (i + 1) / file.num_record_batches
-        except pa.ArrowInvalid:
-            source.seek(0)
-            size = max(source.size(), 1)
-            for batch in pa.ipc.open_stream(source):
-                yield batch, source.tell() / size
+def first_records(path: Path, count: int) -> list[dict[str, Any]]:
+    """Those of the first `count` rows that can be read."""
+    return [record for _, record in islice(records(path), count) if isinstance(record, dict)]

@@ -11,7 +11,8 @@ from typing import Any
 
 from tuner.data.catalog import ROLES, TAGS, Entry, entry
 from tuner.data.files import records
-from tuner.data.formats import Dropped, Row, convert
+from tuner.data.formats import Dropped, Row, convert, is_truth
+from tuner.data.turns import is_nothing
 
 LOOK = 100
 PROMPTS = ("instruction", "prompt", "question", "query", "user", "human", "problem", "context", "input")
@@ -86,9 +87,19 @@ def _named(columns: Iterable[str], usual: Iterable[str]) -> str | None:
 
 def _chat_column(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
     """The column that holds turns: a list of objects."""
-    held = [c for c in columns if all(_is_turns(r.get(c)) for r in rows if r.get(c) is not None)]
-    held = [c for c in held if any(r.get(c) for r in rows)]
+    held = [c for c in columns if _mostly(_is_turns, rows, c)]
     return _named(held, CHATS) or next(iter(held), None)
+
+
+def _mostly(fits: Callable[[Any], bool], rows: list[dict[str, Any]], column: str) -> bool:
+    """Whether a column holds something, and mostly what fits: a few rows that do not are rows that will be dropped."""
+    held = [value for r in rows if not is_nothing(value := r.get(column))]
+    return sum(map(fits, held)) * 2 > len(held)
+
+
+def _is_words(value: Any) -> bool:
+    """Text, or a number that is written as text."""
+    return isinstance(value, (str, int, float))
 
 
 def _is_turns(value: Any) -> bool:
@@ -104,7 +115,7 @@ def _pairs(found: Guess, rows: list[dict[str, Any]]) -> bool:
     columns = {"chosen": "chosen", "rejected": "rejected"}
     rest = [c for c in found.columns if c not in columns]
     chat = _chat_column(rows, rest)
-    sample = rows[0]["chosen"]
+    sample = next((r["chosen"] for r in rows if not is_nothing(r.get("chosen"))), None)
     if chat:
         found.attributes = {
             "formatting": "sharegpt",
@@ -129,7 +140,8 @@ def _pairs(found: Guess, rows: list[dict[str, Any]]) -> bool:
 
 def _labelled(found: Guess, rows: list[dict[str, Any]]) -> bool:
     label = _named(found.columns, LABELS)
-    if label is None or not all(str(r.get(label)).lower() in ("true", "false", "0", "1") for r in rows):
+    labels = [r[label] for r in rows if not is_nothing(r.get(label))] if label else []
+    if label is None or not labels or not all(map(is_truth, labels)):
         return False
     found.says(f"{label} is true or false, so these are answers with thumbs up and down.")
     chat = _chat_column(rows, found.columns)
@@ -165,14 +177,15 @@ def _turns(value: Any) -> list[Any]:
 def _tags(found: Guess, rows: list[dict[str, Any]], column: str) -> None:
     """Which keys of a turn hold who speaks and what is said, and what the speakers are called."""
     turns = [t for r in rows for t in _turns(r.get(column)) if isinstance(t, Mapping)]
-    if not turns or "from" in turns[0]:
+    keys = Counter(key for t in turns for key in t)
+    if not turns or "from" in keys:
         return
-    role = _named(turns[0], ("role", "speaker", "author", "from"))
-    content = _named(turns[0], ("content", "value", "text", "message"))
+    role = _named(keys, ("role", "speaker", "author", "from"))
+    content = _named(keys, ("content", "value", "text", "message"))
     if role is None or content is None:
         found.sure = False
         found.says(
-            f"The turns have the keys {', '.join(map(str, turns[0]))}; say which is the speaker and which the words."
+            f"The turns have the keys {', '.join(map(str, keys))}; say which is the speaker and which the words."
         )
         return
     tags = {"role_tag": role, "content_tag": content}
@@ -186,7 +199,7 @@ def _tags(found: Guess, rows: list[dict[str, Any]], column: str) -> None:
 
 
 def _alpaca(found: Guess, rows: list[dict[str, Any]]) -> bool:
-    words = [c for c in found.columns if all(isinstance(r.get(c), str) or r.get(c) is None for r in rows)]
+    words = [c for c in found.columns if _mostly(_is_words, rows, c) or c in QUERIES]
     response = _named(words, RESPONSES)
     prompt = _named([c for c in words if c != response], PROMPTS)
     if response is None or prompt is None:
@@ -206,7 +219,7 @@ def _alpaca(found: Guess, rows: list[dict[str, Any]]) -> bool:
 
 
 def _text(found: Guess, rows: list[dict[str, Any]]) -> bool:
-    words = [c for c in found.columns if all(isinstance(r.get(c), str) for r in rows)]
+    words = [c for c in found.columns if _mostly(lambda value: isinstance(value, str), rows, c)]
     text = _named(words, TEXTS) or (words[0] if len(words) == 1 == len(found.columns) else None)
     if text is None:
         return False

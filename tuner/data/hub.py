@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import CATALOG, Entry
+from tuner.data.tables import A_TIME, table_rows
 
 PATIENCE = 5.0
 """Seconds to wait for a hub to answer at all."""
@@ -38,8 +39,9 @@ def hub_records(entry: Entry, streaming: bool = False) -> Iterator[tuple[int, An
         sentence = f"{entry.name} comes from {entry.origin} storage; copy it here and give its file_name."
         raise ConfigError([Problem("dataset", sentence)])
     try:
-        rows = _load(entry, streaming)
-        yield from enumerate(rows, start=1)
+        # As arrow, so that rows are made here as those of files are: `datasets` itself leaves in what pads a table.
+        tables = _load(entry, streaming).with_format("arrow").iter(batch_size=A_TIME)
+        yield from enumerate((row for table in tables for row in table_rows(table)), start=1)
     except ConfigError:
         raise
     except Exception as error:  # datasets lets through whatever its network, parsers and scripts raise

@@ -12,8 +12,8 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.encode import MASKED
-from tuner.data.files import table_batches
 from tuner.data.rows import Rows
+from tuner.data.tables import table_batches
 
 ABOUT = "tuner.json"
 STAGES_OF = {"labels": ("pt", "sft"), "chosen_ids": ("rm", "dpo"), "completion_ids": ("kto",)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tuner.config.knobs import ConfigError, Problem
 
 Ints = NDArray[np.int64]
 
@@ -61,14 +64,32 @@ def _choices(sets: int, shares: Sequence[float] | None, draw: Any) -> Any:
         yield from draw.choice(sets, size=1000, p=shares).tolist() if shares else range(sets)
 
 
-def split(rows: int, val_size: float, seed: int) -> tuple[Ints, Ints]:
-    """Row numbers to learn from and rows kept aside, both in their old order.
+def kept_aside(rows: int | None, val_size: float) -> int:
+    """How many of `rows` rows (None while nobody knows) `val_size` keeps aside to measure on: a share below 1, rounded up
+    as LLaMA-Factory's `train_test_split` does, or a count.
 
-    `val_size` is a share below 1 (at least one row), or a count; it never takes all rows.
+    Raises ConfigError where it is neither, or leaves nothing to learn from.
     """
-    if val_size <= 0 or rows < 2:
-        return np.arange(rows), np.arange(0)
-    wanted = round(rows * val_size) if val_size < 1 else int(val_size)
+    if val_size <= 0 or rows == 0:
+        return 0
+    if val_size > 1 and val_size != int(val_size):
+        sentence = (
+            f"--val_size {val_size:g} is neither a share below 1 nor a count of rows; give one of them."
+        )
+        raise ConfigError([Problem("val_size", sentence)])
+    wanted = math.ceil((rows or 0) * val_size) if val_size < 1 else int(val_size)
+    if rows is None or wanted < rows:
+        return wanted
+    takes = f"all {rows:,} rows" if rows > 1 else "the only row"
+    most = f"give a count up to {rows - 1:,}" if rows > 1 else "leave it at 0"
+    sentence = (
+        f"--val_size {val_size:g} keeps {takes} aside, and none is left to learn from; {most}, or more data."
+    )
+    raise ConfigError([Problem("val_size", sentence, {"val_size": 1 if rows > 1 else 0})])
+
+
+def split(rows: int, val_size: float, seed: int) -> tuple[Ints, Ints]:
+    """Row numbers to learn from and rows kept aside, both in their old order. Raises ConfigError as `kept_aside` does."""
     aside = np.zeros(rows, dtype=bool)
-    aside[np.random.default_rng(seed).permutation(rows)[: min(max(wanted, 1), rows - 1)]] = True
+    aside[np.random.default_rng(seed).permutation(rows)[: kept_aside(rows, val_size)]] = True
     return np.flatnonzero(~aside), np.flatnonzero(aside)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.files import Broken, RowReader, arrow_batches, broken_table, layout
+from tuner.data.files import Broken, RowReader, layout
 from tuner.data.spans import Spans, spans
+from tuner.data.tables import arrow_batches, broken_table, table_rows
 
 HELD = 256 << 20
 """The largest group of a parquet file that is held in memory, in bytes once unpacked."""
@@ -186,7 +187,7 @@ class _Group:
             self.table = self.file.read_row_group(group)
 
     def __getitem__(self, index: int) -> dict[str, Any] | Broken:
-        found = self._slice(index).to_pylist()
+        found = table_rows(self._slice(index))
         record: dict[str, Any] | Broken = (
             found[0] if found else Broken("the file promises this row and lacks it")
         )

@@ -16,7 +16,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data import kept
 from tuner.data.catalog import Entry, pick, pick_eval
 from tuner.data.encode import Encoder, packs
-from tuner.data.mix import Ints, mix, split
+from tuner.data.mix import Ints, kept_aside, mix, split
 from tuner.data.pack import groups, pack
 from tuner.data.reading import Reader, ReadSet, Source
 from tuner.data.report import Progress, Report, steps
@@ -78,7 +78,7 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
 
 def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool) -> Prepared:
     """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other."""
-    encoder, train, aside = _opened(config, tokenizer)
+    encoder, train, aside = opened(config, tokenizer)
     weight = 1 / (len(train) + len(aside) or 1)
     reader = Reader(encoder, progress, keep)
     sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
@@ -99,7 +99,7 @@ def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, ke
     return prepared
 
 
-def _opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], list[Entry]]:
+def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], list[Entry]]:
     """The encoder, the sets to learn from and those to measure on. Raises ConfigError."""
     template = template_of(config, tokenizer)
     train, aside = pick(config), pick_eval(config)
@@ -216,7 +216,8 @@ def _from_disk(folder: Path, config: Config, tokenizer: Tokenizer) -> Prepared:
 
 def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -> Prepared:
     """A stream of rows, after a look at the first of each set."""
-    encoder, train, aside = _opened(config, tokenizer)
+    encoder, train, aside = opened(config, tokenizer)
+    held = kept_aside(None, config.val_size)
     look = Reader(Encoder(config.with_values(max_samples=FIRST_LOOK), encoder.template, tokenizer), progress)
     sets = [look.read(entry, 0.0, 0.0) for entry in train]
     report = look.tally.done()
@@ -227,20 +228,20 @@ def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -
         f"The data is streamed; this report is about the first {FIRST_LOOK} rows of each set."
     )
 
-    def opened() -> list[Iterable[dict[str, Any]]]:
+    def open_sets() -> list[Iterable[dict[str, Any]]]:
         return [_Passes(entry, encoder) for entry in train]
 
     stream = Stream(
-        opened,
+        open_sets,
         strategy=config.mix_strategy,
         shares=_shares(config),
         buffer_size=config.buffer_size,
         seed=config.seed,
-        skip=int(config.val_size),
+        skip=held,
     )
     evaluation: dict[str, Sequence[dict[str, Any]]] = {}
-    if config.val_size:
-        evaluation[""] = list(islice(stream.in_order(), int(config.val_size)))
+    if held:
+        evaluation[""] = list(islice(stream.in_order(), held))
     tester = Reader(encoder, progress)
     tested = [tester.read(entry) for entry in aside]
     if config.eval_on_each_dataset:

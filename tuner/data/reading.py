@@ -44,7 +44,10 @@ def _seldom_collecting() -> Iterator[None]:
 
 
 class Source:
-    """The raw rows of a data set with their places; `share` says how much of it has been read, 0 to 1."""
+    """The raw rows of a data set with their places; `share` says how much of it has been read, 0 to 1.
+
+    `findings` are what the ends of its files showed: a row's place, what, and the particulars.
+    """
 
     def __init__(self, entry: Entry, config: Config):
         self.entry = entry
@@ -53,6 +56,7 @@ class Source:
         self.streaming = config.streaming
         self.samples = None if config.streaming else entry.num_samples
         self.given = 0
+        self.findings: list[tuple[Place, str, str]] = []
         self._files_done = 0
         self._file: Records | None = None
 
@@ -87,6 +91,7 @@ class Source:
             name, file = entry.name, path.name
             for line, record in self._file:
                 yield Place(name, file, line), record
+            self.findings += [(Place(name, file, at), what, said) for at, what, said in self._file.findings]
             self._file, self._files_done = None, self._files_done + 1
 
 
@@ -131,6 +136,8 @@ class Reader:
                 pending = drafts, batch
             if pending:
                 yield from self._finished(*pending)
+        for place, what, detail in source.findings:
+            self.tally.find(what, place, detail)
 
     def _drafted(self, block: Sequence[tuple[Place, Any]], entry: Entry) -> Iterator[tuple[Place, Draft]]:
         for place, record in block:

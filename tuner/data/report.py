@@ -22,6 +22,8 @@ EXAMPLES = 5
 # The replacement character, halves of a character, control characters, and UTF-8 that was once read as Latin-1.
 ODD = "\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 DAMAGE = f"[{ODD}]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\u00c2[\u00a0-\u00bf]"
+# Names that LLaMA-Factory's identity.json leaves to be filled in.
+UNFILLED = re.compile(r"\{\{\s*(?:name|author)\s*\}\}")
 BINS = 40
 
 
@@ -50,11 +52,11 @@ def contents(row: Row) -> Iterator[str]:
     """Every text that a normal row is made of."""
     if "text" in row:
         yield row["text"]
-    for message in row.get("messages", ()):
+    sides = (row[side] for side in ("chosen", "rejected", "completion") if side in row)
+    for message in (*row.get("messages", ()), *sides):
         yield message["content"]
-    for side in ("chosen", "rejected", "completion"):
-        if side in row:
-            yield row[side]["content"]
+        if "reasoning_content" in message:
+            yield message["reasoning_content"]
 
 
 @dataclass
@@ -163,13 +165,20 @@ class Tally:
         self._look(place, draft)
 
     def _look(self, place: Place, draft: Draft) -> None:
-        """Note what looks wrong in a row's own words."""
-        for text in contents(draft.row):
+        """Note what looks wrong in a row's own words, and what its conversion noted."""
+        for what, detail in draft.row.get("notes", {}).items():
+            self.find(what, place, detail)
+        texts = list(contents(draft.row))
+        for text in texts:
+            if "{{" in text and (seen := UNFILLED.search(text)):
+                self.find("placeholder not filled in", place, _around(text, seen))
+                break
+        for text in texts:
             seen = self._begins.search(text) and self._odd.search(text)
             if seen:
                 what = "special token in the text" if seen.group("mark") else "encoding damage"
-                self.find(what, place, text[max(seen.start() - 40, 0) : seen.end() + 40])
-                return
+                self.find(what, place, _around(text, seen))
+                break
 
     def find(self, what: str, place: Place, detail: str) -> None:
         """Something worth knowing about a row that is used all the same."""
@@ -192,6 +201,11 @@ class Tally:
             report.tokens = _percentiles(lengths)
             report.histogram = _histogram(lengths)
         return report
+
+
+def _around(text: str, seen: re.Match[str]) -> str:
+    """What was found in a text, with a little of what stands around it."""
+    return text[max(seen.start() - 40, 0) : seen.end() + 40]
 
 
 def _percentiles(lengths: NDArray[np.int32]) -> dict[str, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,27 +29,51 @@ class Spans:
 
 _STRUCTURE = np.zeros(256, dtype=bool)
 _STRUCTURE[list(b'"\\{}[]')] = True
+_LF, _CR, _QUOTE = 10, 13, 34
+_BOM = b"\xef\xbb\xbf"
 
 
 class Scanner:
-    """Finds rows in text fed chunk by chunk; what a chunk leaves open is carried to the next."""
+    """Finds rows in text fed chunk by chunk; what a chunk leaves open is carried to the next.
+
+    A line ends with \\n, \\r\\n or \\r, as python's own files see it; no other character ends one.
+    """
 
     def __init__(self) -> None:
         self.offset = 0
         self.line = 1
         self.open = 0  # where the row being read begins
         self.open_line = 1
+        self.after_cr = False  # whether the chunk before ended with \r, whose \n may come yet
+
+    def skip(self, size: int) -> None:
+        """Begin behind so many bytes, which are no text of the file."""
+        self.offset = self.open = size
 
     def feed(self, chunk: bytes) -> Spans:
         """The rows that end within this chunk."""
         data: Bytes = np.frombuffer(chunk, dtype=np.uint8)
-        newlines: Array = np.flatnonzero(data == 10)
-        spans = self.cut(data, newlines)
+        breaks: Array = np.flatnonzero(data == _LF)
+        line_ends = breaks
+        if self.after_cr or b"\r" in chunk:
+            breaks, line_ends = self._breaks(data)
+        spans = self.cut(data, breaks, line_ends)
         self.offset += len(data)
-        self.line += len(newlines)
+        self.line += len(line_ends)
         return spans
 
-    def cut(self, data: Bytes, newlines: Array) -> Spans:
+    def _breaks(self, data: Bytes) -> tuple[Array, Array]:
+        """Every \\n and \\r of a chunk, and those of them that end a line: of \\r\\n only one does."""
+        breaks = np.flatnonzero((data == _LF) | (data == _CR))
+        ends = np.ones(len(breaks), dtype=bool)
+        feeds = data[breaks] == _LF
+        ends[:-1] &= ~(~feeds[:-1] & feeds[1:] & (np.diff(breaks) == 1))
+        if self.after_cr and len(breaks) and breaks[0] == 0 and feeds[0]:
+            ends[0] = False
+        self.after_cr = bool(len(data)) and int(data[-1]) == _CR
+        return breaks, breaks[ends]
+
+    def cut(self, data: Bytes, breaks: Array, line_ends: Array) -> Spans:
         raise NotImplementedError
 
     def finish(self) -> Spans:
@@ -61,28 +88,99 @@ def _spans(starts: Any, ends: Any, lines: Any) -> Spans:
 
 
 class Lines(Scanner):
-    """One row a line; with `quoted`, a line break between double quotes is part of the row (csv)."""
+    """One row a line, its line end not included; empty lines stand between rows, they are none.
 
-    def __init__(self, quoted: bool = False):
+    With `blank`, a line of nothing but white space is none either.
+    """
+
+    def __init__(self, blank: bool = False):
         super().__init__()
-        self.quoted = quoted
-        self.inside = 0
+        self.blank = blank
+        self.empty_so_far = True  # whether the row being read is white space up to here
 
-    def cut(self, data: Bytes, newlines: Array) -> Spans:
-        breaks, line_of = newlines, np.arange(len(newlines))
-        if self.quoted:
-            quotes = np.flatnonzero(data == 34)
-            outside = (np.searchsorted(quotes, newlines) + self.inside) % 2 == 0
-            breaks, line_of = newlines[outside], line_of[outside]
-            self.inside = (self.inside + len(quotes)) % 2
-        if not len(breaks):
+    def cut(self, data: Bytes, breaks: Array, line_ends: Array) -> Spans:
+        outside = self.outside(data, breaks)
+        at = breaks if outside is None else breaks[outside]
+        opened = self.open - self.offset
+        if not len(at):
+            self.empty_so_far = self.empty_so_far and self._white(data, max(opened, 0), len(data))
             return _spans([], [], [])
-        ends = breaks + self.offset
-        starts = np.concatenate(([self.open], ends[:-1] + 1))
-        lines = np.concatenate(([self.open_line], line_of[:-1] + self.line + 1))
-        self.open, self.open_line = int(ends[-1]) + 1, int(line_of[-1]) + self.line + 1
-        filled = ends > starts  # blank lines stand between rows, they are none
-        return Spans(starts[filled], ends[filled], lines[filled])
+        starts = np.concatenate(([opened], at[:-1] + 1))
+        after = np.searchsorted(line_ends, at, side="right") + self.line
+        lines = np.concatenate(([self.open_line], after[:-1]))
+        filled = at > starts
+        if self.blank:
+            self._drop_white(data, starts, at, filled)
+        self.open, self.open_line = int(at[-1]) + 1 + self.offset, int(after[-1])
+        self.empty_so_far = self._white(data, int(at[-1]) + 1, len(data))
+        return Spans(starts[filled] + self.offset, at[filled] + self.offset, lines[filled])
+
+    def outside(self, data: Bytes, breaks: Array) -> NDArray[np.bool_] | None:
+        """Which line ends end a row; None for all."""
+        return None
+
+    def _drop_white(self, data: Bytes, starts: Array, ends: Array, filled: NDArray[np.bool_]) -> None:
+        """Mark lines of nothing but white space as not filled."""
+        if starts[0] < 0 and self.empty_so_far and self._white(data, 0, int(ends[0])):
+            filled[0] = False
+        begins = data[np.maximum(starts, 0)]
+        for i in np.flatnonzero(filled & (starts >= 0) & ((begins == 32) | (begins == 9))).tolist():
+            filled[i] = not self._white(data, int(starts[i]), int(ends[i]))
+
+    def _white(self, data: Bytes, start: int, end: int) -> bool:
+        return self.blank and not data[start:end].tobytes().strip(b" \t")
+
+    def finish(self) -> Spans:
+        return _spans([], [], []) if self.blank and self.empty_so_far else super().finish()
+
+
+class Csv(Lines):
+    """One row a record, cut where python's csv module would: a line end between double quotes is part of the row.
+
+    A quote opens only at a field's begin, anywhere else outside of quotes it is an ordinary character; inside, two of
+    them are one, and one of them closes. (The states of CPython's Modules/_csv.c, of its default dialect.)
+    """
+
+    def __init__(self, delimiter: str):
+        super().__init__()
+        self.begins = np.zeros(256, dtype=bool)  # characters behind which a field begins
+        self.begins[[ord(delimiter), _LF, _CR]] = True
+        self.inside = 0
+        self.before = _LF  # the last byte of the chunk before
+        self.closed = False  # whether that was a quote that closed
+
+    def outside(self, data: Bytes, breaks: Array) -> NDArray[np.bool_] | None:
+        quotes = np.flatnonzero(data == _QUOTE)
+        if not len(quotes) and not self.inside:
+            self.before, self.closed = int(data[-1]) if len(data) else self.before, False
+            return None
+        quotes = self._acting(data, quotes)
+        outside: NDArray[np.bool_] = (np.searchsorted(quotes, breaks) + self.inside) % 2 == 0
+        self.inside = (self.inside + len(quotes)) % 2
+        self.before = int(data[-1])
+        self.closed = not self.inside and len(quotes) > 0 and int(quotes[-1]) == len(data) - 1
+        return outside
+
+    def _acting(self, data: Bytes, quotes: Array) -> Array:
+        """The quotes that open or close, without those that are ordinary characters."""
+        before = np.where(quotes > 0, data[quotes - 1], self.before)
+        may_open = self.begins[before]
+        twice = np.diff(quotes, prepend=-1 if self.closed else -2) == 1
+        # In most files every quote acts: then each second one opens, at a field's begin or as the second of two.
+        opening = np.arange(len(quotes)) % 2 == self.inside
+        if (may_open | twice)[opening].all():
+            return quotes
+        acting: list[int] = []
+        inside, closed_at = bool(self.inside), -1 if self.closed else -2
+        for at, opens in zip(quotes.tolist(), may_open.tolist(), strict=True):
+            if inside:
+                inside, closed_at = False, at
+            elif opens or at == closed_at + 1:
+                inside = True
+            else:
+                continue
+            acting.append(at)
+        return np.asarray(acting, dtype=np.int64)
 
 
 class Objects(Scanner):
@@ -97,7 +195,13 @@ class Objects(Scanner):
         self.within = False
 
     def feed(self, chunk: bytes) -> Spans:
-        if self.inside and b'"' not in chunk and b"\\" not in chunk:
+        if (
+            self.inside
+            and b'"' not in chunk
+            and b"\\" not in chunk
+            and b"\r" not in chunk
+            and not self.after_cr
+        ):
             # Deep inside a long text, which is the whole of some files: nothing to find.
             self.backslashes = 0
             self.offset += len(chunk)
@@ -105,7 +209,7 @@ class Objects(Scanner):
             return _spans([], [], [])
         return super().feed(chunk)
 
-    def cut(self, data: Bytes, newlines: Array) -> Spans:
+    def cut(self, data: Bytes, breaks: Array, line_ends: Array) -> Spans:
         at: Array = np.flatnonzero(_STRUCTURE[data])
         kinds = data[at]
         quotes = (kinds == 34) & ~self._escaped(at, kinds, data)
@@ -118,7 +222,7 @@ class Objects(Scanner):
         if len(at):
             self.depth = int(depth[-1])
         self.inside = (self.inside + int(quotes.sum())) % 2
-        return self._pair(starts, ends, newlines)
+        return self._pair(starts, ends, line_ends)
 
     def _escaped(self, at: Array, kinds: Bytes, data: Bytes) -> NDArray[np.bool_]:
         """Which structural characters stand behind an odd number of backslashes."""
@@ -137,8 +241,8 @@ class Objects(Scanner):
         odd: NDArray[np.bool_] = (at - run) % 2 == 1
         return odd
 
-    def _pair(self, starts: Array, ends: Array, newlines: Array) -> Spans:
-        lines = np.searchsorted(newlines, starts) + self.line
+    def _pair(self, starts: Array, ends: Array, line_ends: Array) -> Spans:
+        lines = np.searchsorted(line_ends, starts) + self.line
         starts = starts + self.offset
         ends = ends + self.offset
         if self.within:
@@ -162,18 +266,66 @@ def _trailing(data: Bytes, before: int) -> int:
     return count + before if count == len(data) else count
 
 
-def scanner(kind: Layout) -> Scanner:
-    """The scanner for a text layout."""
+DELIMITERS = ",;\t"
+
+
+def delimiter_of(path: Path) -> str:
+    """What parts the fields of a csv file: the character that stands in its header outside of quotes.
+
+    Of several, the one by which the first rows have as many fields as the header.
+    """
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open("rb") as file:
+        head = file.read(1 << 16).removeprefix(_BOM).decode("utf-8", "replace").lstrip("\r\n")
+    header = _outside_quotes(head)
+    held = [d for d in DELIMITERS if d in header] or [","]
+    return held[0] if len(held) == 1 else max(held, key=lambda d: (_agreeing(head, d), header.count(d)))
+
+
+def _outside_quotes(text: str) -> str:
+    """The first line of a csv text without what stands between quotes."""
+    found = []
+    inside, begins = False, True
+    for character in text:
+        if character == '"' and (inside or begins):
+            inside, begins = not inside, inside  # behind a quote that closes, another one opens again
+            continue
+        if not inside and character in "\r\n":
+            break
+        if not inside:
+            found.append(character)
+        begins = not inside and character in DELIMITERS
+    return "".join(found)
+
+
+def _agreeing(text: str, delimiter: str) -> int:
+    """How many of the first rows have as many fields as the header."""
+    try:
+        header, *rows = islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 50)
+    except csv.Error:
+        return 0
+    return sum(len(row) == len(header) for row in rows)
+
+
+def scanner(path: Path, kind: Layout) -> Scanner:
+    """The scanner for a text file of this layout."""
     if kind in ("array", "objects"):
         return Objects(1 if kind == "array" else 0)
-    return Lines(quoted=kind == "csv")
+    return Csv(delimiter_of(path)) if kind == "csv" else Lines(blank=kind == "lines")
 
 
-def spans(path: Path, kind: Layout, first_chunk: int = 1 << 18) -> Iterator[Spans]:
-    """Where the rows of a text file lie, some at a time; the first soon."""
-    scan = scanner(kind)
+def spans(
+    path: Path, kind: Layout, scan: Scanner | None = None, first_chunk: int = 1 << 18
+) -> Iterator[Spans]:
+    """Where the rows of a text file lie, some at a time; the first soon. A byte order mark is no part of a row."""
+    scan = scan or scanner(path, kind)
     size = first_chunk
     with path.open("rb") as file:
+        if file.read(len(_BOM)) == _BOM:
+            scan.skip(len(_BOM))
+        else:
+            file.seek(0)
         while chunk := file.read(size):
             yield scan.feed(chunk)
             size = 1 << 22

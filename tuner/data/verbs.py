@@ -10,11 +10,12 @@ from typing import Any
 
 from tuner.config.config import KNOBS, Config, make
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import CATALOG, Entry, named, read_catalog
+from tuner.data.catalog import CATALOG, LOOK, Entry, named, read_catalog
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
 from tuner.data.hub import cached, reachable
 from tuner.data.pages import Pages
+from tuner.data.prepare import opened
 from tuner.data.report import Progress
 from tuner.data.report import report as make_report
 from tuner.data.show import show as make_shown
@@ -22,10 +23,6 @@ from tuner.data.tokens import load_tokenizer
 
 COUNTED = 64 << 20
 """Rows of files up to this size, in bytes, are counted for the list."""
-
-
-LOOK = 20
-"""Rows in which the columns of an entry are looked for."""
 
 
 def list_rows(dataset_dir: str | Path = "data") -> Iterator[dict[str, Any]]:
@@ -73,7 +70,8 @@ class Hub:
 
 def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
     """Why the first rows of a set are not what its entry says; empty where they are."""
-    first = [record for file in files[:1] for _, record in islice(records(file), LOOK)]
+    every = (record for file in files for _, record in records(file))
+    first = list(islice(every, LOOK))
     rows = [record for record in first if isinstance(record, Mapping)]
     if not rows:
         why = f"none of its first rows can be read ({first[0].reason})" if first else "it holds no rows"
@@ -114,20 +112,21 @@ def report(name: str, model: str, progress: Progress | None = None, **knobs: Any
 
 def show(name: str, row: int, model: str, **knobs: Any) -> dict[str, Any]:
     """What the model sees of row `row` (from 0) of a data set. Raises ConfigError."""
-    config = config_for(name, model, knobs)
-    entry = named([name], config.dataset_dir)[0]
+    config, tokenizer = config_for(name, model, knobs), load_tokenizer(model)
+    encoder, (entry, *_), _ = opened(config, tokenizer)
     found = Pages(entry.files()).row(row) if entry.local else None
-    record = found.record if found else _hub_row(entry, row)
-    shown = make_shown(config, entry, record, load_tokenizer(model)).as_dict()
+    record = found.record if found else hub_row(entry, row)
+    shown = make_shown(config, entry, record, tokenizer, encoder.template).as_dict()
     place = {"file": found.file, "line": found.line} if found else {"file": entry.source, "line": row + 1}
     return {"dataset": name, "number": row, **place, **shown}
 
 
-def _hub_row(entry: Entry, row: int) -> Any:
+def hub_row(entry: Entry, row: int) -> Any:
+    """Row `row` (from 0) of a set that is not on this machine. Raises ConfigError."""
     from tuner.config.knobs import Problem
     from tuner.data.hub import hub_records
 
-    found = next(islice(hub_records(entry), row, None), None)
+    found = next(islice(hub_records(entry), row, None), None) if row >= 0 else None
     if found is None:
         raise ConfigError([Problem("row", f"{entry.name} has no row {row}.")])
     return found[1]
