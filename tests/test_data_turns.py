@@ -392,5 +392,6 @@ def test_the_report_counts_rows_with_something_to_know(tmp_path: Path) -> None:
         "weight not obeyed": (1, "weight 0.5 of the assistant"),
         "placeholder not filled in": (2, "I am {{name}} by {{ author }}."),
         "encoding damage": (1, "half \ud83d"),
+        "thought left out": (1, "half \ud83d"),
     }
     assert not got.dropped
