@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.levels import choose_levels, drawn_sizes, level_count, level_shape
-from tuner.engine.packed.objective import Objective
+from tuner.engine.packed.objective import Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal
 from tuner.engine.packed.reference import weights_fingerprint
 from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
@@ -30,7 +30,7 @@ def packed_step(model, rows, settings=None, micro=2, budget=10_000, policy=None)
     policy = policy or FusedPolicy(model)
     objective = Objective(settings or LossSettings(), CPU)
     runner = StepRunner(policy, objective, CPU, budget, graphs=False)
-    units = units_of_step(rows, micro, CUTOFF)
+    units = units_of_step(rows, micro)
     references = runner.score(units) if objective.needs_reference else None
     result = runner.train(units, references)
     grads = {n: policy.gradients.view(p).clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -128,7 +128,7 @@ def test_loss_and_every_gradient_equal_trl(trl, name: str, knobs: dict) -> None:
     assert_close(got_grads, grads)
     logged = {k: np.mean(v[-4:]) for k, v in trl._metrics["train"].items()}
     names = Objective(LossSettings(), CPU).metric_names
-    for key, value in zip(names, metrics.tolist(), strict=True):
+    for key, value in finish_metrics(names, metrics.tolist()).items():
         assert value == pytest.approx(logged[key], rel=1e-5, abs=1e-6), key
 
 
@@ -157,15 +157,13 @@ def test_every_pairs_log_probs_equal_trl(trl) -> None:
     assert got.tolist() == pytest.approx(want, rel=1e-5)
 
 
-def test_kto_equals_trl_with_its_kl_pairs(tmp_path) -> None:
+@pytest.fixture(scope="module")
+def trl_kto(tmp_path_factory):
+    """A KTOTrainer of TRL over the tiny model; its data set is a placeholder."""
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    rows = labelled_rows()
-    with_kl = [
-        {**r, "KL_completion_ids": rows[i - 1 if i % 2 else i + 1]["completion_ids"]}
-        for i, r in enumerate(rows)
-    ]
+    tmp_path = tmp_path_factory.mktemp("trl_kto")
     trainer = KTOTrainer(
         model=build(trained=False).unload(),
         args=KTOConfig(**trl_arguments(tmp_path, desirable_weight=1.0, undesirable_weight=1.3)),
@@ -176,12 +174,32 @@ def test_kto_equals_trl_with_its_kl_pairs(tmp_path) -> None:
     values = dict(build().named_parameters())
     for name, p in trainer.model.named_parameters():
         p.data.copy_(values[name].data)
-    loss, grads = trl_step(trainer, with_kl)
+    return trainer
+
+
+@pytest.mark.parametrize(("count", "micro"), [(8, 2), (5, 1), (1, 1), (7, 2), (7, 3), (5, 8)])
+def test_kto_equals_trl_at_every_size_of_micro_batch(trl_kto, tmp_path, count: int, micro: int) -> None:
+    """Loss, gradients, distance and evaluation; the last micro-batch may be short or of one row."""
+    rows = labelled_rows(8)[:count]
+    trl_kto._metrics["train"].clear()
+    loss, grads = trl_step(trl_kto, rows, micro)
     settings = LossSettings(pref_loss="kto", kto_rejected_weight=1.3)
-    got, got_grads, metrics = packed_step(build(), rows, settings)
+    got, got_grads, metrics = packed_step(build(), rows, settings, micro=micro)
     assert got == pytest.approx(loss, rel=1e-5)
     assert_close(got_grads, grads)
-    assert metrics[-1].item() == pytest.approx(np.mean(trainer._metrics["train"]["kl"]), rel=1e-4, abs=1e-6)
+    found = finish_metrics(Objective(settings, CPU).metric_names, metrics.tolist())
+    assert found["kl"] == pytest.approx(np.mean(trl_kto._metrics["train"]["kl"]), rel=1e-4, abs=1e-6)
+    evaluation = {"per_device_eval_batch_size": micro}
+    measured = PackedPreferenceTrainer(
+        build(), arguments(tmp_path, **evaluation), None, rows, loss=settings
+    ).evaluate()
+    whole = [rows[i : i + micro] for i in range(0, count, micro)]
+    with torch.no_grad():
+        by_row = [
+            trl_kto.compute_loss(trl_kto.model, trl_kto.data_collator(b)).item() for b in whole for _ in b
+        ]
+    assert measured["eval_loss"] == pytest.approx(np.mean(by_row), rel=1e-5)
+    assert measured["eval_kl"] == pytest.approx(found["kl"], rel=1e-5, abs=1e-7)
 
 
 def test_simpo_and_orpo_equal_trls_experimental_formulas(monkeypatch) -> None:
@@ -269,7 +287,7 @@ def test_bco_mixing_moves_its_baseline_once_per_micro_batch() -> None:
     runner = StepRunner(FusedPolicy(model), objective, CPU, 10_000, graphs=False)
     units = units_of_step(pair_rows(), 2)
     result = runner.train(units, runner.score(units))
-    rewards = (result.metrics[0] + result.metrics[1]) / 2
+    rewards = (result.metrics[0] + result.metrics[1]) / (2 * len(units))
     assert objective.baseline.count == 4 and objective.baseline.mean == pytest.approx(
         rewards.item(), rel=1e-4
     )

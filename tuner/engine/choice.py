@@ -70,7 +70,6 @@ def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> Pa
             preset=config.engine_preset,
             token_budget=config.engine_token_budget,
             reference_cache=paths.mlruns() / "references",
-            cutoff_len=config.cutoff_len,
         ),
         processing_class=start.tokenizer,
     )
