@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +13,8 @@ from transformers import set_seed
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.made_once import made_once
 from tuner.engine import layers, models
+from tuner.engine.merging import merge_once
 from tuner.engine.models import Source
 
 if TYPE_CHECKING:
@@ -50,23 +48,6 @@ def adapter_folder(config: Config, name: str) -> Path:
         sentence = f"--adapter_name_or_path {name} holds no {WEIGHTS}; name the folder that does."
         raise ConfigError([Problem("adapter_name_or_path", sentence)])
     return folder
-
-
-def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Source:
-    """The model with these adapters merged in, in their order; made the first time and kept under mlruns/models."""
-    digest = hashlib.sha256(source.base.encode())
-    for adapter in adapters:
-        digest.update((adapter / WEIGHTS).read_bytes())
-
-    def make(fresh: Path) -> None:
-        model = models.load(config, source, bits=None, whole=False)
-        for adapter in adapters:
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        model.save_pretrained(fresh)
-        models.tokenizer(config, source).save_pretrained(fresh)
-
-    folder = paths.models() / f"{paths.slug(source.folder.name)}-merged-{digest.hexdigest()[:12]}"
-    return Source(made_once(folder, make), str(folder.resolve()))
 
 
 def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:

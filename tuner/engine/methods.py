@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 
 from tuner.config.config import Config
 from tuner.engine import adapters, layers, models
+from tuner.engine.merging import merge_once
 from tuner.engine.models import Source
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def reference(config: Config, source: Source) -> PreTrainedModel | None:
         named = models.find(config, config.ref_model)
         if config.ref_model_adapters:
             folders = [adapters.adapter_folder(config, name) for name in config.ref_model_adapters]
-            named = adapters.merge_once(config, named, folders)
+            named = merge_once(config, named, folders)
         bits = config.ref_model_quantization_bit
         return _frozen(models.load(config, named, bits=bits, whole=False))
     if config.finetuning_type in ADAPTERS:
