@@ -20,7 +20,7 @@ import numpy as np
 from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
-from tuner.config.models import needs_remote_code
+from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.data.catalog import Entry, pick, pick_eval
 from tuner.data.pages import Pages
 from tuner.data.templates import names
@@ -107,14 +107,17 @@ def _in_hub_cache(name: str) -> bool:
 
 
 def _adapters(config: Config) -> Iterator[Problem]:
-    for name in config.adapter_name_or_path:
-        folder = _folder(name)
-        local = folder.is_dir() or not HUB_NAME.match(name)
-        if local and not (folder / "adapter_config.json").is_file():
-            yield Problem(
-                "adapter_name_or_path",
-                f"--adapter_name_or_path {name} holds no adapter_config.json; give an adapter's folder.",
-            )
+    for knob in ("adapter_name_or_path", "ref_model_adapters"):
+        for name in getattr(config, knob):
+            folder = _folder(name)
+            if not folder.is_dir() and HUB_NAME.match(name):
+                continue
+            folder = folder / (config.adapter_folder or "")
+            if not (folder / "adapter_config.json").is_file():
+                said = f"--{knob} {name} holds no adapter_config.json; give an adapter's folder."
+                yield Problem(knob, said)
+            elif why := adapter_refusal(folder):
+                yield Problem(knob, f"--{knob} {name} {why}")
 
 
 def _data(config: Config) -> Iterator[Problem]:

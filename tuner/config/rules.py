@@ -118,6 +118,13 @@ RULES: tuple[Rule, ...] = (
         {"pissa_init": False},
     ),
     Rule(
+        "pissa_init",
+        lambda c: c.pissa_init and bool(c.adapter_name_or_path) and not c.create_new_adapter,
+        "--pissa_init starts a new adapter and --adapter_name_or_path names one to go on from; drop one of the two, "
+        "or set --create_new_adapter True.",
+        {"pissa_init": False},
+    ),
+    Rule(
         "use_dora",
         lambda c: (
             c.finetuning_type != "lora"

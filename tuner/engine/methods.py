@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 ADAPTERS = ("lora", "oft")
 
 
-def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
+def attach(
+    config: Config, model: PreTrainedModel, checkpoint: Path | None = None
+) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
     """The model with its trainable weights told, and the settings of an adapter the trainer is still to add."""
     if config.finetuning_type in ADAPTERS:
-        return adapters.attach(config, model)
+        return adapters.attach(config, model, checkpoint)
     layers.train_only(config, model)
     return model, None
 

@@ -116,7 +116,7 @@ def fit(
     metrics: dict[str, float] = {}
     weights: Path | None = None
     if config.do_train:
-        metrics |= _train(trainer, config, run)
+        metrics |= _train(trainer, config, run, start.checkpoint)
         if run.asked and trainer.state.global_step < trainer.state.max_steps:
             return Outcome(metrics=metrics, base=start.source.base, stopped=True)
         with run.phase("saving"):
@@ -181,10 +181,7 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         yield Profiler(config, run.output)
 
 
-def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
-    begin = checkpoints.start_of(run.run, config)
-    if config.pissa_init and not (run.run.folder / adapters.PISSA_START).is_dir():
-        adapters.remember_pissa(trainer.model, run.run.folder)
+def _train(trainer: Trainer, config: Config, run: LiveRun, begin: Path | None) -> dict[str, float]:
     if begin:
         _go_on(trainer, run, begin)
     with run.phase("training"):
@@ -225,13 +222,13 @@ def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     trainer.save_model(str(run.output))
     (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
-    if config.pissa_init and not config.adapter_name_or_path:
-        adapters.save_pissa(trainer.model, run.run.folder, run.output)
-        if config.pissa_convert:
-            converted = run.output / "pissa_converted"
-            converted.mkdir(exist_ok=True)
-            for path in run.output.glob("adapter_*"):
-                shutil.copy2(path, converted)
+    if (
+        config.pissa_init and config.pissa_convert
+    ):  # every PiSSA adapter is saved converted; some look for it there
+        converted = run.output / "pissa_converted"
+        converted.mkdir(exist_ok=True)
+        for path in run.output.glob("adapter_*"):
+            shutil.copy2(path, converted)
     return run.output
 
 
