@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_packed import CPU, CUTOFF, FAMILIES, VOCAB, build, labelled_rows, pair_rows
-from transformers import PreTrainedTokenizerFast, TrainingArguments
+from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_rows, pair_rows
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.device_row import DeviceRow
@@ -21,7 +21,7 @@ from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusa
 from tuner.engine.packed.reference import weights_fingerprint
 from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
 from tuner.engine.packed.steps import StepRunner
-from tuner.engine.packed.support import unsupported
+from tuner.engine.packed.support import too_long_for, unsupported, window_of
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
 
 
@@ -452,6 +452,36 @@ def test_out_of_memory_is_met_once_with_less(tmp_path, monkeypatch) -> None:
     trainer = PackedPreferenceTrainer(build(trained=False), arguments(tmp_path, max_steps=2), pair_rows())
     trainer.train()
     assert trainer.runner.budget == failures[0] // 2 and trainer.runner.policy.trunk.recompute == 2
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "phi3", "starcoder2"])
+def test_rows_longer_than_a_sliding_window_are_not_taken(family: str) -> None:
+    """The model's own log-probs at the window's length are the packed ones; beyond it they are not, and it is said."""
+    window = 16
+    sliding = {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
+    config = AutoConfig.for_model(family, **SIZES, sliding_window=window, **sliding)
+    torch.manual_seed(0)
+    settings = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), settings).eval()
+    assert window_of(model) == window
+
+    def rows(size: int) -> list[dict]:
+        ids = np.random.default_rng(size).integers(1, VOCAB, size).tolist()
+        return [{"prompt_ids": ids[:4], "chosen_ids": ids[4:], "rejected_ids": ids[4:9]}]
+
+    def differs(size: int) -> float:
+        row = DeviceRow(pack_row(units_of_step(rows(size), 1)), CPU)
+        policy = FusedPolicy(model) if fused_refusal(model) is None else AutogradPolicy(model)
+        got = policy.forward(row, False)[0][: size - 4]
+        ids = torch.tensor([rows(size)[0]["prompt_ids"] + rows(size)[0]["chosen_ids"]])
+        logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        return (got - logps.gather(1, ids[0, 1:, None])[3:, 0]).abs().max().item()
+
+    assert differs(window) < 1e-5 and too_long_for(model, rows(window)) is None
+    assert differs(window + 8) > 1e-4
+    assert f"{window} tokens back" in too_long_for(model, rows(window + 8))
+    open_wide = AutoConfig.for_model(family, **SIZES, sliding_window=None)
+    assert too_long_for(AutoModelForCausalLM.from_config(open_wide), rows(99)) is None
 
 
 def test_what_the_engine_does_not_take_is_said_in_a_sentence() -> None:

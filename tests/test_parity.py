@@ -11,7 +11,9 @@ import pytest
 import tiny
 import torch
 from test_stages import config_of, trained
+from transformers import MistralConfig, MistralForCausalLM
 
+from tuner.config.knobs import ConfigError
 from tuner.engine.live import Outcome
 
 
@@ -145,6 +147,24 @@ def test_scores_agree_with_trl(studio: Path, monkeypatch: pytest.MonkeyPatch) ->
     batch = trainer.data_collator(PAIRS)
     ours = trainer.compute_loss(trainer.model, dict(batch))
     agree(trainer, ours, trl.RewardTrainer.compute_loss(trainer, trainer.model, dict(batch)))
+
+
+@pytest.mark.parametrize("engine", ["auto", "packed"])
+def test_a_sliding_window_is_obeyed(studio: Path, engine: str) -> None:
+    """Mistral's, of 8 tokens; the log says why rows that are longer went to TRL."""
+    if not (studio / "mistral").exists():
+        said = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        model = MistralForCausalLM(MistralConfig(**said, **heads, sliding_window=8))
+        model.save_pretrained(studio / "mistral")
+        tiny.tokenizer(studio / "mistral")
+    config = config_of("dpo", model_name_or_path="mistral", engine=engine, max_steps=1)
+    if engine == "packed":
+        with pytest.raises(ConfigError, match="sees 8 tokens back"):
+            trained(config, "sliding-packed")
+        return
+    live, _ = trained(config, "sliding")
+    assert any("Engine: TRL, because its attention sees 8 tokens back" in n for n in live.run.status().notes)
 
 
 COMPARED = ("loss", "grad_norm", "rewards", "logps", "learning_rate", "kl")

@@ -48,7 +48,7 @@ def _each(sentence: str, **defaults: Any) -> dict[str, Refusal]:
 
 _UNSLOTH = "unsloth's kernels are not used; --flash_attn auto and --bf16 True are the fast way here."
 _KT = "KTransformers is not used; for a model that does not fit, set --quantization_bit 4."
-_MEGATRON = "Megatron is not used; several GPUs are used through accelerate, FSDP (--fsdp) or DeepSpeed (--deepspeed)."
+_MEGATRON = "Megatron is not used; one run takes one GPU here, and a model that does not fit is loaded with --quantization_bit 4."
 _RAY = "Ray is not used; runs wait in the studio's own queue (`tuner submit`)."
 _SWANLAB = "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
 _SERVING = "no server is started by training; load the adapter from the output folder into vLLM or SGLang."

@@ -185,6 +185,13 @@ RULES: tuple[Rule, ...] = (
         "DeepSpeed has its own optimizers and does not work with GaLore or APOLLO; drop one of the two.",
     ),
     Rule(
+        "fsdp",
+        lambda c: bool(c.fsdp) and c.fsdp.strip().lower() not in ("", "false", "none"),
+        "--fsdp {fsdp} spreads a run over several GPUs, and one run takes one GPU here; leave it out. "
+        "For a model that does not fit, set --quantization_bit 4.",
+        {"fsdp": None},
+    ),
+    Rule(
         "use_eaft_loss",
         lambda c: sum((c.use_dft_loss, c.use_asft_loss, c.use_eaft_loss)) > 1,
         "use_dft_loss, use_asft_loss and use_eaft_loss each replace the loss; keep one of them.",

@@ -46,7 +46,10 @@ def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -
         given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
     elif "router_aux_loss_coef" in known:
         given["router_aux_loss_coef"] = config.moe_aux_loss_coef
-    return kind(**given)
+    made = kind(**given)
+    if made.n_gpu > 1:  # it would spread each batch over all cards and multiply it by their number
+        made._n_gpu = 1
+    return made
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, caus
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit, units_of_step
 from tuner.engine.packed.steps import StepResult, StepRunner
+from tuner.engine.packed.support import too_long_for
 
 logger = logging.getLogger(__name__)
 SAVE_EVERY = 8192  # new reference values between two writes of the cache
@@ -258,6 +259,8 @@ class PackedPreferenceTrainer(Trainer):
         return self._units([self.train_dataset[i] for i in stretch], self.micro_batch)
 
     def _units(self, rows: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
+        if refused := too_long_for(self.model, rows):
+            raise ValueError(f"These rows do not fit the packed engine: {refused}")
         return units_of_step(rows, micro_batch) if rows else []
 
     def _count(self, kind: str, result: StepResult) -> None:
