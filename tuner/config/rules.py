@@ -185,6 +185,12 @@ RULES: tuple[Rule, ...] = (
         "DeepSpeed has its own optimizers and does not work with GaLore or APOLLO; drop one of the two.",
     ),
     Rule(
+        "gradient_checkpointing",
+        lambda c: c.gradient_checkpointing is True and c.disable_gradient_checkpointing,
+        "--gradient_checkpointing True and --disable_gradient_checkpointing True ask for opposite things; keep one of them.",
+        {"disable_gradient_checkpointing": False},
+    ),
+    Rule(
         "fsdp",
         lambda c: bool(c.fsdp) and c.fsdp.strip().lower() not in ("", "false", "none"),
         "--fsdp {fsdp} spreads a run over several GPUs, and one run takes one GPU here; leave it out. "
