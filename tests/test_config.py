@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tuner.config import config as c
 from tuner.config.knobs import ConfigError, Section, sections_of
@@ -70,6 +73,53 @@ def test_later_words_win_over_the_file(tmp_path: Path) -> None:
     )
     config = c.make(values)
     assert (config.learning_rate, config.lora_rank, config.ignore_pad_token_for_loss) == (2e-4, 4, False)
+
+
+WARM = st.sampled_from([None, 0, 0.0, 3, 0.5, 0.9, "0", "0.3", "7"])
+
+
+@given(WARM, WARM, st.booleans())
+def test_warm_up_follows_transformers_rule_whatever_the_order(steps: Any, ratio: Any, turned: bool) -> None:
+    """Steps above 0 win, else the ratio: TrainingArguments.get_warmup_steps of transformers 4."""
+    pair = [("warmup_steps", steps), ("warmup_ratio", ratio)]
+    given = {name: value for name, value in (reversed(pair) if turned else pair) if value is not None}
+    wanted = float(steps or 0) or float(ratio or 0)
+    assert c.make(MINIMAL | given).warmup_steps == wanted
+    words = [f"{name}={value}" for name, value in given.items()]
+    assert c.make(c.parse_words(["model_name_or_path=m", "stage=pt", *words])).warmup_steps == wanted
+
+
+@given(
+    st.permutations(
+        ["evaluation_strategy", "eval_strategy", "no_cuda", "use_cpu", "group_by_length", "val_size"]
+    )
+)
+def test_the_order_of_keys_never_matters(order: list[str]) -> None:
+    said = {
+        "evaluation_strategy": "steps", "eval_strategy": "steps", "no_cuda": True, "use_cpu": False,
+        "group_by_length": True, "val_size": 2,
+    }  # fmt: skip
+    config = c.make(MINIMAL | {name: said[name] for name in order})
+    assert (config.eval_strategy, config.use_cpu) == ("steps", True)
+    assert config.train_sampling_strategy == "group_by_length"
+    _, problems = c.check(MINIMAL | {name: (said | {"evaluation_strategy": "epoch"})[name] for name in order})
+    assert [p.knob for p in problems] == ["eval_strategy"] and "keep one" in problems[0].sentence
+
+
+def test_one_thing_said_twice_in_a_file_is_refused_and_later_words_win(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("model_name_or_path: m\nevaluation_strategy: steps\nval_size: 2\n")
+    assert c.parse_words([str(file), "eval_strategy=epoch"]).get("evaluation_strategy") is None
+    assert c.make(c.parse_words([str(file), "stage=pt", "eval_strategy=no"])).eval_strategy == "no"
+    assert (
+        c.make(
+            c.parse_words(["model_name_or_path=m", "eval_strategy=no", "evaluation_strategy=no"])
+        ).eval_strategy
+        == "no"
+    )
+    file.write_text("learning_rate: 1e-4\nstage: pt\nlearning_rate: 1e-5\n")
+    with pytest.raises(ConfigError, match="learning_rate stands twice, again in line 3"):
+        c.read(file)
 
 
 def test_one_e_minus_four_is_a_number_in_yaml(tmp_path: Path) -> None:

@@ -236,12 +236,21 @@ def test_mismatched_pairs_are_mismatched_and_labels_alternate() -> None:
         {"prompt_ids": [i // 2], "completion_ids": [100 + i], "label": i % 2 == 0} for i in range(12)
     ]  # each prompt twice, once good and once bad
     for size in (1, 2, 4):
-        made = mismatched(rows, config_of("kto", per_device_train_batch_size=size))
+        made = mismatched(rows, config_of("kto"), size)
         owner = {tuple(r["completion_ids"]): r["prompt_ids"] for r in rows}
         assert sorted(tuple(r["completion_ids"]) for r in made) == sorted(owner)
         assert all(owner[tuple(r["KL_completion_ids"])] != r["prompt_ids"] for r in made)
         good = [r["label"] for r in made]
         assert all(1 <= sum(good[i : i + 4]) <= 3 for i in range(0, 12, 4))
+    (alone,) = mismatched(rows[:1], config_of("kto"), 1, others=rows)
+    assert alone["KL_completion_ids"] == [102]  # a held-out row by itself takes one of the training rows
+    (cut,) = mismatched(
+        [{"prompt_ids": [1] * 9, "completion_ids": [7], "label": True}],
+        config_of("kto", cutoff_len=12),
+        1,
+        others=[{"prompt_ids": [2], "completion_ids": list(range(50)), "label": True}],
+    )
+    assert cut["KL_completion_ids"] == [0, 1, 2]
 
 
 def test_the_wanted_layers() -> None:

@@ -226,6 +226,8 @@ def test_runs_on_two_gpus_side_by_side_and_one_that_wants_both_is_not_starved() 
 def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match="GPU 97 is not in this machine"):
         slots.check_gpus([97])
+    with pytest.raises(ConfigError, match="--gpus 0,1 names several, and one run takes one GPU"):
+        slots.check_gpus([0, 1])
 
 
 # --- death of a worker
@@ -837,4 +839,23 @@ def test_the_workers_environment_is_calm_and_the_persons_own_wins(monkeypatch: p
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     env = launch.environment({"cpu": 0})
     assert env["OMP_NUM_THREADS"] == "7" and env["MALLOC_MMAP_MAX_"] == "0"
-    assert launch.environment({"gpu1": 0, "gpu0": 0})["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+@pytest.mark.parametrize("present", [0, 2])
+@pytest.mark.parametrize("said", [None, "2,3", "", "GPU-5ac8c6c2,GPU-73e1e9cf"])
+def test_a_worker_never_sees_more_than_its_own_card(
+    monkeypatch: pytest.MonkeyPatch, present: int, said: str | None
+) -> None:
+    cards = tuple(hardware.Gpu(i, "A", 1, 0, (9, 0)) for i in range(present))
+    monkeypatch.setattr(hardware, "gpus", lambda: cards)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if said is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+
+    def visible(*taken: str) -> str:
+        return launch.environment(dict.fromkeys(taken, 0))["CUDA_VISIBLE_DEVICES"]
+
+    assert visible("gpu1") == "1"
+    assert visible("gpu1", "gpu0") == "0"  # of a run that an older version queued
+    # Where the driver's library sees none, torch may see some all the same.
+    assert visible("cpu") == ("" if present else "0" if said is None else said.split(",")[0])

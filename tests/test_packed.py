@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_packed import CPU, CUTOFF, FAMILIES, VOCAB, build, labelled_rows, pair_rows
-from transformers import PreTrainedTokenizerFast, TrainingArguments
+from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_rows, pair_rows
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.levels import choose_levels, drawn_sizes, level_count, level_shape
-from tuner.engine.packed.objective import Objective
+from tuner.engine.packed.objective import Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal
 from tuner.engine.packed.reference import weights_fingerprint
 from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
 from tuner.engine.packed.steps import StepRunner
-from tuner.engine.packed.support import unsupported
+from tuner.engine.packed.support import too_long_for, unsupported, window_of
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
 
 
@@ -30,7 +30,7 @@ def packed_step(model, rows, settings=None, micro=2, budget=10_000, policy=None)
     policy = policy or FusedPolicy(model)
     objective = Objective(settings or LossSettings(), CPU)
     runner = StepRunner(policy, objective, CPU, budget, graphs=False)
-    units = units_of_step(rows, micro, CUTOFF)
+    units = units_of_step(rows, micro)
     references = runner.score(units) if objective.needs_reference else None
     result = runner.train(units, references)
     grads = {n: policy.gradients.view(p).clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -128,7 +128,7 @@ def test_loss_and_every_gradient_equal_trl(trl, name: str, knobs: dict) -> None:
     assert_close(got_grads, grads)
     logged = {k: np.mean(v[-4:]) for k, v in trl._metrics["train"].items()}
     names = Objective(LossSettings(), CPU).metric_names
-    for key, value in zip(names, metrics.tolist(), strict=True):
+    for key, value in finish_metrics(names, metrics.tolist()).items():
         assert value == pytest.approx(logged[key], rel=1e-5, abs=1e-6), key
 
 
@@ -157,15 +157,13 @@ def test_every_pairs_log_probs_equal_trl(trl) -> None:
     assert got.tolist() == pytest.approx(want, rel=1e-5)
 
 
-def test_kto_equals_trl_with_its_kl_pairs(tmp_path) -> None:
+@pytest.fixture(scope="module")
+def trl_kto(tmp_path_factory):
+    """A KTOTrainer of TRL over the tiny model; its data set is a placeholder."""
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    rows = labelled_rows()
-    with_kl = [
-        {**r, "KL_completion_ids": rows[i - 1 if i % 2 else i + 1]["completion_ids"]}
-        for i, r in enumerate(rows)
-    ]
+    tmp_path = tmp_path_factory.mktemp("trl_kto")
     trainer = KTOTrainer(
         model=build(trained=False).unload(),
         args=KTOConfig(**trl_arguments(tmp_path, desirable_weight=1.0, undesirable_weight=1.3)),
@@ -176,12 +174,32 @@ def test_kto_equals_trl_with_its_kl_pairs(tmp_path) -> None:
     values = dict(build().named_parameters())
     for name, p in trainer.model.named_parameters():
         p.data.copy_(values[name].data)
-    loss, grads = trl_step(trainer, with_kl)
+    return trainer
+
+
+@pytest.mark.parametrize(("count", "micro"), [(8, 2), (5, 1), (1, 1), (7, 2), (7, 3), (5, 8)])
+def test_kto_equals_trl_at_every_size_of_micro_batch(trl_kto, tmp_path, count: int, micro: int) -> None:
+    """Loss, gradients, distance and evaluation; the last micro-batch may be short or of one row."""
+    rows = labelled_rows(8)[:count]
+    trl_kto._metrics["train"].clear()
+    loss, grads = trl_step(trl_kto, rows, micro)
     settings = LossSettings(pref_loss="kto", kto_rejected_weight=1.3)
-    got, got_grads, metrics = packed_step(build(), rows, settings)
+    got, got_grads, metrics = packed_step(build(), rows, settings, micro=micro)
     assert got == pytest.approx(loss, rel=1e-5)
     assert_close(got_grads, grads)
-    assert metrics[-1].item() == pytest.approx(np.mean(trainer._metrics["train"]["kl"]), rel=1e-4, abs=1e-6)
+    found = finish_metrics(Objective(settings, CPU).metric_names, metrics.tolist())
+    assert found["kl"] == pytest.approx(np.mean(trl_kto._metrics["train"]["kl"]), rel=1e-4, abs=1e-6)
+    evaluation = {"per_device_eval_batch_size": micro}
+    measured = PackedPreferenceTrainer(
+        build(), arguments(tmp_path, **evaluation), None, rows, loss=settings
+    ).evaluate()
+    whole = [rows[i : i + micro] for i in range(0, count, micro)]
+    with torch.no_grad():
+        by_row = [
+            trl_kto.compute_loss(trl_kto.model, trl_kto.data_collator(b)).item() for b in whole for _ in b
+        ]
+    assert measured["eval_loss"] == pytest.approx(np.mean(by_row), rel=1e-5)
+    assert measured["eval_kl"] == pytest.approx(found["kl"], rel=1e-5, abs=1e-7)
 
 
 def test_simpo_and_orpo_equal_trls_experimental_formulas(monkeypatch) -> None:
@@ -269,7 +287,7 @@ def test_bco_mixing_moves_its_baseline_once_per_micro_batch() -> None:
     runner = StepRunner(FusedPolicy(model), objective, CPU, 10_000, graphs=False)
     units = units_of_step(pair_rows(), 2)
     result = runner.train(units, runner.score(units))
-    rewards = (result.metrics[0] + result.metrics[1]) / 2
+    rewards = (result.metrics[0] + result.metrics[1]) / (2 * len(units))
     assert objective.baseline.count == 4 and objective.baseline.mean == pytest.approx(
         rewards.item(), rel=1e-4
     )
@@ -434,6 +452,36 @@ def test_out_of_memory_is_met_once_with_less(tmp_path, monkeypatch) -> None:
     trainer = PackedPreferenceTrainer(build(trained=False), arguments(tmp_path, max_steps=2), pair_rows())
     trainer.train()
     assert trainer.runner.budget == failures[0] // 2 and trainer.runner.policy.trunk.recompute == 2
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "phi3", "starcoder2"])
+def test_rows_longer_than_a_sliding_window_are_not_taken(family: str) -> None:
+    """The model's own log-probs at the window's length are the packed ones; beyond it they are not, and it is said."""
+    window = 16
+    sliding = {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
+    config = AutoConfig.for_model(family, **SIZES, sliding_window=window, **sliding)
+    torch.manual_seed(0)
+    settings = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), settings).eval()
+    assert window_of(model) == window
+
+    def rows(size: int) -> list[dict]:
+        ids = np.random.default_rng(size).integers(1, VOCAB, size).tolist()
+        return [{"prompt_ids": ids[:4], "chosen_ids": ids[4:], "rejected_ids": ids[4:9]}]
+
+    def differs(size: int) -> float:
+        row = DeviceRow(pack_row(units_of_step(rows(size), 1)), CPU)
+        policy = FusedPolicy(model) if fused_refusal(model) is None else AutogradPolicy(model)
+        got = policy.forward(row, False)[0][: size - 4]
+        ids = torch.tensor([rows(size)[0]["prompt_ids"] + rows(size)[0]["chosen_ids"]])
+        logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        return (got - logps.gather(1, ids[0, 1:, None])[3:, 0]).abs().max().item()
+
+    assert differs(window) < 1e-5 and too_long_for(model, rows(window)) is None
+    assert differs(window + 8) > 1e-4
+    assert f"{window} tokens back" in too_long_for(model, rows(window + 8))
+    open_wide = AutoConfig.for_model(family, **SIZES, sliding_window=None)
+    assert too_long_for(AutoModelForCausalLM.from_config(open_wide), rows(99)) is None
 
 
 def test_what_the_engine_does_not_take_is_said_in_a_sentence() -> None:

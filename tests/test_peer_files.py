@@ -135,8 +135,9 @@ def test_null_empties_and_nested_names_reach_inside(tmp_path: Path) -> None:
             "fsdp": ["full_shard", "auto_wrap"], "gradient_checkpointing_kwargs": {"use_reentrant": True}, "deepspeed": None,
         },
     )  # fmt: skip
-    config = c.make(c.read(path))
-    assert config.report_to == ("none",) and config.fsdp == "full_shard auto_wrap"
+    found, problems = c.check(c.read(path))
+    assert found is not None and found.report_to == ("none",) and found.fsdp == "full_shard auto_wrap"
+    assert [p.knob for p in problems] == ["fsdp"]  # a run takes one GPU
     words = [
         path,
         "learning_rate=null",

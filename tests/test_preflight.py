@@ -70,12 +70,49 @@ def test_what_would_stop_it_is_said(values: dict[str, Any], parts: list[str]) ->
     assert all(part in sentence for part in parts), sentence
 
 
-def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"sse2"}))
-    monkeypatch.setattr(hardware, "gpus", lambda: ())
+@pytest.mark.parametrize("knob", ["bf16", "pure_bf16"])
+@pytest.mark.parametrize("flags", [{"sse2"}, {"avx2"}, {"avx2", "avx512bw"}])
+def test_bfloat16_is_taken_on_any_processor_with_a_word_on_its_time(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], knob: str
+) -> None:
     monkeypatch.setattr(hardware.platform, "system", lambda: "Linux")
-    (problem,) = preflight.problems(config(bf16=True))
-    assert problem.knob == "bf16" and problem.mend == {"bf16": False}
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
+    assert preflight.problems(config(**{knob: True})) == []
+    assert "times as long" in " ".join(preflight.notes(config(**{knob: True})))
+    assert preflight.notes(config()) == []
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    assert preflight.notes(config(**{knob: True})) == []
+
+
+@pytest.mark.parametrize("knob", ["bf16", "pure_bf16"])
+def test_bfloat16_is_refused_on_a_gpu_that_has_none(monkeypatch: pytest.MonkeyPatch, knob: str) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu(0, "Tesla T4", 16, 0, (7, 5)),))
+    (problem,) = preflight.problems(config(**{knob: True}))
+    assert problem.knob == knob and problem.mend == {knob: False, "fp16": True}
+    assert preflight.problems(config(**{knob: True}, use_cpu=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WORLD_SIZE", "2"), ("FORCE_TORCHRUN", "1"), ("FORCE_TORCHRUN", "true")]
+)
+def test_several_gpus_for_one_run_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    (problem,) = preflight.problems(config())
+    assert name in problem.sentence and "one run takes one GPU" in problem.sentence
+    monkeypatch.setenv(name, "1" if name == "WORLD_SIZE" else "0")
+    assert preflight.problems(config()) == []
+
+
+def test_of_several_gpus_the_run_takes_one_and_the_card_counts_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = preflight.card(config())
+    cards = tuple(hardware.Gpu(i, "A100", 80 << 30, 0, (8, 0)) for i in range(4))
+    monkeypatch.setattr(hardware, "gpus", lambda: cards)
+    assert "4 GPUs" in " ".join(preflight.notes(config()))
+    four = preflight.card(config())
+    assert (four.steps, four.examples_per_step) == (one.steps, one.examples_per_step)
 
 
 def test_weights_that_can_run_code_are_refused(studio: Path, tmp_path: Path) -> None:

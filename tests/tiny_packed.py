@@ -14,6 +14,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tuner.engine.packed.rows import STRAY_IDS
+
 CPU = torch.device("cpu")
 VOCAB, CUTOFF = 199, 48
 SIZES = {
@@ -65,7 +67,13 @@ def pair_rows(count: int = 8, seed: int = 0) -> list[dict]:
 
 
 def labelled_rows(count: int = 8) -> list[dict]:
-    return [
+    """Marked answers, each with one to another prompt, as `mismatched` makes them; good and bad are uneven."""
+    rows = [
         {"prompt_ids": r["prompt_ids"], "completion_ids": r["chosen_ids"], "label": i % 3 != 0}
         for i, r in enumerate(pair_rows(count))
+    ]
+    strays = [rows[i - 1]["completion_ids"] for i in range(count)]
+    return [
+        {**r, STRAY_IDS: stray[: CUTOFF - len(r["prompt_ids"])]}
+        for r, stray in zip(rows, strays, strict=True)
     ]

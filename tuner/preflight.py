@@ -20,7 +20,7 @@ import numpy as np
 from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
-from tuner.config.models import needs_remote_code
+from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.data.catalog import Entry, pick, pick_eval
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
@@ -29,6 +29,7 @@ from tuner.estimate import Lengths, Memory, ModelShape, run_memory
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 LEGACY = ("qwen", "internlm2")
+_PLAINLY = "Start it as `tuner train`, without torchrun and without that variable."
 BYTES_PER_TOKEN = 5
 """Of a row in a file, its keys and quotes included: 5.3 on chats in English, 4.9 on alpaca's instructions."""
 
@@ -108,14 +109,17 @@ def _in_hub_cache(name: str) -> bool:
 
 
 def _adapters(config: Config) -> Iterator[Problem]:
-    for name in config.adapter_name_or_path:
-        folder = _folder(name)
-        local = folder.is_dir() or not HUB_NAME.match(name)
-        if local and not (folder / "adapter_config.json").is_file():
-            yield Problem(
-                "adapter_name_or_path",
-                f"--adapter_name_or_path {name} holds no adapter_config.json; give an adapter's folder.",
-            )
+    for knob in ("adapter_name_or_path", "ref_model_adapters"):
+        for name in getattr(config, knob):
+            folder = _folder(name)
+            if not folder.is_dir() and HUB_NAME.match(name):
+                continue
+            folder = folder / (config.adapter_folder or "")
+            if not (folder / "adapter_config.json").is_file():
+                said = f"--{knob} {name} holds no adapter_config.json; give an adapter's folder."
+                yield Problem(knob, said)
+            elif why := adapter_refusal(folder):
+                yield Problem(knob, f"--{knob} {name} {why}")
 
 
 def _data(config: Config) -> Iterator[Problem]:
@@ -144,20 +148,49 @@ def _data(config: Config) -> Iterator[Problem]:
 
 
 def _machine(config: Config) -> Iterator[Problem]:
-    if config.bf16 and not hardware.bf16(config.use_cpu):
-        cards = [g for g in hardware.gpus() if not g.bf16]
-        where = cards[0].name if cards and not config.use_cpu else "this processor"
-        remedy = {"bf16": False, "fp16": True} if cards else {"bf16": False}
-        words = "set --bf16 False --fp16 True" if cards else "set --bf16 False"
+    processes = os.environ.get("WORLD_SIZE", "1").strip()
+    if processes not in ("", "0", "1"):
         yield Problem(
-            "bf16", f"--bf16 True does not work on {where}, which has no bfloat16; {words}.", remedy
+            "gpus", f"WORLD_SIZE={processes} asks for several processes, and {hardware.ONE_GPU}. {_PLAINLY}"
         )
+    elif os.environ.get("FORCE_TORCHRUN", "").strip().lower() in ("1", "true", "y", "yes", "on"):
+        yield Problem(
+            "gpus", f"FORCE_TORCHRUN asks for several processes, and {hardware.ONE_GPU}. {_PLAINLY}"
+        )
+    cards = () if config.use_cpu else hardware.gpus()
+    if (config.bf16 or config.pure_bf16) and (old := [g for g in cards if not g.bf16]):
+        name = "bf16" if config.bf16 else "pure_bf16"
+        said = (
+            f"--{name} True does not work on {old[0].name}, which has no bfloat16; set --{name} False --fp16 True, "
+            "or --use_cpu True."
+        )
+        yield Problem(name, said, {name: False, "fp16": True})
     if config.fp16 and (config.use_cpu or not hardware.gpus()):
         yield Problem(
             "fp16",
-            "--fp16 True needs a GPU; set --fp16 False, or --bf16 True where the processor has it.",
+            "--fp16 True needs a GPU; set --fp16 False.",
             {"fp16": False},
         )
+
+
+def notes(config: Config) -> list[str]:
+    """What does not stop the run and is not what everybody expects, each in one sentence."""
+    return [*_slow_bf16(config), *_one_of_several(config)]
+
+
+def _slow_bf16(config: Config) -> Iterator[str]:
+    on_cpu = config.use_cpu or not hardware.gpus()
+    if (config.bf16 or config.pure_bf16) and on_cpu and not hardware.cpu_bf16():
+        yield (
+            "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
+            "3 to 6 times as long as with --bf16 False."
+        )
+
+
+def _one_of_several(config: Config) -> Iterator[str]:
+    cards = () if config.use_cpu else hardware.gpus()
+    if len(cards) > 1:
+        yield f"This machine has {len(cards)} GPUs; {hardware.ONE_GPU}."
 
 
 def _output(config: Config) -> Iterator[Problem]:
@@ -187,7 +220,6 @@ class Card:
     rows: int | None
     steps: int | None
     examples_per_step: int
-    devices: int
     saves: int | None
     memory: Memory | None
     memory_free: int
@@ -196,10 +228,9 @@ class Card:
 def card(config: Config) -> Card:
     """Rows, optimizer steps and checkpoints that follow from a config. Rows are those of the files, before any is
     dropped; the data report has the exact count."""
-    devices = max(1, len(hardware.gpus())) if not config.use_cpu else 1
     rows = _rows(config)
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * devices
-    steps = _steps(config, rows, devices)
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    steps = _steps(config, rows)
     saves = None
     if steps and config.save_strategy == "steps":
         every = config.save_steps if config.save_steps >= 1 else max(1, math.ceil(steps * config.save_steps))
@@ -209,7 +240,6 @@ def card(config: Config) -> Card:
         rows=rows,
         steps=steps,
         examples_per_step=per_step,
-        devices=devices,
         saves=saves,
         memory=memory(config, free if on_gpu else 0),
         memory_free=free,
@@ -294,12 +324,12 @@ def _counted(file: str, changed: int) -> Pages:
     return pages
 
 
-def _steps(config: Config, rows: int | None, devices: int) -> int | None:
+def _steps(config: Config, rows: int | None) -> int | None:
     """Optimizer steps as transformers' Trainer counts them: whole accumulations an epoch, rounded up."""
     if config.max_steps > 0:
         return int(config.max_steps)
     if rows is None:
         return None
-    batches = math.ceil(rows / (config.per_device_train_batch_size * devices))
+    batches = math.ceil(rows / config.per_device_train_batch_size)
     a_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
     return int(math.ceil(a_epoch * config.num_train_epochs))

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tuner import hardware, paths
+from tuner import hardware, paths, preflight
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError, gone
 from tuner.jobs import liveness, reasons
@@ -33,6 +33,7 @@ EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 
 def main(run_id: str) -> int:
     """Live one run. Returns the exit code: 0 finished or stopped, 1 failed, 2 refused."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = hardware.own_gpu()  # one at most, however this was started
     run = Run(run_id)
     if not run.exists:
         print(f"There is no run {run_id}; `tuner runs` lists them.", file=sys.stderr)
@@ -71,6 +72,8 @@ def _live(run: Run) -> int:
     result = Outcome()
     try:
         live = LiveRun(run, run.config())
+        for said in preflight.notes(live.config):
+            live.note(said)
         with live.listening(), measuring(live), only_whole_checkpoints(live):
             result = _stage(live)
         state, reason = _ended(live, result)

@@ -37,24 +37,37 @@ def submit(words: list[str]) -> int:
     words, gpus = _gpus(words)
     values = parse_words(words)
     if jobs.swept(values):
-        for row in jobs.expand(values):
-            _check(make(row))
+        _say_notes([_check(make(row)) for row in jobs.expand(values)])
         for run in jobs.sweep(values, str(values.get("run_name") or ""), gpus):
             print(run.id)
         return OK
-    print(jobs.submit(_check(make(values)), gpus=gpus).id)
+    config = _check(make(values))
+    _say_notes([config])
+    print(jobs.submit(config, gpus=gpus).id)
     return OK
 
 
+def _say_notes(configs: list[Config]) -> None:
+    """What the log of a run in the queue will say first; `train` shows that log itself."""
+    from tuner.preflight import notes
+
+    for said in dict.fromkeys(said for config in configs for said in notes(config)):
+        print(f"tuner: {said}", file=sys.stderr)
+
+
 def _gpus(words: list[str]) -> tuple[list[str], list[int] | None]:
-    """Take `--gpus 0,1` out of a command line: where a run goes is no knob of it."""
+    """Take `--gpus 1` out of a command line: where a run goes is no knob of it. Raises ConfigError."""
     if "--gpus" not in words:
         return words, None
     at = words.index("--gpus")
     chosen = words[at + 1] if at + 1 < len(words) else ""
     if not all(part.strip().isdigit() for part in chosen.split(",")):
-        raise ConfigError([Problem("gpus", "--gpus needs device numbers behind it, for example --gpus 0,1.")])
-    return words[:at] + words[at + 2 :], [int(part) for part in chosen.split(",")]
+        raise ConfigError([Problem("gpus", "--gpus needs a device number behind it, for example --gpus 0.")])
+    from tuner.jobs.slots import check_gpus
+
+    gpus = [int(part) for part in chosen.split(",")]
+    check_gpus(gpus)
+    return words[:at] + words[at + 2 :], gpus
 
 
 def _checked(words: list[str]) -> Config:

@@ -2,31 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
-def _warmup(share: Any) -> dict[str, Any]:
-    with suppress(ValueError):
-        if float(share or 0) <= 0:
-            return {}
-    return {"warmup_steps": share}  # what is no number is told by the knob
+@dataclass(frozen=True)
+class Alias:
+    """Another name of a knob; `knob` is None for one that says nothing here.
+
+    `read` is the knob's value for the alias's, None where that asks for nothing. `both` decides where the two names
+    are given together, whatever their order: (the alias's value as read, the knob's own) -> the knob's value. Without it
+    they have to agree.
+    """
+
+    knob: str | None
+    read: Callable[[Any], Any] = lambda value: value
+    both: Callable[[Any, Any], Any] | None = None
 
 
-RENAMED: dict[str, Callable[[Any], dict[str, Any]]] = {
-    # transformers 5 reads a warm-up below 1 as a share of the run.
-    "warmup_ratio": _warmup,
-    "evaluation_strategy": lambda v: {"eval_strategy": v},
-    "no_cuda": lambda v: {"use_cpu": v},
-    "group_by_length": lambda v: (
-        {"train_sampling_strategy": "group_by_length"} if str(v).lower() == "true" else {}
+def _yes(value: Any) -> bool:
+    return str(value).strip().lower() in ("true", "1", "yes", "on")
+
+
+def _above_zero(value: Any) -> bool:
+    """Whether this is more than nothing; what is no number is, too, and then the knob tells."""
+    try:
+        return float(value or 0) > 0
+    except (TypeError, ValueError):
+        return True
+
+
+RENAMED: dict[str, Alias] = {
+    # transformers 5 reads a warm-up below 1 as a share of the run; steps above 0 beat a ratio there.
+    "warmup_ratio": Alias(
+        "warmup_steps",
+        lambda share: share if _above_zero(share) else None,
+        lambda share, steps: steps if _above_zero(steps) else share,
     ),
-    "fsdp": lambda v: {"fsdp": " ".join(map(str, v)) if isinstance(v, list | tuple) else v},
-    "save_safetensors": lambda v: {},
-    "logging_dir": lambda v: {},
+    "evaluation_strategy": Alias("eval_strategy"),
+    "no_cuda": Alias("use_cpu", both=lambda off, cpu: _yes(off) or cpu),
+    "group_by_length": Alias(
+        "train_sampling_strategy", lambda value: "group_by_length" if _yes(value) else None
+    ),
+    "save_safetensors": Alias(None),
+    "logging_dir": Alias(None),
 }
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under the knobs' names: what other versions and tools call otherwise is carried over, the rest stays.
+
+    The order of the names does not matter.
+    """
+    known = {name: value for name, value in values.items() if name not in RENAMED}
+    for name, knob, value in _carried(values):
+        both = RENAMED[name].both
+        if knob not in values:
+            known[knob] = value
+        elif both is not None:
+            known[knob] = both(value, values[knob])
+    return known
+
+
+def disagreeing(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of an alias and its knob that are both given and say different things."""
+    return [
+        (name, knob)
+        for name, knob, value in _carried(values)
+        if knob in values and RENAMED[name].both is None and str(values[knob]).lower() != str(value).lower()
+    ]
+
+
+def said_again(values: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """The values without other names of the knob that `word` names, for a word that comes later and wins."""
+    alias = RENAMED.get(word)
+    knob = alias.knob if alias else word
+    agreeing = {n for n, a in RENAMED.items() if a.knob == knob and a.both is None}
+    others = ({knob} if word in agreeing else set()) | agreeing
+    return {name: value for name, value in values.items() if name == word or name not in others}
+
+
+def _carried(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """The aliases among the names that ask for something, with their knob and its value."""
+    for name, alias in RENAMED.items():
+        if name in values and alias.knob is not None and (value := alias.read(values[name])) is not None:
+            yield name, alias.knob, value
 
 
 @dataclass(frozen=True)
@@ -49,7 +110,7 @@ def _each(sentence: str, **defaults: Any) -> dict[str, Refusal]:
 
 _UNSLOTH = "unsloth's kernels are not used; --flash_attn auto and --bf16 True are the fast way here."
 _KT = "KTransformers is not used; for a model that does not fit, set --quantization_bit 4."
-_MEGATRON = "Megatron is not used; several GPUs are used through accelerate, FSDP (--fsdp) or DeepSpeed (--deepspeed)."
+_MEGATRON = "Megatron is not used; one run takes one GPU here, and a model that does not fit is loaded with --quantization_bit 4."
 _RAY = "Ray is not used; runs wait in the studio's own queue (`tuner submit`)."
 _SWANLAB = "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
 _SERVING = "no server is started by training; load the adapter from the output folder into vLLM or SGLang."

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, RENAMED
+from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, disagreeing, renamed, said_again
 from tuner.config.board import from_board, is_board, other_verb
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.rules import broken_rules
@@ -77,18 +77,13 @@ def check(values: Values) -> tuple[Config | None, list[Problem]]:
     return config, problems + broken_rules(config)
 
 
-def renamed(values: Values) -> dict[str, Any]:
-    """The values under the knobs' names: what other versions and tools call otherwise is carried over, the rest stays."""
-    known: dict[str, Any] = {}
-    for name, value in values.items():
-        known.update(RENAMED[name](value) if name in RENAMED else {name: value})
-    return known
-
-
 def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
     """Old names made new, unknown names told."""
     known: dict[str, Any] = {}
-    problems = []
+    problems = [
+        Problem(knob, f"--{name} and --{knob} name one thing and say two; keep one of them.")
+        for name, knob in disagreeing(values)
+    ]
     for name, value in renamed(values).items():
         if name in KNOBS:
             if not _emptied(KNOBS[name], value):
@@ -182,6 +177,21 @@ class _Yaml(yaml.SafeLoader):
     """YAML as people write it: 5e-5 is a number here, as in every tool that reads these files."""
 
 
+def _once(loader: _Yaml, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    """A mapping whose keys each stand once: of two, PyYAML would silently take the last."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if str(key.value) in seen:
+            line = key.start_mark.line + 1
+            raise yaml.MarkedYAMLError(
+                problem=f"{key.value} stands twice, again in line {line}; keep one of them"
+            )
+        seen.add(str(key.value))
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Yaml.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _once)
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
@@ -204,23 +214,26 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     while rest:
         word = rest.pop(0)
         if word.startswith("--"):
-            values.update(_flag(word[2:], rest))
+            given = _flag(word[2:], rest)
         elif "=" in word:
-            values = _assigned(values, word)
+            given = _assigned(values, word)
         elif not values:
             source = word
-            values.update(read(word, resolve=False))
+            given = read(word, resolve=False)
         else:
             raise ConfigError([Problem("", f"{word!r} stands alone; write --name value or name=value.")])
+        for name in given if values else ():
+            values = said_again(values, name)
+        values.update(given)
     found = resolved(values)
     return _for_training(found, source) if source else found
 
 
 def _assigned(values: Values, word: str) -> dict[str, Any]:
-    """The values with `name=value` set as OmegaConf sets it: null empties, [a,b] is a list, a.b is inside a."""
+    """What `name=value` sets, as OmegaConf reads it: null empties, [a,b] is a list, a.b is inside a."""
     name, value = word.split("=", 1)
     if "." not in name and value[:1] not in ("[", "{"):
-        return {**values, name: None if value in ("null", "~") else value}
+        return {name: None if value in ("null", "~") else value}
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -230,8 +243,8 @@ def _assigned(values: Values, word: str) -> dict[str, Any]:
         if isinstance(values.get(top), dict) and isinstance(given[top], dict):
             given = {top: OmegaConf.to_container(OmegaConf.merge(values[top], given[top]))}
     except (OmegaConfBaseException, yaml.YAMLError):
-        given = {name: value}
-    return {**values, **given}
+        return {name: value}
+    return {str(k): v for k, v in given.items()}
 
 
 def _flag(flag: str, rest: list[str]) -> dict[str, Any]:

@@ -245,3 +245,33 @@ def native_model_types() -> frozenset[str]:
         r'(?:\(\s*"([^"]+)",|"([^"]+)":)\s*"\w+Config"', text
     )  # ("llama", "LlamaConfig") or a dict's
     return frozenset(pair or keyed for pair, keyed in rows)
+
+
+# ---------------------------------------------------------------- adapters
+
+_TAKES_APART = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts that change the base's weights when the adapter is made; PEFT makes it again when it loads one."""
+
+
+def adapter_refusal(folder: Path) -> str | None:
+    """Why an adapter does not fit the base that it names, as the end of a sentence about it; None where it does.
+
+    What such an adapter was trained on, the base without what was taken out, is not kept; PEFT decomposes the base again
+    at loading, and a fast decomposition (pissa_niter_N) is random: it is another model every time.
+    """
+    try:
+        start = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get(
+            "init_lora_weights"
+        )
+    except (OSError, ValueError, AttributeError):
+        return None  # whether there is one is another question
+    if not str(start).lower().startswith(_TAKES_APART):
+        return None
+    there = folder / "pissa_converted"
+    remedy = (
+        f"name {there}, which is converted."
+        if (there / "adapter_config.json").is_file()
+        else "convert it to plain LoRA where it was trained (PEFT: save_pretrained with "
+        "path_initial_model_for_weight_conversion; LLaMA-Factory: --pissa_convert True)."
+    )
+    return f"was started by {start}, which changed the model's weights, and does not fit the model as it is; {remedy}"

@@ -118,6 +118,13 @@ RULES: tuple[Rule, ...] = (
         {"pissa_init": False},
     ),
     Rule(
+        "pissa_init",
+        lambda c: c.pissa_init and bool(c.adapter_name_or_path) and not c.create_new_adapter,
+        "--pissa_init starts a new adapter and --adapter_name_or_path names one to go on from; drop one of the two, "
+        "or set --create_new_adapter True.",
+        {"pissa_init": False},
+    ),
+    Rule(
         "use_dora",
         lambda c: (
             c.finetuning_type != "lora"
@@ -176,6 +183,19 @@ RULES: tuple[Rule, ...] = (
         "deepspeed",
         lambda c: bool(c.deepspeed) and (c.use_galore or c.use_apollo),
         "DeepSpeed has its own optimizers and does not work with GaLore or APOLLO; drop one of the two.",
+    ),
+    Rule(
+        "gradient_checkpointing",
+        lambda c: c.gradient_checkpointing is True and c.disable_gradient_checkpointing,
+        "--gradient_checkpointing True and --disable_gradient_checkpointing True ask for opposite things; keep one of them.",
+        {"disable_gradient_checkpointing": False},
+    ),
+    Rule(
+        "fsdp",
+        lambda c: bool(c.fsdp) and c.fsdp.strip().lower() not in ("", "false", "none"),
+        "--fsdp {fsdp} spreads a run over several GPUs, and one run takes one GPU here; leave it out. "
+        "For a model that does not fit, set --quantization_bit 4.",
+        {"fsdp": None},
     ),
     Rule(
         "use_eaft_loss",

@@ -455,6 +455,10 @@ def argument_table() -> dict[str, dict[str, Any]]:
     return table
 
 
+SpacedText = Annotated[
+    OptionalText, BeforeValidator(lambda v: " ".join(map(str, v)) if isinstance(v, list | tuple) else v)
+]
+"""Options with spaces between them in a shell, a list in YAML."""
 _TYPES: dict[str, Any] = {
     "bool": bool,
     "int": int,
@@ -473,7 +477,11 @@ def _training_arguments(taken: set[str]) -> type[Section]:
     """Every other field of transformers' TrainingArguments, by its own name."""
     fields = {
         name: (
-            Literal[tuple(row["choices"])] if row["type"] == "choice" else _TYPES[row["type"]],
+            SpacedText
+            if name == "fsdp"
+            else Literal[tuple(row["choices"])]
+            if row["type"] == "choice"
+            else _TYPES[row["type"]],
             knob(
                 row["default"],
                 f"Passed on to transformers' TrainingArguments as {name}.",

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, OFTConfig, PeftConfig, PeftModel, get_peft_model
-from transformers import set_seed
+from peft import LoraConfig, OFTConfig, PeftConfig, PeftModel
 
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.made_once import made_once
-from tuner.engine import layers, models
+from tuner.config.models import adapter_refusal
+from tuner.engine import layers, models, pissa
+from tuner.engine.merging import merge_once
 from tuner.engine.models import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
-PISSA_START = "pissa_init"
 
 
 def base_of(config: Config, source: Source) -> Source:
@@ -49,43 +46,27 @@ def adapter_folder(config: Config, name: str) -> Path:
     if not (folder / WEIGHTS).is_file():
         sentence = f"--adapter_name_or_path {name} holds no {WEIGHTS}; name the folder that does."
         raise ConfigError([Problem("adapter_name_or_path", sentence)])
+    if why := adapter_refusal(folder):
+        raise ConfigError([Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")])
     return folder
 
 
-def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Source:
-    """The model with these adapters merged in, in their order; made the first time and kept under mlruns/models."""
-    digest = hashlib.sha256(source.base.encode())
-    for adapter in adapters:
-        digest.update((adapter / WEIGHTS).read_bytes())
-
-    def make(fresh: Path) -> None:
-        model = models.load(config, source, bits=None, whole=False)
-        for adapter in adapters:
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        model.save_pretrained(fresh)
-        models.tokenizer(config, source).save_pretrained(fresh)
-
-    folder = paths.models() / f"{paths.slug(source.folder.name)}-merged-{digest.hexdigest()[:12]}"
-    return Source(made_once(folder, make), str(folder.resolve()))
-
-
-def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
+def attach(
+    config: Config, model: PreTrainedModel, checkpoint: Path | None = None
+) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
     """The model to train and, for an adapter that starts from nothing, its settings for the trainer to add.
 
     A trainer that adds the adapter itself knows that the reference is the model without it. An adapter that starts
-    from something is added here: the trainer then keeps a frozen copy of it as the reference.
+    from something is added here: the trainer then keeps a frozen copy of it as the reference. `checkpoint` is where the
+    run goes on from.
     """
     if config.adapter_name_or_path and not config.create_new_adapter:
         folder = adapter_folder(config, config.adapter_name_or_path[-1])
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True), None
-    fresh = oft(config, model) if config.finetuning_type == "oft" else lora(config, model)
-    if config.pissa_init:
-        set_seed(config.seed)  # the fast decomposition is random; a resumed run must find the same one
-        made = get_peft_model(model, fresh)
-        # From here on it is an adapter like any other: a copy of it must not decompose the weights again.
-        made.peft_config["default"].init_lora_weights = True
-        return made, None
-    return model, fresh
+    if config.finetuning_type == "oft":
+        return model, oft(config, model)
+    fresh = lora(config, model)
+    return (pissa.begin(config, model, fresh, checkpoint), None) if config.pissa_init else (model, fresh)
 
 
 def lora(config: Config, model: PreTrainedModel) -> LoraConfig:
@@ -166,23 +147,3 @@ def keep_only_adapter_dropout(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and not name.endswith("lora_dropout.default"):
             module.p = 0.0
-
-
-def remember_pissa(model: torch.nn.Module, folder: Path) -> None:
-    """Keep the adapter a PiSSA run starts from; the plain LoRA at the end is the difference to it."""
-    model.save_pretrained(str(folder / PISSA_START), selected_adapters=["default"])
-
-
-def save_pissa(model: torch.nn.Module, start: Path, output: Path) -> None:
-    """A PiSSA adapter as a plain LoRA of twice the rank, which fits the model as it was.
-
-    Unconverted it would fit only the remainder of the decomposition, which is not kept anywhere.
-    """
-    settings = model.peft_config["default"]
-    settings.init_lora_weights = "pissa"  # what PEFT wants to hear before it converts
-    model.save_pretrained(
-        str(output),
-        selected_adapters=["default"],
-        path_initial_model_for_weight_conversion=str(start / PISSA_START),
-    )
-    settings.init_lora_weights = True

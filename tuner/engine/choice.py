@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from peft import get_peft_model
 from transformers import TrainingArguments, set_seed
 
@@ -11,7 +15,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.engine.live import LiveRun
 from tuner.engine.losses import LossSettings, needs_reference
 from tuner.engine.mixture import Mixture
-from tuner.engine.packed.support import unsupported
+from tuner.engine.packed.support import too_long_for, unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
 from tuner.engine.start import Start
 from tuner.engine.trainer import arguments
@@ -49,12 +53,17 @@ def _refusal(config: Config, start: Start, losses: Mixture) -> str | None:
     if fresh is not None:
         set_seed(config.seed)  # as TRL does before it adds an adapter
         start.model = get_peft_model(start.model, fresh)
-    why = unsupported(config, start.model)
+    why = unsupported(config, start.model) or too_long_for(start.model, _rows(start))
     if why and fresh is not None:
         start.model = start.model.unload()
     elif fresh is not None:
         start.fresh = None
     return why
+
+
+def _rows(start: Start) -> Iterator[Mapping[str, Any]]:
+    """Every row, of evaluation too."""
+    return itertools.chain(start.rows.train, *start.rows.eval.values())
 
 
 def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> PackedPreferenceTrainer:
@@ -70,7 +79,6 @@ def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> Pa
             preset=config.engine_preset,
             token_budget=config.engine_token_budget,
             reference_cache=paths.mlruns() / "references",
-            cutoff_len=config.cutoff_len,
         ),
         processing_class=start.tokenizer,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from peft import PeftConfig, PeftModel
 
 from tuner.config.config import Config
 from tuner.engine import adapters, layers, models
+from tuner.engine.merging import merge_once
 from tuner.engine.models import Source
 
 if TYPE_CHECKING:
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
 ADAPTERS = ("lora", "oft")
 
 
-def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
+def attach(
+    config: Config, model: PreTrainedModel, checkpoint: Path | None = None
+) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
     """The model with its trainable weights told, and the settings of an adapter the trainer is still to add."""
     if config.finetuning_type in ADAPTERS:
-        return adapters.attach(config, model)
+        return adapters.attach(config, model, checkpoint)
     layers.train_only(config, model)
     return model, None
 
@@ -31,7 +35,7 @@ def reference(config: Config, source: Source) -> PreTrainedModel | None:
         named = models.find(config, config.ref_model)
         if config.ref_model_adapters:
             folders = [adapters.adapter_folder(config, name) for name in config.ref_model_adapters]
-            named = adapters.merge_once(config, named, folders)
+            named = merge_once(config, named, folders)
         bits = config.ref_model_quantization_bit
         return _frozen(models.load(config, named, bits=bits, whole=False))
     if config.finetuning_type in ADAPTERS:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuner.config.config import Config
+from tuner.engine.packed.rows import STRAY_IDS
 
 Row = dict[str, Any]
 
 
-def mismatched(rows: Sequence[Row], config: Config) -> list[Row]:
-    """Rows in training order, each with an answer that belongs to another prompt (`KL_completion_ids`).
+def mismatched(rows: Sequence[Row], config: Config, size: int, others: Sequence[Row] = ()) -> list[Row]:
+    """Rows in training order, each with an answer that belongs to another prompt (STRAY_IDS), within cutoff_len.
 
-    Good and bad ones alternate in proportion, so that a batch has both. The mismatched answers of a batch are the
-    answers of that batch, one place further, as KTO's estimate of the distance to the reference wants them
-    (arXiv 2402.01306, sec. 4.1); where that is the same prompt, the next other one is taken.
+    Good and bad ones alternate in proportion, so that a batch has both. The mismatched answers of a batch of `size`
+    are the answers of that batch, one place further, as KTO's estimate of the distance to the reference wants them
+    (arXiv 2402.01306, sec. 4.1); where that is the same prompt, the next other one is taken, at last one of `others`.
     """
     order = list(rows) if config.disable_shuffling else in_turn(rows, config.seed)
-    size = config.per_device_train_batch_size
     return [
-        {**row, "KL_completion_ids": order[_partner(order, i, size)]["completion_ids"]}
+        {**row, STRAY_IDS: _stray(row, _nearest_first(order, i, size), others, config.cutoff_len)}
         for i, row in enumerate(order)
     ]
+
+
+def one_prompt(rows: Sequence[Row]) -> bool:
+    """Whether all rows ask the same, so that no answer of theirs is a mismatched one."""
+    return bool(rows) and all(row["prompt_ids"] == rows[0]["prompt_ids"] for row in rows)
 
 
 def in_turn(rows: Sequence[Row], seed: int) -> list[Row]:
@@ -37,14 +43,18 @@ def in_turn(rows: Sequence[Row], seed: int) -> list[Row]:
     return [row for _, row in sorted(placed, key=lambda p: p[0])]
 
 
-def _partner(order: Sequence[Row], index: int, size: int) -> int:
-    """The row whose answer goes with row `index`'s prompt: the one before it in its batch, or the next that differs."""
+def _nearest_first(order: Sequence[Row], index: int, size: int) -> Iterator[Row]:
+    """The other rows: those before row `index` in its batch, round about; then the ones that follow."""
     begin = index - index % size
-    batch = range(begin, min(begin + size, len(order)))
-    nearest_first = [begin + (index - begin - step) % len(batch) for step in range(1, len(batch))]
-    others = ((index + step) % len(order) for step in range(1, len(order)))
-    prompt = order[index]["prompt_ids"]
-    for other in (*nearest_first, *others):
-        if order[other]["prompt_ids"] != prompt:
-            return other
-    return (index + 1) % len(order)
+    batch = min(begin + size, len(order)) - begin
+    yield from (order[begin + (index - begin - step) % batch] for step in range(1, batch))
+    yield from (order[(index + step) % len(order)] for step in range(1, len(order)))
+
+
+def _stray(row: Row, nearest: Iterator[Row], others: Sequence[Row], cutoff: int) -> list[int]:
+    """The answer of the first row that asks something else; where all ask the same, of the nearest."""
+    close = next(nearest, row)
+    rows = itertools.chain([close], nearest, others)
+    found = next((other for other in rows if other["prompt_ids"] != row["prompt_ids"]), close)
+    answer: list[int] = found["completion_ids"]
+    return answer[: max(1, cutoff - len(row["prompt_ids"]))]

@@ -32,7 +32,7 @@ def loss_weights(config: Config) -> list[float]:
     )
 
 
-def settings(config: Config, name: str, **changes: float) -> LossSettings:
+def settings(config: Config, name: str, **changes: float | None) -> LossSettings:
     """The knobs of one loss, by their own names."""
     known = {f.name for f in fields(LossSettings)} - {"pref_loss"}
     return LossSettings(pref_loss=name, **({n: getattr(config, n) for n in known} | changes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,14 @@ def find(config: Config, name: str | None = None) -> Source:
     )
     ready = native(folder, paths.models())
     return Source(ready, given if ready == folder and not local.is_dir() else str(ready.resolve()))
+
+
+def fingerprint(source: Source) -> str:
+    """A name for the model's files as they are: what is made from them is made anew when they change. No file is read."""
+    folder = source.folder.resolve()
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    parts = [str(folder), *(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def grows(config: Config) -> bool:

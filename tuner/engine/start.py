@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM
@@ -16,6 +17,7 @@ from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
 from tuner.engine.peak import note_estimate
+from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -32,6 +34,8 @@ class Start:
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel | PeftModel
     fresh: PeftConfig | None
+    checkpoint: Path | None = None
+    """Where training goes on from."""
 
     @property
     def packed(self) -> bool:
@@ -50,6 +54,7 @@ def begin(
 ) -> Start:
     """Find, read, load; each a phase of the run. `changes` go to the model's own configuration."""
     with run.phase("finding the model"):
+        checkpoint = checkpoints.start_of(run.run, config) if config.do_train else None
         source = adapters.base_of(config, vocabulary.widened(config, models.find(config)))
     with run.phase("preparing the data"):
         words = load_tokenizer(source.folder)
@@ -62,5 +67,5 @@ def begin(
         tokenizer.chat_template = to_save(rows.template, words, config) or tokenizer.chat_template
         whole = config.finetuning_type in ("full", "freeze")
         model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
-        model, fresh = methods.attach(config, model)
-    return Start(source, rows, tokenizer, model, fresh)
+        model, fresh = methods.attach(config, model, checkpoint)
+    return Start(source, rows, tokenizer, model, fresh, checkpoint)

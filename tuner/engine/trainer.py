@@ -47,7 +47,10 @@ def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -
         given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
     elif "router_aux_loss_coef" in known:
         given["router_aux_loss_coef"] = config.moe_aux_loss_coef
-    return kind(**given)
+    made = kind(**given)
+    if made.n_gpu > 1:  # it would spread each batch over all cards and multiply it by their number
+        made._n_gpu = 1
+    return made
 
 
 def _plain(value: Any) -> Any:
@@ -117,7 +120,7 @@ def fit(
     metrics: dict[str, float] = {}
     weights: Path | None = None
     if config.do_train:
-        metrics |= _train(trainer, config, run)
+        metrics |= _train(trainer, config, run, start.checkpoint)
         if run.asked and trainer.state.global_step < trainer.state.max_steps:
             return Outcome(metrics=metrics, base=start.source.base, stopped=True)
         with run.phase("saving"):
@@ -186,10 +189,7 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         yield Profiler(config, run.output)
 
 
-def _train(trainer: Trainer, config: Config, run: LiveRun) -> dict[str, float]:
-    begin = checkpoints.start_of(run.run, config)
-    if config.pissa_init and not (run.run.folder / adapters.PISSA_START).is_dir():
-        adapters.remember_pissa(trainer.model, run.run.folder)
+def _train(trainer: Trainer, config: Config, run: LiveRun, begin: Path | None) -> dict[str, float]:
     if begin:
         _go_on(trainer, run, begin)
     with run.phase("training"):
@@ -230,13 +230,13 @@ def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     trainer.save_model(str(run.output))
     (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
-    if config.pissa_init and not config.adapter_name_or_path:
-        adapters.save_pissa(trainer.model, run.run.folder, run.output)
-        if config.pissa_convert:
-            converted = run.output / "pissa_converted"
-            converted.mkdir(exist_ok=True)
-            for path in run.output.glob("adapter_*"):
-                shutil.copy2(path, converted)
+    if (
+        config.pissa_init and config.pissa_convert
+    ):  # every PiSSA adapter is saved converted; some look for it there
+        converted = run.output / "pissa_converted"
+        converted.mkdir(exist_ok=True)
+        for path in run.output.glob("adapter_*"):
+            shutil.copy2(path, converted)
     return run.output
 
 

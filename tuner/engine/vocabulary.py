@@ -30,7 +30,9 @@ def widened(config: Config, source: Source) -> Source:
     if not models.grows(config):
         return source
     meant = meanings(config)
-    asked = json.dumps([source.base, list(config.add_tokens), meant, config.init_special_tokens, config.seed])
+    asked = json.dumps(
+        [models.fingerprint(source), list(config.add_tokens), meant, config.init_special_tokens, config.seed]
+    )
     name = f"{paths.slug(source.folder.name)}-tokens-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
     folder = made_once(paths.models() / name, lambda fresh: _make(config, source, meant, fresh))
     return Source(folder, str(folder.resolve()))

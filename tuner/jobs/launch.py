@@ -105,6 +105,7 @@ def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
         # Two spinning threads on two cores are ten times slower than one as soon as anything else runs.
         "OMP_NUM_THREADS": str(max(1, min(cores // 2, 16))),
         "OMP_WAIT_POLICY": "PASSIVE",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of the slots' numbers, which come from the driver
     }
     gpus = slots.gpus_of(tuple(taken))
     if not gpus:
@@ -114,5 +115,6 @@ def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
             "MALLOC_TRIM_THRESHOLD_": "8000000000",
             "MALLOC_TOP_PAD_": "268435456",
         }
-    visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus or hardware.gpus() else {}
-    return {**calm, **os.environ, "TUNER_HOME": str(paths.home()), **visible}
+    # One card, or none where cards are left to others: with two in sight transformers spreads each batch over both.
+    visible = str(gpus[0]) if gpus else "" if hardware.gpus() else hardware.own_gpu()
+    return {**calm, **os.environ, "TUNER_HOME": str(paths.home()), "CUDA_VISIBLE_DEVICES": visible}

@@ -61,7 +61,12 @@ def wanted(gpus: Sequence[int] | None, use_cpu: bool, present: Sequence[int]) ->
 
 
 def check_gpus(gpus: Sequence[int] | None) -> None:
-    """Raises ConfigError with one sentence when chosen GPUs are not in this machine."""
+    """Raises ConfigError with one sentence when chosen GPUs are not in this machine, or are several."""
+    if len(set(gpus or ())) > 1:
+        named = ",".join(map(str, gpus or ()))
+        raise ConfigError(
+            [Problem("gpus", f"--gpus {named} names several, and {hardware.ONE_GPU}. Name one of them.")]
+        )
     present = [g.index for g in hardware.gpus()]
     if missing := [str(index) for index in gpus or () if index not in present]:
         here = f"it has {', '.join(map(str, present))}" if present else "it has none; leave the choice out"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
 from tuner.engine.live import LiveRun, Outcome
-from tuner.engine.mismatched import mismatched
+from tuner.engine.mismatched import mismatched, one_prompt
 from tuner.engine.mixture import settings
 from tuner.engine.start import begin
 from tuner.engine.trainer import fit
@@ -15,9 +15,17 @@ def train(config: Config, run: LiveRun) -> Outcome:
     """Teach the model to give answers like the good ones and unlike the bad ones."""
     start = begin(config, run)
     with run.phase("building the trainer"):
-        start.rows.train = mismatched(start.rows.train, config)
-        start.rows.eval = {name: mismatched(rows, config) for name, rows in start.rows.eval.items()}
-        losses = [(settings(config, "kto"), 1.0)]
+        rows, held_out = start.rows.train, start.rows.eval
+        if one_prompt(rows):
+            run.note(
+                "All rows ask the same, so that no answer belongs to another prompt: KTO's distance is not a real one."
+            )
+        start.rows.train = mismatched(rows, config, config.per_device_train_batch_size)
+        start.rows.eval = {
+            name: mismatched(held, config, config.per_device_eval_batch_size, others=rows)
+            for name, held in held_out.items()
+        }
+        losses = [(settings(config, "kto", ld_alpha=None), 1.0)]
         trainer = packed_trainer(config, run, start, losses)
         if trainer is None:
             from tuner.engine.labelled import build  # TRL takes a second to import

@@ -65,6 +65,8 @@ def show(
 
 def _figures(config: Config) -> None:
     card = preflight.card(config)
+    for said in preflight.notes(config):
+        st.caption(safe(said))
     with st.container(key="figures-run", gap="xsmall"):
         left, right = st.columns(2, wrap=False)
         left.metric(

@@ -13,7 +13,8 @@ import streamlit as st
 import yaml
 
 from tuner import paths
-from tuner.config.config import read, renamed, to_yaml
+from tuner.config.aliases import renamed
+from tuner.config.config import read, to_yaml
 from tuner.config.knobs import ConfigError
 
 

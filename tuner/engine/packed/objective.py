@@ -17,6 +17,7 @@ from tuner.engine.losses import (
 )
 from tuner.engine.packed.device_row import DeviceRow
 
+# Sums over what was measured and, behind them, how many that were; `finish_metrics` divides.
 PAIR_METRICS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -24,8 +25,8 @@ PAIR_METRICS = (
     "rewards/margins",
     "logps/chosen",
     "logps/rejected",
+    "pairs",
 )
-# sums and counts per side; `finish_metrics` divides them
 KTO_METRICS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -34,6 +35,7 @@ KTO_METRICS = (
     "chosen",
     "rejected",
     "kl",
+    "micro_batches",
 )
 
 
@@ -114,7 +116,8 @@ class Objective:
             chosen - rejected,
             *policy.detach().unbind(1),
         )
-        return (losses * weights).sum(), torch.stack([(m * weights).sum() for m in logged])
+        real = (weights > 0).float()
+        return (losses * weights).sum(), torch.stack([(m * real).sum() for m in (*logged, real)])
 
     def _chosen_nll(self, token_logps: Tensor, lengths: Tensor, row: DeviceRow) -> Tensor | None:
         """Mean negative log-likelihood per chosen answer, free of LD-DPO's weights; None if nobody needs
@@ -143,19 +146,25 @@ class Objective:
         kl = (groups @ (policy.detach() - ref)[:, 1]).clamp(min=0)
         per_unit = (groups > 0).float().t() @ kl
         losses, rewards = kto_loss(policy[:, 0], ref[:, 0], labels, per_unit, self.settings)
+        if self.settings.pref_ftx > 1e-6:
+            lengths = row["lengths"].view(-1, 2)[:, 0].clamp(min=1)
+            losses = losses - self.settings.pref_ftx * labels * policy[:, 0] / lengths
         real = (weights > 0).float()
         good, bad = labels * real, (1 - labels) * real
         logps = policy[:, 0].detach()
-        parts = [rewards * good, rewards * bad, logps * good, logps * bad, good, bad, per_unit * weights]
+        filled = (groups.sum(1) > 0).float()
+        parts = [rewards * good, rewards * bad, logps * good, logps * bad, good, bad, kl * filled, filled]
         return (losses * weights).sum(), torch.stack([p.sum() for p in parts])
 
 
-def finish_metrics(names: tuple[str, ...], totals: list[float], steps: float) -> dict[str, float]:
-    """Logged values from metric vectors added up over `steps` optimizer steps."""
-    if "kl" not in names:
-        return {n: t / steps for n, t in zip(names, totals, strict=True)}
+def finish_metrics(names: tuple[str, ...], totals: list[float]) -> dict[str, float]:
+    """Logged values from metric vectors added up over optimizer steps: means over pairs, and for KTO over the answers
+    of each side; its kl is the mean over micro-batches."""
     value = dict(zip(names, totals, strict=True))
-    out = {"kl": value["kl"] / steps}
+    if "kl" not in value:
+        pairs = max(value.pop("pairs"), 1.0)
+        return {name: total / pairs for name, total in value.items()}
+    out = {"kl": value["kl"] / max(value["micro_batches"], 1.0)}
     for side in ("chosen", "rejected"):
         if value[side] > 0:
             out[f"rewards/{side}"] = value[f"rewards/{side}"] / value[side]

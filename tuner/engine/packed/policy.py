@@ -176,8 +176,6 @@ def fused_refusal(model: nn.Module) -> str | None:
             if type(base_of(module)) is not nn.Linear:
                 return f"a projection is a {type(base_of(module)).__name__}"
             known |= {id(p) for p in (adapter_of(module) or ())[:2]}
-        if getattr(a, "sliding_window", None):
-            return "it attends through a sliding window"
     if not known or trained != known:
         return "it trains more than LoRA on the attention and MLP projections"
     dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}

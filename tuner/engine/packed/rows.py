@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 Span = tuple[int, int, int, int, int, int]  # start, end, prefix start, end, start, end of a prompt's answers
 BLOCK = 64  # tokens of one attention tile on a GPU
+STRAY_IDS = "KL_completion_ids"
+"""The field of a KTO row that holds an answer to another prompt; spelt as TRL's collator reads it."""
 
 
 @dataclass(frozen=True)
@@ -56,36 +58,29 @@ class Unit:
         return [blake2b(head + a.tobytes(), digest_size=16).digest() for a in self.answers]
 
 
-def units_of_step(
-    examples: Sequence[Mapping[str, object]], micro_batch: int, cutoff: int | None = None
-) -> list[Unit]:
+def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) -> list[Unit]:
     """The units of one optimizer step.
 
     Examples hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`,
-    `label` (and optionally `kl_completion_ids`). Every micro-batch of `micro_batch` examples has the same
-    say in the mean, as gradient accumulation has it. KTO's mismatched answers are the micro-batch's own,
-    rotated by one, and end where prompt and answer together reach `cutoff` tokens.
+    `label` and the mismatched answer STRAY_IDS: the row brings it, for a micro-batch of one row has none.
+    Every micro-batch of `micro_batch` examples has the same say in the mean, as gradient accumulation has it.
     """
     groups = -(-len(examples) // micro_batch)
     units = []
     for g in range(groups):
         part = examples[g * micro_batch : (g + 1) * micro_batch]
         weight = 1.0 / (groups * len(part))
-        for i, example in enumerate(part):
-            answers, label = _answers(example, part[i - 1], cutoff)
+        for example in part:
+            answers, label = _answers(example)
             units.append(Unit(_ids(example["prompt_ids"]), answers, weight, g, label))
     return units
 
 
-def _answers(
-    example: Mapping[str, object], previous: Mapping[str, object], cutoff: int | None
-) -> tuple[tuple[Ints, ...], float]:
+def _answers(example: Mapping[str, object]) -> tuple[tuple[Ints, ...], float]:
     if "chosen_ids" in example:
         return (_ids(example["chosen_ids"]), _ids(example["rejected_ids"])), 1.0
-    mismatched = _ids(example.get("kl_completion_ids", previous["completion_ids"]))
-    if cutoff is not None:
-        mismatched = mismatched[: max(0, cutoff - len(_ids(example["prompt_ids"])))]
-    return (_ids(example["completion_ids"]), mismatched), float(bool(example["label"]))
+    label = float(bool(example["label"]))
+    return (_ids(example["completion_ids"]), _ids(example[STRAY_IDS])), label
 
 
 def _ids(values: object) -> Ints:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,35 @@ def unsupported(config: Any, model: nn.Module) -> str | None:
     default.
     """
     return _config_refusal(config) or _model_refusal(model)
+
+
+def window_of(model: nn.Module) -> int | None:
+    """The sliding window, in tokens, that layers attend through; None where all see everything before them.
+
+    Mistral and Phi-3 name a window and no layer types: it is every layer's. Others list their layers' types.
+    """
+    config = causal_lm(model).config.get_text_config()
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if not window or (kinds is None and not getattr(config, "use_sliding_window", True)):
+        return None
+    return int(window) if kinds is None or "sliding_attention" in kinds else None
+
+
+def too_long_for(model: nn.Module, rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """Why these rows need attention that packed rows do not have, or None: up to its length a window hides nothing."""
+    window = window_of(model)
+    if window is None:
+        return None
+    longest = max((length(row) for row in rows), default=0)
+    if longest <= window:
+        return None
+    return f"its attention sees {window} tokens back (sliding_window) and rows have up to {longest}."
+
+
+def length(row: Mapping[str, Any]) -> int:
+    """Tokens of a row's prompt with the longest of its answers."""
+    answers = (len(ids) for name, ids in row.items() if name.endswith("_ids") and name != "prompt_ids")
+    return len(row["prompt_ids"]) + max(answers, default=0)
 
 
 def _knob(config: Any, name: str, default: Any = None) -> Any:

@@ -29,6 +29,7 @@ from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, caus
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit, units_of_step
 from tuner.engine.packed.steps import StepResult, StepRunner
+from tuner.engine.packed.support import too_long_for
 
 logger = logging.getLogger(__name__)
 SAVE_EVERY = 8192  # new reference values between two writes of the cache
@@ -41,8 +42,7 @@ class EngineSettings:
     `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few
     logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
     recomputed in the backward pass (None: from free memory). `cuda_graphs`: replay rows from graphs.
-    `reference_cache`: folder for reference log-probs (None: kept in this run only). `cutoff_len`: where
-    KTO's mismatched texts end.
+    `reference_cache`: folder for reference log-probs (None: kept in this run only).
     """
 
     preset: str = "speed"
@@ -50,7 +50,6 @@ class EngineSettings:
     recompute: int | None = None
     cuda_graphs: bool = True
     reference_cache: Path | None = None
-    cutoff_len: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class BaselineKeeper(TrainerCallback, ExportableState):
 class PackedPreferenceTrainer(Trainer):
     """Preference training (DPO and its relatives, KTO) on pre-tokenised rows.
 
-    Rows hold `prompt_ids`, `chosen_ids`, `rejected_ids`, or for KTO `prompt_ids`, `completion_ids`, `label`.
+    Rows are those of `rows.units_of_step`.
     `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere,
     and the micro-batches have the same say in the mean, so the gradient is that of the padded
     micro-batches. The reference is the model with its adapters off.
@@ -114,7 +113,7 @@ class PackedPreferenceTrainer(Trainer):
         self.runner: StepRunner | None = None
         self.references: ReferenceCache | None = None
         self._ahead = 0
-        self._totals: dict[str, list[Any]] = {}
+        self._totals: dict[str, Tensor] = {}
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Packing waits until the step; `size` tells the evaluation loop how many rows there were."""
@@ -182,7 +181,7 @@ class PackedPreferenceTrainer(Trainer):
         totals = self._totals.pop(kind, None) if prefix is not None or "loss" in logs else None
         if totals is not None:
             names = self.prepare().objective.metric_names
-            values = finish_metrics(names, totals[0].tolist(), totals[1])
+            values = finish_metrics(names, totals.tolist())
             logs.update({f"{prefix or ''}{name}": value for name, value in values.items()})
         super().log(logs, *args, **kwargs)
 
@@ -253,24 +252,20 @@ class PackedPreferenceTrainer(Trainer):
     def _upcoming(self) -> list[Unit]:
         """The next stretch of the training set in its own order: whole batches of rows score faster than
         few."""
-        if self.args.device.type != "cuda" or self.micro_batch_crosses_rows:
+        if self.args.device.type != "cuda":
             return []
         stretch = range(self._ahead, min(self._ahead + 512, len(self.train_dataset)))
         self._ahead = stretch.stop
         return self._units([self.train_dataset[i] for i in stretch], self.micro_batch)
 
     def _units(self, rows: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
-        return units_of_step(rows, micro_batch, self.engine.cutoff_len) if rows else []
-
-    @property
-    def micro_batch_crosses_rows(self) -> bool:
-        """KTO's mismatched answers depend on the micro-batch, so they are not known ahead."""
-        return self.loss_settings.pref_loss == "kto"
+        if refused := too_long_for(self.model, rows):
+            raise ValueError(f"These rows do not fit the packed engine: {refused}")
+        return units_of_step(rows, micro_batch) if rows else []
 
     def _count(self, kind: str, result: StepResult) -> None:
-        totals = self._totals.setdefault(kind, [torch.zeros_like(result.metrics), 0])
-        totals[0] += result.metrics
-        totals[1] += 1
+        totals = self._totals.setdefault(kind, torch.zeros_like(result.metrics))
+        totals += result.metrics
 
 
 def step_arguments(args: TrainingArguments) -> TrainingArguments:
