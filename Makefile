@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: run test check bench test-faults test-slow starter clean help
+.PHONY: run test check bench test-faults test-servers test-slow starter clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -17,6 +17,9 @@ test: $(VENV)/ready-dev     ## the fast, honest suite (under 5 minutes on 2 core
 
 test-slow: $(VENV)/ready-dev   ## everything that takes minutes
 	$(BIN)/python -m pytest -m "slow and not faults"
+
+test-servers: $(VENV)/ready-dev ## the way of a run through real tracking servers: on SQLite, on PostgreSQL with S3
+	$(BIN)/python -m pytest -rs -m slow tests/test_servers.py
 
 test-faults: $(VENV)/ready-dev ## the long form of the fault tests; ends with one line of JSON
 	$(BIN)/python -m pytest -m faults

@@ -8,7 +8,6 @@ import math
 import os
 import random
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -16,9 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from servers import free_port, mlflow_server, postgres
 
 from tuner import hardware
 from tuner.config.config import make
@@ -235,7 +234,7 @@ def test_two_senders_never_send_at_once(studio: Path) -> None:
     with ledger.held(run) as mine:
         assert mine
         metrics.MetricsLog(run).log(1, {"loss": 1.0})
-        assert runs.sync(run) == 0
+        assert runs.sync(run) is None
     assert runs.sync(run) == 1
 
 
@@ -441,35 +440,8 @@ def test_a_full_disk_does_not_stop_training(studio: Path, monkeypatch: pytest.Mo
     assert [row["loss"] for row in run.metrics()[0]] == [1.0, 2.0, 3.0]
 
 
-@contextmanager
-def mlflow_server(uri: str, port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    words = ["-m", "mlflow", "server", "--workers", "1", "--port", str(port), "--backend-store-uri", uri]
-    words += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "server.log").open("ab") as out:
-        alone = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # or its job runners outlive it
-        server = subprocess.Popen(
-            [sys.executable, *words], stdout=out, stderr=out, start_new_session=True, env=alone
-        )
-    try:
-        assert wait_for(lambda: _answers(port), 120), (folder / "server.log").read_text()[-2000:]
-        yield server
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _answers(port: int) -> bool:
-    url = f"http://127.0.0.1:{port}/health"
-    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-        return bool(answer.status == 200)
-    return False
-
-
 def through_a_killed_server(home: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     with mlflow_server(backend, port, home):
         training = Training(new_run())
@@ -492,31 +464,9 @@ def test_a_real_server_killed_and_restarted(home: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_postgresql_behind_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("psycopg", reason="PostgreSQL's driver is not installed")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed")
-    binaries = found[-1].parent
-    asked: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory() as folder, closing(socket.socket()) as free:
-        Path(folder).chmod(0o777)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        data = f"{folder}/data"
-        subprocess.run([binaries / "initdb", "-D", data, "-U", "tuner", "-A", "trust"], check=True, **asked)
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-        command = [binaries / "pg_ctl", "-D", data, "-w", "-l", f"{folder}/pg.log"]
-        subprocess.run([*command, "-o", options, "start"], check=True, **asked)
-        try:
-            home = Path(folder) / "home"
-            home.mkdir()
-            monkeypatch.setenv("TUNER_HOME", str(home))
-            through_a_killed_server(
-                home, f"postgresql+psycopg://tuner@127.0.0.1:{port}/postgres", monkeypatch
-            )
-        finally:
-            subprocess.run([*command, "-m", "immediate", "stop"], check=True, **asked)
+    with postgres() as uri, tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TUNER_HOME", folder)
+        through_a_killed_server(Path(folder), uri, monkeypatch)
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from tuner.jobs import liveness, reasons, watch
 from tuner.tracking import creation
 from tuner.tracking.run import ENDED, Run, all_runs
 
-AGAIN = 60.0
+AGAIN, LONGEST = 60.0, 3600.0
+"""Seconds to the next attempt after a first that failed, doubled with each further one up to the longest."""
 
 
 def pending() -> list[str]:
@@ -33,7 +34,7 @@ def tracked() -> bool:
 
 
 def due() -> bool:
-    """Whether a run ended since the last attempt, or that one failed and is `AGAIN` seconds ago; and none is under way."""
+    """Whether a run ended since the last attempt, or that one failed long enough ago; and none is under way."""
     if liveness.locked(_lock()):
         return False
     marks = [*(watch.unsettled() / name for name in pending()), *creation.abandoned()]
@@ -42,8 +43,28 @@ def due() -> bool:
     with suppress(FileNotFoundError):
         tried = _stamp().stat().st_mtime
         newest = max(mark.stat().st_mtime for mark in marks)
-        return newest >= tried or abs(time.time() - tried) > AGAIN
+        return newest >= tried or abs(time.time() - tried) > pause()
     return True
+
+
+def pause() -> float:
+    """Seconds between two attempts, by how many have failed in a row."""
+    return min(AGAIN * 2.0 ** max(_failures() - 1, 0), LONGEST)
+
+
+def _failures() -> int:
+    """How many attempts in a row have failed, as the stamp notes it."""
+    with suppress(OSError, ValueError):
+        return int(_stamp().read_text() or 0)
+    return 0
+
+
+def _count(failed: bool) -> None:
+    """Note in the stamp whether this attempt failed; its time stays that of the attempt's begin."""
+    with suppress(OSError):
+        began = _stamp().stat()
+        _stamp().write_text(str(_failures() + 1) if failed else "")
+        os.utime(_stamp(), ns=(began.st_atime_ns, began.st_mtime_ns))
 
 
 def _stamp() -> Path:
@@ -65,17 +86,18 @@ def start() -> subprocess.Popen[bytes]:
     )
 
 
-def settle(run_id: str) -> None:
-    """Tell MLflow how one run ended, with all it measured. Raises TrackerError."""
+def settle(run_id: str) -> bool:
+    """Tell MLflow how one run ended, with all it measured; False where another process is at it. Raises TrackerError."""
     from tuner.tracking.mirror import sync as send
 
     mark, run = watch.unsettled() / run_id, Run(run_id)
     made = mark.stat().st_mtime_ns
-    if run.exists and run.status().state in ENDED:
-        send(run, wait=30)
+    if run.exists and run.status().state in ENDED and send(run, wait=30) is None:
+        return False
     with suppress(FileNotFoundError):
         if mark.stat().st_mtime_ns == made:  # it may have been resumed and have ended again meanwhile
             mark.unlink()
+    return True
 
 
 def sync() -> tuple[int, list[str]]:
@@ -97,7 +119,11 @@ def sync() -> tuple[int, list[str]]:
         if known and (status.state not in ENDED or is_settled(run)):
             continue
         try:
-            sent += send(run, wait=5)
+            points = send(run, wait=5)
+            if points is None:
+                troubles.append(f"Run {run.id} is being sent by another process; ask again in a minute.")
+                continue
+            sent += points
             (watch.unsettled() / run.id).unlink(missing_ok=True)
         except (TrackerError, BrokenWeights) as error:
             troubles.append(f"Run {run.id}: {error}")
@@ -134,10 +160,11 @@ def _settle_all() -> int:
     left = _sweep()
     for run_id in pending():
         try:
-            settle(run_id)
+            left += not settle(run_id)
         except Exception as error:  # noqa: BLE001  one run's trouble must not keep the others waiting
             left += 1
             print(f"Run {run_id} is not settled in MLflow yet: {error}", file=sys.stderr, flush=True)
+    _count(bool(left))
     return 1 if left else 0
 
 

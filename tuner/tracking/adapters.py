@@ -8,7 +8,7 @@ from pathlib import Path
 from tuner import paths
 from tuner.tracking.adapter_rows import AdapterRow, Word, check, list_adapters
 from tuner.tracking.registration import register
-from tuner.tracking.store import as_default, explained, open_store
+from tuner.tracking.store import as_default, changing, explained, open_store
 from tuner.tracking.weights import BrokenWeights
 
 __all__ = [
@@ -63,25 +63,25 @@ def set_alias(name: str, version: int, alias: str) -> None:
     """Give a version an alias, taking it from the one that had it. Raises ValueError where it cannot be one."""
     if not re.fullmatch(r"[\w-]{1,250}", alias) or re.fullmatch(r"[vV]\d+|latest", alias):
         raise ValueError(f"{alias!r} cannot be an alias; use letters, digits, _ and -, but not v1 or latest.")
-    with explained():
+    with changing():
         open_store(create=False).set_registered_model_alias(name, alias, str(version))
 
 
 def delete_alias(name: str, alias: str) -> None:
     """Take an alias away; one that is not there is no error."""
-    with explained():
+    with changing():
         open_store(create=False).delete_registered_model_alias(name, alias)
 
 
 def set_note(name: str, version: int, text: str) -> None:
     """A version's description, as MLflow's own page shows it."""
-    with explained():
+    with changing():
         open_store(create=False).update_model_version(name, str(version), description=text[:5000])
 
 
 def delete_adapter(name: str, version: int) -> None:
     """Remove a version from the registry; the last one takes the name with it. The run keeps its own output."""
-    with explained():
+    with changing():
         client = open_store(create=False)
         client.delete_model_version(name, str(version))
         if not client.search_model_versions(f"name = '{name}'", max_results=1):

@@ -4,47 +4,59 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.sqlite_reader import last_of_each, number, numbers
-from tuner.tracking.store import experiment_id, explained, open_store, tracking_uri
+from tuner.tracking.store import changes, experiment_id, explained, open_store, tracking_uri
 
 FRESH = 5.0  # seconds for which one answer of a server serves every question of a page
-MOST_RUNS = 5000
-_seen: dict[str, tuple[float, list[Any]]] = {}
+PATIENCE = 10  # an answer that took long serves that many times as long
+PAGE = 1000
+
+
+class Answer(NamedTuple):
+    """All runs as a server told them, till when that serves, and after how many changes of ours it was asked."""
+
+    runs: list[Any]
+    till: float
+    changes: int
+
+
+_seen: dict[str, Answer] = {}
 
 
 class ClientReader:
-    """The newest runs, fetched whole: a server has no quicker way to tell a column of them. Raises TrackerError."""
+    """All runs, fetched whole: a server has no quicker way to tell a column of them. Raises TrackerError."""
 
     def _runs(self) -> list[Any]:
-        key = tracking_uri()
-        if key not in _seen or time.monotonic() - _seen[key][0] > FRESH:
-            _seen[key] = time.monotonic(), self._fetch()
-        return _seen[key][1]
+        key, count = tracking_uri(), changes()
+        known = _seen.get(key)
+        if known is None or known.changes != count or time.monotonic() > known.till:
+            began = time.monotonic()
+            found = self._fetch()
+            took = time.monotonic() - began
+            known = _seen[key] = Answer(found, time.monotonic() + max(FRESH, PATIENCE * took), count)
+        return known.runs
 
     def _fetch(self) -> list[Any]:
         with explained():
             client = open_store(create=False)
-            found: list[Any] = []
-            token = None
-            while len(found) < MOST_RUNS:
-                page = client.search_runs(
-                    [experiment_id(client)],
+            experiment = experiment_id(client)
+
+            def page(max_results: int, page_token: str | None) -> Any:
+                return client.search_runs(
+                    [experiment],
                     run_view_type=3,  # ViewType.ALL
-                    max_results=1000,
+                    max_results=max_results,
                     order_by=["attributes.start_time DESC"],
-                    page_token=token,
+                    page_token=page_token,
                 )
-                found += page
-                token = page.token
-                if not token:
-                    break
-            return found
+
+            return list(_pages(page))
 
     def heads(self) -> list[Head]:
         return [
@@ -119,7 +131,7 @@ def _measured(value: Any) -> Any:
 def _pages(search: Any) -> Iterable[Any]:
     token = None
     while True:
-        page = search(max_results=1000, page_token=token)
+        page = search(max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

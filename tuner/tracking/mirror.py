@@ -48,14 +48,14 @@ MLFLOW_STATUS: dict[State, str] = {
 }
 
 
-def sync(run: Run, wait: float = 0.0) -> int:
+def sync(run: Run, wait: float = 0.0) -> int | None:
     """Bring MLflow up to a run's folder; the number of points sent. Raises TrackerError.
 
-    0 where another process is sending for this run (its worker, mostly), after waiting `wait` seconds for it.
+    None where another process is sending for this run (its worker, mostly), after waiting `wait` seconds for it.
     """
     with held(run, wait) as mine:
         if not mine:
-            return 0
+            return None
         sent = bring(run, Ledger.of(run))
         register_pending(run)
     if run.status().tracking:
@@ -230,7 +230,8 @@ def _tag(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Text that fits MLflow, with a word on what was left out."""
+    """Text that fits MLflow and the databases behind it, with a word on what was left out."""
+    text = text.replace("\0", "\ufffd")  # PostgreSQL has no text with a NUL in it
     if len(text) <= longest:
         return text
     mark = f" ... [{len(text)} characters, see config.yaml]"

@@ -11,6 +11,7 @@ from typing import Any
 from tuner.tracking.inputs import record_inputs
 from tuner.tracking.ledger import Ledger
 from tuner.tracking.mirror import sync
+from tuner.tracking.registration import waits
 from tuner.tracking.run import ENDED, LIVE, Run, State, all_runs
 from tuner.tracking.store import TrackerError
 
@@ -71,8 +72,8 @@ def settle(run: Run, timeout: float = 30.0) -> bool:
 
     def work() -> None:
         with suppress(TrackerError, OSError, ValueError):
-            sync(run, wait=timeout)
-            done.set()
+            if sync(run, wait=timeout) is not None:
+                done.set()
 
     # A call into a dead tracker can hang for longer than anyone waits at the end of a run.
     thread = threading.Thread(target=work, name="settle", daemon=True)
@@ -85,9 +86,9 @@ def settle(run: Run, timeout: float = 30.0) -> bool:
 
 
 def is_settled(run: Run) -> bool:
-    """Whether MLflow knows of the outcome in the run's folder."""
+    """Whether MLflow knows of the outcome in the run's folder, and has its adapter."""
     status = run.status()
-    return Ledger.of(run).state.partition("@")[0] == status.state
+    return Ledger.of(run).state.partition("@")[0] == status.state and not waits(run)
 
 
 def _records(run: Run, output: Path | None) -> list[str]:

@@ -23,10 +23,11 @@ from typing import Any
 from tuner import paths
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
 from tuner.tracking.checkpoints import sha256
+from tuner.tracking.disk import replace_text
 from tuner.tracking.inputs import recorded
 from tuner.tracking.ledger import mlflow_id
 from tuner.tracking.run import Run
-from tuner.tracking.store import as_default, experiment_id, explained, open_store
+from tuner.tracking.store import as_default, changed, experiment_id, explained, open_store, tracking_uri
 from tuner.tracking.weights import BrokenWeights, check_finite
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
@@ -71,41 +72,81 @@ def register(
     for path in weights:
         check_finite(path)
     files = {path.name: (path.stat().st_size, sha256(path)) for path in parts}
-    request = run.folder / "adapter.json"
-    request.write_text(
-        json.dumps(
-            {
-                "adapter_dir": str(adapter_dir),
-                "base": base,
-                "name": name,
-                "aliases": list(aliases),
-                "note": note,
-            }
-        )
-    )
+    asked = {
+        "adapter_dir": str(adapter_dir),
+        "base": base,
+        "name": name,
+        "aliases": list(aliases),
+        "note": note,
+    }
+    request = Request(run, asked, weights_digest(files))
     known = _registered(run, name, files)
     if known is None:
         tags = _tags(run, adapter_dir, base, files)
         with explained(BrokenWeights):
-            version = _log_and_register(run, name, parts, tags, note)
+            version = _version(run, request, _logged(run, request, parts, tags), tags)
             for alias in aliases:
                 open_store().set_registered_model_alias(name, alias, str(version))
+            changed()
         known = next(row for row in list_adapters() if row.name == name and row.version == version)
-    request.unlink()
+    request.done()
     run.update(extra=run.status().extra | {"adapter": known.name, "adapter_version": known.version})
     return known
 
 
+class Request:
+    """adapter.json: what of a run waits to be registered, and how far that has come.
+
+    A server may fail between any two calls: the model that was made and the files that arrived there are found again, so
+    that no try makes or uploads anything twice.
+    """
+
+    def __init__(self, run: Run, asked: Mapping[str, Any], digest: str):
+        self.file = run.folder / "adapter.json"
+        self.asked = dict(asked)
+        before = _read(self.file)
+        # What was made of other weights is another model's.
+        kept = before if before.get("digest") == digest and before.get("tracker") == tracking_uri() else {}
+        self.model: str = kept.get("model", "")
+        self.uploaded: bool = kept.get("uploaded", False)
+        self.digest = digest
+        self.note()
+
+    def note(self, **changes: Any) -> None:
+        """Write down how far it has come."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        progress = {"model": self.model, "uploaded": self.uploaded, "digest": self.digest}
+        replace_text(self.file, json.dumps({**self.asked, **progress, "tracker": tracking_uri()}))
+
+    def done(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def waits(run: Run) -> bool:
+    """Whether a run's adapter is still to be registered."""
+    return (run.folder / "adapter.json").exists()
+
+
 def register_pending(run: Run) -> AdapterRow | None:
     """Register what could not be while MLflow was away; None where nothing waits. Raises as `register` does."""
-    request = run.folder / "adapter.json"
-    if not request.exists():
+    asked = _read(run.folder / "adapter.json")
+    if not asked:
         return None
-    asked = json.loads(request.read_text(encoding="utf-8"))
     try:
-        return register(run, Path(asked.pop("adapter_dir")), **asked)
+        return register(
+            run, Path(asked["adapter_dir"]), asked["base"],
+            name=asked["name"], aliases=asked["aliases"], note=asked["note"],
+        )  # fmt: skip
     except BrokenWeights:
-        request.unlink()  # it will not mend itself
+        (run.folder / "adapter.json").unlink()  # it will not mend itself
         raise
 
 
@@ -156,30 +197,53 @@ def _tags(run: Run, folder: Path, base: str, files: Mapping[str, tuple[int, str]
     }
 
 
-def _log_and_register(run: Run, name: str, parts: list[Path], tags: dict[str, str], note: str) -> int:
+def _logged(run: Run, request: Request, parts: list[Path], tags: dict[str, str]) -> str:
+    """The id of the model in MLflow that holds the adapter's files; made and filled once."""
     from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
 
     client = open_store()
     run_id = mlflow_id(run.id)
     short = {key: value for key, value in tags.items() if key != "files"}
-    logged = client.create_logged_model(
-        experiment_id(client), name=name, source_run_id=run_id, tags=short, model_type="adapter"
-    )
-    try:
-        with _packed(run, parts, tags, logged.model_id) as folder:
-            client.log_model_artifacts(logged.model_id, str(folder))
-        _verify(logged.artifact_location, tags)
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, run.status().step)])
+    if not request.model:
+        name = request.asked["name"]
+        made = client.create_logged_model(
+            experiment_id(client), name=name, source_run_id=run_id, tags=short, model_type="adapter"
+        )
+        request.note(model=made.model_id)
+    if not request.uploaded:
+        location = client.get_logged_model(request.model).artifact_location
+        with _packed(run, parts, tags, request.model) as folder:
+            client.log_model_artifacts(request.model, str(folder))
+        try:
+            _verify(location, tags)
+        except BrokenWeights:
+            client.finalize_logged_model(request.model, "FAILED")
+            raise
+        client.finalize_logged_model(request.model, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(request.model, run.status().step)])
+        request.note(uploaded=True)
+    return request.model
+
+
+def _version(run: Run, request: Request, model_id: str, tags: dict[str, str]) -> int:
+    """The number of the registered version of a logged model; made once."""
+    from mlflow.exceptions import MlflowException
+
+    client, name = open_store(), request.asked["name"]
     with suppress(MlflowException):  # it is there already
         client.create_registered_model(name)
+    # A call whose answer got lost has made it all the same.
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{mlflow_id(run.id)}'"):
+        if str(version.source) == f"models:/{model_id}" or version.tags.get("model_id") == model_id:
+            return int(version.version)
     with as_default():
         made = client.create_model_version(
-            name, source=f"models:/{logged.model_id}", run_id=run_id, tags=tags, description=note or None
+            name,
+            source=f"models:/{model_id}",
+            run_id=mlflow_id(run.id),
+            model_id=model_id,  # a server refuses the source without it
+            tags={**tags, "model_id": model_id},
+            description=request.asked["note"] or None,
         )
     return int(made.version)
 

@@ -17,7 +17,7 @@ from tuner.tracking.ledger import Ledger, held, mlflow_id
 from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
 from tuner.tracking.rows import NOTE, PARENT, SWEEP, Choices, Head, Page, RunFilter, RunRow, is_own
 from tuner.tracking.run import ENDED, Run, fresh_name
-from tuner.tracking.store import TrackerError, database, explained, open_store
+from tuner.tracking.store import TrackerError, changed, changing, database, explained, open_store
 from tuner.tracking.table import Table
 
 __all__ = [
@@ -75,6 +75,7 @@ def create_run(
             sync(run)
     except TrackerError as error:
         away = str(error)
+    changed()
     if away:
         run.update(tracking=away)
     return run
@@ -154,21 +155,21 @@ def set_note(run_id: str, text: str) -> None:
     """The run's note, markdown, as MLflow's own page shows it."""
     if len(text) > LONGEST_NOTE:
         raise ValueError(f"The note has {len(text)} characters; keep it below {LONGEST_NOTE}.")
-    with explained():
+    with changing():
         open_store(create=False).set_tag(_recorded(run_id), NOTE, text)
 
 
 def set_tag(run_id: str, key: str, value: str = "") -> None:
     """Give a run a tag of one's own. Raises ValueError where the name is taken or not possible."""
     _check_tag(key)
-    with explained():
+    with changing():
         open_store(create=False).set_tag(_recorded(run_id), key, value[:LONGEST_NOTE])
 
 
 def delete_tag(run_id: str, key: str) -> None:
     """Take a tag away; one that is not there is no error."""
     _check_tag(key)
-    with explained():
+    with changing():
         client = open_store(create=False)
         if key in client.get_run(_recorded(run_id)).data.tags:
             client.delete_tag(_recorded(run_id), key)
@@ -186,7 +187,7 @@ def rename_run(run_id: str, name: str) -> None:
     name = name.strip()[:250]
     if not name:
         raise ValueError("A run needs a name; type one.")
-    with explained():
+    with changing():
         open_store(create=False).update_run(_recorded(run_id), name=name)
     run = Run(run_id)
     if run.exists:
@@ -209,13 +210,13 @@ def delete_run(run_id: str) -> None:
     run = Run(run_id)
     if run.exists and run.status().state not in ENDED:
         raise ValueError(f"{run.name} is {run.status().state}; stop it before you delete it.")
-    with explained():
+    with changing():
         open_store(create=False).delete_run(_recorded(run_id))
 
 
 def restore_run(run_id: str) -> None:
     """Bring a deleted run back."""
-    with explained():
+    with changing():
         open_store(create=False).restore_run(_recorded(run_id))
 
 
@@ -228,7 +229,7 @@ def purge(run_id: str) -> None:
     row = get_row(run_id)
     if row is None or not row.deleted:
         raise ValueError("Only a deleted run can be removed for good; delete it first.")
-    with explained():
+    with changing():
         client = open_store(create=False)
         info = client.get_run(mlflow_id(run_id)).info
         store: Any = client._tracking_client.store

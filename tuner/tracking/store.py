@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import sqlite3
 import threading
 import time
@@ -156,10 +157,64 @@ def explained(*through: type[Exception]) -> Iterator[None]:
         raise TrackerError(sentence(error)) from error
 
 
+_changes = 0
+
+
+def changed() -> None:
+    """Say that something in the store was written by this process: what was read before is old."""
+    global _changes
+    _changes += 1
+
+
+def changes() -> int:
+    """How often this process has changed something that lists show."""
+    return _changes
+
+
+@contextlib.contextmanager
+def changing() -> Iterator[None]:
+    """As `explained`, around a change that the next list has to show."""
+    try:
+        with explained():
+            yield
+    finally:
+        changed()
+
+
+# What a server's answers look like in the text of MLflow's errors, and what to say of them.
+_SAID_BY_A_SERVER = (
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|SSL:|certificate",
+        "{place} cannot be trusted: its TLS certificate is refused; name the one to trust in MLFLOW_TRACKING_SERVER_CERT_PATH.",
+    ),
+    (
+        r"\b401\b|[Uu]nauthori[sz]ed|not authenticated",
+        "The tracking server at {place} asks for a user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+        "MLFLOW_TRACKING_TOKEN.",
+    ),
+    (
+        r"\b403\b|[Ff]orbidden|[Pp]ermission denied|PERMISSION_DENIED",
+        "The tracking server at {place} does not let this user do that; ask who runs it.",
+    ),
+    (
+        r"too many 5\d\d error|\b5\d\d (Server|error)|error code 5\d\d|INTERNAL_ERROR|Internal Server Error",
+        "The tracking server at {place} answers with an error of its own; look in its log, what is new waits in the run's folder.",
+    ),
+    (
+        r"INVALID_PARAMETER_VALUE|BAD_REQUEST|\b400\b",
+        "The tracking server at {place} refuses a value: {said}",
+    ),
+)
+
+
 def sentence(error: Exception) -> str:
     """What is wrong with the tracker and what to do."""
     said = " ".join(str(error).split())
     place = database() or tracking_uri()
+    if not database():
+        for pattern, answer in _SAID_BY_A_SERVER:
+            if re.search(pattern, said):
+                return answer.format(place=place, said=said[:300])
     if "database is locked" in said:
         return f"{place} is locked by another program; what is new waits in the run's folder."
     if "readonly database" in said or isinstance(error, PermissionError):
