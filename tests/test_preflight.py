@@ -86,7 +86,7 @@ def test_bfloat16_is_taken_on_any_processor_with_a_word_on_its_time(
 
 @pytest.mark.parametrize("knob", ["bf16", "pure_bf16"])
 def test_bfloat16_is_refused_on_a_gpu_that_has_none(monkeypatch: pytest.MonkeyPatch, knob: str) -> None:
-    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu(0, "Tesla T4", 16, 0, (7, 5)),))
+    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu(0, "Tesla T4", 16 << 30, 0, (7, 5)),))
     (problem,) = preflight.problems(config(**{knob: True}))
     assert problem.knob == knob and problem.mend == {knob: False, "fp16": True}
     assert preflight.problems(config(**{knob: True}, use_cpu=True)) == []

@@ -20,6 +20,7 @@ from transformers import (
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.libraries import SWITCHES, need
 from tuner.config.sections import argument_table
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, optimizers
@@ -27,7 +28,6 @@ from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.peak import note_peak
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
-from tuner.engine.quantization import need
 from tuner.engine.start import Start
 from tuner.tracking import checkpoints
 
@@ -62,7 +62,7 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
     recompute = checkpointing(config, on_gpu)
     fused = config.enable_liger_kernel or config.use_liger_kernel
     if fused:
-        need("Liger's kernels", "liger_kernel", "liger", knob="enable_liger_kernel")
+        need(SWITCHES["enable_liger_kernel"], knob="enable_liger_kernel")
     settled = {
         "output_dir": str(run.place_checkpoints()),
         "use_cpu": not on_gpu,

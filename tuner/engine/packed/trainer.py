@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tuner.engine.losses import LossSettings
+from tuner.engine.means import measured_as
 from tuner.engine.packed.levels import Level, choose_levels, drawn_sizes, level_count
 from tuner.engine.packed.memory import Plan, plan_memory
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
@@ -174,9 +175,7 @@ class PackedPreferenceTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the preference metrics gathered since the last log, under TRL's names."""
-        prefix = next(
-            (k[: -len("loss")] for k in logs if k.endswith("_loss") and not k.startswith("train_")), None
-        )
+        prefix = measured_as(logs)
         kind = "eval" if prefix is not None else "train"
         totals = self._totals.pop(kind, None) if prefix is not None or "loss" in logs else None
         if totals is not None:
