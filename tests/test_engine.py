@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_stages import Watched, config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
@@ -381,8 +383,34 @@ def test_scores_of_unspaced_scripts_count_signs() -> None:
     assert 50 < found["rouge-1"] < 100
     assert found["bleu-4"] > 0
     assert scores(["a b c d e"], ["a b c d e"])["bleu-4"] == pytest.approx(100)
+    for right in (["Anna", "Ben Smith"], ["是"], ["是", "yes", "no it is not so"], ["ที่นี่"], ["हिन्दी है"]):
+        full = scores(right, right)
+        assert [full[n] for n in ("bleu-4", "rouge-1", "rouge-l", "exact")] == pytest.approx([100] * 4), right
+    # One Chinese answer among English ones is judged by its signs all the same.
+    mixed = scores(["yes", "no", "今天天气好"], ["yes", "no", "今天天气很好"])
+    assert mixed["rouge-1"] == pytest.approx((200 + found["rouge-1"]) / 3)
+    assert found["rouge-1"] == pytest.approx(100 * 2 * 5 / 11) and found["rouge-2"] == pytest.approx(
+        100 * 2 * 3 / 9
+    )
+    assert scores(["हिन"], ["हिन्दी"])["rouge-1"] == 0  # a part of a word is another word
     row = {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [-100, 2, -100, 4, -100, 6], "seq_lengths": [4, 2]}
     assert [(q.prompt, q.expected) for q in questions([row])] == [([1, 2, 3], [4]), ([5], [6])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bleu_is_sacrebleus_own(data: st.DataObject) -> None:
+    """Of English its 13a, of Chinese its zh, both with the effective order."""
+    import sacrebleu
+
+    from tuner.engine.predict import scores
+
+    signs, kind = data.draw(st.sampled_from([("今天气很好吗。，！a1 ", "zh"), ("abc de, f. 12!? ", "13a")]))
+    text = st.text(signs, min_size=1, max_size=12).map(str.strip).filter(bool)
+    pairs = data.draw(st.lists(st.tuples(text, text), min_size=1, max_size=4))
+    answers, expected = [a for a, _ in pairs], [e for _, e in pairs]
+    theirs = sacrebleu.corpus_bleu(answers, [expected], tokenize=kind, use_effective_order=True).score
+    assert scores(answers, expected)["bleu-4"] == pytest.approx(theirs, abs=1e-6)
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.data.catalog import Entry, named, pick, pick_eval
 from tuner.data.pages import Pages
+from tuner.data.report import steps as optimizer_steps
 from tuner.data.templates import names
 from tuner.estimate import Lengths, Memory, ModelShape, run_memory
 
@@ -180,6 +181,13 @@ def _data(config: Config) -> Iterator[Problem]:
         except ConfigError as error:
             for problem in error.problems:
                 yield replace(problem, knob="probe", mend={"probe": None})
+    rows = _rows(config) if config.dataloader_drop_last and not config.streaming else None
+    if rows is not None and rows < config.per_device_train_batch_size:
+        said = (
+            f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of "
+            f"{config.per_device_train_batch_size}; set it to False."
+        )
+        yield Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
     if config.template is not None and config.template not in names():
         like = nearest(config.template, names()) or "chatml"
         said = f"--template {config.template} is not known; did you mean {like}?"
@@ -231,7 +239,7 @@ def _files(config: Config) -> Iterator[Problem]:
 
 def notes(config: Config) -> list[str]:
     """What does not stop the run and is not what everybody expects, each in one sentence."""
-    return [*_slow_bf16(config), *_one_of_several(config)]
+    return [*_slow_bf16(config), *_one_of_several(config), *_keeps_the_last(config)]
 
 
 def _slow_bf16(config: Config) -> Iterator[str]:
@@ -240,6 +248,14 @@ def _slow_bf16(config: Config) -> Iterator[str]:
         yield (
             "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
             "3 to 6 times as long as with --bf16 False."
+        )
+
+
+def _keeps_the_last(config: Config) -> Iterator[str]:
+    if config.do_train and config.early_stopping_steps and not config.load_best_model_at_end:
+        yield (
+            f"--early_stopping_steps ends the run {config.early_stopping_steps} measurements after the best one, and the "
+            "last weights are kept, which measured worse; --load_best_model_at_end True keeps the best."
         )
 
 
@@ -286,7 +302,7 @@ def card(config: Config) -> Card:
     dropped; the data report has the exact count."""
     rows = _rows(config)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    steps = _steps(config, rows)
+    steps = optimizer_steps(config, rows) if rows is not None else max(0, config.max_steps) or None
     saves = None
     if steps and config.save_strategy == "steps":
         every = config.save_steps if config.save_steps >= 1 else max(1, math.ceil(steps * config.save_steps))
@@ -364,14 +380,3 @@ def _counted(file: str, changed: int) -> Pages:
     while pages.rows is None and time.monotonic() < until:
         time.sleep(0.005)
     return pages
-
-
-def _steps(config: Config, rows: int | None) -> int | None:
-    """Optimizer steps as transformers' Trainer counts them: whole accumulations an epoch, rounded up."""
-    if config.max_steps > 0:
-        return int(config.max_steps)
-    if rows is None:
-        return None
-    batches = math.ceil(rows / config.per_device_train_batch_size)
-    a_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
-    return int(math.ceil(a_epoch * config.num_train_epochs))
