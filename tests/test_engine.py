@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_stages import Watched, config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
@@ -267,7 +269,7 @@ def test_the_wanted_layers() -> None:
 def test_a_layer_that_is_not_there_is_named(studio: Path) -> None:
     source = models.Source(studio / "model", str(studio / "model"))
     config = config_of("sft", lora_target="q_prj")
-    with pytest.raises(ConfigError, match="q_prj is no layer of this model; it has .*q_proj"):
+    with pytest.raises(ConfigError, match="q_prj is no layer of this model; did you mean q_proj"):
         adapters.lora(config, models.load(config, source, bits=None, whole=False))
     found = adapters.lora(config_of("sft"), models.load(config, source, bits=None, whole=False))
     assert found.target_modules == "all-linear"
@@ -381,8 +383,34 @@ def test_scores_of_unspaced_scripts_count_signs() -> None:
     assert 50 < found["rouge-1"] < 100
     assert found["bleu-4"] > 0
     assert scores(["a b c d e"], ["a b c d e"])["bleu-4"] == pytest.approx(100)
+    for right in (["Anna", "Ben Smith"], ["是"], ["是", "yes", "no it is not so"], ["ที่นี่"], ["हिन्दी है"]):
+        full = scores(right, right)
+        assert [full[n] for n in ("bleu-4", "rouge-1", "rouge-l", "exact")] == pytest.approx([100] * 4), right
+    # One Chinese answer among English ones is judged by its signs all the same.
+    mixed = scores(["yes", "no", "今天天气好"], ["yes", "no", "今天天气很好"])
+    assert mixed["rouge-1"] == pytest.approx((200 + found["rouge-1"]) / 3)
+    assert found["rouge-1"] == pytest.approx(100 * 2 * 5 / 11) and found["rouge-2"] == pytest.approx(
+        100 * 2 * 3 / 9
+    )
+    assert scores(["हिन"], ["हिन्दी"])["rouge-1"] == 0  # a part of a word is another word
     row = {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [-100, 2, -100, 4, -100, 6], "seq_lengths": [4, 2]}
     assert [(q.prompt, q.expected) for q in questions([row])] == [([1, 2, 3], [4]), ([5], [6])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bleu_is_sacrebleus_own(data: st.DataObject) -> None:
+    """Of English its 13a, of Chinese its zh, both with the effective order."""
+    import sacrebleu
+
+    from tuner.engine.predict import scores
+
+    signs, kind = data.draw(st.sampled_from([("今天气很好吗。，！a1 ", "zh"), ("abc de, f. 12!? ", "13a")]))
+    text = st.text(signs, min_size=1, max_size=12).map(str.strip).filter(bool)
+    pairs = data.draw(st.lists(st.tuples(text, text), min_size=1, max_size=4))
+    answers, expected = [a for a, _ in pairs], [e for _, e in pairs]
+    theirs = sacrebleu.corpus_bleu(answers, [expected], tokenize=kind, use_effective_order=True).score
+    assert scores(answers, expected)["bleu-4"] == pytest.approx(theirs, abs=1e-6)
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------
@@ -419,8 +447,10 @@ def test_other_optimizers_learn_and_resume(studio: Path, changes: dict[str, Any]
         assert losses(again) == curve
 
 
-def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tuner.engine.quantization import need
+def test_a_missing_library_is_named_with_its_command() -> None:
+    from tuner.config.libraries import Library, need
 
-    with pytest.raises(ConfigError, match=r"needs the library hqq_missing: run `pip install 'tuner\[hqq\]'"):
-        need("hqq", "hqq_missing", "hqq", knob="quantization_method")
+    with pytest.raises(
+        ConfigError, match=r"needs the library hqq_missing, .* run `pip install 'tuner\[hqq\]'"
+    ):
+        need(Library("hqq", "hqq_missing", "'tuner[hqq]'"), knob="quantization_method")

@@ -5,6 +5,9 @@ The worker is tests/faults/short_worker.py, which keeps the real protocol and tr
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import signal
@@ -694,6 +697,46 @@ def test_an_exception_becomes_a_reason(error: Exception, code: str) -> None:
     reason = reasons.from_exception(error, {"per_device_train_batch_size": 8, "cutoff_len": 1024})
     assert reason.code == code
     assert reason.sentence.rstrip().endswith(".") and "\n" not in reason.sentence
+
+
+def _raised(raiser: Callable[[], object]) -> Exception:
+    try:
+        raiser()
+    except Exception as error:  # noqa: BLE001
+        return error
+    raise AssertionError("it raises")
+
+
+def _wraps_a_lookup() -> None:
+    try:
+        next(iter(()))
+    except StopIteration:
+        raise ValueError("The set holds no rows.")  # noqa: B904
+
+
+@pytest.mark.parametrize(
+    ("raiser", "words"),
+    [
+        (_wraps_a_lookup, "ValueError: The set holds no rows."),
+        (lambda: importlib.metadata.version("nosuch-package"), "library nosuch-package is not installed"),
+        (lambda: importlib.import_module("nosuchmodule.part"), "`pip install nosuchmodule`"),
+        (lambda: next(iter(())), "StopIteration in <lambda> ("),
+    ],
+)
+def test_a_reason_is_what_says_something(raiser: Callable[[], object], words: str) -> None:
+    assert words in reasons.from_exception(_raised(raiser), {}).sentence
+
+
+def test_a_missing_deepspeed_is_named() -> None:
+    """transformers raises what importlib raises from a StopIteration."""
+    if importlib.util.find_spec("deepspeed"):
+        pytest.skip("it is installed")
+    from transformers import TrainingArguments
+
+    made = lambda: TrainingArguments(output_dir="unused", use_cpu=True, deepspeed={"train_batch_size": 1})  # noqa: E731
+    assert reasons.from_exception(_raised(made), {}).sentence.startswith(
+        "The library deepspeed is not installed"
+    )
 
 
 def test_a_remedy_keeps_the_size_of_the_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,23 @@ def test_a_sliding_window_is_obeyed(studio: Path, engine: str) -> None:
     assert any("Engine: TRL, because its attention sees 8 tokens back" in n for n in live.run.status().notes)
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_answers_of_one_label_or_of_one_prompt_are_said(studio: Path, good: bool) -> None:
+    catalog = json.loads((studio / "data" / "dataset_info.json").read_text())
+    name = f"only-{good}"
+    rows = [{"instruction": "one", "output": f"answer {i}", "kto_tag": good} for i in range(4)]
+    (studio / "data" / f"{name}.json").write_text(json.dumps(rows))
+    columns = {"prompt": "instruction", "response": "output", "kto_tag": "kto_tag"}
+    (studio / "data" / "dataset_info.json").write_text(
+        json.dumps(catalog | {name: {"file_name": f"{name}.json", "columns": columns}})
+    )
+    live, _ = trained(config_of("kto", dataset=name, max_steps=1, per_device_train_batch_size=1), name)
+    notes = " ".join(live.run.status().notes)
+    assert f"All answers are marked {'good' if good else 'bad'}" in notes and "All rows ask the same" in notes
+
+
 COMPARED = ("loss", "grad_norm", "rewards", "logps", "learning_rate", "kl")
+EPOCHS = {"max_steps": -1, "per_device_train_batch_size": 2}
 UNEVEN = {"per_device_eval_batch_size": 2, "val_size": 5, "eval_strategy": "steps", "eval_steps": 3}
 
 
@@ -180,6 +197,18 @@ UNEVEN = {"per_device_eval_batch_size": 2, "val_size": 5, "eval_strategy": "step
             "kto",
             UNEVEN | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "pref_ftx": 0.3},
         ),
+        (
+            "dpo",
+            UNEVEN
+            | {"dataloader_drop_last": True, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
+            | EPOCHS,
+        ),
+        (
+            "dpo",
+            UNEVEN
+            | {"dataloader_drop_last": True, "gradient_accumulation_steps": 5, "num_train_epochs": 2}
+            | EPOCHS,
+        ),
         ("kto", {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "cutoff_len": 12}),
     ],
 )
@@ -188,8 +217,10 @@ def test_both_engines_draw_one_curve(studio: Path, stage: str, changes: dict[str
     rows = []
     for engine in ("packed", "trl"):
         wanted = {"max_steps": 6, "learning_rate": 1e-3} | changes
-        live, _ = trained(config_of(stage, engine=engine, **wanted), f"{engine}-{stage}-{len(changes)}")
+        name = f"{engine}-{stage}-{'-'.join(map(str, changes.values()))}"
+        live, _ = trained(config_of(stage, engine=engine, **wanted), name)
         rows.append([r for r in live.run.metrics()[0] if "loss" in r or "eval_loss" in r])
+    assert len(rows[0]) == len(rows[1])
     assert any("eval_loss" in r for r in rows[0]) == ("val_size" in changes)
     for one, other in zip(*rows, strict=True):
         shared = {n for n in one if n.removeprefix("eval_").startswith(COMPARED)}

@@ -87,7 +87,7 @@ def test_bfloat16_is_taken_on_any_processor_with_a_word_on_its_time(
 
 @pytest.mark.parametrize("knob", ["bf16", "pure_bf16"])
 def test_bfloat16_is_refused_on_a_gpu_that_has_none(monkeypatch: pytest.MonkeyPatch, knob: str) -> None:
-    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu(0, "Tesla T4", 16, 0, (7, 5)),))
+    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu(0, "Tesla T4", 16 << 30, 0, (7, 5)),))
     (problem,) = preflight.problems(config(**{knob: True}))
     assert problem.knob == knob and problem.mend == {knob: False, "fp16": True}
     assert preflight.problems(config(**{knob: True}, use_cpu=True)) == []
@@ -113,6 +113,19 @@ def test_of_several_gpus_the_run_takes_one_and_the_card_counts_with_one(
     assert "4 GPUs" in " ".join(preflight.notes(config()))
     four = preflight.card(config())
     assert (four.steps, four.examples_per_step) == (one.steps, one.examples_per_step)
+
+
+def test_patience_without_the_best_checkpoint_is_said_to_keep_the_worse_one() -> None:
+    patient = {
+        "early_stopping_steps": 3,
+        "eval_strategy": "steps",
+        "val_size": 2,
+        "save_steps": 500,
+        "eval_steps": 500,
+    }
+    (said,) = preflight.notes(config(**patient))
+    assert "3 measurements after the best one" in said and "--load_best_model_at_end True" in said
+    assert preflight.notes(config(**patient, load_best_model_at_end=True)) == []
 
 
 def test_weights_that_can_run_code_are_refused(studio: Path, tmp_path: Path) -> None:
@@ -143,6 +156,11 @@ def test_the_card_counts_steps_as_transformers_does() -> None:
     batches = -(-rows // 2)
     assert card.steps == 2 * -(-batches // 4)
     assert preflight.card(config(max_steps=7)).steps == 7
+    dropping = {"dataloader_drop_last": True, "num_train_epochs": 1}
+    for size in (1, 3, 5, rows):
+        assert preflight.card(config(per_device_train_batch_size=size, **dropping)).steps == rows // size
+    (problem,) = preflight.problems(config(per_device_train_batch_size=rows + 1, **dropping))
+    assert "make none" in problem.sentence and problem.mend == {"dataloader_drop_last": False}
     assert preflight.card(config(max_samples=3, per_device_train_batch_size=1, num_train_epochs=1)).steps == 3
 
 

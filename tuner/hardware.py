@@ -120,6 +120,13 @@ def free_memory(use_cpu: bool = False) -> tuple[int, bool]:
     return int(psutil.virtual_memory().available), False
 
 
+def whole_memory(use_cpu: bool = False) -> int:
+    """Bytes that the device of a run has in all, used ones too."""
+    if cards := () if use_cpu else gpus():
+        return max(g.memory_total for g in cards)
+    return int(psutil.virtual_memory().total)
+
+
 def _existing(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent

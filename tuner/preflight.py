@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from tuner import hardware, paths
+from tuner.config import layer_names, libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import adapter_refusal, needs_remote_code
-from tuner.data.catalog import Entry, pick, pick_eval
+from tuner.data.catalog import Entry, named, pick, pick_eval
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
+from tuner.data.report import steps as optimizer_steps
 from tuner.data.templates import names
 from tuner.estimate import Lengths, Memory, ModelShape, run_memory
 
@@ -42,6 +44,8 @@ def problems(config: Config) -> list[Problem]:
         *_adapters(config),
         *_data(config),
         *_machine(config),
+        *libraries.missing(config),
+        *_files(config),
         *_output(config),
     ]
 
@@ -86,7 +90,8 @@ def _model_folder(config: Config, folder: Path) -> Iterator[Problem]:
         )
         return
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = said.get("model_type", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         yield Problem(
             "model_name_or_path", f"{name}/config.json is not valid JSON; download the model again."
@@ -98,8 +103,38 @@ def _model_folder(config: Config, folder: Path) -> Iterator[Problem]:
             "model_name_or_path",
             f"--model_name_or_path {name} holds no *.safetensors; other weight files can run code and are not read.",
         )
-    if (said := needs_remote_code(folder)) and not config.trust_remote_code:
-        yield Problem("trust_remote_code", said)
+    if (why := needs_remote_code(folder)) and not config.trust_remote_code:
+        yield Problem("trust_remote_code", why)
+    if (library := libraries.checkpoint(said.get("quantization_config"))) and not library.there:
+        yield library.missing("model_name_or_path")
+    yield from layer_names.problems(config, folder, kind)
+    yield from _blocks(config, said.get("num_hidden_layers"))
+    yield from _rank(config)
+
+
+def _blocks(config: Config, layers: object) -> Iterator[Problem]:
+    asked = config.freeze_trainable_layers
+    if config.use_llama_pro and isinstance(layers, int) and (asked < 1 or layers % asked):
+        said = (
+            f"--freeze_trainable_layers {asked} does not divide the model's {layers} layers, so it was not expanded by "
+            "that many blocks; give the number it was expanded by."
+        )
+        yield Problem("freeze_trainable_layers", said)
+
+
+def _rank(config: Config) -> Iterator[Problem]:
+    """An adapter that cannot fit: its weights, gradients and Adam's two moments are float32."""
+    shape = _shape(config)
+    if shape is None or config.finetuning_type != "lora":
+        return
+    needed = 16 * shape.lora_parameters(config.lora_rank, config.lora_target)
+    there = hardware.whole_memory(config.use_cpu)
+    if needed > there:
+        said = (
+            f"--lora_rank {config.lora_rank} makes adapters that take {needed / hardware.GIB:,.0f} GiB to train, and the "
+            f"device has {there / hardware.GIB:,.0f} GiB in all; 8 to 64 is usual."
+        )
+        yield Problem("lora_rank", said, {"lora_rank": 64})
 
 
 def _in_hub_cache(name: str) -> bool:
@@ -141,6 +176,23 @@ def _data(config: Config) -> Iterator[Problem]:
         kept_aside(None if config.streaming else _all_rows(config), config.val_size)
     except ConfigError as error:
         yield from error.problems
+    if config.probe:
+        try:
+            for entry in named([config.probe], config.dataset_dir):
+                entry.files()
+                if all(entry.fits(stage) for stage in ("sft", "dpo", "kto")):
+                    said = f"--probe {config.probe} holds no questions; name a set of chats, pairs or marked answers."
+                    yield Problem("probe", said, {"probe": None})
+        except ConfigError as error:
+            for problem in error.problems:
+                yield replace(problem, knob="probe", mend={"probe": None})
+    rows = _rows(config) if config.dataloader_drop_last and not config.streaming else None
+    if rows is not None and rows < config.per_device_train_batch_size:
+        said = (
+            f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of "
+            f"{config.per_device_train_batch_size}; set it to False."
+        )
+        yield Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
     if config.template is not None and config.template not in names():
         like = nearest(config.template, names()) or "chatml"
         said = f"--template {config.template} is not known; did you mean {like}?"
@@ -165,6 +217,10 @@ def _machine(config: Config) -> Iterator[Problem]:
             "or --use_cpu True."
         )
         yield Problem(name, said, {name: False, "fp16": True})
+    if config.tf32 and not any(g.capability >= (8, 0) for g in cards):
+        yield Problem(
+            "tf32", "--tf32 True needs a GPU of Ampere (8.0) or later; leave it out.", {"tf32": None}
+        )
     if config.fp16 and (config.use_cpu or not hardware.gpus()):
         yield Problem(
             "fp16",
@@ -173,9 +229,22 @@ def _machine(config: Config) -> Iterator[Problem]:
         )
 
 
+def _files(config: Config) -> Iterator[Problem]:
+    """Files that knobs name beside model and data."""
+    named = str(config.resume_from_checkpoint or "").strip()
+    if named.lower() not in ("", "true", "false", "none") and not _folder(named).is_dir():
+        said = (
+            f"--resume_from_checkpoint {named} does not exist; name a checkpoint-N folder, or leave it out."
+        )
+        yield Problem("resume_from_checkpoint", said, {"resume_from_checkpoint": None})
+    if isinstance(config.deepspeed, str) and not _folder(config.deepspeed).is_file():
+        said = f"--deepspeed {config.deepspeed} is no file; give DeepSpeed's JSON file, or leave it out."
+        yield Problem("deepspeed", said, {"deepspeed": None})
+
+
 def notes(config: Config) -> list[str]:
     """What does not stop the run and is not what everybody expects, each in one sentence."""
-    return [*_slow_bf16(config), *_one_of_several(config)]
+    return [*_slow_bf16(config), *_one_of_several(config), *_keeps_the_last(config)]
 
 
 def _slow_bf16(config: Config) -> Iterator[str]:
@@ -184,6 +253,14 @@ def _slow_bf16(config: Config) -> Iterator[str]:
         yield (
             "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
             "3 to 6 times as long as with --bf16 False."
+        )
+
+
+def _keeps_the_last(config: Config) -> Iterator[str]:
+    if config.do_train and config.early_stopping_steps and not config.load_best_model_at_end:
+        yield (
+            f"--early_stopping_steps ends the run {config.early_stopping_steps} measurements after the best one, and the "
+            "last weights are kept, which measured worse; --load_best_model_at_end True keeps the best."
         )
 
 
@@ -230,7 +307,7 @@ def card(config: Config) -> Card:
     dropped; the data report has the exact count."""
     rows = _rows(config)
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    steps = _steps(config, rows)
+    steps = optimizer_steps(config, rows) if rows is not None else max(0, config.max_steps) or None
     saves = None
     if steps and config.save_strategy == "steps":
         every = config.save_steps if config.save_steps >= 1 else max(1, math.ceil(steps * config.save_steps))
@@ -322,14 +399,3 @@ def _counted(file: str, changed: int) -> Pages:
     while pages.rows is None and time.monotonic() < until:
         time.sleep(0.005)
     return pages
-
-
-def _steps(config: Config, rows: int | None) -> int | None:
-    """Optimizer steps as transformers' Trainer counts them: whole accumulations an epoch, rounded up."""
-    if config.max_steps > 0:
-        return int(config.max_steps)
-    if rows is None:
-        return None
-    batches = math.ceil(rows / config.per_device_train_batch_size)
-    a_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
-    return int(math.ceil(a_epoch * config.num_train_epochs))

@@ -41,6 +41,7 @@ class Lora(Section):
         8,
         "The size of the adapter.",
         ge=1,
+        le=65536,
         raised="can learn more, takes more memory, forgets more.",
         lowered="smaller and steadier.",
         usual="8 to 64",

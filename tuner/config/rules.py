@@ -1,4 +1,6 @@
-"""Contradictions between knobs, as data: one row each, with the sentence a person reads and, where there is one, the mend."""
+"""Contradictions between knobs, as data: one row each, with the sentence a person reads and, where there is one, the mend.
+
+Those that only the training loop knows are in loop_rules.py."""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tuner.config import loop_rules
 from tuner.config.knobs import Problem
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ class Rule:
     knob: str
     broken: Callable[[Config], bool]
     sentence: str
-    mend: Mapping[str, Any] = field(default_factory=dict)
+    mend: Mapping[str, Any] | Callable[[Config], Mapping[str, Any]] = field(default_factory=dict)
 
 
 ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})
@@ -265,6 +268,22 @@ RULES: tuple[Rule, ...] = (
         {"quantization_bit": None},
     ),
     Rule(
+        "lora_target",
+        lambda c: (
+            c.finetuning_type in ("lora", "oft")
+            and c.stage != "rm"
+            and "lm_head"
+            in (c.lora_target if c.finetuning_type == "lora" else (*c.oft_target, *c.lora_target))
+        ),
+        "An adapter on lm_head would not be trained, for answers are scored with the head's own weights; take it out of "
+        "--lora_target and train the head whole with --additional_target lm_head.",
+        lambda c: {
+            "lora_target": [name for name in c.lora_target if name != "lm_head"] or ["all"],
+            "oft_target": [name for name in c.oft_target if name != "lm_head"] or ["all"],
+            "additional_target": [*c.additional_target, "lm_head"],
+        },
+    ),
+    Rule(
         "create_new_adapter",
         lambda c: c.create_new_adapter and not c.adapter_name_or_path,
         "--create_new_adapter merges the adapters you start from; name them in --adapter_name_or_path.",
@@ -367,7 +386,11 @@ def _shares(text: str | None, sets: int) -> bool:
 def broken_rules(config: Config) -> list[Problem]:
     """Every contradiction in a config."""
     return [
-        Problem(rule.knob, rule.sentence.format_map(config.model_dump()), rule.mend)
+        Problem(
+            rule.knob,
+            rule.sentence.format_map(config.model_dump()),
+            rule.mend(config) if callable(rule.mend) else rule.mend,
+        )
         for rule in RULES
         if rule.broken(config)
-    ]
+    ] + list(loop_rules.problems(config))

@@ -232,7 +232,8 @@ def steps(config: Config, rows: int, replicas: int = 1) -> int:
     """Optimizer steps that a run over `rows` rows takes."""
     if config.max_steps > 0:
         return int(config.max_steps)
-    batches = math.ceil(rows / (config.per_device_train_batch_size * replicas))
+    batches = rows / (config.per_device_train_batch_size * replicas)
+    batches = math.floor(batches) if config.dataloader_drop_last else math.ceil(batches)
     per_epoch = max(math.ceil(batches / config.gradient_accumulation_steps), 1)
     whole: int = math.ceil(per_epoch * config.num_train_epochs)
     return whole

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, OFTConfig, PeftConfig, PeftModel
+from transformers import AutoConfig
 
 from tuner import paths
+from tuner.config import layer_names
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal
@@ -74,16 +75,12 @@ def lora(config: Config, model: PreTrainedModel) -> LoraConfig:
     start: bool | str = True
     if config.pissa_init:
         start = "pissa" if config.pissa_iter == -1 else f"pissa_niter_{config.pissa_iter}"
-    chosen = None
-    if config.use_llama_pro:
-        chosen = sorted(layers.wanted_layers(config, layers.stack(model)[1]))
     return LoraConfig(
         task_type=_task(model),
         r=config.lora_rank,
         lora_alpha=config.lora_alpha or 2 * config.lora_rank,
         lora_dropout=config.lora_dropout,
         target_modules=targets(config, model),
-        layers_to_transform=chosen,
         modules_to_save=_saved_whole(config, model),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
@@ -109,6 +106,9 @@ def _task(model: PreTrainedModel) -> str:
 
 def _saved_whole(config: Config, model: PreTrainedModel) -> list[str] | None:
     """The layers trained whole beside the adapter: those named, and the embeddings where tokens were added."""
+    names = {name for name, _ in model.named_modules()}
+    if found := list(layer_names.unknown("additional_target", config.additional_target, names, None)):
+        raise ConfigError(found)
     if config.additional_target or not models.grows(config):
         return list(config.additional_target) or None
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
@@ -117,25 +117,60 @@ def _saved_whole(config: Config, model: PreTrainedModel) -> list[str] | None:
     ]
 
 
-def targets(config: Config, model: PreTrainedModel) -> str | list[str]:
-    """The layers that get an adapter: every linear one except the head, those named, or those a pattern fits.
+def check_layers(config: Config, source: Source, kind: Any, **changes: Any) -> None:
+    """Raises ConfigError where a name of layers fits none of this model, before data and weights are read.
 
-    Raises ConfigError when a name fits no layer.
+    The model is built without weights. One that cannot be built so is left to the loading, which says what it lacks.
     """
-    asked = list(config.lora_target)
-    if config.finetuning_type == "oft" and config.oft_target != ("all",):
-        asked = list(config.oft_target)
-    if asked == ["all"]:
+    if config.finetuning_type not in ("lora", "oft") or not (
+        config.create_new_adapter or not config.adapter_name_or_path
+    ):
+        return
+    try:
+        shape = AutoConfig.from_pretrained(
+            source.folder, trust_remote_code=config.trust_remote_code, **changes
+        )
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = kind.from_config(shape, trust_remote_code=config.trust_remote_code)
+    except Exception:  # noqa: BLE001  whatever it is, it is no matter of layers' names
+        return
+    oft(config, model) if config.finetuning_type == "oft" else lora(config, model)
+
+
+def targets(config: Config, model: PreTrainedModel) -> str | list[str]:
+    """The layers that get an adapter: every linear one except the head, those named, or those a pattern fits; with
+    use_llama_pro those of them that lie in the expanded blocks, by their whole names.
+
+    Raises ConfigError when a name fits no layer, or the head, which TRL scores with its own weights.
+    """
+    knob = (
+        "oft_target" if config.finetuning_type == "oft" and config.oft_target != ("all",) else "lora_target"
+    )
+    asked: tuple[str, ...] = getattr(config, knob)
+    modules = dict(model.named_modules())
+    head = model.get_output_embeddings()
+    inside = {n for n, m in modules.items() if isinstance(m, torch.nn.Linear) and m is not head}
+    if asked != ("all",):
+        shown = sorted({n.rsplit(".", 1)[-1] for n in inside})
+        if found := list(layer_names.unknown(knob, asked, set(modules), shown)):
+            raise ConfigError(found)
+        hit = {
+            n for n in modules if any(layer_names.fits(name, {n}, alone=len(asked) == 1) for name in asked)
+        }
+        if any(modules[name] is head for name in hit if head is not None):
+            sentence = (
+                f"--{knob} {','.join(asked)} means the head, too, whose adapter would not be trained; leave it out and "
+                "train it whole with --additional_target lm_head."
+            )
+            raise ConfigError([Problem(knob, sentence)])
+        inside = hit
+    if config.use_llama_pro:
+        prefix, count = layers.stack(model)
+        blocks = tuple(f"{prefix}.{i}." for i in layers.wanted_layers(config, count))
+        return sorted(name for name in inside if name.startswith(blocks))
+    if asked == ("all",):
         return "all-linear"
-    if len(asked) == 1 and re.search(r"[\\^$*+?()\[\]|]", asked[0]):
-        return asked[0]
-    names = [name for name, _ in model.named_modules()]
-    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    for name in asked:
-        if not any(n == name or n.endswith(f".{name}") for n in names):
-            sentence = f"--lora_target {name} is no layer of this model; it has {', '.join(sorted(linear))}, or say all."
-            raise ConfigError([Problem("lora_target", sentence, {"lora_target": ["all"]})])
-    return asked
+    return asked[0] if len(asked) == 1 and layer_names.PATTERN.search(asked[0]) else list(asked)
 
 
 def keep_only_adapter_dropout(model: torch.nn.Module) -> None:

@@ -89,7 +89,7 @@ class CompletionTrainer(SFTTrainer):
         return logits
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.means.take(self.model.training, self.accelerator))
+        logs.update(self.means.take(self.model.training, self.accelerator, logs))
         super().log(logs, start_time)
 
 

@@ -13,7 +13,7 @@ from tuner.config.config import Config
 from tuner.engine import methods
 from tuner.engine.live import LiveRun
 from tuner.engine.losses import LossSettings, kl_estimate, kto_loss
-from tuner.engine.means import Means
+from tuner.engine.means import Means, measured_as
 from tuner.engine.mixture import Mixture
 from tuner.engine.start import Start
 from tuner.engine.trainer import arguments
@@ -77,8 +77,8 @@ class LabelledTrainer(KTOTrainer):
         self.means.add(self.model.training, {"kl": distance})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        found = self.means.take(self.model.training, self.accelerator)
-        prefix = "" if self.model.training else "eval_"
+        found = self.means.take(self.model.training, self.accelerator, logs)
+        prefix = "" if self.model.training else measured_as(logs) or "eval_"
         if {f"{prefix}rewards/chosen", f"{prefix}rewards/rejected"} <= set(found):
             found[f"{prefix}rewards/margins"] = (
                 found[f"{prefix}rewards/chosen"] - found[f"{prefix}rewards/rejected"]

@@ -217,9 +217,10 @@ class LiveRun:
             return
         self.log.log(step, row, time.time())
         self.say(f"step {step}  " + "  ".join(f"{n} {v:.4g}" for n, v in row.items()))
-        for name in ("loss", "eval_loss"):
-            if not math.isfinite(row.get(name, 0.0)):
-                raise DivergedError(f"{name} became {row[name]} at step {step}")
+        for name, value in row.items():
+            is_loss = name == "loss" or name.startswith("eval_") and name.endswith("_loss")
+            if is_loss and not math.isfinite(value):
+                raise DivergedError(f"{name} became {value} at step {step}")
 
     def sealed(self, step: int, best: str | None) -> None:
         """A checkpoint was written: make it count, then let go of the oldest."""

@@ -10,6 +10,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 
+def measured_as(logs: Mapping[str, float]) -> str | None:
+    """What the names of an evaluation begin with: eval_, or eval_<set>_ where each set is measured by itself. None for
+    logs of training."""
+    found = (n for n in logs if n.startswith("eval_") and n.endswith("_loss"))
+    return next((n.removesuffix("loss") for n in found), None)
+
+
 class Means:
     """Weighted means by mode ("train", "eval") and name; exact over examples, not means of means."""
 
@@ -24,9 +31,11 @@ class Means:
             self._sums[mode].setdefault(name, []).append(value.detach().float().sum())
             self._seen[mode][name] += value.numel()
 
-    def take(self, training: bool, accelerator: Accelerator) -> dict[str, float]:
-        """The means since the last call, over every process; eval names begin with eval_."""
-        mode, prefix = ("train", "") if training else ("eval", "eval_")
+    def take(
+        self, training: bool, accelerator: Accelerator, logs: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """The means since the last call, over every process, named as the evaluation that `logs` tells of names its own."""
+        mode, prefix = ("train", "") if training else ("eval", measured_as(logs or {}) or "eval_")
         means = {}
         for name, parts in sorted(self._sums[mode].items()):
             pair = torch.stack([torch.stack(parts).sum(), parts[0].new_tensor(self._seen[mode][name])])

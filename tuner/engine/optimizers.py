@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -12,38 +11,18 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from tuner.config.config import Config
+from tuner.config.libraries import SWITCHES, need, optimizer
 from tuner.engine.layers import stack
-from tuner.engine.quantization import need
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
-LIBRARIES = (  # transformers' optimizers that are somebody else's: their names, the module, the extra
-    (r".*(8bit|bnb|paged|lion|_32bit).*", "bitsandbytes", "qlora"),
-    (r"galore_.*", "galore_torch", "galore"),
-    (r"apollo_.*", "apollo_torch", "apollo"),
-    (r"(ada)?lomo", "lomo_optim", "lomo"),
-    (r"grokadamw", "grokadamw", "grokadamw"),
-    (r"schedule_free_.*", "schedulefree", "schedulefree"),
-    (r"stable_adamw", "optimi", "optimi"),
-    (r"adamw_torch_(4|8)bit", "torchao", "torchao"),
-)
-
-
-def check_library(name: str) -> None:
-    """Raises ConfigError when an optimizer of transformers' list needs a library that is not installed."""
-    for pattern, module, extra in reversed(LIBRARIES):
-        if re.fullmatch(pattern, name):
-            need(name, module, extra, knob="optim")
-            return
-
-
 def names(config: Config) -> dict[str, Any]:
     """GaLore and APOLLO in the words of TrainingArguments, which knows them by name. Raises ConfigError."""
-    check_library(config.optim)
+    need(optimizer(config.optim), knob="optim")
     if config.use_galore:
-        need("GaLore", "galore_torch", "galore", knob="use_galore")
+        need(SWITCHES["use_galore"], knob="use_galore")
         _resumable("galore_torch.galore_projector", "GaLoreProjector")
         said = {
             "rank": config.galore_rank,
@@ -53,7 +32,7 @@ def names(config: Config) -> dict[str, Any]:
         }
         return _named("galore_adamw", said, config.galore_target, config.galore_layerwise)
     if config.use_apollo:
-        need("APOLLO", "apollo_torch", "apollo", knob="use_apollo")
+        need(SWITCHES["use_apollo"], knob="use_apollo")
         _resumable("apollo_torch.random_projector", "GradientProjector")
         _resumable("apollo_torch.svd_projector", "GaLoreProjector")
         said = {
@@ -112,7 +91,7 @@ def _lora_plus(config: Config, trainer: Trainer) -> Optimizer:
 
 def _badam(config: Config, trainer: Trainer) -> Optimizer:
     """BAdam (arXiv 2404.02827): Adam on one block of layers at a time."""
-    need("BAdam", "badam", "badam", knob="use_badam")
+    need(SWITCHES["use_badam"], knob="use_badam")
     badam = importlib.import_module("badam")
     base = trainer.create_optimizer()
     weights = list(trainer.model.named_parameters())
@@ -139,7 +118,7 @@ def _badam(config: Config, trainer: Trainer) -> Optimizer:
 
 def _adam_mini(config: Config, trainer: Trainer) -> Optimizer:
     """Adam-mini (arXiv 2406.16793): one learning rate for each block of the Hessian."""
-    need("Adam-mini", "adam_mini", "adam-mini", knob="use_adam_mini")
+    need(SWITCHES["use_adam_mini"], knob="use_adam_mini")
     shape = trainer.model.config.get_text_config()
     return importlib.import_module("adam_mini").Adam_mini(
         named_parameters=[(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad],

@@ -6,6 +6,7 @@ label smoothing on sigmoid, per-answer pref_ftx or running BCO baseline; only pu
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tuner.config.config import Config
 from tuner.engine import methods
 from tuner.engine.live import LiveRun
 from tuner.engine.losses import needs_reference, preference_loss, running_baseline
-from tuner.engine.means import Means
+from tuner.engine.means import Means, measured_as
 from tuner.engine.mixture import Mixture, trl_settings
 from tuner.engine.start import Start
 from tuner.engine.trainer import arguments
@@ -125,7 +126,14 @@ class PreferenceTrainer(DPOTrainer):
         return self.baseline.update(self.accelerator.gather(rewards))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.means.take(self.model.training, self.accelerator))
+        logs.update(self.means.take(self.model.training, self.accelerator, logs))
+        if (
+            prefix := measured_as(logs) or "eval_"
+        ) != "eval_":  # TRL calls its own measures of each set the same
+            own = prefix.removeprefix("eval_")
+            self._metrics["eval"] = defaultdict(
+                list, {own + name: values for name, values in self._metrics["eval"].items()}
+            )
         super().log(logs, start_time)
 
 

@@ -65,7 +65,7 @@ class RewardTrainer(trl.RewardTrainer):
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.means.take(self.model.training, self.accelerator))
+        logs.update(self.means.take(self.model.training, self.accelerator, logs))
         super().log(logs, start_time)
 
 

@@ -56,6 +56,7 @@ def begin(
     with run.phase("finding the model"):
         checkpoint = checkpoints.start_of(run.run, config) if config.do_train else None
         source = adapters.base_of(config, vocabulary.widened(config, models.find(config)))
+        adapters.check_layers(config, source, kind, **changes)
     with run.phase("preparing the data"):
         words = load_tokenizer(source.folder)
         rows = prepare(config, words, run.progress)

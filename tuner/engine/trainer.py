@@ -20,6 +20,7 @@ from transformers import (
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.libraries import SWITCHES, need
 from tuner.config.sections import argument_table
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, methods, optimizers
@@ -27,7 +28,6 @@ from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.peak import note_peak
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
-from tuner.engine.quantization import need
 from tuner.engine.start import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.tracking import checkpoints
@@ -63,7 +63,7 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
     recompute = checkpointing(config, on_gpu)
     fused = config.enable_liger_kernel or config.use_liger_kernel
     if fused:
-        need("Liger's kernels", "liger_kernel", "liger", knob="enable_liger_kernel")
+        need(SWITCHES["enable_liger_kernel"], knob="enable_liger_kernel")
     settled = {
         "output_dir": str(run.place_checkpoints()),
         "use_cpu": not on_gpu,
@@ -159,6 +159,8 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
     held_out = start.rows.eval
     # One unnamed set is measured as eval_..., several as eval_<name>_...
     trainer.eval_dataset = held_out[""] if set(held_out) == {""} else dict(held_out) or None
+    if config.dataloader_drop_last:
+        _drop_in_training_only(trainer, config, start)
     methods.settle_types(config, trainer.model)
     if config.stage in ("dpo", "kto"):
         adapters.keep_only_adapter_dropout(trainer.model)
@@ -173,6 +175,30 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
             run.say(
                 f"{name}  {tuple(weight.shape)}  {weight.dtype}  {'trained' if weight.requires_grad else 'frozen'}"
             )
+
+
+def _drop_in_training_only(trainer: Trainer, config: Config, start: Start) -> None:
+    """Measure on every row: transformers drops a last batch that is not full from evaluations as well.
+
+    Raises ConfigError where no batch of training is full, which transformers takes for a finished run.
+    """
+    size = config.per_device_train_batch_size
+    if config.do_train and not start.streamed and len(start.rows.train) < size:
+        sentence = (
+            f"--dataloader_drop_last True leaves out a batch that is not full, and {len(start.rows.train)} rows make none "
+            f"of {size}; set it to False."
+        )
+        raise ConfigError([Problem("dataloader_drop_last", sentence, {"dataloader_drop_last": False})])
+    get = trainer.get_eval_dataloader
+
+    def whole(*args: Any, **rest: Any) -> Any:
+        before, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False
+        try:
+            return get(*args, **rest)
+        finally:
+            trainer.args.dataloader_drop_last = before
+
+    trainer.get_eval_dataloader = whole
 
 
 def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> Iterator[TrainerCallback]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import re
 import signal
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,22 +109,41 @@ def from_exception(error: BaseException, values: Values) -> Reason:
 
     The whole chain of causes is asked: libraries wrap the one that says it.
     """
-    chain = _chain(error)
-    for link in chain:
+    for link in _chain(error, hidden=True):
         if found := _known(link, values):
             return found
-    first = chain[-1]
-    return Reason("error", f"{type(first).__name__}: {_line(first)} The log has the whole story.")
+    chain = _chain(error)
+    for link in chain:
+        if isinstance(link, ImportError) and (found := _missing_library(link)):  # PackageNotFoundError, too
+            return found
+    first = next((link for link in reversed(chain) if _says_something(link)), error)
+    return Reason("error", f"{type(first).__name__}{_said(first)} The log has the whole story.")
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error, then what caused it, then what caused that."""
+def _chain(error: BaseException, hidden: bool = False) -> list[BaseException]:
+    """The error, then what caused it, then what caused that; with `hidden` also what a library raised away from."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ and not hidden else link.__context__)
     return chain
+
+
+def _said(error: BaseException) -> str:
+    """What an exception says, or where it was raised if it says nothing."""
+    if str(error).strip():
+        return f": {_line(error)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" in {frames[-1].name} ({frames[-1].filename}, line {frames[-1].lineno})." if frames else "."
+
+
+_LOOKUPS = (LookupError, AttributeError, StopIteration, StopAsyncIteration, GeneratorExit)
+"""How Python says that something is not there; whoever meets one and raises something else says what."""
+
+
+def _says_something(error: BaseException) -> bool:
+    return not isinstance(error, _LOOKUPS) and bool(str(error).strip())
 
 
 def _known(error: BaseException, values: Values) -> Reason | None:
@@ -143,6 +163,22 @@ def _known(error: BaseException, values: Values) -> Reason | None:
     if isinstance(error, FloatingPointError) or type(error).__name__ in {"NonFinite", "NonFiniteLoss"}:
         return non_finite(values, str(error))
     return from_text(str(error), values)
+
+
+def _missing_library(error: ImportError) -> Reason | None:
+    """A library that is not installed, by the name that Python or the library that asks for it gives."""
+    said = str(error)
+    found = re.search(r"The '([\w.-]+)[^']*' distribution was not found", said)
+    found = found or re.search(
+        r"No (?:module named|package metadata was found for) '?([\w.-]+?)'?(?:$|[\s;,.]*$|\s)", said
+    )
+    if not found:
+        found = re.search(r"pip install (?:-U |--upgrade )?[`'\"]?([\w.-]+)", said)
+    if not found:
+        return None
+    name = found.group(1).partition(".")[0]
+    sentence = f"The library {name} is not installed; run `pip install {name}`, then start again, or drop the knob that asks for it."
+    return Reason("missing_library", sentence)
 
 
 def _system(error: OSError, values: Values) -> Reason | None:

@@ -20,6 +20,12 @@ def train(config: Config, run: LiveRun) -> Outcome:
             run.note(
                 "All rows ask the same, so that no answer belongs to another prompt: KTO's distance is not a real one."
             )
+        if len(labels := {bool(row["label"]) for row in rows}) == 1:
+            side, what = ("good", "raise") if labels == {True} else ("bad", "lower")
+            run.note(
+                f"All answers are marked {side}: KTO can only {what} them, with nothing to hold against; "
+                f"add some that are {'bad' if side == 'good' else 'good'}, or use stage sft for good ones alone."
+            )
         start.rows.train = mismatched(rows, config, config.per_device_train_batch_size)
         start.rows.eval = {
             name: mismatched(held, config, config.per_device_eval_batch_size, others=rows)

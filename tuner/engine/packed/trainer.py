@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tuner.engine.losses import LossSettings
+from tuner.engine.means import measured_as
 from tuner.engine.packed.levels import Level, choose_levels, drawn_sizes, level_count
 from tuner.engine.packed.memory import Plan, plan_memory
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
@@ -100,7 +101,7 @@ class PackedPreferenceTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.loss_settings, self.engine = loss or LossSettings(), engine or EngineSettings()
-        self.micro_batch = args.per_device_train_batch_size
+        self.micro_batch, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
         super().__init__(
             model=model,
             args=step_arguments(args),
@@ -114,6 +115,14 @@ class PackedPreferenceTrainer(Trainer):
         self.references: ReferenceCache | None = None
         self._ahead = 0
         self._totals: dict[str, Tensor] = {}
+
+    def get_train_dataloader(self) -> Any:
+        """A batch is a whole step here, and what drop_last leaves out is a micro-batch that is not full: of the last
+        step only so many rows, and all of it where there are no more."""
+        if self.drop_last:
+            rest = len(self.train_dataset) % self.args.per_device_train_batch_size
+            self.args.dataloader_drop_last = rest < self.micro_batch
+        return super().get_train_dataloader()
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Packing waits until the step; `size` tells the evaluation loop how many rows there were."""
@@ -144,7 +153,10 @@ class PackedPreferenceTrainer(Trainer):
     ) -> Tensor:
         """Runs one optimizer step's rows; returns the loss, on the device and detached."""
         runner = self.prepare()
-        units = self._units(inputs["batch"].rows, self.micro_batch)
+        rows = inputs["batch"].rows
+        if self.drop_last:
+            rows = rows[: len(rows) // self.micro_batch * self.micro_batch]
+        units = self._units(rows, self.micro_batch)
         references = self._references(units, ahead=True)
         try:
             result = runner.train(units, references)
@@ -174,9 +186,7 @@ class PackedPreferenceTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the preference metrics gathered since the last log, under TRL's names."""
-        prefix = next(
-            (k[: -len("loss")] for k in logs if k.endswith("_loss") and not k.startswith("train_")), None
-        )
+        prefix = measured_as(logs)
         kind = "eval" if prefix is not None else "train"
         totals = self._totals.pop(kind, None) if prefix is not None or "loss" in logs else None
         if totals is not None:
