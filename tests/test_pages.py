@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tuner.config.config import KNOBS, Config, check, recipes
 from tuner.config.knobs import Problem
 from tuner.config.sections import Stage
 from tuner.jobs import submit
+from tuner.tracking.rows import RunRow
 from tuner.tracking.run import STATES, Run, Status
-from tuner.ui import answers, chart_table, charts, draft, form, run_view, sweep, tables, theme, words
+from tuner.ui import answers, chart_table, charts, compare, draft, form, run_view, sweep, tables, theme, words
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +64,27 @@ def test_text_of_unknown_origin_stays_text() -> None:
     hostile = "![x](http://evil/a.png) <script>alert(1)</script> :red[no] $x$ `y` # t"
     for mark in "![]()<>:$`#":
         assert f"\\{mark}" in words.safe(hostile)
+
+
+@given(
+    st.dictionaries(st.text(max_size=6), st.sampled_from(["a", "a b", "b", ""]), max_size=8),
+    st.integers(1, 5),
+)
+def test_no_two_labels_are_alike(said: dict[str, str], least: int) -> None:
+    told = words.distinct(said, least)
+    assert list(told) == list(said) and len(set(told.values())) == len(said)
+    assert all(told[key].startswith(said[key]) for key in said)
+
+
+def test_a_field_of_runs_tells_runs_of_one_name_apart_and_keeps_its_labels() -> None:
+    def row(run_id: str, name: str) -> RunRow:
+        return RunRow(id=run_id, name=name, state="finished", created=0.0, stage="dpo")
+
+    before = compare.labels([row("a1", "twin"), row("a2", "twin"), row("a3", "other")], {})
+    assert len(set(before.values())) == 3
+    after = compare.labels([row("a1", "renamed"), row("a4", "other"), row("a3", "other")], before)
+    assert len(set(after.values())) == 4
+    assert {i: after[i] for i in before} == before
 
 
 # --- the form ------------------------------------------------------------------------------------------------------
@@ -158,12 +182,12 @@ def test_a_sweep_makes_a_run_of_every_combination_and_says_what_is_wrong_with_an
     assert planned.own[0] == "Learning rate 1e-4, LoRA rank 8"
     assert submit.expand(planned.values)[3]["learning_rate"] == "3e-4"
 
-    for given, said in [
+    for values, said in [
         ({"learning_rate": "1e-4"}, "several values"),
         ({"learning_rate": "1e-4, fast"}, "learning_rate"),
         ({"seed": ",".join(map(str, range(40)))}, "40 runs"),
     ]:
-        (sentence,) = sweep.plan(begun, given, judged).problems
+        (sentence,) = sweep.plan(begun, values, judged).problems
         assert said in sentence
 
 

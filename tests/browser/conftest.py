@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,6 +108,29 @@ def _end_workers(home: Path) -> None:
         with suppress(psutil.Error):
             if process.environ().get("TUNER_HOME") == str(home):
                 process.kill()
+
+
+@pytest.fixture
+def record(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A finished run in the studio's home, written by the same functions that a worker calls; its id."""
+    monkeypatch.setenv("TUNER_HOME", str(studio.home))
+
+    def recorded(name: str, **values: object) -> str:
+        from tuner.config.config import make
+        from tuner.tracking import outcome
+        from tuner.tracking.metrics import MetricsLog
+        from tuner.tracking.runs import create_run
+
+        run = create_run(make({"stage": "dpo", "do_train": True, **values}), name)
+        log = MetricsLog(run)
+        for step in range(1, 21):
+            log.log(step, {"loss": 0.693 - step * 0.004, "rewards/margins": step * 0.01})
+        log.close()
+        run.update(state="running", started=time.time() - 60, step=20, total_steps=20)
+        outcome.finish(run, "finished")
+        return run.id
+
+    return recorded
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -53,33 +52,6 @@ def open_page(page, name: str) -> None:
     settled(page)
 
 
-def record_an_older_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A finished run to compare with, written by the same functions that a worker calls."""
-    from tuner.config.config import make
-    from tuner.tracking import outcome
-    from tuner.tracking.metrics import MetricsLog
-    from tuner.tracking.runs import create_run
-
-    monkeypatch.setenv("TUNER_HOME", str(home))
-    config = make(
-        {
-            "stage": "dpo",
-            "do_train": True,
-            "model_name_or_path": "data/starter",
-            "dataset": "starter_dpo",
-            "learning_rate": 1e-4,
-        }
-    )
-    run = create_run(config, "an older run")
-    log = MetricsLog(run)
-    for step in range(1, 21):
-        log.log(step, {"loss": 0.693 - step * 0.004, "rewards/margins": step * 0.01})
-    log.close()
-    run.update(state="running", started=time.time() - 60, step=20, total_steps=20)
-    outcome.finish(run, "finished")
-    return run.id
-
-
 def first_sample(file: Path) -> tuple[str, str, str]:
     """The first held-out prompt with the first and the last answer to it."""
     table = json.loads(file.read_text(encoding="utf-8"))
@@ -88,8 +60,10 @@ def first_sample(file: Path) -> tuple[str, str, str]:
     return records[0]["prompt"], answers[0], answers[-1]
 
 
-def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = record_an_older_run(studio.home, monkeypatch)
+def test_the_whole_way(studio, page, record) -> None:
+    older = record(
+        "an older run", model_name_or_path="data/starter", dataset="starter_dpo", learning_rate=1e-4
+    )
 
     # A data set, looked at.
     page.goto(f"{studio.url}/datasets?dataset=starter_dpo")

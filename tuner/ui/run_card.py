@@ -133,7 +133,7 @@ def _verdict(problems: Sequence[Problem]) -> None:
                 said = ", ".join(f"{label(n)} {value(v)}" for n, v in problem.mend.items())
                 st.button(
                     f"Set {safe(said)}",
-                    key=f"mend-{number}",
+                    key=f"mend-{said}-{number}",
                     icon=":material/build:",
                     on_click=form.mend,
                     args=(dict(problem.mend),),

@@ -129,10 +129,10 @@ def remedies(run: Run) -> None:
     with theme.card("remedies"):
         st.markdown("**What to do**")
         with st.container(horizontal=True, gap="small"):
-            for place, remedy in enumerate(status.remedies):
+            for remedy in status.remedies:
                 st.button(
                     safe(remedy.get("label", "")),
-                    key=f"remedy-{place}",
+                    key=f"remedy-{run.id}-{remedy.get('label')}",
                     icon=":material/build:",
                     on_click=_apply,
                     args=(run, remedy),
@@ -177,9 +177,16 @@ def actions(run: Run) -> None:
                 help=said,
                 on_click=resume,
                 args=(run,),
+                key=f"resume-{run.id}",
             )
-        link_to(
-            "Clone", ":material/content_copy:", "Open the form with these values.", "new_run", clone=run.id
+        st.button(
+            "Clone",
+            icon=":material/content_copy:",
+            help="Open the form with these values.",
+            on_click=state.go,
+            args=("new_run",),
+            kwargs={"clone": run.id},
+            key=f"to-Clone-{run.id}",
         )
         parent = str((status.extra.get("tags") or {}).get(PARENT, ""))
         st.button(
@@ -188,13 +195,8 @@ def actions(run: Run) -> None:
             help=history.beside(parent),
             on_click=history.compare,
             args=([run.id], parent),
-            key="to-Compare",
+            key=f"to-Compare-{run.id}",
         )
-
-
-def link_to(name: str, icon: str, help: str, page: str, **query: str | list[str]) -> None:
-    """A button that opens another page."""
-    st.button(name, icon=icon, help=help, on_click=state.go, args=(page,), kwargs=query, key=f"to-{name}")
 
 
 def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
@@ -347,7 +349,7 @@ def saved(run: Run) -> None:
             st.space("stretch")
             st.button(
                 "Resume from here",
-                key=f"from-{path.name}",
+                key=f"from-{run.id}-{path.name}",
                 disabled=bool(why or wrong),
                 help=why or None,
                 on_click=resume,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import streamlit as st
-
 from tuner.config.config import KNOBS, differing
 from tuner.tracking.points import Series
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart_table import Chart, of_metric
-from tuner.ui.theme import palette
+from tuner.ui.picking import Column
 from tuner.ui.words import NONE, date, duration, look, number
 
 Table = list[dict[str, Any]]
@@ -27,10 +25,10 @@ _MARKS = {
 }
 
 
-def history(rows: Sequence[RunRow]) -> Table:
-    """One row a run, in the order of `columns`."""
-    return [
-        {
+def history(rows: Sequence[RunRow]) -> dict[str, dict[str, Any]]:
+    """A row a run, by id, with the columns of `HISTORY`."""
+    return {
+        row.id: {
             "Name": row.name,
             "State": f"{_MARKS.get(row.state, '')} {look(row.state).word}".strip(),
             "Loss": list(row.spark),
@@ -44,25 +42,23 @@ def history(rows: Sequence[RunRow]) -> Table:
             "Note or reason": row.note or row.reason,
         }
         for row in rows
-    ]
-
-
-def history_columns() -> dict[str, Any]:
-    """How the history's columns look."""
-    text = st.column_config.TextColumn
-    return {
-        "Name": text(width=240),
-        "State": text(width=105),
-        "Loss": st.column_config.LineChartColumn(width=100, color=palette().series[0]),
-        "Last loss": text(width=80, alignment="right"),
-        "Stage": text(width=60),
-        "Model": text(width=110),
-        "Data sets": text(width=120),
-        "Duration": text(width=100, alignment="right"),
-        "Created": text(width=140),
-        "Tags": st.column_config.ListColumn(width=140),
-        "Note or reason": text(width="large"),
     }
+
+
+HISTORY = (
+    Column("Name", "link"),
+    Column("State"),
+    Column("Loss", "spark"),
+    Column("Last loss", "figure"),
+    Column("Stage"),
+    Column("Model"),
+    Column("Data sets"),
+    Column("Duration", "figure"),
+    Column("Created"),
+    Column("Tags", "tags"),
+    Column("Note or reason", width=260),
+)
+"""The history's columns."""
 
 
 def lower_is_better(metric: str) -> bool:

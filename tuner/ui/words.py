@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +82,17 @@ def ago(moment: float, now: float | None = None) -> str:
 def date(moment: float) -> str:
     """A moment, in this machine's time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) if moment else NONE
+
+
+def distinct(said: Mapping[str, str], least: int = 4) -> dict[str, str]:
+    """Texts of which no two are alike: those that were have the beginning of their key behind them, `least` letters or
+    more. For fields, which know their options by what they read."""
+    often = Counter(said.values())
+    for length in (0, least, 8, 32):
+        told = {k: text if often[text] == 1 else f"{text} {k[:length]}".strip() for k, text in said.items()}
+        if len(set(told.values())) == len(told):
+            return told
+    return {k: f"{text} {k}" for k, text in said.items()}
 
 
 def place(path: str) -> str:
