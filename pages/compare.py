@@ -27,7 +27,8 @@ with st.grid(2, min_column_width=420, gap="small") as grid:
         with grid.cell(), theme.card(f"chart-{chart.key}", gap="xsmall"):
             st.markdown(f"**{chart.title}** :gray[{chart.unit}]", help=chart.help or None)
             drawn = charts.overlay(chart, curves, names, smoothing=smoothing, log=log)
-            charts.draw(drawn, f"compare-{chart.key}")
+            told = charts.in_words(chart.title, {names[i]: curve for i, curve in curves.items()}, chart.scale)
+            charts.draw(drawn, f"compare-{chart.key}", told)
 
 st.subheader("What they reached", anchor=False)
 st.dataframe(tables.outcomes(histories, names, baseline), hide_index=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -215,8 +216,7 @@ def test_smoothing_starts_at_the_first_value_and_keeps_gaps() -> None:
     assert charts.smooth(values, 0.0) is values
 
 
-def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "palette", lambda: theme.PALETTES["light"])
+def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points() -> None:
     steps = np.arange(100_000)
     loss = np.ones(100_000)
     loss[54_321] = 9.0
@@ -225,8 +225,17 @@ def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points(monkeypatch: pytes
     assert max(drawn.data[0].y) == 9.0
 
 
-def test_compared_runs_differ_in_colour_and_dash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "palette", lambda: theme.PALETTES["dark"])
+def test_a_chart_is_told_in_words() -> None:
+    curves = {
+        "train": (np.array([1, 2, 60]), np.array([0.5, np.nan, 0.25])),
+        "evaluation": (np.array([]), np.array([])),
+    }
+    said = charts.in_words("Accuracy by step", curves, scale=100)
+    assert said == "Accuracy by step: train 50 at 1, 25 at 60, lowest 25, highest 50."
+    assert charts.in_words("Loss", {}) == "Loss: no point yet."
+
+
+def test_compared_runs_differ_in_colour_and_dash() -> None:
     ids = [f"run{i}" for i in range(6)]
     curve = (np.arange(5), np.arange(5.0))
     drawn = charts.overlay(
@@ -332,6 +341,23 @@ def oklab(light: np.ndarray) -> np.ndarray:
 def test_series_stay_apart_for_every_kind_of_sight(mode: theme.Mode, sight: str) -> None:
     seen = [oklab(np.array(SIGHT[sight]) @ linear(c)) for c in theme.PALETTES[mode].series]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.07
+
+
+def test_every_colour_of_a_chart_has_one_of_the_dark_mode() -> None:
+    every = {"loss": (np.arange(9), np.arange(9.0)), "eval_loss": (np.arange(9), np.arange(9.0))}
+    drawn = charts.figure(chart_table.LOSS, every, smoothing=0.6).to_json()
+    assert set(re.findall(r"#[0-9a-f]{6}", drawn)) <= set(theme.dark())
+    light, dark = theme.PALETTES["light"], theme.PALETTES["dark"]
+    for part in (
+        "ink",
+        "quiet",
+        "grid",
+        "surface",
+        "good",
+        "bad",
+    ):  # one colour, one part: nothing is turned twice
+        assert theme.dark()[getattr(light, part)] == getattr(dark, part)
+    assert tuple(map(theme.dark().get, light.series)) == dark.series
 
 
 def test_the_theme_file_and_the_charts_have_the_same_colours() -> None:

@@ -296,7 +296,7 @@ def _report(found: Report) -> None:
             drawn = charts.lengths(
                 np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
             )
-            charts.draw(drawn, "lengths")
+            charts.draw(drawn, "lengths", f"Lengths of examples in tokens: {said}.")
     _findings("Thrown away, and why", found.dropped)
     _findings("Kept, and worth a look", found.findings)
     for note in found.notes:

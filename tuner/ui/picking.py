@@ -15,9 +15,10 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-_SCRIPT = Path(__file__).with_name("table.js")
+from tuner.ui import state
+
 _table = st.components.v2.component(
-    "tuner-table", js=_SCRIPT.read_text(encoding="utf-8"), isolate_styles=False
+    "tuner-table", js=Path(__file__).with_name("table.js").read_text(encoding="utf-8"), isolate_styles=False
 )
 
 
@@ -42,8 +43,6 @@ def many(
 
     `rows` goes by id. Pressing a name opens `page` with `?query=ID`. A row that is not listed is not chosen.
     """
-    from tuner.ui import state
-
     ids, turn = _said(key)
     chosen = [one for one in rows if one in ids]
     _draw(

@@ -272,7 +272,12 @@ def _chart(
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**{chart.title}**", help=chart.help, width="content")
             st.markdown(f":gray[{chart_table.latest(chart, measured)}]", width="content")
-        charts.draw(charts.figure(chart, measured, smoothing=smoothing, log=log), f"{run.id}-{chart.key}")
+        lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
+        charts.draw(
+            charts.figure(chart, measured, smoothing=smoothing, log=log),
+            f"{run.id}-{chart.key}",
+            charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale),
+        )
 
 
 # --- log -----------------------------------------------------------------------------------------------------------
