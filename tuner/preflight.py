@@ -21,7 +21,7 @@ from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import needs_remote_code
-from tuner.data.catalog import Entry, pick, pick_eval
+from tuner.data.catalog import Entry, named, pick, pick_eval
 from tuner.data.pages import Pages
 from tuner.data.templates import names
 from tuner.estimate import Lengths, Memory, ModelShape, run_memory
@@ -39,6 +39,7 @@ def problems(config: Config) -> list[Problem]:
         *_model(config),
         *_adapters(config),
         *_data(config),
+        *_probe(config),
         *_machine(config),
         *_output(config),
     ]
@@ -136,6 +137,17 @@ def _data(config: Config) -> Iterator[Problem]:
         like = nearest(config.template, names()) or "chatml"
         said = f"--template {config.template} is not known; did you mean {like}?"
         yield Problem("template", said, {"template": like})
+
+
+def _probe(config: Config) -> Iterator[Problem]:
+    if not config.probe:
+        return
+    try:
+        (entry,) = named([config.probe], config.dataset_dir)
+        entry.files()
+    except ConfigError as error:
+        said = f"{error} Choose another one for --probe, or leave it empty: the run then asks no held-out questions."
+        yield Problem("probe", said, {"probe": None})
 
 
 def _machine(config: Config) -> Iterator[Problem]:

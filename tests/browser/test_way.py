@@ -46,6 +46,11 @@ def settled(page) -> None:
     )
 
 
+def start_from(page, recipe: str) -> None:
+    page.locator(".st-key-start-from input").click()
+    page.get_by_role("option", name=recipe, exact=True).click()
+
+
 def open_page(page, name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
@@ -61,11 +66,17 @@ def first_sample(file: Path) -> tuple[str, str, str]:
 
 
 def test_the_whole_way(studio, page, record) -> None:
+    # A newcomer's first step leads to a form that can be launched as it is.
+    page.goto(studio.url)
+    page.get_by_test_id("stMain").get_by_role("link", name="New run").click()
+    launch = page.get_by_role("button", name="Launch")
+    expect(launch).to_be_enabled()
+    expect(page.get_by_text("Ready to launch")).to_be_visible()
+
+    # A data set, looked at.
     older = record(
         "an older run", model_name_or_path="data/starter", dataset="starter_dpo", learning_rate=1e-4
     )
-
-    # A data set, looked at.
     page.goto(f"{studio.url}/datasets?dataset=starter_dpo")
     expect(page.get_by_text("Chosen, the better answer").first).to_be_visible()
     expect(page.get_by_text("Rejected, the worse answer").first).to_be_visible()
@@ -73,11 +84,10 @@ def test_the_whole_way(studio, page, record) -> None:
 
     # A run, configured: what is wrong is said, and Launch waits until it is mended.
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
-    launch = page.get_by_role("button", name="Launch")
-    expect(launch).to_be_disabled()
+    start_from(page, "board")
     expect(page.get_by_text("--model_name_or_path is missing").first).to_be_visible()
-    page.locator(".st-key-start-from input").click()
-    page.get_by_role("option", name="starter-dpo").click()
+    expect(launch).to_be_disabled()
+    start_from(page, "starter-dpo")
     page.get_by_text(
         "Advanced", exact=True
     ).click()  # overtakes the drawing of the recipe, which must not suffer

@@ -11,12 +11,11 @@ import streamlit as st
 
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.knobs import ConfigError
-from tuner.jobs import control, queue, watch
+from tuner.jobs import queue, watch
 from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
-from tuner.tracking.rows import PARENT
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import chart_table, charts, draft, history, state, theme
+from tuner.ui import chart_table, charts, run_actions, theme
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -119,106 +118,6 @@ def _notices(run: Run, status: Status) -> None:
         st.caption(f":material/cloud_off: {safe(status.tracking)}")
     for note in status.notes:
         st.caption(f":material/info: {safe(note)}")
-
-
-def remedies(run: Run) -> None:
-    """Why an ended run did not finish, and what to do about it, one click each."""
-    status = run.status()
-    if status.state not in ("failed", "interrupted") or not status.remedies:
-        return
-    with theme.card("remedies"):
-        st.markdown("**What to do**")
-        with st.container(horizontal=True, gap="small"):
-            for remedy in status.remedies:
-                st.button(
-                    safe(remedy.get("label", "")),
-                    key=f"remedy-{run.id}-{remedy.get('label')}",
-                    icon=":material/build:",
-                    on_click=_apply,
-                    args=(run, remedy),
-                )
-
-
-def _apply(run: Run, remedy: dict[str, Any]) -> None:
-    if remedy.get("action") == "resume":
-        resume(run)
-        return
-    made, problem = draft.from_run(run.id)
-    for name, wanted in dict(remedy.get("values") or {}).items():
-        made = made.with_value(name, wanted)
-    if problem:
-        st.toast(safe(problem), icon=":material/error:")
-        return
-    draft.start_over(made)
-    state.go("new_run")
-
-
-# --- what can be done with it --------------------------------------------------------------------------------------
-
-
-def actions(run: Run) -> None:
-    """Stop and Cancel while it lives, Resume once it has ended, Clone and Compare always."""
-    status = run.status()
-    with st.container(horizontal=True, gap="small", horizontal_alignment="right", key="run-actions"):
-        if status.state == "queued":
-            _ask(run, "Cancel", ":material/close:", now=True, help="Take it out of the queue.")
-        elif status.state not in ENDED:
-            stopping = status.state == "stopping"
-            _ask(run, "Stop", ":material/stop_circle:", help="Saves a checkpoint first.", disabled=stopping)
-            _ask(run, "Cancel", ":material/close:", now=True, help="Ends at once and saves nothing.")
-        elif status.state != "finished":
-            why = control.why_not_resumable(run)
-            said = why or "Goes on from the newest sound checkpoint."
-            st.button(
-                "Resume",
-                icon=":material/resume:",
-                type="primary",
-                disabled=bool(why),
-                help=said,
-                on_click=resume,
-                args=(run,),
-                key=f"resume-{run.id}",
-            )
-        st.button(
-            "Clone",
-            icon=":material/content_copy:",
-            help="Open the form with these values.",
-            on_click=state.go,
-            args=("new_run",),
-            kwargs={"clone": run.id},
-            key=f"to-Clone-{run.id}",
-        )
-        parent = str((status.extra.get("tags") or {}).get(PARENT, ""))
-        st.button(
-            "Compare",
-            icon=":material/compare_arrows:",
-            help=history.beside(parent),
-            on_click=history.compare,
-            args=([run.id], parent),
-            key=f"to-Compare-{run.id}",
-        )
-
-
-def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
-    st.button(
-        name, icon=icon, help=help, disabled=disabled, key=f"ask-{name}", on_click=_end, args=(run, now, icon)
-    )
-
-
-def _end(run: Run, now: bool, icon: str) -> None:
-    try:
-        said = control.stop(run, now=now).replace(f"Run {run.id}", run.name)
-        st.toast(safe(said), icon=icon)
-    except control.Refused as error:
-        st.toast(safe(error), icon=":material/error:")
-
-
-def resume(run: Run, checkpoint: str | None = None) -> None:
-    """Queue it again, or say why not."""
-    try:
-        control.resume(run, checkpoint)
-    except control.Refused as error:
-        st.toast(safe(error), icon=":material/error:")
 
 
 # --- charts --------------------------------------------------------------------------------------------------------
@@ -341,7 +240,7 @@ def saved(run: Run) -> None:
             "save", "No checkpoint yet", f"One is saved every {safe(every)} steps, at the end, and at Stop."
         )
         return
-    why = control.why_not_resumable(run)
+    why = run_actions.why_not_resumed(run)
     for path in reversed(found):
         wrong = checkpoints.valid(path, deep=False)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"row-{path.name}"):
@@ -357,7 +256,7 @@ def saved(run: Run) -> None:
                 key=f"from-{run.id}-{path.name}",
                 disabled=bool(why or wrong),
                 help=why or None,
-                on_click=resume,
+                on_click=run_actions.resume,
                 args=(run, path.name),
             )
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tuner import paths
 from tuner.config.config import word
@@ -104,6 +104,13 @@ def place(path: str) -> str:
 def value(anything: object) -> str:
     """A knob's value as it is typed; a dash where it is empty."""
     return word(anything) or NONE
+
+
+def mending(values: Mapping[str, Any]) -> str:
+    """What a button does that sets knobs: Set Bf16 False, or Empty Probe."""
+    emptied = ", ".join(label(name) for name, wanted in values.items() if wanted is None)
+    given = ", ".join(f"{label(n)} {value(wanted)}" for n, wanted in values.items() if wanted is not None)
+    return ", ".join(filter(None, (emptied and f"Empty {emptied}", given and f"Set {given}")))
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
