@@ -202,10 +202,14 @@ def from_run(run_id: str) -> tuple[Draft, str]:
     return Draft(start=f"clone of {Run(run_id).name}", base=base), ""
 
 
-def use_dataset(name: str, stage: str) -> None:
-    """Put a data set, and the stage it is good for, into the draft, and open the form."""
+def use_dataset(name: str, stage: str, folder: str) -> None:
+    """Put a data set of a catalog folder, and the stage it is good for, into the draft, and open the form."""
     replace_widget()
-    keep(current().with_value("dataset", [name]).with_value("stage", stage))
+    wanted = {"dataset": [name], "stage": stage, "dataset_dir": folder}
+    changed = current()
+    for knob, given in wanted.items():
+        changed = changed.with_value(knob, given)
+    keep(changed)
     state.go("new_run")
 
 

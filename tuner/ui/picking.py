@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -72,9 +73,17 @@ def one(
     chosen: str,
     query: str,
     choose: Callable[[str], None],
+    also: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """A table in which one row is open, the one with the id `chosen`; `choose` is called with the id of another."""
-    data = _data(label, columns, rows, "?{}", query) | {"many": False, "chosen": [chosen], "turn": 0}
+    """A table in which one row is open, the one with the id `chosen`; `choose` is called with the id of another.
+
+    A row's link is this page with `?query=ID`, and with what `also` has.
+    """
+    data = _data(label, columns, rows, f"?{urlencode(also)}{'&' if also else ''}{{}}", query) | {
+        "many": False,
+        "chosen": [chosen],
+        "turn": 0,
+    }
     _draw(key, data, choose)
 
 

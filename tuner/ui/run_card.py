@@ -50,7 +50,11 @@ def show(
                 "pages/datasets.py",
                 label="What the model will see",
                 icon=":material/visibility:",
-                query_params={"dataset": config.dataset[0], "view": "What the model sees"},
+                query_params={
+                    "dataset": config.dataset[0],
+                    "folder": str(config.dataset_dir),
+                    "view": "What the model sees",
+                },
             )
         _verdict(problems)
         st.button(
@@ -160,7 +164,7 @@ def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
     named = config.model_copy(update={"run_name": typed or None})
     shell.code(command(named), language="bash", wrap_lines=True)
     shell.caption(
-        f"Does the same from a shell in `{safe(paths.home())}`, and so from any other where TUNER_HOME is that folder."
+        f"Does the same from a shell in {safe(paths.home())}, or anywhere with TUNER\\_HOME set to it."
     )
     text = to_yaml(named.changed())
     yaml.code(text, language="yaml", wrap_lines=True)

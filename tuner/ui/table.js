@@ -21,6 +21,9 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     if (focused) now.table.querySelector(`[data-at="${CSS.escape(focused)}"]`)?.focus();
   }
   mark(now);
+  const open = !data.many && rows !== now.seen && now.table.querySelector(".chosen");
+  if (open) now.table.parentElement.scrollTop = open.offsetTop - open.offsetHeight * 2;
+  now.seen = rows;
 }
 
 function table(now) {
