@@ -257,6 +257,34 @@ def test_outcomes_hold_each_run_against_the_baseline() -> None:
     assert best["B"].startswith("0.2")
 
 
+def test_a_score_is_held_against_scores_of_the_same_questions_only() -> None:
+    def row(run_id: str, **params: str) -> RunRow:
+        return RunRow(id=run_id, name=run_id, state="finished", params={"stage": "dpo", **params})
+
+    rows = [row("a", probe="x"), row("b", probe="x"), row("c", probe="y"), row("d", probe="x", stage="sft")]
+    curve = (np.arange(2), np.array([0.0, 0.9]))
+    curves = {one.id: curve for one in rows}
+    assert compare.asked_alike("loss", curves, rows, "a")[1] == []
+    kept, others = compare.asked_alike("score", curves, rows, "a")
+    assert (list(kept), others) == (["a", "b"], ["c", "d"])
+    assert list(compare.asked_alike("score/after", curves, rows, "c")[0]) == ["c"]
+    assert list(compare.asked_alike("score", {"c": curve}, rows, "a")[0]) == ["c"]
+    told = tables.outcomes({"score": kept}, {one.id: one.name for one in rows}, "a")
+    assert told[0]["c"] == words.NONE and told[0]["b"] == "90.0%"
+
+
+def test_exact_match_is_not_called_a_score() -> None:
+    def shown(measured: dict[str, object]) -> list[str]:
+        charts = chart_table.charts_of("dpo", measured)
+        return [chart.title for chart in chart_table.shown(charts, measured, ended=True)]
+
+    none, some = (np.arange(2), np.zeros(2)), (np.arange(2), np.array([0.0, 0.1]))
+    assert shown({"score": some, "score/correct": some}) == ["Score on held-out questions"]
+    assert shown({"score": none, "score/correct": none}) == ["Score on held-out questions"]
+    assert shown({"score": some}) == ["Exact match on held-out questions"]
+    assert shown({"score": none}) == []
+
+
 def test_only_prompts_that_two_runs_were_asked_are_laid_side_by_side(home: Path) -> None:
     def told(run_id: str, *rows: tuple[int, str, str]) -> list[answers.Asked]:
         table = {"columns": ["step", "prompt", "expected", "answer"]}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from tuner.tracking.points import Series
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import get_row, list_runs
 from tuner.ui import chart_table, state
@@ -22,6 +23,8 @@ FIRST_METRICS = (
     "accuracy",
 )
 
+_QUESTIONS = ("probe", "dataset_dir", "probe_samples", "stage")
+"""What decides which questions a run was asked, and how its answers were scored."""
 _FIELD, _LABELS = "compare-runs", "compare-labels"
 
 
@@ -86,7 +89,8 @@ def metrics(found: Sequence[str]) -> list[str]:
     """The metrics to draw, chosen out of all that these runs have."""
     first = [m for m in FIRST_METRICS if m in found][:4] or list(found)[:2]
     asked = [m for m in state.asked_all("metric") if m in found]
-    titles = distinct({metric: chart_table.of_metric(metric).title for metric in found}, least=250)
+    scored = chart_table.is_scored(found)
+    titles = distinct({m: chart_table.of_metric(m, scored=scored).title for m in found}, least=250)
     told = st.multiselect(
         "Metrics",
         found,
@@ -96,3 +100,16 @@ def metrics(found: Sequence[str]) -> list[str]:
     )
     state.tell(metric=told if told != first else None)
     return told
+
+
+def asked_alike(
+    metric: str, curves: Mapping[str, Series], rows: Sequence[RunRow], baseline: str
+) -> tuple[dict[str, Series], list[str]]:
+    """The curves that can be held against each other, and the ids of runs that cannot: a score is one of answers to
+    certain questions, and that of other questions is another thing. Curves of other metrics are all alike."""
+    if not metric.startswith("score") or not curves:
+        return dict(curves), []
+    asked = {row.id: tuple(row.params.get(name, "") for name in _QUESTIONS) for row in rows}
+    first = baseline if baseline in curves else next(iter(curves))
+    kept = {run_id: curve for run_id, curve in curves.items() if asked[run_id] == asked[first]}
+    return kept, [run_id for run_id in curves if run_id not in kept]

@@ -13,6 +13,7 @@ from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.knobs import ConfigError
 from tuner.jobs import queue, watch
 from tuner.tracking import checkpoints
+from tuner.tracking.pace import time_left
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import chart_table, charts, run_actions, theme
@@ -86,7 +87,7 @@ def _figures(run: Run, status: Status) -> None:
     figures = {
         "Loss": number(last.get("loss")),
         "Elapsed": duration(status.elapsed),
-        "Time left": duration(status.eta),
+        "Time left": _about(time_left(run, status)),
         "Epoch": number(round(status.epoch, 2)) if status.epoch else number(None),
         "Tokens": count(status.tokens) if status.tokens else number(None),
         "Tokens per second": number(status.tokens_per_second or None),
@@ -98,6 +99,11 @@ def _figures(run: Run, status: Status) -> None:
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
             grid.metric(name, figure, help=_estimated(status) if name == "Peak memory" else None)
+
+
+def _about(seconds: float | None) -> str:
+    """A guess, told as one: of the first minutes' pace nobody knows the seconds of an hour."""
+    return duration(seconds) if seconds is None else f"≈ {duration(seconds)}"
 
 
 def _estimated(status: Status) -> str:
@@ -153,7 +159,7 @@ def curves(run: Run) -> None:
     measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
     smoothing, log = chosen_options()
-    every = chart_table.charts_of(stage)
+    every = chart_table.charts_of(stage, measured)
     # While it runs each chart has its place from the start; what never got a point is left out in the end.
     ended = run.status().state in ENDED
     drawn = chart_table.shown(every, measured, ended=ended)

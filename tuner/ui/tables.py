@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tuner.config.config import KNOBS, differing
@@ -66,14 +67,20 @@ def lower_is_better(metric: str) -> bool:
     return "loss" in metric or metric in ("grad_norm", "kl", "entropy")
 
 
-def outcomes(histories: Mapping[str, Mapping[str, Series]], names: Mapping[str, str], baseline: str) -> Table:
+def outcomes(
+    histories: Mapping[str, Mapping[str, Series]],
+    names: Mapping[str, str],
+    baseline: str,
+    charts: Mapping[str, Chart] = MappingProxyType({}),
+) -> Table:
     """Last and best of each metric, a column a run, each held against the baseline's.
 
-    `histories` goes metric -> run id -> (steps, values); `names` run id -> name.
+    `histories` goes metric -> run id -> (steps, values); `names` run id -> name; `charts` are those of metrics that are
+    not shown as usual.
     """
     table = []
     for metric, runs in histories.items():
-        chart = of_metric(metric)
+        chart = charts.get(metric) or of_metric(metric)
         low = lower_is_better(metric)
         ends = {i: (float(v[-1]), float(v.min() if low else v.max())) for i, (_, v) in runs.items()}
         for place, said in enumerate(("last", "best")):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.tracking.pace import ASKING, answered
 from tuner.tracking.run import Status
 
 NONE = "–"
@@ -164,7 +165,7 @@ def sentence(status: Status, place: int | None = None) -> str:
     if state == "preparing":
         return f"Preparing: {status.phase}." if status.phase else "Preparing: the worker is starting."
     if state == "running":
-        return f"Training, step {count(status.step)} of {count(status.total_steps)}."
+        return _at_work(status)
     if state == "stopping":
         return "Stopping: it saves a checkpoint first, so nothing is lost."
     took = duration(status.elapsed) if status.elapsed else ""
@@ -172,6 +173,16 @@ def sentence(status: Status, place: int | None = None) -> str:
         return f"Finished after {took}." if took else "Finished."
     said = status.reason or f"{look(state).word}; the log's last lines say why."
     return said if said.endswith((".", "!", "?")) else f"{said}."
+
+
+def _at_work(status: Status) -> str:
+    at = f", step {count(status.step)} of {count(status.total_steps)}" if status.total_steps else ""
+    if status.phase == ASKING:
+        told = answered(status)[1]
+        return (
+            f"Answering held-out questions{f', {told}' if told else ''}{at.replace(', step', ', at step')}."
+        )
+    return f"{(status.phase or 'training').capitalize()}{at}."
 
 
 _ACRONYMS = {
