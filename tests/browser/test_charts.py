@@ -20,7 +20,7 @@ def more_points(page, than: int) -> int:
 
 
 def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
-    # Longer than any test: what is left of it is ended with the studio.
+    # Longer than any test.
     words = (
         "--stage",
         "sft",
@@ -75,5 +75,13 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
     # Nothing of a chart is left behind when its page is, with the mouse over it.
     page.get_by_role("button", name="Runs and queue").press("Enter")
     expect(page.locator(f".st-key-card-work-{run_id}")).to_be_visible()
+
+    # Cancel throws away what was learned, so it asks first.
+    page.goto(f"{studio.url}/runs?run={run_id}")
+    page.locator(".st-key-run-actions").get_by_role("button", name="Cancel").click()
+    expect(page.get_by_test_id("stPopoverBody")).to_contain_text("What it learned so far is lost.")
+    assert not (studio.home / "mlruns" / "runs" / run_id / "requests" / "cancel").exists()
+    page.get_by_role("button", name="Yes, cancel it").click()
+    expect(page.locator(".st-key-card-standing")).to_contain_text("Stopped", timeout=60_000)
     assert not [said for said in page.said if said.startswith("error") or "_hoverlayer" in said]
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
