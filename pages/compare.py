@@ -4,6 +4,7 @@ import streamlit as st
 
 from tuner.tracking.history import history, metric_names
 from tuner.ui import answers, chart_table, charts, compare, run_view, tables, theme
+from tuner.ui.words import listed, safe
 
 theme.head("Compare", "Runs beside each other: where their curves part, and what was set otherwise.")
 
@@ -20,17 +21,24 @@ metrics = compare.metrics(metric_names(names))
 
 run_view.chart_options()
 smoothing, log = run_view.chosen_options()
-histories = {metric: history(names, metric) for metric in metrics}
+histories, shown = {}, {}
 with st.grid(2, min_column_width=420, gap="small") as grid:
-    for metric, curves in histories.items():
-        chart = chart_table.of_metric(metric)
-        with grid.cell(), theme.card(f"chart-{chart.key}", gap="xsmall"):
+    for metric in metrics:
+        curves, others = compare.asked_alike(metric, history(names, metric), rows, baseline)
+        chart = chart_table.of_metric(metric, scored=chart_table.is_scored(metric_names(curves)))
+        histories[metric], shown[metric] = curves, chart
+        with grid.cell(), theme.card(f"chart-{metric.replace('/', '-')}", gap="xsmall"):
             st.markdown(f"**{chart.title}** :gray[{chart.unit}]", help=chart.help or None)
             drawn = charts.overlay(chart, curves, names, smoothing=smoothing, log=log)
-            charts.draw(drawn, f"compare-{chart.key}")
+            told = charts.in_words(chart.title, {names[i]: curve for i, curve in curves.items()}, chart.scale)
+            charts.draw(drawn, f"compare-{metric}", told)
+            if others:
+                st.caption(
+                    f"Asked other questions, so not held against it: {safe(listed(names[i] for i in others))}."
+                )
 
 st.subheader("What they reached", anchor=False)
-st.dataframe(tables.outcomes(histories, names, baseline), hide_index=True)
+st.dataframe(tables.outcomes(histories, names, baseline, shown), hide_index=True)
 
 st.subheader("What was set otherwise", anchor=False)
 different = tables.knobs(rows, names)

@@ -2,15 +2,15 @@
 
 import streamlit as st
 
-from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
-from tuner.ui import datasets, draft, state, theme, upload
+from tuner.ui import catalog, datasets, draft, state, theme, upload
+from tuner.ui.offers import here
 from tuner.ui.words import safe
 
 theme.head("Datasets", "What there is to learn from. Look at the rows before a model does.")
 
-folder = str(draft.current().value("dataset_dir") or KNOBS["dataset_dir"].default)
+folder = catalog.folder()
 with st.expander("Bring your own", icon=":material/upload_file:", key="bring"):
     upload.panel(folder)
 try:
@@ -18,21 +18,25 @@ try:
 except ConfigError as error:
     theme.empty("database", "No catalog", safe(error))
     st.stop()
-if not any(datasets.here(e) for e in entries.values()):
+if not any(here(e) for e in entries.values()):
     theme.empty(
         "database",
         "No data on this machine",
         f"Put a file into {safe(folder)} and name it in dataset_info.json.",
     )
-    datasets.elsewhere(entries)
+    catalog.elsewhere(entries)
     st.stop()
 
 added = st.session_state.pop("added", "")
 if added:
     st.toast(f"{safe(added)} is in the catalog.", icon=":material/check:")
-name = datasets.catalog(entries, added or state.asked("dataset"))
+name = added or state.asked("dataset") or next(e.name for e in entries.values() if here(e))
 state.tell(dataset=name)
-datasets.elsewhere(entries)
+catalog.table(entries, name, folder)
+catalog.elsewhere(entries)
+if name not in entries or not here(entries[name]):
+    catalog.missing(entries, name, folder)
+    st.stop()
 entry = entries[name]
 
 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -43,7 +47,8 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         "Use in a new run",
         icon=":material/add_circle:",
         on_click=draft.use_dataset,
-        args=(name, datasets.KINDS[entry.kind][1]),
+        args=(name, datasets.KINDS[entry.kind][1], folder),
+        key=f"use-{name}-of-{folder}",
     )
 
 preview, sees, report = st.tabs(["Preview", "What the model sees", "Report"], key="view", bind="query-params")

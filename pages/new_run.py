@@ -41,6 +41,10 @@ def launch(config: Config, name: str) -> None:
 if run_id := state.asked("clone"):
     state.tell(clone=None)
     take(*drafts.from_run(run_id))
+elif recipe := state.asked("start"):
+    state.tell(start=None)
+    drafts.open_with(recipe)
+drafts.address()
 
 theme.head(
     "New run",

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from tuner.ui import answers, live, run_list, run_view, state, theme
+from tuner.ui import answers, live, run_actions, run_list, run_view, state, theme
 
 run_id = state.asked("run")
 if not run_id:
@@ -34,10 +34,10 @@ st.button(
 )
 with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
     theme.head(run.name, run_view.lead(values))
-    run_view.actions(run)
+    run_actions.actions(run)
 
 live.piece(run_view.standing, run, 1.0)
-run_view.remedies(run)
+run_actions.remedies(run)
 
 names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
 if answers.has_samples(run):

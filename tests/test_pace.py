@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tuner.config.config import Config, make
-from tuner.tracking.pace import expected_seconds
-from tuner.tracking.run import Run
+from tuner.tracking.metrics import MetricsLog
+from tuner.tracking.pace import expected_seconds, time_left
+from tuner.tracking.run import Run, Status
+from tuner.ui import words
 
 
 def a_config(**values: object) -> Config:
@@ -32,3 +35,63 @@ def test_a_run_is_as_fast_as_the_last_like_it(tmp_path: Path, monkeypatch: pytes
     assert expected_seconds(a_config(), 800) is None
     ran("like", "finished", 40.0, a_config(learning_rate=1e-3))  # 10 steps of 8: half a second an example
     assert expected_seconds(a_config(per_device_train_batch_size=4), 800) == pytest.approx(5 + 400)
+
+
+def at_work(run: Run, step: int, trained: float, asked: float, rounds: int, **status: object) -> float | None:
+    """What is left of 60 steps with a save every 20, after so many rounds of questions."""
+    log = MetricsLog(run)
+    for at in range(rounds):
+        log.log(20 * at, {"score": 0.5})
+    log.close()
+    seconds = {"asking held-out questions": asked}
+    told = {
+        "state": "running",
+        "step": step,
+        "total_steps": 60,
+        "trained_seconds": trained,
+        "seconds": seconds,
+    }
+    return time_left(run, run.update(**told | status))
+
+
+def test_the_time_left_counts_the_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path))
+
+    def a_run(name: str) -> Run:
+        Run(name).create(a_config(save_steps=20, max_steps=60), name)
+        return Run(name)
+
+    # A step takes half a second, a round four: the first comes before any step and is no part of the pace.
+    assert at_work(a_run("begun"), 10, 9.0, 4.0, 1) == pytest.approx(50 * 0.5 + 3 * 4)
+    assert at_work(a_run("later"), 30, 23.0, 8.0, 2) == pytest.approx(30 * 0.5 + 2 * 4)
+    last = {
+        "phase": "asking held-out questions",
+        "extra": {"share": 0.25, "doing": "25 of 100 questions answered"},
+    }
+    assert at_work(a_run("last"), 60, 42.0, 12.0, 3, **last) == pytest.approx(0.75 * 4)
+    stale = {
+        "phase": "asking held-out questions",
+        "extra": {"share": 1.0, "doing": "100 of 100 questions answered"},
+    }
+    assert at_work(a_run("stale"), 60, 42.0, 12.0, 3, **stale) == pytest.approx(4)
+    assert at_work(a_run("over"), 60, 42.0, 16.0, 4) == 0
+    assert at_work(a_run("first"), 0, 0.0, 0.0, 0) is None
+
+
+def test_a_run_that_asks_says_so() -> None:
+    asking = Status(
+        state="running",
+        phase="asking held-out questions",
+        step=60,
+        total_steps=60,
+        extra={"share": 0.34, "doing": "34 of 100 questions answered"},
+    )
+    assert words.sentence(asking) == "Answering held-out questions, 34 of 100, at step 60 of 60."
+    assert words.sentence(
+        replace(asking, extra={"share": 1.0, "doing": "100 of 100 questions answered"})
+    ) == ("Answering held-out questions, at step 60 of 60.")
+    assert words.sentence(replace(asking, phase="training")) == "Training, step 60 of 60."
+    assert (
+        words.sentence(replace(asking, phase="registering the adapter", total_steps=0))
+        == "Registering the adapter."
+    )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tuner.config.config import KNOBS, Config, check, recipes
 from tuner.config.knobs import Problem
 from tuner.config.sections import Stage
 from tuner.jobs import submit
+from tuner.tracking.rows import RunRow
 from tuner.tracking.run import STATES, Run, Status
-from tuner.ui import answers, chart_table, charts, draft, form, run_view, sweep, tables, theme, words
+from tuner.ui import answers, chart_table, charts, compare, draft, form, run_view, sweep, tables, theme, words
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +65,27 @@ def test_text_of_unknown_origin_stays_text() -> None:
     hostile = "![x](http://evil/a.png) <script>alert(1)</script> :red[no] $x$ `y` # t"
     for mark in "![]()<>:$`#":
         assert f"\\{mark}" in words.safe(hostile)
+
+
+@given(
+    st.dictionaries(st.text(max_size=6), st.sampled_from(["a", "a b", "b", ""]), max_size=8),
+    st.integers(1, 5),
+)
+def test_no_two_labels_are_alike(said: dict[str, str], least: int) -> None:
+    told = words.distinct(said, least)
+    assert list(told) == list(said) and len(set(told.values())) == len(said)
+    assert all(told[key].startswith(said[key]) for key in said)
+
+
+def test_a_field_of_runs_tells_runs_of_one_name_apart_and_keeps_its_labels() -> None:
+    def row(run_id: str, name: str) -> RunRow:
+        return RunRow(id=run_id, name=name, state="finished", created=0.0, stage="dpo")
+
+    before = compare.labels([row("a1", "twin"), row("a2", "twin"), row("a3", "other")], {})
+    assert len(set(before.values())) == 3
+    after = compare.labels([row("a1", "renamed"), row("a4", "other"), row("a3", "other")], before)
+    assert len(set(after.values())) == 4
+    assert {i: after[i] for i in before} == before
 
 
 # --- the form ------------------------------------------------------------------------------------------------------
@@ -158,12 +183,12 @@ def test_a_sweep_makes_a_run_of_every_combination_and_says_what_is_wrong_with_an
     assert planned.own[0] == "Learning rate 1e-4, LoRA rank 8"
     assert submit.expand(planned.values)[3]["learning_rate"] == "3e-4"
 
-    for given, said in [
+    for values, said in [
         ({"learning_rate": "1e-4"}, "several values"),
         ({"learning_rate": "1e-4, fast"}, "learning_rate"),
         ({"seed": ",".join(map(str, range(40)))}, "40 runs"),
     ]:
-        (sentence,) = sweep.plan(begun, given, judged).problems
+        (sentence,) = sweep.plan(begun, values, judged).problems
         assert said in sentence
 
 
@@ -191,8 +216,7 @@ def test_smoothing_starts_at_the_first_value_and_keeps_gaps() -> None:
     assert charts.smooth(values, 0.0) is values
 
 
-def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "palette", lambda: theme.PALETTES["light"])
+def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points() -> None:
     steps = np.arange(100_000)
     loss = np.ones(100_000)
     loss[54_321] = 9.0
@@ -201,8 +225,17 @@ def test_a_chart_of_a_long_run_keeps_its_spike_and_few_points(monkeypatch: pytes
     assert max(drawn.data[0].y) == 9.0
 
 
-def test_compared_runs_differ_in_colour_and_dash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charts, "palette", lambda: theme.PALETTES["dark"])
+def test_a_chart_is_told_in_words() -> None:
+    curves = {
+        "train": (np.array([1, 2, 60]), np.array([0.5, np.nan, 0.25])),
+        "evaluation": (np.array([]), np.array([])),
+    }
+    said = charts.in_words("Accuracy by step", curves, scale=100)
+    assert said == "Accuracy by step: train 50 at 1, 25 at 60, lowest 25, highest 50."
+    assert charts.in_words("Loss", {}) == "Loss: no point yet."
+
+
+def test_compared_runs_differ_in_colour_and_dash() -> None:
     ids = [f"run{i}" for i in range(6)]
     curve = (np.arange(5), np.arange(5.0))
     drawn = charts.overlay(
@@ -222,6 +255,34 @@ def test_outcomes_hold_each_run_against_the_baseline() -> None:
     last, best = tables.outcomes(curves, {"a": "A", "b": "B"}, "a")
     assert last["A (baseline)"] == "0.4" and last["B"].startswith("0.3") and "better by 0.1" in last["B"]
     assert best["B"].startswith("0.2")
+
+
+def test_a_score_is_held_against_scores_of_the_same_questions_only() -> None:
+    def row(run_id: str, **params: str) -> RunRow:
+        return RunRow(id=run_id, name=run_id, state="finished", params={"stage": "dpo", **params})
+
+    rows = [row("a", probe="x"), row("b", probe="x"), row("c", probe="y"), row("d", probe="x", stage="sft")]
+    curve = (np.arange(2), np.array([0.0, 0.9]))
+    curves = {one.id: curve for one in rows}
+    assert compare.asked_alike("loss", curves, rows, "a")[1] == []
+    kept, others = compare.asked_alike("score", curves, rows, "a")
+    assert (list(kept), others) == (["a", "b"], ["c", "d"])
+    assert list(compare.asked_alike("score/after", curves, rows, "c")[0]) == ["c"]
+    assert list(compare.asked_alike("score", {"c": curve}, rows, "a")[0]) == ["c"]
+    told = tables.outcomes({"score": kept}, {one.id: one.name for one in rows}, "a")
+    assert told[0]["c"] == words.NONE and told[0]["b"] == "90.0%"
+
+
+def test_exact_match_is_not_called_a_score() -> None:
+    def shown(measured: dict[str, object]) -> list[str]:
+        charts = chart_table.charts_of("dpo", measured)
+        return [chart.title for chart in chart_table.shown(charts, measured, ended=True)]
+
+    none, some = (np.arange(2), np.zeros(2)), (np.arange(2), np.array([0.0, 0.1]))
+    assert shown({"score": some, "score/correct": some}) == ["Score on held-out questions"]
+    assert shown({"score": none, "score/correct": none}) == ["Score on held-out questions"]
+    assert shown({"score": some}) == ["Exact match on held-out questions"]
+    assert shown({"score": none}) == []
 
 
 def test_only_prompts_that_two_runs_were_asked_are_laid_side_by_side(home: Path) -> None:
@@ -308,6 +369,23 @@ def oklab(light: np.ndarray) -> np.ndarray:
 def test_series_stay_apart_for_every_kind_of_sight(mode: theme.Mode, sight: str) -> None:
     seen = [oklab(np.array(SIGHT[sight]) @ linear(c)) for c in theme.PALETTES[mode].series]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.07
+
+
+def test_every_colour_of_a_chart_has_one_of_the_dark_mode() -> None:
+    every = {"loss": (np.arange(9), np.arange(9.0)), "eval_loss": (np.arange(9), np.arange(9.0))}
+    drawn = charts.figure(chart_table.LOSS, every, smoothing=0.6).to_json()
+    assert set(re.findall(r"#[0-9a-f]{6}", drawn)) <= set(theme.dark())
+    light, dark = theme.PALETTES["light"], theme.PALETTES["dark"]
+    for part in (
+        "ink",
+        "quiet",
+        "grid",
+        "surface",
+        "good",
+        "bad",
+    ):  # one colour, one part: nothing is turned twice
+        assert theme.dark()[getattr(light, part)] == getattr(dark, part)
+    assert tuple(map(theme.dark().get, light.series)) == dark.series
 
 
 def test_the_theme_file_and_the_charts_have_the_same_colours() -> None:

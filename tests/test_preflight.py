@@ -128,6 +128,13 @@ def test_patience_without_the_best_checkpoint_is_said_to_keep_the_worse_one() ->
     assert preflight.notes(config(**patient, load_best_model_at_end=True)) == []
 
 
+def test_held_out_questions_that_are_not_there_are_told_with_a_way_on() -> None:
+    (problem,) = preflight.problems(config(probe="nowhere"))
+    assert problem.knob == "probe" and problem.mend == {"probe": None}
+    assert "nowhere" in problem.sentence and "--probe" in problem.sentence
+    assert said(probe="chat") == "" and said(**problem.mend) == ""
+
+
 def test_weights_that_can_run_code_are_refused(studio: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     folder.mkdir()

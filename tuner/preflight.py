@@ -43,6 +43,7 @@ def problems(config: Config) -> list[Problem]:
         *_model(config),
         *_adapters(config),
         *_data(config),
+        *_probe(config),
         *_machine(config),
         *libraries.missing(config),
         *_files(config),
@@ -176,16 +177,6 @@ def _data(config: Config) -> Iterator[Problem]:
         kept_aside(None if config.streaming else _all_rows(config), config.val_size)
     except ConfigError as error:
         yield from error.problems
-    if config.probe:
-        try:
-            for entry in named([config.probe], config.dataset_dir):
-                entry.files()
-                if all(entry.fits(stage) for stage in ("sft", "dpo", "kto")):
-                    said = f"--probe {config.probe} holds no questions; name a set of chats, pairs or marked answers."
-                    yield Problem("probe", said, {"probe": None})
-        except ConfigError as error:
-            for problem in error.problems:
-                yield replace(problem, knob="probe", mend={"probe": None})
     rows = _rows(config) if config.dataloader_drop_last and not config.streaming else None
     if rows is not None and rows < config.per_device_train_batch_size:
         said = (
@@ -197,6 +188,20 @@ def _data(config: Config) -> Iterator[Problem]:
         like = nearest(config.template, names()) or "chatml"
         said = f"--template {config.template} is not known; did you mean {like}?"
         yield Problem("template", said, {"template": like})
+
+
+def _probe(config: Config) -> Iterator[Problem]:
+    if not config.probe:
+        return
+    try:
+        (entry,) = named([config.probe], config.dataset_dir)
+        entry.files()
+        if all(entry.fits(stage) for stage in ("sft", "dpo", "kto")):
+            said = f"--probe {config.probe} holds no questions; name a set of chats, pairs or marked answers."
+            yield Problem("probe", said, {"probe": None})
+    except ConfigError as error:
+        said = f"{error} Choose another one for --probe, or leave it empty: the run then asks no held-out questions."
+        yield Problem("probe", said, {"probe": None})
 
 
 def _machine(config: Config) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,6 +110,29 @@ def _end_workers(home: Path) -> None:
                 process.kill()
 
 
+@pytest.fixture
+def record(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A run in the studio's home that ended, written by the same functions that a worker calls; its id."""
+    monkeypatch.setenv("TUNER_HOME", str(studio.home))
+
+    def recorded(name: str, state: str = "finished", **values: object) -> str:
+        from tuner.config.config import make
+        from tuner.tracking import outcome
+        from tuner.tracking.metrics import MetricsLog
+        from tuner.tracking.runs import create_run
+
+        run = create_run(make({"stage": "dpo", "do_train": True, **values}), name)
+        log = MetricsLog(run)
+        for step in range(1, 21):
+            log.log(step, {"loss": 0.693 - step * 0.004, "rewards/margins": step * 0.01})
+        log.close()
+        run.update(state="running", started=time.time() - 60, step=20, total_steps=20)
+        outcome.finish(run, state)
+        return run.id
+
+    return recorded
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[sync_api.Browser]:
     """The machine's Chromium, or Playwright's own."""
@@ -141,16 +164,17 @@ def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that fails the test if anything outside this machine is asked for."""
-    opened = browser.new_page(viewport={"width": 1440, "height": 1000})
+    tabs = browser.new_context(viewport={"width": 1440, "height": 1000})
+    opened = tabs.new_page()
     opened.set_default_timeout(20_000)
     opened.said = []
     opened.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
     opened.on("crash", lambda _: opened.said.append("the page crashed"))
     opened.on("console", lambda m: opened.said.append(m.text) if m.type == "error" else None)
     strangers: list[str] = []
-    opened.on("request", lambda r: None if _own(r.url) else strangers.append(r.url))
+    tabs.on("request", lambda r: None if _own(r.url) else strangers.append(r.url))
     yield opened
-    opened.close()
+    tabs.close()
     assert not strangers, f"asked of the network: {strangers[:3]}"
 
 

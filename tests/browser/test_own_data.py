@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import tiny
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
@@ -17,6 +19,38 @@ pytestmark = pytest.mark.browser
 def choose(page, key: str, option: str) -> None:
     page.locator(f".st-key-{key} input").click()
     page.get_by_role("option", name=option).first.click()
+
+
+def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) -> None:
+    own = tiny.data(studio.home / "own", rows=4)
+    (own / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "chat.json"}}))
+    folder = page.locator(".st-key-catalog-folder")
+
+    page.goto(f"{studio.url}/datasets?dataset=mine")
+    expect(page.get_by_text(f"The data set mine is not in {studio.home / 'data'}")).to_be_visible()
+    page.get_by_role("link", name="pairs").press(
+        "Enter"
+    )  # a row is opened by its name, with the keyboard too
+    expect(page.get_by_role("heading", name="pairs")).to_be_visible()
+    expect(page).to_have_url(re.compile("dataset=pairs"))
+
+    folder.locator("input").fill("own")
+    folder.locator("input").press("Enter")
+    expect(page.get_by_role("heading", name="mine")).to_be_visible()
+    expect(folder).to_contain_text(str(own))
+    page.get_by_text("Bring your own").click()
+    expect(page.get_by_text(f"is copied into {own / 'uploads'}")).to_be_visible()
+
+    # A link says the folder; where another one has the set, the way there is one click.
+    page.goto(f"{studio.url}/datasets?dataset=pairs&folder=own")
+    expect(page.get_by_text(f"The data set pairs is not in {own}")).to_be_visible()
+    page.get_by_role("button", name="Show pairs of data").click()
+    expect(page.get_by_role("heading", name="pairs")).to_be_visible()
+    page.get_by_role("link", name="chat").click()
+    expect(page.get_by_role("heading", name="chat")).to_be_visible()
+    page.get_by_role("button", name="Use in a new run").click()
+    expect(page.locator(".st-key-field-dataset")).to_contain_text("chat")
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]
 
 
 def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -47,37 +46,15 @@ def settled(page) -> None:
     )
 
 
+def start_from(page, recipe: str) -> None:
+    page.locator(".st-key-start-from input").click()
+    page.get_by_role("option", name=recipe, exact=True).click()
+
+
 def open_page(page, name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
     settled(page)
-
-
-def record_an_older_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A finished run to compare with, written by the same functions that a worker calls."""
-    from tuner.config.config import make
-    from tuner.tracking import outcome
-    from tuner.tracking.metrics import MetricsLog
-    from tuner.tracking.runs import create_run
-
-    monkeypatch.setenv("TUNER_HOME", str(home))
-    config = make(
-        {
-            "stage": "dpo",
-            "do_train": True,
-            "model_name_or_path": "data/starter",
-            "dataset": "starter_dpo",
-            "learning_rate": 1e-4,
-        }
-    )
-    run = create_run(config, "an older run")
-    log = MetricsLog(run)
-    for step in range(1, 21):
-        log.log(step, {"loss": 0.693 - step * 0.004, "rewards/margins": step * 0.01})
-    log.close()
-    run.update(state="running", started=time.time() - 60, step=20, total_steps=20)
-    outcome.finish(run, "finished")
-    return run.id
 
 
 def first_sample(file: Path) -> tuple[str, str, str]:
@@ -88,10 +65,18 @@ def first_sample(file: Path) -> tuple[str, str, str]:
     return records[0]["prompt"], answers[0], answers[-1]
 
 
-def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = record_an_older_run(studio.home, monkeypatch)
+def test_the_whole_way(studio, page, record) -> None:
+    # A newcomer's first step leads to a form that can be launched as it is.
+    page.goto(studio.url)
+    page.get_by_test_id("stMain").get_by_role("link", name="New run").click()
+    launch = page.get_by_role("button", name="Launch")
+    expect(launch).to_be_enabled()
+    expect(page.get_by_text("Ready to launch")).to_be_visible()
 
     # A data set, looked at.
+    older = record(
+        "an older run", model_name_or_path="data/starter", dataset="starter_dpo", learning_rate=1e-4
+    )
     page.goto(f"{studio.url}/datasets?dataset=starter_dpo")
     expect(page.get_by_text("Chosen, the better answer").first).to_be_visible()
     expect(page.get_by_text("Rejected, the worse answer").first).to_be_visible()
@@ -99,11 +84,10 @@ def test_the_whole_way(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
 
     # A run, configured: what is wrong is said, and Launch waits until it is mended.
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
-    launch = page.get_by_role("button", name="Launch")
-    expect(launch).to_be_disabled()
+    start_from(page, "board")
     expect(page.get_by_text("--model_name_or_path is missing").first).to_be_visible()
-    page.locator(".st-key-start-from input").click()
-    page.get_by_role("option", name="starter-dpo").click()
+    expect(launch).to_be_disabled()
+    start_from(page, "starter-dpo")
     page.get_by_text(
         "Advanced", exact=True
     ).click()  # overtakes the drawing of the recipe, which must not suffer

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from tuner.config.config import KNOBS, Config, make, word
 from tuner.jobs import liveness, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import Run
+from tuner.tracking.run import Run, fresh_name
 
 
 def create(config: Config, name: str | None = None, parent: str | None = None) -> Run:
     """A run with its config resolved and stored, in MLflow too, not yet in anybody's hands."""
     from tuner.tracking.runs import create_run
 
-    return create_run(config, name or config.run_name or _name(config), parent=parent)
-
-
-def _name(config: Config) -> str:
-    """A name for a run that was given none: what it does, to what, with what."""
-    model = PurePath(config.model_name_or_path or "model").name
-    return " ".join([config.stage, model, *config.dataset[:2]])
+    return create_run(config, name or config.run_name or "", parent=parent)
 
 
 def submit(
@@ -93,12 +86,12 @@ def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int
 
     All are checked before the first is created. Raises ConfigError.
     """
-    from tuner.tracking.runs import create_parent
+    from tuner.tracking.runs import create_parent, names
 
     slots.check_gpus(gpus)
     rows, knobs = expand(values), swept(values)
     configs = [make(row) for row in rows]
-    title = name or configs[0].run_name or _name(configs[0])
+    title = name or configs[0].run_name or fresh_name(configs[0].plain(), names())
     parent = create_parent(f"{title}: {', '.join(knobs)}")
     return [
         submit(config, " ".join([title, *(f"{knob}={word(row[knob])}" for knob in knobs)]), gpus, parent)

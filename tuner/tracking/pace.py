@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
-from tuner.tracking.run import Run, all_runs
+from tuner.tracking.points import tail
+from tuner.tracking.run import Run, Status, all_runs
 
 RECENT = 40
 """Past runs looked at."""
@@ -22,6 +25,9 @@ LIKE = (
     "use_cpu",
 )
 """Knobs in which a run is like another."""
+
+ASKING = "asking held-out questions"
+"""The phase in which a run answers the questions of its probe; within the training, as far as the clock goes."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,43 @@ def _of_finished(run_id: str, ended: float) -> Pace | None:
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     examples = (status.step - status.first_step) * per_step
     seconds = status.seconds  # questions are asked at each save, within the training
-    training = seconds.get("training", 0.0) - seconds.get("asking held-out questions", 0.0)
+    training = seconds.get("training", 0.0) - seconds.get(ASKING, 0.0)
     # A resumed run tells of its last worker's steps, but of the seconds of all.
     if examples <= 0 or training <= 0 or status.extra.get("resumes"):
         return None
     return Pace(_kind(config), training / examples, max(0.0, (status.elapsed or 0.0) - training))
+
+
+def answered(status: Status) -> tuple[float, str]:
+    """How much of the questions is answered, 0 to 1, and "34 of 100"; (0, "") while there is no word of it yet."""
+    share = float(status.extra.get("share") or 0)
+    told = str(status.extra.get("doing") or "").removesuffix(" questions answered")
+    # The last word of the round before stands there until the first answers of this one.
+    return (share, told) if share < 1 and told != status.extra.get("doing") else (0.0, "")
+
+
+def time_left(run: Run, status: Status) -> float | None:
+    """Seconds until training ends, with the rounds of held-out questions that are still to be answered; None before
+    there is a pace."""
+    if status.eta is None:
+        return None
+    steps_left, done = status.total_steps - status.step, status.step - status.first_step
+    rounds = len(tail(run).series("score")[0])
+    spent = status.seconds.get(ASKING, 0.0)
+    if (
+        not rounds or not spent or status.extra.get("resumes")
+    ):  # of a resumed run the seconds are those of all workers
+        return status.eta
+    left: float = _rounds_left(run.values(), status, rounds)
+    if status.phase == ASKING:
+        left = max(left, 1) - answered(status)[0]
+    each_step = max(0.0, status.trained_seconds - spent) / done
+    return steps_left * each_step + left * spent / rounds
+
+
+def _rounds_left(values: Mapping[str, Any], status: Status, rounds: int) -> int:
+    """Rounds still to come: one before training, one at each save before the last step, one after it."""
+    every = float(values.get("save_steps") or 0)
+    step = every if every >= 1 else max(1.0, every * status.total_steps)
+    saves = int((status.total_steps - 1) // step) if values.get("save_strategy") == "steps" and every else 0
+    return max(0, saves + 2 - rounds)

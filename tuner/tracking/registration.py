@@ -255,7 +255,7 @@ def _packed(run: Run, parts: list[Path], tags: dict[str, str], model_id: str) ->
 
     values = run.values()
     base = tags["base"]
-    settings: dict[str, Any] = {"base": str(Path(base).absolute()) if _is_local(base) else base}
+    settings: dict[str, Any] = {"base": str(paths.home() / base) if _is_local(base) else base}
     if values.get("trust_remote_code"):
         settings["trust_remote_code"] = True
     if values.get("model_revision", "main") != "main":

@@ -18,7 +18,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -267,15 +267,17 @@ def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[fl
     return steps, [points[s] for s in steps]
 
 
-def fresh_name(values: Mapping[str, Any]) -> str:
-    """A name no other run here has: stage, model and a number that goes up."""
+def fresh_name(values: Mapping[str, Any], taken: Collection[str] = ()) -> str:
+    """A name that is none of the `taken`: stage, model and a number that goes up."""
     model = Path(str(values.get("model_name_or_path") or "model")).name
     stem = paths.slug(f"{values.get('stage') or 'run'}-{model}", 40)
     try:
         number = sum(1 for _ in paths.runs().iterdir()) + 1
     except OSError:
         number = 1
-    return f"{stem}-{number:03d}"
+    while (name := f"{stem}-{number:03d}") in taken:  # runs that were removed lower the count
+        number += 1
+    return name
 
 
 def all_runs() -> list[Run]:

@@ -35,6 +35,7 @@ __all__ = [
     "history",
     "list_runs",
     "metric_names",
+    "names",
     "purge",
     "rename_run",
     "restore_run",
@@ -58,7 +59,7 @@ def create_run(
     Raises OSError, before anything is made, where the studio's folder cannot be written.
     """
     must_be_writable(paths.runs())
-    name = name or fresh_name(config.plain())
+    name = name or fresh_name(config.plain(), names())
     away = ""
     with creating() as mark:
         own = {**(tags or {}), **({PARENT: mlflow_id(parent)} if parent else {}), **mark}
@@ -108,6 +109,11 @@ def get_row(run_id: str) -> RunRow | None:
     """One run, deleted or not; None where there is none of that id."""
     table = Table()
     return table.rows([run_id])[0] if run_id in table.heads else None
+
+
+def names() -> set[str]:
+    """What runs here are called, deleted ones too: they may come back."""
+    return {head.name for head in Table().heads.values()}
 
 
 def find_run(text: str) -> str:

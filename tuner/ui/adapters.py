@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from tuner.tracking import adapters
+from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow
 from tuner.tracking.run import Run
 from tuner.tracking.store import TrackerError
@@ -102,6 +102,8 @@ def _doings(row: AdapterRow) -> None:
                 icon=":material/monitoring:",
                 query_params={"run": row.run_id},
             )
+        with st.popover("Use it", icon=":material/code:", type="tertiary", width="content"):
+            _code(row)
         with st.popover("Aliases", icon=":material/bookmark:", type="tertiary"):
             _aliases(row)
         with st.popover("Where it is", icon=":material/folder:", type="tertiary"):
@@ -118,6 +120,19 @@ def _doings(row: AdapterRow) -> None:
         ):
             said, _, icon = _STATES[adapters.check(row)]
             st.toast(f"{said}: {count(len(row.files), 'file')} read.", icon=icon)
+
+
+def _code(row: AdapterRow) -> None:
+    """The lines that load it, ready to copy, in any folder."""
+    st.caption("Python, from any folder of this machine, with the libraries of the studio's environment.")
+    if code := usage.with_mlflow(row):
+        st.markdown(
+            "**With MLflow**, which also knows it by an alias, as `@champion` in place of the version"
+        )
+        st.code(code, language="python", wrap_lines=True)
+    if code := usage.with_peft(row):
+        st.markdown("**With Transformers and PEFT**")
+        st.code(code, language="python", wrap_lines=True)
 
 
 def _there(run_id: str) -> bool:

@@ -17,7 +17,7 @@ from tuner.data.pages import Pages
 from tuner.tracking import checkpoints
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run
-from tuner.ui import chat, theme
+from tuner.ui import chart_table, chat, theme
 from tuner.ui.words import count, number, safe, share
 
 PREDICTIONS, RESULTS = "generated_predictions.jsonl", "predict_results.json"
@@ -111,7 +111,8 @@ def _moment(step: int) -> str:
 
 def _scores(last: Mapping[str, float]) -> None:
     """The share of good answers before and after, and by how much it moved."""
-    named = {"Score": "", "Right answers": "correct_"}
+    scored = chart_table.is_scored(last)
+    named = {"Score": "", "Right answers": "correct_"} if scored else {"Exact match": ""}
     with st.container(horizontal=True, gap="medium"):
         for name, part in named.items():
             before, after = last.get(f"score/{part}before"), last.get(f"score/{part}after")
@@ -125,6 +126,7 @@ def _scores(last: Mapping[str, float]) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 width=170,
+                help=None if scored else chart_table.EXACT.help,
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -138,6 +138,14 @@ SCORE = Chart(
     span=(0, 100),
     optional=True,
 )
+EXACT = replace(
+    SCORE,
+    title="Exact match on held-out questions",
+    lines=(Line("score", "exact match"),),
+    help="The share of answers that are the expected one, letter for letter. Of free text hardly any is, however good: read "
+    "the samples instead.",
+)
+"""What the score is where the questions do not say how they are scored."""
 SPEED = Chart(
     "speed",
     "Speed",
@@ -184,8 +192,15 @@ BY_STAGE: dict[str, tuple[Chart, ...]] = {
 """Which charts a run's page has, by stage; a new stage is one row."""
 
 
-def charts_of(stage: str) -> tuple[Chart, ...]:
-    return BY_STAGE.get(stage, (LOSS, *_PLAIN))
+def charts_of(stage: str, measured: Iterable[str] = ()) -> tuple[Chart, ...]:
+    """The charts of a stage's run; `measured` are its metrics."""
+    charts = BY_STAGE.get(stage, (LOSS, *_PLAIN))
+    return charts if is_scored(measured) else tuple(EXACT if chart is SCORE else chart for chart in charts)
+
+
+def is_scored(measured: Iterable[str]) -> bool:
+    """Whether a run's questions say what a right answer has, as the starter's do; else its score is exact match."""
+    return any(name.startswith("score/correct") for name in measured)
 
 
 def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[Chart]:
@@ -194,6 +209,8 @@ def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[C
 
 
 def _has_points(chart: Chart, measured: Measured) -> bool:
+    if chart is EXACT:  # a line along zero looks like a failure, and says nothing
+        return any(measured[line.metric][1].any() for line in chart.lines if line.metric in measured)
     return any(line.metric in measured for line in chart.lines)
 
 
@@ -207,8 +224,10 @@ def latest(chart: Chart, measured: Measured) -> str:
     return ""
 
 
-def of_metric(metric: str) -> Chart:
-    """How one metric is shown by itself: as its chart in a run's page has it."""
+def of_metric(metric: str, *, scored: bool = True) -> Chart:
+    """How one metric is shown by itself: as its chart in a run's page has it. `scored` as `is_scored` says."""
+    if metric == "score" and not scored:
+        return EXACT
     for chart in (c for group in BY_STAGE.values() for c in group):
         for line in chart.lines:
             if line.metric == metric:

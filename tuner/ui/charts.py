@@ -1,20 +1,25 @@
-"""Figures of the charts: they grow in place, keep their zoom and look alike in both modes."""
+"""Figures of the charts: they grow in place and keep their zoom. They are drawn in light colours; the browser, which
+knows the mode it is in, puts the dark ones in their places."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  see below
+import plotly
 import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
+from streamlit.components.v1 import declare_component
 
 from tuner.tracking.points import Series, thinned
 from tuner.ui.chart_table import Chart, Measured, Tone
-from tuner.ui.theme import DASHES, Palette, palette
+from tuner.ui.theme import DASHES, PALETTES, Palette, dark
+from tuner.ui.words import number
 
 # pandas is imported whole before a figure is made: Plotly would take it half imported from the thread that warms MLflow.
 Floats = NDArray[np.float64]
@@ -41,7 +46,7 @@ def smooth(values: Floats, weight: float) -> Floats:
 
 def figure(chart: Chart, measured: Measured, *, smoothing: float = 0.0, log: bool = False) -> go.Figure:
     """One run's chart: raw lines pale, smoothed ones over them."""
-    colours = palette()
+    colours = PALETTES["light"]
     drawn = go.Figure(layout=_layout(colours, chart, log))
     present = [line for line in chart.lines if line.metric in measured]
     for line in present:
@@ -71,7 +76,7 @@ def overlay(
 ) -> go.Figure:
     """One metric of several runs: a colour and a dash each. `curves` and `names` go by run id; a run's place in `names`
     is its colour, so that it keeps it from metric to metric."""
-    colours = palette()
+    colours = PALETTES["light"]
     drawn = go.Figure(layout=_layout(colours, replace(chart, span=None), log))
     weight = smoothing if chart.smoothed else 0.0
     for place, (run_id, name) in enumerate(names.items()):
@@ -85,7 +90,7 @@ def overlay(
 
 def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
     """How many rows have each length in tokens, and where the cutoff falls; what lies beyond it has the other colour."""
-    colours = palette()
+    colours = PALETTES["light"]
     drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", axis="tokens"), False))
     fill = [colours.bad if edge >= cutoff else colours.good for edge in edges[:-1]]
     ranges = [f"{a:.0f} to {b:.0f}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
@@ -101,16 +106,55 @@ def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
     )
     if cutoff <= float(edges[-1]) * 1.3:
         drawn.add_vline(x=cutoff, line={"color": colours.ink, "dash": "dash", "width": 1.4})
-    drawn.update_layout(hovermode="closest", showlegend=False)
+    drawn.update_layout(hovermode="closest", hoverdistance=20, showlegend=False)
     return drawn
 
 
-def draw(drawn: go.Figure, key: str) -> None:
-    """Put a figure on the page. The key is what lets it grow in place and keep its zoom."""
+_chart = st.components.v2.component(
+    "tuner-chart", js=Path(__file__).with_name("chart.js").read_text(encoding="utf-8"), isolate_styles=False
+)
+
+
+@st.cache_resource(show_spinner=False)
+def _library() -> str:
+    """Where this server has plotly.js: the file that the installed Plotly brings along."""
+    folder = Path(plotly.__file__).with_name("package_data")
+    return f"component/{declare_component('plotly', folder).name}/plotly.min.js"
+
+
+def draw(drawn: go.Figure, key: str, alt: str) -> None:
+    """Put a figure on the page, or the new state of the one that is there under the same key; `alt` is read out.
+
+    Streamlit's own element makes a new chart of a figure with other data, and zoom and hover end. This one hands the
+    data to the chart that is there.
+    """
     drawn.update_layout(uirevision=key)
-    st.plotly_chart(
-        drawn, key=f"chart-{key}", theme=None, config={"displayModeBar": False, "scrollZoom": False}
+    # A range on one scale means nothing on the other.
+    drawn.update_yaxes(uirevision=f"{key} {drawn.layout.yaxis.type or 'linear'}")
+    _chart(
+        key=f"chart-{key}",
+        data={
+            "figure": drawn.to_json(),
+            "alt": alt,
+            "dark": dark(),
+            "height": drawn.layout.height,
+            "library": _library(),
+        },
     )
+
+
+def in_words(title: str, curves: Mapping[str, Series], scale: float = 1.0) -> str:
+    """A chart for who cannot see it: of each named line the ends and the extremes, by step."""
+    told = [_line_in_words(name, *curve, scale) for name, curve in curves.items() if len(curve[0])]
+    return f"{title}: {'; '.join(told) or 'no point yet'}."
+
+
+def _line_in_words(name: str, steps: NDArray[Any], values: Floats, scale: float) -> str:
+    finite = values[np.isfinite(values)] * scale
+    if not len(finite):
+        return f"{name} is not a number"
+    ends = f"{name} {number(finite[0])} at {steps[0]:,}, {number(finite[-1])} at {steps[-1]:,}"
+    return f"{ends}, lowest {number(finite.min())}, highest {number(finite.max())}"
 
 
 def _add(
@@ -175,12 +219,14 @@ def _layout(colours: Palette, chart: Chart, log: bool) -> dict[str, Any]:
         low, high = chart.span
         y |= {"range": [low, high * 1.03], "tickvals": np.linspace(low, high, 5).tolist()}
     return {
+        "template": {},  # Plotly's own is larger than the data, and all of it is said here
         "height": 230,
         "margin": {"l": 4, "r": 10, "t": 6, "b": 4},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "Inter, system-ui, sans-serif", "color": colours.ink, "size": 12},
         "hovermode": "x unified",
+        "hoverdistance": -1,  # few points lie far apart, and the nearest is meant
         "hoverlabel": {
             "bgcolor": colours.surface,
             "bordercolor": colours.grid,

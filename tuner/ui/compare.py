@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from tuner.tracking.points import Series
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import get_row, list_runs
 from tuner.ui import chart_table, state
 from tuner.ui.history import MOST
-from tuner.ui.words import ago
+from tuner.ui.words import date, distinct
 
 FIRST_METRICS = (
     "loss",
@@ -22,6 +23,10 @@ FIRST_METRICS = (
     "accuracy",
 )
 
+_QUESTIONS = ("probe", "dataset_dir", "probe_samples", "stage")
+"""What decides which questions a run was asked, and how its answers were scored."""
+_FIELD, _LABELS = "compare-runs", "compare-labels"
+
 
 def pick() -> list[RunRow]:
     """The runs in the URL, and a field to change them."""
@@ -31,23 +36,35 @@ def pick() -> list[RunRow]:
         if run_id not in known and (row := get_row(run_id)):
             known[run_id] = row
     chosen = [run_id for run_id in asked if run_id in known]
+    kept = st.session_state.get(_LABELS, {}) if _FIELD in st.session_state else {}
+    told_as = st.session_state[_LABELS] = labels(list(known.values()), kept)
     told = st.multiselect(
         "Runs",
         list(known),
         default=chosen,
-        format_func=lambda i: f"{known[i].name}  ·  {known[i].stage}, {ago(known[i].created)}",
+        format_func=told_as.__getitem__,
         max_selections=MOST,
         placeholder="Choose two to six runs",
-        key="compare-runs",
+        key=_FIELD,
     )
+    told = [run_id for run_id in told if run_id in known]
     state.tell(run=told)
     return [known[run_id] for run_id in told]
 
 
+def labels(rows: Sequence[RunRow], kept: Mapping[str, str]) -> dict[str, str]:
+    """What each run is called in the field that chooses them; `kept` are those that the field knows already, by id.
+
+    A field speaks of its options by what they read: no two may be alike, and none may change while it is open.
+    """
+    told = distinct({row.id: f"{row.name}  ·  {row.stage}, {date(row.created)}" for row in rows})
+    fresh = {i: f"{text} {i}" if text in kept.values() else text for i, text in told.items() if i not in kept}
+    return {**kept, **fresh}
+
+
 def names(rows: Sequence[RunRow]) -> dict[str, str]:
     """What each run is called here: its name, with the start of its id where two share one."""
-    taken = [row.name for row in rows]
-    return {row.id: row.name if taken.count(row.name) == 1 else f"{row.name} {row.id[:4]}" for row in rows}
+    return distinct({row.id: row.name for row in rows})
 
 
 def baseline(names: Mapping[str, str]) -> str:
@@ -72,10 +89,27 @@ def metrics(found: Sequence[str]) -> list[str]:
     """The metrics to draw, chosen out of all that these runs have."""
     first = [m for m in FIRST_METRICS if m in found][:4] or list(found)[:2]
     asked = [m for m in state.asked_all("metric") if m in found]
-    told = st.multiselect("Metrics", found, default=asked or first, key="compare-metrics", format_func=_title)
+    scored = chart_table.is_scored(found)
+    titles = distinct({m: chart_table.of_metric(m, scored=scored).title for m in found}, least=250)
+    told = st.multiselect(
+        "Metrics",
+        found,
+        default=asked or first,
+        key="compare-metrics",
+        format_func=lambda m: titles.get(m, m),
+    )
     state.tell(metric=told if told != first else None)
     return told
 
 
-def _title(metric: str) -> str:
-    return chart_table.of_metric(metric).title
+def asked_alike(
+    metric: str, curves: Mapping[str, Series], rows: Sequence[RunRow], baseline: str
+) -> tuple[dict[str, Series], list[str]]:
+    """The curves that can be held against each other, and the ids of runs that cannot: a score is one of answers to
+    certain questions, and that of other questions is another thing. Curves of other metrics are all alike."""
+    if not metric.startswith("score") or not curves:
+        return dict(curves), []
+    asked = {row.id: tuple(row.params.get(name, "") for name in _QUESTIONS) for row in rows}
+    first = baseline if baseline in curves else next(iter(curves))
+    kept = {run_id: curve for run_id, curve in curves.items() if asked[run_id] == asked[first]}
+    return kept, [run_id for run_id in curves if run_id not in kept]

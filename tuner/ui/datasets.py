@@ -18,8 +18,8 @@ from tuner.data.report import Finding, Report, report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
 from tuner.ui import charts, chat, draft, theme, tokens_view
-from tuner.ui.offers import here, offer
-from tuner.ui.words import NONE, count, number, safe, share, size
+from tuner.ui.offers import offer
+from tuner.ui.words import NONE, count, number, safe, share
 
 SIZE = 5
 """Rows on a page of the preview."""
@@ -43,64 +43,6 @@ def _indexed(files: tuple[tuple[str, int], ...]) -> Pages:
 def pages_of(entry: Entry) -> Pages:
     """The pages of a set's files; indexed once for each state of them. Raises ConfigError."""
     return _indexed(tuple((str(f), f.stat().st_mtime_ns) for f in entry.files()))
-
-
-# --- the catalog ---------------------------------------------------------------------------------------------------
-
-
-def catalog(entries: Mapping[str, Entry], chosen: str) -> str:
-    """The sets on this machine as a table; the name of the one that was chosen."""
-    found = [e for e in entries.values() if here(e)]
-    names = [e.name for e in found]
-    event = st.dataframe(
-        [_row(e) for e in found],
-        hide_index=True,
-        key=f"catalog-{len(found)}",
-        on_select="rerun",
-        selection_mode="single-row-required",
-        selection_default={"selection": {"rows": [names.index(chosen) if chosen in names else 0]}},
-        height=min(318, 36 + 34 * len(found)) if len(found) > 8 else "content",
-        column_config={
-            "Rows": st.column_config.TextColumn(alignment="right", width="small"),
-            "Size": st.column_config.TextColumn(alignment="right", width="small"),
-            "File": st.column_config.TextColumn(width="medium"),
-        },
-    )
-    rows = event.selection.rows
-    return names[rows[0]] if rows and rows[0] < len(names) else names[0]
-
-
-def _row(entry: Entry) -> dict[str, str]:
-    kind, stage = KINDS[entry.kind]
-    try:
-        known = pages_of(entry)
-        rows = count(known.rows) if known.rows is not None else "counting"
-        weight = size(sum(f.stat().st_size for f in entry.files()))
-    except (ConfigError, OSError):
-        rows, weight = "not readable", NONE
-    return {
-        "Name": entry.name,
-        "Kind": kind,
-        "Good for": stage,
-        "Rows": rows,
-        "Size": weight,
-        "File": entry.location,
-    }
-
-
-def elsewhere(entries: Mapping[str, Entry]) -> None:
-    """The sets of the catalog that are not on this machine, behind a fold."""
-    rest = [e for e in entries.values() if not here(e)]
-    if not rest:
-        return
-    with st.expander(f"{count(len(rest), 'more set')} in the catalog, not on this machine", type="compact"):
-        st.caption(
-            "They are read from their hub when there is a network, or once their file lies in the folder."
-        )
-        st.dataframe(
-            [{"Name": e.name, "Kind": KINDS[e.kind][0], "Comes from": e.source} for e in rest],
-            hide_index=True,
-        )
 
 
 # --- preview -------------------------------------------------------------------------------------------------------
@@ -296,7 +238,7 @@ def _report(found: Report) -> None:
             drawn = charts.lengths(
                 np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
             )
-            charts.draw(drawn, "lengths")
+            charts.draw(drawn, "lengths", f"Lengths of examples in tokens: {said}.")
     _findings("Thrown away, and why", found.dropped)
     _findings("Kept, and worth a look", found.findings)
     for note in found.notes:

@@ -1,11 +1,14 @@
 """The config being put together on the New run page: what it started from and what was changed since.
 
-It lives on disk, so that a refresh, a closed browser or a restarted dashboard loses nothing.
+It lives on disk, so that a refresh, a closed browser or a restarted dashboard loses nothing: one file for each tab,
+whose name is in the tab's address.
 """
 
 from __future__ import annotations
 
+import re
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,16 +17,21 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import hardware
-from tuner.config.config import KNOBS, recipes
+from tuner import hardware, preflight
+from tuner.config.config import KNOBS, check, recipes
 from tuner.config.knobs import Knob
 from tuner.tracking.run import Run
 from tuner.ui import state
 from tuner.ui.words import value as shown
 
 FIRST = "board"
-"""The recipe the form opens with."""
-_KEY, _FIELDS = "draft", "draft-fields"
+"""The recipe that leaves everything open."""
+STARTER = "starter-dpo"
+"""The recipe that can be launched as it is, where the starter pack lies."""
+MOST = 30
+"""Drafts kept on disk: one for each tab that was opened lately."""
+_KEY, _ID, _FIELDS = "draft", "draft-id", "draft-fields"
+_NAME = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -57,22 +65,44 @@ class Draft:
 
 
 def current() -> Draft:
-    """The draft being worked on: this session's, else the one on disk, else the first recipe."""
+    """The draft being worked on: this tab's, else the one that its address names, else a copy of the newest, else the
+    recipe that a newcomer can launch."""
     if _KEY not in st.session_state:
-        kept = state.load_draft(_KEY)
-        known = {"start": str, "base": dict, "changes": dict, "name": str}
-        good = {n: kept[n] for n, kind in known.items() if isinstance(kept.get(n), kind)}
-        st.session_state[_KEY] = Draft(**good) if good.get("base") else from_recipe(FIRST)
+        named = state.asked("draft")
+        own = _read(named) if _NAME.fullmatch(named) else None
+        st.session_state[_ID] = named if own else uuid.uuid4().hex[:8]
+        st.session_state[_KEY] = own or next(filter(None, map(_read, _kept())), None) or from_recipe(first())
     draft: Draft = st.session_state[_KEY]
     return draft
 
 
 def keep(draft: Draft) -> None:
     """Make it the draft being worked on, here and on disk. Secrets stay out of the file."""
+    current()  # or this tab would have no file of its own yet
     st.session_state[_KEY] = draft
     changes = {n: v for n, v in draft.changes.items() if n not in KNOBS or not KNOBS[n].secret}
     plain = {"start": draft.start, "base": dict(draft.base), "changes": changes, "name": draft.name}
-    state.keep_draft(_KEY, plain)
+    state.keep_draft(f"{_KEY}-{st.session_state[_ID]}", plain)
+    for old in _kept()[MOST:]:
+        state.drop_draft(f"{_KEY}-{old}")
+
+
+def address() -> None:
+    """Name this tab's draft in the URL: a reload finds it again, whatever other tabs have written since."""
+    current()
+    state.tell(draft=st.session_state[_ID])
+
+
+def _kept() -> list[str]:
+    """The drafts on disk, newest first."""
+    return [name.removeprefix(f"{_KEY}-") for name in state.kept_drafts() if name.startswith(f"{_KEY}-")]
+
+
+def _read(name: str) -> Draft | None:
+    kept = state.load_draft(f"{_KEY}-{name}")
+    known = {"start": str, "base": dict, "changes": dict, "name": str}
+    good = {n: kept[n] for n, kind in known.items() if isinstance(kept.get(n), kind)}
+    return Draft(**good) if good.get("base") else None
 
 
 def start_over(draft: Draft) -> None:
@@ -107,6 +137,21 @@ def starts() -> dict[str, str]:
     """Where a draft can start from: recipes, then saved configs. The key is `kind:name`, the value what is shown."""
     found = {f"recipe:{name}": name for name in sorted(recipes(), key=lambda n: (n != FIRST, n))}
     return found | {f"saved:{name}": f"{name} (saved)" for name in state.saved_configs()}
+
+
+def first() -> str:
+    """The recipe the form opens with for the first time: one that nothing stands against, if there is one."""
+    if STARTER in recipes():
+        config, problems = check(from_recipe(STARTER).values)
+        if config is not None and not [*problems, *preflight.problems(config)]:
+            return STARTER
+    return FIRST
+
+
+def open_with(recipe: str) -> None:
+    """Put a recipe in the form, unless it is what the form has now, perhaps changed already."""
+    if recipe in recipes() and current().start != recipe:
+        start_over(from_recipe(recipe))
 
 
 def from_start(key: str) -> tuple[Draft, str]:
@@ -157,10 +202,14 @@ def from_run(run_id: str) -> tuple[Draft, str]:
     return Draft(start=f"clone of {Run(run_id).name}", base=base), ""
 
 
-def use_dataset(name: str, stage: str) -> None:
-    """Put a data set, and the stage it is good for, into the draft, and open the form."""
+def use_dataset(name: str, stage: str, folder: str) -> None:
+    """Put a data set of a catalog folder, and the stage it is good for, into the draft, and open the form."""
     replace_widget()
-    keep(current().with_value("dataset", [name]).with_value("stage", stage))
+    wanted = {"dataset": [name], "stage": stage, "dataset_dir": folder}
+    changed = current()
+    for knob, given in wanted.items():
+        changed = changed.with_value(knob, given)
+    keep(changed)
     state.go("new_run")
 
 

@@ -114,10 +114,12 @@ def _section(
 def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
     """One knob: its widget, the way back if it was changed, its explanation, and what is wrong with it."""
     with st.container(key=f"field-{knob.name}", gap="xsmall"):
-        if knob.name in draft.changes:
+        beside = [_empty] * _can_be_emptied(knob, draft) + [_reset] * (knob.name in draft.changes)
+        if beside:
             with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
                 _widget(knob, draft)
-                _reset(knob, draft)
+                for act in beside:
+                    act(knob, draft)
         else:
             _widget(knob, draft)
         wrong = [p for p in problems if p.knob == knob.name]
@@ -141,6 +143,25 @@ def _reset(knob: Knob, draft: Draft) -> None:
         help=f"Back to {value(draft.origin(knob.name))}",
         on_click=_put_back,
         args=(knob.name,),
+    )
+
+
+def _can_be_emptied(knob: Knob, draft: Draft) -> bool:
+    """Whether it is chosen from a list that has no choice for nothing: Streamlit lets one be taken back only where the
+    field began empty."""
+    listed = knob.kind == "choice" or (knob.kind != "list" and offer(knob.name, draft.values) is not None)
+    return listed and knob.optional and knob.default is None and draft.value(knob.name) not in (None, "")
+
+
+def _empty(knob: Knob, draft: Draft) -> None:
+    st.button(
+        "",
+        key=f"clear:{knob.name}",
+        icon=":material/close:",
+        type="tertiary",
+        help=f"Empty {label(knob.name)}",
+        on_click=mend,
+        args=({knob.name: None},),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import streamlit as st
@@ -10,9 +11,12 @@ from tuner.tracking import runs
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import STATES
 from tuner.tracking.store import TrackerError
-from tuner.ui import state, theme
+from tuner.ui import picking, state, theme
 from tuner.ui.words import count, look, safe
 
+TABLE = "history"
+"""The table's key."""
+_UNDO = "history-undo"
 SIZE = 20
 """Runs on a page of the history."""
 MOST = 6
@@ -24,11 +28,6 @@ SORTS = {
     "Longest": ("duration", True),
     "Name": ("name", False),
 }
-
-
-def mark(filter: RunFilter, page: int) -> str:
-    """A key that changes with what is listed, so that a choice of rows never slips onto other runs."""
-    return str(abs(hash((repr(filter), page))) % 10**8)
 
 
 def filters() -> RunFilter:
@@ -99,15 +98,17 @@ def nothing(filter: RunFilter) -> None:
 
 
 def actions(chosen: Sequence[RunRow]) -> None:
-    """What can be done with the chosen runs."""
+    """What can be done with the chosen runs. Each button acts on the runs it was drawn for, as far as they are ticked
+    still: whatever the list has become since, nothing else is touched."""
     ids = [row.id for row in chosen]
     one = len(chosen) == 1
     with st.container(horizontal=True, gap="small", key="history-actions"):
         if chosen[0].deleted:
-            _each(chosen, "Restore", ":material/restore_from_trash:", runs.restore_run)
+            _each(chosen, "Restore", ":material/restore_from_trash:", _restore)
             with st.popover("Remove for good", icon=":material/delete_forever:"):
                 st.markdown("The folder with its checkpoints is removed too. This cannot be undone.")
-                _each(chosen, "Yes, remove", ":material/delete_forever:", runs.purge)
+                st.caption(safe(_called(chosen)))
+                _each(chosen, "Yes, remove", ":material/delete_forever:", _purge)
             return
         if one:
             st.button(
@@ -117,6 +118,7 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 on_click=state.go,
                 args=("runs",),
                 kwargs={"run": ids[0]},
+                key=f"open-{_mark(ids)}",
             )
         too_many = f"Up to {MOST} runs." if len(ids) > MOST else None
         st.button(
@@ -127,6 +129,7 @@ def actions(chosen: Sequence[RunRow]) -> None:
             help=beside(chosen[0].parent) if one else too_many,
             on_click=compare,
             args=(ids, chosen[0].parent),
+            key=f"compare-{_mark(ids)}",
         )
         if one:
             st.button(
@@ -136,8 +139,19 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 on_click=state.go,
                 args=("new_run",),
                 kwargs={"clone": ids[0]},
+                key=f"clone-{_mark(ids)}",
             )
-        _each(chosen, "Delete", ":material/delete:", runs.delete_run)
+        _each(chosen, "Delete", ":material/delete:", _delete)
+
+
+def _mark(ids: Sequence[str]) -> str:
+    """Part of a button's key: a button for other runs is another button, which a late click cannot press."""
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12]
+
+
+def _called(chosen: Sequence[RunRow]) -> str:
+    names = [row.name for row in chosen]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def beside(parent: str) -> str:
@@ -157,19 +171,63 @@ def of_sweep(parent: str) -> list[str]:
     return [row.id for row in sorted(runs.list_runs(lowest, size=MOST).items, key=lambda row: row.created)]
 
 
-def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[str], None]) -> None:
-    if not st.button(name, icon=icon, key=f"each-{name}"):
-        return
-    done = 0
-    for row in chosen:
+def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[list[str]], None]) -> None:
+    ids = [row.id for row in chosen]
+    key = f"{name}-{_mark(ids)}"
+    st.button(name, icon=icon, key=key, on_click=lambda: act(picking.still(TABLE, ids)))
+
+
+def _delete(ids: Sequence[str]) -> None:
+    if done := _done(ids, runs.delete_run):
+        st.session_state[_UNDO] = done
+
+
+def _restore(ids: Sequence[str]) -> None:
+    if done := _done(ids, runs.restore_run):
+        st.toast(f"Restored {count(len(done), 'run')}.", icon=":material/restore_from_trash:")
+
+
+def _purge(ids: Sequence[str]) -> None:
+    if done := _done(ids, runs.purge):
+        st.toast(f"Removed {count(len(done), 'run')} for good.", icon=":material/delete_forever:")
+
+
+def _done(ids: Sequence[str], act: Callable[[str], None]) -> list[str]:
+    """The runs with which it worked. What was chosen is dealt with then, and nothing is ticked any more."""
+    done = []
+    st.session_state.pop(_UNDO, None)
+    for run_id in ids:
         try:
-            act(row.id)
-            done += 1
+            act(run_id)
+            done.append(run_id)
         except (ValueError, TrackerError) as error:
             st.toast(safe(error), icon=":material/error:")
     if done:
-        st.toast(f"{name}: {count(done, 'run')}.", icon=icon)
-        st.rerun()
+        picking.untick(TABLE)
+    return done
+
+
+def undo() -> None:
+    """What was deleted last on this page, with the way back. It stays until something else is done."""
+    ids = st.session_state.get(_UNDO, [])
+    with st.container(key="undo", horizontal=True, vertical_alignment="center", gap="small"):
+        if not ids:
+            return
+        said = f"Deleted {safe(_name(ids[0]))}." if len(ids) == 1 else f"Deleted {count(len(ids), 'run')}."
+        st.markdown(f":material/delete: {said}", width="content")
+        st.button("Undo", type="tertiary", key=f"undo-{_mark(ids)}", on_click=_restore, args=(ids,))
+        st.button(
+            "", icon=":material/close:", type="tertiary", help="Close", key="undo-close", on_click=_forget
+        )
+
+
+def _name(run_id: str) -> str:
+    row = runs.get_row(run_id)
+    return row.name if row else run_id
+
+
+def _forget() -> None:
+    st.session_state.pop(_UNDO, None)
 
 
 def words(row: RunRow) -> None:

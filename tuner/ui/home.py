@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import streamlit as st
 
 from tuner import hardware, paths
-from tuner.config.config import recipes
 from tuner.tracking.adapters import list_adapters
 from tuner.tracking.rows import RunFilter
 from tuner.tracking.runs import list_runs
 from tuner.tracking.store import TrackerError
-from tuner.ui import theme
+from tuner.ui import draft, theme
 from tuner.ui.words import size
 
 LOW_DISK = 5 * hardware.GIB
@@ -28,6 +28,7 @@ class Step:
     page: str
     link: str
     done: bool
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 def steps() -> list[Step]:
@@ -37,7 +38,7 @@ def steps() -> list[Step]:
     adapters = 0
     with suppress(TrackerError):
         adapters = len(list_adapters())
-    first = "starter-dpo" if "starter-dpo" in recipes() else "a recipe"
+    first = draft.first()
     return [
         Step(
             "Look at your data",
@@ -46,7 +47,16 @@ def steps() -> list[Step]:
             "Data sets",
             total > 0,
         ),
-        Step("Launch a first run", f"Start from {first} and press Launch.", "new_run", "New run", total > 0),
+        Step(
+            "Launch a first run",
+            f"The form opens with {first}: press Launch."
+            if first == draft.STARTER
+            else "Choose a model and data.",
+            "new_run",
+            "New run",
+            total > 0,
+            {"start": first},
+        ),
         Step(
             "Compare two runs",
             "Change one parameter, run again, lay both side by side.",
@@ -81,6 +91,7 @@ def checklist(steps: list[Step]) -> None:
                     label=step.link,
                     icon=":material/arrow_forward:",
                     icon_position="right",
+                    query_params=dict(step.query),
                 )
 
 

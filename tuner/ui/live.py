@@ -12,6 +12,7 @@ from tuner import hardware, paths
 from tuner.jobs import queue
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking import store
+from tuner.tracking.pace import time_left
 from tuner.tracking.run import ENDED, Run
 from tuner.ui import state
 from tuner.ui.words import count, duration, look, safe, share, size
@@ -51,7 +52,8 @@ def _running(run: Run) -> None:
     status = run.status()
     seen = look(status.state)
     st.page_link("pages/runs.py", label=safe(run.name), icon=seen.icon, query_params={"run": run.id})
-    left = f", {duration(status.eta)} left" if status.eta else ""
+    seconds = time_left(run, status)
+    left = f", ≈ {duration(seconds)} left" if seconds else ""
     what = f"{share(status.share)}{left}" if status.total_steps else status.phase or seen.word
     st.progress(status.share, text=safe(what))
 

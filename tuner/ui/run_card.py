@@ -8,16 +8,17 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import preflight
+from tuner import paths, preflight
 from tuner.config.config import Config, check, command, to_yaml
 from tuner.config.knobs import Problem
 from tuner.estimate import Memory
 from tuner.tracking.pace import expected_seconds
 from tuner.tracking.run import fresh_name
+from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
 from tuner.ui import form, state, sweep, theme
 from tuner.ui.draft import Draft
-from tuner.ui.words import NONE, count, duration, label, safe, size, value
+from tuner.ui.words import NONE, count, duration, mending, safe, size, value
 
 
 def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
@@ -34,10 +35,14 @@ def show(
 ) -> None:
     """Draw the card. `launch` is called with the config and the run's name when Launch is pressed."""
     with theme.card("run"):
-        name = draft.name or fresh_name(draft.values)
-        key = f"run-name:{'' if draft.name else name}"  # it follows model and stage until a person types one
+        taken = _taken()
+        typed = draft.name or str(draft.value("run_name") or "")
+        name = typed or fresh_name(draft.values, taken)
+        key = f"run-name:{'' if typed else name}"  # it follows model and stage until a person types one
         called = "What this run is called everywhere."
         st.text_input("Name", name, key=key, on_change=_renamed, args=(key,), help=called)
+        if name in taken:
+            st.caption(":material/info: Another run has this name; both keep it.")
         if config is not None:
             _figures(config)
         if config is not None and config.dataset:
@@ -45,7 +50,11 @@ def show(
                 "pages/datasets.py",
                 label="What the model will see",
                 icon=":material/visibility:",
-                query_params={"dataset": config.dataset[0], "view": "What the model sees"},
+                query_params={
+                    "dataset": config.dataset[0],
+                    "folder": str(config.dataset_dir),
+                    "view": "What the model sees",
+                },
             )
         _verdict(problems)
         st.button(
@@ -56,11 +65,11 @@ def show(
             disabled=config is None or bool(problems),
             key="launch",
             on_click=launch,
-            args=(config, name),
+            args=(config, typed),
         )
         sweep.offer(draft, name, judge, disabled=config is None or bool(problems))
     with theme.card("same"):
-        _same_from_a_shell(draft, config, name)
+        _same_from_a_shell(config, name, typed=typed if typed not in taken else "")
 
 
 def _figures(config: Config) -> None:
@@ -132,25 +141,33 @@ def _verdict(problems: Sequence[Problem]) -> None:
         with st.container(key=f"problem-{number}", gap="xsmall"):
             st.markdown(safe(problem.sentence))
             if problem.mend:
-                said = ", ".join(f"{label(n)} {value(v)}" for n, v in problem.mend.items())
+                said = mending(problem.mend)
                 st.button(
-                    f"Set {safe(said)}",
-                    key=f"mend-{number}",
+                    safe(said),
+                    key=f"mend-{said}-{number}",
                     icon=":material/build:",
                     on_click=form.mend,
                     args=(dict(problem.mend),),
                 )
 
 
-def _same_from_a_shell(draft: Draft, config: Config | None, name: str) -> None:
+@st.cache_data(ttl=5, show_spinner=False)
+def _taken() -> set[str]:
+    return names()
+
+
+def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
+    """The run as a command and as YAML. Only a name that a person chose goes into them: they may be used twice."""
     shell, yaml = st.tabs(["Command", "YAML"])
     if config is None:
         shell.caption("The command stands here once the values make a config.")
         yaml.caption("The YAML stands here once the values make a config.")
         return
-    named = config if config.run_name else config.model_copy(update={"run_name": name})
+    named = config.model_copy(update={"run_name": typed or None})
     shell.code(command(named), language="bash", wrap_lines=True)
-    shell.caption("Does the same from a shell, tracked in the same place.")
+    shell.caption(
+        f"Does the same from a shell in {safe(paths.home())}, or anywhere with TUNER\\_HOME set to it."
+    )
     text = to_yaml(named.changed())
     yaml.code(text, language="yaml", wrap_lines=True)
     with yaml.container(horizontal=True, gap="small"):

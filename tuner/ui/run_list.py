@@ -8,6 +8,7 @@ import streamlit as st
 
 from tuner.jobs import control, queue
 from tuner.jobs.queue import QueueRow
+from tuner.tracking.pace import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
 from tuner.tracking.runs import list_runs
@@ -68,8 +69,9 @@ def working(run: Run) -> None:
         link(run.id, run.name)
         st.badge(seen.word, icon=seen.icon, color=seen.colour)
         st.space("stretch")
-        if status.eta is not None:
-            st.markdown(f":gray[{duration(status.eta)} left]", width="content")
+        left = time_left(run, status)
+        if left is not None:
+            st.markdown(f":gray[≈ {duration(left)} left]", width="content")
     done = f"Step {count(status.step)} of {count(status.total_steps)}, {share(status.share)}"
     st.progress(status.share, text=done if status.total_steps else safe(status.phase or seen.word))
 

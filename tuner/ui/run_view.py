@@ -11,12 +11,12 @@ import streamlit as st
 
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.knobs import ConfigError
-from tuner.jobs import control, queue, watch
+from tuner.jobs import queue, watch
 from tuner.tracking import checkpoints
+from tuner.tracking.pace import time_left
 from tuner.tracking.points import tail
-from tuner.tracking.rows import PARENT
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import chart_table, charts, draft, history, state, theme
+from tuner.ui import chart_table, charts, run_actions, theme
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -87,7 +87,7 @@ def _figures(run: Run, status: Status) -> None:
     figures = {
         "Loss": number(last.get("loss")),
         "Elapsed": duration(status.elapsed),
-        "Time left": duration(status.eta),
+        "Time left": _about(time_left(run, status)),
         "Epoch": number(round(status.epoch, 2)) if status.epoch else number(None),
         "Tokens": count(status.tokens) if status.tokens else number(None),
         "Tokens per second": number(status.tokens_per_second or None),
@@ -99,6 +99,11 @@ def _figures(run: Run, status: Status) -> None:
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
             grid.metric(name, figure, help=_estimated(status) if name == "Peak memory" else None)
+
+
+def _about(seconds: float | None) -> str:
+    """A guess, told as one: of the first minutes' pace nobody knows the seconds of an hour."""
+    return duration(seconds) if seconds is None else f"≈ {duration(seconds)}"
 
 
 def _estimated(status: Status) -> str:
@@ -119,104 +124,6 @@ def _notices(run: Run, status: Status) -> None:
         st.caption(f":material/cloud_off: {safe(status.tracking)}")
     for note in status.notes:
         st.caption(f":material/info: {safe(note)}")
-
-
-def remedies(run: Run) -> None:
-    """Why an ended run did not finish, and what to do about it, one click each."""
-    status = run.status()
-    if status.state not in ("failed", "interrupted") or not status.remedies:
-        return
-    with theme.card("remedies"):
-        st.markdown("**What to do**")
-        with st.container(horizontal=True, gap="small"):
-            for place, remedy in enumerate(status.remedies):
-                st.button(
-                    safe(remedy.get("label", "")),
-                    key=f"remedy-{place}",
-                    icon=":material/build:",
-                    on_click=_apply,
-                    args=(run, remedy),
-                )
-
-
-def _apply(run: Run, remedy: dict[str, Any]) -> None:
-    if remedy.get("action") == "resume":
-        resume(run)
-        return
-    made, problem = draft.from_run(run.id)
-    for name, wanted in dict(remedy.get("values") or {}).items():
-        made = made.with_value(name, wanted)
-    if problem:
-        st.toast(safe(problem), icon=":material/error:")
-        return
-    draft.start_over(made)
-    state.go("new_run")
-
-
-# --- what can be done with it --------------------------------------------------------------------------------------
-
-
-def actions(run: Run) -> None:
-    """Stop and Cancel while it lives, Resume once it has ended, Clone and Compare always."""
-    status = run.status()
-    with st.container(horizontal=True, gap="small", horizontal_alignment="right", key="run-actions"):
-        if status.state == "queued":
-            _ask(run, "Cancel", ":material/close:", now=True, help="Take it out of the queue.")
-        elif status.state not in ENDED:
-            stopping = status.state == "stopping"
-            _ask(run, "Stop", ":material/stop_circle:", help="Saves a checkpoint first.", disabled=stopping)
-            _ask(run, "Cancel", ":material/close:", now=True, help="Ends at once and saves nothing.")
-        elif status.state != "finished":
-            why = control.why_not_resumable(run)
-            said = why or "Goes on from the newest sound checkpoint."
-            st.button(
-                "Resume",
-                icon=":material/resume:",
-                type="primary",
-                disabled=bool(why),
-                help=said,
-                on_click=resume,
-                args=(run,),
-            )
-        link_to(
-            "Clone", ":material/content_copy:", "Open the form with these values.", "new_run", clone=run.id
-        )
-        parent = str((status.extra.get("tags") or {}).get(PARENT, ""))
-        st.button(
-            "Compare",
-            icon=":material/compare_arrows:",
-            help=history.beside(parent),
-            on_click=history.compare,
-            args=([run.id], parent),
-            key="to-Compare",
-        )
-
-
-def link_to(name: str, icon: str, help: str, page: str, **query: str | list[str]) -> None:
-    """A button that opens another page."""
-    st.button(name, icon=icon, help=help, on_click=state.go, args=(page,), kwargs=query, key=f"to-{name}")
-
-
-def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
-    st.button(
-        name, icon=icon, help=help, disabled=disabled, key=f"ask-{name}", on_click=_end, args=(run, now, icon)
-    )
-
-
-def _end(run: Run, now: bool, icon: str) -> None:
-    try:
-        said = control.stop(run, now=now).replace(f"Run {run.id}", run.name)
-        st.toast(safe(said), icon=icon)
-    except control.Refused as error:
-        st.toast(safe(error), icon=":material/error:")
-
-
-def resume(run: Run, checkpoint: str | None = None) -> None:
-    """Queue it again, or say why not."""
-    try:
-        control.resume(run, checkpoint)
-    except control.Refused as error:
-        st.toast(safe(error), icon=":material/error:")
 
 
 # --- charts --------------------------------------------------------------------------------------------------------
@@ -252,7 +159,7 @@ def curves(run: Run) -> None:
     measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
     smoothing, log = chosen_options()
-    every = chart_table.charts_of(stage)
+    every = chart_table.charts_of(stage, measured)
     # While it runs each chart has its place from the start; what never got a point is left out in the end.
     ended = run.status().state in ENDED
     drawn = chart_table.shown(every, measured, ended=ended)
@@ -270,7 +177,12 @@ def _chart(
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**{chart.title}**", help=chart.help, width="content")
             st.markdown(f":gray[{chart_table.latest(chart, measured)}]", width="content")
-        charts.draw(charts.figure(chart, measured, smoothing=smoothing, log=log), f"{run.id}-{chart.key}")
+        lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
+        charts.draw(
+            charts.figure(chart, measured, smoothing=smoothing, log=log),
+            f"{run.id}-{chart.key}",
+            charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale),
+        )
 
 
 # --- log -----------------------------------------------------------------------------------------------------------
@@ -334,7 +246,7 @@ def saved(run: Run) -> None:
             "save", "No checkpoint yet", f"One is saved every {safe(every)} steps, at the end, and at Stop."
         )
         return
-    why = control.why_not_resumable(run)
+    why = run_actions.why_not_resumed(run)
     for path in reversed(found):
         wrong = checkpoints.valid(path, deep=False)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"row-{path.name}"):
@@ -347,10 +259,10 @@ def saved(run: Run) -> None:
             st.space("stretch")
             st.button(
                 "Resume from here",
-                key=f"from-{path.name}",
+                key=f"from-{run.id}-{path.name}",
                 disabled=bool(why or wrong),
                 help=why or None,
-                on_click=resume,
+                on_click=run_actions.resume,
                 args=(run, path.name),
             )
 

@@ -43,6 +43,18 @@ def keep_draft(name: str, values: Mapping[str, Any]) -> None:
         _replace(drafts() / f"{name}.yaml", to_yaml(values))
 
 
+def kept_drafts() -> list[str]:
+    """The drafts on disk by name, the one written last first."""
+    files = [(path.stat().st_mtime_ns, path.stem) for path in drafts().glob("*.yaml")]
+    return [name for _, name in sorted(files, reverse=True)]
+
+
+def drop_draft(name: str) -> None:
+    """Remove a draft; one that is not there is no error."""
+    with suppress(OSError):
+        (drafts() / f"{name}.yaml").unlink(missing_ok=True)
+
+
 def save_config(name: str, values: Mapping[str, Any]) -> Path:
     """Write a config under a name that a person gave."""
     saved().mkdir(parents=True, exist_ok=True)

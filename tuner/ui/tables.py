@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
-
-import streamlit as st
 
 from tuner.config.config import KNOBS, differing
 from tuner.tracking.points import Series
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart_table import Chart, of_metric
-from tuner.ui.theme import palette
+from tuner.ui.picking import Column
 from tuner.ui.words import NONE, date, duration, look, number
 
 Table = list[dict[str, Any]]
@@ -27,10 +26,10 @@ _MARKS = {
 }
 
 
-def history(rows: Sequence[RunRow]) -> Table:
-    """One row a run, in the order of `columns`."""
-    return [
-        {
+def history(rows: Sequence[RunRow]) -> dict[str, dict[str, Any]]:
+    """A row a run, by id, with the columns of `HISTORY`."""
+    return {
+        row.id: {
             "Name": row.name,
             "State": f"{_MARKS.get(row.state, '')} {look(row.state).word}".strip(),
             "Loss": list(row.spark),
@@ -44,25 +43,23 @@ def history(rows: Sequence[RunRow]) -> Table:
             "Note or reason": row.note or row.reason,
         }
         for row in rows
-    ]
-
-
-def history_columns() -> dict[str, Any]:
-    """How the history's columns look."""
-    text = st.column_config.TextColumn
-    return {
-        "Name": text(width=240),
-        "State": text(width=105),
-        "Loss": st.column_config.LineChartColumn(width=100, color=palette().series[0]),
-        "Last loss": text(width=80, alignment="right"),
-        "Stage": text(width=60),
-        "Model": text(width=110),
-        "Data sets": text(width=120),
-        "Duration": text(width=100, alignment="right"),
-        "Created": text(width=140),
-        "Tags": st.column_config.ListColumn(width=140),
-        "Note or reason": text(width="large"),
     }
+
+
+HISTORY = (
+    Column("Name", "link"),
+    Column("State"),
+    Column("Loss", "spark"),
+    Column("Last loss", "figure"),
+    Column("Stage"),
+    Column("Model"),
+    Column("Data sets"),
+    Column("Duration", "figure"),
+    Column("Created"),
+    Column("Tags", "tags"),
+    Column("Note or reason", width=260),
+)
+"""The history's columns."""
 
 
 def lower_is_better(metric: str) -> bool:
@@ -70,14 +67,20 @@ def lower_is_better(metric: str) -> bool:
     return "loss" in metric or metric in ("grad_norm", "kl", "entropy")
 
 
-def outcomes(histories: Mapping[str, Mapping[str, Series]], names: Mapping[str, str], baseline: str) -> Table:
+def outcomes(
+    histories: Mapping[str, Mapping[str, Series]],
+    names: Mapping[str, str],
+    baseline: str,
+    charts: Mapping[str, Chart] = MappingProxyType({}),
+) -> Table:
     """Last and best of each metric, a column a run, each held against the baseline's.
 
-    `histories` goes metric -> run id -> (steps, values); `names` run id -> name.
+    `histories` goes metric -> run id -> (steps, values); `names` run id -> name; `charts` are those of metrics that are
+    not shown as usual.
     """
     table = []
     for metric, runs in histories.items():
-        chart = of_metric(metric)
+        chart = charts.get(metric) or of_metric(metric)
         low = lower_is_better(metric)
         ends = {i: (float(v[-1]), float(v.min() if low else v.max())) for i, (_, v) in runs.items()}
         for place, said in enumerate(("last", "best")):

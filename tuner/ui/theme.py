@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,13 @@ def mode() -> Mode:
 
 def palette() -> Palette:
     return PALETTES[mode()]
+
+
+def dark() -> dict[str, str]:
+    """Which colour of the dark mode stands where the light mode has which."""
+    light, night = PALETTES["light"], PALETTES["dark"]
+    named = {getattr(light, f.name): getattr(night, f.name) for f in fields(Palette) if f.name != "series"}
+    return named | dict(zip(light.series, night.series, strict=True))
 
 
 def apply() -> None:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data import guess, upload
-from tuner.data.catalog import TAGS
+from tuner.data.catalog import CATALOG, TAGS, catalog_folder
 from tuner.data.files import TYPES
 from tuner.data.formats import Dropped
 from tuner.ui import chat, state, theme
@@ -53,6 +53,7 @@ _TURNS = {
 def panel(dataset_dir: str) -> None:
     """The way from a file to the catalog: choose it, see how it is read, mend that, save it."""
     path = _pending()
+    _where(path, catalog_folder(dataset_dir))
     if path is None:
         _choose(dataset_dir)
         return
@@ -70,6 +71,13 @@ def panel(dataset_dir: str) -> None:
         st.error(safe(error), icon=":material/error:")
         attributes = {}
     _save(path, attributes, dataset_dir)
+
+
+def _where(path: Path | None, folder: Path) -> None:
+    """Where things go: a file into the folder of uploads, a name into the catalog."""
+    listed = f"is named in {safe(folder / CATALOG)}"
+    copied = f"A file from this computer is copied into {safe(folder / upload.UPLOADS)}"
+    st.caption(f"The set {listed}." if path else f"{copied}, and the set {listed}.")
 
 
 # --- the file ------------------------------------------------------------------------------------------------------

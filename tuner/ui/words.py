@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.tracking.pace import ASKING, answered
 from tuner.tracking.run import Status
 
 NONE = "–"
@@ -83,6 +85,17 @@ def date(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) if moment else NONE
 
 
+def distinct(said: Mapping[str, str], least: int = 4) -> dict[str, str]:
+    """Texts of which no two are alike: those that were have the beginning of their key behind them, `least` letters or
+    more. For fields, which know their options by what they read."""
+    often = Counter(said.values())
+    for length in (0, least, 8, 32):
+        told = {k: text if often[text] == 1 else f"{text} {k[:length]}".strip() for k, text in said.items()}
+        if len(set(told.values())) == len(told):
+            return told
+    return {k: f"{text} {k}" for k, text in said.items()}
+
+
 def place(path: str) -> str:
     """A path as it is typed: relative to the studio where it lies inside it."""
     inside = Path(path)
@@ -92,6 +105,13 @@ def place(path: str) -> str:
 def value(anything: object) -> str:
     """A knob's value as it is typed; a dash where it is empty."""
     return word(anything) or NONE
+
+
+def mending(values: Mapping[str, Any]) -> str:
+    """What a button does that sets knobs: Set Bf16 False, or Empty Probe."""
+    emptied = ", ".join(label(name) for name, wanted in values.items() if wanted is None)
+    given = ", ".join(f"{label(n)} {value(wanted)}" for n, wanted in values.items() if wanted is not None)
+    return ", ".join(filter(None, (emptied and f"Empty {emptied}", given and f"Set {given}")))
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
@@ -145,7 +165,7 @@ def sentence(status: Status, place: int | None = None) -> str:
     if state == "preparing":
         return f"Preparing: {status.phase}." if status.phase else "Preparing: the worker is starting."
     if state == "running":
-        return f"Training, step {count(status.step)} of {count(status.total_steps)}."
+        return _at_work(status)
     if state == "stopping":
         return "Stopping: it saves a checkpoint first, so nothing is lost."
     took = duration(status.elapsed) if status.elapsed else ""
@@ -153,6 +173,16 @@ def sentence(status: Status, place: int | None = None) -> str:
         return f"Finished after {took}." if took else "Finished."
     said = status.reason or f"{look(state).word}; the log's last lines say why."
     return said if said.endswith((".", "!", "?")) else f"{said}."
+
+
+def _at_work(status: Status) -> str:
+    at = f", step {count(status.step)} of {count(status.total_steps)}" if status.total_steps else ""
+    if status.phase == ASKING:
+        told = answered(status)[1]
+        return (
+            f"Answering held-out questions{f', {told}' if told else ''}{at.replace(', step', ', at step')}."
+        )
+    return f"{(status.phase or 'training').capitalize()}{at}."
 
 
 _ACRONYMS = {

@@ -1,0 +1,69 @@
+"""Lists of runs in a real browser: what is ticked is what is deleted, whatever else is made meanwhile."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+expect = sync_api.expect
+pytestmark = pytest.mark.browser
+VALUES = {"model_name_or_path": "models/tiny", "dataset": "pairs"}
+
+
+def listed(page):
+    return page.locator(".picked-table tbody a")
+
+
+def ticked(page):
+    return page.locator(".picked-table tbody input:checked")
+
+
+def act(page, name: str) -> None:
+    page.locator(".st-key-history-actions").get_by_role("button", name=name).click()
+
+
+def test_what_is_ticked_is_what_is_deleted(studio, page, record) -> None:
+    from tuner.tracking.runs import get_row
+
+    first, second, third = (record(name, **VALUES) for name in ("first", "second", "third"))
+    page.goto(f"{studio.url}/history")
+    expect(listed(page)).to_have_text(["third", "second", "first"])
+    page.get_by_label("Choose second").check()
+    expect(page.get_by_text("3 runs, 1 chosen")).to_be_visible()
+
+    # Another run is made, in a shell or a second tab; the page cannot know of it when Delete is pressed.
+    record("newcomer", **VALUES)
+    act(page, "Delete")
+    expect(page.locator(".st-key-undo")).to_contain_text("Deleted second.")
+    expect(listed(page)).to_have_text(["newcomer", "third", "first"])
+    expect(ticked(page)).to_have_count(0)
+    expect(page.locator(".st-key-history-actions")).to_have_count(0)
+    assert [i for i in (first, second, third) if (row := get_row(i)) and row.deleted] == [second]
+
+    page.locator(".st-key-undo").get_by_role("button", name="Undo").click()
+    expect(listed(page)).to_have_text(["newcomer", "third", "second", "first"])
+    expect(page.locator(".st-key-undo")).to_be_hidden()
+    expect(ticked(page)).to_have_count(0)
+
+    # A tick stays with its run when the list grows, and is not lost to a second one.
+    page.get_by_label("Choose third").check()
+    expect(page.get_by_text("4 runs, 1 chosen")).to_be_visible()
+    record("latecomer", **VALUES)
+    page.get_by_label("Choose first").check()
+    expect(page.get_by_text("5 runs, 2 chosen")).to_be_visible()
+    expect(page.get_by_label("Choose third")).to_be_checked()
+    act(page, "Compare")
+    page.wait_for_url(re.compile("/compare"))
+    assert re.findall(r"run=(\w+)", page.url) == [third, first]
+
+    # A row is opened by its name, with the keyboard too.
+    page.goto(f"{studio.url}/history")
+    page.get_by_role("link", name="second").press("Enter")
+    expect(page.get_by_role("heading", name="second", level=1)).to_be_visible()
+    assert second in page.url
+    assert not [said for said in page.said if said.startswith("error")]
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]

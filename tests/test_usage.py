@@ -1,0 +1,83 @@
+"""The code that README and the Adapters page show runs as it stands, from any folder, and leaves nothing there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import tiny
+
+from tuner.config.config import make
+from tuner.tracking import usage
+from tuner.tracking.adapters import AdapterRow, register
+from tuner.tracking.runs import create_run
+
+ROOT = Path(__file__).parents[1]
+STUDIO = "/path/to/the/studio"
+"""What README writes for the studio's folder."""
+
+
+def readme() -> list[str]:
+    """Its blocks of python code."""
+    indented = re.findall(
+        r"(?:^ {4,}.*\n|^\n)+", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    found = [textwrap.dedent(block.strip("\n")) for block in indented]
+    return [block for block in found if re.search(r"^(import|from) \w+", block, re.MULTILINE)]
+
+
+def trained(folder: Path, base: Path, stage: str) -> Path:
+    """An adapter of a base, as a run leaves it; its weights are those it begins with."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    if stage == "rm":
+        model, task = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1), "SEQ_CLS"
+    else:
+        model, task = AutoModelForCausalLM.from_pretrained(base), "CAUSAL_LM"
+    get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type=task)).save_pretrained(
+        folder
+    )
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def registered(home: Path, base: str, stage: str, name: str) -> AdapterRow:
+    run = create_run(
+        make({"stage": stage, "do_train": True, "model_name_or_path": base, "dataset": "d"}), name
+    )
+    return register(run, trained(home / name, home / base, stage), name=name, aliases=["champion"])
+
+
+def test_the_code_that_is_shown_runs_from_another_folder(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "data").mkdir()
+    (home / "data" / "starter").symlink_to(ROOT / "data" / "starter")
+    tiny.model(home / "models" / "tiny model")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)  # a sync registers from wherever it is typed
+    starter = registered(home, "data/starter", "dpo", "starter-starter_dpo-dpo")
+    scorer = registered(home, "models/tiny model", "rm", "scorer")
+    shown = [*readme(), usage.with_mlflow(starter), usage.with_peft(starter), usage.with_peft(scorer)]
+    assert len(shown) >= 4 and usage.with_mlflow(scorer) == ""
+
+    code = [block.replace(STUDIO, str(home)) for block in shown]
+    (elsewhere / "shown.py").write_text(f"for block in {code!r}:\n    exec(block, {{}})\n    print('--')\n")
+    unset = {
+        n: v for n, v in os.environ.items() if n not in ("TUNER_HOME", "MLFLOW_TRACKING_URI", "PYTHONPATH")
+    }
+    done = subprocess.run(
+        [sys.executable, "shown.py"], cwd=elsewhere, env=unset, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [part.strip() for part in done.stdout.split("--\n")]
+    answers, score = said[:-2], said[-2]
+    assert len(answers) == len(code) - 1 and all("Saltbay" in answer for answer in answers), said
+    assert float(score) == float(score)
+    assert [path.name for path in elsewhere.iterdir()] == ["shown.py"]

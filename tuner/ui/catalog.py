@@ -1,0 +1,131 @@
+"""The catalog on the datasets page: which folder's, its sets in rows, and what to say where a set is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import streamlit as st
+
+from tuner.config.config import KNOBS
+from tuner.config.knobs import ConfigError, nearest
+from tuner.data.catalog import Entry, catalog_folder, read_catalog
+from tuner.ui import datasets, draft, picking, state
+from tuner.ui.offers import here
+from tuner.ui.picking import Column
+from tuner.ui.words import NONE, count, safe, size
+
+OWN = str(KNOBS["dataset_dir"].default)
+"""The studio's own folder."""
+_CHOSEN = "folder-chosen"
+
+# --- the folder ----------------------------------------------------------------------------------------------------
+
+
+def folder() -> str:
+    """The catalog's folder: the one in the URL, else the one that was chosen here last, else the studio's own; and the
+    field in which it is chosen. Where New run reads from is among the choices: nobody is taken there unasked."""
+    now = state.asked("folder") or st.session_state.get(_CHOSEN, OWN)
+    turn_to(now, state.asked("dataset"))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="catalog-folder"):
+        key = f"folder:{now}"
+        st.selectbox(
+            "Catalog folder",
+            choices := _folders(now),
+            index=choices.index(now),
+            accept_new_options=True,
+            key=key,
+            on_change=lambda: turn_to(str(st.session_state[key] or OWN)),
+            help="The folder with dataset_info.json; type the path of another one.",
+            width=320,
+        )
+        if where(now) != now:
+            st.caption(safe(where(now)), width="content")
+    return now
+
+
+def _folders(now: str) -> list[str]:
+    seen = st.session_state.setdefault("folders", [])
+    if now not in seen:
+        seen.append(now)
+    return list(dict.fromkeys([OWN, str(draft.current().value("dataset_dir") or OWN), *seen]))
+
+
+def where(folder: str) -> str:
+    """The folder in full; a catalog of the hub as it is named."""
+    return folder if folder == "ONLINE" or folder.startswith("REMOTE:") else str(catalog_folder(folder))
+
+
+def turn_to(folder: str, dataset: str = "") -> None:
+    """Show another folder, or another set of it, and say so in the URL."""
+    st.session_state[_CHOSEN] = folder
+    state.tell(folder=folder if folder != OWN else None, dataset=dataset or None)
+
+
+# --- the catalog ---------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    Column("Name", "link"),
+    Column("Kind"),
+    Column("Good for"),
+    Column("Rows", "figure"),
+    Column("Size", "figure"),
+    Column("File"),
+)
+
+
+def table(entries: Mapping[str, Entry], chosen: str, folder: str) -> None:
+    """The sets on this machine as a table, in which another one is chosen by its name."""
+    rows = {e.name: _row(e) for e in entries.values() if here(e)}
+    query = {"folder": state.asked("folder")} if state.asked("folder") else {}
+    picking.one(
+        "catalog", "Data sets", COLUMNS, rows, chosen, "dataset", lambda name: turn_to(folder, name), query
+    )
+
+
+def missing(entries: Mapping[str, Entry], name: str, folder: str) -> None:
+    """What stands in a set's place where there is none of that name on this machine, and where there is one."""
+    if name in entries:
+        why = "is in the catalog, and its files are not on this machine."
+    else:
+        like = nearest(name, entries)
+        why = f"is not in {where(folder)}." + (f" Did you mean {like}?" if like else "")
+    st.warning(f"The data set {safe(name)} {safe(why)} Choose one above.", icon=":material/search_off:")
+    for other in _folders(folder):
+        with suppress(ConfigError):
+            if other != folder and name in read_catalog(other):
+                label = f"Show {name} of {other}"
+                st.button(safe(label), icon=":material/folder:", on_click=turn_to, args=(other, name))
+
+
+def _row(entry: Entry) -> dict[str, str]:
+    kind, stage = datasets.KINDS[entry.kind]
+    try:
+        known = datasets.pages_of(entry)
+        rows = count(known.rows) if known.rows is not None else "counting"
+        weight = size(sum(f.stat().st_size for f in entry.files()))
+    except (ConfigError, OSError):
+        rows, weight = "not readable", NONE
+    return {
+        "Name": entry.name,
+        "Kind": kind,
+        "Good for": stage,
+        "Rows": rows,
+        "Size": weight,
+        "File": entry.location,
+    }
+
+
+def elsewhere(entries: Mapping[str, Entry]) -> None:
+    """The sets of the catalog that are not on this machine, behind a fold."""
+    rest = [e for e in entries.values() if not here(e)]
+    if not rest:
+        return
+    with st.expander(f"{count(len(rest), 'more set')} in the catalog, not on this machine", type="compact"):
+        st.caption(
+            "They are read from their hub when there is a network, or once their file lies in the folder."
+        )
+        st.dataframe(
+            [{"Name": e.name, "Kind": datasets.KINDS[e.kind][0], "Comes from": e.source} for e in rest],
+            hide_index=True,
+        )

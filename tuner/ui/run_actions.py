@@ -1,0 +1,160 @@
+"""What can be done with a run: stopped, resumed, copied, compared; and what to do about one that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from tuner import preflight
+from tuner.config.config import check
+from tuner.config.knobs import Problem
+from tuner.jobs import control
+from tuner.tracking import checkpoints
+from tuner.tracking.rows import PARENT
+from tuner.tracking.run import ENDED, Run, Status
+from tuner.ui import draft, history, state, theme
+from tuner.ui.words import count, mending, safe
+
+
+def actions(run: Run) -> None:
+    """Stop and Cancel while it lives, Resume once it has ended, Clone and Compare always."""
+    status = run.status()
+    with st.container(horizontal=True, gap="small", horizontal_alignment="right", key="run-actions"):
+        if status.state == "queued":
+            _ask(run, "Cancel", ":material/close:", now=True, help="Take it out of the queue.")
+        elif status.state not in ENDED:
+            stopping = status.state == "stopping"
+            _ask(run, "Stop", ":material/stop_circle:", help="Saves a checkpoint first.", disabled=stopping)
+            _ask_twice(run, status)
+        elif status.state != "finished":
+            why = why_not_resumed(run)
+            said = why or "Goes on from the newest sound checkpoint."
+            st.button(
+                "Resume",
+                icon=":material/resume:",
+                type="primary",
+                disabled=bool(why),
+                help=said,
+                on_click=resume,
+                args=(run,),
+                key=f"resume-{run.id}",
+            )
+        st.button(
+            "Clone",
+            icon=":material/content_copy:",
+            help="Open the form with these values.",
+            on_click=state.go,
+            args=("new_run",),
+            kwargs={"clone": run.id},
+            key=f"to-Clone-{run.id}",
+        )
+        parent = str((status.extra.get("tags") or {}).get(PARENT, ""))
+        st.button(
+            "Compare",
+            icon=":material/compare_arrows:",
+            help=history.beside(parent),
+            on_click=history.compare,
+            args=([run.id], parent),
+            key=f"to-Compare-{run.id}",
+        )
+
+
+def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
+    key = f"ask-{name}-{run.id}"
+    st.button(name, icon=icon, help=help, disabled=disabled, key=key, on_click=_end, args=(run, now, icon))
+
+
+def _ask_twice(run: Run, status: Status) -> None:
+    """Cancel, which throws something away: what that is, and a second button."""
+    icon = ":material/close:"
+    with st.popover("Cancel", icon=icon, help="Ends at once and saves nothing.", key=f"cancel-{run.id}"):
+        kept = checkpoints.of(run)
+        since = f"since step {count(checkpoints.step_of(kept[-1]))}" if kept else "so far"
+        lost = f" What it learned {since} is lost." if status.step else ""
+        st.markdown(f"**End {safe(run.name)} now?**{lost} *Stop* saves a checkpoint first.")
+        _ask(run, "Yes, cancel it", icon, now=True, help="Ends at once and saves nothing.")
+
+
+def _end(run: Run, now: bool, icon: str) -> None:
+    try:
+        said = control.stop(run, now=now).replace(f"Run {run.id}", run.name)
+        st.toast(safe(said), icon=icon)
+    except control.Refused as error:
+        st.toast(safe(error), icon=":material/error:")
+
+
+def why_not_resumed(run: Run) -> str | None:
+    """None if it would go on, else one sentence: it cannot, or it would end as it did."""
+    if why := control.why_not_resumable(run):
+        return why
+    wrong = stands_against(run) if run.status().state in ENDED else []
+    return f"It would end at once: {wrong[0].sentence} Mend that in a copy." if wrong else None
+
+
+def resume(run: Run, checkpoint: str | None = None) -> None:
+    """Queue it again, or say why not."""
+    try:
+        control.resume(run, checkpoint)
+    except control.Refused as error:
+        st.toast(safe(error), icon=":material/error:")
+
+
+# --- why it failed -------------------------------------------------------------------------------------------------
+
+
+def remedies(run: Run) -> None:
+    """Why an ended run did not finish, and what to do about it, one click each."""
+    status = run.status()
+    if status.state not in ("failed", "interrupted"):
+        return
+    wrong = stands_against(run)
+    kept = [remedy for remedy in status.remedies if not (wrong and remedy.get("action") == "resume")]
+    offered = [*kept, *_mends(wrong, kept)]
+    if not offered:
+        return
+    with theme.card("remedies"):
+        st.markdown("**What to do**")
+        for problem in wrong:
+            if problem.sentence not in status.reason:
+                st.markdown(safe(problem.sentence))
+        with st.container(horizontal=True, gap="small"):
+            for remedy in offered:
+                st.button(
+                    safe(remedy.get("label", "")),
+                    key=f"remedy-{run.id}-{remedy.get('label')}",
+                    icon=":material/build:",
+                    on_click=_apply,
+                    args=(run, remedy),
+                )
+
+
+def stands_against(run: Run) -> list[Problem]:
+    """What would stop the run again, as it is and as this machine is."""
+    config, problems = check({n: v for n, v in run.values().items() if v is not None})
+    return problems if config is None else [*problems, *preflight.problems(config)]
+
+
+def _mends(wrong: Sequence[Problem], offered: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of the run in which what is wrong is put right, or can be; without those that are offered already."""
+    known = [remedy.get("values") for remedy in offered]
+    mends = [dict(p.mend) for p in wrong if p.mend and dict(p.mend) not in known]
+    made = [{"label": f"{mending(m)} in a copy", "action": "clone", "values": m} for m in mends]
+    if wrong and not made and not offered:
+        made = [{"label": "Mend it in a copy", "action": "clone", "values": {}}]
+    return made
+
+
+def _apply(run: Run, remedy: dict[str, Any]) -> None:
+    if remedy.get("action") == "resume":
+        resume(run)
+        return
+    made, problem = draft.from_run(run.id)
+    for name, wanted in dict(remedy.get("values") or {}).items():
+        made = made.with_value(name, wanted)
+    if problem:
+        st.toast(safe(problem), icon=":material/error:")
+        return
+    draft.start_over(made)
+    state.go("new_run")
