@@ -48,6 +48,7 @@ def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) 
     expect(page.get_by_role("heading", name="pairs")).to_be_visible()
     page.get_by_role("link", name="chat").click()
     expect(page.get_by_role("heading", name="chat")).to_be_visible()
+    expect(page.locator("[class*=st-key-use-chat]")).to_be_visible()
     page.get_by_role("button", name="Use in a new run").click()
     expect(page.locator(".st-key-field-dataset")).to_contain_text("chat")
     assert "Traceback" not in studio.said(), studio.said()[-3000:]

@@ -203,7 +203,11 @@ def from_run(run_id: str) -> tuple[Draft, str]:
 
 
 def use_dataset(name: str, stage: str, folder: str) -> None:
-    """Put a data set of a catalog folder, and the stage it is good for, into the draft, and open the form."""
+    """Put a data set of a catalog folder, and the stage it is good for, into the draft, and open the form. For the
+    callback of a button beside a set that the URL names."""
+    if state.asked("dataset") != name:  # a click on the button of the set before, which still stood there
+        st.toast("The page was just changing; press once more.", icon=":material/refresh:")
+        return
     replace_widget()
     wanted = {"dataset": [name], "stage": stage, "dataset_dir": folder}
     changed = current()
