@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 
-from tuner.config.config import Config, make
+from tuner.config.config import Config, make, read
 from tuner.engine.live import LiveRun, Outcome
 from tuner.engine.trainer_log import read as read_log
 from tuner.tracking.run import Run, series
@@ -181,6 +181,7 @@ def test_the_output_folder_has_what_scripts_of_the_other_tool_read(studio: Path)
     ):
         assert key in json.loads((live.output / f"{name}.json").read_text())
     assert (live.output / "trainer_state.json").is_file()
+    assert make(read(live.output / "training_args.yaml")) == config
     card = (live.output / "README.md").read_text()
     for part in (
         "base_model: model",

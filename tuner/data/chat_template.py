@@ -14,18 +14,31 @@ import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
 from tuner.data.outline import Outlines
+from tuner.data.sandbox import Sandbox, TemplateLimitError, limited
 from tuner.data.templates import Exchange, RefusedError, Template, Thinking, Written, common_prefix
 from tuner.data.tokens import Tokenizer
 from tuner.data.traced import Traced, Tracing, Turn, plain, traced_message, turn
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
 OPEN, CLOSE = "\ufdd0answer\ufdd0", "\ufdd1answer\ufdd1"
+
+
+# What a template that is wrong raises, besides jinja's own errors.
+FAULTS = (
+    jinja2.TemplateError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+    IndexError,
+)
 
 
 class Generation(Extension):
@@ -53,7 +66,7 @@ def _to_json(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
 
 @cache
 def _compiled(text: str, traced: bool = False) -> jinja2.Template:
-    environment = (Tracing if traced else ImmutableSandboxedEnvironment)(
+    environment = (Tracing if traced else Sandbox)(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, loopcontrols],
@@ -161,16 +174,19 @@ class ChatTemplate:
         elif any("trained" in m for m in messages):  # which is between the row and the loss
             messages = [{k: v for k, v in m.items() if k != "trained"} for m in messages]
         try:
-            return (_compiled(self.text, traced=True) if traced else self.jinja).render(
-                messages=messages,
-                tools=list(tools) or None,
-                add_generation_prompt=asks,
-                documents=None,
-                **self.given,
-            )
+            with limited():
+                return (_compiled(self.text, traced=True) if traced else self.jinja).render(
+                    messages=messages,
+                    tools=list(tools) or None,
+                    add_generation_prompt=asks,
+                    documents=None,
+                    **self.given,
+                )
         except RefusedError:
             raise
-        except (jinja2.TemplateError, TypeError, KeyError, AttributeError, ValueError) as error:
+        except TemplateLimitError as error:
+            raise RefusedError(str(error)) from error
+        except FAULTS as error:
             raise RefusedError(f"the chat template fails: {error}") from error
 
     def _begins_with(self, text: str) -> bool:

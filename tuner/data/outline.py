@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2 import nodes
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from tuner.data.sandbox import COUNTED, Sandbox, limited
 
 Messages = Sequence[Mapping[str, Any]]
 BEGIN, END = "\ufdd2", "\ufdd3"
@@ -26,7 +27,7 @@ LONGEST = 32
 """Turns of the longest chats that are outlined: the outlines of longer ones would take more room than they are worth."""
 # What hands a content on, asks only what a shape says of it, or stumbles over a `Content` by itself; the rest looks into it.
 FILTERS = ("trim", "default", "d", "length", "count", "first", "last", "list", "items", "string", "upper", "lower",
-           "map", "selectattr", "rejectattr")  # fmt: skip
+           "map", "selectattr", "rejectattr", COUNTED)  # fmt: skip
 TESTS = ("defined", "undefined", "none", "string", "mapping", "boolean", "true", "false", "number", "integer",
          "eq", "equalto", "==", "ne", "!=")  # fmt: skip
 # These make texts that no longer tell when they are looked into.
@@ -63,6 +64,7 @@ class Content(str):
 
     __slots__ = ("_seen",)
     _seen: Seen
+    opaque = True
 
     def __new__(cls, text: str, seen: Seen) -> Content:
         made = str.__new__(cls, text)
@@ -141,7 +143,7 @@ def _asked(content: Content, how: str, text: Any, *where: Any) -> bool:
     return False
 
 
-class _Blind(ImmutableSandboxedEnvironment):
+class _Blind(Sandbox):
     """An environment in which only what is known not to look into contents may be done with them."""
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -240,9 +242,10 @@ class Outlines:
         seen = Seen(len(messages))
         blind = [{"role": m["role"], "content": seen.content(i)} for i, m in enumerate(messages)]
         try:
-            text = self._template.render(
-                messages=blind, tools=None, add_generation_prompt=asks, documents=None, **self._given
-            )
+            with limited():
+                text = self._template.render(
+                    messages=blind, tools=None, add_generation_prompt=asks, documents=None, **self._given
+                )
         except Exception:  # what it looked for, or what it refuses: rendering the chat itself tells
             return None
         return Outline(text, seen)

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import Any, NamedTuple
 
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.nodes import Concat
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tuner.data.sandbox import COUNTED, Sandbox, small
 
 MIXED = -1
 """The origin of text that was made of several messages at once, so that nothing tells them apart."""
@@ -135,6 +134,7 @@ class Traced(str):
 def joined(parts: Iterable[str]) -> Any:
     """Texts one behind the other: a `Traced` where one of them is, else a plain text."""
     listed = list(parts)
+    small(sum(map(len, listed)))
     text = "".join(listed)
     spans: list[Span] = []
     at = 0
@@ -168,26 +168,14 @@ def carried(result: Any, made_of: Iterable[Any]) -> Any:
     return Traced.whole(result, sources.pop() if len(sources) == 1 else MIXED)
 
 
-class _Code(CodeGenerator):
-    """Writes `a ~ b` as what joins traced texts."""
-
-    def visit_Concat(self, node: Concat, frame: Frame) -> None:  # noqa: N802
-        self.write("environment.concat(map(str, (")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write(")))")
-
-
-class Tracing(ImmutableSandboxedEnvironment):
+class Tracing(Sandbox):
     """The sandbox in which chat templates are rendered, with the origin of every text kept."""
 
-    code_generator_class = _Code
     concat = staticmethod(joined)
 
     def keep_traces(self) -> None:
         """Let every filter hand on where its text came from."""
-        self.filters = {name: _carrying(f) for name, f in self.filters.items()}
+        self.filters = {n: f if n == COUNTED else _carrying(f) for n, f in self.filters.items()}
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().call(context, obj, *args, **kwargs)

@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from tuner.config.config import Config
+from tuner.config.config import Config, to_yaml
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
 from tuner.config.sections import argument_table
@@ -165,6 +165,8 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
     if config.stage in ("dpo", "kto"):
         adapters.keep_only_adapter_dropout(trainer.model)
     trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / "training_args.yaml").write_text(to_yaml(config.changed()), encoding="utf-8")
     for callback in _callbacks(trainer, config, run, start):
         trainer.add_callback(callback)
     for printer in (PrinterCallback, ProgressCallback):

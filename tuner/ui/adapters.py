@@ -71,7 +71,7 @@ def version(row: AdapterRow) -> None:
             st.caption(ago(row.created), width="content")
         with st.grid("auto", min_column_width=150, gap="small") as grid:
             for name, (figure, help) in _figures(row).items():
-                grid.metric(name, figure, help=help)
+                grid.metric(name, safe(figure), help=help)
         _doings(row)
 
 

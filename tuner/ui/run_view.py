@@ -98,7 +98,7 @@ def _figures(run: Run, status: Status) -> None:
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, figure, help=_estimated(status) if name == "Peak memory" else None)
+            grid.metric(name, safe(figure), help=_estimated(status) if name == "Peak memory" else None)
 
 
 def _about(seconds: float | None) -> str:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from tuner.ui.words import safe
+
 Mode = Literal["light", "dark"]
 SHEET = Path(__file__).with_name("style.css")
 
@@ -75,7 +77,7 @@ def apply() -> None:
 def head(title: str, lead: str = "") -> None:
     """A page's title and the sentence under it."""
     with st.container(key="page-head", gap="xxsmall"):
-        st.title(title, anchor=False)
+        st.title(safe(title), anchor=False)
         if lead:
             st.caption(lead)
 

@@ -243,6 +243,12 @@ def label(name: str) -> str:
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:$&])")
 
 
+# Markdown makes links of bare addresses even where every sign is escaped; an invisible joiner within keeps them text.
+_ADDRESS = re.compile(r"(?i)(https?:)(?=//)|(www)(?=\.)|(@)(?=[-\w])")
+JOINER = "\u2060"
+
+
 def safe(text: object) -> str:
     """Text of unknown origin inside Markdown: shown as it is, never as a heading, a link or a picture."""
-    return _MARKS.sub(r"\\\1", str(text)).replace("\n", " ")
+    unlinked = _ADDRESS.sub(lambda found: found.group(0) + JOINER, str(text))
+    return _MARKS.sub(r"\\\1", unlinked).replace("\n", " ")

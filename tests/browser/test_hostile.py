@@ -1,0 +1,126 @@
+"""Texts from data, files and trackers, drawn on every page: nothing in them is a picture, a link or code of the page."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from pathlib import Path
+
+import pytest
+import tiny
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+expect = sync_api.expect
+pytestmark = pytest.mark.browser
+
+HOST = "evil.test"
+HOSTILE = (
+    f"![p](http://{HOST}/p.png) <img src=http://{HOST}/i.png onerror=window.__xss=1> [l](http://{HOST}/l) "
+    f"http://{HOST}/bare www.{HOST} a@{HOST} <script>window.__xss=1</script> $x$ :red[y] `c` # h"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose data sets speak Markdown and HTML wherever a person reads them."""
+    made = tmp_path_factory.mktemp("hostile")
+    tiny.model(made / "models" / "tiny")
+    tiny.data(made / "data")
+    info = json.loads((made / "data" / "dataset_info.json").read_text())
+    rows = [
+        {"instruction": HOSTILE, "input": "", "output": HOSTILE, "system": HOSTILE, HOSTILE: HOSTILE},
+        {"instruction": "q", "input": "", "output": {HOSTILE: 1}},
+        {"messages": [{"role": HOSTILE, "content": HOSTILE}]},
+    ]
+    (made / "data" / "hostile.json").write_text(json.dumps(rows))
+    info["hostile"] = {"file_name": "hostile.json", "columns": {"system": "system"}}
+    info[HOSTILE[:60]] = {"file_name": "hostile.json"}
+    (made / "data" / "dataset_info.json").write_text(json.dumps(info))
+    return made
+
+
+# What leads or loads from elsewhere, with the element of the page that holds it.
+LEADING = """host => [...document.querySelectorAll('a, img, iframe')].filter(
+  e => new URL(e.href || e.src || '/', location).host.includes(host) || (e.href || '').startsWith('mailto:')).map(
+  e => `${e.closest('[data-testid]')?.parentElement?.closest('[data-testid]')?.dataset.testid}: ${e.outerHTML.slice(0, 90)}`)"""
+
+
+def still(page) -> None:
+    """Until the script of the page has run to its end."""
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60_000)
+
+
+def hostile_run(studio, record) -> tuple[str, str]:
+    """Two runs whose names, notes, tags, metrics, reasons, notes of the worker and logs are hostile; their ids."""
+    from tuner.tracking import outcome, runs
+    from tuner.tracking.metrics import MetricsLog
+    from tuner.tracking.run import Run
+
+    found = []
+    for number, state in enumerate(("finished", "failed")):
+        id = record(f"{HOSTILE} {number}", "finished", model_name_or_path="models/tiny", dataset="pairs")
+        run = Run(id)
+        run.update(notes=[HOSTILE], reason=HOSTILE if state == "failed" else "")
+        log = MetricsLog(run)
+        log.log(21, {"loss": 0.5, HOSTILE: 1.0})
+        log.close()
+        run.log_path.write_text(HOSTILE + "\n")
+        outcome.finish(run, state, HOSTILE if state == "failed" else "")
+        runs.set_note(id, HOSTILE)
+        runs.set_tag(id, "kind", HOSTILE)
+        found.append(id)
+    return found[0], found[1]
+
+
+def adapter(studio, run_id: str) -> None:
+    """A registered version with a hostile note and base."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from tuner.tracking import adapters
+    from tuner.tracking.run import Run
+
+    folder = studio.home / "adapter"
+    base = AutoModelForCausalLM.from_pretrained(studio.home / "models" / "tiny", dtype=torch.float32)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(folder)
+    row = adapters.register(Run(run_id), folder, name="plain", note=HOSTILE)
+    from tuner.tracking.store import open_store
+
+    for key in ("base", "datasets", "targets", "method"):
+        open_store().set_model_version_tag(row.name, str(row.version), key, HOSTILE)
+
+
+def test_no_text_of_others_reaches_out_or_runs(studio, page, record) -> None:
+    first, second = hostile_run(studio, record)
+    adapter(studio, first)
+    asked: list[str] = []
+    found: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: asked.append(f"dialog:{dialog.message}"))
+    named = urllib.parse.quote(HOSTILE[:60])
+    places = [
+        "/", "/history", "/runs", f"/runs?run={first}", f"/runs?run={second}", f"/compare?id={first}&id={second}",
+        "/adapters", "/datasets?dataset=hostile", f"/datasets?dataset={named}", "/datasets?dataset=" + urllib.parse.quote(HOSTILE),
+        "/new_run", f"/runs?run={urllib.parse.quote(HOSTILE)}",
+    ]  # fmt: skip
+    for place in places:
+        page.goto(f"{studio.url}{place}")
+        still(page)
+        found += [f"{place}: {said}" for said in page.evaluate(LEADING, HOST)]
+        for tab in page.get_by_role("tab").all():
+            tab.click()
+            still(page)
+            found += [f"{place}: {said}" for said in page.evaluate(LEADING, HOST)]
+        expect(page.get_by_text("Traceback")).to_have_count(0)
+        assert page.evaluate("window.__xss") is None, place
+    assert found == [], "\n".join(sorted(set(found)))
+    outside = [
+        url
+        for url in asked
+        if urllib.parse.urlsplit(url).hostname not in ("127.0.0.1", None) or "dialog" in url
+    ]
+    assert outside == []
