@@ -27,6 +27,7 @@ FLOORS = {
     "tuner.estimate": 2,
     "tuner.data": 2,
     "tuner.config": 1,
+    "tuner.hosts": 0,
     "tuner.paths": 0,
     "tuner.hardware": 0,
     "tuner": 0,

@@ -31,7 +31,7 @@ ELSEWHERE = {
     "eval": "measure with `tuner train` and --do_eval or --do_predict.",
     "env": "`tuner doctor` says what this machine has.",
 }
-ELSEWHERE |= {verb: ELSEWHERE["chat"] for verb in ("webchat", "api")}
+ELSEWHERE |= dict.fromkeys(("webchat", "api"), ELSEWHERE["chat"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
