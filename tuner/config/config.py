@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, ne
 from tuner.config.rules import broken_rules
 from tuner.config.sections import SECTIONS
 from tuner.paths import home, package
+from tuner.redact import is_secret_name, shaped
 
 Values = Mapping[str, Any]
 
@@ -74,7 +75,26 @@ def check(values: Values) -> tuple[Config | None, list[Problem]]:
         config = Config(**known)
     except ValidationError as error:
         return None, problems + [_problem(e) for e in error.errors()]
-    return config, problems + broken_rules(config)
+    return config, [*problems, *_secrets_in_the_open(config), *broken_rules(config)]
+
+
+def _secrets_in_the_open(config: Config) -> Iterator[Problem]:
+    """What may not be recorded, in knobs that are."""
+    for name, value in config.plain().items():
+        if value and value != KNOBS[name].default and _holds_secret(value):
+            yield Problem(
+                name,
+                f"--{name} holds a password or a token, and every run's values are recorded; leave it out and give it"
+                " by the environment (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ~/.netrc, ...).",
+            )
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any((one and is_secret_name(str(key))) or _holds_secret(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return any(map(_holds_secret, value))
+    return isinstance(value, str) and shaped(value)
 
 
 def renamed(values: Values) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.config.knobs import ConfigError
+from tuner.redact import redact
 from tuner.tracking.disk import FULL
 
 Remedy = dict[str, Any]
@@ -217,6 +218,7 @@ def _line(error: BaseException) -> str:
 
 
 def _clip(text: str, longest: int = 300) -> str:
+    text = redact(text)  # before it is cut: of half a secret nobody can tell what it is
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tuner import paths
+from tuner import paths, private
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
 from tuner.tracking.checkpoints import sha256
 from tuner.tracking.inputs import recorded
 from tuner.tracking.ledger import mlflow_id
 from tuner.tracking.run import Run
-from tuner.tracking.store import as_default, experiment_id, explained, open_store
+from tuner.tracking.store import as_default, database, experiment_id, explained, open_store
 from tuner.tracking.weights import BrokenWeights, check_finite
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
@@ -169,6 +169,8 @@ def _log_and_register(run: Run, name: str, parts: list[Path], tags: dict[str, st
     try:
         with _packed(run, parts, tags, logged.model_id) as folder:
             client.log_model_artifacts(logged.model_id, str(folder))
+        if database() and (kept := local_folder(logged.artifact_location)):
+            private.close(kept.parents[1])
         _verify(logged.artifact_location, tags)
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tuner import hosts, paths
+from tuner import hosts, paths, process
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.tracking.outcome import forget_old_secrets
 
 PAGE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
@@ -23,6 +24,7 @@ PAGE_POLICY = (
 
 def main() -> None:
     """Serve app.py on this machine only, until it is interrupted."""
+    process.begin()
     parser = argparse.ArgumentParser(
         prog="tuner webui", description="Serve the dashboard on this machine only."
     )
@@ -44,6 +46,7 @@ def main() -> None:
     os.chdir(root)  # Streamlit reads .streamlit/config.toml from the folder it starts in
     with suppress(OSError):  # what a reboot left in the queue goes on, browser or not
         ensure_supervisor(only_if_needed=True)
+        forget_old_secrets()
     serve(root / "app.py", given.port, allowed)
 
 

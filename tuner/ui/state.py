@@ -13,8 +13,9 @@ import streamlit as st
 import yaml
 
 from tuner import paths
-from tuner.config.config import read, renamed, to_yaml
+from tuner.config.config import KNOBS, read, renamed, to_yaml
 from tuner.config.knobs import ConfigError
+from tuner.redact import redacted
 
 
 def drafts() -> Path:
@@ -40,6 +41,11 @@ def keep_draft(name: str, values: Mapping[str, Any]) -> None:
     with suppress(OSError):
         drafts().mkdir(parents=True, exist_ok=True)
         _replace(drafts() / f"{name}.yaml", to_yaml(values))
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a form may lie on disk: secret knobs stay out, and whatever holds a password is masked."""
+    return {n: redacted(v) for n, v in values.items() if n not in KNOBS or not KNOBS[n].secret}
 
 
 def save_config(name: str, values: Mapping[str, Any]) -> Path:
