@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tuner import hardware, paths
+from tuner import hardware, paths, tensors
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import needs_remote_code
@@ -116,6 +116,41 @@ def _adapters(config: Config) -> Iterator[Problem]:
                 "adapter_name_or_path",
                 f"--adapter_name_or_path {name} holds no adapter_config.json; give an adapter's folder.",
             )
+        elif local and (said := _unfit_adapter(config, folder)):
+            yield Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {said}")
+
+
+ADAPTER_PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+def _unfit_adapter(config: Config, folder: Path) -> str:
+    """Why an adapter cannot be put on the model, as the end of a sentence; empty where nothing speaks against it."""
+    weights = folder / (config.adapter_folder or "") / "adapter_model.safetensors"
+    if not weights.is_file():
+        return ""  # said when it is looked for
+    try:
+        if not tensors.header(weights)[0]:
+            return f"holds no weights ({weights.name} is empty); training from it would start at nothing."
+        parts, base = tensors.matrices(weights), _matrices(_folder(str(config.model_name_or_path)))
+    except tensors.BrokenWeights as error:
+        return f"cannot be read: {error}"
+    for key, shape in parts.items():
+        part = ADAPTER_PART.fullmatch(key)
+        theirs = base.get(f"{part['module']}.weight") if part else None
+        # A rank has nothing to do with the model, the other side is one of the layer's own; some layers lie transposed.
+        if part and theirs and (shape[1] if part["side"] == "A" else shape[0]) not in theirs:
+            return (
+                f"was trained on another model: its part for {part['module']} is {shape[0]} x {shape[1]}, and that layer of"
+                f" {config.model_name_or_path} is {theirs[0]} x {theirs[1]}; name the model it was trained on."
+            )
+    return ""
+
+
+def _matrices(folder: Path) -> dict[str, tuple[int, int]]:
+    """The matrices of a model's folder; none where it is not on this machine."""
+    return {
+        name: shape for path in folder.glob("*.safetensors") for name, shape in tensors.matrices(path).items()
+    }
 
 
 def _data(config: Config) -> Iterator[Problem]:

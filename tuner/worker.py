@@ -133,6 +133,7 @@ def _stage(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
     with live.phase("loading libraries"):
         quieten()
+        only_tensors(live.config)
         stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
     with private.shared(live.output) if live.config.output_dir else nullcontext():
         result: Outcome = stage.train(live.config, live)
@@ -145,6 +146,16 @@ def lineage(config: Config) -> str:
     """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
     model = Path(str(config.model_name_or_path)).name
     return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
+
+
+def only_tensors(config: Config) -> None:
+    """Let torch open no pickle that holds more than tensors, whatever a library asks of it: a pickle can run code.
+
+    DeepSpeed's own checkpoints are of that kind, so a run that names its file is left alone.
+    """
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    if not config.deepspeed:
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
 def quieten() -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, OFTConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from transformers import set_seed
 
 from tuner import paths
@@ -61,12 +69,44 @@ def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Sour
     def make(fresh: Path) -> None:
         model = models.load(config, source, bits=None, whole=False)
         for adapter in adapters:
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            model = put_on(model, adapter).merge_and_unload()
         model.save_pretrained(fresh)
         models.tokenizer(config, source).save_pretrained(fresh)
 
     folder = paths.models() / f"{paths.slug(source.folder.name)}-merged-{digest.hexdigest()[:12]}"
     return Source(made_once(folder, make), str(folder.resolve()))
+
+
+def put_on(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
+    """The model with an adapter on it, all of it. Raises ConfigError where the two do not belong together.
+
+    PEFT only warns of an adapter that brings none of the weights that it announces: training would start at nothing.
+    """
+    try:
+        made = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        found = set_peft_model_state_dict(made, load_peft_weights(str(folder), device="cpu"))
+    except (RuntimeError, ValueError) as error:
+        if "size mismatch" not in str(error) and "Target modules" not in str(error):
+            raise
+        raise _unfit(folder, "its parts have other sizes than this model's layers") from error
+    missing = [key for key in found.missing_keys if ".default" in key and re.search(r"lora_|oft_", key)]
+    unknown = [key for key in found.unexpected_keys if re.search(r"lora_|oft_", key)]
+    if missing:
+        raise _unfit(
+            folder, f"it brings no weights for {len(missing)} of the parts it announces ({missing[0]})"
+        )
+    if unknown:
+        raise _unfit(
+            folder, f"{len(unknown)} of its parts are for layers that this model does not have ({unknown[0]})"
+        )
+    return made
+
+
+def _unfit(folder: Path, said: str) -> ConfigError:
+    sentence = (
+        f"The adapter {folder} was not trained on this model: {said}; name the model it was trained on."
+    )
+    return ConfigError([Problem("adapter_name_or_path", sentence)])
 
 
 def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | PeftModel, PeftConfig | None]:
@@ -77,7 +117,7 @@ def attach(config: Config, model: PreTrainedModel) -> tuple[PreTrainedModel | Pe
     """
     if config.adapter_name_or_path and not config.create_new_adapter:
         folder = adapter_folder(config, config.adapter_name_or_path[-1])
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=True), None
+        return put_on(model, folder, trainable=True), None
     fresh = oft(config, model) if config.finetuning_type == "oft" else lora(config, model)
     if config.pissa_init:
         set_seed(config.seed)  # the fast decomposition is random; a resumed run must find the same one

@@ -36,6 +36,10 @@ class Reason:
 
 
 Values = Mapping[str, Any]
+UNSAFE = (
+    "A file of the checkpoint or model holds more than numbers, which could run code when it is opened; it was not opened. "
+    "Go on from a checkpoint that you trust, or start afresh."
+)
 
 
 # --- remedies ------------------------------------------------------------------------------------------------------
@@ -141,6 +145,8 @@ def _known(error: BaseException, values: Values) -> Reason | None:
         return found
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return out_of_memory(values, " on the GPU" if module == "torch" else "")
+    if type(error).__name__ == "UnpicklingError":
+        return Reason("unsafe_file", UNSAFE, [])
     if isinstance(error, FloatingPointError) or type(error).__name__ in {"NonFinite", "NonFiniteLoss"}:
         return non_finite(values, str(error))
     return from_text(str(error), values)

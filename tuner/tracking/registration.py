@@ -194,8 +194,8 @@ def _packed(run: Run, parts: list[Path], tags: dict[str, str], model_id: str) ->
     values = run.values()
     base = tags["base"]
     settings: dict[str, Any] = {"base": str(Path(base).absolute()) if _is_local(base) else base}
-    if values.get("trust_remote_code"):
-        settings["trust_remote_code"] = True
+    # Said anew by whoever loads it: that one run was trusted is no reason to run the code on another machine.
+    settings["trust_remote_code"] = False
     if values.get("model_revision", "main") != "main":
         settings["revision"] = values["model_revision"]
     with tempfile.TemporaryDirectory(dir=run.folder, prefix="adapter-") as scratch:
