@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tuner.config.board import from_board, is_board, other_verb
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.rules import broken_rules
 from tuner.config.sections import SECTIONS
+from tuner.config.spelling import Dumper, flag, literal
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
 
@@ -241,6 +242,8 @@ def _assigned(values: Values, word: str) -> dict[str, Any]:
     name, value = word.split("=", 1)
     if "." not in name and value[:1] not in ("[", "{"):
         return {**values, name: None if value in ("null", "~") else value}
+    with suppress(ValueError):
+        return {**values, name: json.loads(value)}
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -292,15 +295,22 @@ def word(value: Any) -> str:
 
 
 def command(config: Config, verb: str = "train") -> str:
-    """The shell command that does the same as `config`, quoted, one knob a line."""
-    flags = [f"--{name} {shlex.quote(word(value))}" for name, value in config.changed().items()]
+    """The shell command that does the same as `config`, quoted, one knob a line; `parse_words` reads it back."""
+    flags = [flag(name, value, word(value)) for name, value in config.changed().items()]
     return " \\\n  ".join([f"tuner {verb}", *flags])
 
 
 def to_yaml(values: Values) -> str:
     """Values as a YAML file that `read` gives back unchanged."""
+    return dump(literal(dict(values)))
+
+
+def dump(values: Values) -> str:
+    """Values as plain YAML, for whoever reads them without filling anything in."""
     plain = {name: _plain(value) for name, value in values.items()}
-    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    text: str = yaml.dump(
+        plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )
     return text
 
 

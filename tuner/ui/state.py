@@ -13,7 +13,7 @@ import streamlit as st
 import yaml
 
 from tuner import paths
-from tuner.config.config import KNOBS, read, renamed, to_yaml
+from tuner.config.config import KNOBS, dump, read, renamed, to_yaml
 from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
 
@@ -40,7 +40,7 @@ def keep_draft(name: str, values: Mapping[str, Any]) -> None:
     """Replace a draft whole. A draft that cannot be written is not worth an interruption."""
     with suppress(OSError):
         drafts().mkdir(parents=True, exist_ok=True)
-        _replace(drafts() / f"{name}.yaml", to_yaml(values))
+        _replace(drafts() / f"{name}.yaml", dump(values))
 
 
 def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
