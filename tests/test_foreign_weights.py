@@ -118,6 +118,14 @@ def test_the_base_that_an_adapter_names_is_not_asked_for(studio: Path) -> None:
         assert adapters.put_on(base_of(studio), folder)
 
 
+@pytest.mark.parametrize("rank", [8, 10**9])
+def test_a_rank_that_its_weights_do_not_have_is_refused(studio: Path, rank: int) -> None:
+    folder = changed(studio, "ranked", load_file(studio / "for-model" / WEIGHTS))
+    described = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(described | {"r": rank}))
+    assert f"says rank {rank} in adapter_config.json, but its weights have rank 4" in said_before(folder)
+
+
 def test_a_header_that_lies_about_its_length_is_not_read(tmp_path: Path) -> None:
     liar = tmp_path / "liar.safetensors"
     liar.write_bytes((2**62).to_bytes(8, "little") + b"{}")

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from test_hosts import OWN, UPGRADE, status
 
@@ -48,6 +49,15 @@ def elsewhere() -> Iterator[Elsewhere]:
     made = Elsewhere()
     yield made
     made.server.shutdown()
+
+
+def test_it_listens_on_this_machine_only(studio) -> None:
+    family = [
+        psutil.Process(studio.process.pid),
+        *psutil.Process(studio.process.pid).children(recursive=True),
+    ]
+    listening = {c.laddr.ip for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
 
 
 def test_every_door_is_guarded(studio) -> None:
@@ -108,7 +118,7 @@ def test_a_page_of_another_port_opens_sends_and_frames_nothing(studio, browser, 
 
 
 def test_pages_ask_nothing_of_another_host_and_their_policy_hinders_nothing_of_their_own(
-    studio, browser, elsewhere, monkeypatch: pytest.MonkeyPatch
+    studio, browser, elsewhere, monkeypatch: pytest.MonkeyPatch, record_property
 ) -> None:
     from tuner.config.config import make
     from tuner.tracking.runs import create_run, set_note, set_tag
@@ -132,7 +142,9 @@ def test_pages_ask_nothing_of_another_host_and_their_policy_hinders_nothing_of_t
     )
     page.wait_for_timeout(500)
     page.close()
-    assert not [path for path in elsewhere.asked if path not in ("/", "/favicon.ico")]
+    outside = [path for path in elsewhere.asked if path not in ("/", "/favicon.ico")]
+    record_property("outside_requests", len(outside))
+    assert not outside
     blocked = [line for line in said if "Content Security Policy" in line]
     assert any("/p" in line for line in blocked), "the policy did not stand"
     assert not [line for line in blocked if "pictures.test" not in line], blocked
