@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: run test check bench test-faults test-servers test-slow starter clean help
+.PHONY: run test check bench test-faults test-servers test-security test-slow starter clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -24,6 +24,9 @@ test-servers: $(VENV)/ready-dev ## the way of a run through real tracking server
 test-faults: $(VENV)/ready-dev ## the long form of the fault tests; ends with one line of JSON
 	$(BIN)/python -m pytest -m faults
 	$(BIN)/python -m tests.faults.long
+
+test-security: $(VENV)/ready-dev ## the threats of docs/security.md, the slow ones too; ends with one line of JSON
+	$(BIN)/python -m tests.security.long
 
 check: $(VENV)/ready-dev    ## lint and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -92,3 +92,30 @@ def test_a_run_with_graphs_is_stopped_and_killed_and_goes_on_as_if_it_had_not(st
     assert one["loss"][1] == pytest.approx(0.6931, abs=1e-4) and one["loss"][900] < 0.6
     assert [p.step for p in open_store().get_metric_history(broken.id, "loss")] == list(range(1, 901))
     assert {adapter.run_id for adapter in list_adapters()} == {calm.id, broken.id}
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 1), (2, 2), (3, 1)])
+def test_kto_with_graphs_is_trls_at_every_size_of_micro_batch(
+    studio: Path, batch: int, accumulation: int
+) -> None:
+    from test_stages import trained
+
+    found = {}
+    for engine in ("packed", "trl"):
+        config = make(
+            {
+                "model_name_or_path": "data/starter", "stage": "kto", "do_train": True, "dataset": "starter_kto",
+                "max_samples": 50, "max_steps": 20, "num_train_epochs": 3, "per_device_train_batch_size": batch,
+                "gradient_accumulation_steps": accumulation, "learning_rate": 1e-4, "lr_scheduler_type": "constant",
+                "logging_steps": 1, "save_strategy": "no", "engine": engine, "seed": 7, "bf16": False,
+            }
+        )  # fmt: skip
+        live, _ = trained(config, f"kto-{engine}-{batch}-{accumulation}")
+        points = list(live.run.metrics()[0])
+        found[engine] = {name: dict(zip(*series(points, name), strict=True)) for name in ("loss", "kl")}
+    for name, near in (("loss", 2e-3), ("kl", 2e-2)):
+        ours, theirs = found["packed"][name], found["trl"][name]
+        assert list(ours) == list(theirs) and len(ours) == 20
+        apart = max(abs(ours[step] - theirs[step]) for step in ours)
+        print(f"{name} at {batch}x{accumulation}: at most {apart:.2e} apart")
+        assert apart < near, (name, ours, theirs)

@@ -27,7 +27,12 @@ FLOORS = {
     "tuner.estimate": 2,
     "tuner.data": 2,
     "tuner.config": 1,
+    "tuner.hosts": 0,
+    "tuner.process": 2,
+    "tuner.redact": 0,
+    "tuner.tensors": 0,
     "tuner.paths": 0,
+    "tuner.private": 1,
     "tuner.hardware": 0,
     "tuner": 0,
 }

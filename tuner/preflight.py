@@ -11,13 +11,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from tuner import hardware, paths
+from tuner import hardware, paths, tensors
 from tuner.config import layer_names, libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
@@ -154,8 +155,60 @@ def _adapters(config: Config) -> Iterator[Problem]:
             if not (folder / "adapter_config.json").is_file():
                 said = f"--{knob} {name} holds no adapter_config.json; give an adapter's folder."
                 yield Problem(knob, said)
-            elif why := adapter_refusal(folder):
+            elif why := adapter_refusal(folder) or _unfit_adapter(config, folder):
                 yield Problem(knob, f"--{knob} {name} {why}")
+
+
+ADAPTER_PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+def _unfit_adapter(config: Config, folder: Path) -> str:
+    """Why an adapter cannot be put on the model, as the end of a sentence; empty where nothing speaks against it."""
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        return ""  # said when it is looked for
+    try:
+        if not tensors.header(weights)[0]:
+            return f"holds no weights ({weights.name} is empty); training from it would start at nothing."
+        parts = tensors.matrices(weights)
+    except tensors.BrokenWeights as error:
+        return f"cannot be read: {error}"
+    said, ranks = (
+        _rank_of(folder),
+        {shape[0] for key, shape in parts.items() if key.endswith(".lora_A.weight")},
+    )
+    if said is not None and ranks and ranks != {said}:
+        found = ", ".join(map(str, sorted(ranks)))
+        return f"says rank {said} in adapter_config.json, but its weights have rank {found}; take a whole copy of it."
+    base = _matrices(_folder(str(config.model_name_or_path)))
+    for key, shape in parts.items():
+        part = ADAPTER_PART.fullmatch(key)
+        theirs = base.get(f"{part['module']}.weight") if part else None
+        # A rank has nothing to do with the model, the other side is one of the layer's own; some layers lie transposed.
+        if part and theirs and (shape[1] if part["side"] == "A" else shape[0]) not in theirs:
+            return (
+                f"was trained on another model: its part for {part['module']} is {shape[0]} x {shape[1]}, and that layer of"
+                f" {config.model_name_or_path} is {theirs[0]} x {theirs[1]}; name the model it was trained on."
+            )
+    return ""
+
+
+def _rank_of(folder: Path) -> int | None:
+    """The rank that an adapter's description gives all its layers; None where they have their own."""
+    with suppress(OSError, ValueError, AttributeError):
+        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        rank = said.get("r")
+        return rank if isinstance(rank, int) and not said.get("rank_pattern") else None
+    return None
+
+
+def _matrices(folder: Path) -> dict[str, tuple[int, int]]:
+    """The matrices of a model's folder; none where it is not on this machine or cannot be read."""
+    found: dict[str, tuple[int, int]] = {}
+    with suppress(tensors.BrokenWeights, OSError):
+        for path in folder.glob("*.safetensors"):
+            found |= tensors.matrices(path)
+    return found
 
 
 def _data(config: Config) -> Iterator[Problem]:

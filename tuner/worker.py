@@ -13,14 +13,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tuner import hardware, paths, preflight
+from tuner import hardware, paths, preflight, private, process
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError, gone
 from tuner.jobs import liveness, reasons
+from tuner.redact import redact
 from tuner.tracking import adapters, checkpoints
 from tuner.tracking.metrics import SystemMetrics
 from tuner.tracking.outcome import finish
@@ -33,6 +34,7 @@ EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 
 def main(run_id: str) -> int:
     """Live one run. Returns the exit code: 0 finished or stopped, 1 failed, 2 refused."""
+    process.begin()
     os.environ["CUDA_VISIBLE_DEVICES"] = hardware.own_gpu()  # one at most, however this was started
     run = Run(run_id)
     if not run.exists:
@@ -134,8 +136,10 @@ def _stage(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
     with live.phase("loading libraries"):
         quieten()
+        only_tensors(live.config)
         stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
-    result: Outcome = stage.train(live.config, live)
+    with private.shared(live.output) if live.config.output_dir else nullcontext():
+        result: Outcome = stage.train(live.config, live)
     if result.weights and not result.stopped:
         _keep(live, result, result.weights)
     return result
@@ -145,6 +149,16 @@ def lineage(config: Config) -> str:
     """What an adapter is called: model, data and stage, so that the next run of the same becomes its next version."""
     model = Path(str(config.model_name_or_path)).name
     return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
+
+
+def only_tensors(config: Config) -> None:
+    """Let torch open no pickle that holds more than tensors, whatever a library asks of it: a pickle can run code.
+
+    DeepSpeed's own checkpoints are of that kind, so a run that names its file is left alone.
+    """
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    if not config.deepspeed:
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
 def quieten() -> None:
@@ -210,16 +224,17 @@ def _same_file(one: Any, other: IO[str]) -> bool:
 class Both(io.TextIOBase):
     """A text stream that writes to several, as far as they take it; closing it closes none of them.
 
-    A line that a full disk or a closed terminal does not take is lost; training goes on.
+    Secrets are masked on the way. A line that a full disk or a closed terminal does not take is lost; training goes on.
     """
 
     def __init__(self, *streams: IO[str]):
         self._streams = streams
 
     def write(self, text: str) -> int:
+        masked = redact(text)
         for stream in self._streams:
             with suppress(OSError):
-                stream.write(text)
+                stream.write(masked)
         return len(text)
 
     def flush(self) -> None:

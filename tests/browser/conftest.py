@@ -138,6 +138,7 @@ def browser() -> Iterator[sync_api.Browser]:
     """The machine's Chromium, or Playwright's own."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    flags += ["--host-resolver-rules=MAP *.test 127.0.0.1"]  # what a hostile name server would answer
     with sync_api.sync_playwright() as playwright:
         try:
             started = playwright.chromium.launch(executable_path=found, args=flags)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from tuner import __version__
+from tuner import __version__, process
 from tuner.cli.data import data
 from tuner.cli.listing import adapters, runs
 from tuner.cli.machine import doctor, webui
@@ -37,6 +37,8 @@ ELSEWHERE |= dict.fromkeys(("webchat", "api"), ELSEWHERE["chat"])
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 (it failed) or 2 (it was refused before it began)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        process.begin(words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help())
         return OK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, table
+from tuner.config.config import KNOBS
 
 
 def queue(words: list[str]) -> int:
@@ -56,10 +57,16 @@ def resume(words: list[str]) -> int:
     options_of = parser(resume)
     options_of.add_argument("run", nargs=1)
     options_of.add_argument("--from", dest="checkpoint", help="a checkpoint's name or path")
+    tokens = [name for name, knob in KNOBS.items() if knob.secret]
+    for name in tokens:
+        options_of.add_argument(
+            f"--{name}", help="in place of the one it was given; kept for a week after its end"
+        )
     options = options_of.parse_args(words)
     from tuner.jobs import control
 
-    print(control.resume(run_of(options.run, "resume"), options.checkpoint).id)
+    secrets = {name: value for name in tokens if (value := getattr(options, name))}
+    print(control.resume(run_of(options.run, "resume"), options.checkpoint, secrets).id)
     return OK
 
 

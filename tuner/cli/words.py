@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.redact import redact
 
 OK, FAILED, REFUSED = 0, 1, 2
 
@@ -20,7 +21,7 @@ def parser(function: Callable[[list[str]], int]) -> argparse.ArgumentParser:
 
 def refuse(sentences: Iterable[str]) -> int:
     for sentence in sentences:
-        print(f"tuner: {sentence}", file=sys.stderr)
+        print(f"tuner: {redact(sentence)}", file=sys.stderr)
     return REFUSED
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from tuner.config.board import from_board, is_board, other_verb
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.rules import broken_rules
 from tuner.config.sections import SECTIONS
+from tuner.config.spelling import Dumper, flag, literal
 from tuner.paths import home, package
+from tuner.redact import is_secret_name, shaped
 
 Values = Mapping[str, Any]
 
@@ -74,7 +76,26 @@ def check(values: Values) -> tuple[Config | None, list[Problem]]:
         config = Config(**known)
     except ValidationError as error:
         return None, problems + [_problem(e) for e in error.errors()]
-    return config, problems + broken_rules(config)
+    return config, [*problems, *_secrets_in_the_open(config), *broken_rules(config)]
+
+
+def _secrets_in_the_open(config: Config) -> Iterator[Problem]:
+    """What may not be recorded, in knobs that are."""
+    for name, value in config.plain().items():
+        if value and value != KNOBS[name].default and _holds_secret(value):
+            yield Problem(
+                name,
+                f"--{name} holds a password or a token, and every run's values are recorded; leave it out and give it"
+                " by the environment (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ~/.netrc, ...).",
+            )
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any((one and is_secret_name(str(key))) or _holds_secret(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return any(map(_holds_secret, value))
+    return isinstance(value, str) and shaped(value)
 
 
 def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
@@ -234,6 +255,8 @@ def _assigned(values: Values, word: str) -> dict[str, Any]:
     name, value = word.split("=", 1)
     if "." not in name and value[:1] not in ("[", "{"):
         return {name: None if value in ("null", "~") else value}
+    with suppress(ValueError):
+        return {name: json.loads(value)}
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -285,15 +308,22 @@ def word(value: Any) -> str:
 
 
 def command(config: Config, verb: str = "train") -> str:
-    """The shell command that does the same as `config`, quoted, one knob a line."""
-    flags = [f"--{name} {shlex.quote(word(value))}" for name, value in config.changed().items()]
+    """The shell command that does the same as `config`, quoted, one knob a line; `parse_words` reads it back."""
+    flags = [flag(name, value, word(value)) for name, value in config.changed().items()]
     return " \\\n  ".join([f"tuner {verb}", *flags])
 
 
 def to_yaml(values: Values) -> str:
     """Values as a YAML file that `read` gives back unchanged."""
+    return dump(literal(dict(values)))
+
+
+def dump(values: Values) -> str:
+    """Values as plain YAML, for whoever reads them without filling anything in."""
     plain = {name: _plain(value) for name, value in values.items()}
-    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    text: str = yaml.dump(
+        plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )
     return text
 
 

@@ -17,6 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from tuner.redact import redact
+
 Kind = Literal["bool", "int", "float", "text", "choice", "list", "json"]
 
 
@@ -44,6 +46,10 @@ class Problem:
     knob: str
     sentence: str
     mend: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # It repeats what was typed, which may be a URL with its password.
+        object.__setattr__(self, "sentence", redact(self.sentence))
 
 
 class ConfigError(Exception):

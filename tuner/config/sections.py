@@ -27,6 +27,7 @@ from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference,
 from tuner.config.optimizer_sections import Optimizers
 from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.paths import package
+from tuner.redact import is_secret_name
 
 Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
 
@@ -487,6 +488,7 @@ def _training_arguments(taken: set[str]) -> type[Section]:
                 f"Passed on to transformers' TrainingArguments as {name}.",
                 shown=False,
                 advanced=True,
+                secret=is_secret_name(name),
             ),
         )
         for name, row in argument_table().items()

@@ -17,6 +17,8 @@ from tuner.data.files import TYPES, first_records
 Kind = Literal["text", "chat", "pairs", "labelled"]
 
 CATALOG = "dataset_info.json"
+NOWHERE = Path()
+"""The folder of a catalog that came from a hub: none on this machine."""
 LOOK = 20
 """Rows that are looked at to tell what a set is."""
 COLUMNS: dict[str, str | None] = {
@@ -125,10 +127,11 @@ class Entry:
     def files(self) -> list[Path]:
         """The files of a local entry, in the order they are read; none for one that is on a hub.
 
-        Raises ConfigError when nothing is there, or when a folder mixes types.
+        Raises ConfigError when nothing is there, when a folder mixes types, or when a file is not the catalog's to name.
         """
         if not self.local:
             return []
+        self._must_be_inside(self.path)
         if self.path.is_file():
             return [self.path]
         if not self.path.is_dir():
@@ -147,7 +150,24 @@ class Entry:
                 f"mixes {', '.join(kinds)}; keep one type" if kinds else f"holds no {', '.join(TYPES)} file"
             )
             raise ConfigError([Problem("dataset", f"{self.name}: the folder {self.path} {said}.")])
+        for path in found:
+            self._must_be_inside(path)
         return found
+
+    def _must_be_inside(self, path: Path) -> None:
+        """Raise ConfigError for a file that a catalog brought along leads out of its folder to, by a link or `..`.
+
+        A path from the root on is a person's own word, as is the place of the folder.
+        """
+        if self.dataset_dir == NOWHERE:
+            sentence = f"{self.name} is in a catalog from the hub, but names the file {self.location} of this machine; download the set and give its file_name."
+            raise ConfigError([Problem("dataset", sentence)])
+        if Path(self.location).is_absolute():
+            return
+        real = path.resolve()
+        if not real.is_relative_to(self.dataset_dir.resolve()):
+            sentence = f"{self.name}: {self.location} leads out of {self.dataset_dir} to {real}; if that is what you mean, write {real} as its file_name in {CATALOG}."
+            raise ConfigError([Problem("dataset", sentence)])
 
     @cached_property
     def kind(self) -> Kind:
@@ -239,7 +259,7 @@ def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
     if text.startswith("REMOTE:"):
         from tuner.data.hub import catalog_text
 
-        return _entries(catalog_text(text.removeprefix("REMOTE:")), Path(), f"{CATALOG} of {text}")
+        return _entries(catalog_text(text.removeprefix("REMOTE:")), NOWHERE, f"{CATALOG} of {text}")
     path = catalog_folder(dataset_dir) / CATALOG
     try:
         return _entries(path.read_text(encoding="utf-8-sig"), path.parent, str(path))
@@ -336,7 +356,7 @@ def pick_eval(config: Config) -> list[Entry]:
 def named(names: Iterable[str], dataset_dir: str | Path) -> list[Entry]:
     """Entries by their names. Raises ConfigError with the nearest known name for each that is unknown."""
     if str(dataset_dir) == "ONLINE":
-        return [Entry(name, Path(), origin="hub", location=name) for name in names]
+        return [Entry(name, NOWHERE, origin="hub", location=name) for name in names]
     known = read_catalog(dataset_dir)
     problems = [Problem("dataset", _unknown(name, known)) for name in names if name not in known]
     if problems:

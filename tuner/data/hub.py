@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tuner import private
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import CATALOG, Entry
 from tuner.data.tables import A_TIME, table_rows
+from tuner.redact import redact
 
 PATIENCE = 5.0
 """Seconds to wait for a hub to answer at all."""
@@ -49,8 +51,11 @@ def hub_records(entry: Entry, streaming: bool = False) -> Iterator[tuple[int, An
 
 
 def _load(entry: Entry, streaming: bool) -> Any:
-    if entry.origin != "hub":
-        return _modelscope(entry)
+    with private.as_the_person():  # several people may share the cache
+        return _modelscope(entry) if entry.origin != "hub" else _hugging_face(entry, streaming)
+
+
+def _hugging_face(entry: Entry, streaming: bool) -> Any:
     import datasets
 
     with _cache_only_when_away():
@@ -109,7 +114,7 @@ def _cache_only_when_away() -> Iterator[None]:
 
 def _away(source: str, error: Exception) -> ConfigError:
     said = str(error).strip().splitlines()
-    why = said[0][:120] if said else type(error).__name__
+    why = redact(said[0])[:120] if said else type(error).__name__
     sentence = (
         f"{source} cannot be fetched from its hub ({why}); check the network and the name, "
         "or download it and give its file_name."

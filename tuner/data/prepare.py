@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tuner import private
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data import kept
@@ -72,7 +73,8 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
             name or "validation": rows for name, rows in prepared.eval.items()
         }
         about = {"stage": config.stage, "template": prepared.report.template, "tokenizer": tokenizer.digest}
-        kept.write(folder, parts, about)
+        with private.as_the_person():
+            kept.write(folder, parts, about)
     return prepared
 
 

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tuner import private
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import CATALOG, Entry, catalog_folder, entry, read_catalog
 from tuner.data.files import TYPES, Broken, layout, records
@@ -54,7 +55,7 @@ def receive(chunks: Iterable[bytes], file_name: str, dataset_dir: str | Path, la
             os.fsync(file.fileno())
         check(Path(partial))
         target = folder / f"{stem}.{digest[:12]}.{suffix}"
-        Path(partial).chmod(0o644)
+        private.share(Path(partial))  # it lies in the person's own folder
         Path(partial).replace(target)
     finally:
         Path(partial).unlink(missing_ok=True)
@@ -171,7 +172,7 @@ def _write(folder: Path, catalog: Mapping[str, Any]) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
+        private.share(Path(partial))  # it lies in the person's own folder
         Path(partial).replace(folder / CATALOG)
     finally:
         Path(partial).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal
 from tuner.engine import layers, models, pissa
+from tuner.engine.adapter_loading import put_on
 from tuner.engine.merging import merge_once
 from tuner.engine.models import Source
 
@@ -63,7 +64,7 @@ def attach(
     """
     if config.adapter_name_or_path and not config.create_new_adapter:
         folder = adapter_folder(config, config.adapter_name_or_path[-1])
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=True), None
+        return put_on(model, folder, trainable=True), None
     if config.finetuning_type == "oft":
         return model, oft(config, model)
     fresh = lora(config, model)

@@ -23,7 +23,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tuner import private
 from tuner.config.models import ModelError, legacy_kind, needs_remote_code
+from tuner.redact import redact
 
 _CONFIG = ["config.json"]
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"]
@@ -98,14 +100,15 @@ def _hugging_face(
 ) -> Path:
     endpoint = constants.ENDPOINT
     try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            allow_patterns=patterns,
-            ignore_patterns=_IGNORED,
-        )
+        with private.as_the_person():  # several people may share the cache
+            folder = snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                allow_patterns=patterns,
+                ignore_patterns=_IGNORED,
+            )
     except GatedRepoError:
         raise ModelError(
             f"{name} is only given to people who accepted its licence: do so at {endpoint}/{name}, "
@@ -140,13 +143,16 @@ def _modelscope(
     if token:
         importlib.import_module("modelscope").HubApi().login(token)
     try:
-        folder = download(
-            name,
-            revision=None if revision == "main" else revision,  # ModelScope's main branch is called master
-            cache_dir=str(cache_dir) if cache_dir else None,
-            allow_patterns=patterns,
-            ignore_patterns=_IGNORED,
-        )
+        with private.as_the_person():
+            folder = download(
+                name,
+                revision=None
+                if revision == "main"
+                else revision,  # ModelScope's main branch is called master
+                cache_dir=str(cache_dir) if cache_dir else None,
+                allow_patterns=patterns,
+                ignore_patterns=_IGNORED,
+            )
     except Exception as error:  # its errors share no base class
         raise ModelError(_no_network(name, "ModelScope", error)) from error
     return Path(folder)
@@ -156,5 +162,5 @@ def _no_network(name: str, endpoint: str, error: Exception) -> str:
     lines = str(error).removeprefix("Got: ").strip().splitlines() or [type(error).__name__]
     return (
         f"{name} is no folder on this machine, is not complete in the cache, and could not be fetched from {endpoint} "
-        f"({lines[0][:200]}): check the network or HF_ENDPOINT, or give the path of a local model."
+        f"({redact(lines[0])[:200]}): check the network or HF_ENDPOINT, or give the path of a local model."
     )

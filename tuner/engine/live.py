@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+from tuner import private
 from tuner.config.config import Config
 from tuner.tracking import checkpoints
 from tuner.tracking.disk import FULL
@@ -230,6 +231,8 @@ class LiveRun:
         if folder.is_dir():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
             checkpoints.seal(folder, self.run)
+            if self.config.output_dir:
+                private.share(folder, *folder.rglob("*"))
             checkpoints.rotate(self.run, self.config.save_total_limit, Path(best) if best else None)
             self.record(checkpoint=str(folder.resolve()), checkpoint_step=step, checkpoint_time=time.time())
             self.say(f"saved {folder.name}")
@@ -239,7 +242,8 @@ class LiveRun:
         if not self.config.output_dir:
             self.run.checkpoints.mkdir(exist_ok=True)
             return self.run.checkpoints
-        self.output.mkdir(parents=True, exist_ok=True)
+        with private.as_the_person():
+            self.output.mkdir(parents=True, exist_ok=True)
         if not self.run.checkpoints.exists():
             self.run.checkpoints.symlink_to(self.output, target_is_directory=True)
         return self.output

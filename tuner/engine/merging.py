@@ -16,6 +16,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.data.made_once import made_once
 from tuner.engine import models
+from tuner.engine.adapter_loading import put_on
 from tuner.engine.models import Source
 
 
@@ -38,7 +39,7 @@ def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Sour
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # tied ends are seen to
             for adapter in adapters:
-                model = merged(PeftModel.from_pretrained(model, str(adapter)))
+                model = merged(put_on(model, adapter))
         model.save_pretrained(fresh)
         models.tokenizer(plain, source).save_pretrained(fresh)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,12 +74,9 @@ def pid_of(run: Run) -> int | None:
     return None
 
 
-def resume(run: Run, checkpoint: str | Path | None = None) -> Run:
-    """Queue an ended run again, to go on from `checkpoint` (a name like checkpoint-40, or a path) or its newest sound one.
-
-    The same run, the same MLflow run; one that never took a step begins at the beginning. Raises Refused.
-    """
-    resuming.queue_again(run, checkpoint)
+def resume(run: Run, checkpoint: str | Path | None = None, secrets: Mapping[str, str] | None = None) -> Run:
+    """Queue an ended run again and see to it that somebody starts it, see `resuming.queue_again`. Raises Refused."""
+    resuming.queue_again(run, checkpoint, secrets)
     ensure_supervisor()
     return run
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.config.knobs import ConfigError
+from tuner.redact import redact
 from tuner.tracking.disk import FULL
 
 Remedy = dict[str, Any]
@@ -36,6 +37,10 @@ class Reason:
 
 
 Values = Mapping[str, Any]
+UNSAFE = (
+    "A file of the checkpoint or model holds more than numbers, which could run code when it is opened; it was not opened. "
+    "Go on from a checkpoint that you trust, or start afresh."
+)
 
 
 # --- remedies ------------------------------------------------------------------------------------------------------
@@ -160,6 +165,8 @@ def _known(error: BaseException, values: Values) -> Reason | None:
         return found
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return out_of_memory(values, " on the GPU" if module == "torch" else "")
+    if type(error).__name__ == "UnpicklingError":
+        return Reason("unsafe_file", UNSAFE, [])
     if isinstance(error, FloatingPointError) or type(error).__name__ in {"NonFinite", "NonFiniteLoss"}:
         return non_finite(values, str(error))
     return from_text(str(error), values)
@@ -253,6 +260,7 @@ def _line(error: BaseException) -> str:
 
 
 def _clip(text: str, longest: int = 300) -> str:
+    text = redact(text)  # before it is cut: of half a secret nobody can tell what it is
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,18 @@ def why_not_resumable(run: Run) -> str | None:
         return "It has finished; clone it and raise num_train_epochs to train further."
     if status.state not in ENDED and liveness.alive(run):
         return "It is still at work; stop it first."
-    if status.step and not any(checkpoints.valid(c, deep=False) is None for c in checkpoints.of(run)):
+    if not checkpoints.to_go_on_from(run):
         return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
     return None
 
 
-def queue_again(run: Run, checkpoint: str | Path | None = None) -> None:
+def queue_again(
+    run: Run, checkpoint: str | Path | None = None, secrets: Mapping[str, str] | None = None
+) -> None:
     """Queue an ended run again, to go on from `checkpoint` (a name like checkpoint-40, or a path) or its newest sound one.
 
-    The same run, the same MLflow run; one that never took a step begins at the beginning. Raises Refused.
+    The same run, the same MLflow run; one that never took a step begins at the beginning. `secrets` are knobs like
+    hf_hub_token, in place of those it was given before. Raises Refused.
     """
     if reason := why_not_resumable(run):
         raise Refused(f"Run {run.id} cannot be resumed: {reason}")
@@ -49,6 +53,7 @@ def queue_again(run: Run, checkpoint: str | Path | None = None) -> None:
             return
         if status.state not in ENDED:
             status = watch.bury(run, None)
+        run.keep_secrets(secrets or {})
         queue.enqueue(run.id)
         _write(run, status, source, note)
     finally:

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tuner import paths
+from tuner import paths, process
 from tuner.jobs import liveness, reasons, watch
 from tuner.tracking import creation
 from tuner.tracking.run import ENDED, Run, all_runs
@@ -142,6 +142,11 @@ def _sweep() -> int:
 
 
 def main() -> int:
+    process.begin()
+    return _main()
+
+
+def _main() -> int:
     """Settle every pending run; 1 when some remain. Leaves it to the process that is at it already."""
     try:
         lock = liveness.lock(_lock())

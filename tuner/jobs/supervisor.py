@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tuner import hardware, paths
+from tuner import hardware, paths, process
 from tuner.jobs import launch, liveness, queue, reasons, resuming, settle, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
 from tuner.tracking import disk
+from tuner.tracking.outcome import forget_old_secrets
 from tuner.tracking.run import LIVE, Run, Status
 
 log = logging.getLogger("tuner.supervisor")
@@ -256,6 +257,7 @@ def serve(idle: float = IDLE) -> int:
             os.truncate(lock, 0)
             os.pwrite(lock, str(os.getpid()).encode(), 0)
         log.info("supervising %s", paths.home())
+        forget_old_secrets()
         _work(idle, lock)
         os.close(lock)
         # Whoever submitted while the lock was still held relies on this look.
@@ -316,6 +318,7 @@ def _stamp() -> int:
 
 
 def main() -> int:
+    process.begin()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s", stream=sys.stderr)
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(0)

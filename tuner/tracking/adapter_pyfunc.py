@@ -13,7 +13,11 @@ import mlflow.pyfunc
 
 
 class Adapter:
-    """Base and adapter, with `.model` and `.tokenizer`."""
+    """Base and adapter, with `.model` and `.tokenizer`.
+
+    A base that brings Python files of its own is refused, unless whoever loads it says
+    `load_model(uri, model_config={"trust_remote_code": True})`.
+    """
 
     def load_context(self, context: Any) -> None:
         """Load the base, put the adapter on it. A folder without adapter_config.json is a whole model."""
@@ -25,12 +29,20 @@ class Adapter:
         is_adapter = (folder / "adapter_config.json").is_file()
         dtype = getattr(torch, settings.get("dtype", "float32"))
         trusted = bool(settings.get("trust_remote_code", False))
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            settings["base"] if is_adapter else folder,
-            dtype=dtype,
-            trust_remote_code=trusted,
-            revision=settings.get("revision") if is_adapter else None,
-        )
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                settings["base"] if is_adapter else folder,
+                dtype=dtype,
+                trust_remote_code=trusted,
+                revision=settings.get("revision") if is_adapter else None,
+            )
+        except ValueError as error:
+            if trusted or "trust_remote_code" not in str(error):
+                raise
+            raise ValueError(
+                f"{settings['base']} brings Python files of its own, which can do anything you can do here; if you trust "
+                'its author, load it with model_config={"trust_remote_code": True}.'
+            ) from error
         if is_adapter:
             from peft import PeftModel
 

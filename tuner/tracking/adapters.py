@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tuner import paths
+from tuner.redact import refuse_secret
 from tuner.tracking.adapter_rows import AdapterRow, Word, check, list_adapters
 from tuner.tracking.registration import register
 from tuner.tracking.store import as_default, changing, explained, open_store
@@ -74,7 +75,8 @@ def delete_alias(name: str, alias: str) -> None:
 
 
 def set_note(name: str, version: int, text: str) -> None:
-    """A version's description, as MLflow's own page shows it."""
+    """A version's description, as MLflow's own page shows it. Raises ValueError for a secret in it."""
+    refuse_secret("note", text)
     with changing():
         open_store(create=False).update_model_version(name, str(version), description=text[:5000])
 

@@ -95,6 +95,14 @@ def of(run: Run) -> list[Path]:
     return [c for c in within(run.checkpoints) if (manifest(c) or {}).get("run") in mine]
 
 
+def to_go_on_from(run: Run) -> bool:
+    """Whether a run that ended early can go on: from a checkpoint, or from the beginning where it took no step.
+
+    Cheap enough for a page: sizes are checked, not hashes.
+    """
+    return not run.status().step or any(valid(c, deep=False) is None for c in of(run))
+
+
 def latest(run: Run) -> Path | None:
     """The newest checkpoint of a run whose files are all as they were written."""
     return next((c for c in reversed(of(run)) if valid(c) is None), None)

@@ -87,7 +87,7 @@ def free() -> int:
 
 def must_be_writable(folder: Path) -> None:
     """Make a folder if it is missing. Raises OSError, naming it, where nothing can be written there."""
-    insist(lambda: folder.mkdir(parents=True, exist_ok=True))
+    insist(lambda: folder.mkdir(0o700, parents=True, exist_ok=True))
     if not os.access(folder, os.W_OK | os.X_OK):
         why = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
         raise OSError(why, os.strerror(why), str(folder))

@@ -30,7 +30,7 @@ class MetricsLog:
     def __init__(self, run: Run):
         self._lock = threading.Lock()
         self._waiting = bytearray()
-        self._file = os.open(run.metrics_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(run.metrics_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         if not _ends_a_line(self._file):
             self._waiting += b"\n"
 

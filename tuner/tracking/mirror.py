@@ -18,8 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import private
 from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
+from tuner.redact import redacted
 from tuner.tracking import creation, store
 from tuner.tracking.facts import facts
 from tuner.tracking.inputs import recorded, to_mlflow
@@ -70,7 +72,7 @@ def start_anew() -> None:
     """
     file = store.database()
     if file is None or file.exists():
-        raise ValueError(f"The tracker at {file or store.tracking_uri()} is there; nothing was changed.")
+        raise ValueError(f"The tracker at {file or store.shown_uri()} is there; nothing was changed.")
     for run in all_runs():
         (run.folder / "tracking.json").unlink(missing_ok=True)
     for rest in ("-wal", "-shm"):  # of the old one: they would be replayed into the new
@@ -130,7 +132,7 @@ def _describe(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     pairs = [Param(name, shortened(value, LONGEST_PARAM)) for name, value in _params(run).items()]
     for start in range(0, len(pairs), MOST_PAIRS):
         client.log_batch(ledger.mlflow_id, params=pairs[start : start + MOST_PAIRS])
-    client.log_artifact(ledger.mlflow_id, str(run.folder / "config.yaml"))
+    _log_artifact(client, ledger.mlflow_id, run.folder / "config.yaml")
     ledger.described = True
     ledger.write(run)
 
@@ -216,9 +218,15 @@ def _send_artifacts(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     for path in map(Path, run.status().extra.get("artifacts") or []):
         mark = f"{path}@{path.stat().st_mtime_ns}" if path.exists() else ""
         if mark and mark not in ledger.artifacts:
-            client.log_artifact(ledger.mlflow_id, str(path))
+            _log_artifact(client, ledger.mlflow_id, path)
             ledger.artifacts.append(mark)
             ledger.write(run)
+
+
+def _log_artifact(client: MlflowClient, run_id: str, path: Path) -> None:
+    client.log_artifact(run_id, str(path))
+    if store.database():  # MLflow copies the file's permissions too
+        private.close(store.artifacts() / run_id)
 
 
 def _tag(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
@@ -323,7 +331,7 @@ class Mirror:
                 self._follow(Ledger.of(self._run))
 
     def _write_facts(self) -> None:
-        (self._run.folder / "facts.json").write_text(json.dumps(facts()), encoding="utf-8")
+        (self._run.folder / "facts.json").write_text(json.dumps(redacted(facts())), encoding="utf-8")
 
     def _follow(self, ledger: Ledger) -> None:
         wait = self._every

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tuner import paths
+from tuner.tracking import checkpoints
 from tuner.tracking.inputs import record_inputs
 from tuner.tracking.ledger import Ledger
 from tuner.tracking.mirror import sync
@@ -26,6 +29,8 @@ RECORDS = (
     "generated_predictions.jsonl",
 )
 LARGEST_RECORD = 50 * 2**20  # bytes; a log that ran wild stays in the run's folder
+SECRETS_KEPT = 7 * 24 * 3600
+"""Seconds after its end for which a run that may be resumed keeps the tokens it was given."""
 _settled: dict[str, int] = {}
 PENDING = "The run is over, but MLflow does not have all of it yet; `tuner sync` sends the rest."
 
@@ -61,8 +66,10 @@ def finish(
         extra=extra,
         **changes,
     )
-    if state == "finished":  # any other run may be resumed and need them
-        (run.folder / "secrets.json").unlink(missing_ok=True)
+    if state == "finished" or not checkpoints.to_go_on_from(
+        run
+    ):  # any other run may be resumed and need them
+        run.forget_secrets()
     return settle(run, timeout)
 
 
@@ -89,6 +96,18 @@ def is_settled(run: Run) -> bool:
     """Whether MLflow knows of the outcome in the run's folder, and has its adapter."""
     status = run.status()
     return Ledger.of(run).state.partition("@")[0] == status.state and not waits(run)
+
+
+def forget_old_secrets() -> list[Run]:
+    """Remove the tokens of runs that ended long ago and that nobody resumed since; those runs."""
+    forgotten = []
+    for path in paths.runs().glob("*/secrets.json"):
+        run = Run(path.parent.name)
+        status = run.status()
+        if status.state in ENDED and time.time() - status.ended > SECRETS_KEPT:
+            run.forget_secrets()
+            forgotten.append(run)
+    return forgotten
 
 
 def _records(run: Run, output: Path | None) -> list[str]:

@@ -20,14 +20,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tuner import paths
+from tuner import paths, private
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
 from tuner.tracking.checkpoints import sha256
 from tuner.tracking.disk import replace_text
 from tuner.tracking.inputs import recorded
 from tuner.tracking.ledger import mlflow_id
 from tuner.tracking.run import Run
-from tuner.tracking.store import as_default, changed, experiment_id, explained, open_store, tracking_uri
+from tuner.tracking.store import (
+    as_default,
+    changed,
+    database,
+    experiment_id,
+    explained,
+    open_store,
+    tracking_uri,
+)
 from tuner.tracking.weights import BrokenWeights, check_finite
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
@@ -214,6 +222,8 @@ def _logged(run: Run, request: Request, parts: list[Path], tags: dict[str, str])
         location = client.get_logged_model(request.model).artifact_location
         with _packed(run, parts, tags, request.model) as folder:
             client.log_model_artifacts(request.model, str(folder))
+        if database() and (kept := local_folder(location)):
+            private.close(kept.parents[1])
         try:
             _verify(location, tags)
         except BrokenWeights:
@@ -256,8 +266,8 @@ def _packed(run: Run, parts: list[Path], tags: dict[str, str], model_id: str) ->
     values = run.values()
     base = tags["base"]
     settings: dict[str, Any] = {"base": str(paths.home() / base) if _is_local(base) else base}
-    if values.get("trust_remote_code"):
-        settings["trust_remote_code"] = True
+    # Said anew by whoever loads it: that one run was trusted is no reason to run the code on another machine.
+    settings["trust_remote_code"] = False
     if values.get("model_revision", "main") != "main":
         settings["revision"] = values["model_revision"]
     with tempfile.TemporaryDirectory(dir=run.folder, prefix="adapter-") as scratch:

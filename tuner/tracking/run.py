@@ -26,8 +26,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from tuner import hardware, paths
+from tuner import hardware, paths, redact
 from tuner.config.config import Config, make, read, to_yaml
+from tuner.redact import redacted
 from tuner.tracking.disk import insist, replace_text
 
 State = Literal["queued", "preparing", "running", "stopping", "finished", "failed", "stopped", "interrupted"]
@@ -143,11 +144,10 @@ class Run:
 
         Raises FileExistsError if there is one already, OSError where it cannot be written.
         """
-        insist(lambda: self.folder.mkdir(parents=True, exist_ok=False))
+        insist(lambda: self.folder.mkdir(0o700, parents=True, exist_ok=False))
         try:
             replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
-            if config.secrets():
-                _write_private(self.folder / "secrets.json", json.dumps(config.secrets()))
+            self.keep_secrets(config.secrets())
             extra = {"name": name, "tags": dict(tags or {})}
             self.write(Status(created=time.time(), extra=extra))
         except OSError:
@@ -164,11 +164,34 @@ class Run:
                 above.rmdir()
 
     def config(self) -> Config:
-        """The config this run was made with, secrets included while the worker still needs them."""
-        values = read(self.folder / "config.yaml")
-        with suppress(FileNotFoundError):
-            values |= json.loads((self.folder / "secrets.json").read_text())
-        return make(values)
+        """The config this run was made with, secrets included while a worker may still need them."""
+        return make(read(self.folder / "config.yaml") | self.secrets())
+
+    @property
+    def secrets_path(self) -> Path:
+        return self.folder / "secrets.json"
+
+    def secrets(self) -> dict[str, str]:
+        """The secret knobs that are kept for the worker; none of them is printed in this process from here on."""
+        with suppress(OSError, json.JSONDecodeError):
+            kept: dict[str, str] = json.loads(self.secrets_path.read_text(encoding="utf-8"))
+            redact.remember(kept.values())
+            return kept
+        return {}
+
+    def keep_secrets(self, secrets: Mapping[str, str]) -> None:
+        """Keep secret knobs for the worker, in a file that only this user can read; those of the same name are replaced."""
+        if secrets:
+            redact.remember(secrets.values())
+            _write_private(self.secrets_path, json.dumps({**self.secrets(), **secrets}))
+
+    def forget_secrets(self) -> None:
+        """Remove them; where they could not be removed they are emptied."""
+        try:
+            self.secrets_path.unlink(missing_ok=True)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self.secrets_path, 0)
 
     def values(self) -> dict[str, Any]:
         """The config as plain values, unchecked: for pages that only show it."""
@@ -206,7 +229,9 @@ class Run:
         return status
 
     def _replace(self, status: Status) -> None:
-        text = json.dumps(asdict(replace(status, updated=time.time())))
+        # What people read may repeat an error's words; paths and names are used again and stay as they are.
+        said = {name: redacted(getattr(status, name)) for name in ("reason", "tracking", "notes")}
+        text = json.dumps(asdict(replace(status, updated=time.time(), **said)))
         replace_text(self.folder / "status.json", text)
 
     @contextmanager
@@ -289,6 +314,12 @@ def all_runs() -> list[Run]:
 
 
 def _write_private(path: Path, text: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fresh = path.with_name(
+        f".{path.name}.{os.getpid()}"
+    )  # a new file: who has the old one open reads nothing new
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(handle, 0o600)
         file.write(text)
+    fresh.replace(path)

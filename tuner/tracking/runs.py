@@ -10,6 +10,8 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.redact import refuse_secret
 from tuner.tracking.creation import creating
 from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
@@ -56,10 +58,12 @@ def create_run(
     Without a name it gets one that no other run here has.
 
     Where the tracker is away the run is made all the same; its status says so and a later sync brings it there.
-    Raises OSError, before anything is made, where the studio's folder cannot be written.
+    Raises OSError, before anything is made, where the studio's folder cannot be written, ConfigError for a name that
+    holds a secret.
     """
     must_be_writable(paths.runs())
     name = name or fresh_name(config.plain(), names())
+    _check_name(name)
     away = ""
     with creating() as mark:
         own = {**(tags or {}), **({PARENT: mlflow_id(parent)} if parent else {}), **mark}
@@ -83,14 +87,25 @@ def create_run(
 
 
 def create_parent(name: str) -> str:
-    """The id of a run that only holds others together, as a sweep does; lists leave it out, MLflow's page nests by it."""
+    """The id of a run that only holds others together, as a sweep does; lists leave it out, MLflow's page nests by it.
+
+    Raises ConfigError and OSError as `create_run` does.
+    """
     must_be_writable(paths.runs())
+    _check_name(name)
     with suppress(TrackerError), creating() as mark, explained():
         client = open_store()
         run_id = create_in_mlflow(client, "", name, {SWEEP: "1", "state": "finished", **mark})
         client.set_terminated(run_id)
         return run_id
     return uuid.uuid4().hex
+
+
+def _check_name(name: str) -> None:
+    try:
+        refuse_secret("name", name)
+    except ValueError as error:
+        raise ConfigError([Problem("run_name", str(error))]) from error
 
 
 # --- reading
@@ -159,6 +174,7 @@ _FILTERED = ("stage", "model_name_or_path", "dataset")
 
 def set_note(run_id: str, text: str) -> None:
     """The run's note, markdown, as MLflow's own page shows it."""
+    refuse_secret("note", text)
     if len(text) > LONGEST_NOTE:
         raise ValueError(f"The note has {len(text)} characters; keep it below {LONGEST_NOTE}.")
     with changing():
@@ -168,6 +184,7 @@ def set_note(run_id: str, text: str) -> None:
 def set_tag(run_id: str, key: str, value: str = "") -> None:
     """Give a run a tag of one's own. Raises ValueError where the name is taken or not possible."""
     _check_tag(key)
+    refuse_secret("tag", value)
     with changing():
         open_store(create=False).set_tag(_recorded(run_id), key, value[:LONGEST_NOTE])
 
@@ -193,6 +210,7 @@ def rename_run(run_id: str, name: str) -> None:
     name = name.strip()[:250]
     if not name:
         raise ValueError("A run needs a name; type one.")
+    refuse_secret("name", name)
     with changing():
         open_store(create=False).update_run(_recorded(run_id), name=name)
     run = Run(run_id)
@@ -218,6 +236,7 @@ def delete_run(run_id: str) -> None:
         raise ValueError(f"{run.name} is {run.status().state}; stop it before you delete it.")
     with changing():
         open_store(create=False).delete_run(_recorded(run_id))
+    run.forget_secrets()
 
 
 def restore_run(run_id: str) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from tuner import paths
+from tuner.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,12 +46,22 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.mlruns() / 'mlflow.db'}"
 
 
+def shown_uri() -> str:
+    """Where the tracker is, for people: without the password that its URI may hold."""
+    return redact(tracking_uri())
+
+
 def database() -> Path | None:
     """The SQLite file behind the tracker; None where the tracker is something else."""
     uri = tracking_uri()
     if not uri.startswith("sqlite:///"):
         return None
     return Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
+
+
+def artifacts() -> Path:
+    """Where artifacts are kept beside the SQLite file, a folder a run."""
+    return paths.mlruns() / "artifacts"
 
 
 def here() -> str:
@@ -90,7 +101,7 @@ def experiment_id(client: MlflowClient) -> str:
 
 def _create_experiment(client: MlflowClient) -> str:
     # A server decides itself where artifacts go.
-    location = str(paths.mlruns() / "artifacts") if database() else None
+    location = str(artifacts()) if database() else None
     created: str = client.create_experiment(EXPERIMENT, artifact_location=location)
     return created
 
@@ -209,8 +220,8 @@ _SAID_BY_A_SERVER = (
 
 def sentence(error: Exception) -> str:
     """What is wrong with the tracker and what to do."""
-    said = " ".join(str(error).split())
-    place = database() or tracking_uri()
+    said = redact(" ".join(str(error).split()))
+    place = database() or shown_uri()
     if not database():
         for pattern, answer in _SAID_BY_A_SERVER:
             if re.search(pattern, said):
@@ -226,7 +237,7 @@ def sentence(error: Exception) -> str:
     if "not a database" in said or "malformed" in said:
         return f"{place} is damaged; put a backup in its place, then run `tuner sync`."
     if "out-of-date database schema" in said or "Can't locate revision" in said:
-        return f"{place} was made by another version of MLflow; copy it, then run `mlflow db upgrade {tracking_uri()}`."
+        return f"{place} was made by another version of MLflow; copy it, then run `mlflow db upgrade {shown_uri()}`."
     if "Connection refused" in said or "Max retries" in said or "Failed to resolve" in said:
         return f"The tracking server at {place} does not answer; what is new waits in the run's folder."
     return f"The tracker at {place} failed: {said[:200] or type(error).__name__}"
@@ -279,6 +290,7 @@ def new_database(file: Path) -> None:
                 )
             # Readers and a writer at once, and a write in 9 ms where the default takes 37.
             db.execute("PRAGMA journal_mode=WAL")
+        fresh.chmod(0o600)  # its -wal and -shm get the same
         with contextlib.suppress(FileExistsError):
             os.link(fresh, file)
     finally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner import tensors
+from tuner.tensors import BrokenWeights
+
+__all__ = ["BrokenWeights", "check_finite"]
+
 CHUNK = 16 * 2**20  # bytes looked at together
-LARGEST_HEADER = 100 * 2**20  # the format's own limit
 # How a number of each kind is told to be NaN or infinite: its bits as this type, all bits of the mask set.
 NOT_FINITE: dict[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF0000000000000),
@@ -22,13 +24,9 @@ NOT_FINITE: dict[str, tuple[str, int]] = {
 }
 
 
-class BrokenWeights(ValueError):  # noqa: N818  the word a person reads
-    """A weights file that must not be used; the text says in a sentence why."""
-
-
 def check_finite(path: Path) -> None:
     """Raises BrokenWeights, naming the tensor, where a number is NaN or infinite or the file is not whole."""
-    header, start = _header(path)
+    header, start = tensors.header(path)
     size = path.stat().st_size
     data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     for name, tensor in header.items():
@@ -39,22 +37,6 @@ def check_finite(path: Path) -> None:
             raise BrokenWeights(
                 f"{path.name} holds NaN or infinite numbers in {name}; the training diverged."
             )
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The tensors by name and where their bytes begin."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > LARGEST_HEADER:
-                raise ValueError
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        if not all({"dtype", "data_offsets"} <= set(tensor) for tensor in header.values()):
-            raise ValueError
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BrokenWeights(f"{path} is not a safetensors file.") from error
-    return header, 8 + length
 
 
 def _finite(raw: NDArray[np.uint8], kind: str, mask: int) -> bool:

@@ -20,6 +20,7 @@ import streamlit as st
 from tuner import hardware, preflight
 from tuner.config.config import KNOBS, check, recipes
 from tuner.config.knobs import Knob
+from tuner.redact import redact
 from tuner.tracking.run import Run
 from tuner.ui import state
 from tuner.ui.words import value as shown
@@ -80,8 +81,8 @@ def keep(draft: Draft) -> None:
     """Make it the draft being worked on, here and on disk. Secrets stay out of the file."""
     current()  # or this tab would have no file of its own yet
     st.session_state[_KEY] = draft
-    changes = {n: v for n, v in draft.changes.items() if n not in KNOBS or not KNOBS[n].secret}
-    plain = {"start": draft.start, "base": dict(draft.base), "changes": changes, "name": draft.name}
+    base, changes = (state.without_secrets(values) for values in (draft.base, draft.changes))
+    plain = {"start": draft.start, "base": base, "changes": changes, "name": redact(draft.name)}
     state.keep_draft(f"{_KEY}-{st.session_state[_ID]}", plain)
     for old in _kept()[MOST:]:
         state.drop_draft(f"{_KEY}-{old}")
@@ -181,6 +182,7 @@ def from_text(text: bytes, name: str) -> tuple[Draft, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text)
     draft, problem = from_file(path, Path(name).stem)
+    path.unlink()
     return draft, problem.replace(str(path), name)
 
 

@@ -5,35 +5,66 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
-from tuner import paths
+from tuner import hosts, paths, process
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.tracking.outcome import forget_old_secrets
+
+PAGE_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:;"
+    " connect-src 'self' ws://{host} wss://{host} data: blob:; frame-src 'self' blob: data:; object-src 'none';"
+    " base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+"""What a page may load: Streamlit's own files, and nothing of another host, whatever a data set or a name makes of it."""
 
 
 def main() -> None:
     """Serve app.py on this machine only, until it is interrupted."""
+    process.begin()
     parser = argparse.ArgumentParser(
         prog="tuner webui", description="Serve the dashboard on this machine only."
     )
     parser.add_argument("--port", type=int, default=8501, help="the port to listen on (default 8501)")
-    port = parser.parse_args().port
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME[:PORT]",
+        help="a further name that browsers may reach it by, behind a proxy or a tunnel; may be given several times",
+    )
+    given = parser.parse_args()
+    try:
+        allowed = hosts.configured(given.allow_host)
+    except ValueError as error:
+        parser.error(str(error))
     os.environ.setdefault("TUNER_HOME", str(paths.home()))
     root = paths.package().parent
     os.chdir(root)  # Streamlit reads .streamlit/config.toml from the folder it starts in
     with suppress(OSError):  # what a reboot left in the queue goes on, browser or not
         ensure_supervisor(only_if_needed=True)
+        forget_old_secrets()
+    serve(root / "app.py", given.port, allowed)
+
+
+def serve(script: Path, port: int, allowed: Sequence[hosts.Authority]) -> None:
+    """Serve a Streamlit script on loopback, guarded, until it is interrupted."""
+    from starlette.middleware import Middleware
     from streamlit.runtime.pages_manager import PagesManager
-    from streamlit.web import cli
+    from streamlit.starlette import App
 
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
     ignore_pages_left_behind()
     let_callbacks_finish()
-    flags = ["--server.address", "127.0.0.1", "--server.port", str(port), "--server.headless", "true"]
-    sys.argv = ["streamlit", "run", str(root / "app.py"), *flags]
+    guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
+    sys.argv = [str(script)]  # as `streamlit run` has it
     print(f"tuner is at http://127.0.0.1:{port}", flush=True)
-    sys.exit(cli.main())
+    flags = {"server.address": "127.0.0.1", "server.port": port, "server.headless": True}
+    App(script, middleware=[guard]).run(config=flags)
 
 
 def ignore_pages_left_behind() -> None:

@@ -14,8 +14,9 @@ import yaml
 
 from tuner import paths
 from tuner.config.aliases import renamed
-from tuner.config.config import read, to_yaml
+from tuner.config.config import KNOBS, dump, read, to_yaml
 from tuner.config.knobs import ConfigError
+from tuner.redact import redacted
 
 
 def drafts() -> Path:
@@ -40,7 +41,12 @@ def keep_draft(name: str, values: Mapping[str, Any]) -> None:
     """Replace a draft whole. A draft that cannot be written is not worth an interruption."""
     with suppress(OSError):
         drafts().mkdir(parents=True, exist_ok=True)
-        _replace(drafts() / f"{name}.yaml", to_yaml(values))
+        _replace(drafts() / f"{name}.yaml", dump(values))
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a form may lie on disk: secret knobs stay out, and whatever holds a password is masked."""
+    return {n: redacted(v) for n, v in values.items() if n not in KNOBS or not KNOBS[n].secret}
 
 
 def kept_drafts() -> list[str]:

@@ -1,0 +1,50 @@
+"""How a value is written so that it is read back as it was: in a file and behind a flag, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+import yaml
+
+_FILLED_IN = re.compile(r"(\\*)\$\{")
+
+
+def literal(value: Any) -> Any:
+    """A value in which no text asks to be filled in: `${` is written as OmegaConf takes it to mean itself, \\${."""
+    if isinstance(value, str):
+        return _FILLED_IN.sub(lambda found: found[1] * 2 + "\\${", value)
+    if isinstance(value, dict):
+        return {key: literal(one) for key, one in value.items()}
+    return [literal(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+class Dumper(yaml.SafeDumper):
+    """YAML's own, but for texts with a line end of Unicode: those it writes as they are, and reads back as a space."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    odd = any(sign in text for sign in "\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
+
+
+Dumper.add_representer(str, _text)
+
+
+def flag(name: str, value: Any, word: str) -> str:
+    """A knob as it is typed in a shell, quoted; `word` is what the value is called there where nothing is odd about it."""
+    if value is None:
+        return f"{name}=null"
+    if isinstance(value, list | tuple) and not all(map(_plain, value)):
+        return shlex.quote(f"{name}={json.dumps(literal(value))}")
+    text: str = literal(json.dumps(value) if isinstance(value, dict) else word)
+    # What begins like a flag is told from one only behind an equals sign.
+    return f"--{name}={shlex.quote(text)}" if text.startswith("--") else f"--{name} {shlex.quote(text)}"
+
+
+def _plain(part: Any) -> bool:
+    """Whether a part of a list can stand between commas."""
+    text = str(part)
+    return bool(text) and text == text.strip() and "," not in text and text.lower() != "null"
