@@ -95,26 +95,27 @@ def test_a_run_with_graphs_is_stopped_and_killed_and_goes_on_as_if_it_had_not(st
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(1, 1), (2, 2), (3, 1)])
-def test_kto_with_graphs_is_trls_at_every_size_of_micro_batch(
+def test_kto_with_graphs_is_that_of_the_cpu_at_every_size_of_micro_batch(
     studio: Path, batch: int, accumulation: int
 ) -> None:
+    """There `test_packed.py` holds it to TRL."""
     from test_stages import trained
 
     found = {}
-    for engine in ("packed", "trl"):
+    for where in ("gpu", "cpu"):
         config = make(
             {
                 "model_name_or_path": "data/starter", "stage": "kto", "do_train": True, "dataset": "starter_kto",
                 "max_samples": 50, "max_steps": 20, "num_train_epochs": 3, "per_device_train_batch_size": batch,
                 "gradient_accumulation_steps": accumulation, "learning_rate": 1e-4, "lr_scheduler_type": "constant",
-                "logging_steps": 1, "save_strategy": "no", "engine": engine, "seed": 7, "bf16": False,
+                "logging_steps": 1, "save_strategy": "no", "seed": 7, "bf16": False, "use_cpu": where == "cpu",
             }
         )  # fmt: skip
-        live, _ = trained(config, f"kto-{engine}-{batch}-{accumulation}")
+        live, _ = trained(config, f"kto-{where}-{batch}-{accumulation}")
         points = list(live.run.metrics()[0])
-        found[engine] = {name: dict(zip(*series(points, name), strict=True)) for name in ("loss", "kl")}
+        found[where] = {name: dict(zip(*series(points, name), strict=True)) for name in ("loss", "kl")}
     for name, near in (("loss", 2e-3), ("kl", 2e-2)):
-        ours, theirs = found["packed"][name], found["trl"][name]
+        ours, theirs = found["gpu"][name], found["cpu"][name]
         assert list(ours) == list(theirs) and len(ours) == 20
         apart = max(abs(ours[step] - theirs[step]) for step in ours)
         print(f"{name} at {batch}x{accumulation}: at most {apart:.2e} apart")
