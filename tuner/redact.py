@@ -55,7 +55,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![A-Za-z0-9])(?:gh[pousr]_|github_pat_|glpat-|npm_|pypi-|xox[abprs]-)[\w-]{16,}", MASK),
         (r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])", MASK),
         (r"(?<![A-Za-z0-9])AIza[\w-]{35}", MASK),
-        (r"(?<![A-Za-z0-9])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*", MASK),
+        (r"(?<![A-Za-z0-9])eyJ[\w-]{4,}\.eyJ[\w-]{4,}\.[\w-]*", MASK),
         (r"(?<![A-Za-z0-9])ms-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", MASK),
         (r"((?i:bearer|basic)\s+)(?=[A-Za-z0-9._~+/=-]{0,80}[0-9A-Z])[A-Za-z0-9._~+/=-]{16,}", rf"\1{MASK}"),
     )

@@ -55,7 +55,8 @@ class Tally:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             self.ended[report.nodeid] = report.outcome
-        self.counted.update({k: int(v) for k, v in report.user_properties if k in COUNTED})
+        if report.when == "call":
+            self.counted.update({k: int(v) for k, v in report.user_properties if k in COUNTED})
 
     def open(self) -> Iterator[str]:
         """The threats of which a test failed, was skipped whole or did not run."""
