@@ -242,8 +242,9 @@ def _assigned(values: Values, word: str) -> dict[str, Any]:
     name, value = word.split("=", 1)
     if "." not in name and value[:1] not in ("[", "{"):
         return {**values, name: None if value in ("null", "~") else value}
-    with suppress(ValueError):
-        return {**values, name: json.loads(value)}
+    if "." not in name:
+        with suppress(ValueError):
+            return {**values, name: json.loads(value)}
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
