@@ -17,7 +17,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.jobs import launch, liveness, slots
-from tuner.tracking import disk
+from tuner.tracking import disk, open_runs
 from tuner.tracking.run import ENDED, LIVE, Run, Status
 
 UNLISTED_GRACE = 5.0
@@ -84,15 +84,15 @@ _seen: dict[str, tuple[tuple[int, int], Status]] = {}
 
 
 def unended() -> dict[str, Status]:
-    """Every run that has not ended, by id. One stat a folder; a status is parsed only when it changed."""
+    """Every run that has not ended, by id. One stat a marked run; a status is parsed only when it changed."""
     found = {}
-    root = str(paths.runs())
-    with suppress(FileNotFoundError):
-        # Plain strings: ten thousand Path objects would take most of the time.
-        for name in os.listdir(root):  # noqa: PTH208
-            status = _status(root, name)
-            if status is not None and status.state not in ENDED:
-                found[name] = status
+    root, ids = str(paths.runs()), open_runs.ids()
+    if len(_seen) > 2 * len(ids) + 1000:
+        _seen.clear()  # of runs that ended long ago
+    for name in ids:
+        status = _status(root, name)
+        if status is not None and status.state not in ENDED:
+            found[name] = status
     return found
 
 
@@ -181,14 +181,10 @@ def short_of_room() -> str:
 def enqueue(run_id: str, first: bool = False) -> None:
     """Put a run at the end of the order (or at its head). The run's own status makes it queued, not this."""
     with changing() as now:
-        others = [i for i in now.ids if i != run_id and _waits(i)]
+        queued = {i for i, status in unended().items() if status.state == "queued"} - {run_id}
+        others = [i for i in now.ids if i in queued]
         now.ids = [run_id, *others] if first else [*others, run_id]
-        now.held = [i for i in now.held if i != run_id and _waits(i)]
-
-
-def _waits(run_id: str) -> bool:
-    status = Run(run_id).status()
-    return status.created > 0 and status.state == "queued"  # a folder that is gone reads as queued, too
+        now.held = [i for i in now.held if i in queued]
 
 
 def move(run_id: str, position: int) -> None:

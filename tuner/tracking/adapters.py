@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuner import paths
 from tuner.tracking.adapter_rows import AdapterRow, Word, check, list_adapters
+from tuner.tracking.reader import reader
 from tuner.tracking.registration import register
 from tuner.tracking.store import as_default, changing, explained, open_store
 from tuner.tracking.weights import BrokenWeights
@@ -16,6 +17,7 @@ __all__ = [
     "BrokenWeights",
     "Word",
     "adapter_folder",
+    "are_there_any",
     "check",
     "delete_adapter",
     "delete_alias",
@@ -24,6 +26,11 @@ __all__ = [
     "set_alias",
     "set_note",
 ]
+
+
+def are_there_any() -> bool:
+    """Whether an adapter was ever registered. Raises TrackerError while the tracker is away."""
+    return reader().has_adapters()
 
 
 def adapter_folder(name: str, version: int | str) -> Path:

@@ -11,7 +11,7 @@ from tuner.jobs.queue import QueueRow
 from tuner.tracking.pace import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
-from tuner.tracking.runs import list_runs
+from tuner.tracking.runs import first_runs
 from tuner.ui import sparkline, theme
 from tuner.ui.words import ago, count, duration, look, number, safe, share
 
@@ -148,7 +148,7 @@ def _try(act: Callable[[], object]) -> None:
 
 def lately(most: int = 6) -> None:
     """The runs that ended last, a card each, with the loss in small."""
-    rows = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
+    rows = first_runs(most, RunFilter(states=tuple(ENDED)))
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
