@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -118,7 +118,7 @@ def waiting(runs: dict[str, Status] | None = None) -> list[str]:
     queued = {i: s for i, s in runs.items() if s.state == "queued"}
     listed = [i for i in dict.fromkeys(order().ids) if i in queued]
     now = time.time()
-    rest = sorted((i for i in queued if i not in listed), key=lambda i: queued[i].created)
+    rest = sorted(queued.keys() - set(listed), key=lambda i: queued[i].created)
     fresh = {i for i in rest if now - UNLISTED_GRACE <= queued[i].created <= now}
     return listed + [i for i in rest if i not in fresh or liveness.alive(Run(i))]
 
@@ -149,6 +149,11 @@ def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
     """The GPUs a run was given, or those it was to have."""
     given = launch.record(Run(run_id)) if position == 0 else None
     return given.gpus if given else tuple(status.extra.get("gpus") or ())
+
+
+def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
+    """The slots that a queued run may have, and how many of them it needs, on a machine with these GPUs."""
+    return slots.wanted(status.extra.get("gpus") or None, bool(status.extra.get("use_cpu")), present)
 
 
 def _why(position: int, run_id: str, status: Status, now: Order) -> str:

@@ -15,6 +15,9 @@ from tuner.tracking.runs import first_runs
 from tuner.ui import sparkline, theme
 from tuner.ui.words import ago, count, duration, look, number, safe, share
 
+AT_ONCE = 20
+"""Waiting runs on a page of the queue."""
+
 
 def find(run_id: str) -> Run | None:
     """The run of an id out of the URL, if it has a folder here."""
@@ -96,7 +99,9 @@ def waiting() -> None:
                 on_change=_pause,
                 help="Start nothing more; what is at work goes on.",
             )
-        for row in rows:
+        pages = max(1, -(-len(rows) // AT_ONCE))
+        at = int(st.pagination(pages, key="queue-page")) if pages > 1 else 1
+        for row in rows[(at - 1) * AT_ONCE : at * AT_ONCE]:
             _waiting_row(row, last=len(rows))
 
 
