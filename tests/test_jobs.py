@@ -30,7 +30,7 @@ from faults.points import POINTS
 from faults.saving import kill_while_saving
 from faults.storm import Storm
 
-from tuner import hardware
+from tuner import cli, hardware
 from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs import (
@@ -46,6 +46,7 @@ from tuner.jobs import (
     supervisor,
     watch,
 )
+from tuner.jobs.foreground import take_slot
 from tuner.tracking import checkpoints
 from tuner.tracking.run import ENDED, Run, all_runs
 
@@ -596,6 +597,73 @@ def test_a_terminal_waits_its_turn_or_says_why_not() -> None:
     assert patient.status().state == "finished" and refused.status().state == "stopped"
     assert control.wait(second, timeout=15).state == "finished"
     assert first.status().ended <= starts(patient)[0][2] <= starts(second)[0][2]
+
+
+def test_what_was_made_and_never_launched_blocks_nobody() -> None:
+    """Before there is an order, all that wait come first: a run whose maker died, too. Then somebody has to start it."""
+    forgotten = new_run(steps=2)
+    forgotten.update(created=time.time() - 60)
+    mine = new_run(steps=2)
+    terminal = foreground(mine, wait=True)
+    said, _ = terminal.communicate(timeout=30)
+    assert terminal.returncode == 0 and forgotten.id in said, said
+    assert control.wait(forgotten, timeout=15).state == "finished"
+    assert starts(forgotten)[0][2] <= starts(mine)[0][2]
+
+
+def test_a_terminal_does_not_wait_for_a_slot_that_is_not_its_own(
+    quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        hardware, "gpus", lambda: tuple(hardware.Gpu(i, "g", 2**33, 0, (9, 0)) for i in range(2))
+    )
+    other, mine = new_run(), new_run()
+    submit.place(other, gpus=[1])
+    lock, taken = take_slot(mine, gpus=[0], say=lambda sentence: None)
+    assert set(taken) == {"gpu0"}
+    slots.release(taken)
+    os.close(lock)
+
+
+@pytest.mark.parametrize("look", ["queue", "terminal"])
+def test_whoever_looks_notices_that_the_supervisor_was_killed(
+    look: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = submit.launch(new_run(steps=60))
+    until(lambda: first.status().step > 1)
+    second = submit.launch(new_run(steps=2))
+    kill_supervisor()
+    until(lambda: not supervisor.supervised())
+    if look == "queue":
+        assert cli.main(["queue", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["id"] for line in out.splitlines()] == [first.id, second.id]
+        assert "nobody was starting" in err
+        until(supervisor.supervised)
+        assert cli.main(["queue"]) == 0 and "nobody" not in capsys.readouterr().err
+    else:
+        terminal = foreground(new_run(steps=2), wait=True)
+        said, _ = terminal.communicate(timeout=30)
+        assert terminal.returncode == 0, said
+    for run in (first, second):
+        assert control.wait(run, timeout=15).state == "finished"
+        assert len(starts(run)) == 1
+
+
+def test_two_hundred_runs_wait_in_order_and_cost_a_look_little(quiet: None) -> None:
+    ids = [new_run(steps=1).id for _ in range(200)]
+    for id in ids[:3]:
+        submit.place(Run(id))
+    with queue.changing() as now:
+        now.ids = list(ids)
+    assert [row.id for row in queue.queue()] == ids and queue.queue()[-1].why == "199 before it."
+    queue.move(ids[-1], 1)
+    queue.hold_back(ids[0])
+    assert queue.waiting() == [ids[-1], *ids[:-1]]
+    began = time.process_time()
+    for _ in range(20):
+        queue.queue()
+    assert time.process_time() - began < 20 * 0.1
 
 
 def test_a_workers_children_do_not_keep_it_alive() -> None:

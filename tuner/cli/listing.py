@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
-from tuner.cli.words import OK, parser, print_json, table
+from tuner.cli.words import OK, parser, print_json, refuse, table
 from tuner.tracking.run import STATES
+
+A_SCREEN = 50
+"""Runs that are listed to be read."""
 
 
 def runs(words: list[str]) -> int:
     """List runs, newest first."""
     options_of = parser(runs)
     options_of.add_argument("--json", action="store_true", help="one JSON object a line")
-    options_of.add_argument("--limit", type=int, default=50, help="at most this many (default 50)")
+    options_of.add_argument(
+        "--limit", type=int, help=f"at most this many (default {A_SCREEN}; with --json all)"
+    )
     options_of.add_argument("--state", choices=STATES, help="only runs in this state")
     options = options_of.parse_args(words)
-    from tuner.tracking.runs import RunFilter, list_runs
+    from tuner.tracking.runs import RunFilter, every_run, list_runs
 
+    if options.limit is not None and options.limit < 1:
+        return refuse([f"--limit needs a number from 1 on; {options.limit} is none."])
     chosen = RunFilter(states=(options.state,) if options.state else ())
-    page = list_runs(chosen, size=options.limit)
     if options.json:
-        print_json(map(_run_fields, page.items))
-    else:
-        rows = [(r.id, r.state, r.stage, r.name, r.model) for r in page.items]
-        table(("id", "state", "stage", "name", "model"), rows)
+        print_json(map(_run_fields, islice(every_run(chosen, _warn), options.limit)))
+        return OK
+    page = list_runs(chosen, size=options.limit or A_SCREEN)
+    rows = [(r.id, r.state, r.stage, r.name, r.model) for r in page.items]
+    table(("id", "state", "stage", "name", "model"), rows)
+    if page.notice:
+        _warn(page.notice)
+    if page.total > len(rows):
+        _warn(f"{len(rows)} of {page.total} runs; --limit {page.total} shows all.")
     return OK
+
+
+def _warn(notice: str) -> None:
+    print(f"tuner: {notice}", file=sys.stderr)
 
 
 def _run_fields(row: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, table
 from tuner.config.config import KNOBS
@@ -31,12 +32,16 @@ def queue(words: list[str]) -> int:
             return refuse([str(error)])
     if options.pause or options.go:
         jobs.pause(options.pause)
-        ensure_supervisor(only_if_needed=True)
+    gone = False
+    with suppress(OSError):  # a studio that nobody may write to can be looked at all the same
+        gone = ensure_supervisor(only_if_needed=True)
     rows = [row.as_dict() for row in jobs.queue()]
     if options.json:
         print_json(rows)
     else:
         table(("id", "state", "name"), [(str(r["id"]), str(r["state"]), str(r["name"])) for r in rows])
+    if gone and not (options.move or options.pause or options.go):
+        print("tuner: nobody was starting and watching runs; somebody does now.", file=sys.stderr)
     return OK
 
 

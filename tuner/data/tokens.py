@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPECIALS = ("bos_token", "eos_token", "pad_token", "unk_token")
-GUARD = "\ufdd4"
-"""Stands within a special token's text that data brought along; a noncharacter, which no text may hold."""
+GUARD = "\ufdd4letters\ufdd4"
+"""Stands within a special token's text that data brought along; made of noncharacters, so that no text holds it."""
 
 
 class Encoding(Protocol):

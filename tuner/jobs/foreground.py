@@ -23,6 +23,8 @@ from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.run import Run
 
 Say = Callable[[str], None]
+LOOK = 2.0
+"""Seconds between two looks whether there is a supervisor."""
 
 
 def _to_stderr(sentence: str) -> None:
@@ -39,9 +41,13 @@ def run_in_foreground(
     lock, taken = take_slot(run, wait, gpus, say)
     shown = run.log_path.stat().st_size if run.log_path.exists() else 0
     process = launch.start(run, lock, taken)
-    ensure_supervisor()
     with _asking(run, say):
+        look_again = 0.0
         while process.poll() is None:
+            if time.monotonic() >= look_again:
+                with suppress(OSError):  # the run itself goes on
+                    ensure_supervisor()  # one that was killed leaves this worker unwatched, and all that wait
+                look_again = time.monotonic() + LOOK
             time.sleep(0.1)
             shown = _show(run, shown)
     _show(run, shown)
@@ -116,9 +122,13 @@ def take_slot(
 def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
     needs = run.status().extra
     choice, count = slots.wanted(needs["gpus"], needs["use_cpu"], [g.index for g in hardware.gpus()])
-    told = ""
+    told, look_again = "", 0.0
     while True:
-        ahead = _ahead(run)
+        ahead = _ahead(run, choice)
+        if ahead and time.monotonic() >= look_again:
+            # They are started by a supervisor or not at all: this terminal would wait for ever behind them.
+            ensure_supervisor(only_if_needed=True)
+            look_again = time.monotonic() + LOOK
         short = queue.short_of_room()
         taken = None if ahead or short else slots.take(run.id, choice, count)
         if taken is not None:
@@ -141,8 +151,12 @@ def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
     return f"Run {ahead[0]} is before it in the queue" if ahead else "The slot is being freed"
 
 
-def _ahead(run: Run) -> list[str]:
-    """The runs that are to start before this one."""
-    now = queue.order()
-    ids = [i for i in queue.waiting() if i not in now.held or i == run.id]
-    return [] if now.paused or run.id not in ids else ids[: ids.index(run.id)]
+def _ahead(run: Run, choice: Sequence[str]) -> list[str]:
+    """The runs that are to start before this one, in a slot that it may have."""
+    now, runs = queue.order(), queue.unended()
+    ids = [i for i in queue.waiting(runs) if i not in now.held or i == run.id]
+    if now.paused or run.id not in ids:
+        return []
+    present = [g.index for g in hardware.gpus()]
+    before = ids[: ids.index(run.id)]
+    return [i for i in before if set(queue.slots_of(runs[i], present)[0]) & set(choice)]

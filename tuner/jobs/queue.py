@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.jobs import launch, liveness, slots
-from tuner.tracking import disk
+from tuner.tracking import disk, open_runs
 from tuner.tracking.run import ENDED, LIVE, Run, Status
 
 UNLISTED_GRACE = 5.0
@@ -84,15 +84,15 @@ _seen: dict[str, tuple[tuple[int, int], Status]] = {}
 
 
 def unended() -> dict[str, Status]:
-    """Every run that has not ended, by id. One stat a folder; a status is parsed only when it changed."""
+    """Every run that has not ended, by id. One stat a marked run; a status is parsed only when it changed."""
     found = {}
-    root = str(paths.runs())
-    with suppress(FileNotFoundError):
-        # Plain strings: ten thousand Path objects would take most of the time.
-        for name in os.listdir(root):  # noqa: PTH208
-            status = _status(root, name)
-            if status is not None and status.state not in ENDED:
-                found[name] = status
+    root, ids = str(paths.runs()), open_runs.ids()
+    if len(_seen) > 2 * len(ids) + 1000:
+        _seen.clear()  # of runs that ended long ago
+    for name in ids:
+        status = _status(root, name)
+        if status is not None and status.state not in ENDED:
+            found[name] = status
     return found
 
 
@@ -118,7 +118,7 @@ def waiting(runs: dict[str, Status] | None = None) -> list[str]:
     queued = {i: s for i, s in runs.items() if s.state == "queued"}
     listed = [i for i in dict.fromkeys(order().ids) if i in queued]
     now = time.time()
-    rest = sorted((i for i in queued if i not in listed), key=lambda i: queued[i].created)
+    rest = sorted(queued.keys() - set(listed), key=lambda i: queued[i].created)
     fresh = {i for i in rest if now - UNLISTED_GRACE <= queued[i].created <= now}
     return listed + [i for i in rest if i not in fresh or liveness.alive(Run(i))]
 
@@ -151,6 +151,11 @@ def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
     return given.gpus if given else tuple(status.extra.get("gpus") or ())
 
 
+def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
+    """The slots that a queued run may have, and how many of them it needs, on a machine with these GPUs."""
+    return slots.wanted(status.extra.get("gpus") or None, bool(status.extra.get("use_cpu")), present)
+
+
 def _why(position: int, run_id: str, status: Status, now: Order) -> str:
     if position == 0:
         return status.phase
@@ -181,14 +186,10 @@ def short_of_room() -> str:
 def enqueue(run_id: str, first: bool = False) -> None:
     """Put a run at the end of the order (or at its head). The run's own status makes it queued, not this."""
     with changing() as now:
-        others = [i for i in now.ids if i != run_id and _waits(i)]
+        queued = {i for i, status in unended().items() if status.state == "queued"} - {run_id}
+        others = [i for i in now.ids if i in queued]
         now.ids = [run_id, *others] if first else [*others, run_id]
-        now.held = [i for i in now.held if i != run_id and _waits(i)]
-
-
-def _waits(run_id: str) -> bool:
-    status = Run(run_id).status()
-    return status.created > 0 and status.state == "queued"  # a folder that is gone reads as queued, too
+        now.held = [i for i in now.held if i in queued]
 
 
 def move(run_id: str, position: int) -> None:

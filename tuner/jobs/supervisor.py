@@ -21,7 +21,7 @@ from pathlib import Path
 from tuner import hardware, paths, process
 from tuner.jobs import launch, liveness, queue, reasons, resuming, settle, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
-from tuner.tracking import disk
+from tuner.tracking import disk, open_runs
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.tracking.run import LIVE, Run, Status
 
@@ -169,8 +169,8 @@ class Supervisor:
 
     def _start(self, run: Run, status: Status, free: set[str]) -> set[str]:
         """Start one run if its slots are free. The slots that later runs must leave alone now."""
-        chosen = status.extra.get("gpus") or None
-        choice, count = slots.wanted(chosen, bool(status.extra.get("use_cpu")), self._gpus())
+        chosen = status.extra.get("gpus")
+        choice, count = queue.slots_of(status, self._gpus())
         open_to_it = [name for name in choice if name in free]
         if len(open_to_it) < count:
             return set(choice) if chosen else set()
@@ -269,6 +269,7 @@ def _work(idle: float, lock: int) -> None:
     wake = _wake_on_child()
     supervisor = Supervisor()
     busy = time.monotonic()
+    walked = False
     while _is_at(lock, leader_path()):
         began = time.monotonic()
         if supervisor.tick():
@@ -277,6 +278,11 @@ def _work(idle: float, lock: int) -> None:
             began - busy >= idle
         ):  # asked only of a look that found nothing: on a busy machine a sleep may be long
             return
+        if not walked:  # once what waits was started: a folder that was put here by hand has no mark
+            with suppress(OSError):
+                open_runs.walk()
+            walked = True
+            continue
         # A studio with ten thousand runs is looked at less often, for a tenth of the time at most.
         _sleep(wake, min(2.0, max(TICK, 10 * (time.monotonic() - began))))
     log.info("%s is gone or another one; leaving", paths.mlruns())

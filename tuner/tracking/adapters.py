@@ -8,6 +8,7 @@ from pathlib import Path
 from tuner import paths
 from tuner.redact import refuse_secret
 from tuner.tracking.adapter_rows import AdapterRow, Word, check, list_adapters
+from tuner.tracking.reader import reader
 from tuner.tracking.registration import register
 from tuner.tracking.store import as_default, changing, explained, open_store
 from tuner.tracking.weights import BrokenWeights
@@ -17,6 +18,7 @@ __all__ = [
     "BrokenWeights",
     "Word",
     "adapter_folder",
+    "are_there_any",
     "check",
     "delete_adapter",
     "delete_alias",
@@ -25,6 +27,11 @@ __all__ = [
     "set_alias",
     "set_note",
 ]
+
+
+def are_there_any() -> bool:
+    """Whether an adapter was ever registered. Raises TrackerError while the tracker is away."""
+    return reader().has_adapters()
 
 
 def adapter_folder(name: str, version: int | str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from tuner.tracking.store import changes, experiment_id, explained, open_store, 
 FRESH = 5.0  # seconds for which one answer of a server serves every question of a page
 PATIENCE = 10  # an answer that took long serves that many times as long
 PAGE = 1000
+FEW = 6
+"""Runs that are asked for one by one rather than with all others."""
 
 
 class Answer(NamedTuple):
@@ -58,7 +60,8 @@ class ClientReader:
 
             return list(_pages(page))
 
-    def heads(self) -> list[Head]:
+    def heads(self, ids: Collection[str] | None = None) -> list[Head]:
+        found = self._runs() if ids is None else self._some(ids)
         return [
             Head(
                 run.info.run_id,
@@ -68,26 +71,34 @@ class ClientReader:
                 (run.info.end_time or 0) / 1000,
                 run.info.lifecycle_stage == "deleted",
             )
-            for run in self._runs()
+            for run in found
         ]
 
-    def column(self, kind: str, key: str) -> dict[str, Any]:
-        found = {run.info.run_id: getattr(run.data, kind).get(key) for run in self._runs()}
+    def _some(self, ids: Collection[str]) -> list[Any]:
+        """These runs as far as the server has them; a few are asked for by themselves, if they were not told just now."""
+        wanted = set(ids)
+        known = _seen.get(tracking_uri())
+        fresh = known and known.changes == changes() and time.monotonic() <= known.till
+        every = known.runs if known and fresh else self._runs() if len(wanted) > FEW else []
+        found = {run.info.run_id: run for run in every if run.info.run_id in wanted}
+        for id in wanted - set(found):
+            if run := _run(id):
+                found[id] = run
+        return list(found.values())
+
+    def column(self, kind: str, key: str, ids: Collection[str] | None = None) -> dict[str, Any]:
+        runs = self._runs() if ids is None else self._some(ids)
+        found = {run.info.run_id: getattr(run.data, kind).get(key) for run in runs}
         return {run: _measured(v) for run, v in found.items() if v is not None}
 
     def details(self, ids: Iterable[str]) -> dict[str, Details]:
-        wanted = set(ids)
-        found = {run.info.run_id: run for run in self._runs() if run.info.run_id in wanted}
-        with explained():
-            for id in wanted - set(found):
-                found[id] = open_store(create=False).get_run(id)
         return {
-            id: Details(
+            run.info.run_id: Details(
                 dict(run.data.params),
                 {name: _measured(v) for name, v in run.data.metrics.items()},
                 dict(run.data.tags),
             )
-            for id, run in found.items()
+            for run in self._some(list(ids))
         }
 
     def tag_keys(self) -> list[str]:
@@ -103,6 +114,10 @@ class ClientReader:
         steps = np.array([p.step for p in points], np.int64)
         values = np.array([p.value for p in points], float)
         return last_of_each(steps, numbers(values, np.isnan(values))) if points else (steps, values)
+
+    def has_adapters(self) -> bool:
+        with explained():
+            return bool(open_store(create=False).search_model_versions(max_results=1))
 
     def adapters(self) -> list[dict[str, Any]]:
         with explained():
@@ -122,6 +137,21 @@ class ClientReader:
                 }
                 for v in _pages(client.search_model_versions)
             ]
+
+
+def _run(id: str) -> Any | None:
+    """One run of the studio's experiment, None where there is none of that id."""
+    with explained():
+        from mlflow.exceptions import MlflowException
+
+        client = open_store(create=False)
+        try:
+            run = client.get_run(id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return run if run.info.experiment_id == experiment_id(client) else None
 
 
 def _measured(value: Any) -> Any:

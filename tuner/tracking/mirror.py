@@ -22,13 +22,13 @@ from tuner import private
 from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
-from tuner.tracking import creation, store
+from tuner.tracking import creation, open_runs, store
 from tuner.tracking.facts import facts
 from tuner.tracking.inputs import recorded, to_mlflow
 from tuner.tracking.ledger import Ledger, held, is_mirrored
 from tuner.tracking.points import spark
 from tuner.tracking.registration import register_pending
-from tuner.tracking.run import ENDED, Run, State, Status, all_runs
+from tuner.tracking.run import ENDED, Run, State, Status, all_runs, mark_open
 from tuner.tracking.store import TrackerError, explained, open_store
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def sync(run: Run, wait: float = 0.0) -> int | None:
         register_pending(run)
     if run.status().tracking:
         run.update(tracking="")
+    open_runs.close(run)
     return sent
 
 
@@ -74,6 +75,7 @@ def start_anew() -> None:
     if file is None or file.exists():
         raise ValueError(f"The tracker at {file or store.shown_uri()} is there; nothing was changed.")
     for run in all_runs():
+        mark_open(run.id)
         (run.folder / "tracking.json").unlink(missing_ok=True)
     for rest in ("-wal", "-shm"):  # of the old one: they would be replayed into the new
         file.with_name(file.name + rest).unlink(missing_ok=True)

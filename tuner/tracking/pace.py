@@ -11,7 +11,8 @@ from typing import Any
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.tracking.points import tail
-from tuner.tracking.run import Run, Status, all_runs
+from tuner.tracking.run import Run, Status
+from tuner.tracking.runs import finished
 
 RECENT = 40
 """Past runs looked at."""
@@ -41,8 +42,8 @@ class Pace:
 
 def expected_seconds(config: Config, examples: int) -> float | None:
     """Seconds from start to end of a run that learns from so many examples; None where none like it has finished."""
-    for run in all_runs()[:RECENT]:
-        pace = _pace(run)
+    for run_id in finished(RECENT):
+        pace = _pace(Run(run_id))
         if pace and pace.kind == _kind(config):
             return pace.beside + pace.each * examples
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,22 +17,23 @@ from tuner.tracking.store import TrackerError, database, was_used
 class Reader(Protocol):
     """Ids are MLflow's. Any of these may raise TrackerError."""
 
-    def heads(self) -> list[Head]: ...
-    def column(self, kind: str, key: str) -> dict[str, Any]: ...
+    def heads(self, ids: Collection[str] | None = None) -> list[Head]: ...
+    def column(self, kind: str, key: str, ids: Collection[str] | None = None) -> dict[str, Any]: ...
     def details(self, ids: Iterable[str]) -> dict[str, Details]: ...
     def tag_keys(self) -> list[str]: ...
     def metric_names(self, ids: Iterable[str]) -> list[str]: ...
     def history(self, id: str, metric: str) -> Series: ...
     def adapters(self) -> list[dict[str, Any]]: ...
+    def has_adapters(self) -> bool: ...
 
 
 class NobodyYet:
     """Before the first run, or while the tracker is away: nothing is known."""
 
-    def heads(self) -> list[Head]:
+    def heads(self, ids: Collection[str] | None = None) -> list[Head]:
         return []
 
-    def column(self, kind: str, key: str) -> dict[str, Any]:
+    def column(self, kind: str, key: str, ids: Collection[str] | None = None) -> dict[str, Any]:
         return {}
 
     def details(self, ids: Iterable[str]) -> dict[str, Details]:
@@ -49,6 +50,9 @@ class NobodyYet:
 
     def adapters(self) -> list[dict[str, Any]]:
         return []
+
+    def has_adapters(self) -> bool:
+        return False
 
 
 def reader() -> Reader:

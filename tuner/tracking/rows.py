@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from tuner.tracking.run import Run, State
 
@@ -110,6 +110,16 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Brief:
+    """A run in a field that chooses one: id, name, stage and when it was made, in seconds since the epoch."""
+
+    id: str
+    name: str
+    stage: str
+    created: float
+
+
+@dataclass(frozen=True)
 class Choices:
     """What there is to filter by, each sorted."""
 
@@ -119,8 +129,7 @@ class Choices:
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """A run without its details, as a reader lists it. Times in seconds, 0 for none; `id` is MLflow's."""
 
     id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,12 +12,13 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.redact import refuse_secret
+from tuner.tracking import open_runs
 from tuner.tracking.creation import creating
 from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
 from tuner.tracking.ledger import Ledger, held, mlflow_id
 from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
-from tuner.tracking.rows import NOTE, PARENT, SWEEP, Choices, Head, Page, RunFilter, RunRow, is_own
+from tuner.tracking.rows import NOTE, PARENT, SWEEP, Brief, Choices, Page, RunFilter, RunRow, is_own
 from tuner.tracking.run import ENDED, Run, fresh_name
 from tuner.tracking.store import TrackerError, changed, changing, database, explained, open_store
 from tuner.tracking.table import Table
@@ -30,14 +31,19 @@ __all__ = [
     "choices",
     "create_parent",
     "create_run",
+    "are_there",
     "delete_run",
     "delete_tag",
+    "every_run",
     "find_run",
+    "finished",
+    "first_runs",
     "get_row",
     "history",
     "list_runs",
     "metric_names",
     "names",
+    "newest",
     "purge",
     "rename_run",
     "restore_run",
@@ -45,6 +51,8 @@ __all__ = [
     "set_tag",
 ]
 LONGEST_NOTE = 8000
+A_FEW = 200
+"""Runs whose details are in memory at a time when all are listed."""
 
 
 # --- making
@@ -120,15 +128,54 @@ def list_runs(filter: RunFilter = RunFilter(), page: int = 1, size: int = 50) ->
     return Page(tuple(rows), len(ids), number, size, table.notice)
 
 
+def every_run(
+    filter: RunFilter = RunFilter(),  # noqa: B008  frozen
+    warn: Callable[[str], None] = lambda notice: None,
+) -> Iterator[RunRow]:
+    """All runs that pass the filter, in its order, read a few at a time: as they were listed when this began.
+
+    `warn` is called with a sentence where some may be missing.
+    """
+    table = Table()
+    ids = table.chosen(filter)
+    if table.notice:
+        warn(table.notice)
+    for start in range(0, len(ids), A_FEW):
+        yield from table.rows(ids[start : start + A_FEW])
+
+
+def newest(most: int) -> list[Brief]:
+    """The runs made last, with no more of each than a field shows that chooses one."""
+    table = Table()
+    heads = table.some(table.chosen(RunFilter(), most))
+    stages = table.column("params", "stage")
+    return [Brief(id, head.name, stages.get(id) or "", head.created) for id, head in heads.items()]
+
+
+def finished(most: int) -> list[str]:
+    """The runs that finished, those made last first."""
+    return Table().chosen(RunFilter(states=("finished",)), most)
+
+
+def first_runs(most: int, filter: RunFilter = RunFilter()) -> list[RunRow]:  # noqa: B008  frozen
+    """The first runs that pass a filter, in its order; quicker than a page, for nobody counts the others."""
+    table = Table()
+    return table.rows(table.chosen(filter, most))
+
+
+def are_there(most: int, filter: RunFilter = RunFilter()) -> int:  # noqa: B008  frozen
+    """How many runs pass a filter, as far as `most`."""
+    return len(Table().chosen(filter, most))
+
+
 def get_row(run_id: str) -> RunRow | None:
     """One run, deleted or not; None where there is none of that id."""
-    table = Table()
-    return table.rows([run_id])[0] if run_id in table.heads else None
+    return Table().find(run_id)
 
 
 def names() -> set[str]:
     """What runs here are called, deleted ones too: they may come back."""
-    return {head.name for head in Table().heads.values()}
+    return Table().names()
 
 
 def find_run(text: str) -> str:
@@ -136,12 +183,7 @@ def find_run(text: str) -> str:
 
     Raises ValueError with one sentence.
     """
-    heads: dict[str, Head] = {id: head for id, head in Table().heads.items() if not head.deleted}
-    if text in heads:
-        return text
-    found = [id for id in heads if text and id.startswith(text)] or [
-        id for id, head in heads.items() if head.name == text
-    ]
+    found = [id for id, _ in Table().called(text)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -154,7 +196,7 @@ def find_run(text: str) -> str:
 def choices() -> Choices:
     """What the runs can be filtered by."""
     table = Table()
-    stages, models, sets = (set(table.column("params", key).values()) for key in _FILTERED)
+    stages, models, sets = (table.choices("params", key) for key in _FILTERED)
     keys = []
     with suppress(TrackerError):
         keys = [key for key in table.tag_keys() if not is_own(key)]
@@ -162,7 +204,7 @@ def choices() -> Choices:
         stages=tuple(sorted(filter(None, stages))),
         models=tuple(sorted(filter(None, models))),
         datasets=tuple(sorted({part for one in sets for part in one.split(",") if part})),
-        tags={key: tuple(sorted(set(table.column("tags", key).values()))) for key in sorted(keys)},
+        tags={key: tuple(sorted(table.choices("tags", key))) for key in sorted(keys)},
     )
 
 
@@ -267,3 +309,4 @@ def purge(run_id: str) -> None:
     if row.local:
         with held(row.run):
             shutil.rmtree(row.run.folder, ignore_errors=True)
+        open_runs.close(row.run)

@@ -6,17 +6,20 @@ minute, and without importing MLflow. A test holds that both say the same; where
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.tracking.rows import Details, Head
-from tuner.tracking.store import EXPERIMENT, TrackerError, sentence
+from tuner.tracking.rows import Details, Head, RunFilter
+from tuner.tracking.search import OURS, mentions, where
+from tuner.tracking.store import TrackerError, sentence
 
 INFINITE = 1.7976931348623157e308  # what MLflow stores for an infinity
 
@@ -35,11 +38,29 @@ KNOWN = {
 }
 
 
+HEAD = "r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.lifecycle_stage"
+SOME = "(SELECT value FROM json_each(?))"
+"""Ids as one value: SQLite takes a limited number of question marks."""
+MANY = 1000
+"""Runs of which one is quicker with everything than with these alone."""
+_kept: dict[tuple[str, str], dict[str, str]] = {}
+LEAPING = """
+WITH RECURSIVE keys(key) AS (
+    SELECT min(key) FROM tags UNION ALL SELECT (SELECT min(key) FROM tags WHERE key > keys.key) FROM keys WHERE key IS NOT NULL
+) SELECT key FROM keys WHERE key IS NOT NULL
+"""
+
+
 class SqliteReader:
-    """One short-lived read-only connection for each question. Raises TrackerError where the file cannot be read."""
+    """One short-lived read-only connection for each question. Raises TrackerError where the file cannot be read.
+
+    Make one for each look: what it was told of the runs there are serves it to its end.
+    """
 
     def __init__(self, file: Path):
         self._file = file
+        self._now: set[str] = set()
+        self._fresh: set[str] = set()  # params that are known of every run of now
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -47,6 +68,7 @@ class SqliteReader:
             with contextlib.closing(
                 sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True, timeout=5)
             ) as db:
+                db.create_function("mentions", 2, mentions, deterministic=True)
                 yield db
         except sqlite3.Error as error:
             raise TrackerError(sentence(error)) from error
@@ -54,6 +76,12 @@ class SqliteReader:
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._open() as db:
             return db.execute(sql, values).fetchall()
+
+    def inode(self) -> int:
+        """Which file it is; 0 while there is none."""
+        with contextlib.suppress(OSError):
+            return self._file.stat().st_ino
+        return 0
 
     def fits(self) -> bool:
         """Whether this file has the tables and columns that are read here. Raises TrackerError if it is no database."""
@@ -67,55 +95,111 @@ class SqliteReader:
                     return False
         return True
 
-    def heads(self) -> list[Head]:
-        """Every run of the studio's experiment, the deleted ones too, in no order."""
-        found = self._all(
-            "SELECT run_uuid, r.name, status, start_time, end_time, r.lifecycle_stage FROM runs r "
-            "JOIN experiments e USING (experiment_id) WHERE e.name = ?",
-            (EXPERIMENT,),
-        )
+    # --- which runs there are
+
+    def heads(self, ids: Collection[str] | None = None) -> list[Head]:
+        """Runs of the studio's experiment, the deleted ones too, in no order: all, or those of these ids."""
+        if ids is None:
+            return self._heads(OURS)
+        return self._heads(f"{OURS} AND r.run_uuid IN {SOME}", [json.dumps(list(ids))])
+
+    def _heads(self, condition: str, values: Sequence[Any] = ()) -> list[Head]:
+        found = self._all(f"SELECT {HEAD} FROM runs r WHERE {condition}", values)  # noqa: S608  built of constants
         return [
             Head(id, name or "", status, (start or 0) / 1000, (end or 0) / 1000, stage == "deleted")
             for id, name, status, start, end, stage in found
         ]
 
-    def column(self, kind: str, key: str) -> dict[str, Any]:
-        """The value of one param, tag or metric of every run that has it; kind is params, tags or metrics."""
+    def search(
+        self, filter: RunFilter, but: Collection[str], most: int | None = None
+    ) -> list[tuple[float, str]]:
+        """The runs that pass a filter, without those of these ids: when each was made, in seconds, and its id.
+
+        With `most` only so many, those that come first by when they were made.
+        """
+        condition, values = where(filter, but, self._params)
+        ask = f"SELECT start_time, run_uuid FROM runs r WHERE {condition}"  # noqa: S608  built of constants
+        if most is not None:
+            way = "DESC" if filter.descending else "ASC"
+            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way} LIMIT {int(most)}"
+        found = self._all(ask, values)
+        return [((start or 0) / 1000, id) for start, id in found]
+
+    def _params(self, key: str) -> dict[str, str]:
+        """A param of every run that has it, kept from question to question: MLflow never changes one."""
+        kept = _kept.setdefault((str(self._file), key), {})
+        if key not in self._fresh:
+            self._now = self._now or self.ids()
+            if missing := self._now - kept.keys():
+                column = self.column("params", key, missing if len(missing) < MANY else None)
+                kept |= {run: sys.intern(value) for run, value in column.items()}
+            for gone in kept.keys() - self._now:
+                kept.pop(gone, None)
+            self._fresh.add(key)
+        return kept
+
+    def called(self, text: str) -> list[Head]:
+        """The runs, deleted ones left out, whose id begins with a text; where there are none those of that name."""
+        kept, end = f"{OURS} AND r.lifecycle_stage != 'deleted'", text + "\U0010ffff"
+        by_id = self._heads(f"{kept} AND r.run_uuid >= ? AND r.run_uuid < ?", [text, end])
+        return by_id or self._heads(f"{kept} AND r.name = ?", [text])
+
+    def names(self) -> set[str]:
+        """What runs are called, the deleted ones too."""
+        return {name or "" for (name,) in self._all(f"SELECT r.name FROM runs r WHERE {OURS}")}  # noqa: S608
+
+    def ids(self) -> set[str]:
+        """Every run in the file, whatever its experiment."""
+        return {id for (id,) in self._all("SELECT run_uuid FROM runs")}
+
+    # --- what they have
+
+    def column(self, kind: str, key: str, ids: Collection[str] | None = None) -> dict[str, Any]:
+        """The value of one param, tag or metric of every run that has it, or of these; kind is params, tags or metrics."""
+        table = {"params": "params", "tags": "tags", "metrics": "latest_metrics"}[kind]
+        some, values = (
+            ("", [key]) if ids is None else (f" AND run_uuid IN {SOME}", [key, json.dumps(list(ids))])
+        )
+        nan = "is_nan" if kind == "metrics" else "NULL"
+        found = self._all(f"SELECT run_uuid, value, {nan} FROM {table} WHERE key = ?{some}", values)  # noqa: S608
         if kind == "metrics":
-            found = self._all("SELECT run_uuid, value, is_nan FROM latest_metrics WHERE key = ?", (key,))
             return {run: number(value, nan) for run, value, nan in found}
-        table = {"params": "params", "tags": "tags"}[kind]
-        return dict(self._all(f"SELECT run_uuid, value FROM {table} WHERE key = ?", (key,)))  # noqa: S608  a constant
+        return {run: value for run, value, _ in found}
+
+    def choices(self, kind: str, key: str) -> set[str]:
+        """The values that a param or tag has."""
+        if kind == "params":
+            return set(self._params(key).values())
+        found = self._all("SELECT DISTINCT value FROM tags WHERE key = ? AND value IS NOT NULL", (key,))
+        return {value for (value,) in found}
 
     def details(self, ids: Iterable[str]) -> dict[str, Details]:
         """Params, last metrics and tags of some runs."""
         found = {id: Details() for id in ids}
-        marks = ",".join("?" * len(found))
-        wanted = list(found)
+        wanted = (json.dumps(list(found)),)
         with self._open() as db:
-            ask = "SELECT run_uuid, key, value FROM {} WHERE run_uuid IN (" + marks + ")"  # noqa: S608
-            for run, key, value in db.execute(ask.format("params"), wanted):
+            ask = f"SELECT run_uuid, key, value, {{}} FROM {{}} WHERE run_uuid IN {SOME}"  # noqa: S608
+            for run, key, value, _ in db.execute(ask.format("NULL", "params"), wanted):
                 found[run].params[key] = value
-            for run, key, value in db.execute(ask.format("tags"), wanted):
+            for run, key, value, _ in db.execute(ask.format("NULL", "tags"), wanted):
                 found[run].tags[key] = value
-            ask = ask.replace("value FROM", "value, is_nan FROM")
-            for run, key, value, nan in db.execute(ask.format("latest_metrics"), wanted):
+            for run, key, value, nan in db.execute(ask.format("is_nan", "latest_metrics"), wanted):
                 found[run].metrics[key] = number(value, nan)
         return found
 
     def tag_keys(self) -> list[str]:
-        """Every tag there is."""
-        return [key for (key,) in self._all("SELECT DISTINCT key FROM tags")]
+        """Every tag there is, found by leaping from one to the next: of most there are as many as runs."""
+        return [key for (key,) in self._all(LEAPING)]
 
     def metric_names(self, ids: Iterable[str]) -> list[str]:
         """The metrics that any of these runs has."""
-        wanted = list(ids)
-        marks = ",".join("?" * len(wanted))
         found = self._all(
-            f"SELECT DISTINCT key FROM latest_metrics WHERE run_uuid IN ({marks})",  # noqa: S608  only question marks
-            wanted,
+            f"SELECT DISTINCT key FROM latest_metrics WHERE run_uuid IN {SOME}",  # noqa: S608  a constant
+            (json.dumps(list(ids)),),
         )
         return sorted(key for (key,) in found)
+
+    # --- curves
 
     def history(self, id: str, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Steps, rising, and values of one metric; of a step logged twice the later one."""
@@ -127,6 +211,12 @@ class SqliteReader:
             return np.empty(0, np.int64), np.empty(0)
         steps, values, nans = zip(*found, strict=True)
         return last_of_each(np.array(steps, np.int64), numbers(np.array(values, float), np.array(nans, bool)))
+
+    def has_adapters(self) -> bool:
+        """Whether there is any registered version."""
+        return bool(
+            self._all("SELECT 1 FROM model_versions WHERE current_stage != 'Deleted_Internal' LIMIT 1")
+        )
 
     def adapters(self) -> list[dict[str, Any]]:
         """Registered versions: name, version, created, run_id, location, description, tags, aliases."""

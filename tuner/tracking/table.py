@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.tracking import open_runs
 from tuner.tracking.points import spark, tail
 from tuner.tracking.reader import NobodyYet, Reader, reader
 from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, Details, Head, RunFilter, RunRow, is_own
 from tuner.tracking.run import ENDED, Run, State, Status
+from tuner.tracking.search import SETTLED
+from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError
 
 COLUMNS = {
@@ -27,29 +32,69 @@ COLUMNS = {
     "parent": ("tags", PARENT),
 }
 OPEN = frozenset({"SCHEDULED", "RUNNING"})
+FEW = 300
+"""Up to so many runs their values are asked for by id; of more all values are fetched."""
 
 
 class Table:
-    """One look at all runs. A column is fetched when a filter or a sort asks for it, and once."""
+    """One look at all runs. A column is fetched when a filter or a sort asks for it, and once.
+
+    A quick reader, that of the file, searches by itself. Then only the runs of which their folders know more than
+    MLflow are looked at one by one: the open ones, and those that MLflow does not have. Else all of them are.
+    """
 
     def __init__(self) -> None:
         self.notice = ""
         self._columns: dict[tuple[str, str], dict[str, Any]] = {}
         self._statuses: dict[str, Status] = {}
-        self._folders = _folders()
+        self._details: dict[str, Details] = {}
         self._reader: Reader = NobodyYet()
-        heads: list[Head] = []
+        self._folder_of: dict[str, str] = {}
+        self.heads: dict[str, Head] = {}
         try:
             self._reader = reader()
-            heads = self._reader.heads()
             # A run made while MLflow was away has another id there.
             self._folder_of = self._reader.column("tags", "tuner.run")
         except TrackerError as error:
-            self.notice = f"Only the runs of this folder are shown. {error}"
-            self._reader, self._folder_of = NobodyYet(), {}
-        self.heads = {self._folder_of.get(h.id, h.id): h for h in heads}
-        for run_id in self._folders - set(self.heads):
-            self.heads[run_id] = self._head_of_folder(run_id)
+            self._alone(error)
+
+    @property
+    def _quick(self) -> SqliteReader | None:
+        return self._reader if isinstance(self._reader, SqliteReader) else None
+
+    def _alone(self, error: TrackerError) -> None:
+        """Go on with what the folders say."""
+        self.notice = f"Only the runs of this folder are shown. {error}"
+        self._reader, self._folder_of = NobodyYet(), {}
+        self.__dict__.pop("_own", None)
+
+    @cached_property
+    def _own(self) -> set[str]:
+        """The runs whose folder is asked for their state."""
+        if self._quick is None:
+            return _folders()
+        return set(open_runs.ids()) | unknown(self._quick, set(self._folder_of.values()))
+
+    def _look(self) -> None:
+        """Fetch the heads of the runs that are looked at one by one."""
+        try:
+            if self._quick is None:
+                self._take(self._reader.heads())
+            elif self._own:
+                self._take(self._reader.heads(self._there(self._own)))
+        except TrackerError as error:
+            self._alone(error)
+        for run_id in self._own - set(self.heads):
+            if self._quick is None or _is_here(run_id):
+                self.heads[run_id] = self._head_of_folder(run_id)
+
+    def _take(self, heads: Iterable[Head]) -> None:
+        self.heads |= {self._folder_of.get(h.id, h.id): h for h in heads}
+
+    def _there(self, run_ids: Iterable[str]) -> list[str]:
+        """MLflow's ids of runs, as far as it has them."""
+        other = {run_id: id for id, run_id in self._folder_of.items()}
+        return [other.get(run_id, run_id) for run_id in run_ids]
 
     def _head_of_folder(self, run_id: str) -> Head:
         """A run that MLflow does not have yet."""
@@ -57,6 +102,12 @@ class Table:
         return Head(
             "", str(status.extra.get("name") or run_id), "RUNNING", status.created, status.ended, False
         )
+
+    def _untold(self, run_id: str) -> Details:
+        """What the folder has of a run that MLflow does not have."""
+        if run_id not in self._details:
+            self._details[run_id] = _details_of_folder(Run(run_id))
+        return self._details[run_id]
 
     def status(self, run_id: str) -> Status:
         if run_id not in self._statuses:
@@ -66,19 +117,16 @@ class Table:
     # --- columns
 
     def column(self, kind: str, key: str) -> dict[str, Any]:
-        """One param, tag or metric of every run that has it, by run id."""
+        """One param, tag or metric of every run looked at that has it, by run id."""
         if (kind, key) not in self._columns:
-            found = self._reader.column(kind, key)
+            few = [h.id for h in self.heads.values() if h.id] if len(self.heads) <= FEW else None
+            found = self._reader.column(kind, key, few)
             column = {self._folder_of.get(id, id): value for id, value in found.items()}
             for run_id, head in self.heads.items():
                 if not head.id:
-                    column[run_id] = getattr(_details_of_folder(Run(run_id)), kind).get(key)
+                    column[run_id] = getattr(self._untold(run_id), kind).get(key)
             self._columns[kind, key] = {id: v for id, v in column.items() if v is not None}
         return self._columns[kind, key]
-
-    def tag_keys(self) -> list[str]:
-        """Every tag that some run has. Raises TrackerError."""
-        return self._reader.tag_keys()
 
     def value(self, name: str, run_id: str) -> Any:
         """What a run has in a column that a person can name; None where it has nothing."""
@@ -104,25 +152,59 @@ class Table:
         Any other end need not be one: such a run may wait in the queue again, of which MLflow hears when it starts.
         """
         head = self.heads[run_id]
-        if head.status != "FINISHED" and run_id in self._folders:
+        if head.status != "FINISHED" and run_id in self._own:
             return self.status(run_id).state
+        if head.status in SETTLED:
+            return SETTLED[head.status]
         state: State = self.column("tags", "state").get(run_id) or STATE_OF.get(head.status, "running")
         return state
 
     # --- filter and sort
 
-    def chosen(self, filter: RunFilter) -> list[str]:
-        """The ids that pass, in order."""
+    def chosen(self, filter: RunFilter, most: int | None = None) -> list[str]:
+        """The ids that pass, in order; the first `most` of them, if that is given."""
+        self._look()
+        others = self._found(filter, most)
         sweeps = self.column("tags", SWEEP)
         ids = [
             id
             for id, head in self.heads.items()
             if head.deleted == filter.deleted and id not in sweeps and self._passes(id, filter)
         ]
+        if filter.sort == "created":
+            made = [(self.heads[id].created, self.heads[id].id or id) for id in ids]
+            found = [id for _, id in sorted([*made, *others], reverse=filter.descending)[:most]]
+            return [self._folder_of.get(id, id) for id in found] if self._folder_of else found
+        found = [self._folder_of.get(id, id) for _, id in others]
+        self._need(found)
+        return self._sorted([*ids, *found], filter)[:most]
+
+    def _found(self, filter: RunFilter, most: int | None) -> list[tuple[float, str]]:
+        """What the quick reader finds beside the runs that are looked at one by one."""
+        if self._quick is None:
+            return []
+        try:
+            asked = [head.id for head in self.heads.values() if head.id]
+            return self._quick.search(filter, asked, most if filter.sort == "created" else None)
+        except TrackerError as error:
+            self._alone(error)
+            self._look()
+            return []
+
+    def _need(self, ids: Sequence[str]) -> None:
+        """Fetch the heads of runs that were found and not yet looked at."""
+        missing = [id for id in ids if id not in self.heads]
+        if missing:
+            self._take(self._reader.heads(self._there(missing)))
+            self._columns.clear()  # of other runs
+
+    def _sorted(self, ids: list[str], filter: RunFilter) -> list[str]:
+        """In the order that was asked for, those without a value last. Of equal ones MLflow's id decides, as in SQL."""
         keys = {id: self.value(filter.sort, id) for id in ids}
+        last = {id: self.heads[id].id or id for id in ids}
         some = [id for id in ids if keys[id] is not None and keys[id] == keys[id]]
         words = any(isinstance(keys[id], str) for id in some)
-        some.sort(key=lambda id: (str(keys[id]) if words else keys[id], id), reverse=filter.descending)
+        some.sort(key=lambda id: (str(keys[id]) if words else keys[id], last[id]), reverse=filter.descending)
         none = sorted(set(ids) - set(some), key=lambda id: (-self.heads[id].created, id))
         return some + none
 
@@ -146,19 +228,72 @@ class Table:
         everything = "\n".join(said).lower()
         return all(part in everything for part in text.lower().split())
 
+    # --- single ones, and what all have
+
+    def find(self, run_id: str) -> RunRow | None:
+        """One run, at the cost of one."""
+        try:
+            self._take(self._reader.heads(self._there([run_id])))
+        except TrackerError as error:
+            self._alone(error)
+        if run_id not in self.heads and _is_here(run_id):
+            self.heads[run_id] = self._head_of_folder(run_id)
+        return next(iter(self.rows([run_id])), None) if run_id in self.heads else None
+
+    def called(self, text: str) -> list[tuple[str, Head]]:
+        """The runs that a person may mean: of this id; else those whose id begins so; else those of this name."""
+        try:
+            if self._quick:
+                self._take(self._quick.called(text))
+                begin = [id for id in self._folder_of.values() if text and id.startswith(text)]
+                self._take(self._quick.heads(self._there(begin)))
+        except TrackerError as error:
+            self._alone(error)
+        self._look()
+        kept = [(id, head) for id, head in self.heads.items() if not head.deleted]
+        for meant in (
+            [one for one in kept if one[0] == text],
+            [one for one in kept if one[0].startswith(text)],
+        ):
+            if text and meant:
+                return meant
+        return [one for one in kept if one[1].name == text]
+
+    def some(self, ids: Sequence[str]) -> dict[str, Head]:
+        """These runs without their details, as far as there are any."""
+        self._need(ids)
+        return {id: self.heads[id] for id in ids if id in self.heads}
+
+    def names(self) -> set[str]:
+        """What runs are called, the deleted ones too."""
+        self._look()
+        known = self._quick.names() if self._quick else set()
+        return known | {head.name for head in self.heads.values()}
+
+    def choices(self, kind: str, key: str) -> set[str]:
+        """The values that a param or tag has in some run."""
+        self._look()
+        known = self._quick.choices(kind, key) if self._quick else set()
+        return known | set(self.column(kind, key).values())
+
+    def tag_keys(self) -> list[str]:
+        """Every tag that some run has. Raises TrackerError."""
+        return self._reader.tag_keys()
+
     # --- rows
 
-    def rows(self, ids: Iterable[str]) -> list[RunRow]:
+    def rows(self, ids: Sequence[str]) -> list[RunRow]:
         """These runs with all that lists show of them."""
-        wanted = list(ids)
+        self._need(list(ids))
+        wanted = [id for id in ids if id in self.heads]  # not those removed for good since they were found
         found = self._reader.details([self.heads[id].id for id in wanted if self.heads[id].id])
         return [self._row(id, found.get(self.heads[id].id)) for id in wanted]
 
     def _row(self, run_id: str, details: Details | None) -> RunRow:
-        local = run_id in self._folders
+        local = _is_here(run_id)
         run = Run(run_id)
         head = self.heads[run_id]
-        known = details or _details_of_folder(run)
+        known = details or self._untold(run_id)
         status = self.status(run_id) if local else _status_of(head, known)
         live = local and status.state not in ENDED
         return RunRow(
@@ -184,6 +319,34 @@ class Table:
             spark=spark(run) if live else _spark_of(known),
             local=local,
         )
+
+
+def _is_here(run_id: str) -> bool:
+    """Whether a run has a folder of this studio."""
+    with suppress(ValueError, OSError):
+        return not run_id.startswith(".") and Run(run_id).folder.is_dir()
+    return False
+
+
+_strays: dict[str, tuple[tuple[int, int], float, set[str]]] = {}
+AGAIN = 30.0
+"""Seconds after which the folders are held against the file again, if none was made or removed meanwhile."""
+
+
+def unknown(reader: SqliteReader, others: set[str]) -> set[str]:
+    """The folders of runs that the file does not have: of another database, or of a backup from before they were made.
+
+    `others` are those that it has by another id.
+    """
+    root = str(paths.runs())
+    with suppress(FileNotFoundError):
+        stamp = (os.stat(root).st_mtime_ns, reader.inode())  # noqa: PTH116
+        known = _strays.get(root)
+        if known is None or known[0] != stamp or time.monotonic() > known[1]:
+            found = {name for name in os.listdir(root) if not name.startswith(".")}  # noqa: PTH208
+            known = _strays[root] = (stamp, time.monotonic() + AGAIN, found - reader.ids() - others)
+        return known[2]
+    return set()
 
 
 def _folders() -> set[str]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from tuner.tracking.points import Series
-from tuner.tracking.rows import RunFilter, RunRow
-from tuner.tracking.runs import get_row, list_runs
+from tuner.tracking.rows import Brief, RunRow
+from tuner.tracking.runs import get_row, newest
 from tuner.ui import chart_table, state
 from tuner.ui.history import MOST
 from tuner.ui.words import date, distinct
@@ -25,13 +25,15 @@ FIRST_METRICS = (
 
 _QUESTIONS = ("probe", "dataset_dir", "probe_samples", "stage")
 """What decides which questions a run was asked, and how its answers were scored."""
+OFFERED = 200
+"""The runs made last that the field offers; any other one is named in the address."""
 _FIELD, _LABELS = "compare-runs", "compare-labels"
 
 
 def pick() -> list[RunRow]:
     """The runs in the URL, and a field to change them."""
     asked = state.asked_all("run")[:MOST]
-    known = {row.id: row for row in list_runs(RunFilter(), size=200).items}
+    known: dict[str, Brief | RunRow] = {run.id: run for run in newest(OFFERED)}
     for run_id in asked:
         if run_id not in known and (row := get_row(run_id)):
             known[run_id] = row
@@ -49,10 +51,10 @@ def pick() -> list[RunRow]:
     )
     told = [run_id for run_id in told if run_id in known]
     state.tell(run=told)
-    return [known[run_id] for run_id in told]
+    return [row for run_id in told if (row := get_row(run_id))]
 
 
-def labels(rows: Sequence[RunRow], kept: Mapping[str, str]) -> dict[str, str]:
+def labels(rows: Sequence[Brief | RunRow], kept: Mapping[str, str]) -> dict[str, str]:
     """What each run is called in the field that chooses them; `kept` are those that the field knows already, by id.
 
     A field speaks of its options by what they read: no two may be alike, and none may change while it is open.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from tuner.tracking import runs
+from tuner.tracking import runs, store
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import STATES
 from tuner.tracking.store import TrackerError
@@ -32,7 +32,7 @@ SORTS = {
 
 def filters() -> RunFilter:
     """The filter bar; every field of it lives in the URL."""
-    known = runs.choices()
+    known = _choices(store.changes())
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="filters"):
         text = st.text_input(
             "Search",
@@ -71,6 +71,12 @@ def filters() -> RunFilter:
         descending=descending,
         deleted=deleted,
     )
+
+
+@st.cache_data(ttl=5, show_spinner=False, max_entries=2)
+def _choices(changes: int) -> runs.Choices:
+    """What there is to filter by; what was changed here is seen at once."""
+    return runs.choices()
 
 
 def _one(name: str, choices: tuple[str, ...], width: int) -> str:
@@ -168,7 +174,7 @@ def compare(ids: Sequence[str], parent: str = "") -> None:
 def of_sweep(parent: str) -> list[str]:
     """A sweep's runs in the order they were made; of more than can be compared those with the lowest loss."""
     lowest = RunFilter(parent=parent, sort="metrics.loss", descending=False)
-    return [row.id for row in sorted(runs.list_runs(lowest, size=MOST).items, key=lambda row: row.created)]
+    return [row.id for row in sorted(runs.first_runs(MOST, lowest), key=lambda row: row.created)]
 
 
 def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[list[str]], None]) -> None:

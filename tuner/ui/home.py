@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from tuner import hardware, paths
-from tuner.tracking.adapters import list_adapters
+from tuner.tracking.adapters import are_there_any
 from tuner.tracking.rows import RunFilter
-from tuner.tracking.runs import list_runs
+from tuner.tracking.runs import are_there
 from tuner.tracking.store import TrackerError
 from tuner.ui import draft, theme
 from tuner.ui.words import size
@@ -33,11 +33,11 @@ class Step:
 
 def steps() -> list[Step]:
     """The way from an empty studio to an adapter; what was done is read from the runs themselves."""
-    total = list_runs(RunFilter(), size=1).total
-    finished = list_runs(RunFilter(states=("finished",)), size=2).total
-    adapters = 0
+    total = are_there(1)
+    finished = are_there(2, RunFilter(states=("finished",)))
+    adapters = False
     with suppress(TrackerError):
-        adapters = len(list_adapters())
+        adapters = are_there_any()
     first = draft.first()
     return [
         Step(
@@ -69,7 +69,7 @@ def steps() -> list[Step]:
             "Each finished run registers one, with all that is behind it.",
             "adapters",
             "Adapters",
-            adapters > 0,
+            adapters,
         ),
     ]
 

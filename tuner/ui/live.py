@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,6 +81,14 @@ def _of(used: int, total: int) -> str:
 @st.cache_resource(show_spinner=False)
 def warm() -> None:
     """Once a server, a little after its first page: get MLflow ready, so that no launch waits for its import."""
-    later = threading.Timer(WARM_AFTER, store.warm)
+    later = threading.Timer(WARM_AFTER, _get_ready)
     later.daemon = True
     later.start()
+
+
+def _get_ready() -> None:
+    """Streamlit collects garbage after each draw of each piece, all of it: a fifth of a second once MLflow is loaded,
+    which is no garbage and need not be looked at again."""
+    store.warm().join()
+    gc.collect()
+    gc.freeze()

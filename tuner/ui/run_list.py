@@ -11,9 +11,12 @@ from tuner.jobs.queue import QueueRow
 from tuner.tracking.pace import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
-from tuner.tracking.runs import list_runs
+from tuner.tracking.runs import first_runs
 from tuner.ui import sparkline, theme
 from tuner.ui.words import ago, count, duration, look, number, safe, share
+
+AT_ONCE = 20
+"""Waiting runs on a page of the queue."""
 
 
 def find(run_id: str) -> Run | None:
@@ -96,7 +99,9 @@ def waiting() -> None:
                 on_change=_pause,
                 help="Start nothing more; what is at work goes on.",
             )
-        for row in rows:
+        pages = max(1, -(-len(rows) // AT_ONCE))
+        at = int(st.pagination(pages, key="queue-page")) if pages > 1 else 1
+        for row in rows[(at - 1) * AT_ONCE : at * AT_ONCE]:
             _waiting_row(row, last=len(rows))
 
 
@@ -148,7 +153,7 @@ def _try(act: Callable[[], object]) -> None:
 
 def lately(most: int = 6) -> None:
     """The runs that ended last, a card each, with the loss in small."""
-    rows = list_runs(RunFilter(states=tuple(ENDED)), size=most).items
+    rows = first_runs(most, RunFilter(states=tuple(ENDED)))
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):

@@ -1,0 +1,288 @@
+"""A year of runs costs no more than a week of them: what is counted is what is read, so that a busy machine is no fault."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scale import world
+
+from tuner import cli
+from tuner.config.config import make
+from tuner.jobs import queue
+from tuner.tracking import open_runs, runs, sqlite_reader, store, table
+from tuner.tracking.ledger import Ledger
+from tuner.tracking.run import ENDED, STATES, Run
+from tuner.tracking.runs import RunFilter
+
+FEW, MANY = 50, 1000
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A studio with a few runs and one with many."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for count in (FEW, MANY):
+            made[count] = tmp_path_factory.mktemp(f"studio{count}")
+            patch.setenv("TUNER_HOME", str(made[count]))
+            world.fill_runs(count)
+            open_runs.walk()
+    return made
+
+
+class Cost:
+    """What a question took: files opened in the folder of runs, and instructions of SQLite's machine."""
+
+    files = 0
+    steps = 0
+
+
+_counting: list[Cost] = []
+
+
+def _heard(event: str, given: tuple[Any, ...]) -> None:
+    if _counting and event == "open" and "/mlruns/runs/" in str(given[0]):
+        _counting[-1].files += 1
+
+
+sys.addaudithook(_heard)
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cost]:
+    """Count in this block."""
+    cost, connect = Cost(), sqlite3.connect
+
+    def counted(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened = connect(*args, **kwargs)
+        opened.set_progress_handler(tick, 10)
+        return opened
+
+    def tick() -> int:
+        cost.steps += 10
+        return 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_reader.sqlite3, "connect", counted)
+        _counting.append(cost)
+        try:
+            yield cost
+        finally:
+            _counting.pop()
+
+
+QUESTIONS: dict[str, tuple[Callable[[], object], int]] = {
+    "queue": (queue.queue, 0),
+    "one run": (lambda: runs.get_row(world.run_id(40)), 1),
+    "one run by the beginning of its id": (lambda: runs.find_run(world.run_id(40)[:30]), 1),
+    "newest": (lambda: runs.list_runs(size=20), 100),
+    "the last that ended": (lambda: runs.first_runs(6, RunFilter(states=tuple(ENDED))), 100),
+    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 100),
+    "search": (lambda: runs.list_runs(RunFilter(text="ALPHA run"), size=20), 300),
+    "failed": (lambda: runs.list_runs(RunFilter(states=("failed",)), size=5), 100),
+    "of a stage": (lambda: runs.list_runs(RunFilter(stage="dpo"), size=15), 200),
+    "what to filter by": (runs.choices, 100),
+    "what can be compared": (lambda: runs.newest(50), 100),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_runs_that_ended_long_ago_cost_next_to_nothing(
+    question: str, homes: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, each = QUESTIONS[question]
+    costs = {}
+    for count, home in homes.items():
+        monkeypatch.setenv("TUNER_HOME", str(home))
+        ask()  # what is kept is known from here on
+        with counting(monkeypatch) as costs[count]:
+            ask()
+    assert costs[MANY].files <= costs[FEW].files + 2
+    assert costs[MANY].steps - costs[FEW].steps <= each * (MANY - FEW) + 200
+
+
+def test_listing_all_holds_a_few_in_memory(homes: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(homes[MANY]))
+    with counting(monkeypatch) as first:
+        rows = runs.every_run()
+        one = next(rows)
+    with counting(monkeypatch) as rest:
+        every = [one, *rows]
+    assert [row.name for row in every] == [world.name(i) for i in reversed(range(MANY))]
+    assert first.files < rest.files / 3
+
+
+def test_the_shell_lists_all_or_says_that_there_are_more(
+    homes: dict[int, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(homes[MANY]))
+    assert cli.main(["runs", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({row["id"] for row in told}) == MANY and told[-1]["name"] == world.name(0)
+    assert cli.main(["runs", "--json", "--limit", "3", "--state", "failed"]) == 0
+    assert {json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()} == {"failed"}
+    assert cli.main(["runs"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 51 and f"50 of {MANY} runs" in err
+    assert cli.main(["runs", "--limit", "0"]) == 2
+
+
+# --- the file's answer and the one found by looking at each run ----------------------------------------------------
+
+WORDS = st.sampled_from(
+    ["alpha", "BETA", "run 1", "m3", "set1", "%", "_", "\\", "step 7", "tried", "Überall", "é", "zz"]
+)
+FILTERS = st.builds(
+    RunFilter,
+    text=st.lists(WORDS, max_size=2).map(" ".join),
+    states=st.lists(st.sampled_from(STATES), max_size=3, unique=True).map(tuple),
+    stage=st.sampled_from(["", "", "dpo", "none"]),
+    model=st.sampled_from(["", "", "models/m3"]),
+    dataset=st.sampled_from(["", "", "set1", "set", "set1,set1"]),
+    tags=st.sampled_from([{}, {}, {"purpose": ""}, {"purpose": "try"}, {"none": ""}]),
+    sort=st.sampled_from(
+        ["created", "created", "name", "state", "duration", "metrics.loss", "metrics.none", "params.stage"]
+    ),
+    descending=st.booleans(),
+    deleted=st.booleans(),
+)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of every sort: ended and told, live, waiting, deleted, of another machine, unknown to MLflow, oddly named."""
+    home = tmp_path_factory.mktemp("mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        ids = world.fill_runs(60)
+        for number, state in enumerate(("running", "queued", "stopping", "failed")):
+            Run(ids[number]).update(state=state, ended=0.0)
+        alone = Run("0" * 31 + "f")
+        alone.create(
+            make({"stage": "dpo", "model_name_or_path": "models/m3", "dataset": "set1"}), "beta alone"
+        )
+        with sqlite3.connect(store.database() or "") as db:
+            db.execute(
+                "UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN (?, ?)", (ids[1], ids[20])
+            )
+            db.execute("UPDATE runs SET name = 'ÜBERALL 100%_é' WHERE run_uuid IN (?, ?)", (ids[2], ids[21]))
+            db.execute("UPDATE runs SET start_time = ? WHERE run_uuid IN (?, ?)", (10**12, ids[3], ids[22]))
+            db.execute("INSERT INTO tags VALUES ('tuner.run', 'made-away', ?)", (ids[23],))
+            db.execute("DELETE FROM tags WHERE key = 'state' AND run_uuid = ?", (ids[24],))
+            db.execute("UPDATE latest_metrics SET is_nan = 1 WHERE key = 'loss' AND run_uuid = ?", (ids[25],))
+        for gone in (ids[23], ids[26], ids[27]):  # runs of another machine have no folder here
+            shutil.rmtree(Run(gone).folder)
+    return home
+
+
+@given(filter=FILTERS, page=st.integers(1, 4))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_file_finds_what_a_look_at_each_run_finds(
+    filter: RunFilter, page: int, mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setenv("TUNER_HOME", str(mixed))
+        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        quick = runs.list_runs(filter, page, 9)
+        first = runs.first_runs(9, filter)
+        patched.setattr(table.Table, "_quick", None)
+        one_by_one = runs.list_runs(filter, page, 9)
+    assert [r.id for r in quick.items] == [r.id for r in one_by_one.items]
+    assert repr(quick) == repr(one_by_one)  # by repr, for NaN is not equal to itself
+    assert page > 1 or [r.id for r in first] == [r.id for r in quick.items]
+
+
+def test_a_run_is_found_by_all_that_names_it(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(mixed))
+    for quick in (True, False):
+        if not quick:
+            monkeypatch.setattr(table.Table, "_quick", None)
+        assert runs.find_run(world.run_id(9)) == runs.find_run(world.run_id(9)[:20]) == world.run_id(9)
+        assert runs.find_run(world.name(9)) == world.run_id(9)
+        assert runs.find_run("beta alone") == runs.find_run("0" * 31 + "f") == "0" * 31 + "f"
+        assert runs.find_run("made-a") == "made-away"
+        for nobody in (world.run_id(20), world.run_id(23), "nobody", ""):
+            with pytest.raises(ValueError, match="There is no run"):
+                runs.find_run(nobody)
+        assert runs.get_row(world.run_id(20)) and runs.get_row("nobody") is None
+        assert {"beta alone", "ÜBERALL 100%_é"} <= runs.names()
+
+
+# --- the marks of open runs ----------------------------------------------------------------------------------------
+
+
+def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> None:
+    ids = world.fill_runs(12)
+    for number, changes in enumerate(
+        ({"state": "queued"}, {"state": "running"}, {"tracking": "not all of it is there"})
+    ):
+        Run(ids[number]).update(**changes)
+    Ledger(mlflow_id=ids[3], state="queued").write(Run(ids[3]))
+    (Run(ids[4]).folder / "metrics.jsonl").open("a").write('{"step": 6, "loss": 1}\n')
+    shutil.rmtree(home / "mlruns" / "open")  # as it is where they were made before there were marks
+    assert set(open_runs.ids()) == set(ids[:5])
+    assert set(queue.unended()) == set(ids[:2])
+    (home / "mlruns" / "open" / "gone").touch()
+    Run(ids[0]).update(state="stopped")
+    Ledger(mlflow_id=ids[0], state="stopped", offset=1000).write(Run(ids[0]))
+    open_runs.walk()
+    assert set(open_runs.ids()) == set(ids[1:5])
+
+
+def test_a_mark_is_there_before_a_run_is_open_and_goes_once_all_is_told(home: Path) -> None:
+    run = runs.create_run(make({"model_name_or_path": "m"}), "whole way")
+    assert open_runs.ids() == [run.id]
+    runs.sync(run)
+    assert open_runs.ids() == [run.id]
+    run.update(state="finished", ended=time.time())
+    assert open_runs.ids() == [run.id] and not queue.unended()
+    runs.sync(run)
+    assert open_runs.ids() == []
+    run.update(state="queued", ended=0.0)
+    assert list(queue.unended()) == [run.id]
+    assert [row.state for row in runs.list_runs().items] == ["queued"]
+
+
+def test_a_close_never_takes_the_mark_of_a_run_that_waits_again(home: Path) -> None:
+    (id,) = world.fill_runs(1)
+    run, over = Run(id), threading.Event()
+
+    def closing() -> None:
+        while not over.is_set():
+            open_runs.close(run)
+
+    closer = threading.Thread(target=closing)
+    closer.start()
+    try:
+        for _ in range(150):
+            run.update(state="queued")
+            assert list(queue.unended()) == [id]
+            run.update(state=world.end(0))
+    finally:
+        over.set()
+        closer.join()
+
+
+def test_a_run_that_another_database_does_not_have_is_still_listed(home: Path) -> None:
+    ids = world.fill_runs(5)
+    open_runs.walk()
+    assert runs.list_runs().total == 5
+    backup = Path(str(store.database()) + ".backup")
+    shutil.copy(store.database() or "", backup)
+    world.fill_runs(2, begin=5)
+    backup.replace(store.database() or "")
+    assert {row.id for row in runs.list_runs().items} == {*ids, world.run_id(5), world.run_id(6)}
