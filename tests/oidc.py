@@ -78,7 +78,9 @@ class Provider:
         }
 
     def authorize(self, request: http.server.BaseHTTPRequestHandler, asked: dict[str, str]) -> None:
-        cookies = dict(part.strip().split("=", 1) for part in (request.headers["Cookie"] or "").split(";") if "=" in part)
+        cookies = dict(
+            part.strip().split("=", 1) for part in (request.headers["Cookie"] or "").split(";") if "=" in part
+        )
         code = secrets.token_urlsafe(16)
         assert asked["client_id"] == CLIENT and asked["response_type"] == "code"
         self.codes[code] = (
@@ -87,10 +89,15 @@ class Provider:
             asked.get("nonce", ""),
             asked.get("code_challenge", ""),
         )
-        self.redirect(request, f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}")
+        self.redirect(
+            request, f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}"
+        )
 
     def token(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        form = {n: v[0] for n, v in parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode()).items()}
+        form = {
+            n: v[0]
+            for n, v in parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode()).items()
+        }
         person, redirect_uri, nonce, challenge = self.codes.pop(form["code"])
         basic = base64.b64decode((request.headers["Authorization"] or "").removeprefix("Basic ")).decode()
         assert basic == f"{CLIENT}:{SECRET}" and form["redirect_uri"] == redirect_uri
@@ -101,7 +108,9 @@ class Provider:
         claims = {"iss": self.url, "aud": CLIENT, "sub": person, "iat": now, "exp": int(time.time()) + 600}
         claims |= {"nonce": nonce} if nonce else {}
         signed = jwt.encode({"alg": "RS256", "kid": "one"}, claims | self.people[person], self.key)
-        self.answer(request, {"access_token": "x", "token_type": "Bearer", "expires_in": 600, "id_token": signed})
+        self.answer(
+            request, {"access_token": "x", "token_type": "Bearer", "expires_in": 600, "id_token": signed}
+        )
 
     @staticmethod
     def answer(request: http.server.BaseHTTPRequestHandler, found: dict[str, Any]) -> None:

@@ -145,7 +145,11 @@ def _wrong_auth(auth: Any) -> Iterator[str]:
 
 
 def _wrong_address(uri: str) -> Iterator[str]:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        yield f"redirect_uri {uri!r} is no address: {error}."
+        return
     if parts.path != CALLBACK or parts.query or parts.fragment:
         yield f"redirect_uri {uri!r} has to be the address of the studio with {CALLBACK} behind it and nothing else."
         return
