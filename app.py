@@ -2,12 +2,14 @@
 
 import streamlit as st
 
-from tuner.ui import guard, live, state, theme
+from tuner.ui import guard, live, login, state, theme
 
 st.set_page_config(page_title="tuner", page_icon="tuner/ui/mark.svg", layout="wide")
 st.logo("tuner/ui/mark.svg", size="large")
 theme.apply()
-state.depart()
+inside = login.inside()
+if inside:
+    state.depart()
 page = st.navigation(
     {
         "Work": [
@@ -21,10 +23,15 @@ page = st.navigation(
             st.Page("pages/history.py", title="History", icon=":material/history:"),
         ],
         "Ship": [st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:")],
-    }
+    },
+    position="sidebar" if inside else "hidden",
 )
+if not inside:
+    login.door()
+    st.stop()
 state.arrived(page.url_path)
 with st.sidebar:
+    login.who()
     live.status_line()
 live.warm()
 guard.run(page.run)

@@ -3,10 +3,8 @@
 import streamlit as st
 
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError
-from tuner.jobs.submit import submit
 from tuner.ui import draft as drafts
-from tuner.ui import form, run_card, state, theme
+from tuner.ui import form, run_card, state, theme, writes
 from tuner.ui.words import count, safe
 
 
@@ -30,8 +28,8 @@ def start_from_upload() -> None:
 def launch(config: Config, name: str) -> None:
     """Queue the run and open its page."""
     try:
-        run = submit(config, name)
-    except (ConfigError, OSError) as error:
+        run = writes.submit(config, name)
+    except writes.FAILED as error:
         st.session_state["new-run-word"] = str(error)
         return
     drafts.launched(drafts.current())

@@ -33,7 +33,7 @@ st.button(
     args=("runs",),
 )
 with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
-    theme.head(run.name, run_view.lead(values))
+    theme.head(run.name, run_view.lead(values) + run_view.launched_by(run))
     run_actions.actions(run)
 
 live.piece(run_view.standing, run, 1.0)

@@ -52,10 +52,11 @@ def configured(names: Iterable[str] = ()) -> tuple[Authority, ...]:
     Raises ValueError with one sentence for what is no host name.
     """
     listed = [*names, *os.environ.get(VARIABLE, "").split(",")]
-    return tuple(_configured(name.strip()) for name in listed if name.strip())
+    return tuple(configured_name(name.strip()) for name in listed if name.strip())
 
 
-def _configured(text: str) -> Authority:
+def configured_name(text: str) -> Authority:
+    """One further name. Raises ValueError as `configured` does."""
     authority = Authority.parse(text)
     if authority is None:
         raise ValueError(

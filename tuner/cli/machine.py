@@ -12,7 +12,7 @@ from tuner.cli.words import OK, parser, refuse
 
 
 def webui(words: list[str]) -> int:
-    """Serve the dashboard on this machine only."""
+    """Serve the dashboard, on this machine only unless people log in."""
     if not (paths.package().parent / "app.py").is_file():
         return refuse(["app.py is missing; start the dashboard from a checkout of the project (`make run`)."])
     # A process of its own name and memory; an argument list, no shell.
@@ -55,6 +55,7 @@ def doctor(words: list[str]) -> int:
 
 
 EXTRAS = {
+    "Authlib": "a login for more than one person: pip install 'tuner[auth]'",
     "bitsandbytes": "4 and 8 bit QLoRA: pip install 'tuner[qlora]'",
     "deepspeed": "ZeRO over several GPUs: pip install deepspeed",
     "liger-kernel": "fused kernels on a GPU: pip install liger-kernel",

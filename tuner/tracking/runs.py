@@ -12,7 +12,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.redact import refuse_secret
-from tuner.tracking import open_runs
+from tuner.tracking import events, open_runs
 from tuner.tracking.creation import creating
 from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
@@ -75,6 +75,7 @@ def create_run(
     away = ""
     with creating() as mark:
         own = {**(tags or {}), **({PARENT: mlflow_id(parent)} if parent else {}), **mark}
+        own |= {events.BY: events.by()} if events.by() else {}
         try:
             with explained():
                 run = Run(create_in_mlflow(open_store(), "", name, own))

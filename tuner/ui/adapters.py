@@ -9,8 +9,7 @@ import streamlit as st
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow
 from tuner.tracking.run import Run
-from tuner.tracking.store import TrackerError
-from tuner.ui import theme
+from tuner.ui import theme, writes
 from tuner.ui.words import NONE, ago, count, listed, place, safe, size
 
 _STATES = {
@@ -146,24 +145,34 @@ def _aliases(row: AdapterRow) -> None:
     key = f"{row.name}-{row.version}"
     st.caption("A name that points to one version at a time; setting it here takes it from the other.")
     choice = st.selectbox(
-        "Alias", SUGGESTED, index=None, accept_new_options=True, key=f"alias-{key}", placeholder="champion"
+        "Alias",
+        SUGGESTED,
+        index=None,
+        accept_new_options=True,
+        key=f"alias-{key}",
+        placeholder="champion",
+        **writes.locked(),
     )
-    if st.button("Set", key=f"set-{key}", type="primary", disabled=not choice):
+    if st.button("Set", key=f"set-{key}", type="primary", **writes.locked(disabled=not choice)):
         _said(
-            lambda: adapters.set_alias(row.name, row.version, str(choice)),
+            lambda: writes.set_alias(row.name, row.version, str(choice)),
             f"{choice} is version {row.version} now.",
         )
     for alias in row.aliases:
         if st.button(
-            f"Take {safe(alias)} away", key=f"drop-{key}-{alias}", type="tertiary", icon=":material/close:"
+            f"Take {safe(alias)} away",
+            key=f"drop-{key}-{alias}",
+            type="tertiary",
+            icon=":material/close:",
+            **writes.locked(),
         ):
-            _said(lambda alias=alias: adapters.delete_alias(row.name, alias), f"{alias} is gone.")  # type: ignore[misc]
+            _said(lambda alias=alias: writes.delete_alias(row.name, alias), f"{alias} is gone.")  # type: ignore[misc]
 
 
 def _said(act: Callable[[], None], word: str) -> None:
     try:
         act()
-    except (ValueError, TrackerError) as error:
+    except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
         return
     st.toast(safe(word), icon=":material/bookmark:")

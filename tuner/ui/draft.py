@@ -7,6 +7,7 @@ whose name is in the tab's address.
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -22,7 +23,7 @@ from tuner.config.config import KNOBS, check, recipes
 from tuner.config.knobs import Knob
 from tuner.redact import redact
 from tuner.tracking.run import Run
-from tuner.ui import state
+from tuner.ui import state, writes
 from tuner.ui.words import value as shown
 
 FIRST = "board"
@@ -83,9 +84,9 @@ def keep(draft: Draft) -> None:
     st.session_state[_KEY] = draft
     base, changes = (state.without_secrets(values) for values in (draft.base, draft.changes))
     plain = {"start": draft.start, "base": base, "changes": changes, "name": redact(draft.name)}
-    state.keep_draft(f"{_KEY}-{st.session_state[_ID]}", plain)
+    writes.keep_draft(f"{_KEY}-{st.session_state[_ID]}", plain)
     for old in _kept()[MOST:]:
-        state.drop_draft(f"{_KEY}-{old}")
+        writes.drop_draft(f"{_KEY}-{old}")
 
 
 def address() -> None:
@@ -178,12 +179,11 @@ def from_file(path: Path, name: str) -> tuple[Draft, str]:
 
 def from_text(text: bytes, name: str) -> tuple[Draft, str]:
     """An uploaded YAML or JSON file as a starting point, and a sentence where it is none."""
-    path = state.drafts() / "upload.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text)
-    draft, problem = from_file(path, Path(name).stem)
-    path.unlink()
-    return draft, problem.replace(str(path), name)
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:  # private, and nobody else's
+        file.write(text)
+        file.flush()
+        draft, problem = from_file(Path(file.name), Path(name).stem)
+        return draft, problem.replace(file.name, name)
 
 
 def launched(draft: Draft) -> None:

@@ -10,8 +10,7 @@ import streamlit as st
 from tuner.tracking import runs, store
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import STATES
-from tuner.tracking.store import TrackerError
-from tuner.ui import picking, state, theme
+from tuner.ui import picking, state, theme, writes
 from tuner.ui.words import count, look, safe
 
 TABLE = "history"
@@ -180,21 +179,21 @@ def of_sweep(parent: str) -> list[str]:
 def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[list[str]], None]) -> None:
     ids = [row.id for row in chosen]
     key = f"{name}-{_mark(ids)}"
-    st.button(name, icon=icon, key=key, on_click=lambda: act(picking.still(TABLE, ids)))
+    st.button(name, icon=icon, key=key, on_click=lambda: act(picking.still(TABLE, ids)), **writes.locked())
 
 
 def _delete(ids: Sequence[str]) -> None:
-    if done := _done(ids, runs.delete_run):
+    if done := _done(ids, writes.delete_run):
         st.session_state[_UNDO] = done
 
 
 def _restore(ids: Sequence[str]) -> None:
-    if done := _done(ids, runs.restore_run):
+    if done := _done(ids, writes.restore_run):
         st.toast(f"Restored {count(len(done), 'run')}.", icon=":material/restore_from_trash:")
 
 
 def _purge(ids: Sequence[str]) -> None:
-    if done := _done(ids, runs.purge):
+    if done := _done(ids, writes.purge):
         st.toast(f"Removed {count(len(done), 'run')} for good.", icon=":material/delete_forever:")
 
 
@@ -206,7 +205,7 @@ def _done(ids: Sequence[str], act: Callable[[str], None]) -> list[str]:
         try:
             act(run_id)
             done.append(run_id)
-        except (ValueError, TrackerError) as error:
+        except writes.FAILED as error:
             st.toast(safe(error), icon=":material/error:")
     if done:
         picking.untick(TABLE)
@@ -221,7 +220,14 @@ def undo() -> None:
             return
         said = f"Deleted {safe(_name(ids[0]))}." if len(ids) == 1 else f"Deleted {count(len(ids), 'run')}."
         st.markdown(f":material/delete: {said}", width="content")
-        st.button("Undo", type="tertiary", key=f"undo-{_mark(ids)}", on_click=_restore, args=(ids,))
+        st.button(
+            "Undo",
+            type="tertiary",
+            key=f"undo-{_mark(ids)}",
+            on_click=_restore,
+            args=(ids,),
+            **writes.locked(),
+        )
         st.button(
             "", icon=":material/close:", type="tertiary", help="Close", key="undo-close", on_click=_forget
         )
@@ -241,7 +247,14 @@ def words(row: RunRow) -> None:
     with theme.card("words"):
         left, right = st.columns([1.6, 1], gap="medium")
         with left:
-            st.text_input("Name", value=row.name, key=f"name-{row.id}", on_change=_rename, args=(row.id,))
+            st.text_input(
+                "Name",
+                value=row.name,
+                key=f"name-{row.id}",
+                on_change=_rename,
+                args=(row.id,),
+                **writes.locked(),
+            )
             st.text_area(
                 "Note",
                 value=row.note,
@@ -250,6 +263,7 @@ def words(row: RunRow) -> None:
                 args=(row.id,),
                 placeholder="What you tried, what you saw, what comes next.",
                 height=120,
+                **writes.locked(),
             )
         with right:
             tags = [f"{k}: {v}" if v else k for k, v in row.tags.items()]
@@ -262,7 +276,9 @@ def words(row: RunRow) -> None:
                 on_change=_tag,
                 args=(row.id, tuple(row.tags)),
                 placeholder="word, or word: value",
-                help="Type a word and press Enter; `purpose: baseline` makes a tag with a value.",
+                **writes.locked(
+                    help="Type a word and press Enter; `purpose: baseline` makes a tag with a value."
+                ),
             )
             if row.reason:
                 st.caption(safe(row.reason))
@@ -271,25 +287,25 @@ def words(row: RunRow) -> None:
 def _said(act: Callable[[], None]) -> None:
     try:
         act()
-    except (ValueError, TrackerError) as error:
+    except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
 
 
 def _rename(run_id: str) -> None:
-    _said(lambda: runs.rename_run(run_id, str(st.session_state[f"name-{run_id}"])))
+    _said(lambda: writes.rename_run(run_id, str(st.session_state[f"name-{run_id}"])))
 
 
 def _note(run_id: str) -> None:
-    _said(lambda: runs.set_note(run_id, str(st.session_state[f"note-{run_id}"])))
+    _said(lambda: writes.set_note(run_id, str(st.session_state[f"note-{run_id}"])))
 
 
 def _tag(run_id: str, before: tuple[str, ...]) -> None:
     wanted = dict(_pair(text) for text in st.session_state[f"tags-{run_id}"])
     for name in before:
         if name not in wanted:
-            _said(lambda name=name: runs.delete_tag(run_id, name))  # type: ignore[misc]
+            _said(lambda name=name: writes.delete_tag(run_id, name))  # type: ignore[misc]
     for name, value in wanted.items():
-        _said(lambda name=name, value=value: runs.set_tag(run_id, name, value))  # type: ignore[misc]
+        _said(lambda name=name, value=value: writes.set_tag(run_id, name, value))  # type: ignore[misc]
 
 
 def _pair(text: str) -> tuple[str, str]:

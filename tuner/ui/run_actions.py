@@ -14,7 +14,7 @@ from tuner.jobs import control
 from tuner.tracking import checkpoints
 from tuner.tracking.rows import PARENT
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import draft, history, state, theme
+from tuner.ui import draft, history, state, theme, writes
 from tuner.ui.words import count, mending, safe
 
 
@@ -35,8 +35,7 @@ def actions(run: Run) -> None:
                 "Resume",
                 icon=":material/resume:",
                 type="primary",
-                disabled=bool(why),
-                help=said,
+                **writes.locked(help=said, disabled=bool(why)),
                 on_click=resume,
                 args=(run,),
                 key=f"resume-{run.id}",
@@ -63,7 +62,8 @@ def actions(run: Run) -> None:
 
 def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
     key = f"ask-{name}-{run.id}"
-    st.button(name, icon=icon, help=help, disabled=disabled, key=key, on_click=_end, args=(run, now, icon))
+    lock = writes.locked(help=help, disabled=disabled)
+    st.button(name, icon=icon, key=key, on_click=_end, args=(run, now, icon), **lock)
 
 
 def _ask_twice(run: Run, status: Status) -> None:
@@ -79,9 +79,9 @@ def _ask_twice(run: Run, status: Status) -> None:
 
 def _end(run: Run, now: bool, icon: str) -> None:
     try:
-        said = control.stop(run, now=now).replace(f"Run {run.id}", run.name)
+        said = writes.stop(run, now=now).replace(f"Run {run.id}", run.name)
         st.toast(safe(said), icon=icon)
-    except control.Refused as error:
+    except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
 
 
@@ -96,8 +96,8 @@ def why_not_resumed(run: Run) -> str | None:
 def resume(run: Run, checkpoint: str | None = None) -> None:
     """Queue it again, or say why not."""
     try:
-        control.resume(run, checkpoint)
-    except control.Refused as error:
+        writes.resume(run, checkpoint)
+    except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
 
 
@@ -127,6 +127,7 @@ def remedies(run: Run) -> None:
                     icon=":material/build:",
                     on_click=_apply,
                     args=(run, remedy),
+                    **(writes.locked() if remedy.get("action") == "resume" else {}),
                 )
 
 

@@ -16,7 +16,7 @@ from tuner.tracking.pace import expected_seconds
 from tuner.tracking.run import fresh_name
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
-from tuner.ui import form, state, sweep, theme
+from tuner.ui import form, sweep, theme, writes
 from tuner.ui.draft import Draft
 from tuner.ui.words import NONE, count, duration, mending, safe, size, value
 
@@ -62,10 +62,10 @@ def show(
             type="primary",
             icon=":material/play_arrow:",
             width="stretch",
-            disabled=config is None or bool(problems),
             key="launch",
             on_click=launch,
             args=(config, typed),
+            **writes.locked(disabled=config is None or bool(problems)),
         )
         sweep.offer(draft, name, judge, disabled=config is None or bool(problems))
     with theme.card("same"):
@@ -171,9 +171,13 @@ def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
     text = to_yaml(named.changed())
     yaml.code(text, language="yaml", wrap_lines=True)
     with yaml.container(horizontal=True, gap="small"):
-        if st.button("Save", icon=":material/bookmark:", help="Keep it under its name, to start from later."):
-            path = state.save_config(name, named.changed())
-            st.toast(f"Saved as {path.parent.name}/{path.name}.", icon=":material/bookmark:")
+        lock = writes.locked(help="Keep it under its name, to start from later.")
+        if st.button("Save", icon=":material/bookmark:", **lock):
+            try:
+                path = writes.save_config(name, named.changed())
+                st.toast(f"Saved as {path.parent.name}/{path.name}.", icon=":material/bookmark:")
+            except writes.FAILED as error:
+                st.toast(safe(error), icon=":material/error:")
         st.download_button(
             "Download", text, f"{name}.yaml", "text/yaml", icon=":material/download:", on_click="ignore"
         )

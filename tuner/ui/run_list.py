@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from tuner.jobs import control, queue
+from tuner.jobs import queue
 from tuner.jobs.queue import QueueRow
 from tuner.tracking.pace import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
 from tuner.tracking.runs import first_runs
-from tuner.ui import sparkline, theme
+from tuner.ui import sparkline, theme, writes
 from tuner.ui.words import ago, count, duration, look, number, safe, share
 
 AT_ONCE = 20
@@ -97,7 +97,7 @@ def waiting() -> None:
                 "Paused",
                 key="queue-paused",
                 on_change=_pause,
-                help="Start nothing more; what is at work goes on.",
+                **writes.locked(help="Start nothing more; what is at work goes on."),
             )
         pages = max(1, -(-len(rows) // AT_ONCE))
         at = int(st.pagination(pages, key="queue-page")) if pages > 1 else 1
@@ -106,7 +106,7 @@ def waiting() -> None:
 
 
 def _pause() -> None:
-    queue.pause(bool(st.session_state["queue-paused"]))
+    _try(lambda: writes.pause(bool(st.session_state["queue-paused"])))
 
 
 def _waiting_row(row: QueueRow, last: int) -> None:
@@ -117,34 +117,33 @@ def _waiting_row(row: QueueRow, last: int) -> None:
         _small(row, "Earlier", "keyboard_arrow_up", lambda: _shift(row.id, -1), row.position == 1)
         _small(row, "Later", "keyboard_arrow_down", lambda: _shift(row.id, 1), row.position == last)
         hold = ("Let it start", "play_arrow") if row.held else ("Hold it back", "pause")
-        _small(row, *hold, lambda: queue.hold_back(row.id, not row.held))
-        _small(row, "Take it out", "close", lambda: control.stop(Run(row.id), now=True))
+        _small(row, *hold, lambda: writes.hold_back(row.id, not row.held))
+        _small(row, "Take it out", "close", lambda: writes.stop(Run(row.id), now=True))
 
 
 def _shift(run_id: str, by: int) -> None:
     """One place up or down from where it stands now, which may be another than when the page was drawn."""
     now = queue.waiting()
     if run_id in now:
-        queue.move(run_id, now.index(run_id) + 1 + by)
+        writes.move(run_id, now.index(run_id) + 1 + by)
 
 
 def _small(row: QueueRow, name: str, icon: str, act: Callable[[], object], disabled: bool = False) -> None:
     st.button(
         "",
         icon=f":material/{icon}:",
-        help=name,
         type="tertiary",
         key=f"{icon}-{row.id}",
-        disabled=disabled,
         on_click=_try,
         args=(act,),
+        **writes.locked(help=name, disabled=disabled),
     )
 
 
 def _try(act: Callable[[], object]) -> None:
     try:
         act()
-    except (ValueError, control.Refused) as error:
+    except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
 
 

@@ -12,11 +12,11 @@ import streamlit as st
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.knobs import ConfigError
 from tuner.jobs import queue, watch
-from tuner.tracking import checkpoints
+from tuner.tracking import checkpoints, events
 from tuner.tracking.pace import time_left
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import chart_table, charts, run_actions, theme
+from tuner.ui import chart_table, charts, run_actions, theme, writes
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -260,10 +260,9 @@ def saved(run: Run) -> None:
             st.button(
                 "Resume from here",
                 key=f"from-{run.id}-{path.name}",
-                disabled=bool(why or wrong),
-                help=why or None,
                 on_click=run_actions.resume,
                 args=(run, path.name),
+                **writes.locked(help=why or None, disabled=bool(why or wrong)),
             )
 
 
@@ -293,3 +292,23 @@ def facts(run: Run) -> None:
         st.code(str(run.folder), language=None, wrap_lines=True)
         st.caption("Its id, for the shell and for MLflow.")
         st.code(run.id, language=None)
+    _doings(run)
+
+
+def launched_by(run: Run) -> str:
+    """Who launched it, behind what it does; empty where nobody logs in."""
+    by = (run.status().extra.get("tags") or {}).get(events.BY)
+    return f" · launched by {safe(by)}" if by else ""
+
+
+def _doings(run: Run) -> None:
+    """Who did what to it; nothing where nobody logs in."""
+    done = events.of(run)
+    if not done:
+        return
+    st.markdown("**Who did what**")
+    st.dataframe(
+        [{"When": date(e.time), "Who": e.by, "What": e.what, "About": e.about} for e in reversed(done)],
+        hide_index=True,
+        height="content" if len(done) <= FEW_ROWS else 560,
+    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tuner import hosts, paths, process
+from tuner.config.knobs import ConfigError
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.outcome import forget_old_secrets
+from tuner.ui import login, people
 
 PAGE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
@@ -23,12 +27,19 @@ PAGE_POLICY = (
 
 
 def main() -> None:
-    """Serve app.py on this machine only, until it is interrupted."""
+    """Serve app.py until it is interrupted: on this machine only, unless people have to log in."""
     process.begin()
     parser = argparse.ArgumentParser(
-        prog="tuner webui", description="Serve the dashboard on this machine only."
+        prog="tuner webui",
+        description="Serve the dashboard: on this machine only, unless people have to log in.",
     )
     parser.add_argument("--port", type=int, default=8501, help="the port to listen on (default 8501)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to listen on (default 127.0.0.1); any but this machine's own needs a login, see docs/security.md",
+    )
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -37,21 +48,51 @@ def main() -> None:
         help="a further name that browsers may reach it by, behind a proxy or a tunnel; may be given several times",
     )
     given = parser.parse_args()
-    try:
-        allowed = hosts.configured(given.allow_host)
-    except ValueError as error:
-        parser.error(str(error))
     os.environ.setdefault("TUNER_HOME", str(paths.home()))
+    try:
+        allowed = hosts.configured(given.allow_host) + guarded(given.host)
+    except (ValueError, ConfigError) as error:
+        parser.error(str(error))
     root = paths.package().parent
     os.chdir(root)  # Streamlit reads .streamlit/config.toml from the folder it starts in
     with suppress(OSError):  # what a reboot left in the queue goes on, browser or not
         ensure_supervisor(only_if_needed=True)
         forget_old_secrets()
-    serve(root / "app.py", given.port, allowed)
+    serve(root / "app.py", given.port, allowed, given.host)
 
 
-def serve(script: Path, port: int, allowed: Sequence[hosts.Authority]) -> None:
-    """Serve a Streamlit script on loopback, guarded, until it is interrupted."""
+def guarded(host: str) -> tuple[hosts.Authority, ...]:
+    """The name that people who log in reach the studio by, which their proxy keeps; none where nobody logs in.
+
+    Raises ValueError where this address may not be listened on, or a login that is set up cannot work; ConfigError for
+    a login section with faults.
+    """
+    configured = people.login()
+    if configured is None:
+        if not loopback(host):
+            raise ValueError(
+                f"{host} can be reached from other machines, and whoever reaches the studio may train, read and delete"
+                " as you; set up a login first (docs/security.md), or leave --host out and use ssh -L."
+            )
+        return ()
+    if not login.authlib_there():
+        raise ValueError(login.LACKING.format(people.file()))
+    if people.file().stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        print(f"{people.file()} can be read by others, and it holds secrets: chmod 600 it.", file=sys.stderr)
+    return (configured.address,)
+
+
+def loopback(host: str) -> bool:
+    """Whether an address is one that only this machine reaches."""
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str = "127.0.0.1") -> None:
+    """Serve a Streamlit script, guarded, until it is interrupted."""
     from starlette.middleware import Middleware
     from streamlit.runtime.pages_manager import PagesManager
     from streamlit.starlette import App
@@ -62,8 +103,11 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority]) -> None:
     let_callbacks_finish()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
-    print(f"tuner is at http://127.0.0.1:{port}", flush=True)
-    flags = {"server.address": "127.0.0.1", "server.port": port, "server.headless": True}
+    print(f"tuner is at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    flags = {"server.address": host, "server.port": port, "server.headless": True}
+    flags["secrets.files"] = [str(people.file())]  # the file that was checked, and no other
+    if configured := people.login():  # or Streamlit asks a server of the Internet what this machine is called
+        flags["browser.serverAddress"] = configured.address.name
     App(script, middleware=[guard]).run(config=flags)
 
 

@@ -10,11 +10,11 @@ import streamlit as st
 
 from tuner import preflight
 from tuner.config.config import KNOBS, Config, word
-from tuner.config.knobs import ConfigError, Problem
+from tuner.config.knobs import Problem
 from tuner.jobs import submit
 from tuner.tracking.pace import expected_seconds
 from tuner.ui import draft as drafts
-from tuner.ui import state
+from tuner.ui import state, writes
 from tuner.ui.draft import Draft
 from tuner.ui.words import count, duration, label, safe
 
@@ -106,9 +106,9 @@ def _decide(planned: Plan, name: str) -> None:
         icon=":material/playlist_add:",
         width="stretch",
         key="sweep-queue",
-        disabled=bool(planned.problems),
         on_click=_queue,
         args=(planned.values, name),
+        **writes.locked(disabled=bool(planned.problems)),
     )
 
 
@@ -124,8 +124,8 @@ def _time(configs: Sequence[Config]) -> str:
 
 def _queue(values: Mapping[str, Any], name: str) -> None:
     try:
-        submit.sweep(values, name)
-    except (ConfigError, OSError) as error:
+        writes.sweep(values, name)
+    except writes.FAILED as error:
         st.session_state["new-run-word"] = str(error)
         return
     drafts.launched(drafts.current())

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tuner.config.config import KNOBS, differing
+from tuner.tracking.events import BY
 from tuner.tracking.points import Series
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart_table import Chart, of_metric
@@ -39,6 +40,7 @@ def history(rows: Sequence[RunRow]) -> dict[str, dict[str, Any]]:
             "Data sets": ", ".join(row.datasets),
             "Duration": duration(row.duration),
             "Created": date(row.created),
+            "By": row.facts.get(BY, ""),
             "Tags": [f"{k}: {v}" if v else k for k, v in row.tags.items()],
             "Note or reason": row.note or row.reason,
         }
@@ -60,6 +62,14 @@ HISTORY = (
     Column("Note or reason", width=260),
 )
 """The history's columns."""
+
+
+def history_columns(rows: Sequence[RunRow]) -> tuple[Column, ...]:
+    """Those of `HISTORY`, and who launched each run, where people log in."""
+    if not any(row.facts.get(BY) for row in rows):
+        return HISTORY
+    place = [column.name for column in HISTORY].index("Tags")
+    return (*HISTORY[:place], Column("By"), *HISTORY[place:])
 
 
 def lower_is_better(metric: str) -> bool:

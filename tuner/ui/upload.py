@@ -13,7 +13,7 @@ from tuner.data import guess, upload
 from tuner.data.catalog import CATALOG, TAGS, catalog_folder
 from tuner.data.files import TYPES
 from tuner.data.formats import Dropped
-from tuner.ui import chat, state, theme
+from tuner.ui import chat, state, theme, writes
 from tuner.ui.words import count, safe
 
 LARGEST_MB = 500
@@ -52,7 +52,7 @@ _TURNS = {
 
 def panel(dataset_dir: str) -> None:
     """The way from a file to the catalog: choose it, see how it is read, mend that, save it."""
-    path = _pending()
+    path = _pending() if writes.may() else None
     _where(path, catalog_folder(dataset_dir))
     if path is None:
         _choose(dataset_dir)
@@ -93,24 +93,28 @@ def _choose(dataset_dir: str) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         file = st.file_uploader(
-            "A file from this computer", type=list(TYPES), max_upload_size=LARGEST_MB, key="upload-file"
+            "A file from this computer",
+            type=list(TYPES),
+            max_upload_size=LARGEST_MB,
+            key="upload-file",
+            **writes.locked(),
         )
     with right:
         typed = st.text_input(
             "Or a path on the machine that runs the studio",
             key="upload-path",
             placeholder="/data/answers.jsonl",
-            help="It is read where it lies; nothing is copied.",
+            **writes.locked(help="It is read where it lies; nothing is copied."),
         )
     try:
         if file is not None:
-            path = upload.receive(_chunks(file), file.name, dataset_dir)
-            state.keep_draft("upload", {"path": str(path), "name": file.name})
+            path = writes.receive(_chunks(file), file.name, dataset_dir)
+            writes.keep_draft("upload", {"path": str(path), "name": file.name})
             st.rerun()
         elif typed:
-            state.keep_draft("upload", {"path": str(upload.local_file(typed))})
+            writes.keep_draft("upload", {"path": str(writes.local_file(typed))})
             st.rerun()
-    except (ConfigError, OSError) as error:
+    except writes.FAILED as error:
         st.error(safe(error), icon=":material/error:")
 
 
@@ -202,15 +206,20 @@ def _preview(path: Path, attributes: dict[str, Any]) -> None:
 def _save(path: Path, attributes: dict[str, Any], dataset_dir: str) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         name = st.text_input("Name in the catalog", value=path.name.split(".")[0], key="map-name", width=260)
-        if st.button("Add to the catalog", type="primary", icon=":material/add:", disabled=not attributes):
+        if st.button(
+            "Add to the catalog",
+            type="primary",
+            icon=":material/add:",
+            **writes.locked(disabled=not attributes),
+        ):
             try:
-                made = upload.save(name, path, attributes, dataset_dir)
-            except ConfigError as error:
+                made = writes.add_dataset(name, path, attributes, dataset_dir)
+            except writes.FAILED as error:
                 st.error(safe(error), icon=":material/error:")
                 return
-            state.keep_draft("upload", {})
+            writes.keep_draft("upload", {})
             st.session_state["added"] = made.name
             st.rerun()
         if st.button("Another file", type="tertiary", icon=":material/close:"):
-            state.keep_draft("upload", {})
+            writes.keep_draft("upload", {})
             st.rerun()

@@ -1,0 +1,156 @@
+"""All that a page can change, and the only way to it: each of these asks first who is there, and says afterwards who did it.
+
+No page and no other module of tuner/ui calls a function that changes something but through here; a test holds it.
+Where nobody logs in they are what they are elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+from tuner.config.knobs import ConfigError
+from tuner.data import upload
+from tuner.jobs import control, queue
+from tuner.jobs import submit as submitting
+from tuner.tracking import adapters, events, runs
+from tuner.tracking.run import Run
+from tuner.tracking.store import TrackerError
+from tuner.ui import login, state
+from tuner.ui.login import ReadOnly
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Told = Iterator[tuple[str, str, str]]
+"""What was done, to which run ("" for none), and what else is to be said."""
+FAILED = (ReadOnly, control.Refused, ConfigError, TrackerError, ValueError, OSError)
+"""What anything here may raise, each with one sentence for the person who asked."""
+_log = logging.getLogger("tuner.ui")
+
+
+def may() -> bool:
+    """Whether this person may change anything."""
+    return not login.person().why_not
+
+
+def locked(*, help: str | None = None, disabled: bool = False) -> dict[str, Any]:
+    """`help` and `disabled` of a widget that changes something: disabled, with the reason, for who may not."""
+    why = login.person().why_not
+    return {"help": why or help, "disabled": bool(why) or disabled}
+
+
+def _guarded(act: Callable[P, T], told: Callable[..., Told]) -> Callable[P, T]:
+    """`act` for those who may; `told` makes of its result and its arguments what is written down."""
+
+    @functools.wraps(act)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        who = login.person()
+        if who.why_not:
+            raise ReadOnly(who.why_not)
+        with events.acting(who.name):
+            result = act(*args, **kwargs)
+            if who.name:
+                _record(told(result, *args, **kwargs))
+        return result
+
+    return guarded
+
+
+def _record(told: Told) -> None:
+    try:
+        for what, run_id, about in told:
+            events.record(what, run_id, about)
+    except OSError:  # it is done; that nobody could write it down must not look as if it were not
+        _log.exception("Who did this could not be written down.")
+
+
+def _run(what: str) -> Callable[..., Told]:
+    """Told of a function whose first argument is a run's id, with its other words."""
+
+    def told(_: object, run_id: str, *more: object, **words: object) -> Told:
+        yield what, run_id, ", ".join(str(word) for word in (*more, *words.values()) if word != "")
+
+    return told
+
+
+def _said(what: str) -> Callable[..., Told]:
+    """Told of a function that concerns no run."""
+
+    def told(_: object, *more: object) -> Told:
+        yield what, "", " ".join(str(word) for word in more)
+
+    return told
+
+
+def _launched(made: Run | list[Run], *_: object, **__: object) -> Told:
+    for run in made if isinstance(made, list) else [made]:
+        yield "launch", run.id, ""
+
+
+def _ended(_: object, run: Run, now: bool = False, **__: object) -> Told:
+    yield "cancel" if now else "stop", run.id, ""
+
+
+def _resumed(_: object, run: Run, checkpoint: object = None, **__: object) -> Told:
+    yield "resume", run.id, str(checkpoint or "")
+
+
+def _paused(_: object, paused: bool = True) -> Told:
+    yield "pause the queue" if paused else "let the queue go on", "", ""
+
+
+def _held(_: object, run_id: str, held: bool = True) -> Told:
+    yield "hold back" if held else "let start", run_id, ""
+
+
+def _uploaded(path: object, _: object, name: str, *__: object) -> Told:
+    yield "upload", "", f"{name} as {path}"
+
+
+def _catalogued(_: object, name: str, path: object, *__: object) -> Told:
+    yield "add to the catalog", "", f"{name}: {path}"
+
+
+def _nothing(*_: object) -> Told:
+    return iter(())
+
+
+submit = _guarded(submitting.submit, _launched)
+sweep = _guarded(submitting.sweep, _launched)
+stop = _guarded(control.stop, _ended)
+resume = _guarded(control.resume, _resumed)
+
+delete_run = _guarded(runs.delete_run, _run("delete"))
+restore_run = _guarded(runs.restore_run, _run("restore"))
+purge = _guarded(runs.purge, _run("remove for good"))
+rename_run = _guarded(runs.rename_run, _run("rename"))
+set_note = _guarded(runs.set_note, lambda _, run_id, __: iter([("note", run_id, "")]))
+set_tag = _guarded(runs.set_tag, _run("tag"))
+delete_tag = _guarded(runs.delete_tag, _run("take a tag away"))
+
+pause = _guarded(queue.pause, _paused)
+hold_back = _guarded(queue.hold_back, _held)
+move = _guarded(queue.move, _run("move in the queue to"))
+
+set_alias = _guarded(adapters.set_alias, _said("set an alias"))
+delete_alias = _guarded(adapters.delete_alias, _said("take an alias away"))
+delete_adapter = _guarded(adapters.delete_adapter, _said("delete an adapter"))
+
+receive = _guarded(upload.receive, _uploaded)
+local_file = _guarded(upload.local_file, _nothing)  # any file of this machine is shown: not for readers
+add_dataset = _guarded(upload.save, _catalogued)
+save_config = _guarded(state.save_config, lambda path, *_: iter([("save a config", "", str(path.name))]))
+
+
+def keep_draft(name: str, values: dict[str, Any]) -> None:
+    """Keep what is being typed on disk. Of who may change nothing it lives in the session only."""
+    if may():
+        state.keep_draft(name, values)
+
+
+def drop_draft(name: str) -> None:
+    """Remove a draft; one that is not there is no error."""
+    if may():
+        state.drop_draft(name)
