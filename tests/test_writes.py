@@ -239,8 +239,8 @@ READS = {
     "tuner.tracking.pace": ("answered", "expected_seconds", "time_left"),
     "tuner.tracking.points": ("tail", "thinned"),
     "tuner.tracking.run": ("fresh_name",),
-    "tuner.tracking.runs": ("choices", "get_row", "list_runs", "names"),
-    "tuner.tracking.store": ("warm",),
+    "tuner.tracking.runs": ("choices", "first_runs", "get_row", "list_runs", "names", "newest"),
+    "tuner.tracking.store": ("changes", "warm"),
     "tuner.tracking.usage": ("with_mlflow", "with_peft"),
     "tuner.ui.state": (
         "arrived",

@@ -43,8 +43,9 @@ def walk() -> None:
     with suppress(FileNotFoundError):
         for name in os.listdir(open_marks()):  # noqa: PTH208
             close(Run(name)) if not name.startswith(".") else None
-    with suppress(OSError):  # a studio that nobody may write to is walked through each time
-        open_marks().mkdir(parents=True, exist_ok=True)
+    # A studio that nobody may write to is walked through each time, and one that was deleted is not brought back.
+    with suppress(OSError):
+        open_marks().mkdir(exist_ok=True)
         _walked().touch()
 
 

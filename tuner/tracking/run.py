@@ -306,7 +306,7 @@ def mark_open(run_id: str) -> None:
     """Set the mark of a run that is about to be open. Raises OSError where it cannot be set."""
     mark = open_marks() / run_id
     if not mark.exists():
-        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.parent.mkdir(exist_ok=True)  # not its parents: a deleted studio stays deleted
         insist(mark.touch)
 
 
