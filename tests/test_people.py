@@ -184,3 +184,23 @@ def test_the_studio_ends_at_once_where_it_would_be_open_or_could_let_nobody_in(h
     (home / "without" / "authlib" / "__init__.py").touch()
     code, said = webui(home, PYTHONPATH=os.pathsep.join((str(home / "without"), str(ROOT))))
     assert code == 2 and "pip install 'tuner[auth]'" in said and "Traceback" not in said
+
+
+def test_the_name_in_redirect_uri_is_answered_through_a_proxy_and_no_other(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("authlib", reason="Authlib is not installed; pip install -e .[dev]")
+    people.login.cache_clear()
+    try:
+        file = section(home)
+        allowed = serve.guarded("0.0.0.0")  # with a login any address will do
+        assert capsys.readouterr().err == ""
+        file.chmod(0o644)
+        assert serve.guarded("127.0.0.1") == allowed
+        assert "chmod 600" in capsys.readouterr().err
+    finally:
+        people.login.cache_clear()
+    for name, refused in (("studio.example.org", False), ("evil.test", True), ("id.example.org", True)):
+        headers = [(b"host", name.encode()), (b"origin", f"https://{name}".encode())]
+        scope = {"type": "websocket", "scheme": "ws", "server": ("127.0.0.1", 8501), "headers": headers}
+        assert bool(hosts.refusal(scope, allowed)) == refused
