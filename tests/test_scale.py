@@ -46,8 +46,10 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 class Cost:
     """What a question took: files opened in the folder of runs, and instructions of SQLite's machine."""
 
-    files = 0
-    steps = 0
+    def __init__(self) -> None:
+        self.files = 0
+        self.steps = 0
+        self.thread = threading.get_ident()
 
 
 _counting: list[Cost] = []
@@ -55,8 +57,9 @@ _counting: list[Cost] = []
 
 def _heard(event: str, given: tuple[Any, ...]) -> None:
     # Threads that other tests left behind open files, too.
-    here = _counting and threading.get_ident() == threading.main_thread().ident
-    if here and event == "open" and "/mlruns/runs/" in str(given[0]):
+    if not _counting or _counting[-1].thread != threading.get_ident():
+        return
+    if event == "open" and "/mlruns/runs/" in str(given[0]):
         _counting[-1].files += 1
 
 
