@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -157,9 +156,9 @@ def test_any_training_argument_of_transformers_is_a_knob() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_training_arguments_is_the_installed_one() -> None:
-    from make_training_arguments import FILE, table
+    from tools.training_arguments import FILE, formatted, ours, text
 
-    assert json.loads(FILE.read_text()) == table()
+    assert FILE.read_text() == formatted(text(ours())), "run `python -m tools.training_arguments`"
 
 
 def test_every_knob_says_what_it_does() -> None:

@@ -203,9 +203,9 @@ def logging_to(run: Run) -> Iterator[None]:
     """Everything printed goes to the run's log as well, unless that is where it goes already."""
     log, before = run.log_path.open("a", encoding="utf-8", buffering=1), (sys.stdout, sys.stderr)
     if _same_file(sys.stdout, log):
-        sys.stdout, sys.stderr = Both(before[0]), Both(before[1])  # type: ignore[assignment]
+        sys.stdout, sys.stderr = Both(before[0]), Both(before[1])
     else:
-        sys.stdout, sys.stderr = Both(before[0], log), Both(log)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = Both(before[0], log), Both(log)
     try:
         yield
     finally:

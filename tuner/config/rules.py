@@ -68,7 +68,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "pref_loss_weights",
-        lambda c: bool(c.pref_loss_weights) and not _as_many(c.pref_loss_weights, c.pref_loss),
+        lambda c: bool(c.pref_loss_weights) and not _as_many(str(c.pref_loss_weights), c.pref_loss),
         "--pref_loss_weights {pref_loss_weights} needs one number for each loss of --pref_loss {pref_loss}.",
         {"pref_loss_weights": None},
     ),
@@ -195,7 +195,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "fsdp",
-        lambda c: bool(c.fsdp) and c.fsdp.strip().lower() not in ("", "false", "none"),
+        lambda c: (c.fsdp or "").strip().lower() not in ("", "false", "none"),
         "--fsdp {fsdp} spreads a run over several GPUs, and one run takes one GPU here; leave it out. "
         "For a model that does not fit, set --quantization_bit 4.",
         {"fsdp": None},

@@ -85,7 +85,7 @@ def lora(config: Config, model: PreTrainedModel) -> LoraConfig:
         modules_to_save=_saved_whole(config, model),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
-        init_lora_weights=start,  # type: ignore[arg-type]
+        init_lora_weights=start,
     )
 
 

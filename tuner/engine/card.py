@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuner import __version__
@@ -67,7 +67,7 @@ def _code(config: Config, adapter: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table; what could end a cell or begin a tag is escaped."""
     if not rows:
         return "None."

@@ -49,7 +49,7 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
     """The held-out questions a config names, rendered for its model. Raises ConfigError when there are none."""
     entry = named([str(config.probe)], config.dataset_dir)[0]
     template = template_of(config, tokenizer)
-    found = []
+    found: list[Question] = []
     for file in entry.files():
         for _, record in islice(records(file), config.probe_samples - len(found)):
             row = convert(record, entry)

@@ -40,7 +40,9 @@ class Start:
     @property
     def packed(self) -> bool:
         """Whether rows hold several examples each."""
-        first = next(self.rows.train.in_order() if self.streamed else iter(self.rows.train), {})
+        first: dict[str, Any] = next(
+            self.rows.train.in_order() if self.streamed else iter(self.rows.train), {}
+        )
         return "seq_lengths" in first
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,7 +165,7 @@ def pretrain(model: LlamaForCausalLM, recipe: Recipe, rows: np.ndarray, numbers:
 
 @torch.inference_mode()
 def complete(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[str], tokens: int = 64
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], tokens: int = 64
 ) -> list[str]:
     """The greedy continuation of each prompt (rendered text), without special tokens."""
     tokenizer.padding_side = "left"

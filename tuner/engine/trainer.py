@@ -21,7 +21,7 @@ from transformers import (
 from tuner.config.config import Config, to_yaml
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
-from tuner.config.sections import argument_table
+from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
@@ -41,7 +41,7 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -> Arguments:
     """Every knob of transformers' TrainingArguments by its own name, what the studio settles itself, and `own`."""
     known = {f.name for f in dataclasses.fields(kind) if f.init}
-    given = {name: _plain(getattr(config, name)) for name in argument_table() if name in known}
+    given = {name: _plain(getattr(config, name)) for name in NAMES if name in known}
     given = {name: value for name, value in given.items() if value is not None} | _settled(config, run) | own
     if "router_aux_loss_coef" in known and config.moe_aux_loss_coef is None:
         given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
