@@ -249,7 +249,7 @@ def _probe(config: Config) -> Iterator[Problem]:
     try:
         (entry,) = named([config.probe], config.dataset_dir)
         entry.files()
-        if all(entry.fits(stage) for stage in ("sft", "dpo", "kto")):
+        if entry.media or entry.kind == "text":
             said = f"--probe {config.probe} holds no questions; name a set of chats, pairs or marked answers."
             yield Problem("probe", said, {"probe": None})
     except ConfigError as error:

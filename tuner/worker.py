@@ -137,9 +137,10 @@ def _stage(live: LiveRun) -> Outcome:
     with live.phase("loading libraries"):
         quieten()
         only_tensors(live.config)
-        stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
+        module, name = live.config.kind.entry.split(":")
+        train = getattr(importlib.import_module(module), name)
     with private.shared(live.output) if live.config.output_dir else nullcontext():
-        result: Outcome = stage.train(live.config, live)
+        result: Outcome = train(live.config, live)
     if result.weights and not result.stopped:
         _keep(live, result, result.weights)
     return result

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, disagreeing, renamed, said_again
 from tuner.config.board import from_board, is_board, other_verb
+from tuner.config.kinds import KINDS, Kind
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
 from tuner.config.optimizer_sections import Optimizers
@@ -52,6 +53,11 @@ class Config(
     TrainingArguments,
 ):
     """Every knob with its value. Immutable; `make` builds one and says what is wrong in sentences."""
+
+    @property
+    def kind(self) -> Kind:
+        """What this run is, by its stage."""
+        return KINDS[self.stage]
 
     def changed(self) -> dict[str, Any]:
         """The knobs that differ from their defaults, plain enough for YAML and JSON."""

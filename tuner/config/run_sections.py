@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
+from tuner.config.kinds import PREFERENCES
 from tuner.config.knobs import (
     Names,
     OptionalBool,
@@ -148,14 +149,14 @@ class Machine(Section):
         "What computes a preference run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
         "they fit and says in the log which one it took and why.",
         usual="auto",
-        needs={"stage": ("dpo", "kto")},
+        needs={"stage": PREFERENCES},
     )
     engine_preset: Literal["speed", "memory"] = knob(
         "speed",
         "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
         advanced=True,
         usual="speed",
-        needs={"stage": ("dpo", "kto")},
+        needs={"stage": PREFERENCES},
     )
     engine_token_budget: OptionalInt = knob(
         None,
@@ -166,7 +167,7 @@ class Machine(Section):
         usual="empty",
         unit="tokens",
         advanced=True,
-        needs={"stage": ("dpo", "kto")},
+        needs={"stage": PREFERENCES},
     )
 
     disable_gradient_checkpointing: bool = knob(

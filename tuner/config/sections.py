@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
+from tuner.config.kinds import CHATS, DEFAULT, TOKENS, Stage
 from tuner.config.knobs import (
     EmptiableText,
     Names,
@@ -20,8 +21,6 @@ from tuner.config.knobs import (
     nearest,
 )
 from tuner.config.training_arguments import OPTIMIZERS
-
-Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
 
 
 class Model(Section):
@@ -75,7 +74,7 @@ class Task(Section):
     icon = ":material/school:"
 
     stage: Stage = knob(
-        "sft",
+        DEFAULT,
         "What the run teaches: dpo learns from pairs of a better and a worse answer, sft from answers, "
         "kto from thumbs up and down, rm trains a reward model, pt reads plain text.",
     )
@@ -149,13 +148,13 @@ class Data(Section):
         False,
         "Learn the prompt's tokens as well as the answer's.",
         advanced=True,
-        needs={"stage": ("sft",)},
+        needs={"stage": CHATS},
     )
     mask_history: bool = knob(
         False,
         "Learn only the last answer of a chat; earlier answers are read, not learnt.",
         advanced=True,
-        needs={"stage": ("sft",)},
+        needs={"stage": CHATS},
     )
     enable_thinking: OptionalBool = knob(
         True,
@@ -187,7 +186,7 @@ class Data(Section):
         False,
         "Pack so that examples never see each other; here packing always does, so this only turns it on.",
         advanced=True,
-        needs={"stage": ("pt", "sft")},
+        needs={"stage": TOKENS},
     )
     streaming: bool = knob(
         False,

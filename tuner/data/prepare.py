@@ -149,7 +149,7 @@ def _count(
     if packs(config) and len(learn):
         whole = -(-report.epoch_tokens // config.cutoff_len)
         report.train_rows = (
-            whole if config.stage == "pt" else len(groups(tokens[learn].tolist(), config.cutoff_len))
+            whole if config.kind.rows == "text" else len(groups(tokens[learn].tolist(), config.cutoff_len))
         )
     report.steps = steps(config, report.train_rows)
     measured = np.concatenate((prints[away], tester.tally.prints()))

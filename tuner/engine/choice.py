@@ -68,7 +68,7 @@ def _rows(start: Start) -> Iterator[Mapping[str, Any]]:
 
 def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> PackedPreferenceTrainer:
     # Marked answers come in an order of their own: shuffled, good and bad in turn.
-    order = {"train_sampling_strategy": "sequential"} if config.stage == "kto" else {}
+    order = {"train_sampling_strategy": "sequential"} if config.kind.ordered else {}
     return PackedPreferenceTrainer(
         start.model,
         arguments(TrainingArguments, config, run, **order),

@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from tuner.config.config import Config
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.files import records
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # questions whose answers are kept as text; all are scored
 BATCH = 32
-PREFERENCE = ("dpo", "kto", "rm")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def scores(asked: Sequence[Question], answers: Sequence[str], stage: str) -> dic
     rows = [dict(q.record) for q in asked]
     if all("task" in row and "answer" in row for row in rows):
         found = scoring.score(rows, answers)
-        main = found.preferred if stage in PREFERENCE else found.exact
+        main = found.preferred if KINDS[stage].compares else found.exact
         return {"score": main, "score/correct": found.correct}
     exact = sum(scoring.exact(q.expected, a) for q, a in zip(asked, answers, strict=True)) / len(asked)
     return {"score": exact}

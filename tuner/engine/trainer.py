@@ -162,7 +162,7 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
     if config.dataloader_drop_last:
         _drop_in_training_only(trainer, config, start)
     methods.settle_types(config, trainer.model)
-    if config.stage in ("dpo", "kto"):
+    if config.kind.needs_reference:
         adapters.keep_only_adapter_dropout(trainer.model)
     trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
     run.output.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
             name: mismatched(held, config, config.per_device_eval_batch_size, others=rows)
             for name, held in held_out.items()
         }
-        losses = [(settings(config, "kto", ld_alpha=None), 1.0)]
+        losses = [(settings(config, config.stage, ld_alpha=None), 1.0)]
         trainer = packed_trainer(config, run, start, losses)
         if trainer is None:
             from tuner.engine.labelled import build  # TRL takes a second to import

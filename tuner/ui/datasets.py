@@ -11,6 +11,7 @@ import numpy as np
 import streamlit as st
 
 from tuner.config.config import KNOBS, Config
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import Entry
 from tuner.data.pages import Pages
@@ -23,12 +24,7 @@ from tuner.ui.words import NONE, count, number, safe, share
 
 SIZE = 5
 """Rows on a page of the preview."""
-KINDS = {
-    "text": ("Plain text", "pt"),
-    "chat": ("Talks", "sft"),
-    "pairs": ("Pairs", "dpo"),
-    "labelled": ("Thumbs", "kto"),
-}
+KINDS = {"text": "Plain text", "chat": "Talks", "pairs": "Pairs", "labelled": "Thumbs"}
 
 
 @st.cache_resource(show_spinner=False, max_entries=48)
@@ -109,7 +105,7 @@ def settings(entry: Entry) -> Config | None:
             help="Whose tokenizer and template are used. Only its small files are read.",
         )
         stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
-        usual = KINDS[entry.kind][1]
+        usual = usual_for(entry.kind)
         first = stages.index(usual) if usual in stages else 0
         stage = st.selectbox("Stage", stages, index=first, key=f"look-stage-{entry.kind}", width=110)
         cutoff = st.number_input(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.config.kinds import KINDS
 from tuner.tracking.pace import ASKING, answered
 from tuner.tracking.run import Status
 
@@ -121,15 +122,7 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     return f"{text} and {len(every) - most} more" if len(every) > most else text or NONE
 
 
-STAGES = {
-    "pt": "Pre-training",
-    "sft": "Fine-tuning",
-    "rm": "Reward model",
-    "dpo": "Preference (DPO)",
-    "kto": "Thumbs (KTO)",
-    "ppo": "PPO",
-    "grpo": "GRPO",
-}
+STAGES = {name: kind.label for name, kind in KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -190,8 +183,7 @@ _ACRONYMS = {
     "lora": "LoRA",
     "rslora": "rsLoRA",
     "dora": "DoRA",
-    "dpo": "DPO",
-    "kto": "KTO",
+    **{name: name.upper() for name in KINDS},
     "simpo": "SimPO",
     "num": "number of",
     "optim": "optimizer",
