@@ -214,7 +214,7 @@ class Machine(Section):
     )
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob(
         "auto",
-        "The number type for answering and exporting; training has bf16 and fp16.",
+        "The number type of a run that only evaluates or predicts; training has bf16 and fp16.",
         advanced=True,
         shown=False,
     )
@@ -248,7 +248,10 @@ class Vocabulary(Section):
         False, "Read markers that stand in the data as plain text.", advanced=True
     )
     use_fast_tokenizer: bool = knob(
-        True, "Use the fast tokenizer; there is no other one here.", advanced=True, shown=False
+        True,
+        "Use the fast tokenizer; there is no other one here, so it has no effect.",
+        advanced=True,
+        shown=False,
     )
 
 
@@ -280,7 +283,9 @@ class Export(Section):
     title = "Export"
     icon = ":material/ios_share:"
 
-    export_dir: OptionalText = knob(None, "Where `tuner export` writes the model.", shown=False)
+    export_dir: OptionalText = knob(
+        None, "Where the exported model goes; exporting is not there yet.", shown=False
+    )
     export_size: int = knob(5, "The largest file of an exported model.", ge=1, unit="GB", shown=False)
     export_device: Literal["cpu", "auto"] = knob("cpu", "Where adapters are merged.", shown=False)
     export_quantization_bit: OptionalInt = knob(

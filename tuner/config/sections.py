@@ -224,12 +224,16 @@ class Data(Section):
         advanced=True,
     )
     data_shared_file_system: bool = knob(
-        False, "All machines of a run see the same disk, so that one of them prepares for all.", advanced=True
+        False,
+        "All machines of a run see the same disk; no effect here, where a run has one process.",
+        shown=False,
     )
     eval_num_beams: OptionalInt = knob(
         None, "Beams to search with when predicting; empty for the generation settings.", ge=1, advanced=True
     )
-    ignore_pad_token_for_loss: bool = knob(True, "Leave padding out of the loss.", advanced=True)
+    ignore_pad_token_for_loss: bool = knob(
+        True, "Leave padding out of the loss, which it always is here.", shown=False
+    )
 
 
 class Training(Section):
