@@ -28,6 +28,7 @@ FLOORS = {
     "tuner.data": 2,
     "tuner.config": 1,
     "tuner.hosts": 0,
+    "tuner.text": 0,
     "tuner.process": 2,
     "tuner.redact": 0,
     "tuner.tensors": 0,

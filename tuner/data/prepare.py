@@ -25,6 +25,7 @@ from tuner.data.rows import Rows
 from tuner.data.stream import Stream
 from tuner.data.templates import Template, template_of
 from tuner.data.tokens import Tokenizer
+from tuner.text.message import message
 
 FIRST_LOOK = 200
 """Rows of each set that a streamed run looks at before it begins."""
@@ -97,7 +98,7 @@ def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, ke
     if keep:
         _fill(prepared, config, sets, tested, learn, away)
     if progress:
-        progress(1.0, f"{report.kept:,} of {report.read:,} rows are ready")
+        progress(1.0, message("doing.rows_ready", kept=report.kept, read=report.read))
     return prepared
 
 

@@ -27,6 +27,7 @@ from tuner.data.templates import template_of
 from tuner.data.tokens import Tokenizer
 from tuner.data.world import scoring
 from tuner.engine.live import LiveRun
+from tuner.text.message import message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,7 +183,7 @@ class Sampler(TrainerCallback):
             return
         self.samples.asked_at = step
         before = self.run.run.status().phase
-        with self.run.phase("asking held-out questions"):
+        with self.run.phase("answering"):
             answers = answer(
                 model, self.questions, self.tokenizer, self.config.probe_new_tokens, self._answered
             )
@@ -200,7 +201,7 @@ class Sampler(TrainerCallback):
 
     def _answered(self, done: int) -> None:
         total = len(self.questions)
-        self.run.progress(done / total, f"{done} of {total} questions answered")
+        self.run.progress(done / total, message("doing.questions", done=done, total=total))
 
     def _remember(self) -> None:
         """What was asked before this run was resumed."""

@@ -30,6 +30,7 @@ from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
 from tuner.engine.start import Start
 from tuner.engine.trainer_log import TrainerLog
+from tuner.text.message import message
 from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def fit(
     if trainer.eval_dataset is not None and config.do_predict and predict:
         with run.phase("predicting"):
             metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
-    with run.phase("writing results"):
+    with run.phase("writing_results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
         if config.plot_loss:
@@ -243,8 +244,8 @@ def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
         )
         raise ConfigError([Problem("overwrite_output_dir", sentence, {"overwrite_output_dir": True})])
     said = checkpoints.manifest(begin) or {}
-    run.record(resumed_from=str(begin), continues=said.get("run") or run.run.id)
-    run.note(f"Went on from {begin.name} (step {step} of {last}).")
+    run.record(began_from=str(begin), continues=said.get("run") or run.run.id)
+    run.note(message("note.resumed", checkpoint=begin.name, step=step, total=last))
 
 
 def _last_step(trainer: Trainer) -> int:

@@ -18,6 +18,7 @@ from tuner.data.pages import Pages
 from tuner.data.report import Finding, Report, report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
+from tuner.text.message import Message
 from tuner.ui import charts, chat, draft, theme, tokens_view
 from tuner.ui.offers import offer
 from tuner.ui.words import NONE, count, number, safe, share
@@ -195,7 +196,7 @@ def reported(entry: Entry, config: Config) -> None:
         try:
             tokenizer = _tokenizer(str(config.model_name_or_path))
 
-            def tell(part: float, text: str) -> None:
+            def tell(part: float, text: Message) -> None:
                 bar.progress(min(1.0, part), safe(text))
 
             st.session_state[key] = report(config, tokenizer, tell)

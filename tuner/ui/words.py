@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tuner import paths
 from tuner.config.config import word
 from tuner.config.kinds import KINDS
+from tuner.text.message import term
 from tuner.tracking.pace import ASKING, answered
 from tuner.tracking.run import Status
 
@@ -156,7 +157,11 @@ def sentence(status: Status, place: int | None = None) -> str:
     if state == "queued":
         return "Waiting for its turn." if not place else f"Waiting in the queue, number {place}."
     if state == "preparing":
-        return f"Preparing: {status.phase}." if status.phase else "Preparing: the worker is starting."
+        return (
+            f"Preparing: {term('phase', status.phase)}."
+            if status.phase
+            else "Preparing: the worker is starting."
+        )
     if state == "running":
         return _at_work(status)
     if state == "stopping":
@@ -175,7 +180,7 @@ def _at_work(status: Status) -> str:
         return (
             f"Answering held-out questions{f', {told}' if told else ''}{at.replace(', step', ', at step')}."
         )
-    return f"{(status.phase or 'training').capitalize()}{at}."
+    return f"{term('phase', status.phase or 'training').capitalize()}{at}."
 
 
 _ACRONYMS = {
