@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from tuner.config.kinds import trains
 from tuner.ui import answers, live, run_actions, run_list, run_view, state, theme
 
 run_id = state.asked("run")
@@ -40,6 +41,8 @@ live.piece(run_view.standing, run, 1.0)
 run_actions.remedies(run)
 
 names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
+if not trains(str(values.get("stage"))):
+    names.remove("Checkpoints")
 if answers.has_samples(run):
     names.insert(1, "Samples")
 if predicted := answers.predictions_of(run):
@@ -72,7 +75,7 @@ if tabs["Log"].open:
 if tabs["Config"].open:
     with tabs["Config"]:
         run_view.config(run)
-if tabs["Checkpoints"].open:
+if "Checkpoints" in tabs and tabs["Checkpoints"].open:
     with tabs["Checkpoints"]:
         live.piece(run_view.saved, run, 5.0)
 if tabs["Details"].open:

@@ -17,7 +17,7 @@ from test_stages import Watched, config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters, layers, models
-from tuner.engine.live import DivergedError
+from tuner.jobs.live import DivergedError
 from tuner.tracking import checkpoints
 from tuner.tracking.run import series
 

@@ -15,7 +15,7 @@ from test_stages import config_of, trained
 from transformers import MistralConfig, MistralForCausalLM
 
 from tuner.config.knobs import ConfigError
-from tuner.engine.live import Outcome
+from tuner.jobs.live import Outcome
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ import tiny
 import torch
 
 from tuner.config.config import Config, make, read
-from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.live import LiveRun
 from tuner.engine.trainer_log import read as read_log
+from tuner.jobs.live import Outcome
 from tuner.tracking.run import Run, series
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}

@@ -12,15 +12,17 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from tuner import hardware, paths, preflight, private, process
 from tuner.config.config import Config
-from tuner.engine.live import LiveRun, Outcome, StoppedError, gone
+from tuner.config.run_config import RunConfig
+from tuner.engine.live import LiveRun
 from tuner.jobs import liveness, reasons
+from tuner.jobs.live import Live, Outcome, StoppedError, gone
 from tuner.redact import redact
 from tuner.text.message import message, plain
 from tuner.tracking import adapters, checkpoints
@@ -74,11 +76,10 @@ def _live(run: Run) -> int:
     )
     result = Outcome()
     try:
-        live = LiveRun(run, run.config())
-        for said in preflight.notes(live.config):
-            live.note(plain(said))
-        with live.listening(), measuring(live), only_whole_checkpoints(live):
-            result = _stage(live)
+        config = run.config()
+        live = LiveRun(run, config) if isinstance(config, Config) else Live(run)
+        with live.listening(), measuring(live):
+            result = _train(live) if isinstance(live, LiveRun) else work_of(config)(config, live)
         state, reason = _ended(live, result)
     except StoppedError:
         state, reason = _ended(live, Outcome(stopped=True))
@@ -95,6 +96,7 @@ def _live(run: Run) -> int:
         state,
         reason.cause,
         output=result.weights,
+        files=result.files,
         phase="",
         remedies=reason.remedies,
         exit_code=EXIT[state],
@@ -104,7 +106,7 @@ def _live(run: Run) -> int:
 
 
 @contextmanager
-def measuring(live: LiveRun) -> Iterator[None]:
+def measuring(live: Live) -> Iterator[None]:
     """Sample the machine's load as long as the run lives; at the end send MLflow what it does not have."""
     system = SystemMetrics(live.run, live.log)
     try:
@@ -132,18 +134,27 @@ def only_whole_checkpoints(live: LiveRun) -> Iterator[None]:
         checkpoints.discard(folder, theirs)
 
 
-def _stage(live: LiveRun) -> Outcome:
+def work_of(config: RunConfig) -> Callable[[RunConfig, Live], Outcome]:
+    """The function that does what a run of this kind is for."""
+    module, name = config.kind.entry.split(":")
+    found: Callable[[RunConfig, Live], Outcome] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _train(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
-    with live.phase("loading_libraries"):
-        quieten()
-        only_tensors(live.config)
-        module, name = live.config.kind.entry.split(":")
-        train = getattr(importlib.import_module(module), name)
-    with private.shared(live.output) if live.config.output_dir else nullcontext():
-        result: Outcome = train(live.config, live)
-    if result.weights and not result.stopped:
-        _keep(live, result, result.weights)
-    return result
+    for said in preflight.notes(live.config):
+        live.note(plain(said))
+    with only_whole_checkpoints(live):
+        with live.phase("loading_libraries"):
+            quieten()
+            only_tensors(live.config)
+            train = work_of(live.config)
+        with private.shared(live.output) if live.config.output_dir else nullcontext():
+            result = train(live.config, live)
+        if result.weights and not result.stopped:
+            _keep(live, result, result.weights)
+        return result
 
 
 def lineage(config: Config) -> str:
@@ -187,7 +198,7 @@ def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
             live.record(adapter=row.name, adapter_version=row.version)
 
 
-def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
+def _ended(live: Live, result: Outcome) -> tuple[State, reasons.Reason]:
     if not result.stopped:
         return "finished", reasons.Reason()
     kept = live.run.status().checkpoint_step

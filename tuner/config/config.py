@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from pydantic_core import ErrorDetails
 
 from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, disagreeing, renamed, said_again
 from tuner.config.board import from_board, is_board, other_verb
-from tuner.config.kinds import KINDS, Kind
+from tuner.config.kinds import DEFAULT, KINDS, Kind
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
 from tuner.config.optimizer_sections import Optimizers
 from tuner.config.rules import broken_rules
+from tuner.config.run_config import RunConfig, as_plain
 from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.config.sections import Data, Model, Output, Samples, Task, Training
 from tuner.config.spelling import Dumper, flag, literal
@@ -31,6 +33,7 @@ Values = Mapping[str, Any]
 
 
 class Config(
+    RunConfig,
     Model,
     Task,
     Data,
@@ -59,19 +62,6 @@ class Config(
         """What this run is, by its stage."""
         return KINDS[self.stage]
 
-    def changed(self) -> dict[str, Any]:
-        """The knobs that differ from their defaults, plain enough for YAML and JSON."""
-        defaults = {name: k.default for name, k in KNOBS.items()}
-        return {name: value for name, value in self.plain().items() if value != _plain(defaults[name])}
-
-    def plain(self) -> dict[str, Any]:
-        """Every knob, plain enough for YAML and JSON. Secrets are left out."""
-        return {name: _plain(getattr(self, name)) for name, knob in KNOBS.items() if not knob.secret}
-
-    def secrets(self) -> dict[str, str]:
-        """The secret knobs that were given; they go to the worker by a private file, never into a record."""
-        return {n: str(getattr(self, n)) for n, knob in KNOBS.items() if knob.secret and getattr(self, n)}
-
     def with_values(self, **values: Any) -> Config:
         """This config with some knobs set otherwise. Raises ConfigError."""
         return make({**self.changed(), **self.secrets(), **values})
@@ -80,13 +70,22 @@ class Config(
 KNOBS: dict[str, Knob] = knobs_of(Config)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def form_sections() -> list[type[Section]]:
     """The sections a person sees, in order."""
     return [s for s in sections_of(Config) if any(KNOBS[n].shown for n in s.model_fields)]
+
+
+def load(values: Values) -> RunConfig:
+    """The config of a run of any kind, as its folder holds it. Raises ConfigError."""
+    kind = KINDS.get(str(values.get("stage", DEFAULT)))
+    if kind is None or kind.family == "train":
+        return make(values)
+    module, name = kind.config.split(":")
+    made: type[RunConfig] = getattr(importlib.import_module(module), name)
+    try:
+        return made(**{knob: value for knob, value in values.items() if knob != "stage"})
+    except ValidationError as error:
+        raise ConfigError(_problem(e) for e in error.errors()) from error
 
 
 def make(values: Values) -> Config:
@@ -339,10 +338,14 @@ def word(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def command(config: Config, verb: str = "train") -> str:
+def command(config: RunConfig, verb: str = "") -> str:
     """The shell command that does the same as `config`, quoted, one knob a line; `parse_words` reads it back."""
-    flags = [flag(name, value, word(value)) for name, value in config.changed().items()]
-    return " \\\n  ".join([f"tuner {verb}", *flags])
+    flags = [
+        flag(name, value, word(value))
+        for name, value in config.changed().items()
+        if name in knobs_of(type(config))
+    ]
+    return " \\\n  ".join([f"tuner {verb or config.kind.verb}", *flags])
 
 
 def to_yaml(values: Values) -> str:
@@ -352,14 +355,14 @@ def to_yaml(values: Values) -> str:
 
 def dump(values: Values) -> str:
     """Values as plain YAML, for whoever reads them without filling anything in."""
-    plain = {name: _plain(value) for name, value in values.items()}
+    plain = {name: as_plain(value) for name, value in values.items()}
     text: str = yaml.dump(
         plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
     )
     return text
 
 
-def params(config: Config) -> dict[str, str]:
+def params(config: RunConfig) -> dict[str, str]:
     """Every knob as MLflow stores it: text, secrets left out."""
     return {name: word(value) for name, value in config.plain().items()}
 

@@ -23,7 +23,7 @@ LOGPS = ("logps/chosen", "logps/rejected")
 class Kind:
     """One kind of run.
 
-    `entry` is the function that does it, as module:name. `reads` are the data sets it takes, `usual_for` those that are
+    `entry` is the function that does it and `config` the class of its knobs, both as module:name; `verb` is the command. `reads` are the data sets it takes, `usual_for` those that are
     mostly meant for it, and `rows` is how a row is encoded. `metrics` are what an evaluation measures beside the loss,
     `charts` the names of the run page's own charts. `losses` are what pref_loss may name, empty where the loss is fixed.
     """
@@ -32,6 +32,8 @@ class Kind:
     label: str
     entry: str
     family: Family = "train"
+    verb: str = "train"
+    config: str = "tuner.config.config:Config"
     reads: tuple[Rows, ...] = ()
     usual_for: Rows | None = None
     rows: Rows = "chat"

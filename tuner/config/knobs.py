@@ -209,7 +209,7 @@ def _kind(plain: Any) -> Kind:
 
 def sections_of(config: type[Section]) -> list[type[Section]]:
     """The sections a config is made of, in the order they are shown."""
-    return [c for c in config.__bases__ if issubclass(c, Section)]
+    return [c for c in config.__bases__ if issubclass(c, Section) and c.title]
 
 
 @cache

@@ -24,12 +24,13 @@ from tuner.config.libraries import SWITCHES, need
 from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, methods, optimizers
-from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.live import LiveRun
 from tuner.engine.peak import note_peak
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
 from tuner.engine.start import Start
 from tuner.engine.trainer_log import TrainerLog
+from tuner.jobs.live import Outcome
 from tuner.text.message import message
 from tuner.tracking import checkpoints
 

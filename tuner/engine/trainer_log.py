@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tuner.engine.live import LiveRun, unless_full
+from tuner.engine.live import LiveRun
+from tuner.jobs.live import unless_full
 
 NAME = "trainer_log.jsonl"
 # Its name for each metric of transformers and TRL.

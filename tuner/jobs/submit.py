@@ -6,21 +6,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuner.config.config import KNOBS, Config, make, word
+from tuner.config.config import KNOBS, make, word
+from tuner.config.run_config import RunConfig
 from tuner.jobs import liveness, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.run import Run, fresh_name
 
 
-def create(config: Config, name: str | None = None, parent: str | None = None) -> Run:
+def create(config: RunConfig, name: str | None = None, parent: str | None = None) -> Run:
     """A run with its config resolved and stored, in MLflow too, not yet in anybody's hands."""
     from tuner.tracking.runs import create_run
 
-    return create_run(config, name or config.run_name or "", parent=parent)
+    return create_run(config, name or config.called, parent=parent)
 
 
 def submit(
-    config: Config, name: str | None = None, gpus: Sequence[int] | None = None, parent: str | None = None
+    config: RunConfig, name: str | None = None, gpus: Sequence[int] | None = None, parent: str | None = None
 ) -> Run:
     """Create a run and queue it; a supervisor starts it when its turn comes. `gpus` chooses devices, None takes any one.
 

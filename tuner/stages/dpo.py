@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
-from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.live import LiveRun
 from tuner.engine.mixture import mixture
 from tuner.engine.start import begin
 from tuner.engine.trainer import fit
+from tuner.jobs.live import Outcome
 
 
 def train(config: Config, run: LiveRun) -> Outcome:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
-from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.live import LiveRun
 from tuner.engine.mismatched import mismatched, one_prompt
 from tuner.engine.mixture import settings
 from tuner.engine.start import begin
 from tuner.engine.trainer import fit
+from tuner.jobs.live import Outcome
 from tuner.text.message import message
 
 

@@ -7,10 +7,11 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig
 
 from tuner.config.config import Config
-from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.live import LiveRun
 from tuner.engine.reward import PairCollator, RewardTrainer, predict, save_value_head
 from tuner.engine.start import begin
 from tuner.engine.trainer import arguments, fit
+from tuner.jobs.live import Outcome
 
 PLACEHOLDER = Dataset.from_list([{"chosen_ids": [0], "rejected_ids": [0]}])
 

@@ -8,10 +8,11 @@ from trl import SFTConfig
 from tuner.config.config import Config
 from tuner.engine import methods
 from tuner.engine.completion import CompletionTrainer, collator
-from tuner.engine.live import LiveRun, Outcome
+from tuner.engine.live import LiveRun
 from tuner.engine.predict import predict
 from tuner.engine.start import begin
 from tuner.engine.trainer import arguments, fit
+from tuner.jobs.live import Outcome
 
 PLACEHOLDER = Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}])
 

@@ -19,6 +19,7 @@ from typing import Any
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.run_config import RunConfig
 from tuner.tracking.run import Run
 
 MANIFEST = "manifest.json"
@@ -128,9 +129,10 @@ def rotate(run: Run, limit: int | None, keep: Path | None = None) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def output_of(run: Run, config: Config) -> Path:
+def output_of(run: Run, config: RunConfig) -> Path:
     """Where a run writes what it made: output_dir, or the run's own folder."""
-    return (paths.home() / config.output_dir).resolve() if config.output_dir else run.folder / "output"
+    named = getattr(config, "output_dir", None)
+    return (paths.home() / named).resolve() if named else run.folder / "output"
 
 
 def start_of(run: Run, config: Config) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ def finish(
     cause: Message = Message(),  # noqa: B008  frozen
     *,
     output: Path | None = None,
+    files: Sequence[Path] = (),
     timeout: float = 30.0,
     **changes: Any,
 ) -> bool:
     """Set a run's outcome: in its folder at once, in MLflow within `timeout` seconds or by a later sync.
 
-    `cause` is why, empty where it finished; `output` the folder whose records are kept as artifacts;
+    `cause` is why, empty where it finished; `output` the folder whose records are kept as artifacts, `files` others;
     `changes` are further fields of the status. Returns whether MLflow has it all.
     """
     if state not in ENDED:
@@ -56,7 +58,7 @@ def finish(
         ended=before.ended_now(),
         began=0.0,
         worked=before.worked_now(),
-        artifacts=_records(run, output),
+        artifacts=[*_records(run, output), *(str(file.absolute()) for file in files)],
         **changes,
     )
     if state == "finished" or not checkpoints.to_go_on_from(

@@ -63,6 +63,8 @@ def _pace(run: Run) -> Pace | None:
 @lru_cache(maxsize=4 * RECENT)
 def _of_finished(run_id: str, ended: float) -> Pace | None:
     status, config = Run(run_id).status(), Run(run_id).config()
+    if not isinstance(config, Config):
+        return None
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     examples = (status.step - status.first_step) * per_step
     seconds = status.seconds  # questions are asked at each save, within the training

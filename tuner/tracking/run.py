@@ -28,7 +28,8 @@ from typing import Any, Literal, get_args
 import yaml
 
 from tuner import hardware, paths, redact
-from tuner.config.config import Config, make, read, to_yaml
+from tuner.config.config import load, read, to_yaml
+from tuner.config.run_config import RunConfig
 from tuner.redact import redacted
 from tuner.text import message
 from tuner.text.message import Message, render
@@ -189,7 +190,7 @@ class Run:
 
     # --- what it is
 
-    def create(self, config: Config, name: str, tags: Mapping[str, str] | None = None) -> None:
+    def create(self, config: RunConfig, name: str, tags: Mapping[str, str] | None = None) -> None:
         """Write the folder: config first, secrets apart and private, status last. All of it or nothing.
 
         Raises FileExistsError if there is one already, OSError where it cannot be written.
@@ -212,9 +213,9 @@ class Run:
             with suppress(OSError):  # others' files are in it
                 above.rmdir()
 
-    def config(self) -> Config:
-        """The config this run was made with, secrets included while a worker may still need them."""
-        return make(read(self.folder / "config.yaml") | self.secrets())
+    def config(self) -> RunConfig:
+        """The config this run was made with, secrets included while a worker may still need them. Raises ConfigError."""
+        return load(read(self.folder / "config.yaml") | self.secrets())
 
     @property
     def secrets_path(self) -> Path:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from tuner import paths
-from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.run_config import RunConfig
 from tuner.redact import refuse_secret
 from tuner.text.message import plain
 from tuner.tracking import events, open_runs
@@ -60,7 +60,7 @@ A_FEW = 200
 
 
 def create_run(
-    config: Config, name: str, *, tags: Mapping[str, str] | None = None, parent: str | None = None
+    config: RunConfig, name: str, *, tags: Mapping[str, str] | None = None, parent: str | None = None
 ) -> Run:
     """A queued run: in MLflow with every knob as a param, then its folder. `parent` is another run's id.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tuner.config.kinds import KINDS
+from tuner.config.kinds import KINDS, trains
 from tuner.tracking.points import Series
 from tuner.ui.words import number
 
@@ -182,7 +182,8 @@ MEMORY = Chart(
     axis="seconds",
 )
 
-_PLAIN = (SCORE, RATE, GRADIENT, SPEED, LOAD, MEMORY)
+_MACHINE = (LOAD, MEMORY)
+_PLAIN = (SCORE, RATE, GRADIENT, SPEED, *_MACHINE)
 NAMED = {
     "loss": LOSS,
     "token_accuracy": TOKEN_ACCURACY,
@@ -200,7 +201,7 @@ NAMED = {
 def charts_of(stage: str, measured: Iterable[str] = ()) -> tuple[Chart, ...]:
     """The charts of a stage's run; `measured` are its metrics."""
     own = KINDS[stage].charts if stage in KINDS else ("loss",)
-    charts = (*(NAMED[name] for name in own), *_PLAIN)
+    charts = (*(NAMED[name] for name in own), *(_PLAIN if trains(stage) else _MACHINE))
     return charts if is_scored(measured) else tuple(EXACT if chart is SCORE else chart for chart in charts)
 
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from tuner import preflight
 from tuner.config.config import check
+from tuner.config.kinds import trains
 from tuner.config.knobs import Problem
 from tuner.jobs import control
 from tuner.jobs.reasons import label
@@ -41,6 +42,8 @@ def actions(run: Run) -> None:
                 args=(run,),
                 key=f"resume-{run.id}",
             )
+        if not trains(str(run.values().get("stage"))):
+            return
         st.button(
             "Clone",
             icon=":material/content_copy:",

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from tuner.config.config import KNOBS, command, read, to_yaml, word
+from tuner.config.kinds import KINDS, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import queue, watch
 from tuner.text.message import render, term
@@ -43,9 +44,11 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on 
 def lead(values: Mapping[str, Any]) -> str:
     """What the run does, to what, with what; `values` are its config's."""
     model = safe(value(values.get("model_name_or_path")))
+    stage = str(values.get("stage"))
+    if not trains(stage):
+        return f"{KINDS[stage].label} of {model}" if values.get("model_name_or_path") else KINDS[stage].label
     if values.get("do_train"):
-        stage = STAGES.get(str(values.get("stage")), "Training")
-        return f"{stage} of {model} on {safe(value(values.get('dataset')))}"
+        return f"{STAGES.get(stage, 'Training')} of {model} on {safe(value(values.get('dataset')))}"
     what = "Answers" if values.get("do_predict") else "Evaluation"
     return f"{what} of {model} on {safe(value(values.get('eval_dataset') or values.get('dataset')))}"
 
