@@ -57,7 +57,8 @@ def test_it_is_stopped_and_explained(counts: Path) -> None:
     while slow.status().step < 1:
         assert slow.status().state in ("queued", "preparing", "running")
         time.sleep(0.02)
-    control.stop(slow)
+    told = control.stop(slow)
+    assert told.startswith(f"Run {slow.id} ends"), told
     assert control.wait(slow, timeout=60).state == "stopped", slow.log_tail() + str(slow.status())
     status = control.wait(failing, timeout=60)
     assert (status.state, status.reason_code) == ("failed", "out_of_memory")
