@@ -30,6 +30,7 @@ FLOORS = {
     "tuner.hosts": 0,
     "tuner.process": 2,
     "tuner.redact": 0,
+    "tuner.samples": 2,
     "tuner.tensors": 0,
     "tuner.paths": 0,
     "tuner.private": 1,
