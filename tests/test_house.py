@@ -122,6 +122,7 @@ def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
         top = name.split(".")[0]
         if top in HEAVY:
             assert here in TORCH_TOWER or module == "tuner.tracking.adapter_pyfunc", f"{module} imports {top}"
+        assert top not in ("tools", "tests"), f"{module} imports {name}, which is not shipped"
         if top == "streamlit":
             assert here in BROWSER_TOWER, f"{module} imports streamlit"
         if top == "mlflow":
