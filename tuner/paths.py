@@ -38,7 +38,7 @@ def package() -> Path:
 
 
 def shipped() -> Path:
-    """The folder with app.py, pages/, static/ and the samples in data/: in an installed package, or the checkout."""
+    """The folder with app.py, pages/, static/, docs/ and the samples in data/: in an installed package, or the checkout."""
     installed = package() / "shipped"
     return installed if installed.is_dir() else package().parent
 

@@ -39,7 +39,7 @@ def main() -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen on (default 127.0.0.1); any but this machine's own needs a login, see docs/security.md",
+        help="the address to listen on (default 127.0.0.1); any but this machine's own needs a login",
     )
     parser.add_argument(
         "--allow-host",
@@ -83,7 +83,7 @@ def guarded(host: str) -> tuple[hosts.Authority, ...]:
         if not loopback(host):
             raise ValueError(
                 f"{host} can be reached from other machines, and whoever reaches the studio may train, read and delete"
-                " as you; set up a login first (docs/security.md), or leave --host out and use ssh -L."
+                f" as you; set up a login first ({people.manual()}), or leave --host out and use ssh -L."
             )
         return ()
     if not login.authlib_there():
