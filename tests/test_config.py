@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ast
 import shlex
 import subprocess
 import sys
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from tuner.config import config as c
 from tuner.config.knobs import ConfigError, Section, sections_of
+from tuner.config.training_arguments import NAMES
+from tuner.config.without_effect import REASONS, unheeded
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (
@@ -157,9 +159,9 @@ def test_any_training_argument_of_transformers_is_a_knob() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_training_arguments_is_the_installed_one() -> None:
-    from make_training_arguments import FILE, table
+    from tools.training_arguments import FILE, formatted, ours, text
 
-    assert json.loads(FILE.read_text()) == table()
+    assert FILE.read_text() == formatted(text(ours())), "run `python -m tools.training_arguments`"
 
 
 def test_every_knob_says_what_it_does() -> None:
@@ -210,3 +212,27 @@ def test_a_wrong_flag_is_answered_fast_and_without_torch() -> None:
 def test_every_recipe_is_a_config(name: str) -> None:
     config = c.make({**MINIMAL, **c.read(name)})
     assert config.stage
+
+
+def _read_outside_config() -> set[str]:
+    """Every attribute that the studio's code asks of anything, config/ left out."""
+    root = Path(c.__file__).parents[1]
+    files = [path for path in root.rglob("*.py") if path.parent != root / "config"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_every_knob_is_obeyed_or_said_to_have_no_effect() -> None:
+    by_name = {"auto_resume"}  # read from a folder by its name, where the config is not loaded
+    obeyed = _read_outside_config() | set(NAMES) | by_name
+    assert set(c.KNOBS) - obeyed - set(REASONS) == {"predict_with_generate"}
+    assert not set(REASONS) & (obeyed - set(NAMES)), "obeyed now: take it out of REASONS"
+
+
+def test_whoever_sets_a_knob_without_effect_is_told() -> None:
+    said = list(
+        unheeded(c.make(MINIMAL | {"export_dir": "x", "export_size": 2, "use_fast_tokenizer": False}))
+    )
+    assert [line.split(" ha")[0] for line in said] == ["--use_fast_tokenizer", "--export_dir, --export_size"]
+    assert list(unheeded(c.make(MINIMAL))) == []
+    assert "infer_dtype" in next(unheeded(c.make(MINIMAL | {"infer_dtype": "float16"})))

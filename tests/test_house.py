@@ -28,6 +28,7 @@ FLOORS = {
     "tuner.data": 2,
     "tuner.config": 1,
     "tuner.hosts": 0,
+    "tuner.text": 0,
     "tuner.process": 2,
     "tuner.redact": 0,
     "tuner.samples": 2,
@@ -180,3 +181,30 @@ def test_pages_are_short_and_never_render_data_as_html() -> None:
             if isinstance(node, ast.Call) and any(k.arg == "unsafe_allow_html" for k in node.keywords):
                 constant = isinstance(node.args[0], ast.Constant | ast.Name)
                 assert constant, f"{module}:{node.lineno} renders something computed as HTML"
+
+
+def _other_than_a_stage(tree: ast.AST) -> set[ast.AST]:
+    """Constants that look like a stage and are none: PyTorch is called "pt" by libraries."""
+    given = {n.value for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "return_tensors"}
+    files = {
+        value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Dict)
+        for key, value in zip(n.keys, n.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "format"
+    }
+    return given | files
+
+
+def test_stages_stand_in_one_table() -> None:
+    from tuner.config.kinds import KINDS, STAGES
+
+    assert tuple(KINDS) == STAGES
+    found = []
+    for path in [*(ROOT / "tuner").rglob("*.py"), *(ROOT / "pages").glob("*.py"), ROOT / "app.py"]:
+        if path.name == "kinds.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in KINDS]
+        found += [f"{path.relative_to(ROOT)}:{n.lineno}" for n in named if n not in _other_than_a_stage(tree)]
+    assert not found, f"ask config/kinds.py instead: {found}"

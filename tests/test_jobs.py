@@ -47,6 +47,7 @@ from tuner.jobs import (
     watch,
 )
 from tuner.jobs.foreground import take_slot
+from tuner.text.message import Message, of_tag
 from tuner.tracking import checkpoints
 from tuner.tracking.run import ENDED, Run, all_runs
 
@@ -274,7 +275,9 @@ def test_a_worker_that_dies_while_it_tells_mlflow_has_finished_all_the_same() ->
 def test_what_was_decided_before_the_worker_died_holds(quiet: None) -> None:
     run, failed = new_run(), new_run()
     run.update(state="running", phase="closing")
-    failed.update(state="running", phase="closing", reason_code="disk_full", reason="The disk is full.")
+    failed.update(
+        state="running", phase="closing", cause=Message("disk_full.told", {"text": "The disk is full."})
+    )
     assert watch.bury(run, -9).state == "finished"
     assert watch.bury(failed, -9).reason == "The disk is full."
 
@@ -439,8 +442,8 @@ def test_a_run_goes_on_by_itself_after_a_reboot_only_where_it_was_asked_for() ->
 )
 def test_a_reboot_is_left_to_the_person(changes: dict[str, object], quiet: None) -> None:
     run = trained(*changes.get("checkpoints", (2, 4)), auto_resume=changes.get("auto_resume", True))  # type: ignore[misc]
-    extra = {**run.status().extra, "auto_resumed": changes.get("again", "checkpoint-2")}
-    run.update(state="running", step=5, pid=os.getpid(), boot_id="another boot", extra=extra)
+    run.update(state="running", step=5, pid=os.getpid(), boot_id="another boot")
+    run.update(auto_resumed=changes.get("again", "checkpoint-2"))
     if "asked" in changes:
         run.request("stop")
     supervisor.Supervisor().tick()
@@ -449,11 +452,10 @@ def test_a_reboot_is_left_to_the_person(changes: dict[str, object], quiet: None)
 
 def test_a_run_that_got_further_is_taken_up_again_after_the_next_reboot(quiet: None) -> None:
     run = trained(2, 4, auto_resume=True)
-    extra = {**run.status().extra, "auto_resumed": "checkpoint-2"}
-    run.update(state="running", step=5, boot_id="another boot", extra=extra)
+    run.update(state="running", step=5, boot_id="another boot", auto_resumed="checkpoint-2")
     assert resuming.after_reboot(run)
     assert run.status().state == "queued" and queue.waiting() == [run.id]
-    assert run.status().extra["resume_from"].endswith("checkpoint-4")
+    assert run.status().resume_from.endswith("checkpoint-4")
 
 
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
@@ -509,7 +511,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_it_is_said(quiet: None) -> None
     control.resume(run)
     status = run.status()
     assert status.state == "queued"
-    assert status.extra["resume_from"].endswith("checkpoint-2")
+    assert status.resume_from.endswith("checkpoint-2")
     assert "checkpoint-6" in status.notes[0] and "checkpoint-4" in status.notes[0]
 
 
@@ -518,7 +520,7 @@ def test_resume_from_a_chosen_checkpoint(quiet: None) -> None:
     with pytest.raises(control.Refused, match="checkpoint-3"):
         control.resume(run, "checkpoint-3")
     control.resume(run, "checkpoint-2")
-    assert run.status().extra["resume_from"].endswith("checkpoint-2")
+    assert run.status().resume_from.endswith("checkpoint-2")
     assert queue.waiting() == [run.id]
 
 
@@ -539,7 +541,7 @@ def test_resume_is_refused_with_the_reason(changes: dict[str, object], words: st
 
 def test_a_run_that_never_took_a_step_begins_again(quiet: None) -> None:
     run = new_run()
-    run.update(state="failed", reason_code="missing_file", reason="gone")
+    run.update(state="failed", cause=Message("missing_file.told", {"text": "gone"}))
     control.resume(run)
     assert run.status().state == "queued" and not run.status().reason
 
@@ -552,7 +554,7 @@ def test_a_double_click_on_resume_queues_it_once(quiet: None) -> None:
     for thread in threads:
         thread.join()
     assert queue.waiting() == [run.id]
-    assert run.status().extra["resumes"] == 1
+    assert run.status().resumes == 1
 
 
 def _refusable(run: Run) -> None:
@@ -826,7 +828,7 @@ def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> Non
     assert settle.due()
     assert settle.main() == 0
     told = open_store().get_run(run.id)
-    assert told.info.status == "KILLED" and "restarted" in told.data.tags["reason"]
+    assert told.info.status == "KILLED" and "restarted" in str(of_tag(told.data.tags["reason"]))
     assert not settle.pending() and not settle.due()
 
 
@@ -874,7 +876,7 @@ def test_whoever_dies_while_a_run_is_made_leaves_no_half_of_one(point: str, quie
         assert len(client.search_runs([store.experiment_id(client)])) == 1
         assert client.get_run(run.id).data.params["max_steps"] == "2"
     elif rows and point != "parent-unended":
-        assert "submit it once more" in rows[0].data.tags["reason"]
+        assert "submit it once more" in str(of_tag(rows[0].data.tags["reason"]))
 
 
 def test_the_runs_of_a_sweep_are_queued_as_children_of_one_parent(quiet: None) -> None:
@@ -932,18 +934,18 @@ def test_a_pace_knows_what_is_too_long() -> None:
 def test_a_long_measurement_is_no_stall_and_one_that_hangs_is(quiet: None) -> None:
     pace, status, now = watch.Pace(), new_run().status(), 0.0
 
-    def says(seconds: float, **extra: object) -> bool:
+    def says(seconds: float, done: int) -> bool:
         """Whether it is too long, at a look so much later."""
         nonlocal now
         now += seconds
-        pace.saw(replace(status, state="running", phase="training", step=9, extra=extra), now)
+        pace.saw(replace(status, state="running", phase="training", step=9, part=done / 20), now)
         return now - pace.since > pace.limit()
 
     for step in range(10):
         pace.saw(replace(status, state="running", phase="training", step=step), now := now + 1.0)
-    assert not any(says(30, share=n / 20, doing=f"{n} of 20 batches measured") for n in range(1, 20))
-    assert not says(59, share=19 / 20, doing="19 of 20 batches measured")
-    assert says(2, share=19 / 20, doing="19 of 20 batches measured")
+    assert not any(says(30, n) for n in range(1, 20))
+    assert not says(59, 19)
+    assert says(2, 19)
 
 
 def test_the_workers_environment_is_calm_and_the_persons_own_wins(monkeypatch: pytest.MonkeyPatch) -> None:

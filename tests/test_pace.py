@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuner.config.config import Config, make
+from tuner.text.message import Message, message
 from tuner.tracking.metrics import MetricsLog
 from tuner.tracking.pace import expected_seconds, time_left
 from tuner.tracking.run import Run, Status
@@ -43,7 +44,7 @@ def at_work(run: Run, step: int, trained: float, asked: float, rounds: int, **st
     for at in range(rounds):
         log.log(20 * at, {"score": 0.5})
     log.close()
-    seconds = {"asking held-out questions": asked}
+    seconds = {"answering": asked}
     told = {
         "state": "running",
         "step": step,
@@ -52,6 +53,10 @@ def at_work(run: Run, step: int, trained: float, asked: float, rounds: int, **st
         "seconds": seconds,
     }
     return time_left(run, run.update(**told | status))
+
+
+def answered(done: int) -> Message:
+    return message("doing.questions", done=done, total=100)
 
 
 def test_the_time_left_counts_the_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,13 +70,15 @@ def test_the_time_left_counts_the_questions(tmp_path: Path, monkeypatch: pytest.
     assert at_work(a_run("begun"), 10, 9.0, 4.0, 1) == pytest.approx(50 * 0.5 + 3 * 4)
     assert at_work(a_run("later"), 30, 23.0, 8.0, 2) == pytest.approx(30 * 0.5 + 2 * 4)
     last = {
-        "phase": "asking held-out questions",
-        "extra": {"share": 0.25, "doing": "25 of 100 questions answered"},
+        "phase": "answering",
+        "part": 0.25,
+        "doing": answered(25),
     }
     assert at_work(a_run("last"), 60, 42.0, 12.0, 3, **last) == pytest.approx(0.75 * 4)
     stale = {
-        "phase": "asking held-out questions",
-        "extra": {"share": 1.0, "doing": "100 of 100 questions answered"},
+        "phase": "answering",
+        "part": 1.0,
+        "doing": answered(100),
     }
     assert at_work(a_run("stale"), 60, 42.0, 12.0, 3, **stale) == pytest.approx(4)
     assert at_work(a_run("over"), 60, 42.0, 16.0, 4) == 0
@@ -81,17 +88,15 @@ def test_the_time_left_counts_the_questions(tmp_path: Path, monkeypatch: pytest.
 def test_a_run_that_asks_says_so() -> None:
     asking = Status(
         state="running",
-        phase="asking held-out questions",
+        phase="answering",
         step=60,
         total_steps=60,
-        extra={"share": 0.34, "doing": "34 of 100 questions answered"},
+        part=0.34,
+        doing=answered(34),
     )
     assert words.sentence(asking) == "Answering held-out questions, 34 of 100, at step 60 of 60."
-    assert words.sentence(
-        replace(asking, extra={"share": 1.0, "doing": "100 of 100 questions answered"})
-    ) == ("Answering held-out questions, at step 60 of 60.")
-    assert words.sentence(replace(asking, phase="training")) == "Training, step 60 of 60."
-    assert (
-        words.sentence(replace(asking, phase="registering the adapter", total_steps=0))
-        == "Registering the adapter."
+    assert words.sentence(replace(asking, part=1.0, doing=answered(100))) == (
+        "Answering held-out questions, at step 60 of 60."
     )
+    assert words.sentence(replace(asking, phase="training")) == "Training, step 60 of 60."
+    assert words.sentence(replace(asking, phase="registering", total_steps=0)) == "Registering the adapter."

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tuner import hardware
 from tuner.config.config import check, to_yaml
 from tuner.jobs import control, launch, liveness, queue, submit, supervisor
+from tuner.text.message import plain
 from tuner.tracking.run import ENDED, LIVE, Run, Status
 
 CONFIG, _ = check({"model_name_or_path": "m"})
@@ -163,7 +164,7 @@ class QueueMachine(RuleBasedStateMachine):
     def end_as_asked(self, pick: int) -> None:
         run = self.run(pick)
         if self.living(run):
-            run.update(state="stopped", reason="Stopped by its worker.")
+            run.update(state="stopped", cause=plain("Stopped by its worker."))
             self.kill(run)
 
     @rule(pick=PICK)
@@ -222,7 +223,7 @@ class QueueMachine(RuleBasedStateMachine):
             record = launch.record(Run(run_id))
             for slot in record.slots if record and self.living(Run(run_id)) else ():
                 assert used.setdefault(slot, run_id) == run_id
-            chosen = Run(run_id).status().extra["gpus"]
+            chosen = Run(run_id).status().gpus
             assert not record or not chosen or record.gpus == tuple(chosen)
 
     @invariant()

@@ -17,6 +17,7 @@ from tests.security.secrets_walk import Walk, refused_lines
 from tuner import cli
 from tuner.config.config import KNOBS, check, command, make
 from tuner.jobs import resuming
+from tuner.text.message import plain
 from tuner.tracking import outcome
 from tuner.tracking.run import Run
 from tuner.tracking.runs import create_run, delete_run, list_runs
@@ -58,7 +59,7 @@ def test_nothing_is_left_of_what_a_run_says_and_fails_with(
     kept = walk.home / "mlruns" / "runs" / run_id / "secrets.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600  # it may be resumed
     status = json.loads((kept.parent / "status.json").read_text())
-    assert "***" in status["reason"] and status["state"] == "failed"
+    assert "***" in json.dumps(status["cause"]) and status["state"] == "failed"
     log = (kept.parent / "log.txt").read_text()
     assert "a library's own words" in log
     assert "Bearer ***" in log
@@ -114,7 +115,7 @@ def test_a_token_goes_with_the_last_chance_to_need_it(home: Path) -> None:
     finished, beyond_help, stopped = a_run(), a_run(), a_run()
     outcome.finish(finished, "finished")
     beyond_help.update(step=5)  # and no checkpoint
-    outcome.finish(beyond_help, "failed", "Out of memory.")
+    outcome.finish(beyond_help, "failed", plain("Out of memory."))
     outcome.finish(stopped, "stopped")
     assert not finished.secrets_path.exists() and not beyond_help.secrets_path.exists()
     assert stopped.secrets() == {"hub_token": "hf_" + "Z" * 30}

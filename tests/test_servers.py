@@ -17,6 +17,7 @@ import tiny
 from conftest import ROOT
 
 from tuner.jobs import settle, watch
+from tuner.text.message import plain
 from tuner.tracking import adapters, outcome, runs, store
 from tuner.tracking.client_reader import _seen as client_cache
 from tuner.tracking.run import Run
@@ -164,7 +165,7 @@ def test_a_run_that_another_process_sends_is_not_called_done(studio: Path) -> No
     from tuner.tracking.ledger import held
 
     run = next(row.run for row in runs.list_runs().items)
-    run.update(tracking="it waits")
+    run.update(tracker=plain("it waits"))
     (watch.unsettled() / run.id).touch()
     with held(run) as mine:
         assert mine

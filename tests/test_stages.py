@@ -56,6 +56,7 @@ TABLE = [
     Case("sft", 0.9, {"quantization_bit": 8}, needs="bitsandbytes"),
     Case("sft", 0.9, {"add_special_tokens": "<|think|>,<|done|>"}),
     Case("dpo", 0.9, {"pissa_init": True}),
+    Case("dpo", 0.95, {"pref_bco_weight": 0.5, "engine": "trl"}),
     Case("dpo", 0.95, {"pref_loss": "sigmoid,aot,sft", "pref_loss_weights": "0.5,0.5,1"}),
 ]
 

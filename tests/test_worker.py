@@ -48,14 +48,14 @@ def test_a_run_that_ends_well(home: Path, capsys: pytest.CaptureFixture[str]) ->
     run = run_of(home, probe="chat", probe_samples=4, probe_new_tokens=4)
     assert worker.run_here(run) == 0
     status = run.status()
-    assert status.extra["doing"] == "4 of 4 questions answered"
+    assert str(status.doing) == "4 of 4 questions answered"
     assert len(json.loads((run.folder / "samples.json").read_text())["data"]) == 2 * 4
     assert (status.state, status.step, status.total_steps, status.reason) == ("finished", 4, 4, "")
     assert set(status.seconds) >= {
-        "loading libraries",
-        "preparing the data",
+        "loading_libraries",
+        "preparing_data",
         "training",
-        "registering the adapter",
+        "registering",
     }
     steps, values = series(run.metrics()[0], "loss")
     assert steps == [1, 2, 4]

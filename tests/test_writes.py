@@ -157,7 +157,7 @@ def test_what_a_launcher_does_is_done_and_says_who_did_it(with_login: Path, laun
         assert [(e.by, e.what) for e in events.of(run)] == [(mia, "launch")]
         row = get_row(run.id)
         assert row is not None and row.facts[events.BY] == mia and not row.tags
-        assert run.status().extra["tags"][events.BY] == mia
+        assert run.status().tags[events.BY] == mia
     assert [(e.what, e.about) for e in events.of(theirs)] == [
         ("cancel", ""),
         ("rename", "ours"),
@@ -230,6 +230,7 @@ ROOMS = ("tuner.jobs.", "tuner.tracking.", "tuner.data.upload.", "tuner.ui.state
 READS = {
     "tuner.jobs.control": ("why_not_resumable",),
     "tuner.jobs.queue": ("order", "queue", "waiting"),
+    "tuner.jobs.reasons": ("label",),
     "tuner.jobs.submit": ("expand",),
     "tuner.jobs.watch": ("stalled",),
     "tuner.tracking.adapters": ("are_there_any", "check", "list_adapters"),

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tuner.config.config import KNOBS, Config, word
 from tuner.config.knobs import Knob, Section, sections_of
+from tuner.config.without_effect import REASONS
 
 FILE = Path(__file__).parents[1] / "docs" / "knobs.md"
 _HEAD = """\
@@ -51,10 +52,12 @@ def _type(knob: Knob, field: FieldInfo) -> str:
 
 
 def _about(knob: Knob) -> str:
-    """What the form's tooltip says, and next to which other values it has an effect."""
+    """What the form's tooltip says, and when it has an effect."""
     parts = [knob.tooltip]
     if knob.needs:
         parts.append(f"Only with {_condition(knob.needs)}.")
+    if knob.name in REASONS:
+        parts.append(f"Taken, without effect here: {REASONS[knob.name]}.")
     if knob.secret and "never stored" not in knob.help:
         parts.append("Never stored.")
     return " ".join(parts)

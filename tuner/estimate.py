@@ -13,7 +13,6 @@ from typing import Any
 
 from tuner.config.config import Config
 
-PAIRS = ("dpo", "rm")
 """Stages whose examples are two sequences."""
 SHARE = 0.45
 """Of free memory the packed engine plans for: eager rows and captured graphs each hold a row's activations."""
@@ -215,7 +214,7 @@ def takes_packed(config: Config) -> bool:
     """Whether the packed engine will likely take the run; it decides for itself once it sees the model."""
     plain = config.finetuning_type == "lora" and not (config.use_dora or config.lora_dropout or config.fp16)
     alone = not (config.quantization_bit or config.ref_model or config.streaming)
-    return config.stage in ("dpo", "kto") and config.engine != "trl" and plain and alone
+    return "packed" in config.kind.engines and config.engine != "trl" and plain and alone
 
 
 def _whole(config: Config) -> bool:
@@ -251,7 +250,7 @@ def _weights(config: Config, shape: ModelShape) -> int:
     if not _whole(config):
         return frozen
     own = shape.parameters * (2 if config.pure_bf16 else 4)
-    return own + (frozen if config.stage in ("dpo", "kto") else 0)
+    return own + (frozen if config.kind.needs_reference else 0)
 
 
 def _optimizer_bytes(name: str, width: int) -> float:
@@ -295,9 +294,9 @@ def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, free: int)
 
 def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
     """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
-    packing = config.packing and config.stage in ("pt", "sft")
+    packing = config.packing and config.kind.learns_tokens
     each = config.cutoff_len if packing else min(config.cutoff_len, lengths.longest)
-    tokens = config.per_device_train_batch_size * (2 if config.stage in PAIRS else 1) * each
+    tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
     layer, width = (
         autograd_activations(shape, half=_half(config), whole=_whole(config)),
         2 if _half(config) else 4,
@@ -305,7 +304,7 @@ def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bo
     kept = shape.layers * layer
     if _recomputes(config, on_gpu):
         kept = shape.layers * width * shape.hidden + layer
-    logits = 0 if config.stage == "rm" else min(tokens, 256) * shape.vocab * 12
+    logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
     return Memory(0, 0, 0, 0, tokens * kept, logits)
 
 

@@ -23,6 +23,7 @@ from tuner.config import layer_names, libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import adapter_refusal, needs_remote_code
+from tuner.config.without_effect import unheeded
 from tuner.data.catalog import Entry, named, pick, pick_eval
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
@@ -249,7 +250,7 @@ def _probe(config: Config) -> Iterator[Problem]:
     try:
         (entry,) = named([config.probe], config.dataset_dir)
         entry.files()
-        if all(entry.fits(stage) for stage in ("sft", "dpo", "kto")):
+        if entry.media or entry.kind == "text":
             said = f"--probe {config.probe} holds no questions; name a set of chats, pairs or marked answers."
             yield Problem("probe", said, {"probe": None})
     except ConfigError as error:
@@ -302,7 +303,12 @@ def _files(config: Config) -> Iterator[Problem]:
 
 def notes(config: Config) -> list[str]:
     """What does not stop the run and is not what everybody expects, each in one sentence."""
-    return [*_slow_bf16(config), *_one_of_several(config), *_keeps_the_last(config)]
+    return [
+        *_slow_bf16(config),
+        *_one_of_several(config),
+        *_keeps_the_last(config),
+        *unheeded(config),
+    ]
 
 
 def _slow_bf16(config: Config) -> Iterator[str]:

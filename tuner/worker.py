@@ -22,6 +22,7 @@ from tuner.config.config import Config
 from tuner.engine.live import LiveRun, Outcome, StoppedError, gone
 from tuner.jobs import liveness, reasons
 from tuner.redact import redact
+from tuner.text.message import message, plain
 from tuner.tracking import adapters, checkpoints
 from tuner.tracking.metrics import SystemMetrics
 from tuner.tracking.outcome import finish
@@ -69,13 +70,13 @@ def _live(run: Run) -> int:
         boot_id=hardware.boot_id(),
         ended=0.0,
         exit_code=None,
-        **reasons.Reason("", "").changes(),
+        **reasons.Reason().changes(),
     )
     result = Outcome()
     try:
         live = LiveRun(run, run.config())
         for said in preflight.notes(live.config):
-            live.note(said)
+            live.note(plain(said))
         with live.listening(), measuring(live), only_whole_checkpoints(live):
             result = _stage(live)
         state, reason = _ended(live, result)
@@ -92,8 +93,7 @@ def _live(run: Run) -> int:
     finish(
         run,
         state,
-        reason.sentence,
-        code=reason.code,
+        reason.cause,
         output=result.weights,
         phase="",
         remedies=reason.remedies,
@@ -134,12 +134,13 @@ def only_whole_checkpoints(live: LiveRun) -> Iterator[None]:
 
 def _stage(live: LiveRun) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
-    with live.phase("loading libraries"):
+    with live.phase("loading_libraries"):
         quieten()
         only_tensors(live.config)
-        stage = importlib.import_module(f"tuner.stages.{live.config.stage}")
+        module, name = live.config.kind.entry.split(":")
+        train = getattr(importlib.import_module(module), name)
     with private.shared(live.output) if live.config.output_dir else nullcontext():
-        result: Outcome = stage.train(live.config, live)
+        result: Outcome = train(live.config, live)
     if result.weights and not result.stopped:
         _keep(live, result, result.weights)
     return result
@@ -177,25 +178,24 @@ def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
         for path in folder.glob("*.safetensors"):
             check_finite(path)
         return
-    with live.phase("registering the adapter"):
+    with live.phase("registering"):
         try:
             row = adapters.register(live.run, folder, base=result.base, name=lineage(live.config))
         except TrackerError as away:
-            live.note(f"The adapter is in {folder}, but not yet registered: {away} `tuner sync` does it.")
+            live.note(message("note.unregistered", folder=str(folder), detail=str(away)))
         else:
             live.record(adapter=row.name, adapter_version=row.version)
 
 
 def _ended(live: LiveRun, result: Outcome) -> tuple[State, reasons.Reason]:
     if not result.stopped:
-        return "finished", reasons.Reason("", "")
-    kept = live.run.status().extra.get("checkpoint_step")
+        return "finished", reasons.Reason()
+    kept = live.run.status().checkpoint_step
     if live.asked == "cancel":
-        return "stopped", reasons.Reason("cancelled", "Cancelled; what was not saved before is gone.")
+        return "stopped", reasons.Reason(message("cancelled"))
     if kept is None:
-        return "stopped", reasons.Reason("stopped", "Stopped before there was anything to save.")
-    sentence = f"Stopped at step {kept}; resume goes on from there."
-    return "stopped", reasons.Reason("stopped", sentence, [reasons.RESUME])
+        return "stopped", reasons.Reason(message("stopped.unsaved"))
+    return "stopped", reasons.Reason(message("stopped", step=kept), [reasons.RESUME])
 
 
 @contextmanager
@@ -203,9 +203,9 @@ def logging_to(run: Run) -> Iterator[None]:
     """Everything printed goes to the run's log as well, unless that is where it goes already."""
     log, before = run.log_path.open("a", encoding="utf-8", buffering=1), (sys.stdout, sys.stderr)
     if _same_file(sys.stdout, log):
-        sys.stdout, sys.stderr = Both(before[0]), Both(before[1])  # type: ignore[assignment]
+        sys.stdout, sys.stderr = Both(before[0]), Both(before[1])
     else:
-        sys.stdout, sys.stderr = Both(before[0], log), Both(log)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = Both(before[0], log), Both(log)
     try:
         yield
     finally:

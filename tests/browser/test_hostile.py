@@ -55,6 +55,7 @@ def still(page) -> None:
 
 def hostile_run(studio, record) -> tuple[str, str]:
     """Two runs whose names, notes, tags, metrics, reasons, notes of the worker and logs are hostile; their ids."""
+    from tuner.text.message import plain
     from tuner.tracking import outcome, runs
     from tuner.tracking.metrics import MetricsLog
     from tuner.tracking.run import Run
@@ -63,12 +64,12 @@ def hostile_run(studio, record) -> tuple[str, str]:
     for number, state in enumerate(("finished", "failed")):
         id = record(f"{HOSTILE} {number}", "finished", model_name_or_path="models/tiny", dataset="pairs")
         run = Run(id)
-        run.update(notes=[HOSTILE], reason=HOSTILE if state == "failed" else "")
+        run.update(said=[plain(HOSTILE)], cause=plain(HOSTILE if state == "failed" else ""))
         log = MetricsLog(run)
         log.log(21, {"loss": 0.5, HOSTILE: 1.0})
         log.close()
         run.log_path.write_text(HOSTILE + "\n")
-        outcome.finish(run, state, HOSTILE if state == "failed" else "")
+        outcome.finish(run, state, plain(HOSTILE if state == "failed" else ""))
         runs.set_note(id, HOSTILE)
         runs.set_tag(id, "kind", HOSTILE)
         found.append(id)

@@ -56,7 +56,7 @@ def main(total: int, steps: int, tracked: bool, seed: int) -> None:
         elif ids():
             run = Run(chance.choice(ids()))
             with suppress(control.Refused):
-                if chance.random() < 0.3 and run.status().extra.get("resumes", 0) < 3:
+                if chance.random() < 0.3 and run.status().resumes < 3:
                     control.resume(run)
         time.sleep(0.2)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tuner import hardware
 from tuner.jobs import liveness, reasons, watch
+from tuner.text.message import Message, message
 from tuner.tracking import checkpoints
 from tuner.tracking.run import Run
 
@@ -97,9 +98,11 @@ def live(run: Run) -> int:
     name, when = fault_of(run)
     if name and when == 0:
         FAULTS[name](run)
-    run.update(state="preparing", pid=os.getpid(), boot_id=hardware.boot_id(), started=time.time(), reason="")
+    run.update(
+        state="preparing", pid=os.getpid(), boot_id=hardware.boot_id(), started=time.time(), cause=Message()
+    )
     with (run.folder / "starts").open("a") as starts:
-        starts.write(json.dumps([os.getpid(), run.status().extra.get("resumes", 0), time.time()]) + "\n")
+        starts.write(json.dumps([os.getpid(), run.status().resumes, time.time()]) + "\n")
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     try:
@@ -136,19 +139,19 @@ def train(run: Run, asked: list[int], fault: str, when: int) -> tuple[str, reaso
             log.write(json.dumps({"step": step, "time": time.time(), "loss": 1 / step}) + "\n")
         run.update(step=step, trained_seconds=time.monotonic() - began)
         if run.requested("cancel"):
-            return "stopped", reasons.Reason("cancelled", "Cancelled.")
+            return "stopped", reasons.Reason(message("cancelled"))
         stop = bool(asked) or run.requested("stop")
         if stop or step % every == 0:
             save(run, step, total)
         if stop:
             run.forget_requests()
-            return "stopped", reasons.Reason("stopped", f"Stopped at step {step}.")
-    return "finished", reasons.Reason("", "")
+            return "stopped", reasons.Reason(message("stopped", step=step))
+    return "finished", reasons.Reason()
 
 
 def first(run: Run) -> int:
     """The step to go on from: a checkpoint's weights say how often they were trained."""
-    asked = run.status().extra.get("resume_from")
+    asked = run.status().resume_from
     if not asked:
         return 0
     from safetensors.numpy import load_file

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from tuner import worker
+from tuner.text.message import plain
 
 
 def leak(live: Any) -> NoReturn:
@@ -24,7 +25,7 @@ def leak(live: Any) -> NoReturn:
         warnings.warn(f"http://user:{quote(secret, safe='')}@hub.test answered 401", stacklevel=1)
         os.write(sys.stderr.fileno(), b"a library's own words\n")
         live.note(f"went on with token={secret}")
-    live.run.update(tracking=f"{' '.join(known)} were refused")
+    live.run.update(tracker=plain(f"{' '.join(known)} were refused"))
     raise RuntimeError(" ".join(f"401 for https://user:{quote(s, safe='')}@hub.test with {s}" for s in known))
 
 

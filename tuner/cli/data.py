@@ -9,6 +9,7 @@ from typing import Any
 from tuner import paths, samples
 from tuner.cli.words import OK, parser, print_json, table
 from tuner.config.config import parse_words
+from tuner.text.message import Message
 
 
 def data(words: list[str]) -> int:
@@ -70,7 +71,7 @@ def _report(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
     return OK
 
 
-def _progress(share: float, text: str) -> None:
+def _progress(share: float, text: Message) -> None:
     if sys.stderr.isatty():
         print(f"\r{100 * share:3.0f}% {text:<60}", end="" if share < 1 else "\n", file=sys.stderr, flush=True)
 

@@ -6,19 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.config.kinds import KINDS, PREFERENCES
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import known_models
 
 Values = Mapping[str, Any]
 
-STAGES = {
-    "Supervised Fine-Tuning": "sft",
-    "Reward Modeling": "rm",
-    "PPO": "ppo",
-    "DPO": "dpo",
-    "KTO": "kto",
-    "Pre-Training": "pt",
-}
+STAGES = {kind.board: name for name, kind in KINDS.items()} | {"PPO": "ppo"}
 # What the board calls otherwise than its own flags; every other `train.x` is the flag x.
 NAMES = {
     "batch_size": "per_device_train_batch_size",
@@ -35,7 +29,7 @@ ONLY_WITH = {
     "use_dora": ("finetuning_type", "lora"),
     "use_pissa": ("finetuning_type", "lora"),
     "additional_target": ("finetuning_type", "lora"),
-    "pref_": ("stage", ("dpo", "kto")),
+    "pref_": ("stage", PREFERENCES),
     "galore_": ("use_galore", True),
     "apollo_": ("use_apollo", True),
     "badam_": ("use_badam", True),

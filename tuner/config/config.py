@@ -15,18 +15,49 @@ from pydantic_core import ErrorDetails
 
 from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, disagreeing, renamed, said_again
 from tuner.config.board import from_board, is_board, other_verb
+from tuner.config.kinds import KINDS, Kind
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
+from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
+from tuner.config.optimizer_sections import Optimizers
 from tuner.config.rules import broken_rules
-from tuner.config.sections import SECTIONS
+from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
+from tuner.config.sections import Data, Model, Output, Samples, Task, Training
 from tuner.config.spelling import Dumper, flag, literal
+from tuner.config.training_arguments import TrainingArguments
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
 
 Values = Mapping[str, Any]
 
 
-class Config(*SECTIONS):  # type: ignore[misc]
+class Config(
+    Model,
+    Task,
+    Data,
+    Training,
+    Lora,
+    Oft,
+    Freeze,
+    Quantization,
+    Preference,
+    Answers,
+    Evaluation,
+    Generation,
+    Samples,
+    Optimizers,
+    Machine,
+    Vocabulary,
+    Output,
+    Profiling,
+    Export,
+    TrainingArguments,
+):
     """Every knob with its value. Immutable; `make` builds one and says what is wrong in sentences."""
+
+    @property
+    def kind(self) -> Kind:
+        """What this run is, by its stage."""
+        return KINDS[self.stage]
 
     def changed(self) -> dict[str, Any]:
         """The knobs that differ from their defaults, plain enough for YAML and JSON."""

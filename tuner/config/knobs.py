@@ -155,6 +155,10 @@ EmptiableText = Annotated[str | None, BeforeValidator(lambda v: none_word(v) if 
 OptionalInt = Annotated[int | None, BeforeValidator(none_word)]
 OptionalFloat = Annotated[float | None, BeforeValidator(none_word)]
 OptionalBool = Annotated[bool | None, BeforeValidator(none_word)]
+SpacedText = Annotated[
+    OptionalText, BeforeValidator(lambda v: " ".join(map(str, v)) if isinstance(v, list | tuple) else v)
+]
+"""Options with spaces between them in a shell, a list in YAML."""
 Json = Annotated[Any, BeforeValidator(_json)]
 """A JSON object typed in a shell, a mapping in YAML."""
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem, nearest
 
 if TYPE_CHECKING:
@@ -38,18 +39,6 @@ SCHEDULES: dict[str, frozenset[str]] = {
 """What lr_scheduler_kwargs may say to each schedule."""
 MEASURED_BY = ("reduce_lr_on_plateau", "greedy")
 """Schedules that go by what is measured."""
-RESULTS = {
-    "pt": ("mean_token_accuracy", "entropy"),
-    "sft": ("mean_token_accuracy", "entropy"),
-    "rm": ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
-    "dpo": (
-        "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected",
-    ),
-    "kto": (
-        "rewards/margins", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "kl",
-    ),
-}  # fmt: skip
-"""What an evaluation of each stage measures beside the loss."""
 
 
 def problems(config: Config) -> Iterator[Problem]:
@@ -142,7 +131,7 @@ def _known_metric(config: Config) -> Iterator[Problem]:
     if asked in known:
         return
     names = [f"eval_{name}" for name in known]
-    if asked == "accuracy" and config.stage in ("pt", "sft") and not config.compute_accuracy:
+    if asked == "accuracy" and config.kind.learns_tokens and not config.compute_accuracy:
         said = "--metric_for_best_model accuracy is measured with --compute_accuracy True only."
         yield Problem("metric_for_best_model", said, {"compute_accuracy": True})
         return
@@ -159,19 +148,15 @@ def _known_metric(config: Config) -> Iterator[Problem]:
 
 def results(config: Config) -> list[str]:
     """The names, without eval_, under which an evaluation tells what it found; each set's own with eval_on_each_dataset."""
-    names = ["loss", *RESULTS[config.stage]]
-    if config.stage in ("pt", "sft"):
+    names = ["loss", *config.kind.metrics]
+    if config.kind.learns_tokens:
         whole = config.use_asft_loss or config.use_eaft_loss  # these need all logits and measure less
         names = [n for n in names if not (whole and n == "entropy")]
         names += ["accuracy"] if config.compute_accuracy and not whole else []
-    if config.stage == "dpo" and not _ours(config.pref_loss):
+    if config.kind.losses and set(config.pref_loss.split(",")) & ONLY_TRL:
         names = ["loss"]
     sets = config.eval_dataset if config.eval_on_each_dataset and config.eval_dataset else ("",)
     return [f"{name}_{result}" if name else result for name in sets for result in names]
-
-
-def _ours(losses: str) -> bool:
-    return not set(losses.split(",")) & {"aot", "aot_unpaired", "discopop", "sft"}
 
 
 def _either(names: list[str]) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
+from tuner.config import kinds
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import (
     Names,
     OptionalFloat,
@@ -16,21 +18,17 @@ from tuner.config.knobs import (
     nearest,
 )
 
-PAIRS = {"stage": ("dpo",)}
-PREFERENCES = {"stage": ("dpo", "kto")}
-LABELLED = {"stage": ("kto",)}
+PAIRS = {"stage": kinds.CHOSEN_LOSS}
+PREFERENCES = {"stage": kinds.PREFERENCES}
+LABELLED = {"stage": kinds.LABELLED}
 LORA = {"finetuning_type": ("lora",)}
 ADAPTER = {"finetuning_type": ("lora", "oft")}
 OFT = {"finetuning_type": ("oft",)}
 FREEZE = {"finetuning_type": ("freeze",)}
 WHOLE = {"finetuning_type": ("full", "freeze")}
-ANSWERS = {"stage": ("sft",)}
+ANSWERS = {"stage": kinds.CHATS}
 
-PREFERENCE_LOSSES = (
-    "sigmoid", "hinge", "ipo", "orpo", "simpo",
-    "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm",
-    "aot", "aot_unpaired", "discopop", "sft",
-)  # fmt: skip
+PREFERENCE_LOSSES = tuple(loss for kind in KINDS.values() for loss in kind.losses)
 
 
 class Lora(Section):
@@ -321,7 +319,7 @@ class Preference(Section):
         ge=0,
         raised="pushes the two answers further apart.",
         usual="0.3 to 1.6",
-        needs={"stage": ("dpo",), "pref_loss": ("simpo",)},
+        needs=PAIRS | {"pref_loss": ("simpo",)},
         advanced=True,
     )
     dpo_label_smoothing: float = knob(
@@ -331,7 +329,7 @@ class Preference(Section):
         lt=0.5,
         raised="trusts each pair less.",
         usual="0 to 0.1",
-        needs={"stage": ("dpo",), "pref_loss": ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")},
+        needs=PAIRS | {"pref_loss": ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")},
         advanced=True,
     )
     ld_alpha: OptionalFloat = knob(

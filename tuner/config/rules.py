@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tuner.config import loop_rules
+from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ class Rule:
     mend: Mapping[str, Any] | Callable[[Config], Mapping[str, Any]] = field(default_factory=dict)
 
 
-ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})
 WHOLE = ("full", "freeze")
 
 RULES: tuple[Rule, ...] = (
@@ -68,7 +68,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "pref_loss_weights",
-        lambda c: bool(c.pref_loss_weights) and not _as_many(c.pref_loss_weights, c.pref_loss),
+        lambda c: bool(c.pref_loss_weights) and not _as_many(str(c.pref_loss_weights), c.pref_loss),
         "--pref_loss_weights {pref_loss_weights} needs one number for each loss of --pref_loss {pref_loss}.",
         {"pref_loss_weights": None},
     ),
@@ -195,7 +195,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "fsdp",
-        lambda c: bool(c.fsdp) and c.fsdp.strip().lower() not in ("", "false", "none"),
+        lambda c: (c.fsdp or "").strip().lower() not in ("", "false", "none"),
         "--fsdp {fsdp} spreads a run over several GPUs, and one run takes one GPU here; leave it out. "
         "For a model that does not fit, set --quantization_bit 4.",
         {"fsdp": None},
@@ -207,19 +207,19 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "use_dft_loss",
-        lambda c: c.stage not in ("sft", "pt") and bool(c.use_dft_loss or c.use_asft_loss or c.use_eaft_loss),
+        lambda c: not c.kind.learns_tokens and bool(c.use_dft_loss or c.use_asft_loss or c.use_eaft_loss),
         "use_dft_loss, use_asft_loss and use_eaft_loss are losses of --stage sft; {stage} has its own.",
         {"use_dft_loss": False, "use_asft_loss": False, "use_eaft_loss": False},
     ),
     Rule(
         "train_on_prompt",
-        lambda c: c.stage != "sft" and bool(c.train_on_prompt or c.mask_history or c.neat_packing),
+        lambda c: c.kind.rows != "chat" and bool(c.train_on_prompt or c.mask_history or c.neat_packing),
         "train_on_prompt, mask_history and neat_packing are for --stage sft; {stage} has its own rows.",
         {"train_on_prompt": False, "mask_history": False, "neat_packing": False},
     ),
     Rule(
         "predict_with_generate",
-        lambda c: c.predict_with_generate and c.stage != "sft",
+        lambda c: c.predict_with_generate and c.kind.predicts != "answers",
         "--predict_with_generate writes answers, which is for --stage sft; {stage} measures without.",
         {"predict_with_generate": False},
     ),
@@ -231,7 +231,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "do_predict",
-        lambda c: c.do_predict and c.stage not in ("sft", "rm"),
+        lambda c: c.do_predict and not c.kind.predicts,
         "--do_predict compares answers with expected ones, which is for --stage sft and rm; use --do_eval.",
         {"do_predict": False, "do_eval": True},
     ),
@@ -271,7 +271,7 @@ RULES: tuple[Rule, ...] = (
         "lora_target",
         lambda c: (
             c.finetuning_type in ("lora", "oft")
-            and c.stage != "rm"
+            and not c.kind.scores
             and "lm_head"
             in (c.lora_target if c.finetuning_type == "lora" else (*c.oft_target, *c.lora_target))
         ),
@@ -297,7 +297,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "streaming",
-        lambda c: c.streaming and c.stage == "kto",
+        lambda c: c.streaming and not c.kind.streams,
         "--streaming does not work with stage kto, which pairs each answer with another prompt; set --streaming False.",
         {"streaming": False},
     ),
@@ -348,7 +348,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "packing",
-        lambda c: bool(c.packing or c.neat_packing) and c.stage not in {"pt", "sft"},
+        lambda c: bool(c.packing or c.neat_packing) and not c.kind.learns_tokens,
         "--packing fills rows of text for --stage pt and sft; {stage} arranges its own rows, so leave it off.",
         {"packing": None, "neat_packing": False},
     ),
@@ -362,7 +362,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def _losses(config: Config) -> set[str]:
-    return set(config.pref_loss.split(",")) if config.stage == "dpo" else {"sigmoid"}
+    return set(config.pref_loss.split(",")) if config.kind.losses else {"sigmoid"}
 
 
 def _as_many(weights: str, losses: str) -> bool:

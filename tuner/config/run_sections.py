@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
+from tuner.config.kinds import PREFERENCES
 from tuner.config.knobs import (
     Names,
     OptionalBool,
@@ -148,14 +149,14 @@ class Machine(Section):
         "What computes a preference run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
         "they fit and says in the log which one it took and why.",
         usual="auto",
-        needs={"stage": ("dpo", "kto")},
+        needs={"stage": PREFERENCES},
     )
     engine_preset: Literal["speed", "memory"] = knob(
         "speed",
         "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
         advanced=True,
         usual="speed",
-        needs={"stage": ("dpo", "kto")},
+        needs={"stage": PREFERENCES},
     )
     engine_token_budget: OptionalInt = knob(
         None,
@@ -166,7 +167,7 @@ class Machine(Section):
         usual="empty",
         unit="tokens",
         advanced=True,
-        needs={"stage": ("dpo", "kto")},
+        needs={"stage": PREFERENCES},
     )
 
     disable_gradient_checkpointing: bool = knob(
@@ -213,7 +214,7 @@ class Machine(Section):
     )
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = knob(
         "auto",
-        "The number type for answering and exporting; training has bf16 and fp16.",
+        "The number type of a run that only evaluates or predicts; training has bf16 and fp16.",
         advanced=True,
         shown=False,
     )
@@ -247,7 +248,10 @@ class Vocabulary(Section):
         False, "Read markers that stand in the data as plain text.", advanced=True
     )
     use_fast_tokenizer: bool = knob(
-        True, "Use the fast tokenizer; there is no other one here.", advanced=True, shown=False
+        True,
+        "Use the fast tokenizer; there is no other one here, so it has no effect.",
+        advanced=True,
+        shown=False,
     )
 
 
@@ -279,7 +283,9 @@ class Export(Section):
     title = "Export"
     icon = ":material/ios_share:"
 
-    export_dir: OptionalText = knob(None, "Where `tuner export` writes the model.", shown=False)
+    export_dir: OptionalText = knob(
+        None, "Where the exported model goes; exporting is not there yet.", shown=False
+    )
     export_size: int = knob(5, "The largest file of an exported model.", ge=1, unit="GB", shown=False)
     export_device: Literal["cpu", "auto"] = knob("cpu", "Where adapters are merged.", shown=False)
     export_quantization_bit: OptionalInt = knob(

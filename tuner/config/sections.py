@@ -5,31 +5,22 @@ Names, types and defaults are LLaMA-Factory's and transformers'. The order is th
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, create_model
+from pydantic import AfterValidator, BeforeValidator
 
+from tuner.config.kinds import CHATS, DEFAULT, TOKENS, Stage
 from tuner.config.knobs import (
     EmptiableText,
-    Json,
     Names,
     OptionalBool,
-    OptionalFloat,
     OptionalInt,
     OptionalText,
     Section,
     knob,
     nearest,
 )
-from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
-from tuner.config.optimizer_sections import Optimizers
-from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
-from tuner.paths import package
-from tuner.redact import is_secret_name
-
-Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
+from tuner.config.training_arguments import OPTIMIZERS
 
 
 class Model(Section):
@@ -83,7 +74,7 @@ class Task(Section):
     icon = ":material/school:"
 
     stage: Stage = knob(
-        "sft",
+        DEFAULT,
         "What the run teaches: dpo learns from pairs of a better and a worse answer, sft from answers, "
         "kto from thumbs up and down, rm trains a reward model, pt reads plain text.",
     )
@@ -157,13 +148,13 @@ class Data(Section):
         False,
         "Learn the prompt's tokens as well as the answer's.",
         advanced=True,
-        needs={"stage": ("sft",)},
+        needs={"stage": CHATS},
     )
     mask_history: bool = knob(
         False,
         "Learn only the last answer of a chat; earlier answers are read, not learnt.",
         advanced=True,
-        needs={"stage": ("sft",)},
+        needs={"stage": CHATS},
     )
     enable_thinking: OptionalBool = knob(
         True,
@@ -195,7 +186,7 @@ class Data(Section):
         False,
         "Pack so that examples never see each other; here packing always does, so this only turns it on.",
         advanced=True,
-        needs={"stage": ("pt", "sft")},
+        needs={"stage": TOKENS},
     )
     streaming: bool = knob(
         False,
@@ -233,12 +224,16 @@ class Data(Section):
         advanced=True,
     )
     data_shared_file_system: bool = knob(
-        False, "All machines of a run see the same disk, so that one of them prepares for all.", advanced=True
+        False,
+        "All machines of a run see the same disk; no effect here, where a run has one process.",
+        shown=False,
     )
     eval_num_beams: OptionalInt = knob(
         None, "Beams to search with when predicting; empty for the generation settings.", ge=1, advanced=True
     )
-    ignore_pad_token_for_loss: bool = knob(True, "Leave padding out of the loss.", advanced=True)
+    ignore_pad_token_for_loss: bool = knob(
+        True, "Leave padding out of the loss, which it always is here.", shown=False
+    )
 
 
 class Training(Section):
@@ -436,90 +431,7 @@ def _known_tool_format(value: str | None) -> str | None:
 
 
 def _known_optimizer(value: str) -> str:
-    known = argument_table()["optim"]["choices"]
-    if value not in known:
-        raise ValueError(
-            f"should be one of transformers' optimizers; the nearest is {nearest(value, known) or known[0]}"
-        )
+    if value not in OPTIMIZERS:
+        like = nearest(value, OPTIMIZERS) or OPTIMIZERS[0]
+        raise ValueError(f"should be one of transformers' optimizers; the nearest is {like}")
     return value
-
-
-@cache
-def argument_table() -> dict[str, dict[str, Any]]:
-    """transformers' TrainingArguments: name -> type, default and choices.
-
-    A file, because importing transformers takes seconds; a test holds the file to the installed version.
-    """
-    table: dict[str, dict[str, Any]] = json.loads(
-        (package() / "config" / "training_arguments.json").read_text()
-    )
-    return table
-
-
-SpacedText = Annotated[
-    OptionalText, BeforeValidator(lambda v: " ".join(map(str, v)) if isinstance(v, list | tuple) else v)
-]
-"""Options with spaces between them in a shell, a list in YAML."""
-_TYPES: dict[str, Any] = {
-    "bool": bool,
-    "int": int,
-    "float": float,
-    "str": str,
-    "bool?": OptionalBool,
-    "int?": OptionalInt,
-    "float?": OptionalFloat,
-    "str?": OptionalText,
-    "names": Names,
-    "json": Json,
-}
-
-
-def _training_arguments(taken: set[str]) -> type[Section]:
-    """Every other field of transformers' TrainingArguments, by its own name."""
-    fields = {
-        name: (
-            SpacedText
-            if name == "fsdp"
-            else Literal[tuple(row["choices"])]
-            if row["type"] == "choice"
-            else _TYPES[row["type"]],
-            knob(
-                row["default"],
-                f"Passed on to transformers' TrainingArguments as {name}.",
-                shown=False,
-                advanced=True,
-                secret=is_secret_name(name),
-            ),
-        )
-        for name, row in argument_table().items()
-        if name not in taken
-    }
-    made: type[Section] = create_model("TrainingArguments", __base__=Section, **fields)  # type: ignore[call-overload]
-    made.title = "Everything else of transformers' TrainingArguments"
-    made.icon = ":material/more_horiz:"
-    return made
-
-
-_OURS = (
-    Model,
-    Task,
-    Data,
-    Training,
-    Lora,
-    Oft,
-    Freeze,
-    Quantization,
-    Preference,
-    Answers,
-    Evaluation,
-    Generation,
-    Samples,
-    Optimizers,
-    Machine,
-    Vocabulary,
-    Output,
-    Profiling,
-    Export,
-)
-TrainingArguments = _training_arguments({name for s in _OURS for name in s.model_fields})
-SECTIONS: tuple[type[Section], ...] = (*_OURS, TrainingArguments)

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from tuner import paths
 from tuner.config.config import Config
+from tuner.config.kinds import KINDS
+from tuner.config.kinds import named as named_kinds
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.files import TYPES, first_records
 
@@ -70,15 +72,6 @@ SOURCES = {
     "script_url": "script",
     "cloud_file_name": "cloud",
     "file_name": "file",
-}
-STAGE_KINDS: dict[str, tuple[Kind, ...]] = {
-    "pt": ("text", "chat"),
-    "sft": ("chat",),
-    "rm": ("pairs",),
-    "dpo": ("pairs",),
-    "kto": ("labelled",),
-    "ppo": ("chat", "text"),
-    "grpo": ("chat", "text"),
 }
 KIND_WORDS: dict[Kind, str] = {
     "text": "plain text",
@@ -235,10 +228,11 @@ class Entry:
         """None when the stage can learn from this kind of rows, else the sentence that says why not."""
         if self.media:
             return self.media
-        if self.kind in STAGE_KINDS.get(stage, ()):
+        reads = KINDS[stage].reads if stage in KINDS else ()
+        if self.kind in reads:
             return None
-        wanted = " or ".join(KIND_WORDS[k] for k in STAGE_KINDS.get(stage, ()))
-        fit = [s for s, kinds in STAGE_KINDS.items() if self.kind in kinds and s not in ("ppo", "grpo")]
+        wanted = " or ".join(KIND_WORDS[k] for k in reads)
+        fit = named_kinds(where=lambda kind: self.kind in kind.reads)
         return (
             f"{self.name} holds {KIND_WORDS[self.kind]}, and stage {stage} needs {wanted}; "
             f"choose another data set, or stage {' or '.join(fit)}."

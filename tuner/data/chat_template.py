@@ -366,7 +366,7 @@ def to_save(template: Template | None, tokenizer: Tokenizer, config: Config) -> 
 
     None where the tokenizer's own asks in the same words, which may also know how to write tools.
     """
-    if not isinstance(template, Written) or config.stage == "pt":
+    if not isinstance(template, Written) or config.kind.rows == "text":
         return None
     own = tokenizer.chat_template
     if own:

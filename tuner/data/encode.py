@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tuner.config.config import Config
-from tuner.data.formats import Dropped, Message, Row
+from tuner.data.formats import Dropped, Row
 from tuner.data.templates import Exchange, RefusedError, Template, common_prefix
 from tuner.data.tokens import Tokenizer
 
@@ -18,8 +18,6 @@ MASKED = -100
 """The label of a token that is read and not learnt (torch's ignore_index)."""
 
 Ids = list[int]
-PAIR_STAGES = ("rm", "dpo")
-PROMPT_STAGES = ("ppo", "grpo")
 
 
 class Draft(NamedTuple):
@@ -52,7 +50,7 @@ class Encoder:
         self.config = config
         self.template = template
         self.tokenizer = tokenizer
-        self.stage = config.stage
+        self.rows = config.kind.rows
         self.cutoff = config.cutoff_len
         self.opening = tokenizer.encode(template.opening) if template.opening else []
         self.eos_id = tokenizer.id_of(template.eos) if template.eos else None
@@ -67,7 +65,7 @@ class Encoder:
         return draft._replace(row=row) if isinstance(draft, Draft) else draft
 
     def _drafted(self, row: Row) -> Draft | Dropped:
-        if self.stage == "pt":
+        if self.rows == "text":
             return Draft([self._plain(row)], [], row)
         try:
             draft = self._chat(row) if "chosen" not in row else self._pair(row)
@@ -100,19 +98,12 @@ class Encoder:
         tools = row.get("tools", ())
         if "completion" in row:
             exchanges = self.template.answers(row["messages"], [row["completion"]], tools)
-        elif self.stage in PROMPT_STAGES:
-            exchanges = [Exchange(self._question(row, tools), "", "", "")]
         elif self.config.mask_history:
             *before, last = row["messages"]
             exchanges = self.template.answers(before, [last], tools)
         else:
             exchanges = self.template.exchanges(row["messages"], tools)
         return Draft([text for e in exchanges for text in (e.prompt, e.answer)], exchanges, row)
-
-    def _question(self, row: Row, tools: Sequence[Any]) -> str:
-        messages: list[Message] = row.get("messages") or [{"role": "user", "content": row["text"]}]
-        asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        return self.template.prompt(asked, tools)
 
     def _pair(self, row: Row) -> Draft:
         replies = [row["chosen"], row["rejected"]]
@@ -134,13 +125,13 @@ class Encoder:
         for text in texts:
             flags.append(bool(before) and (once or not before.endswith(specials)))
             before = text or before
-        if self.stage in PAIR_STAGES and len(flags) == 3:
+        if self.rows == "pairs" and len(flags) == 3:
             flags[2] = flags[1]  # both answers follow the prompt
         return flags
 
     def frame(self) -> str:
         """A text that holds what the template puts around turns."""
-        if self.stage == "pt":
+        if self.rows == "text":
             return ""
         asked = [{"role": "user", "content": "x"}]
         try:
@@ -153,9 +144,9 @@ class Encoder:
 
     def count(self, draft: Draft, counts: Sequence[int]) -> Encoded | None:
         """What `fit` would say of a row, from the lengths of its texts alone; None where the ids are needed to say it."""
-        if self.stage == "pt" or self.stage in PROMPT_STAGES or self.config.train_on_prompt:
+        if self.rows == "text" or self.config.train_on_prompt:
             return None
-        if self.stage in PAIR_STAGES:
+        if self.rows == "pairs":
             prompt, better, worse = counts
             tokens, trained, longest = (
                 2 * prompt + better + worse,
@@ -174,14 +165,12 @@ class Encoder:
 
     def fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         """The row's ids within the cutoff, or why it cannot be used."""
-        if self.stage == "pt":
+        if self.rows == "text":
             return self._fit_text(ids[0])
-        if self.stage in PAIR_STAGES:
+        if self.rows == "pairs":
             return self._fit_pair(draft, *ids)
-        if self.stage == "kto":
+        if self.rows == "labelled":
             return self._fit_labelled(draft, *ids)
-        if self.stage in PROMPT_STAGES:
-            return self._fit_prompt(ids[0])
         return self._fit_chat(draft, ids)
 
     def _fit_text(self, ids: Ids) -> Encoded | Dropped:
@@ -197,10 +186,6 @@ class Encoder:
     def packs(self) -> bool:
         """Whether several examples share a row."""
         return packs(self.config)
-
-    def _fit_prompt(self, ids: Ids) -> Encoded | Dropped:
-        kept = _shorten(ids, self.cutoff, len(self.opening)) if len(ids) > self.cutoff else ids
-        return Encoded({"input_ids": kept}, len(kept), 0, len(ids), _what_went(len(kept) < len(ids), False))
 
     def _fit_pair(self, draft: Draft, prompt: Ids, chosen: Ids, rejected: Ids) -> Encoded | Dropped:
         better, worse = draft.exchanges
@@ -379,10 +364,10 @@ def _turns_gone(turns: Sequence[_Turn], kept: Sequence[_Turn]) -> str:
 
 def packs(config: Config) -> bool:
     """Whether several examples share a row: by default for pt only."""
-    if config.stage not in ("pt", "sft"):
+    if not config.kind.learns_tokens:
         return False
     return bool(
-        config.neat_packing or (config.packing if config.packing is not None else config.stage == "pt")
+        config.neat_packing or (config.packing if config.packing is not None else config.kind.rows == "text")
     )
 
 

@@ -10,13 +10,18 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import Config
+from tuner.config.kinds import LABELLED, TOKENS, named
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.encode import MASKED
 from tuner.data.rows import Rows
 from tuner.data.tables import table_batches
 
 ABOUT = "tuner.json"
-STAGES_OF = {"labels": ("pt", "sft"), "chosen_ids": ("rm", "dpo"), "completion_ids": ("kto",)}
+STAGES_OF = {
+    "labels": TOKENS,
+    "chosen_ids": named(where=lambda kind: kind.rows == "pairs"),
+    "completion_ids": LABELLED,
+}
 
 
 def folder_of(config: Config) -> Path | None:

@@ -22,7 +22,7 @@ def positions(seq_lengths: Sequence[int]) -> list[int]:
 
 def pack(rows: Rows, config: Config) -> Rows:
     """Rows of at most cutoff_len tokens that hold as many examples as fit; pt texts are cut where a row is full."""
-    return _stream(rows, config.cutoff_len) if config.stage == "pt" else _bins(rows, config.cutoff_len)
+    return _stream(rows, config.cutoff_len) if config.kind.rows == "text" else _bins(rows, config.cutoff_len)
 
 
 def _stream(rows: Rows, size: int) -> Rows:

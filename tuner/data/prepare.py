@@ -25,6 +25,7 @@ from tuner.data.rows import Rows
 from tuner.data.stream import Stream
 from tuner.data.templates import Template, template_of
 from tuner.data.tokens import Tokenizer
+from tuner.text.message import message
 
 FIRST_LOOK = 200
 """Rows of each set that a streamed run looks at before it begins."""
@@ -97,7 +98,7 @@ def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, ke
     if keep:
         _fill(prepared, config, sets, tested, learn, away)
     if progress:
-        progress(1.0, f"{report.kept:,} of {report.read:,} rows are ready")
+        progress(1.0, message("doing.rows_ready", kept=report.kept, read=report.read))
     return prepared
 
 
@@ -149,7 +150,7 @@ def _count(
     if packs(config) and len(learn):
         whole = -(-report.epoch_tokens // config.cutoff_len)
         report.train_rows = (
-            whole if config.stage == "pt" else len(groups(tokens[learn].tolist(), config.cutoff_len))
+            whole if config.kind.rows == "text" else len(groups(tokens[learn].tolist(), config.cutoff_len))
         )
     report.steps = steps(config, report.train_rows)
     measured = np.concatenate((prints[away], tester.tally.prints()))

@@ -19,6 +19,7 @@ from tuner.data.mix import sample
 from tuner.data.report import Place, Progress, Tally
 from tuner.data.rows import Rows
 from tuner.data.tokens import use_threads
+from tuner.text.message import message
 
 Placed = list[tuple[Place, Draft]]
 
@@ -119,7 +120,8 @@ class Reader:
                 if self.keep:
                     found.rows.append(encoded.row)
                 if self.progress and found.count % self.config.preprocessing_batch_size == 0:
-                    self.progress(done + weight * source.share, f"{entry.name}: {source.given:,} rows read")
+                    told = message("doing.rows_read", name=entry.name, done=source.given)
+                    self.progress(done + weight * source.share, told)
         return found
 
     def encoded(self, source: Source) -> Iterator[Encoded]:

@@ -16,8 +16,10 @@ from tuner.config.config import Config
 from tuner.data.encode import Draft, Encoded
 from tuner.data.formats import Dropped, Row
 from tuner.data.tokens import Tokenizer
+from tuner.text.message import Message
 
-Progress = Callable[[float, str], None]
+Progress = Callable[[float, Message], None]
+"""Told how much of the work is done, 0 to 1, and what that is."""
 EXAMPLES = 5
 # The replacement character, halves of a character, control characters, and UTF-8 that was once read as Latin-1.
 ODD = "\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config.config import KNOBS, Config, make
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import CATALOG, LOOK, Entry, named, read_catalog
 from tuner.data.files import records
@@ -94,7 +95,7 @@ def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
 
 def stage_of(entry: Entry) -> str:
     """The stage that a data set is usually for."""
-    return {"text": "pt", "chat": "sft", "pairs": "dpo", "labelled": "kto"}[entry.kind]
+    return usual_for(entry.kind)
 
 
 def config_for(name: str, model: str, knobs: dict[str, Any]) -> Config:

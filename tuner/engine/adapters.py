@@ -41,9 +41,9 @@ def adapter_folder(config: Config, name: str) -> Path:
     """Where an adapter's files are. Raises ConfigError when there are none."""
     folder = (paths.home() / name).resolve()
     if not folder.is_dir():
-        from tuner.engine.hub import resolve_model
+        from tuner.engine.hub import resolve_model, token_of
 
-        folder = resolve_model(name, None, config.cache_dir, token=config.hf_hub_token)
+        folder = resolve_model(name, None, config.cache_dir, token=token_of(config))
     folder = folder / (config.adapter_folder or "")
     if not (folder / WEIGHTS).is_file():
         sentence = f"--adapter_name_or_path {name} holds no {WEIGHTS}; name the folder that does."
@@ -85,7 +85,7 @@ def lora(config: Config, model: PreTrainedModel) -> LoraConfig:
         modules_to_save=_saved_whole(config, model),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
-        init_lora_weights=start,  # type: ignore[arg-type]
+        init_lora_weights=start,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuner import __version__
@@ -27,7 +27,7 @@ def write(folder: Path, run: Run, config: Config, metrics: Mapping[str, float]) 
         base_model=config.model_name_or_path,
         library_name="peft" if adapter else "transformers",
         license="other",
-        pipeline_tag="text-classification" if config.stage == "rm" else "text-generation",
+        pipeline_tag="text-classification" if config.kind.scores else "text-generation",
         tags=["tuner", config.stage, config.finetuning_type],
         datasets=None,  # a set of the catalog is no name on the hub
     )
@@ -56,9 +56,9 @@ def _parameters(config: Config) -> list[tuple[str, str]]:
 
 def _code(config: Config, adapter: bool) -> str:
     """Python that loads the weights; an adapter knows its base by itself."""
-    task = "SequenceClassification" if config.stage == "rm" else "CausalLM"
+    task = "SequenceClassification" if config.kind.scores else "CausalLM"
     kind = f"{'AutoPeftModelFor' if adapter else 'AutoModelFor'}{task}"
-    more = ", num_labels=1" if config.stage == "rm" else ""
+    more = ", num_labels=1" if config.kind.scores else ""
     lines = [f"from peft import {kind}", "from transformers import AutoTokenizer"] if adapter else [
         f"from transformers import {kind}, AutoTokenizer"
     ]  # fmt: skip
@@ -67,7 +67,7 @@ def _code(config: Config, adapter: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table; what could end a cell or begin a tag is escaped."""
     if not rows:
         return "None."

@@ -19,6 +19,7 @@ from tuner.engine.packed.support import too_long_for, unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
 from tuner.engine.start import Start
 from tuner.engine.trainer import arguments
+from tuner.text.message import message
 
 
 def packed_trainer(
@@ -27,13 +28,13 @@ def packed_trainer(
     """The packed engine's trainer, or None where the run is TRL's. Raises ConfigError when packed was asked for in vain."""
     why = "engine is trl." if config.engine == "trl" else _refusal(config, start, losses)
     if why is None:
-        run.note("Engine: packed rows.")
+        run.note(message("note.engine_packed"))
         return _build(config, run, start, losses[0][0])
     if config.engine == "packed":
         raise ConfigError(
             [Problem("engine", f"--engine packed does not take this run: {why}", {"engine": "auto"})]
         )
-    run.note(f"Engine: TRL, because {why}")
+    run.note(message("note.engine_trl", why=why))
     return None
 
 
@@ -68,7 +69,7 @@ def _rows(start: Start) -> Iterator[Mapping[str, Any]]:
 
 def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> PackedPreferenceTrainer:
     # Marked answers come in an order of their own: shuffled, good and bad in turn.
-    order = {"train_sampling_strategy": "sequential"} if config.stage == "kto" else {}
+    order = {"train_sampling_strategy": "sequential"} if config.kind.ordered else {}
     return PackedPreferenceTrainer(
         start.model,
         arguments(TrainingArguments, config, run, **order),

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from tuner import private
+from tuner.config.config import Config
 from tuner.config.models import ModelError, legacy_kind, needs_remote_code
 from tuner.redact import redact
 
@@ -33,6 +34,11 @@ _PICKLES = ["*.bin"]
 _CODE = ["*.py"]
 # A second copy of the same weights, in the author's own layout or for another runtime.
 _IGNORED = ["consolidated*", "original/*", "*/*.safetensors", "*/*.bin"]
+
+
+def token_of(config: Config) -> str | None:
+    """The token of the hub that models come from; no hub is given another's."""
+    return config.ms_hub_token if _switch("USE_MODELSCOPE_HUB") else config.hf_hub_token
 
 
 def resolve_model(

@@ -111,7 +111,7 @@ def _convert_weights(
 ) -> torch.dtype:
     """Write the native safetensors shard by shard; every tensor of the native class, once, in its shape."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(config)
     missing = {name: tensor.shape for name, tensor in model.state_dict().items()}
     places: dict[str, str] = {}
     dtypes: dict[torch.dtype, int] = {}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tuner import private
 from tuner.config.config import Config
+from tuner.text.message import Message, message, render, term
 from tuner.tracking import checkpoints
 from tuner.tracking.disk import FULL
 from tuner.tracking.inputs import DataInput, record_inputs
@@ -125,40 +126,41 @@ class LiveRun:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Name what is going on and add its seconds to the run's record."""
+        """Name what is going on, by a code of text/, and add its seconds to the run's record."""
         self.check()
         before, began = self.run.status().phase, time.perf_counter()
         self.run.update(phase=name)
-        self.say(f"{name} ...")
+        self.say(f"{term('phase', name)} ...")
         try:
             yield
         finally:
-            seconds = self.run.status().seconds
-            spent = seconds.get(name, 0.0) + time.perf_counter() - began
-            self.run.update(phase=before, seconds={**seconds, name: round(spent, 3)})
-            self.say(f"{name}: {spent:.1f} s")
+            took = time.perf_counter() - began
+            after = self.run.update(
+                phase=before,
+                seconds=lambda now: {**now.seconds, name: round(now.seconds.get(name, 0.0) + took, 3)},
+            )
+            self.say(f"{term('phase', name)}: {after.seconds[name]:.1f} s")
 
-    def progress(self, share: float, text: str = "") -> None:
+    def progress(self, share: float, doing: Message) -> None:
         """How far a phase is, 0 to 1; what the data room calls back. Raises StoppedError when asked to."""
         self.check()
         if self._due() or share >= 1:
             with unless_full():
-                self.run.update(extra={**self.run.status().extra, "share": round(share, 4), "doing": text})
+                self.run.update(part=round(share, 4), doing=doing)
 
-    def note(self, text: str) -> None:
-        """A sentence for the person who reads the run's page."""
-        notes = self.run.status().notes
-        if text not in notes:
-            self.run.update(notes=[*notes, text])
-            self.say(text)
+    def note(self, said: Message) -> None:
+        """Something that the person who reads the run's page should know."""
+        if said not in self.run.status().said:
+            self.run.update(said=lambda now: [*now.said, said])
+            self.say(render(said))
 
     def learned_from(self, inputs: Iterable[DataInput]) -> None:
         """Note the data sets, so that the record says what the run was made of even if it fails."""
         record_inputs(self.run, inputs)
 
-    def record(self, **extra: Any) -> None:
-        """Facts about the run that belong to no other field."""
-        self.run.update(extra={**self.run.status().extra, **extra})
+    def record(self, **facts: Any) -> None:
+        """Facts about the run: fields of its status."""
+        self.run.update(**facts)
 
     def say(self, text: str) -> None:
         """A line of the log."""
@@ -253,12 +255,12 @@ _TOTALS = frozenset({"total_flos", "step"})
 _CLOCKS = ("_runtime", "_samples_per_second", "_steps_per_second", "_preparation_time")
 
 
-def _measured(done: int, loader: Any) -> tuple[float, str]:
+def _measured(done: int, loader: Any) -> tuple[float, Message]:
     """How far a measurement is and in words; a long one must be seen to get on, for it makes no steps."""
     try:
-        return done / len(loader), f"{done} of {len(loader)} batches measured"
+        return done / len(loader), message("doing.batches", done=done, total=len(loader))
     except TypeError:  # streamed rows have no number
-        return 0.0, f"{done} batches measured"
+        return 0.0, message("doing.batches", done=done, total=0)
 
 
 def _callback(live: LiveRun) -> TrainerCallback:

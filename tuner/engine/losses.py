@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tuner.config.kinds import LABELLED
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -169,7 +171,7 @@ ALIASES = {"sppo": "sppo_hard", "nca": "nca_pair", "bco": "bco_pair", "exo": "ex
 def canonical_name(name: str) -> str:
     """The table's name of a loss; raises ValueError with the list of names for an unknown one."""
     name = ALIASES.get(name, name)
-    if name not in PAIR_LOSSES and name != "kto":
+    if name not in PAIR_LOSSES and name not in LABELLED:
         raise ValueError(f"Unknown pref_loss '{name}'. Choose one of: {', '.join(PAIR_LOSSES)}.")
     return name
 

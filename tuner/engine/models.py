@@ -39,7 +39,7 @@ class Source:
 
 def find(config: Config, name: str | None = None) -> Source:
     """A model's folder on this machine, fetched or converted if need be. Raises ConfigError with one sentence."""
-    from tuner.engine.hub import resolve_model
+    from tuner.engine.hub import resolve_model, token_of
     from tuner.engine.legacy import native
 
     name = name or str(config.model_name_or_path)
@@ -49,7 +49,7 @@ def find(config: Config, name: str | None = None) -> Source:
         given,
         config.model_revision,
         config.cache_dir,
-        token=config.hf_hub_token,
+        token=token_of(config),
         trust_remote_code=config.trust_remote_code,
     )
     ready = native(folder, paths.models())
@@ -88,6 +88,10 @@ def tokenizer(config: Config, source: Source) -> PreTrainedTokenizerBase:
 
 def compute_type(config: Config) -> torch.dtype:
     """What matrix products are done in."""
+    if config.infer_dtype != "auto" and not config.do_train:
+        return {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}[
+            config.infer_dtype
+        ]
     if config.bf16 or config.pure_bf16:
         return torch.bfloat16
     return torch.float16 if config.fp16 else torch.float32

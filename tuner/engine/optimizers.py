@@ -24,7 +24,7 @@ def names(config: Config) -> dict[str, Any]:
     if config.use_galore:
         need(SWITCHES["use_galore"], knob="use_galore")
         _resumable("galore_torch.galore_projector", "GaLoreProjector")
-        said = {
+        said: dict[str, Any] = {
             "rank": config.galore_rank,
             "update_proj_gap": config.galore_update_interval,
             "scale": config.galore_scale,
@@ -188,9 +188,9 @@ class Together(Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, kept in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(kept)

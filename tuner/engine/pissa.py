@@ -82,7 +82,7 @@ class Saved:
             scale * 2 * settings.r
         )  # the product is scaled as before, whatever rslora would make of twice the rank
         settings.r, settings.use_rslora, settings.inference_mode = 2 * settings.r, False, True
-        settings.lora_alpha = int(alpha) if alpha == int(alpha) else alpha  # type: ignore[assignment]
+        settings.lora_alpha = int(alpha) if alpha == int(alpha) else alpha
         settings.save_pretrained(str(folder))
         self.model.create_or_update_model_card(str(folder))
 

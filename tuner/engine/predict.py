@@ -15,6 +15,7 @@ import torch
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun
 from tuner.engine.start import Start
+from tuner.text.message import message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -71,7 +72,7 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
     size = config.per_device_eval_batch_size
     for at in range(0, len(asked), size):
         answers += generate(trainer, config, tokenizer, [q.prompt for q in asked[at : at + size]])
-        run.progress(len(answers) / len(asked), f"{len(answers)} of {len(asked)} answers")
+        run.progress(len(answers) / len(asked), message("doing.answers", done=len(answers), total=len(asked)))
     expected = [_text(tokenizer, config, q.expected) for q in asked]
     prompts = [_text(tokenizer, config, q.prompt) for q in asked]
     write(run.output / FILE, prompts, answers, expected)

@@ -7,6 +7,7 @@ label smoothing on sigmoid, per-answer pref_ftx or running BCO baseline; only pu
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ class Baseline(TrainerCallback, ExportableState):
     def update(self, rewards: Tensor) -> Tensor:
         """Take in a micro-batch of rewards; returns the mean of all so far (scalar)."""
         before = rewards.new_tensor([self.mean, self.count])
-        deltas, mean, count = running_baseline(rewards.mean().reshape(1), before[0], before[1])
+        deltas, mean, count = running_baseline(
+            rewards.mean().reshape(1), rewards.new_ones(1), before[0], before[1]
+        )
         self.mean, self.count = float(mean), float(count)
         return deltas[-1]
 
@@ -74,16 +77,18 @@ class PreferenceTrainer(DPOTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         (policy, balance), mask = self._token_log_probs(model, inputs), inputs["completion_mask"][:, 1:]
         chosen, rejected = (policy * length_weights(mask, self.losses[0][0].ld_alpha)).sum(1).chunk(2)
-        reference: tuple[Tensor | None, Tensor | None] = (None, None)
+        ref_chosen: Tensor | None = None
+        ref_rejected: Tensor | None = None
         if any(needs_reference(s.pref_loss) for s, _ in self.losses):
-            reference = self.compute_ref_log_probs(self.ref_model or model, inputs)
-        lengths = mask.sum(1).chunk(2)
-        rest = {
-            "bco_delta": self._baseline_after(chosen, rejected, reference),
-            "chosen_nll": -policy.chunk(2)[0].sum(1) / lengths[0].clamp(min=1),
-        }
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(self.ref_model or model, inputs)
+        lengths, reference = mask.sum(1).chunk(2), (ref_chosen, ref_rejected)
+        loss_of = partial(
+            preference_loss,
+            bco_delta=self._baseline_after(chosen, rejected, reference),
+            chosen_nll=-policy.chunk(2)[0].sum(1) / lengths[0].clamp(min=1),
+        )
         found = [
-            (weight, *preference_loss(s.pref_loss, chosen, rejected, *reference, *lengths, s, **rest))
+            (weight, *loss_of(s.pref_loss, chosen, rejected, *reference, lengths[0], lengths[1], s))
             for s, weight in self.losses
         ]
         loss = sum(weight * losses.mean() for weight, losses, _, _ in found)

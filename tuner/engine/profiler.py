@@ -19,7 +19,8 @@ class Profiler(TrainerCallback):
         folder = (
             paths.home() / config.profiler_output_dir if config.profiler_output_dir else output / "profiler"
         )
-        self.config, self.folder, self.profile = config, folder, None
+        self.config, self.folder = config, folder
+        self.profile: torch.profiler.profile | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         said = self.config

@@ -18,6 +18,7 @@ from tuner.config.config import Config
 from tuner.engine.live import LiveRun
 from tuner.engine.means import Means
 from tuner.engine.start import Start
+from tuner.text.message import message
 
 
 @dataclass
@@ -86,7 +87,7 @@ def predict(trainer: RewardTrainer, config: Config, run: LiveRun, start: Start) 
             {"chosen": round(c, 4), "rejected": round(r, 4)}
             for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
         ]
-        run.progress(len(found) / len(rows), f"{len(found)} of {len(rows)} pairs")
+        run.progress(len(found) / len(rows), message("doing.pairs", done=len(found), total=len(rows)))
     run.output.mkdir(parents=True, exist_ok=True)
     (run.output / "generated_predictions.jsonl").write_text(
         "\n".join(map(json.dumps, found)) + "\n", encoding="utf-8"

@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from tuner.config.config import Config
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.files import records
@@ -26,13 +27,13 @@ from tuner.data.scoring import check_patterns, score
 from tuner.data.templates import template_of
 from tuner.data.tokens import Tokenizer
 from tuner.engine.live import LiveRun
+from tuner.text.message import message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN = 12  # questions whose answers are kept as text; all are scored
 BATCH = 32
-PREFERENCE = ("dpo", "kto", "rm")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
     """
     entry = named([str(config.probe)], config.dataset_dir)[0]
     template = template_of(config, tokenizer)
-    found = []
+    found: list[Question] = []
     for file in entry.files():
         for _, record in islice(records(file), config.probe_samples - len(found)):
             row = convert(record, entry)
@@ -82,7 +83,7 @@ def scores(asked: Sequence[Question], answers: Sequence[str], stage: str) -> dic
     found = score([q.record for q in asked], [q.expected for q in asked], answers)
     if found.correct is None:
         return {"score": found.exact}
-    preferred = found.preferred if stage in PREFERENCE else None
+    preferred = found.preferred if KINDS[stage].compares else None
     return {"score": found.exact if preferred is None else preferred, "score/correct": found.correct}
 
 
@@ -184,7 +185,7 @@ class Sampler(TrainerCallback):
             return
         self.samples.asked_at = step
         before = self.run.run.status().phase
-        with self.run.phase("asking held-out questions"):
+        with self.run.phase("answering"):
             answers = answer(
                 model, self.questions, self.tokenizer, self.config.probe_new_tokens, self._answered
             )
@@ -202,7 +203,7 @@ class Sampler(TrainerCallback):
 
     def _answered(self, done: int) -> None:
         total = len(self.questions)
-        self.run.progress(done / total, f"{done} of {total} questions answered")
+        self.run.progress(done / total, message("doing.questions", done=done, total=total))
 
     def _remember(self) -> None:
         """What was asked before this run was resumed."""

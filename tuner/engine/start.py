@@ -40,7 +40,9 @@ class Start:
     @property
     def packed(self) -> bool:
         """Whether rows hold several examples each."""
-        first = next(self.rows.train.in_order() if self.streamed else iter(self.rows.train), {})
+        first: dict[str, Any] = next(
+            self.rows.train.in_order() if self.streamed else iter(self.rows.train), {}
+        )
         return "seq_lengths" in first
 
     @property
@@ -53,16 +55,16 @@ def begin(
     config: Config, run: LiveRun, kind: type[_BaseAutoModelClass] = AutoModelForCausalLM, **changes: Any
 ) -> Start:
     """Find, read, load; each a phase of the run. `changes` go to the model's own configuration."""
-    with run.phase("finding the model"):
+    with run.phase("finding_model"):
         checkpoint = checkpoints.start_of(run.run, config) if config.do_train else None
         source = adapters.base_of(config, vocabulary.widened(config, models.find(config)))
         adapters.check_layers(config, source, kind, **changes)
-    with run.phase("preparing the data"):
+    with run.phase("preparing_data"):
         words = load_tokenizer(source.folder)
         rows = prepare(config, words, run.progress)
         run.learned_from(rows.inputs)
     note_estimate(config, run)
-    with run.phase("loading the model"):
+    with run.phase("loading_model"):
         tokenizer = models.tokenizer(config, source)
         # Saved with the weights, so that others ask in the words it was taught in.
         tokenizer.chat_template = to_save(rows.template, words, config) or tokenizer.chat_template

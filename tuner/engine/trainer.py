@@ -21,7 +21,7 @@ from transformers import (
 from tuner.config.config import Config, to_yaml
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
-from tuner.config.sections import argument_table
+from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, methods, optimizers
 from tuner.engine.live import LiveRun, Outcome
@@ -30,6 +30,7 @@ from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
 from tuner.engine.start import Start
 from tuner.engine.trainer_log import TrainerLog
+from tuner.text.message import message
 from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -> Arguments:
     """Every knob of transformers' TrainingArguments by its own name, what the studio settles itself, and `own`."""
     known = {f.name for f in dataclasses.fields(kind) if f.init}
-    given = {name: _plain(getattr(config, name)) for name in argument_table() if name in known}
+    given = {name: _plain(getattr(config, name)) for name in NAMES if name in known}
     given = {name: value for name, value in given.items() if value is not None} | _settled(config, run) | own
     if "router_aux_loss_coef" in known and config.moe_aux_loss_coef is None:
         given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
@@ -132,7 +133,7 @@ def fit(
     if trainer.eval_dataset is not None and config.do_predict and predict:
         with run.phase("predicting"):
             metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
-    with run.phase("writing results"):
+    with run.phase("writing_results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
         if config.plot_loss:
@@ -162,7 +163,7 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
     if config.dataloader_drop_last:
         _drop_in_training_only(trainer, config, start)
     methods.settle_types(config, trainer.model)
-    if config.stage in ("dpo", "kto"):
+    if config.kind.needs_reference:
         adapters.keep_only_adapter_dropout(trainer.model)
     trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
     run.output.mkdir(parents=True, exist_ok=True)
@@ -243,8 +244,8 @@ def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
         )
         raise ConfigError([Problem("overwrite_output_dir", sentence, {"overwrite_output_dir": True})])
     said = checkpoints.manifest(begin) or {}
-    run.record(resumed_from=str(begin), continues=said.get("run") or run.run.id)
-    run.note(f"Went on from {begin.name} (step {step} of {last}).")
+    run.record(began_from=str(begin), continues=said.get("run") or run.run.id)
+    run.note(message("note.resumed", checkpoint=begin.name, step=step, total=last))
 
 
 def _last_step(trainer: Trainer) -> int:

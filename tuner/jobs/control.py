@@ -13,6 +13,7 @@ from tuner import hardware
 from tuner.jobs import launch, liveness, queue, resuming, watch
 from tuner.jobs.resuming import Refused, why_not_resumable
 from tuner.jobs.supervisor import STOP_GRACE, ensure_supervisor
+from tuner.text.message import message, render
 from tuner.tracking.run import ENDED, Run, Status
 
 __all__ = ["Refused", "pid_of", "resume", "stop", "wait", "why_not_resumable"]
@@ -55,11 +56,11 @@ def _end_without_worker(run: Run) -> str:
     if status.state in ENDED:
         return f"Run {run.id} has ended already: {status.state}."
     if status.state == "queued":
-        said = "Taken out of the queue before it began."
-        run.update(state="stopped", reason=said, reason_code="stopped", ended=status.ended_now())
+        said = message("stopped.queued")
+        run.update(state="stopped", cause=said, ended=status.ended_now())
         watch.mark_unsettled(run)
         queue.forget(run.id)
-        return said
+        return render(said)
     watch.bury(run, None)
     return f"Run {run.id} had no worker any more: {run.status().reason}"
 

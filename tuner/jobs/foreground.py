@@ -20,6 +20,7 @@ from tuner.jobs import control, launch, liveness, queue, slots, watch
 from tuner.jobs.control import Refused
 from tuner.jobs.submit import write_needs
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.text.message import Message, message
 from tuner.tracking.run import Run
 
 Say = Callable[[str], None]
@@ -111,8 +112,9 @@ def take_slot(
         queue.enqueue(run.id)
         return lock, _turn(run, wait, say)
     except BaseException as error:
-        said = str(error) if isinstance(error, Refused) else "Interrupted while it waited for its turn."
-        run.update(state="stopped", reason=said, reason_code="stopped", ended=run.status().ended_now())
+        refused = Message("stopped.told", {"text": str(error)})
+        said = refused if isinstance(error, Refused) else message("stopped.waiting")
+        run.update(state="stopped", cause=said, ended=run.status().ended_now())
         queue.forget(run.id)
         watch.mark_unsettled(run)
         os.close(lock)
@@ -120,8 +122,8 @@ def take_slot(
 
 
 def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
-    needs = run.status().extra
-    choice, count = slots.wanted(needs["gpus"], needs["use_cpu"], [g.index for g in hardware.gpus()])
+    status = run.status()
+    choice, count = slots.wanted(status.gpus, status.use_cpu, [g.index for g in hardware.gpus()])
     told, look_again = "", 0.0
     while True:
         ahead = _ahead(run, choice)

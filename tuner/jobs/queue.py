@@ -17,6 +17,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.jobs import launch, liveness, slots
+from tuner.text.message import term
 from tuner.tracking import disk, open_runs
 from tuner.tracking.run import ENDED, LIVE, Run, Status
 
@@ -136,7 +137,7 @@ def _row(position: int, run_id: str, status: Status, now: Order) -> QueueRow:
     return QueueRow(
         position=position,
         id=run_id,
-        name=str(status.extra.get("name") or run_id),
+        name=status.name or run_id,
         state=status.state,
         gpus=_gpus(position, run_id, status),
         created=status.created,
@@ -148,17 +149,17 @@ def _row(position: int, run_id: str, status: Status, now: Order) -> QueueRow:
 def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
     """The GPUs a run was given, or those it was to have."""
     given = launch.record(Run(run_id)) if position == 0 else None
-    return given.gpus if given else tuple(status.extra.get("gpus") or ())
+    return given.gpus if given else tuple(status.gpus)
 
 
 def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
     """The slots that a queued run may have, and how many of them it needs, on a machine with these GPUs."""
-    return slots.wanted(status.extra.get("gpus") or None, bool(status.extra.get("use_cpu")), present)
+    return slots.wanted(status.gpus or None, status.use_cpu, present)
 
 
 def _why(position: int, run_id: str, status: Status, now: Order) -> str:
     if position == 0:
-        return status.phase
+        return term("phase", status.phase)
     if now.paused:
         return "The queue is paused."
     if run_id in now.held:

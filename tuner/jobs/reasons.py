@@ -15,32 +15,36 @@ from typing import Any
 
 from tuner.config.knobs import ConfigError
 from tuner.redact import redact
+from tuner.text.message import Message, message, render
 from tuner.tracking.disk import FULL
 
 Remedy = dict[str, Any]
-"""`label` for a button; `action` "clone" with the knobs to change in `values`, or "resume" with none."""
+"""`code` of the button's text; `action` "clone" with the knobs to change in `values`, or "resume" with none."""
 
-RESUME: Remedy = {"label": "Resume from the last checkpoint", "action": "resume", "values": {}}
+RESUME: Remedy = {"code": "resume", "action": "resume", "values": {}}
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A code for programs, a sentence for people, and remedies for buttons."""
+    """Why a run ended, and remedies for buttons. The message's code up to its first dot is what programs go by."""
 
-    code: str
-    sentence: str
+    cause: Message = field(default_factory=Message)
     remedies: list[Remedy] = field(default_factory=list)
 
     def changes(self) -> dict[str, Any]:
         """The fields of a run's status that say this."""
-        return {"reason_code": self.code, "reason": self.sentence, "remedies": self.remedies}
+        return {"cause": self.cause, "remedies": self.remedies}
+
+    @property
+    def code(self) -> str:
+        return self.cause.code.partition(".")[0]
+
+    @property
+    def sentence(self) -> str:
+        return render(self.cause)
 
 
 Values = Mapping[str, Any]
-UNSAFE = (
-    "A file of the checkpoint or model holds more than numbers, which could run code when it is opened; it was not opened. "
-    "Go on from a checkpoint that you trust, or start afresh."
-)
 
 
 # --- remedies ------------------------------------------------------------------------------------------------------
@@ -57,56 +61,48 @@ def smaller(values: Values) -> list[Remedy]:
             "per_device_train_batch_size": batch // 2,
             "gradient_accumulation_steps": -(-accumulation * batch // (batch // 2)),
         }
-        found.append(_clone("Halve the batch, accumulate twice as often", halved))
+        found.append(_clone("halve_batch", halved))
     if values.get("disable_gradient_checkpointing"):
-        found.append(_clone("Turn gradient checkpointing on", {"disable_gradient_checkpointing": False}))
+        found.append(_clone("checkpointing", {"disable_gradient_checkpointing": False}))
     if cutoff > 64:
-        found.append(_clone(f"Shorten the cutoff to {cutoff // 2} tokens", {"cutoff_len": cutoff // 2}))
+        found.append(_clone("shorten", {"cutoff_len": cutoff // 2}))
     return found
 
 
 def calmer(values: Values) -> list[Remedy]:
     """Ways to keep the loss finite."""
     rate = float(values.get("learning_rate") or 5e-5)
-    found = [_clone(f"Learning rate {rate / 10:.0e}", {"learning_rate": rate / 10})]
+    found = [_clone("learning_rate", {"learning_rate": rate / 10})]
     if values.get("fp16"):
-        found.append(_clone("bf16 in place of fp16", {"fp16": False, "bf16": True}))
+        found.append(_clone("bf16", {"fp16": False, "bf16": True}))
     return found
 
 
-def _clone(label: str, values: dict[str, Any]) -> Remedy:
-    return {"label": label, "action": "clone", "values": values}
+def label(remedy: Remedy) -> str:
+    """The text of a remedy's button; older studios wrote it down."""
+    code = remedy.get("code")
+    return render(message(f"remedy.{code}", **remedy["values"])) if code else str(remedy.get("label", ""))
+
+
+def _clone(code: str, values: dict[str, Any]) -> Remedy:
+    return {"code": code, "action": "clone", "values": values}
 
 
 # --- from an exception ---------------------------------------------------------------------------------------------
 
 
 def out_of_memory(values: Values, where: str = "") -> Reason:
+    """`where` is the memory that ran out: GPU, empty for the machine's."""
     batch, cutoff = values.get("per_device_train_batch_size"), values.get("cutoff_len")
-    return Reason(
-        "out_of_memory",
-        f"Out of memory{where}: batch {batch} at up to {cutoff} tokens does not fit. "
-        "Halve the batch and double accumulation, or shorten the cutoff.",
-        smaller(values),
-    )
+    return Reason(message("out_of_memory", where=where, batch=batch, cutoff=cutoff), smaller(values))
 
 
 def non_finite(values: Values, evidence: str = "") -> Reason:
-    return Reason(
-        "non_finite",
-        f"The loss became NaN or infinite{_because(evidence)}. "
-        "Nothing was registered; lower the learning rate and start again.",
-        calmer(values),
-    )
+    return Reason(message("non_finite", evidence=_evidence(evidence)), calmer(values))
 
 
 def disk_full(values: Values, evidence: str = "") -> Reason:
-    return Reason(
-        "disk_full",
-        f"The disk is full{_because(evidence)}. "
-        "The last complete checkpoint is kept; free some space, then resume.",
-        [RESUME],
-    )
+    return Reason(message("disk_full", evidence=_evidence(evidence)), [RESUME])
 
 
 def from_exception(error: BaseException, values: Values) -> Reason:
@@ -122,7 +118,7 @@ def from_exception(error: BaseException, values: Values) -> Reason:
         if isinstance(link, ImportError) and (found := _missing_library(link)):  # PackageNotFoundError, too
             return found
     first = next((link for link in reversed(chain) if _says_something(link)), error)
-    return Reason("error", f"{type(first).__name__}{_said(first)} The log has the whole story.")
+    return Reason(_told(first))
 
 
 def _chain(error: BaseException, hidden: bool = False) -> list[BaseException]:
@@ -135,12 +131,14 @@ def _chain(error: BaseException, hidden: bool = False) -> list[BaseException]:
     return chain
 
 
-def _said(error: BaseException) -> str:
+def _told(error: BaseException) -> Message:
     """What an exception says, or where it was raised if it says nothing."""
-    if str(error).strip():
-        return f": {_line(error)}"
+    kind = type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
-    return f" in {frames[-1].name} ({frames[-1].filename}, line {frames[-1].lineno})." if frames else "."
+    if str(error).strip() or not frames:
+        return message("error", kind=kind, detail=_line(error) if str(error).strip() else "")
+    at = frames[-1]
+    return message("error.at", kind=kind, function=at.name, file=at.filename, line=at.lineno)
 
 
 _LOOKUPS = (LookupError, AttributeError, StopIteration, StopAsyncIteration, GeneratorExit)
@@ -155,18 +153,17 @@ def _known(error: BaseException, values: Values) -> Reason | None:
     if isinstance(error, ConfigError):
         knobs = {p.knob for p in error.problems}
         code = "data_error" if knobs & {"dataset", "eval_dataset", "dataset_dir"} else "refused"
-        return Reason(code, str(error), [_clone("Mend it", dict(p.mend)) for p in error.problems if p.mend])
+        told = Message(f"{code}.told", {"text": str(error)})
+        return Reason(told, [_clone("fix", dict(p.mend)) for p in error.problems if p.mend])
     module = type(error).__module__.partition(".")[0]
     if module in {"mlflow", "sqlalchemy", "alembic"}:
-        return Reason(
-            "tracker_down", f"MLflow could not be reached: {_line(error)} `tuner sync` sends what is missing."
-        )
+        return Reason(message("tracker_down", detail=_line(error)))
     if isinstance(error, OSError) and (found := _system(error, values)):
         return found
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return out_of_memory(values, " on the GPU" if module == "torch" else "")
+        return out_of_memory(values, "GPU" if module == "torch" else "")
     if type(error).__name__ == "UnpicklingError":
-        return Reason("unsafe_file", UNSAFE, [])
+        return Reason(message("unsafe_file"))
     if isinstance(error, FloatingPointError) or type(error).__name__ in {"NonFinite", "NonFiniteLoss"}:
         return non_finite(values, str(error))
     return from_text(str(error), values)
@@ -184,8 +181,7 @@ def _missing_library(error: ImportError) -> Reason | None:
     if not found:
         return None
     name = found.group(1).partition(".")[0]
-    sentence = f"The library {name} is not installed; run `pip install {name}`, then start again, or drop the knob that asks for it."
-    return Reason("missing_library", sentence)
+    return Reason(message("missing_library", name=name))
 
 
 def _system(error: OSError, values: Values) -> Reason | None:
@@ -195,15 +191,9 @@ def _system(error: OSError, values: Values) -> Reason | None:
     if error.errno == errno.ENOMEM:
         return out_of_memory(values)
     if isinstance(error, FileNotFoundError):
-        return Reason(
-            "missing_file", f"{named} is missing; put it back or name another one, then resume.", [RESUME]
-        )
+        return Reason(message("missing_file", name=named), [RESUME])
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return Reason(
-            "not_writable",
-            f"{named} may not be read or written by this user; mend its permissions, then resume.",
-            [RESUME],
-        )
+        return Reason(message("not_writable", name=named), [RESUME])
     return None
 
 
@@ -226,7 +216,7 @@ def refused_by_system(error: OSError) -> str:
 _TEXTS: tuple[tuple[str, Callable[[Values, str], Reason]], ...] = (
     (
         r"CUDA out of memory|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|NVML_SUCCESS == r INTERNAL ASSERT",
-        lambda values, line: out_of_memory(values, " on the GPU"),
+        lambda values, line: out_of_memory(values, "GPU"),
     ),
     (
         r"DefaultCPUAllocator: (not enough|can't allocate)|Cannot allocate memory|\bMemoryError\b",
@@ -264,8 +254,8 @@ def _clip(text: str, longest: int = 300) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _because(evidence: str) -> str:
-    return f" ({_clip(evidence.strip().rstrip('.'))})" if evidence.strip() else ""
+def _evidence(text: str) -> str:
+    return _clip(text.strip().rstrip("."))
 
 
 # --- from the way a process ended ----------------------------------------------------------------------------------
@@ -286,30 +276,21 @@ class Ending:
 
 def from_ending(ending: Ending, values: Values) -> Reason:
     """The reason for a worker that died without a word."""
-    at = f" at step {ending.step}" if ending.step else " before its first step"
-    kept = f" {ending.checkpoint} is kept." if ending.checkpoint else ""
+    known = {"step": ending.step, "checkpoint": ending.checkpoint}
     again = [RESUME] if ending.checkpoint or not ending.step else []
     if ending.rebooted:
-        return Reason("rebooted", f"The machine was restarted while the run was{at}.{kept}", again)
+        return Reason(message("rebooted", **known), again)
     if ending.oom_killed:
-        return Reason(
-            "out_of_memory",
-            f"The system killed the worker{at} because memory ran out (oom_kill in its control group).{kept} "
-            "Halve the batch and double accumulation, or shorten the cutoff.",
-            smaller(values) + again,
-        )
+        return Reason(message("out_of_memory.killed", **known), smaller(values) + again)
     if ending.exit_code is None:
-        what = "The worker died" if ending.began else "The worker died while it started,"
-        return Reason(
-            "killed", f"{what}{at} with nobody watching: killed from outside, most likely.{kept}", again
-        )
+        return Reason(message("killed.unseen" if ending.began else "killed.starting", **known), again)
     if ending.exit_code < 0:
-        return Reason("killed", f"The worker was killed by {_signal(-ending.exit_code)}{at}.{kept}", again)
+        return Reason(message("killed", signal=_signal(-ending.exit_code), **known), again)
     if found := from_text(ending.log_tail[-4000:], values):
-        return Reason(found.code, found.sentence, found.remedies)
-    last = ending.log_tail.strip().splitlines()[-1:] or ["its log is empty"]
-    sentence = f"The worker ended with exit code {ending.exit_code}{at} and without a word: {_clip(last[0])}"
-    return Reason("error", sentence + kept, again)
+        return found
+    last = ending.log_tail.strip().splitlines()[-1:]
+    line = _clip(last[0]) if last else ""
+    return Reason(message("error.exit", exit_code=ending.exit_code, line=line, **known), again)
 
 
 def _signal(number: int) -> str:
@@ -319,8 +300,6 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def stalled(idle: float, usual: float | None, stopped: bool) -> str:
+def stalled(idle: float, usual: float | None, stopped: bool) -> Message:
     """What a page says of a run that makes no progress. Seconds since the last step, and the usual time of one."""
-    pace = f"; a step usually takes {usual:.1f} s" if usual else ""
-    state = " Its process is suspended (SIGSTOP)." if stopped else ""
-    return f"No progress for {idle:.0f} s{pace}.{state} Look at the log; Stop ends it and keeps the last checkpoint."
+    return message("stalled", idle=idle, usual=usual or 0, suspended="suspended" if stopped else "")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.jobs import launch, liveness, queue, watch
+from tuner.text.message import Message, message
 from tuner.tracking import checkpoints
 from tuner.tracking.run import ENDED, Run, Status
 
@@ -43,7 +44,8 @@ def queue_again(
     """
     if reason := why_not_resumable(run):
         raise Refused(f"Run {run.id} cannot be resumed: {reason}")
-    source, note = _source(run, checkpoint)
+    source, damaged = _source(run, checkpoint)
+    note = message("note.passed_over", damaged=damaged) if damaged else Message()
     lock = liveness.lock(run.lock_path, wait=5.0)
     if lock is None:
         raise Refused(f"Run {run.id} is just telling MLflow how it ended; try again in half a minute.")
@@ -80,17 +82,17 @@ def after_reboot(run: Run) -> Status | None:
     except Refused:
         return None
     start = source.name if source else "the beginning"
-    if status.extra.get("auto_resumed") == start:
+    if status.auto_resumed == start:
         return None
-    at = f" at step {status.step}" if status.step else ""
-    said = f"The machine was restarted{at}; the run went on by itself from {start}. {damaged}".strip()
+    from_there = source.name if source else ""
+    said = message("note.resumed_by_itself", step=status.step, checkpoint=from_there, damaged=damaged)
     with liveness.locking(run.lock_path, wait=0.5):
         queue.enqueue(run.id, first=True)
         # One write makes a live run a queued one: whoever dies before it leaves all this to be done again.
-        return _write(run, replace(status, extra={**status.extra, "auto_resumed": start}), source, said)
+        return _write(run, replace(status, auto_resumed=start), source, said)
 
 
-def _write(run: Run, status: Status, source: Path | None, note: str) -> Status:
+def _write(run: Run, status: Status, source: Path | None, note: Message) -> Status:
     """The caller holds the run's lock."""
     run.forget_requests()
     launch.forget_record(run)
@@ -110,23 +112,19 @@ def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
     for path in reversed(checkpoints.of(run)):
         wrong = checkpoints.valid(path)
         if wrong is None:
-            return path, f"Passed over, damaged: {' '.join(damaged)}" if damaged else ""
+            return path, " ".join(damaged)
         damaged.append(wrong)
     if damaged or run.status().step:
         raise Refused(f"Run {run.id} cannot be resumed: no checkpoint is whole. {' '.join(damaged)}".strip())
     return None, ""
 
 
-def _again(status: Status, source: Path | None, note: str) -> dict[str, Any]:
+def _again(status: Status, source: Path | None, note: Message) -> dict[str, Any]:
     """The changes that make an ended run a queued one."""
-    extra = {k: v for k, v in status.extra.items() if k != "resume_from"}
-    if source is not None:
-        extra["resume_from"] = str(source)
     return {
         "state": "queued",
         "phase": "",
-        "reason": "",
-        "reason_code": "",
+        "cause": Message(),
         "remedies": [],
         "ended": 0.0,
         "began": 0.0,
@@ -134,6 +132,8 @@ def _again(status: Status, source: Path | None, note: str) -> dict[str, Any]:
         "pid": 0,
         "boot_id": "",
         "exit_code": None,
-        "notes": [*status.notes, note] if note else status.notes,
-        "extra": {**extra, "resumes": int(extra.get("resumes") or 0) + 1},
+        "said": [*status.said, note] if note else status.said,
+        "auto_resumed": status.auto_resumed,
+        "resume_from": str(source) if source is not None else "",
+        "resumes": status.resumes + 1,
     }

@@ -46,8 +46,7 @@ def place(run: Run, gpus: Sequence[int] | None = None) -> None:
 
 def write_needs(run: Run, gpus: Sequence[int] | None) -> None:
     """The caller holds the run's lock."""
-    needs = {"gpus": list(gpus or ()), "use_cpu": bool(run.values().get("use_cpu"))}
-    run.update(extra={**run.status().extra, **needs})
+    run.update(gpus=list(gpus or ()), use_cpu=bool(run.values().get("use_cpu")))
 
 
 def expand(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from tuner import hardware, paths, process
 from tuner.jobs import launch, liveness, queue, reasons, resuming, settle, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
+from tuner.text.message import message
 from tuner.tracking import disk, open_runs
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.tracking.run import LIVE, Run, Status
@@ -169,7 +170,7 @@ class Supervisor:
 
     def _start(self, run: Run, status: Status, free: set[str]) -> set[str]:
         """Start one run if its slots are free. The slots that later runs must leave alone now."""
-        chosen = status.extra.get("gpus")
+        chosen = status.gpus
         choice, count = queue.slots_of(status, self._gpus())
         open_to_it = [name for name in choice if name in free]
         if len(open_to_it) < count:
@@ -188,9 +189,9 @@ class Supervisor:
         try:
             process = launch.start(run, lock, taken)
         except OSError as error:
-            said = f"The worker could not be started: {error}."
+            said = message("error.not_started", detail=str(error))
             try:
-                run.update(state="failed", ended=run.status().ended_now(), reason_code="error", reason=said)
+                run.update(state="failed", ended=run.status().ended_now(), cause=said)
             finally:
                 slots.release(taken)
                 os.close(lock)

@@ -17,6 +17,8 @@ import psutil
 
 from tuner import hardware, paths
 from tuner.jobs import launch, liveness, reasons
+from tuner.text import message
+from tuner.text.message import Message, render
 from tuner.tracking import checkpoints
 from tuner.tracking.disk import replace_text
 from tuner.tracking.run import ENDED, Run, State, Status
@@ -69,8 +71,7 @@ class Pace:
 
 def _mark(status: Status) -> list[Any]:
     """What moves when a worker gets on: its step, or how far it says it is in a phase without steps."""
-    extra = status.extra
-    return [status.phase, status.step, status.tokens, extra.get("share"), extra.get("doing")]
+    return [status.phase, status.step, status.tokens, status.part, message.to_plain(status.doing)]
 
 
 def stalled(run: Run) -> str:
@@ -78,7 +79,7 @@ def stalled(run: Run) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads((run.folder / "watch.json").read_text(encoding="utf-8"))
         if said["mark"] == _mark(run.status()) and liveness.alive(run):
-            return str(said["stalled"])
+            return render(message.of(said["stalled"]))
     return ""
 
 
@@ -141,7 +142,7 @@ class Watch:
     oom: OomKills | None = None
     asked: float = 0.0
     pressed: int = 0
-    told: str = ""
+    told: bool = False
 
     def dead(self) -> bool:
         """Whether the worker has ended. Its own child is not yet reaped then, so that its pid is still its own."""
@@ -161,14 +162,19 @@ class Watch:
         self.pace.saw(status, now)
         idle = now - self.pace.since
         says = (
-            reasons.stalled(idle, self.pace.usual, _suspended(self.pid)) if idle > self.pace.limit() else ""
+            reasons.stalled(idle, self.pace.usual, _suspended(self.pid))
+            if idle > self.pace.limit()
+            else Message()
         )
-        if bool(says) != bool(self.told):
+        if bool(says) != self.told:
             self._tell(says)
 
-    def _tell(self, says: str) -> None:
-        replace_text(self.run.folder / "watch.json", json.dumps({"mark": self.pace.mark, "stalled": says}))
-        self.told = says
+    def _tell(self, says: Message) -> None:
+        replace_text(
+            self.run.folder / "watch.json",
+            json.dumps({"mark": self.pace.mark, "stalled": message.to_plain(says)}),
+        )
+        self.told = bool(says)
 
     def bury(self) -> Status | None:
         """Clear away what the dead worker left, and write its outcome. None while the lock is not to be had."""
@@ -252,7 +258,6 @@ def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
     mark_unsettled(run)
     state, reason = _outcome(run, status, exit_code, oom_killed)
     ended = _last_sign(status) if reason.code == "rebooted" else status.ended_now()
-    extra = {**status.extra, "artifacts": [*(status.extra.get("artifacts") or []), str(run.log_path)]}
     return run.update(
         state=state,
         phase="",
@@ -260,7 +265,7 @@ def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
         began=0.0,
         worked=status.worked_now(),
         exit_code=exit_code,
-        extra=extra,
+        artifacts=lambda now: [*now.artifacts, str(run.log_path)],
         **reason.changes(),
     )
 
@@ -269,7 +274,7 @@ def _outcome(
     run: Run, status: Status, exit_code: int | None, oom_killed: bool
 ) -> tuple[State, reasons.Reason]:
     if status.phase == CLOSING:  # all was done and decided; it died while it told MLflow
-        said = reasons.Reason(status.reason_code, status.reason, status.remedies)
+        said = reasons.Reason(status.cause, status.remedies)
         ends: dict[str, State] = {"": "finished", "stopped": "stopped", "cancelled": "stopped"}
         return ends.get(said.code, "failed"), said
     ending = _ending(run, status, exit_code, oom_killed)
@@ -301,10 +306,9 @@ def rebooted(run: Run, status: Status) -> bool:
 
 
 def _stopped(ending: reasons.Ending) -> reasons.Reason:
-    at = f"at step {ending.step}, before it could save" if ending.step else "before its first step"
-    kept = f"{ending.checkpoint} is kept." if ending.checkpoint else "Nothing was saved."
     again = [reasons.RESUME] if ending.checkpoint or not ending.step else []
-    return reasons.Reason("stopped", f"Stopped {at}. {kept}", again)
+    told = message.message("stopped.dead", step=ending.step, checkpoint=ending.checkpoint)
+    return reasons.Reason(told, again)
 
 
 def _last_sign(status: Status) -> float:

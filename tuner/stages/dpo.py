@@ -13,7 +13,7 @@ from tuner.engine.trainer import fit
 def train(config: Config, run: LiveRun) -> Outcome:
     """Teach the model to prefer the chosen answers. The reference is the policy training starts from."""
     start = begin(config, run)
-    with run.phase("building the trainer"):
+    with run.phase("building_trainer"):
         losses = mixture(config)
         trainer = packed_trainer(config, run, start, losses)
         if trainer is None:

@@ -9,29 +9,24 @@ from tuner.engine.mismatched import mismatched, one_prompt
 from tuner.engine.mixture import settings
 from tuner.engine.start import begin
 from tuner.engine.trainer import fit
+from tuner.text.message import message
 
 
 def train(config: Config, run: LiveRun) -> Outcome:
     """Teach the model to give answers like the good ones and unlike the bad ones."""
     start = begin(config, run)
-    with run.phase("building the trainer"):
+    with run.phase("building_trainer"):
         rows, held_out = start.rows.train, start.rows.eval
         if one_prompt(rows):
-            run.note(
-                "All rows ask the same, so that no answer belongs to another prompt: KTO's distance is not a real one."
-            )
+            run.note(message("note.kto_one_prompt"))
         if len(labels := {bool(row["label"]) for row in rows}) == 1:
-            side, what = ("good", "raise") if labels == {True} else ("bad", "lower")
-            run.note(
-                f"All answers are marked {side}: KTO can only {what} them, with nothing to hold against; "
-                f"add some that are {'bad' if side == 'good' else 'good'}, or use stage sft for good ones alone."
-            )
+            run.note(message("note.kto_only_good" if labels == {True} else "note.kto_only_bad"))
         start.rows.train = mismatched(rows, config, config.per_device_train_batch_size)
         start.rows.eval = {
             name: mismatched(held, config, config.per_device_eval_batch_size, others=rows)
             for name, held in held_out.items()
         }
-        losses = [(settings(config, "kto", ld_alpha=None), 1.0)]
+        losses = [(settings(config, config.stage, ld_alpha=None), 1.0)]
         trainer = packed_trainer(config, run, start, losses)
         if trainer is None:
             from tuner.engine.labelled import build  # TRL takes a second to import

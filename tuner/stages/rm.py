@@ -18,7 +18,7 @@ PLACEHOLDER = Dataset.from_list([{"chosen_ids": [0], "rejected_ids": [0]}])
 def train(config: Config, run: LiveRun) -> Outcome:
     """Teach the model a score: one number at the last token of an answer."""
     start = begin(config, run, AutoModelForSequenceClassification, num_labels=1)
-    with run.phase("building the trainer"):
+    with run.phase("building_trainer"):
         start.model.config.pad_token_id = start.tokenizer.pad_token_id
         trainer = RewardTrainer(
             model=start.model,

@@ -19,7 +19,7 @@ PLACEHOLDER = Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}])
 def train(config: Config, run: LiveRun) -> Outcome:
     """Teach the model the marked tokens of each row."""
     start = begin(config, run)
-    with run.phase("building the trainer"):
+    with run.phase("building_trainer"):
         trainer = CompletionTrainer(
             model=start.model,
             args=arguments(SFTConfig, config, run, max_length=None),

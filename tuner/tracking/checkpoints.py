@@ -91,7 +91,7 @@ def within(folder: Path) -> list[Path]:
 
 def of(run: Run) -> list[Path]:
     """The complete checkpoints that belong to a run, oldest first: its own and the one it went on from."""
-    mine = {run.id, str(run.status().extra.get("continues") or run.id)}
+    mine = {run.id, run.status().continues or run.id}
     return [c for c in within(run.checkpoints) if (manifest(c) or {}).get("run") in mine]
 
 
@@ -139,7 +139,7 @@ def start_of(run: Run, config: Config) -> Path | None:
     The run's own newest one if it ran before; else what resume_from_checkpoint names; else, as in LLaMA-Factory, the
     last one in output_dir unless overwrite_output_dir says otherwise. Raises ConfigError with one sentence.
     """
-    asked = run.status().extra.get("resume_from") or None
+    asked = run.status().resume_from or None
     if asked:
         return _sound(Path(str(asked)), "resume_from_checkpoint")
     if own := latest(run):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
+from tuner.text.message import message, to_tag
 from tuner.tracking import store
 from tuner.tracking.disk import insist
 from tuner.tracking.rows import SWEEP
@@ -22,7 +23,6 @@ from tuner.tracking.run import Run
 from tuner.tracking.store import explained, open_store
 
 TAG = "tuner.creation"
-REASON = "Whatever was making this run ended before the run was in the queue; submit it once more."
 
 
 def marks() -> Path:
@@ -91,7 +91,11 @@ def _is_whole(run: Run) -> bool:
 
 
 def _interrupt(client: Any, run: Run) -> None:
-    for key, value in {"state": "interrupted", "reason": REASON, "reason_code": "lost"}.items():
+    for key, value in {
+        "state": "interrupted",
+        "reason": to_tag(message("lost")),
+        "reason_code": "lost",
+    }.items():
         client.set_tag(run.id, key, value)
     client.set_terminated(run.id, "KILLED")
     shutil.rmtree(run.folder, ignore_errors=True)

@@ -22,6 +22,7 @@ from tuner import private
 from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
+from tuner.text.message import Message, message, plain, to_tag
 from tuner.tracking import creation, open_runs, store
 from tuner.tracking.facts import facts
 from tuner.tracking.inputs import recorded, to_mlflow
@@ -60,8 +61,8 @@ def sync(run: Run, wait: float = 0.0) -> int | None:
             return None
         sent = bring(run, Ledger.of(run))
         register_pending(run)
-    if run.status().tracking:
-        run.update(tracking="")
+    if run.status().tracker:
+        run.update(tracker=Message())
     open_runs.close(run)
     return sent
 
@@ -126,7 +127,7 @@ def _describe(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     """The run itself, its params and its config file."""
     if not ledger.mlflow_id:
         status = run.status()
-        tags = dict(status.extra.get("tags") or {})
+        tags = dict(status.tags)
         ledger.mlflow_id = create_in_mlflow(client, run.id, run.name, tags, status.created)
         ledger.write(run)
     from mlflow.entities import Param
@@ -186,8 +187,8 @@ def _send_state(client: MlflowClient, run: Run, ledger: Ledger, status: Status) 
     if ledger.state == _state_mark(status):
         return
     tags: dict[str, str] = {"state": status.state}
-    if status.reason or ledger.state:
-        tags |= {"reason": status.reason, "reason_code": status.reason_code}
+    if status.cause or ledger.state:
+        tags |= {"reason": to_tag(status.cause), "reason_code": status.reason_code}
     if status.state in ENDED:
         tags |= _outcome_tags(run, status)
         _tag(client, ledger.mlflow_id, tags)
@@ -217,7 +218,7 @@ def _outcome_tags(run: Run, status: Status) -> dict[str, str]:
 
 
 def _send_artifacts(client: MlflowClient, run: Run, ledger: Ledger) -> None:
-    for path in map(Path, run.status().extra.get("artifacts") or []):
+    for path in map(Path, run.status().artifacts):
         mark = f"{path}@{path.stat().st_mtime_ns}" if path.exists() else ""
         if mark and mark not in ledger.artifacts:
             _log_artifact(client, ledger.mlflow_id, path)
@@ -309,7 +310,7 @@ def fresh_points(rows: list[dict[str, Any]], steps: dict[str, int]) -> tuple[lis
 class Mirror:
     """A thread that keeps MLflow up with a run while it lives. It never raises into training and never blocks it.
 
-    While MLflow is away, `status.tracking` says so in a sentence; all that waits goes out when it is back.
+    While MLflow is away, `status.tracker` says so; all that waits goes out when it is back.
     """
 
     def __init__(self, run: Run, every: float = 2.0, longest_wait: float = 15.0):
@@ -345,16 +346,16 @@ class Mirror:
                 return
             self._end.wait(wait)
 
-    def _pass(self, ledger: Ledger) -> str:
-        """One attempt; what went wrong, in a sentence."""
-        said = ""
+    def _pass(self, ledger: Ledger) -> Message:
+        """One attempt; what went wrong."""
+        said = Message()
         try:
             bring(self._run, ledger)
         except TrackerError as error:
-            said = str(error)
+            said = plain(str(error))
         except Exception as error:  # noqa: BLE001  whatever it is, training goes on and the page says so
-            said = f"The tracker failed: {type(error).__name__}: {error}"
+            said = message("tracker.failed", kind=type(error).__name__, detail=str(error))
         with suppress(OSError):
-            if self._run.status().tracking != said:
-                self._run.update(tracking=said)
+            if self._run.status().tracker != said:
+                self._run.update(tracker=said)
         return said

@@ -27,7 +27,7 @@ LIKE = (
 )
 """Knobs in which a run is like another."""
 
-ASKING = "asking held-out questions"
+ASKING = "answering"
 """The phase in which a run answers the questions of its probe; within the training, as far as the clock goes."""
 
 
@@ -68,17 +68,18 @@ def _of_finished(run_id: str, ended: float) -> Pace | None:
     seconds = status.seconds  # questions are asked at each save, within the training
     training = seconds.get("training", 0.0) - seconds.get(ASKING, 0.0)
     # A resumed run tells of its last worker's steps, but of the seconds of all.
-    if examples <= 0 or training <= 0 or status.extra.get("resumes"):
+    if examples <= 0 or training <= 0 or status.resumes:
         return None
     return Pace(_kind(config), training / examples, max(0.0, (status.elapsed or 0.0) - training))
 
 
 def answered(status: Status) -> tuple[float, str]:
     """How much of the questions is answered, 0 to 1, and "34 of 100"; (0, "") while there is no word of it yet."""
-    share = float(status.extra.get("share") or 0)
-    told = str(status.extra.get("doing") or "").removesuffix(" questions answered")
+    told = status.doing
     # The last word of the round before stands there until the first answers of this one.
-    return (share, told) if share < 1 and told != status.extra.get("doing") else (0.0, "")
+    if told.code != "doing.questions" or status.part >= 1:
+        return 0.0, ""
+    return status.part, f"{told.values['done']} of {told.values['total']}"
 
 
 def time_left(run: Run, status: Status) -> float | None:
@@ -89,9 +90,7 @@ def time_left(run: Run, status: Status) -> float | None:
     steps_left, done = status.total_steps - status.step, status.step - status.first_step
     rounds = len(tail(run).series("score")[0])
     spent = status.seconds.get(ASKING, 0.0)
-    if (
-        not rounds or not spent or status.extra.get("resumes")
-    ):  # of a resumed run the seconds are those of all workers
+    if not rounds or not spent or status.resumes:  # of a resumed run the seconds are those of all workers
         return status.eta
     left: float = _rounds_left(run.values(), status, rounds)
     if status.phase == ASKING:

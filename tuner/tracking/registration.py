@@ -98,7 +98,7 @@ def register(
             changed()
         known = next(row for row in list_adapters() if row.name == name and row.version == version)
     request.done()
-    run.update(extra=run.status().extra | {"adapter": known.name, "adapter_version": known.version})
+    run.update(adapter=known.name, adapter_version=known.version)
     return known
 
 

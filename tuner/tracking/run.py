@@ -30,6 +30,8 @@ import yaml
 from tuner import hardware, paths, redact
 from tuner.config.config import Config, make, read, to_yaml
 from tuner.redact import redacted
+from tuner.text import message
+from tuner.text.message import Message, render
 from tuner.tracking.disk import insist, replace_text
 
 State = Literal["queued", "preparing", "running", "stopping", "finished", "failed", "stopped", "interrupted"]
@@ -45,6 +47,11 @@ _WRITING = threading.RLock()
 class Status:
     """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
 
+    `name` and `tags` are what it was made with, `gpus` and `use_cpu` what it asked for. `cause` is why it ended, `said` are
+    notes for whoever reads its page, `tracker` what keeps it from MLflow. `doing` tells how far a phase is, `part` the same
+    from 0 to 1. `resume_from` is the checkpoint that its next worker is to go on from, `began_from` the one that the last
+    worker did, `continues` the run that this one goes on from. Memory in bytes.
+
     `trained_seconds` are those since `first_step`, where this process began to train, by a clock that nobody sets; by
     the same clock `began` is when the worker started, 0 while there is none, and `worked` what earlier workers took.
     """
@@ -54,8 +61,7 @@ class Status:
     step: int = 0
     total_steps: int = 0
     epoch: float = 0.0
-    reason: str = ""
-    reason_code: str = ""
+    cause: Message = field(default_factory=Message)
     remedies: list[dict[str, Any]] = field(default_factory=list)
     created: float = 0.0
     started: float = 0.0
@@ -71,9 +77,47 @@ class Status:
     exit_code: int | None = None
     tokens: int = 0
     tokens_per_second: float = 0.0
-    tracking: str = ""
-    notes: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
+    tracker: Message = field(default_factory=Message)
+    said: list[Message] = field(default_factory=list)
+    name: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    gpus: list[int] = field(default_factory=list)
+    use_cpu: bool = False
+    doing: Message = field(default_factory=Message)
+    part: float = 0.0
+    checkpoint: str = ""
+    checkpoint_step: int | None = None
+    checkpoint_time: float = 0.0
+    resume_from: str = ""
+    began_from: str = ""
+    continues: str = ""
+    resumes: int = 0
+    auto_resumed: str = ""
+    artifacts: list[str] = field(default_factory=list)
+    adapter: str = ""
+    adapter_version: int = 0
+    memory_estimate: int = 0
+    memory_peak: int = 0
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, as a sentence; empty where it finished or has not ended."""
+        return render(self.cause)
+
+    @property
+    def reason_code(self) -> str:
+        """The same for programs: the code's first part."""
+        return self.cause.code.partition(".")[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the run's page is to tell, as sentences."""
+        return [render(one) for one in self.said]
+
+    @property
+    def tracking(self) -> str:
+        """What keeps MLflow from having all of it, as a sentence; empty where nothing does."""
+        return render(self.tracker)
 
     @property
     def eta(self) -> float | None:
@@ -154,8 +198,7 @@ class Run:
         try:
             replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
             self.keep_secrets(config.secrets())
-            extra = {"name": name, "tags": dict(tags or {})}
-            self.write(Status(created=time.time(), extra=extra))
+            self.write(Status(created=time.time(), name=name, tags=dict(tags or {})))
         except OSError:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -207,16 +250,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.status().extra.get("name") or self.id)
+        return self.status().name or self.id
 
     # --- where it stands
 
     def status(self) -> Status:
         """The last status written; a fresh one where there is none or it cannot be read."""
-        known = {f.name for f in fields(Status)}
         with suppress(OSError, json.JSONDecodeError):
-            raw = json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
-            return Status(**{k: v for k, v in raw.items() if k in known})
+            return _read_status(json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
         return Status()
 
     def write(self, status: Status) -> None:
@@ -225,22 +266,21 @@ class Run:
             self._replace(status)
 
     def update(self, **changes: Any) -> Status:
-        """Change some fields of the status and leave the others as they are on disk.
+        """Set some fields of the status and leave the others as they are on disk.
 
-        The state is the worker's to change while it holds the run's lock, and whoever's takes that lock otherwise.
+        A field whose new value depends on its old one is given a function of the status, so that nothing another writer
+        did is lost. The state is the worker's to change while it holds the run's lock, and whoever's takes that lock otherwise.
         """
         with self.writing():
-            status = replace(self.status(), **changes)
+            before = self.status()
+            status = replace(before, **{n: v(before) if callable(v) else v for n, v in changes.items()})
             self._replace(status)
         return status
 
     def _replace(self, status: Status) -> None:
-        if status.state not in ENDED or status.tracking:
+        if status.state not in ENDED or status.tracker:
             mark_open(self.id)
-        # What people read may repeat an error's words; paths and names are used again and stay as they are.
-        said = {name: redacted(getattr(status, name)) for name in ("reason", "tracking", "notes")}
-        text = json.dumps(asdict(replace(status, updated=time.time(), **said)))
-        replace_text(self.folder / "status.json", text)
+        replace_text(self.folder / "status.json", json.dumps(_plain_status(status)))
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
@@ -295,6 +335,36 @@ class Run:
             file.seek(max(0, file.tell() - size))
             return file.read().decode("utf-8", errors="replace")
         return ""
+
+
+_MESSAGES = ("cause", "tracker", "doing")
+"""Fields of a status that hold a message; `said` holds several."""
+
+
+def _plain_status(status: Status) -> dict[str, Any]:
+    plain = asdict(replace(status, updated=time.time()))
+    # What people read may repeat an error's words; paths and names are used again and stay as they are.
+    plain |= {name: redacted(message.to_plain(getattr(status, name))) for name in _MESSAGES}
+    return plain | {"said": [redacted(message.to_plain(one)) for one in status.said]}
+
+
+def _read_status(raw: dict[str, Any]) -> Status:
+    """A status as this version writes it, or as one did that had sentences and a bag of further facts in it."""
+    known = {f.name for f in fields(Status)}
+    old = raw.pop("extra", {})
+    if old:
+        raw |= {"cause": _old_cause(raw), "tracker": raw.get("tracking"), "said": raw.get("notes") or []}
+        raw = old | {"began_from": old.get("resumed_from", "")} | raw
+        raw["doing"] = None  # of the phase that it was in
+    raw |= {name: message.of(raw.get(name)) for name in _MESSAGES}
+    raw["said"] = [message.of(one) for one in raw.get("said") or []]
+    return Status(**{k: v for k, v in raw.items() if k in known})
+
+
+def _old_cause(raw: Mapping[str, Any]) -> Any:
+    """The reason of an older studio: its sentence, under its code."""
+    code, text = str(raw.get("reason_code") or ""), str(raw.get("reason") or "")
+    return {"code": f"{code}.told", "values": {"text": text}} if code else text
 
 
 def open_marks() -> Path:

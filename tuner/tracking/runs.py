@@ -12,6 +12,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.redact import refuse_secret
+from tuner.text.message import plain
 from tuner.tracking import events, open_runs
 from tuner.tracking.creation import creating
 from tuner.tracking.disk import must_be_writable
@@ -91,7 +92,7 @@ def create_run(
         away = str(error)
     changed()
     if away:
-        run.update(tracking=away)
+        run.update(tracker=plain(away))
     return run
 
 
@@ -258,7 +259,7 @@ def rename_run(run_id: str, name: str) -> None:
         open_store(create=False).update_run(_recorded(run_id), name=name)
     run = Run(run_id)
     if run.exists:
-        run.update(extra=run.status().extra | {"name": name})
+        run.update(name=name)
 
 
 def _recorded(run_id: str) -> str:

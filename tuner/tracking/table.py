@@ -12,6 +12,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.text.message import of_tag
 from tuner.tracking import open_runs
 from tuner.tracking.points import spark, tail
 from tuner.tracking.reader import NobodyYet, Reader, reader
@@ -99,9 +100,7 @@ class Table:
     def _head_of_folder(self, run_id: str) -> Head:
         """A run that MLflow does not have yet."""
         status = self.status(run_id)
-        return Head(
-            "", str(status.extra.get("name") or run_id), "RUNNING", status.created, status.ended, False
-        )
+        return Head("", status.name or run_id, "RUNNING", status.created, status.ended, False)
 
     def _untold(self, run_id: str) -> Details:
         """What the folder has of a run that MLflow does not have."""
@@ -357,7 +356,7 @@ def _folders() -> set[str]:
 
 def _details_of_folder(run: Run) -> Details:
     params = {name: word(value) for name, value in run.values().items()}
-    return Details(params, tail(run).last(), dict(run.status().extra.get("tags") or {}))
+    return Details(params, tail(run).last(), dict(run.status().tags))
 
 
 def _status_of(head: Head, details: Details) -> Status:
@@ -366,7 +365,7 @@ def _status_of(head: Head, details: Details) -> Status:
     started, worked = (_as_number(details.tags.get(name)) for name in ("tuner.started", "seconds/total"))
     return Status(
         state=state,
-        reason=details.tags.get("reason", ""),
+        cause=of_tag(details.tags.get("reason", "")),
         started=started if isinstance(started, float) else 0.0,
         worked=worked if isinstance(worked, float) else 0.0,
         ended=head.ended,

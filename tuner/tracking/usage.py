@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
+from tuner.config.kinds import KINDS
 from tuner.tracking.adapter_rows import AdapterRow
 from tuner.tracking.run import Run
 from tuner.tracking.store import tracking_uri
@@ -18,7 +19,7 @@ ANSWER = "In Saltbay."
 
 def with_mlflow(row: AdapterRow) -> str:
     """Base and adapter as one model that answers, by name and version; empty for a reward model, which does not."""
-    if row.stage == "rm":
+    if _scores(row):
         return ""
     return f"""import mlflow
 
@@ -28,11 +29,16 @@ print(model.predict({{"prompt": [{_quoted(QUESTION)}]}}))
 """
 
 
+def _scores(row: AdapterRow) -> bool:
+    """Whether what was trained gives a number instead of text."""
+    return row.stage in KINDS and KINDS[row.stage].scores
+
+
 def with_peft(row: AdapterRow) -> str:
     """The files by themselves, with the libraries they were made with; empty where they are on a server."""
     if row.folder is None:
         return ""
-    scores = row.stage == "rm"
+    scores = _scores(row)
     kind = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
     adapted = (row.folder / "adapter_config.json").is_file()
     weights = _base(row) if adapted else str(row.folder)

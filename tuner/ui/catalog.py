@@ -8,6 +8,7 @@ from contextlib import suppress
 import streamlit as st
 
 from tuner.config.config import KNOBS
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError, nearest
 from tuner.data.catalog import Entry, catalog_folder, read_catalog
 from tuner.ui import datasets, draft, picking, state
@@ -99,7 +100,7 @@ def missing(entries: Mapping[str, Entry], name: str, folder: str) -> None:
 
 
 def _row(entry: Entry) -> dict[str, str]:
-    kind, stage = datasets.KINDS[entry.kind]
+    kind, stage = datasets.KINDS[entry.kind], usual_for(entry.kind)
     try:
         known = datasets.pages_of(entry)
         rows = count(known.rows) if known.rows is not None else "counting"
@@ -126,6 +127,6 @@ def elsewhere(entries: Mapping[str, Entry]) -> None:
             "They are read from their hub when there is a network, or once their file lies in the folder."
         )
         st.dataframe(
-            [{"Name": e.name, "Kind": datasets.KINDS[e.kind][0], "Comes from": e.source} for e in rest],
+            [{"Name": e.name, "Kind": datasets.KINDS[e.kind], "Comes from": e.source} for e in rest],
             hide_index=True,
         )

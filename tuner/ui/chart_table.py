@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tuner.config.kinds import KINDS
 from tuner.tracking.points import Series
 from tuner.ui.words import number
 
@@ -182,19 +183,24 @@ MEMORY = Chart(
 )
 
 _PLAIN = (SCORE, RATE, GRADIENT, SPEED, LOAD, MEMORY)
-BY_STAGE: dict[str, tuple[Chart, ...]] = {
-    "pt": (LOSS, TOKEN_ACCURACY, *_PLAIN),
-    "sft": (LOSS, TOKEN_ACCURACY, *_PLAIN),
-    "rm": (PREFERENCE_LOSS, REWARD_ACCURACY, SCORES, *_PLAIN),
-    "dpo": (PREFERENCE_LOSS, REWARDS, MARGIN, ACCURACY, *_PLAIN),
-    "kto": (LOSS, REWARDS, MARGIN, KL, *_PLAIN),
+NAMED = {
+    "loss": LOSS,
+    "token_accuracy": TOKEN_ACCURACY,
+    "preference_loss": PREFERENCE_LOSS,
+    "reward_accuracy": REWARD_ACCURACY,
+    "score_margin": SCORES,
+    "rewards": REWARDS,
+    "margin": MARGIN,
+    "accuracy": ACCURACY,
+    "kl": KL,
 }
-"""Which charts a run's page has, by stage; a new stage is one row."""
+"""The charts that a kind of run may name as its own."""
 
 
 def charts_of(stage: str, measured: Iterable[str] = ()) -> tuple[Chart, ...]:
     """The charts of a stage's run; `measured` are its metrics."""
-    charts = BY_STAGE.get(stage, (LOSS, *_PLAIN))
+    own = KINDS[stage].charts if stage in KINDS else ("loss",)
+    charts = (*(NAMED[name] for name in own), *_PLAIN)
     return charts if is_scored(measured) else tuple(EXACT if chart is SCORE else chart for chart in charts)
 
 
@@ -228,7 +234,7 @@ def of_metric(metric: str, *, scored: bool = True) -> Chart:
     """How one metric is shown by itself: as its chart in a run's page has it. `scored` as `is_scored` says."""
     if metric == "score" and not scored:
         return EXACT
-    for chart in (c for group in BY_STAGE.values() for c in group):
+    for chart in (*NAMED.values(), *_PLAIN):
         for line in chart.lines:
             if line.metric == metric:
                 lone = (

@@ -11,24 +11,21 @@ import numpy as np
 import streamlit as st
 
 from tuner.config.config import KNOBS, Config
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import Entry
 from tuner.data.pages import Pages
 from tuner.data.report import Finding, Report, report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
+from tuner.text.message import Message
 from tuner.ui import charts, chat, draft, theme, tokens_view
 from tuner.ui.offers import offer
 from tuner.ui.words import NONE, count, number, safe, share
 
 SIZE = 5
 """Rows on a page of the preview."""
-KINDS = {
-    "text": ("Plain text", "pt"),
-    "chat": ("Talks", "sft"),
-    "pairs": ("Pairs", "dpo"),
-    "labelled": ("Thumbs", "kto"),
-}
+KINDS = {"text": "Plain text", "chat": "Talks", "pairs": "Pairs", "labelled": "Thumbs"}
 
 
 @st.cache_resource(show_spinner=False, max_entries=48)
@@ -109,7 +106,7 @@ def settings(entry: Entry) -> Config | None:
             help="Whose tokenizer and template are used. Only its small files are read.",
         )
         stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
-        usual = KINDS[entry.kind][1]
+        usual = usual_for(entry.kind)
         first = stages.index(usual) if usual in stages else 0
         stage = st.selectbox("Stage", stages, index=first, key=f"look-stage-{entry.kind}", width=110)
         cutoff = st.number_input(
@@ -199,7 +196,7 @@ def reported(entry: Entry, config: Config) -> None:
         try:
             tokenizer = _tokenizer(str(config.model_name_or_path))
 
-            def tell(part: float, text: str) -> None:
+            def tell(part: float, text: Message) -> None:
                 bar.progress(min(1.0, part), safe(text))
 
             st.session_state[key] = report(config, tokenizer, tell)

@@ -12,6 +12,7 @@ import streamlit as st
 from tuner import hardware, paths
 from tuner.jobs import queue
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.text.message import term
 from tuner.tracking import store
 from tuner.tracking.pace import time_left
 from tuner.tracking.run import ENDED, Run
@@ -55,7 +56,7 @@ def _running(run: Run) -> None:
     st.page_link("pages/runs.py", label=safe(run.name), icon=seen.icon, query_params={"run": run.id})
     seconds = time_left(run, status)
     left = f", ≈ {duration(seconds)} left" if seconds else ""
-    what = f"{share(status.share)}{left}" if status.total_steps else status.phase or seen.word
+    what = f"{share(status.share)}{left}" if status.total_steps else term("phase", status.phase) or seen.word
     st.progress(status.share, text=safe(what))
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from tuner.config import models
 from tuner.config.config import KNOBS
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data import templates
 from tuner.data.catalog import Entry, read_catalog
@@ -37,7 +38,7 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
     if name in ("dataset", "eval_dataset", "probe"):
         folder = str(values.get("dataset_dir") or KNOBS["dataset_dir"].default)
         stage = str(values.get("stage") or KNOBS["stage"].default)
-        return _datasets(folder, "sft" if name == "probe" else stage)
+        return _datasets(folder, usual_for("chat") if name == "probe" else stage)
     if name == "template":
         return _templates()
     return None

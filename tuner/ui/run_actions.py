@@ -11,6 +11,7 @@ from tuner import preflight
 from tuner.config.config import check
 from tuner.config.knobs import Problem
 from tuner.jobs import control
+from tuner.jobs.reasons import label
 from tuner.tracking import checkpoints
 from tuner.tracking.rows import PARENT
 from tuner.tracking.run import ENDED, Run, Status
@@ -49,7 +50,7 @@ def actions(run: Run) -> None:
             kwargs={"clone": run.id},
             key=f"to-Clone-{run.id}",
         )
-        parent = str((status.extra.get("tags") or {}).get(PARENT, ""))
+        parent = status.tags.get(PARENT, "")
         st.button(
             "Compare",
             icon=":material/compare_arrows:",
@@ -122,8 +123,8 @@ def remedies(run: Run) -> None:
         with st.container(horizontal=True, gap="small"):
             for remedy in offered:
                 st.button(
-                    safe(remedy.get("label", "")),
-                    key=f"remedy-{run.id}-{remedy.get('label')}",
+                    safe(label(remedy)),
+                    key=f"remedy-{run.id}-{label(remedy)}",
                     icon=":material/build:",
                     on_click=_apply,
                     args=(run, remedy),
@@ -143,7 +144,7 @@ def _mends(wrong: Sequence[Problem], offered: Sequence[Mapping[str, Any]]) -> li
     mends = [dict(p.mend) for p in wrong if p.mend and dict(p.mend) not in known]
     made = [{"label": f"{mending(m)} in a copy", "action": "clone", "values": m} for m in mends]
     if wrong and not made and not offered:
-        made = [{"label": "Mend it in a copy", "action": "clone", "values": {}}]
+        made = [{"label": "Fix it in a copy", "action": "clone", "values": {}}]
     return made
 
 

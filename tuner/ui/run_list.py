@@ -8,6 +8,7 @@ import streamlit as st
 
 from tuner.jobs import queue
 from tuner.jobs.queue import QueueRow
+from tuner.text.message import term
 from tuner.tracking.pace import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.run import ENDED, Run
@@ -76,7 +77,9 @@ def working(run: Run) -> None:
         if left is not None:
             st.markdown(f":gray[≈ {duration(left)} left]", width="content")
     done = f"Step {count(status.step)} of {count(status.total_steps)}, {share(status.share)}"
-    st.progress(status.share, text=done if status.total_steps else safe(status.phase or seen.word))
+    st.progress(
+        status.share, text=done if status.total_steps else safe(term("phase", status.phase) or seen.word)
+    )
 
 
 # --- the queue -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import streamlit as st
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.knobs import ConfigError
 from tuner.jobs import queue, watch
+from tuner.text.message import render, term
 from tuner.tracking import checkpoints, events
 from tuner.tracking.pace import time_left
 from tuner.tracking.points import tail
@@ -64,7 +65,7 @@ def standing(run: Run) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.badge(seen.word, icon=seen.icon, color=seen.colour)
             st.markdown(safe(sentence(status, _place(run, status))))
-        if status.total_steps or status.extra.get("share"):
+        if status.total_steps or status.part:
             st.progress(*_progress(status))
         _figures(run, status)
         _notices(run, status)
@@ -79,7 +80,7 @@ def _place(run: Run, status: Status) -> int | None:
 def _progress(status: Status) -> tuple[float, str]:
     if status.total_steps:
         return status.share, f"Step {count(status.step)} of {count(status.total_steps)}"
-    return float(status.extra["share"]), safe(status.extra.get("doing") or status.phase)
+    return status.part, safe(render(status.doing) or term("phase", status.phase))
 
 
 def _figures(run: Run, status: Status) -> None:
@@ -92,7 +93,7 @@ def _figures(run: Run, status: Status) -> None:
         "Tokens": count(status.tokens) if status.tokens else number(None),
         "Tokens per second": number(status.tokens_per_second or None),
     }
-    if peak := status.extra.get("memory_peak"):
+    if peak := status.memory_peak:
         figures["Peak memory"] = size(peak)
     if status.state in ENDED:  # what has no figure by now will never have one
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
@@ -107,7 +108,7 @@ def _about(seconds: float | None) -> str:
 
 
 def _estimated(status: Status) -> str:
-    expected = status.extra.get("memory_estimate")
+    expected = status.memory_estimate
     told = f" {size(expected)} were expected for the model and its training." if expected else ""
     return (
         f"The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}"
@@ -115,8 +116,8 @@ def _estimated(status: Status) -> str:
 
 
 def _notices(run: Run, status: Status) -> None:
-    if name := status.extra.get("adapter"):
-        version = f", version {status.extra['adapter_version']}" if "adapter_version" in status.extra else ""
+    if name := status.adapter:
+        version = f", version {status.adapter_version}" if status.adapter_version else ""
         st.page_link("pages/adapters.py", label=f"Adapter {safe(name)}{version}", icon=":material/layers:")
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
@@ -280,7 +281,9 @@ def facts(run: Run) -> None:
             "Started": date(status.started),
             "Ended": date(status.ended),
         }
-        phases = {name.capitalize(): duration(seconds) for name, seconds in status.seconds.items()}
+        phases = {
+            term("phase", name).capitalize(): duration(seconds) for name, seconds in status.seconds.items()
+        }
         st.dataframe(
             [{"What": n, "When or how long": v} for n, v in (times | phases).items()],
             hide_index=True,
@@ -297,7 +300,7 @@ def facts(run: Run) -> None:
 
 def launched_by(run: Run) -> str:
     """Who launched it, behind what it does; empty where nobody logs in."""
-    by = (run.status().extra.get("tags") or {}).get(events.BY)
+    by = run.status().tags.get(events.BY)
     return f" · launched by {safe(by)}" if by else ""
 
 

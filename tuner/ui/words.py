@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.config.kinds import KINDS
+from tuner.text.message import term
 from tuner.tracking.pace import ASKING, answered
 from tuner.tracking.run import Status
 
@@ -121,15 +123,7 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     return f"{text} and {len(every) - most} more" if len(every) > most else text or NONE
 
 
-STAGES = {
-    "pt": "Pre-training",
-    "sft": "Fine-tuning",
-    "rm": "Reward model",
-    "dpo": "Preference (DPO)",
-    "kto": "Thumbs (KTO)",
-    "ppo": "PPO",
-    "grpo": "GRPO",
-}
+STAGES = {name: kind.label for name, kind in KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,11 @@ def sentence(status: Status, place: int | None = None) -> str:
     if state == "queued":
         return "Waiting for its turn." if not place else f"Waiting in the queue, number {place}."
     if state == "preparing":
-        return f"Preparing: {status.phase}." if status.phase else "Preparing: the worker is starting."
+        return (
+            f"Preparing: {term('phase', status.phase)}."
+            if status.phase
+            else "Preparing: the worker is starting."
+        )
     if state == "running":
         return _at_work(status)
     if state == "stopping":
@@ -182,7 +180,7 @@ def _at_work(status: Status) -> str:
         return (
             f"Answering held-out questions{f', {told}' if told else ''}{at.replace(', step', ', at step')}."
         )
-    return f"{(status.phase or 'training').capitalize()}{at}."
+    return f"{term('phase', status.phase or 'training').capitalize()}{at}."
 
 
 _ACRONYMS = {
@@ -190,8 +188,7 @@ _ACRONYMS = {
     "lora": "LoRA",
     "rslora": "rsLoRA",
     "dora": "DoRA",
-    "dpo": "DPO",
-    "kto": "KTO",
+    **{name: name.upper() for name in KINDS},
     "simpo": "SimPO",
     "num": "number of",
     "optim": "optimizer",

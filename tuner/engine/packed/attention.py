@@ -24,7 +24,7 @@ _current: list[DeviceRow] = []
 
 
 @contextmanager
-def over(model: nn.Module, row: DeviceRow) -> Iterator[None]:
+def over(model: Any, row: DeviceRow) -> Iterator[None]:
     """Inside, the attention layers of a transformers model attend over this row; outside they are as
     before."""
     AttentionInterface.register(NAME, _forward)
@@ -99,6 +99,7 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float) -> Ten
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     keys = row.gathered_keys
     k, v = k.index_select(0, keys.index), v.index_select(0, keys.index)
-    return varlen_attn(
+    mixed: Tensor = varlen_attn(  # type: ignore[assignment]  # a pair only when the log-sum-exp is asked for
         q.contiguous(), k, v, keys.query_offsets, keys.key_offsets, keys.max_query, keys.max_key, **options
     )
+    return mixed

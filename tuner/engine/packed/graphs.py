@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class RowGraphs:
     def __init__(self, body: Body, device: torch.device, enabled: bool, limit: int = 96) -> None:
         self.body, self.device, self.enabled, self.limit = body, device, enabled, limit
         self.captured: OrderedDict[RowShape, Captured] = OrderedDict()
-        self.pool: tuple[int, int] | None = None
+        self.pool: Any = None  # torch's handle of the memory that the graphs share
         self.stream = torch.cuda.Stream() if enabled else None  # one for all: memory is reused per stream
         self.seen: set[RowShape] = set()
 
@@ -67,9 +68,7 @@ class RowGraphs:
             torch.cuda.empty_cache()  # what eager steps held goes back before the graphs' pool grows
         try:
             with torch.cuda.stream(self.stream):
-                graph.capture_begin(
-                    *(() if self.pool is None else (self.pool,)), capture_error_mode="thread_local"
-                )
+                graph.capture_begin(self.pool, capture_error_mode="thread_local")
                 try:
                     outputs = self.body(static)
                 finally:

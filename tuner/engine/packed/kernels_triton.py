@@ -45,11 +45,11 @@ class ScaledCopies:
         self.copies = copies  # keeps the memory behind the pointers alive
         source, target, _ = copies[0]
         self.types = (_TYPES[source.dtype], _TYPES[target.dtype])
-        table = {"device": source.device}
-        self.pointers = torch.tensor([[s.data_ptr(), t.data_ptr()] for s, t, _ in copies], **table)
+        device = source.device
+        self.pointers = torch.tensor([[s.data_ptr(), t.data_ptr()] for s, t, _ in copies], device=device)
         sizes = [[s.numel(), s.shape[1], t.stride(0)] for s, t, _ in copies]
-        self.sizes = torch.tensor(sizes, dtype=torch.int32, **table)
-        self.scales = torch.tensor([scale for _, _, scale in copies], dtype=torch.float32, **table)
+        self.sizes = torch.tensor(sizes, dtype=torch.int32, device=device)
+        self.scales = torch.tensor([scale for _, _, scale in copies], dtype=torch.float32, device=device)
         self.blocks = triton.cdiv(max(s.numel() for s, _, _ in copies), 2048)
 
     def run(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,27 +26,30 @@ LAYER_CLASSES = frozenset(
 
 @dataclass
 class Saved:
-    """What one layer's backward reads. With only `x` set, the layer's forward runs again first."""
+    """What one layer's backward reads. With only `x` set, the layer's forward runs again first.
+
+    `Any` is a Tensor, or None before the forward pass.
+    """
 
     x: Tensor  # [T, H]
-    normed: Tensor | None = None  # [T, H + R] input of qkv
-    rstd: Tensor | None = None
-    qkv: Tensor | None = None  # [T, (Hq + 2 Hk) D], rotated unless heads are normed
-    rotated: Tensor | None = None  # [T, (Hq + Hk) D] if heads are normed
-    head_rstd: Tensor | None = None
+    normed: Any = None  # [T, H + R] input of qkv
+    rstd: Any = None
+    qkv: Any = None  # [T, (Hq + 2 Hk) D], rotated unless heads are normed
+    rotated: Any = None  # [T, (Hq + Hk) D] if heads are normed
+    head_rstd: Any = None
     attention: tuple[Tensor, ...] = ()
-    mixed: Tensor | None = None  # [T, Hq D + R] input of o
-    middle: Tensor | None = None  # [T, H] after attention
-    middle_normed: Tensor | None = None
-    middle_rstd: Tensor | None = None
-    gate_up: Tensor | None = None  # [T, 2 I]
-    activated: Tensor | None = None  # [T, I + R] input of down
+    mixed: Any = None  # [T, Hq D + R] input of o
+    middle: Any = None  # [T, H] after attention
+    middle_normed: Any = None
+    middle_rstd: Any = None
+    gate_up: Any = None  # [T, 2 I]
+    activated: Any = None  # [T, I + R] input of down
 
 
 class FusedLayer:
     """One decoder layer over PEFT's parameters; `kernels` is `kernels_torch` or `kernels_triton`."""
 
-    def __init__(self, layer: nn.Module, gradients: GradientBuffer, kernels: ModuleType) -> None:
+    def __init__(self, layer: Any, gradients: GradientBuffer, kernels: ModuleType) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.kernels = kernels
         self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
@@ -98,7 +102,7 @@ class FusedLayer:
         d_middle = self.kernels.rms_norm_backward(
             d_normed, s.middle, self.norm2.weight, s.middle_rstd, residual=dout
         )
-        d_mixed = self.o.backward(d_middle, s.mixed)
+        d_mixed: Any = self.o.backward(d_middle, s.mixed)
         if last:
             d_mixed, d_middle = (_scatter(d, row["sources"], s.x.shape[0]) for d in (d_mixed, d_middle))
         d_qkv = torch.empty_like(s.qkv)
@@ -154,7 +158,7 @@ class FusedTrunk:
     pass.
     """
 
-    def __init__(self, decoder: nn.Module, gradients: GradientBuffer, kernels: ModuleType) -> None:
+    def __init__(self, decoder: Any, gradients: GradientBuffer, kernels: ModuleType) -> None:
         self.decoder = decoder
         self.layers = [FusedLayer(layer, gradients, kernels) for layer in decoder.layers]
         groups = [group for layer in self.layers for group in layer.groups]
@@ -189,8 +193,9 @@ class FusedTrunk:
         """Adds the LoRA gradients of `sum(dx * hidden)` to the gradient buffer."""
         saved, rope = context
         top = len(self.layers) - 1
+        grad: Any = dx  # None once the first layer is through
         for i in range(top, -1, -1):
-            dx = self.layers[i].backward(saved.pop(), dx, row, rope, first=i == 0, last=i == top)
+            grad = self.layers[i].backward(saved.pop(), grad, row, rope, first=i == 0, last=i == top)
 
     def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         probe = torch.empty(0, dtype=torch.float32, device=positions.device)
@@ -198,7 +203,7 @@ class FusedTrunk:
         return cos[0], sin[0]
 
 
-def lora_parameters(decoder: nn.Module) -> list[nn.Parameter]:
+def lora_parameters(decoder: Any) -> list[nn.Parameter]:
     """LoRA parameters in the order the fused layers want them: per linear group every A, then every B."""
     ordered: list[nn.Parameter] = []
     for layer in decoder.layers:

@@ -45,7 +45,9 @@ class FrozenHead:
         normed = torch.empty_like(x)
         rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
         logps, grads = score_tokens(normed, self.head.weight, targets, self.kernels, self.chunk, keep)
-        return logps, (x, rstd, grads) if keep else ()
+        if not keep or grads is None:
+            return logps, ()
+        return logps, (x, rstd, grads)
 
     @torch.no_grad()
     def backward(self, d_logps: Tensor, saved: tuple[Tensor, ...]) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Slot:
     grad_b: Tensor
 
 
-def adapter_of(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter, float] | None:
+def adapter_of(module: Any) -> tuple[nn.Parameter, nn.Parameter, float] | None:
     """The active LoRA pair (A [r, K], B [N, r]) and scale of a PEFT linear, or None for a plain linear."""
     if not hasattr(module, "lora_A"):
         return None
@@ -43,9 +44,10 @@ def adapter_of(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter, float] | 
     return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
 
 
-def base_of(module: nn.Module) -> nn.Linear:
+def base_of(module: Any) -> nn.Linear:
     """The frozen linear inside a PEFT layer, or the linear itself."""
-    return module.base_layer if hasattr(module, "base_layer") else module
+    found: nn.Linear = module.base_layer if hasattr(module, "base_layer") else module
+    return found
 
 
 class GradientBuffer:

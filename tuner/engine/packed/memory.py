@@ -4,10 +4,9 @@ formulas."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from tuner.estimate import CPU_TOKENS, LOGITS, SHARE, SMALL_LOGITS, SMALL_TOKENS, ModelShape, packed_plan
 
@@ -31,7 +30,7 @@ class Plan:
         )
 
 
-def plan_memory(model: nn.Module, device: torch.device, engine: EngineSettings) -> Plan:
+def plan_memory(model: Any, device: torch.device, engine: EngineSettings) -> Plan:
     """The plan for a model on a device; fields set in `engine` win over what is chosen here."""
     layers = model.config.num_hidden_layers
     logits = LOGITS if device.type == "cuda" else SMALL_LOGITS
@@ -51,7 +50,7 @@ def plan_memory(model: nn.Module, device: torch.device, engine: EngineSettings) 
     )
 
 
-def _fit(model: nn.Module, device: torch.device) -> tuple[int, int]:
+def _fit(model: Any, device: torch.device) -> tuple[int, int]:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tuner.config.kinds import LABELLED
 from tuner.engine.losses import (
     LossSettings,
     canonical_name,
@@ -62,18 +63,19 @@ class Objective:
     def __init__(self, settings: LossSettings, device: torch.device) -> None:
         self.settings = settings
         self.name = canonical_name(settings.pref_loss)
-        self.needs_reference = self.name == "kto" or needs_reference(self.name)
+        self.labelled = self.name in LABELLED
+        self.needs_reference = self.labelled or needs_reference(self.name)
         zero = torch.zeros((), dtype=torch.float32, device=device)
         self.baseline = Baseline(zero.clone(), zero.clone())
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        return KTO_METRICS if self.name == "kto" else PAIR_METRICS
+        return KTO_METRICS if self.labelled else PAIR_METRICS
 
     @property
     def keep_groups(self) -> bool:
         """Whether the loss looks across a micro-batch, which then has to stay in one row."""
-        return self.name == "kto" or self.settings.pref_bco_weight > 1e-6
+        return self.labelled or self.settings.pref_bco_weight > 1e-6
 
     def sums(self, token_logps: Tensor, row: DeviceRow) -> Tensor:
         """Log-prob [S] of every answer; under LD-DPO its tail counts less."""
@@ -90,7 +92,7 @@ class Objective:
         return loss.detach(), grad, metrics
 
     def __call__(self, token_logps: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
-        if self.name == "kto":
+        if self.labelled:
             return self._kto(token_logps, row)
         return self._pairs(token_logps, row, train)
 

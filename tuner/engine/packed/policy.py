@@ -36,7 +36,7 @@ class Policy(Protocol):
     def reference(self) -> AbstractContextManager[None]: ...
 
 
-def causal_lm(model: nn.Module) -> nn.Module:
+def causal_lm(model: Any) -> Any:
     """The transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -91,9 +91,7 @@ class AutogradPolicy:
     `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
     """
 
-    def __init__(
-        self, model: nn.Module, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES
-    ) -> None:
+    def __init__(self, model: Any, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
         self.model, self.inner, self.autocast = model, causal_lm(model), autocast
         self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
         for p in self.gradients.parameters:

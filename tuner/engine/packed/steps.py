@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,9 @@ class StepRunner:
         """Gradients of the units' mean loss into the policy's buffer, which is cleared first."""
         self.policy.gradients.flat.zero_()
         self.policy.refresh()
-        loss, metrics, tokens = None, None, 0
+        loss: Any = None
+        metrics: Any = None
+        tokens = 0
         for row in self._rows(units, references, self.levels):
             row_loss, row_metrics = self.graphs(row)
             # a replay overwrites its outputs, so sums are taken out of the graph's memory
@@ -63,7 +66,9 @@ class StepRunner:
     def evaluate(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> StepResult:
         """The same without gradients."""
         self.policy.refresh()
-        loss, metrics, tokens = 0.0, 0.0, 0
+        loss: Any = 0.0
+        metrics: Any = 0.0
+        tokens = 0
         for row in self._rows(units, references):
             device_row = DeviceRow(row, self.device)
             logps, _ = self.policy.forward(device_row, keep=False)

@@ -82,7 +82,7 @@ def _config_refusal(config: Any) -> str | None:
     return None
 
 
-def _model_refusal(model: nn.Module) -> str | None:
+def _model_refusal(model: Any) -> str | None:
     inner = causal_lm(model)
     config = inner.config
     if not hasattr(model, "peft_config"):
@@ -102,7 +102,7 @@ def _model_refusal(model: nn.Module) -> str | None:
     return None if fused_refusal(model) is None else _decoder_refusal(inner)
 
 
-def _decoder_refusal(inner: nn.Module) -> str | None:
+def _decoder_refusal(inner: Any) -> str | None:
     """For models outside the Llama family: plain causal attention that an attention function may replace."""
     config, head = inner.config, inner.get_output_embeddings()
     if (

@@ -1,0 +1,159 @@
+"""The table of what a run can be. Whatever differs by stage is asked of a row here; no other file lists stages.
+
+Adding a stage is a row (and its name in `Stage`), its function in stages/, and a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
+Family = Literal["train", "evaluate", "export", "serve"]
+Rows = Literal["text", "chat", "pairs", "labelled"]
+"""What a data set holds: plain text, chats, pairs of a better and a worse answer, answers marked good or bad."""
+Predicts = Literal["", "answers", "scores"]
+
+REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
+LOGPS = ("logps/chosen", "logps/rejected")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of run.
+
+    `entry` is the function that does it, as module:name. `reads` are the data sets it takes, `usual_for` those that are
+    mostly meant for it, and `rows` is how a row is encoded. `metrics` are what an evaluation measures beside the loss,
+    `charts` the names of the run page's own charts. `losses` are what pref_loss may name, empty where the loss is fixed.
+    """
+
+    name: str
+    label: str
+    entry: str
+    family: Family = "train"
+    reads: tuple[Rows, ...] = ()
+    usual_for: Rows | None = None
+    rows: Rows = "chat"
+    metrics: tuple[str, ...] = ()
+    charts: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ("trl",)
+    needs_reference: bool = False
+    predicts: Predicts = ""
+    scores: bool = False
+    """Whether the model ends in one number instead of the next token's logits."""
+    streams: bool = True
+    ordered: bool = False
+    """Whether its rows come in an order of their own, which shuffling would undo."""
+    board: str = ""
+    """What LLaMA-Factory's board calls it."""
+
+    @property
+    def learns_tokens(self) -> bool:
+        """Whether each row is tokens to predict, so that rows may be packed and token losses chosen."""
+        return self.rows in ("text", "chat")
+
+    @property
+    def compares(self) -> bool:
+        """Whether it learns which answers are better, rather than one answer."""
+        return self.rows in ("pairs", "labelled")
+
+
+_TABLE = (
+    Kind(
+        "pt",
+        "Pre-training",
+        "tuner.stages.pt:train",
+        reads=("text", "chat"),
+        usual_for="text",
+        rows="text",
+        metrics=("mean_token_accuracy", "entropy"),
+        charts=("loss", "token_accuracy"),
+        board="Pre-Training",
+    ),
+    Kind(
+        "sft",
+        "Fine-tuning",
+        "tuner.stages.sft:train",
+        reads=("chat",),
+        usual_for="chat",
+        rows="chat",
+        metrics=("mean_token_accuracy", "entropy"),
+        charts=("loss", "token_accuracy"),
+        predicts="answers",
+        board="Supervised Fine-Tuning",
+    ),
+    Kind(
+        "rm",
+        "Reward model",
+        "tuner.stages.rm:train",
+        reads=("pairs",),
+        rows="pairs",
+        metrics=("rewards/accuracies", *REWARDS),
+        charts=("preference_loss", "reward_accuracy", "score_margin"),
+        predicts="scores",
+        scores=True,
+        board="Reward Modeling",
+    ),
+    Kind(
+        "dpo",
+        "Preference (DPO)",
+        "tuner.stages.dpo:train",
+        reads=("pairs",),
+        usual_for="pairs",
+        rows="pairs",
+        metrics=("rewards/accuracies", *REWARDS, *LOGPS),
+        charts=("preference_loss", "rewards", "margin", "accuracy"),
+        losses=(
+            "sigmoid", "hinge", "ipo", "orpo", "simpo",
+            "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm",
+            "aot", "aot_unpaired", "discopop", "sft",
+        ),
+        engines=("packed", "trl"),
+        needs_reference=True,
+        board="DPO",
+    ),
+    Kind(
+        "kto",
+        "Thumbs (KTO)",
+        "tuner.stages.kto:train",
+        reads=("labelled",),
+        usual_for="labelled",
+        rows="labelled",
+        metrics=(*REWARDS, *LOGPS, "kl"),
+        charts=("loss", "rewards", "margin", "kl"),
+        engines=("packed", "trl"),
+        needs_reference=True,
+        streams=False,
+        ordered=True,
+        board="KTO",
+    ),
+)  # fmt: skip
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
+ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})
+"""Losses of pref_loss that TRL's trainer has and we do not."""
+
+
+def named(*, where: Callable[[Kind], object]) -> tuple[str, ...]:
+    """The names of the kinds for which something holds, in the table's order."""
+    return tuple(name for name, kind in KINDS.items() if where(kind))
+
+
+def usual_for(rows: Rows) -> str:
+    """The stage that data sets of these rows are mostly for."""
+    return named(where=lambda kind: kind.usual_for == rows)[0]
+
+
+def trains(name: str) -> bool:
+    """Whether runs of this name learn; an unknown name is one of an older or a newer studio, whose runs did."""
+    return name not in KINDS or KINDS[name].family == "train"
+
+
+STAGES: tuple[str, ...] = get_args(Stage)
+DEFAULT: Stage = "sft"
+TOKENS = named(where=lambda kind: kind.learns_tokens)
+CHATS = named(where=lambda kind: kind.rows == "chat")
+PREFERENCES = named(where=lambda kind: kind.needs_reference)
+CHOSEN_LOSS = named(where=lambda kind: kind.losses)
+LABELLED = named(where=lambda kind: kind.rows == "labelled")

@@ -1,0 +1,53 @@
+"""Knobs of other tools that are taken and change nothing here, each with its reason, which is said to whoever sets it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tuner.config.config import Config
+
+EXPORT = "models are not exported yet; a run leaves its adapter in its output folder and in the registry"
+REASONS = {
+    "data_shared_file_system": "a run is one process on one machine, which prepares its rows itself",
+    "ignore_pad_token_for_loss": "padding is never learned",
+    "use_fast_tokenizer": "every tokenizer is a fast one",
+    "remove_unused_columns": "rows hold what the stage reads and nothing else",
+    "disable_tqdm": "progress is on the run's page and in its log instead of a bar",
+    "export_dir": EXPORT,
+    "export_size": EXPORT,
+    "export_device": EXPORT,
+    "export_quantization_bit": EXPORT,
+    "export_quantization_dataset": EXPORT,
+    "export_quantization_nsamples": EXPORT,
+    "export_quantization_maxlen": EXPORT,
+    "export_legacy_format": EXPORT,
+    "export_hub_model_id": EXPORT,
+}
+
+
+def unheeded(config: Config) -> Iterator[str]:
+    """A sentence for every group of knobs that were set and have no effect on this run."""
+    defaults = type(config).model_fields
+    reasons: dict[str, list[str]] = {}
+    for name, why in [*REASONS.items(), *_of_this_run(config)]:
+        if getattr(config, name) != defaults[name].default:
+            reasons.setdefault(why, []).append(f"--{name}")
+    for why, names in reasons.items():
+        yield f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect: {why}."
+
+
+def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
+    if not config.do_predict:
+        yield (
+            "predict_with_generate",
+            "answers are written by --do_predict; --probe asks held-out questions in a run",
+        )
+    if config.do_train:
+        yield "infer_dtype", "it is for runs that only evaluate or predict; training has --bf16 and --fp16"
+    if not config.kind.learns_tokens:
+        yield (
+            "label_smoothing_factor",
+            f"stage {config.stage} has no labels to smooth; see --dpo_label_smoothing",
+        )

@@ -1,0 +1,91 @@
+"""Every message in English, by its code; see message.py for the notation."""
+
+from __future__ import annotations
+
+MESSAGES: dict[str, str] = {
+    "plain": "{text}",
+    # phases of a run: lower case, without a full stop
+    "phase.loading_libraries": "loading libraries",
+    "phase.finding_model": "finding the model",
+    "phase.preparing_data": "preparing the data",
+    "phase.loading_model": "loading the model",
+    "phase.building_trainer": "building the trainer",
+    "phase.training": "training",
+    "phase.answering": "answering held-out questions",
+    "phase.saving": "saving",
+    "phase.evaluating": "evaluating",
+    "phase.predicting": "predicting",
+    "phase.writing_results": "writing results",
+    "phase.registering": "registering the adapter",
+    "phase.closing": "closing",
+    # how far a phase is
+    "doing.rows_read": "{name}: {done:,} rows read",
+    "doing.rows_ready": "{kept:,} of {read:,} rows are ready",
+    "doing.questions": "{done} of {total} questions answered",
+    "doing.answers": "{done} of {total} answers",
+    "doing.pairs": "{done} of {total} pairs",
+    "doing.batches": "{done}[ of {total}] batches measured",
+    # why a run ended
+    "out_of_memory": "Out of memory[ on the {where}]: batch {batch} at up to {cutoff} tokens does not fit. "
+    "Halve the batch and double accumulation, or shorten the cutoff.",
+    "out_of_memory.killed": "The system killed the worker[ at step {step}| before its first step] because memory ran out "
+    "(oom_kill in its control group).[ {checkpoint} is kept.] "
+    "Halve the batch and double accumulation, or shorten the cutoff.",
+    "non_finite": "The loss became NaN or infinite[ ({evidence})]. "
+    "Nothing was registered; lower the learning rate and start again.",
+    "disk_full": "The disk is full[ ({evidence})]. "
+    "The last complete checkpoint is kept; free some space, then resume.",
+    "missing_library": "The library {name} is not installed; run `pip install {name}`, then start again, or drop the knob "
+    "that asks for it.",
+    "missing_file": "{name} is missing; put it back or name another one, then resume.",
+    "not_writable": "{name} may not be read or written by this user; change its permissions, then resume.",
+    "tracker_down": "MLflow could not be reached: {detail} `tuner sync` sends what is missing.",
+    "unsafe_file": "A file of the checkpoint or model holds more than numbers, which could run code when it is opened; it "
+    "was not opened. Go on from a checkpoint that you trust, or start afresh.",
+    "error": "{kind}[: {detail}] The log has the whole story.",
+    "error.at": "{kind} in {function} ({file}, line {line}). The log has the whole story.",
+    "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step] and without a word: "
+    "[{line}|its log is empty.][ {checkpoint} is kept.]",
+    "error.not_started": "The worker could not be started: {detail}.",
+    "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
+    "killed": "The worker was killed by {signal}[ at step {step}| before its first step].[ {checkpoint} is kept.]",
+    "killed.unseen": "The worker died[ at step {step}| before its first step] with nobody watching: killed from outside, "
+    "most likely.[ {checkpoint} is kept.]",
+    "killed.starting": "The worker died while it started,[ at step {step}| before its first step] with nobody watching: "
+    "killed from outside, most likely.[ {checkpoint} is kept.]",
+    "cancelled": "Cancelled; what was not saved before is gone.",
+    "stopped": "Stopped at step {step}; resume goes on from there.",
+    "stopped.unsaved": "Stopped before there was anything to save.",
+    "stopped.dead": "Stopped[ at step {step}, before it could save| before its first step].[ {checkpoint} is kept.| Nothing was saved.]",
+    "stopped.queued": "Taken out of the queue before it began.",
+    "stopped.waiting": "Interrupted while it waited for its turn.",
+    "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",
+    # remedies
+    "remedy.resume": "Resume from the last checkpoint",
+    "remedy.halve_batch": "Halve the batch, accumulate twice as often",
+    "remedy.checkpointing": "Turn gradient checkpointing on",
+    "remedy.shorten": "Shorten the cutoff to {cutoff_len} tokens",
+    "remedy.learning_rate": "Learning rate {learning_rate:.0e}",
+    "remedy.bf16": "bf16 in place of fp16",
+    "remedy.fix": "Fix it",
+    # notes on a run's page
+    "note.engine_packed": "Engine: packed rows.",
+    "note.engine_trl": "Engine: TRL, because {why}",
+    "note.resumed": "Went on from {checkpoint} (step {step} of {total}).",
+    "note.resumed_by_itself": "The machine was restarted[ at step {step}]; the run went on by itself from "
+    "[{checkpoint}|the beginning].[ Passed over, damaged: {damaged}]",
+    "note.passed_over": "Passed over, damaged: {damaged}",
+    "note.unregistered": "The adapter is in {folder}, but not yet registered: {detail} `tuner sync` does it.",
+    "note.kto_one_prompt": "All rows ask the same, so that no answer belongs to another prompt: KTO's distance is not a "
+    "real one.",
+    "note.kto_only_good": "All answers are marked good: KTO can only raise them, with nothing to hold against; "
+    "add some that are bad, or use stage sft for good ones alone.",
+    "note.kto_only_bad": "All answers are marked bad: KTO can only lower them, with nothing to hold against; "
+    "add some that are good.",
+    # the tracker, as a run's page tells of it
+    "tracker.pending": "The run is over, but MLflow does not have all of it yet; `tuner sync` sends the rest.",
+    "tracker.failed": "The tracker failed: {kind}: {detail}",
+    # a worker that makes no progress
+    "stalled": "No progress for {idle:.0f} s[; a step usually takes {usual:.1f} s]."
+    "[ Its process is {suspended} (SIGSTOP).] Look at the log; Stop ends it and keeps the last checkpoint.",
+}
