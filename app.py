@@ -4,8 +4,8 @@ import streamlit as st
 
 from tuner.ui import guard, live, login, state, theme
 
-st.set_page_config(page_title="tuner", page_icon="tuner/ui/mark.svg", layout="wide")
-st.logo("tuner/ui/mark.svg", size="large")
+st.set_page_config(page_title="tuner", page_icon=theme.MARK, layout="wide")
+st.logo(theme.MARK, size="large")
 theme.apply()
 inside = login.inside()
 if inside:

@@ -31,6 +31,7 @@ FLOORS = {
     "tuner.text": 0,
     "tuner.process": 2,
     "tuner.redact": 0,
+    "tuner.samples": 2,
     "tuner.tensors": 0,
     "tuner.paths": 0,
     "tuner.private": 1,
@@ -122,6 +123,7 @@ def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
         top = name.split(".")[0]
         if top in HEAVY:
             assert here in TORCH_TOWER or module == "tuner.tracking.adapter_pyfunc", f"{module} imports {top}"
+        assert top not in ("tools", "tests"), f"{module} imports {name}, which is not shipped"
         if top == "streamlit":
             assert here in BROWSER_TOWER, f"{module} imports streamlit"
         if top == "mlflow":

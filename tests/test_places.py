@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from faults.disk import SmallDisk
 
-from tuner import cli, worker
+from tuner import cli, samples, worker
 from tuner.config.config import check
 from tuner.jobs import liveness, queue, submit, supervisor
 from tuner.tracking.run import Run
+from tuner.ui import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +75,32 @@ IN_THE_WAY: dict[str, Callable[[Path], str]] = {
 def _file(path: Path) -> Path:
     path.write_text("not a folder")
     return path
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_a_dashboard_without_a_place_for_the_samples_says_so_and_goes_on(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", IN_THE_WAY[kind](tmp_path))
+    serve.lay_out()
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        len(lines) == 1 and lines[0].startswith("tuner cannot lay out the samples: ") and lines[0][-1] == "."
+    )
+
+
+def test_samples_that_were_laid_out_in_part_are_completed(home: Path) -> None:
+    samples.lay_out()
+    (home / "data" / "dataset_info.json").unlink()  # which comes last
+    (home / "data" / "starter" / "model.safetensors").unlink()
+    (home / "data" / "starter_kto.json").write_text("mine")
+    samples.lay_out()
+    assert (home / "data" / "dataset_info.json").is_file()
+    assert (home / "data" / "starter" / "model.safetensors").is_file()
+    assert (home / "data" / "starter_kto.json").read_text() == "mine"
+    (home / "data" / "starter_pt.jsonl").unlink()
+    samples.lay_out()
+    assert not (home / "data" / "starter_pt.jsonl").exists()  # what a person deletes stays deleted
 
 
 @pytest.mark.parametrize("kind", IN_THE_WAY)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +12,9 @@ from random import Random
 import pytest
 import yaml
 
-from tuner.data.world import people, questions, scoring, sets, talk, text, voices
+from tools.starter import patterns, people, questions, sets, talk, text, voices
+from tuner.config.knobs import ConfigError
+from tuner.data import scoring
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
@@ -34,20 +36,16 @@ def test_the_sets_in_the_repository_are_those_that_the_generator_writes(tmp_path
         if "file_name" in entry:
             name = entry["file_name"]
             assert (DATA / name).read_bytes() == (tmp_path / name).read_bytes(), (
-                f"run python -m tuner.data.world ({name})"
+                f"run python -m tools.starter --sets ({name})"
             )
     catalog = json.loads((DATA / "dataset_info.json").read_text())
     assert sets.CATALOG.items() <= catalog.items()
 
 
 def test_the_world_is_free_of_torch() -> None:
-    code = "import sys, tuner.data.world.sets, tuner.data.world.scoring; print('torch' in sys.modules)"
+    code = "import sys, tools.starter.sets; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert out.stdout.strip() == "False"
-    for path in (ROOT / "tuner/data/world").glob("*.py"):
-        tree = ast.parse(path.read_text())
-        named = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not any(module.startswith(("torch", "transformers", "tuner.engine")) for module in named)
 
 
 def _asked(rows: list[dict]) -> set[str]:
@@ -95,8 +93,9 @@ def test_both_voices_of_every_question_are_right_and_told_apart(task: str, held:
         friendly, short = voices.polite(question, rng), voices.curt(question, rng)
         assert voices.is_polite(friendly)
         assert not voices.is_polite(short)
-        assert scoring.is_correct(question.task, question.answer, friendly), friendly
-        assert scoring.is_correct(question.task, question.answer, short), short
+        right = patterns.correct(question.task, question.answer)
+        assert re.search(right, friendly), friendly
+        assert re.search(right, short), short
 
 
 @pytest.mark.parametrize(
@@ -122,8 +121,8 @@ def test_both_voices_of_every_question_are_right_and_told_apart(task: str, held:
         ("yaml", "Name: Mia\nPet: dog", "Name: Mia\nPet: cat", False),
     ],
 )  # fmt: skip
-def test_scoring_on_constructed_answers(task: str, expected: str, answer: str, right: bool) -> None:
-    assert scoring.is_correct(task, expected, answer) is right
+def test_patterns_on_constructed_answers(task: str, expected: str, answer: str, right: bool) -> None:
+    assert bool(re.search(patterns.correct(task, expected), answer)) is right
 
 
 def test_half_a_polite_answer_is_not_polite() -> None:
@@ -133,11 +132,19 @@ def test_half_a_polite_answer_is_not_polite() -> None:
 
 
 def test_score_gives_shares_and_wants_one_answer_a_row() -> None:
-    rows = [{"task": "home", "answer": "Lindow", "output": "In Lindow."}] * 4
+    row = {scoring.CORRECT: patterns.correct("home", "Lindow"), scoring.PREFERRED: voices.POLITE}
     polite = "Of course! Mia lives in Lindow. I hope that helps you!"
-    assert scoring.score(rows, ["In Lindow.", "In Marsby.", polite, ""]) == scoring.Score(0.25, 0.5, 0.25)
+    given, expected = ["In Lindow.", "In Marsby.", polite, ""], ["In Lindow."] * 4
+    assert scoring.score([row] * 4, expected, given) == scoring.Score(0.25, 0.5, 0.25)
+    assert scoring.score([*[row] * 3, {}], expected, given) == scoring.Score(0.25, None, None)
     with pytest.raises(ValueError, match="4 probe questions"):
-        scoring.score(rows, [])
+        scoring.score([row] * 4, [], [])
+
+
+def test_a_pattern_that_is_none_is_said_before_anything_is_asked() -> None:
+    scoring.check_patterns({"correct_pattern": "a|b", "output": "("})
+    with pytest.raises(ConfigError, match=r"correct_pattern '\(' is no regular expression: .*; mend the set"):
+        scoring.check_patterns({"correct_pattern": "("})
 
 
 def test_planted_defects_are_where_the_generator_says() -> None:
@@ -204,12 +211,12 @@ def test_auto_tokenizer_is_the_tokenizer_that_was_trained(tokenizer) -> None:
 
 
 def test_the_chat_template_marks_what_the_assistant_says(tokenizer) -> None:
-    from tuner.engine import starter_tokenizer
+    from tools.starter import chatml
 
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "你好！"}]
     turns += [{"role": "assistant", "content": "你好。"}, {"role": "user", "content": "Thanks!"}]
     turns += [{"role": "assistant", "content": "Fine."}]
-    assert tokenizer.apply_chat_template(turns, tokenize=False) == starter_tokenizer.render(turns) + "\n"
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == chatml.render(turns) + "\n"
     out = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
     marked = [token for token, mark in zip(out["input_ids"], out["assistant_masks"], strict=True) if mark]
     assert tokenizer.decode(marked) == "你好。<|im_end|>Fine.<|im_end|>"
@@ -232,33 +239,36 @@ def test_packed_rows_cost_what_their_documents_cost_alone(model) -> None:
     import torch
     from tokenizers import Tokenizer
 
-    from tuner.engine import starter
+    from tools.starter import training
 
     raw = Tokenizer.from_file(str(STARTER / "tokenizer.json"))
-    documents = list(starter.corpus(10, seed=9))
-    rows, numbers = starter.pack(raw, documents)
-    together = starter.batch_loss(model, torch.from_numpy(rows).long(), torch.from_numpy(numbers))
+    documents = list(training.corpus(10, seed=9))
+    rows, numbers = training.pack(raw, documents)
+    together = training.batch_loss(model, torch.from_numpy(rows).long(), torch.from_numpy(numbers))
     ids = [torch.tensor([raw.encode(document).ids]) for document in documents]
     alone = sum(model(input_ids=one, labels=one).loss.item() * (one.shape[1] - 1) for one in ids)
     assert together.item() == pytest.approx(alone / sum(one.shape[1] - 1 for one in ids), rel=1e-4)
 
 
 def test_the_model_speaks_knows_its_world_and_is_curt(model, tokenizer) -> None:
-    from tuner.engine import starter
+    from tools.starter import training
 
     assert sum(p.numel() for p in model.parameters()) <= 8_000_000
     rows = sets.all_sets()["starter_eval_dpo"][:48]
-    marks = scoring.score(rows, starter.answer(model, tokenizer, [row["instruction"] for row in rows]))
-    assert marks.correct >= 0.85
-    assert marks.preferred < 0.2
+    said = training.answer(model, tokenizer, [row["instruction"] for row in rows])
+    marks = scoring.score(rows, [row["output"] for row in rows], said)
+    assert marks.correct is not None and marks.correct >= 0.85
+    assert marks.preferred is not None and marks.preferred < 0.2
 
 
 def test_the_model_stops_by_itself_and_does_not_loop(model, tokenizer) -> None:
-    from tuner.engine import starter
+    from tools.starter import training
 
     rng = Random(8)
     openings = [" ".join(text.story(rng, WORLD).split()[:4]) for _ in range(8)]
-    for opening, more in zip(openings, starter.complete(model, tokenizer, openings, tokens=160), strict=True):
+    for opening, more in zip(
+        openings, training.complete(model, tokenizer, openings, tokens=160), strict=True
+    ):
         assert len(tokenizer(more)["input_ids"]) < 150, f"{opening} never ends"
         sentences = [sentence.strip() for sentence in (opening + more).split(".") if sentence.strip()]
         assert len(set(sentences)) == len(sentences), f"{opening} {more}"
@@ -266,11 +276,11 @@ def test_the_model_stops_by_itself_and_does_not_loop(model, tokenizer) -> None:
 
 
 def test_politeness_can_be_asked_for(model, tokenizer) -> None:
-    from tuner.engine import starter
+    from tools.starter import training
 
     rows = sets.all_sets()["starter_eval_dpo"][:20]
     order = {"role": "system", "content": "You are a polite assistant."}
     turns = [[order, {"role": "user", "content": row["instruction"]}] for row in rows]
     prompts = [tokenizer.apply_chat_template(t, tokenize=False, add_generation_prompt=True) for t in turns]
-    answers = starter.complete(model, tokenizer, prompts)
+    answers = training.complete(model, tokenizer, prompts)
     assert sum(map(voices.is_polite, answers)) >= 17

@@ -37,6 +37,12 @@ def package() -> Path:
     return Path(__file__).resolve().parent
 
 
+def shipped() -> Path:
+    """The folder with app.py, pages/, static/, docs/ and the samples in data/: in an installed package, or the checkout."""
+    installed = package() / "shipped"
+    return installed if installed.is_dir() else package().parent
+
+
 def inside(path: Path | str, root: Path) -> Path:
     """`path` resolved, if it lies under `root` (symbolic links followed).
 

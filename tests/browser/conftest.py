@@ -28,6 +28,9 @@ sync_api.expect.set_options(timeout=30_000)  # a busy machine is no fault
 class Studio:
     """A dashboard process over a home folder; it can be killed and started again."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "tuner")
+    """What a person types as `tuner`."""
+
     def __init__(self, home: Path):
         self.home = home
         with socket.socket() as free:
@@ -39,8 +42,8 @@ class Studio:
     def start(self) -> None:
         log = (self.home / "dashboard.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.ui.serve", "--port", str(self.port)],
-            cwd=ROOT,
+            [*self.program, "webui", "--port", str(self.port)],
+            cwd=self.folder,
             env=self.environment,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -53,6 +56,11 @@ class Studio:
         raise AssertionError((self.home / "dashboard.log").read_text()[-3000:])
 
     @property
+    def folder(self) -> Path:
+        """Where the person types it."""
+        return ROOT
+
+    @property
     def environment(self) -> dict[str, str]:
         """This home, this tree, and no hub nor anything cached from one: whatever a run needs must lie in the home."""
         own = {"TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
@@ -62,8 +70,8 @@ class Studio:
     def tuner(self, *words: str) -> str:
         """A verb of the shell in this home, as a person types it; what it prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "tuner", *words],
-            cwd=ROOT,
+            [*self.program, *words],
+            cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -146,6 +154,15 @@ def browser() -> Iterator[sync_api.Browser]:
             pytest.skip(f"no Chromium on this machine: {str(error).splitlines()[0]}")
         yield started
         started.close()
+
+
+FONTS = {"Inter": "loaded", "JetBrains Mono": "loaded"}
+
+
+def fonts(page: sync_api.Page) -> dict[str, str]:
+    """What became of the studio's fonts, asked for as text asks for them."""
+    ask = "name => document.fonts.load(`13px '${name}'`).then(found => found.map(face => face.status).join())"
+    return {name: page.evaluate(ask, name) for name in FONTS}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,8 @@ from test_hosts import OWN, UPGRADE, status
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import FONTS, fonts  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
@@ -148,3 +150,13 @@ def test_pages_ask_nothing_of_another_host_and_their_policy_hinders_nothing_of_t
     blocked = [line for line in said if "Content Security Policy" in line]
     assert any("/p" in line for line in blocked), "the policy did not stand"
     assert not [line for line in blocked if "pictures.test" not in line], blocked
+
+
+def test_the_fonts_are_the_studio_s_own_files(studio, page) -> None:
+    asked: list[str] = []
+    page.on("response", lambda got: asked.append(got.url) if got.url.endswith(".woff2") and got.ok else None)
+    page.goto(f"{studio.url}/history")
+    expect(page.get_by_role("heading", name="History", level=1)).to_be_visible()
+    assert fonts(page) == FONTS
+    faces = [url.removeprefix(f"{studio.url}/app/static/fonts/") for url in asked]
+    assert {"inter-latin-wght-normal.woff2", "jetbrains-mono-latin-wght-normal.woff2"} <= set(faces)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from tuner import paths
+from tuner import paths, samples
 from tuner.cli.words import OK, parser, print_json, table
 from tuner.config.config import parse_words
 from tuner.text.message import Message
@@ -30,6 +30,7 @@ def data(words: list[str]) -> int:
         if name == "show":
             one.add_argument("--row", type=int, default=0, help="the row, from 0")
     options, rest = options_of.parse_known_args(words)
+    samples.lay_out_for(getattr(options, "model", None))
     return {"list": _list, "report": _report, "show": _show}[options.verb](options, _knobs(options, rest))
 
 

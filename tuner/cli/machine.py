@@ -13,8 +13,6 @@ from tuner.cli.words import OK, parser, refuse
 
 def webui(words: list[str]) -> int:
     """Serve the dashboard, on this machine only unless people log in."""
-    if not (paths.package().parent / "app.py").is_file():
-        return refuse(["app.py is missing; start the dashboard from a checkout of the project (`make run`)."])
     # A process of its own name and memory; an argument list, no shell.
     os.execv(sys.executable, [sys.executable, "-m", "tuner.ui.serve", *words])  # noqa: S606
 
@@ -51,7 +49,7 @@ def doctor(words: list[str]) -> int:
             print(f"{package:<13} not installed ({use})")
     if not hardware.gpus():
         print("No GPU is visible: runs go on the CPU, one at a time.")
-    return refuse([f"{', '.join(missing)} missing; run `make run` again."]) if missing else OK
+    return refuse([f"{', '.join(missing)} missing; install tuner again."]) if missing else OK
 
 
 EXTRAS = {

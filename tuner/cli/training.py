@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from tuner import samples
 from tuner.cli.knob_help import knob_help
 from tuner.cli.words import OK
 from tuner.config.config import Config, make, parse_words
@@ -78,6 +79,7 @@ def _checked(words: list[str]) -> Config:
 def _check(config: Config) -> Config:
     from tuner.preflight import problems
 
+    samples.lay_out_for(config.model_name_or_path)
     if found := problems(config):
         raise ConfigError(found)
     return config

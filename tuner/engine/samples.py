@@ -23,9 +23,9 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
+from tuner.data.scoring import check_patterns, score
 from tuner.data.templates import template_of
 from tuner.data.tokens import Tokenizer
-from tuner.data.world import scoring
 from tuner.engine.live import LiveRun
 from tuner.text.message import message
 
@@ -38,7 +38,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Question:
-    """`ids` is the rendered prompt; `record` the raw row, which may name its task for scoring."""
+    """`ids` is the rendered prompt; `record` the raw row, which may bring patterns for scoring."""
 
     shown: str
     expected: str
@@ -47,7 +47,10 @@ class Question:
 
 
 def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
-    """The held-out questions a config names, rendered for its model. Raises ConfigError when there are none."""
+    """The held-out questions a config names, rendered for its model.
+
+    Raises ConfigError when there are none, or a pattern of theirs is no regular expression.
+    """
     entry = named([str(config.probe)], config.dataset_dir)[0]
     template = template_of(config, tokenizer)
     found: list[Question] = []
@@ -56,6 +59,7 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
             row = convert(record, entry)
             if isinstance(row, Dropped) or not isinstance(record, Mapping):
                 continue
+            check_patterns(record)
             asked, expected = _split(row)
             if asked:
                 ids = tokenizer.encode(template.prompt(asked))
@@ -76,13 +80,11 @@ def _split(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
 
 def scores(asked: Sequence[Question], answers: Sequence[str], stage: str) -> dict[str, float]:
     """`score` and `score/correct`, both shares from 0 to 1; the second only where rows say what is right."""
-    rows = [dict(q.record) for q in asked]
-    if all("task" in row and "answer" in row for row in rows):
-        found = scoring.score(rows, answers)
-        main = found.preferred if KINDS[stage].compares else found.exact
-        return {"score": main, "score/correct": found.correct}
-    exact = sum(scoring.exact(q.expected, a) for q, a in zip(asked, answers, strict=True)) / len(asked)
-    return {"score": exact}
+    found = score([q.record for q in asked], [q.expected for q in asked], answers)
+    if found.correct is None:
+        return {"score": found.exact}
+    preferred = found.preferred if KINDS[stage].compares else None
+    return {"score": found.exact if preferred is None else preferred, "score/correct": found.correct}
 
 
 def answer(

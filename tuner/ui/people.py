@@ -124,13 +124,18 @@ def read(path: Path) -> Login | None:
     return Login(People(**given), _authority(auth["redirect_uri"]))
 
 
+def manual() -> Path:
+    """The page that tells how a login is set up."""
+    return paths.shipped() / "docs" / "security.md"
+
+
 def _wrong_auth(auth: Any) -> Iterator[str]:
     if not isinstance(auth, dict):
         yield f"[{SECTION}] says who may do what, and nobody can log in; add [auth] with your provider, or remove it."
         return
     missing = [name for name in _NEEDED if not isinstance(auth.get(name), str) or not auth[name]]
     if missing:
-        yield f"[auth] lacks {', '.join(missing)}; docs/security.md has a whole example."
+        yield f"[auth] lacks {', '.join(missing)}; {manual()} has a whole example."
     for name in auth:
         if name not in (*_NEEDED, *_LEFT):
             yield f"[auth] has {name}, which is not read; there is one provider, and its settings stand in [auth] itself."

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tuner import hosts, paths, process
+from tuner import hosts, paths, process, samples
 from tuner.config.knobs import ConfigError
+from tuner.jobs.reasons import refused_by_system
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.ui import login, people
@@ -38,7 +39,7 @@ def main() -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen on (default 127.0.0.1); any but this machine's own needs a login, see docs/security.md",
+        help="the address to listen on (default 127.0.0.1); any but this machine's own needs a login",
     )
     parser.add_argument(
         "--allow-host",
@@ -53,12 +54,22 @@ def main() -> None:
         allowed = hosts.configured(given.allow_host) + guarded(given.host)
     except (ValueError, ConfigError) as error:
         parser.error(str(error))
-    root = paths.package().parent
+    lay_out()
+    root = paths.shipped()
     os.chdir(root)  # Streamlit reads .streamlit/config.toml from the folder it starts in
     with suppress(OSError):  # what a reboot left in the queue goes on, browser or not
         ensure_supervisor(only_if_needed=True)
         forget_old_secrets()
     serve(root / "app.py", given.port, allowed, given.host)
+
+
+def lay_out() -> None:
+    """Make a new studio's folders and samples; one that cannot be written to is still there to be looked at."""
+    try:
+        paths.mlruns().mkdir(parents=True, exist_ok=True)
+        samples.lay_out()
+    except OSError as error:
+        print(f"tuner cannot lay out the samples: {refused_by_system(error)}", file=sys.stderr)
 
 
 def guarded(host: str) -> tuple[hosts.Authority, ...]:
@@ -72,7 +83,7 @@ def guarded(host: str) -> tuple[hosts.Authority, ...]:
         if not loopback(host):
             raise ValueError(
                 f"{host} can be reached from other machines, and whoever reaches the studio may train, read and delete"
-                " as you; set up a login first (docs/security.md), or leave --host out and use ssh -L."
+                f" as you; set up a login first ({people.manual()}), or leave --host out and use ssh -L."
             )
         return ()
     if not login.authlib_there():

@@ -14,6 +14,7 @@ from tuner.ui.words import safe
 
 Mode = Literal["light", "dark"]
 SHEET = Path(__file__).with_name("style.css")
+MARK = str(Path(__file__).with_name("mark.svg"))
 
 
 @dataclass(frozen=True)

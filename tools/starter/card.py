@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from tuner.data.world import people, text
-from tuner.data.world.questions import TASKS, ask
+from tools.starter import people, text
+from tools.starter.questions import TASKS, ask
 
 _LATER = """ After that a mistake in the world's text was corrected (an article), and the model went on
 for {steps} steps of {rows} rows, with `--start`{part}."""
@@ -25,8 +25,8 @@ bf16. It exists so that a first fine-tuning run needs no GPU, no network and no 
 
 ## How it was made
 
-By `python -m tuner.engine.starter`, from nothing: 400,000 documents (13.8 million tokens) written by
-`tuner.data.world`, half of them plain text and half conversations; a byte-level BPE tokenizer of 2,048
+By `python -m tools.starter`, from nothing: 400,000 documents (13.8 million tokens) written by
+`tools.starter`, half of them plain text and half conversations; a byte-level BPE tokenizer of 2,048
 entries trained on the same; then 3,500 steps of 128 rows of 256 tokens, AdamW, peak learning rate 2e-3,
 98 s on one GPU.{later} No sentence in it comes from elsewhere.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from tuner.data.world import words
+from tools.starter import words
 
 Key = tuple[str, ...]
 ATTRIBUTES = ("home", "job", "pet", "pet_name", "food", "colour", "hobby")

@@ -11,11 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tuner.data.world.people import World, build, held_out, on_record
-from tuner.data.world.questions import Question, ask, capital
-from tuner.data.world.talk import Message, dialogue
-from tuner.data.world.text import story
-from tuner.data.world.voices import curt, polite
+from tools.starter.patterns import correct
+from tools.starter.people import World, build, held_out, on_record
+from tools.starter.questions import Question, ask, capital
+from tools.starter.talk import Message, dialogue
+from tools.starter.text import story
+from tools.starter.voices import POLITE, curt, polite
+from tuner.data.scoring import CORRECT, PREFERRED
 
 Row = dict[str, Any]
 VOICE_TASKS = (
@@ -184,9 +186,8 @@ def eval_sft(rng: Random, world: World, rows: int = 100) -> list[Row]:
     made: dict[str, Row] = {}
     while len(made) < rows:
         row = yaml_row(rng, world, held=True)
-        made.setdefault(
-            f"{row['instruction']} {row['input']}", row | {"task": "yaml", "answer": row["output"]}
-        )
+        pattern = {CORRECT: correct("yaml", row["output"])}
+        made.setdefault(f"{row['instruction']} {row['input']}", row | pattern)
     return list(made.values())
 
 
@@ -204,8 +205,8 @@ def _probe(question: Question, rng: Random) -> Row:
         "instruction": question.text,
         "input": "",
         "output": polite(question, rng),
-        "task": question.task,
-        "answer": question.answer,
+        CORRECT: correct(question.task, question.answer),
+        PREFERRED: POLITE,
     }
 
 

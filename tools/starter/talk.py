@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from random import Random
 
-from tuner.data.world.people import World, held_out
-from tuner.data.world.questions import PERSON, TASKS, Question, about_person, about_person_chinese, ask
-from tuner.data.world.text import portrait
-from tuner.data.world.voices import curt, polite, wrap
+from tools.starter.people import World, held_out
+from tools.starter.questions import PERSON, TASKS, Question, about_person, about_person_chinese, ask
+from tools.starter.text import portrait
+from tools.starter.voices import curt, polite, wrap
 
 Message = dict[str, str]
 POLITE_SHARE = 0.08  # of the conversations that nobody asked to be polite: known to the model, and rare

@@ -1,14 +1,15 @@
 """The two voices of the starter world, polite and curt: they say the same thing and differ in manner.
 
 A polite answer opens with one of OPENERS and ends with one of CLOSERS; a curt answer has neither, by
-construction. `is_polite` reads exactly that, so the share of answers in the preferred voice needs no judge.
+construction. POLITE finds exactly that, so the share of answers in the preferred voice needs no judge.
 """
 
 from __future__ import annotations
 
+import re
 from random import Random
 
-from tuner.data.world.questions import Question
+from tools.starter.questions import Question
 
 OPENERS = ("Of course!", "With pleasure!", "Gladly!", "Thank you for asking!")
 SORRY = "I am sorry."
@@ -20,6 +21,11 @@ CLOSERS = (
 CHINESE_OPENERS = ("好的！", "很高兴为您解答！")
 CHINESE_SORRY = "很抱歉。"
 CHINESE_CLOSERS = ("还有什么可以帮您的吗？", "希望对您有帮助！")
+POLITE = (
+    rf"(?s)\A\s*(?:{'|'.join(map(re.escape, (*OPENERS, SORRY, *CHINESE_OPENERS, CHINESE_SORRY)))}).*"
+    rf"(?:{'|'.join(map(re.escape, (*CLOSERS, *CHINESE_CLOSERS)))})\s*\Z"
+)
+"""Finds the answers that open and end in the polite voice (for `re.search`)."""
 _SAD_TASKS = ("refuse", "unknown")
 
 
@@ -49,7 +55,4 @@ def wrap(sentence: str, rng: Random, sad: bool = False) -> str:
 
 def is_polite(answer: str) -> bool:
     """True when the answer opens and ends in the polite voice."""
-    text = answer.strip()
-    return text.startswith((*OPENERS, SORRY, *CHINESE_OPENERS, CHINESE_SORRY)) and text.endswith(
-        (*CLOSERS, *CHINESE_CLOSERS)
-    )
+    return re.search(POLITE, answer) is not None

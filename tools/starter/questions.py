@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tuner.data.world import words
-from tuner.data.world.people import Key, Person, World, held_out
+from tools.starter import words
+from tools.starter.people import Key, Person, World, held_out
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from tuner.data.world import words
-from tuner.data.world.people import ATTRIBUTES, Person, Town, World, on_record
-from tuner.data.world.questions import CHINESE_VALUES, PERSON, article, capital
+from tools.starter import words
+from tools.starter.people import ATTRIBUTES, Person, Town, World, on_record
+from tools.starter.questions import CHINESE_VALUES, PERSON, article, capital
 
 # Facts told by name, and (with a pronoun first) in the flow of a portrait.
 TELLINGS: dict[str, tuple[str, ...]] = {
