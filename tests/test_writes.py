@@ -232,7 +232,7 @@ READS = {
     "tuner.jobs.queue": ("order", "queue", "waiting"),
     "tuner.jobs.submit": ("expand",),
     "tuner.jobs.watch": ("stalled",),
-    "tuner.tracking.adapters": ("are_there_any", "check", "list_adapters"),
+    "tuner.tracking.adapters": ("are_there_any", "check", "find_adapters", "get_adapter"),
     "tuner.tracking.checkpoints": ("of", "output_of", "step_of", "valid"),
     "tuner.tracking.events": ("of",),
     "tuner.tracking.history": ("history", "metric_names"),

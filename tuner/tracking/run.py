@@ -29,6 +29,7 @@ import yaml
 
 from tuner import hardware, paths, redact
 from tuner.config.config import Config, make, read, to_yaml
+from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
 from tuner.tracking.disk import insist, replace_text
 
@@ -201,7 +202,7 @@ class Run:
 
     def values(self) -> dict[str, Any]:
         """The config as plain values, unchecked: for pages that only show it."""
-        with suppress(OSError, yaml.YAMLError):
+        with suppress(OSError, yaml.YAMLError, ConfigError):
             return read(self.folder / "config.yaml")
         return {}
 
