@@ -400,3 +400,28 @@ def test_the_shell_lists_a_screen_of_adapters_or_all(
     assert cli.main(["adapters", "champion", "--json"]) == 0
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (row["name"], row["version"], row["aliases"]) == ("adapter-3", 2, ["champion"])
+
+
+# --- data sets -----------------------------------------------------------------------------------------------------
+
+_read: list[str] = []
+sys.addaudithook(lambda event, given: _read.append(str(given[0])) if event == "open" else None)
+
+
+def test_of_a_long_catalog_only_the_set_that_is_open_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elements = []
+    for count in (30, 300):
+        world.fill_datasets(home / "data", count)
+        (home / "data" / "set7.jsonl").write_text('{"prompt": "only text"}\n')
+        _read.clear()
+        app, _ = drawn("datasets", monkeypatch, dataset="set7", q="set2")
+        opened = {Path(name).name for name in _read if name.startswith(str(home / "data"))}
+        assert opened == {"dataset_info.json", "set7.jsonl"}
+        assert any(said.value == f"{11 if count == 30 else 111} sets" for said in app.caption)
+        assert [said.value for said in app.subheader] == ["set7"]
+        elements.append(len(list(app.main)))
+    assert elements[0] == elements[1]
+    app, _ = drawn("datasets", monkeypatch, q="no such set")
+    assert any(said.value == "0 sets" for said in app.caption)
