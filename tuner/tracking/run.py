@@ -19,7 +19,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -311,7 +311,7 @@ def mark_open(run_id: str) -> None:
         insist(mark.touch)
 
 
-def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric out of metrics.jsonl rows; of a step logged twice (after a resume) the last."""
     points = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), int | float)}
     steps = sorted(points)
