@@ -24,7 +24,7 @@ def panel() -> None:
     """Bytes by what they are, and the way to remove some of them."""
     if said := st.session_state.pop(_GONE, ""):
         st.success(said, icon=":material/check:")
-    kinds = room.of_studio(room.of_runs())
+    kinds = _kinds()
     with st.grid("auto", min_column_width=150, gap="small") as grid:
         grid.metric("In all", size(sum(kinds.values())), help="What lies in the studio's own folders.")
         grid.metric("Free", size(disk.free()))
@@ -37,6 +37,11 @@ def panel() -> None:
         _preview(*CHOICES[choice])
 
 
+@st.cache_data(ttl=20, show_spinner="Adding up what is there")
+def _kinds() -> dict[str, int]:
+    return room.of_studio(room.of_runs())
+
+
 def _preview(keep: frozenset[str] | None, caches: bool) -> None:
     try:
         plan = cleaning.plan(keep, caches)
@@ -47,6 +52,7 @@ def _preview(keep: frozenset[str] | None, caches: bool) -> None:
         st.dataframe(
             [
                 {
+                    "Name": item.path.name,
                     "What": item.what,
                     "Run": item.name,
                     "Size": size(item.size),
@@ -87,5 +93,6 @@ def _clean(plan: Plan) -> None:
     except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
         return
+    _kinds.clear()
     stays = f" {safe(' '.join(gone.stays))}" if gone.stays else ""
     st.session_state[_GONE] = f"{count(len(gone.items), 'thing')} removed, {size(gone.size)}.{stays}"
