@@ -222,6 +222,16 @@ def test_what_an_adapter_was_trained_on_stays(studio: dict[str, Run]) -> None:
     assert any("the adapter model-pairs-dpo 2 needs it" in said for said in plan.stays)
 
 
+def test_what_a_run_began_with_stays_until_it_has_finished(studio: dict[str, Run], home: Path) -> None:
+    first = checkpoints.of(studio["finished"])[0]
+    follower = made(home, "follower", adapter_name_or_path=str(first))
+    for state, stays in (("failed", True), ("finished", False)):
+        follower.update(state=state)
+        plan = cleaning.plan((), runs=[studio["finished"].id])
+        assert (first not in {item.path for item in plan.items}) == stays
+        assert any("follower needs it to be resumed" in said for said in plan.stays) == stays
+
+
 def test_caches_go_and_come_back(studio: dict[str, Run], home: Path) -> None:
     run(home, "kept rows", max_steps=2, tokenized_path="rows/kept", save_strategy="no")
     (home / "rows" / "mine.txt").write_text("not a cache")

@@ -319,7 +319,7 @@ def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return made
 
 
-def drawn(page: str, monkeypatch: pytest.MonkeyPatch, **query: str) -> tuple[AppTest, list[str]]:
+def drawn(page: str, monkeypatch: pytest.MonkeyPatch, /, **query: str) -> tuple[AppTest, list[str]]:
     """A page of the studio, and the questions that were asked of the database for it."""
     asked: list[str] = []
     connect = sqlite3.connect
@@ -363,6 +363,12 @@ def test_the_address_keeps_what_is_searched_for_and_what_is_open(
     assert [said.value for said in app.subheader] == ["adapter\\-3"]
     assert any(said.value == "19 versions" for said in app.caption)
     assert any("champion" in badge.value for badge in app.markdown)
+    app, _ = drawn("adapters", monkeypatch, page="2")
+    assert app.session_state["page"] == 2
+    app.text_input(key="q").set_value("champion").run()
+    assert any(said.value == "1 version" for said in app.caption) and not app.exception
+    app.text_input(key="q").set_value("").run()
+    assert app.session_state["page"] == 1
     app, _ = drawn("adapters", monkeypatch, adapter="adapter-3/9999")
     assert [said.value for said in app.warning] == ["There is no adapter adapter\\-3/9999; choose one above."]
 

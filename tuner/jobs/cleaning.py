@@ -7,6 +7,7 @@ files are removed under its lock, so that no worker and no resume has them; link
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,6 +25,7 @@ from tuner.tracking.run import ENDED, LIVE, Run
 
 CACHES = ("references", "fetched")
 KEEPS = ("best", "last")
+_CHECKPOINT = re.compile(r"checkpoint-\d")
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,12 @@ def _used() -> dict[Path, str]:
         if run.exists and status.state not in ENDED:
             texts = [*_texts(run.values()), str(status.extra.get("resume_from") or "")]
             named |= {path: f"{run.name} begins with it" for text in texts for path in _paths(text)}
+    for run in _of_checkpoints():
+        named |= {
+            path: f"{run.name} needs it to be resumed"
+            for text in _texts(run.values())
+            for path in _paths(text)
+        }
     adapters = list_adapters()
     for text, row in {row.base: row for row in adapters}.items():
         named |= dict.fromkeys(_paths(text), f"the adapter {row.name} {row.version} needs it")
@@ -150,6 +158,16 @@ def _used() -> dict[Path, str]:
         row.folder: f"the adapter {row.name} {row.version} lies in it" for row in adapters if row.folder
     }
     return {above: why for path, why in named.items() for above in (path, *path.parents)}
+
+
+def _of_checkpoints() -> Iterator[Run]:
+    """The ended runs that did not finish, so that they may be resumed, and name some run's checkpoint in their config."""
+    with suppress(FileNotFoundError):
+        for folder in paths.runs().iterdir():
+            with suppress(OSError, ValueError):
+                run, text = Run(folder.name), (folder / "config.yaml").read_text(encoding="utf-8")
+                if _CHECKPOINT.search(text) and run.status().state in ENDED - {"finished"}:
+                    yield run
 
 
 def _texts(values: dict[str, Any]) -> Iterator[str]:

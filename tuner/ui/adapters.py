@@ -46,9 +46,10 @@ def listed_here() -> Page[AdapterRow]:
         live=True,
         bind="query-params",
         width=260,
+        on_change=state.first_page,
     )
-    number = str(st.session_state.get("page") or state.asked("page"))
-    return adapters.find_adapters(text or "", int(number) if number.isdecimal() else 1, SIZE)
+    found = adapters.find_adapters(text or "", state.page(), SIZE)
+    return found if found.number == state.page() else adapters.find_adapters(text or "", 1, SIZE)
 
 
 def table(page: Page[AdapterRow], chosen: str) -> None:
@@ -108,7 +109,8 @@ def card(row: AdapterRow) -> None:
 
 
 def _search_for(name: str) -> None:
-    st.session_state["q"], st.session_state["page"] = name, 1
+    st.session_state["q"] = name
+    state.first_page()
 
 
 def version(row: AdapterRow) -> None:

@@ -86,8 +86,7 @@ def table(entries: Mapping[str, Entry], chosen: str, folder: str) -> None:
     """The sets on this machine as a table, page by page, in which another one is chosen by its name."""
     found = _searched(entries) if len(entries) > SIZE else list(entries.values())
     pages = max(1, -(-len(found) // SIZE))
-    asked = str(st.session_state.get("page") or state.asked("page"))
-    number = min(int(asked), pages) if asked.isdecimal() and int(asked) else 1
+    number = state.page() if state.page() <= pages else 1
     rows = {e.name: _row(e, e.name == chosen) for e in found[(number - 1) * SIZE : number * SIZE]}
     query = {key: state.asked(key) for key in ("folder", "q", "page") if state.asked(key)}
     picking.one(
@@ -111,6 +110,7 @@ def _searched(entries: Mapping[str, Entry]) -> list[Entry]:
         live=True,
         bind="query-params",
         width=260,
+        on_change=state.first_page,
     )
     words = (text or "").lower().split()
     return [e for e in entries.values() if all(w in _told(e) for w in words)]
