@@ -391,6 +391,10 @@ def test_the_file_and_the_api_find_the_same_adapters(
     ]
     assert [[row["tags"] for row in rows] for rows in by_place][0] == [row["tags"] for row in by_place[1]]
     assert [row["aliases"] for row in by_place[0]] == [row["aliases"] for row in by_place[1]]
+    named = [
+        {(row["name"], row["version"]) for row in r.adapters(name="adapter-3")} for r in (quick, through_api)
+    ]
+    assert named == [{("adapter-3", 1), ("adapter-3", 2)}] * 2
 
 
 def test_the_shell_lists_a_screen_of_adapters_or_all(

@@ -49,8 +49,7 @@ class AdapterRow:
 
 def list_adapters(name: str = "") -> list[AdapterRow]:
     """Every registered version, or those of one name, newest first. Raises TrackerError while the tracker is away."""
-    asked = reader()
-    return _sorted(asked.adapters(asked.find_adapters(name=name) if name else None))
+    return _sorted(reader().adapters(name=name))
 
 
 def find_adapters(text: str = "", page: int = 1, size: int = 20) -> Page[AdapterRow]:

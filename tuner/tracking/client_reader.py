@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,26 +114,31 @@ class ClientReader:
         with explained():
             return bool(open_store(create=False).search_model_versions(max_results=1))
 
-    def find_adapters(self, words: Sequence[str] = (), name: str = "") -> list[tuple[str, int]]:
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
         # A registry's search has no "or", and a word may stand in any of several places.
-        found = [row for row in self._versions() if name in ("", row["name"]) and _has_all(row, words)]
+        found = [row for row in self._versions() if _has_all(row, words)]
         found.sort(key=lambda row: (-(row["created"] or 0), row["name"], -row["version"]))
         return [(row["name"], row["version"]) for row in found]
 
-    def adapters(self, ids: Collection[tuple[str, int]] | None = None) -> list[dict[str, Any]]:
-        if ids is None:
-            return self._versions()
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
+        if ids is None:  # who asks for all has to know what is there at this moment
+            return self._fetch_versions(name)
         wanted = set(ids)
         return [row for row in self._versions() if (row["name"], row["version"]) in wanted]
 
     def _versions(self) -> list[dict[str, Any]]:
         return _kept(f"versions of {tracking_uri()}", self._fetch_versions)
 
-    def _fetch_versions(self) -> list[dict[str, Any]]:
+    def _fetch_versions(self, name: str = "") -> list[dict[str, Any]]:
+        some = f"name = '{name}'" if name else None
         with explained():
             client = open_store(create=False)
             # The versions of a search lack their aliases; the model knows them.
-            aliases = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
+            aliases = {
+                m.name: dict(m.aliases) for m in _pages(partial(client.search_registered_models, some))
+            }
             return [
                 {
                     "name": v.name,
@@ -144,7 +150,7 @@ class ClientReader:
                     "tags": dict(v.tags),
                     "aliases": [a for a, n in aliases.get(v.name, {}).items() if str(n) == str(v.version)],
                 }
-                for v in _pages(client.search_model_versions)
+                for v in _pages(partial(client.search_model_versions, some))
             ]
 
 

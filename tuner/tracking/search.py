@@ -108,11 +108,9 @@ def _like(word: str) -> tuple[str, str]:
     return "mentions({}, ?)", word
 
 
-def versions_where(words: Iterable[str], name: str) -> tuple[str, Values]:
-    """The condition on `model_versions v` that each word, in lower case, stands somewhere; of one model if it is named."""
-    conditions, values = ["v.current_stage != 'Deleted_Internal'"], [name] if name else []
-    if name:
-        conditions.append("v.name = ?")
+def versions_where(words: Iterable[str]) -> tuple[str, Values]:
+    """The condition on `model_versions v` that each word, in lower case, stands somewhere."""
+    conditions, values = ["v.current_stage != 'Deleted_Internal'"], list[str]()
     for word in words:
         like, given = _like(word)
         parts = [like.format("v.name")] + [

@@ -220,15 +220,22 @@ class SqliteReader:
             self._all("SELECT 1 FROM model_versions WHERE current_stage != 'Deleted_Internal' LIMIT 1")
         )
 
-    def find_adapters(self, words: Sequence[str] = (), name: str = "") -> list[tuple[str, int]]:
-        """Names and versions of what has every word, each in lower case, the newest first; of one model if it is named."""
-        condition, values = versions_where(words, name)
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        """Names and versions of what has every word, each in lower case, the newest first."""
+        condition, values = versions_where(words)
         order = "ORDER BY coalesce(creation_time, 0) DESC, name, version DESC"
         return self._all(f"SELECT name, version FROM model_versions v WHERE {condition} {order}", values)  # noqa: S608
 
-    def adapters(self, ids: Collection[tuple[str, int]] | None = None) -> list[dict[str, Any]]:
-        """Registered versions, all or these: name, version, created, run_id, location, description, tags, aliases."""
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
+        """Registered versions: name, version, created, run_id, location, description, tags, aliases.
+
+        All of them, these, or those of one name.
+        """
         some, values = ("", []) if ids is None else (f" AND {THESE}", [json.dumps(list(ids))])
+        if name:
+            some, values = f"{some} AND name = ?", [*values, name]
         with self._open() as db:
             rows = db.execute(
                 "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "  # noqa: S608

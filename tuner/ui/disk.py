@@ -62,7 +62,7 @@ def _preview(keep: frozenset[str] | None, caches: bool) -> None:
                 for item in plan.items
             ],
             hide_index=True,
-            column_config={"Note": {"width": "medium"}, "Path": {"width": "large"}},
+            column_config={"Note": {"width": "large"}, "Path": {"width": "large"}},
         )
     else:
         st.caption("There is nothing of this to remove.")
