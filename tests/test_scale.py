@@ -14,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scale import world
+from streamlit.testing.v1 import AppTest
 
 from tuner import cli
 from tuner.config.config import make
 from tuner.jobs import queue
-from tuner.tracking import open_runs, runs, sqlite_reader, store, table
+from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
+from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.ledger import Ledger
 from tuner.tracking.run import ENDED, STATES, Run
 from tuner.tracking.runs import RunFilter
+from tuner.tracking.sqlite_reader import SqliteReader
 
 FEW, MANY = 50, 1000
 
@@ -291,3 +295,143 @@ def test_a_run_that_another_database_does_not_have_is_still_listed(home: Path) -
     world.fill_runs(2, begin=5)
     backup.replace(store.database() or "")
     assert {row.id for row in runs.list_runs().items} == {*ids, world.run_id(5), world.run_id(6)}
+
+
+# --- adapters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A studio with a few adapters and one with many; of some the run is gone, and some have an alias."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for count in (40, 600):
+            made[count] = tmp_path_factory.mktemp(f"shelf{count}")
+            patch.setenv("TUNER_HOME", str(made[count]))
+            world.fill_runs(20)
+            world.fill_adapters(count)
+            with sqlite3.connect(store.database() or "") as db:
+                aliases = [("champion", "adapter-3", 2), ("Ärmel_1", "adapter-4", 1)]
+                db.executemany(
+                    "INSERT INTO registered_model_aliases (alias, name, version) VALUES (?, ?, ?)", aliases
+                )
+    return made
+
+
+def drawn(page: str, monkeypatch: pytest.MonkeyPatch, /, **query: str) -> tuple[AppTest, list[str]]:
+    """A page of the studio, and the questions that were asked of the database for it."""
+    asked: list[str] = []
+    connect = sqlite3.connect
+
+    def heard(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened = connect(*args, **kwargs)
+        opened.set_trace_callback(asked.append)
+        return opened
+
+    monkeypatch.chdir(ROOT)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    app.run()
+    app.switch_page(f"pages/{page}.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_reader.sqlite3, "connect", heard)
+        app.run()
+    assert not app.exception and not [m for m in app.markdown if "could not be drawn" in m.value]
+    return app, asked
+
+
+def test_many_adapters_take_the_questions_and_the_room_of_a_few(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for count, home in shelves.items():
+        monkeypatch.setenv("TUNER_HOME", str(home))
+        app, asked = drawn("adapters", monkeypatch)
+        found[count] = len(asked), len(list(app.main))
+        assert any(f"{count} versions" in said.value for said in app.caption)
+    assert found[40] == found[600]
+    assert found[600][0] < 30
+
+
+def test_the_address_keeps_what_is_searched_for_and_what_is_open(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[600]))
+    app, _ = drawn("adapters", monkeypatch, q="m1 SET4", adapter="adapter-3/2")
+    assert [said.value for said in app.subheader] == ["adapter\\-3"]
+    assert any(said.value == "19 versions" for said in app.caption)
+    assert any("champion" in badge.value for badge in app.markdown)
+    app, _ = drawn("adapters", monkeypatch, page="2")
+    assert app.session_state["page"] == 2
+    app.text_input(key="q").set_value("champion").run()
+    assert any(said.value == "1 version" for said in app.caption) and not app.exception
+    app.text_input(key="q").set_value("").run()
+    assert app.session_state["page"] == 1
+    app, _ = drawn("adapters", monkeypatch, adapter="adapter-3/9999")
+    assert [said.value for said in app.warning] == ["There is no adapter adapter\\-3/9999; choose one above."]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "m1", "set1 dpo", "adapter-1", "CHAMPION", "ärmel", "armel", "%", "_1", "set1,"]
+)
+def test_the_file_and_the_api_find_the_same_adapters(
+    words: str, shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[40]))
+    monkeypatch.setattr(client_reader, "PAGE", 7)
+    quick, through_api = SqliteReader(store.database()), ClientReader()  # type: ignore[arg-type]
+    ids = quick.find_adapters(words.lower().split())
+    assert ids == through_api.find_adapters(words.lower().split())
+    assert bool(ids) == (words not in ("armel", "%", "set1,"))
+    by_place = [
+        sorted(r.adapters(ids[:5]), key=lambda row: (row["name"], row["version"]))
+        for r in (quick, through_api)
+    ]
+    assert [[row["tags"] for row in rows] for rows in by_place][0] == [row["tags"] for row in by_place[1]]
+    assert [row["aliases"] for row in by_place[0]] == [row["aliases"] for row in by_place[1]]
+    named = [
+        {(row["name"], row["version"]) for row in r.adapters(name="adapter-3")} for r in (quick, through_api)
+    ]
+    assert named == [{("adapter-3", 1), ("adapter-3", 2)}] * 2
+
+
+def test_the_shell_lists_a_screen_of_adapters_or_all(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[600]))
+    assert cli.main(["adapters"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 51 and "50 of 600 versions" in err
+    assert cli.main(["adapters", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({(row["name"], row["version"]) for row in rows}) == 600
+    assert cli.main(["adapters", "champion", "--json"]) == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (row["name"], row["version"], row["aliases"]) == ("adapter-3", 2, ["champion"])
+
+
+# --- data sets -----------------------------------------------------------------------------------------------------
+
+_read: list[str] = []
+sys.addaudithook(lambda event, given: _read.append(str(given[0])) if event == "open" else None)
+
+
+def test_of_a_long_catalog_only_the_set_that_is_open_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elements = []
+    for count in (30, 300):
+        world.fill_datasets(home / "data", count)
+        (home / "data" / "set7.jsonl").write_text('{"prompt": "only text"}\n')
+        _read.clear()
+        app, _ = drawn("datasets", monkeypatch, dataset="set7", q="set2")
+        opened = {Path(name).name for name in _read if name.startswith(str(home / "data"))}
+        assert opened == {"dataset_info.json", "set7.jsonl"}
+        assert any(said.value == f"{11 if count == 30 else 111} sets" for said in app.caption)
+        assert [said.value for said in app.subheader] == ["set7"]
+        elements.append(len(list(app.main)))
+    assert elements[0] == elements[1]
+    app, _ = drawn("datasets", monkeypatch, q="no such set")
+    assert any(said.value == "0 sets" for said in app.caption)

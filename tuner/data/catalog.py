@@ -164,14 +164,19 @@ class Entry:
 
     @cached_property
     def kind(self) -> Kind:
-        """What a row of it is."""
+        """What a row of it is; its first rows are read where the catalog alone does not tell."""
+        return self.told_kind or ("text" if self._only_text() else "chat")
+
+    @property
+    def told_kind(self) -> Kind | None:
+        """What a row of it is by what the catalog says; None for what may be talks or plain text."""
         if self.ranking:
             return "pairs"
         if self.columns.get("kto_tag"):
             return "labelled"
         if self.formatting != "alpaca" or {"response", "messages"} & self.named:
             return "chat"
-        return "text" if self._only_text() else "chat"
+        return "text" if self.location.endswith(".txt") else None
 
     @cached_property
     def turn_keys(self) -> tuple[str, str]:
@@ -194,8 +199,6 @@ class Entry:
     def _only_text(self) -> bool:
         """Whether rows bring a prompt and no answer: they are then text to read. A few rows say so together, for some
         of them may lack what the others have."""
-        if self.location.endswith(".txt"):
-            return True
         rows = self._first_rows() if self.local else []
         if not rows:
             return "prompt" in self.named

@@ -79,22 +79,29 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
     return prepared
 
 
-def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool) -> Prepared:
-    """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other."""
+def read_all(
+    config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool, spread: int = 0
+) -> Prepared:
+    """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other.
+
+    With `spread`, which is for reports, only so many rows of each set are read, evenly from all of it.
+    """
     encoder, train, aside = opened(config, tokenizer)
     weight = 1 / (len(train) + len(aside) or 1)
-    reader = Reader(encoder, progress, keep)
+    reader = Reader(encoder, progress, keep, spread)
     sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
     report = reader.tally.done()
     if keep and train and not report.kept:
         raise ConfigError([Problem("dataset", report.why_nothing())])
-    tester = Reader(encoder, progress, keep)
+    tester = Reader(encoder, progress, keep, spread)
     tested = [tester.read(e, (len(train) + i) * weight, weight) for i, e in enumerate(aside)]
     if tested:
         report.evaluation = tester.tally.done()
     order, learn, away = _orders(config, sets)
     _count(config, report, reader, tester, order, learn, away)
     prepared = Prepared([], {}, report, template=encoder.template)
+    if report.sampled:
+        report.say_sampled()
     if keep:
         _fill(prepared, config, sets, tested, learn, away)
     if progress:

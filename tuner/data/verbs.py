@@ -105,10 +105,12 @@ def config_for(name: str, model: str, knobs: dict[str, Any]) -> Config:
     return make({**knobs, "dataset": name, "model_name_or_path": model, "stage": stage})
 
 
-def report(name: str, model: str, progress: Progress | None = None, **knobs: Any) -> dict[str, Any]:
-    """The data report of one data set for a model, under the given knobs. Raises ConfigError."""
+def report(
+    name: str, model: str, progress: Progress | None = None, spread: int = 0, **knobs: Any
+) -> dict[str, Any]:
+    """The data report of one data set for a model, under the given knobs; of `spread` rows if given. Raises ConfigError."""
     config = config_for(name, model, knobs)
-    return make_report(config, load_tokenizer(model), progress).as_dict()
+    return make_report(config, load_tokenizer(model), progress, spread).as_dict()
 
 
 def show(name: str, row: int, model: str, **knobs: Any) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def queue_again(
             return
         if status.state not in ENDED:
             status = watch.bury(run, None)
+        if source is not None and not source.is_dir():
+            raise Refused(f"Run {run.id} cannot be resumed: {source.name} was just removed; try again.")
         run.keep_secrets(secrets or {})
         queue.enqueue(run.id)
         _write(run, status, source, note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,10 @@ class Reader(Protocol):
     def tag_keys(self) -> list[str]: ...
     def metric_names(self, ids: Iterable[str]) -> list[str]: ...
     def history(self, id: str, metric: str) -> Series: ...
-    def adapters(self) -> list[dict[str, Any]]: ...
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]: ...
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]: ...
     def has_adapters(self) -> bool: ...
 
 
@@ -48,7 +51,12 @@ class NobodyYet:
     def history(self, id: str, metric: str) -> Series:
         return np.empty(0, np.int64), np.empty(0)
 
-    def adapters(self) -> list[dict[str, Any]]:
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        return []
+
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
         return []
 
     def has_adapters(self) -> bool:

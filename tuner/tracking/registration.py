@@ -96,7 +96,7 @@ def register(
             for alias in aliases:
                 open_store().set_registered_model_alias(name, alias, str(version))
             changed()
-        known = next(row for row in list_adapters() if row.name == name and row.version == version)
+        known = next(row for row in list_adapters(name) if row.version == version)
     request.done()
     run.update(adapter=known.name, adapter_version=known.version)
     return known
@@ -170,7 +170,7 @@ def _parts(folder: Path) -> list[Path]:
 
 def _registered(run: Run, name: str, files: Mapping[str, tuple[int, str]]) -> AdapterRow | None:
     digest = weights_digest(files)
-    same = (row for row in list_adapters() if row.run_id == run.id and row.name == name)
+    same = (row for row in list_adapters(name) if row.run_id == run.id)
     return next((row for row in same if row.sha256 == digest and row.state == "ok"), None)
 
 

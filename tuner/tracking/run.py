@@ -19,7 +19,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ import yaml
 
 from tuner import hardware, paths, redact
 from tuner.config.config import load, read, to_yaml
+from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
 from tuner.redact import redacted
 from tuner.text import message
@@ -245,7 +246,7 @@ class Run:
 
     def values(self) -> dict[str, Any]:
         """The config as plain values, unchecked: for pages that only show it."""
-        with suppress(OSError, yaml.YAMLError):
+        with suppress(OSError, yaml.YAMLError, ConfigError):
             return read(self.folder / "config.yaml")
         return {}
 
@@ -381,7 +382,7 @@ def mark_open(run_id: str) -> None:
         insist(mark.touch)
 
 
-def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric out of metrics.jsonl rows; of a step logged twice (after a resume) the last."""
     points = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), int | float)}
     steps = sorted(points)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.tracking.rows import Details, Head, RunFilter
-from tuner.tracking.search import OURS, mentions, where
+from tuner.tracking.search import OURS, mentions, versions_where, where
 from tuner.tracking.store import TrackerError, sentence
 
 INFINITE = 1.7976931348623157e308  # what MLflow stores for an infinity
@@ -41,6 +41,8 @@ KNOWN = {
 HEAD = "r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.lifecycle_stage"
 SOME = "(SELECT value FROM json_each(?))"
 """Ids as one value: SQLite takes a limited number of question marks."""
+THESE = "(name, version) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
+"""Versions of models as one value."""
 MANY = 1000
 """Runs of which one is quicker with everything than with these alone."""
 _kept: dict[tuple[str, str], dict[str, str]] = {}
@@ -218,24 +220,41 @@ class SqliteReader:
             self._all("SELECT 1 FROM model_versions WHERE current_stage != 'Deleted_Internal' LIMIT 1")
         )
 
-    def adapters(self) -> list[dict[str, Any]]:
-        """Registered versions: name, version, created, run_id, location, description, tags, aliases."""
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        """Names and versions of what has every word, each in lower case, the newest first."""
+        condition, values = versions_where(words)
+        order = "ORDER BY coalesce(creation_time, 0) DESC, name, version DESC"
+        return self._all(f"SELECT name, version FROM model_versions v WHERE {condition} {order}", values)  # noqa: S608
+
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
+        """Registered versions: name, version, created, run_id, location, description, tags, aliases.
+
+        All of them, these, or those of one name.
+        """
+        some, values = ("", []) if ids is None else (f" AND {THESE}", [json.dumps(list(ids))])
+        if name:
+            some, values = f"{some} AND name = ?", [*values, name]
         with self._open() as db:
             rows = db.execute(
-                "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "
-                "FROM model_versions WHERE current_stage != 'Deleted_Internal'"
+                "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "  # noqa: S608
+                f"FROM model_versions WHERE current_stage != 'Deleted_Internal'{some}",
+                values,
             ).fetchall()
             keys = ("name", "version", "created", "run_id", "location", "description")
             found = {
                 (r[0], r[1]): dict(zip(keys, r, strict=True)) | {"tags": {}, "aliases": []} for r in rows
             }
             for name, version, key, value in db.execute(
-                "SELECT name, version, key, value FROM model_version_tags"
+                f"SELECT name, version, key, value FROM model_version_tags WHERE TRUE{some}",  # noqa: S608
+                values,
             ):
                 if (name, version) in found:
                     found[name, version]["tags"][key] = value
             for name, version, alias in db.execute(
-                "SELECT name, version, alias FROM registered_model_aliases"
+                f"SELECT name, version, alias FROM registered_model_aliases WHERE TRUE{some}",  # noqa: S608
+                values,
             ):
                 if (name, version) in found:
                     found[name, version]["aliases"].append(alias)
