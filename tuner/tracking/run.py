@@ -3,6 +3,7 @@
 config.yaml     the resolved config, never changed afterwards
 status.json     state, phase, progress, reason; replaced whole at each write
 metrics.jsonl   one line a logged step, written before anything is sent to MLflow
+curves          what is drawn of a long metrics.jsonl, once the run has ended; made anew where it is missing
 log.txt         everything the worker printed
 lock            held by the worker as long as it lives (flock)
 requests/       what others ask of the worker: stop, cancel

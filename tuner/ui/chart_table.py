@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tuner.tracking.points import Series
+from tuner.tracking.curve import Series
 from tuner.ui.words import number
 
 Tone = Literal["first", "second", "third", "good", "bad"]

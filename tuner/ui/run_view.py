@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from tuner.config.config import KNOBS, command, read, to_yaml, word
@@ -153,36 +155,63 @@ def chosen_options() -> tuple[float, bool]:
     )
 
 
+class Drawn(NamedTuple):
+    """A chart of a run as every session shows it."""
+
+    chart: chart_table.Chart
+    latest: str
+    picture: charts.Picture
+
+
 def curves(run: Run) -> None:
     """The charts of the run's stage, growing in place."""
-    points = tail(run)
-    measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
-    smoothing, log = chosen_options()
-    every = chart_table.charts_of(stage, measured)
-    # While it runs each chart has its place from the start; what never got a point is left out in the end.
     ended = run.status().state in ENDED
-    drawn = chart_table.shown(every, measured, ended=ended)
+    drawn = _drawn(run, str(run.folder), tail(run).mark, stage, ended, *chosen_options())
     if not drawn:
         theme.empty("show_chart", "No points", "The run ended before its first logging step.")
     with st.grid(3, min_column_width=265, gap="small"):
-        for chart in drawn:
-            _chart(run, chart, measured, smoothing, log)
+        for one in drawn:
+            with theme.card(f"chart-{one.chart.key}", gap="xsmall"):
+                _heading(one)
+                charts.show(one.picture)
 
 
-def _chart(
-    run: Run, chart: chart_table.Chart, measured: chart_table.Measured, smoothing: float, log: bool
-) -> None:
-    with theme.card(f"chart-{chart.key}", gap="xsmall"):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{chart.title}**", help=chart.help, width="content")
-            st.markdown(f":gray[{chart_table.latest(chart, measured)}]", width="content")
-        lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
-        charts.draw(
-            charts.figure(chart, measured, smoothing=smoothing, log=log),
-            f"{run.id}-{chart.key}",
-            charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale),
+def _heading(one: Drawn) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown(f"**{one.chart.title}**", help=one.chart.help, width="content")
+        st.markdown(f":gray[{one.latest}]", width="content")
+
+
+@lru_cache(maxsize=32)
+def _drawn(
+    run: Run, folder: str, mark: tuple[int, int], stage: str, ended: bool, smoothing: float, log: bool
+) -> tuple[Drawn, ...]:
+    """Made once for each state of the run, however many sessions look at it: `folder` and `mark` tell the states apart."""
+    points = tail(run)
+    found = {name: curve for name in points.names() if (curve := points.curve(name))}
+    measured = {name: curve.series() for name, curve in found.items()}
+    means = {name: curve.means() for name, curve in found.items()}
+    every = chart_table.charts_of(stage, measured)
+    # While it runs each chart has its place from the start; what never got a point is left out in the end.
+    return tuple(
+        Drawn(
+            chart,
+            chart_table.latest(chart, measured),
+            _picture(
+                run, chart, measured, charts.figure(chart, measured, means, smoothing=smoothing, log=log)
+            ),
         )
+        for chart in chart_table.shown(every, measured, ended=ended)
+    )
+
+
+def _picture(
+    run: Run, chart: chart_table.Chart, measured: chart_table.Measured, figure: go.Figure
+) -> charts.Picture:
+    lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
+    told = charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale)
+    return charts.picture(figure, f"{run.id}-{chart.key}", told)
 
 
 # --- log -----------------------------------------------------------------------------------------------------------

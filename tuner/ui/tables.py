@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from tuner.config.config import KNOBS, differing
+from tuner.tracking.curve import Series
 from tuner.tracking.events import BY
-from tuner.tracking.points import Series
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart_table import Chart, of_metric
 from tuner.ui.picking import Column
