@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -51,16 +52,17 @@ class Visitor:
             pass
 
     def live(self, seconds: float) -> None:
-        """Be a tab that is left open: each live piece is asked for again when it is due."""
+        """Be a tab that is left open: each live piece is asked for again when it is due, and drawn or not."""
         end = time.monotonic() + seconds
         while (now := time.monotonic()) < end:
             piece = min(self._due, key=self._due.__getitem__, default="")
             if piece and self._due[piece] <= now:
                 self._due[piece] = now + self._every[piece]
-                self.draw(fragment=piece)
+                self._piece = piece
+                self._ask(piece)
             else:
-                until = min(end, self._due[piece]) if piece else end
-                time.sleep(max(0.0, until - now))
+                with suppress(TimeoutError):
+                    self._read(min(end, self._due[piece] if piece else end) - now)
 
     def _ask(self, fragment: str) -> None:
         message = BackMsg()
@@ -78,7 +80,7 @@ class Visitor:
 
     def _read(self, patience: float) -> bool:
         """Take one answer; whether it was the last one of a draw."""
-        raw = self._socket.recv(timeout=max(0.1, patience))
+        raw = self._socket.recv(timeout=max(0.01, patience))
         assert isinstance(raw, bytes)
         self.bytes += len(raw)
         answer = ForwardMsg.FromString(raw)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -202,8 +203,9 @@ class Run:
 
     def values(self) -> dict[str, Any]:
         """The config as plain values, unchecked: for pages that only show it."""
+        path = self.folder / "config.yaml"
         with suppress(OSError, yaml.YAMLError):
-            return read(self.folder / "config.yaml")
+            return dict(_read_once(path, path.stat().st_mtime_ns))
         return {}
 
     @property
@@ -337,6 +339,12 @@ def all_runs() -> list[Run]:
         folders = [f for f in paths.runs().iterdir() if (f / "config.yaml").is_file()]
         return [Run(f.name) for f in sorted(folders, key=lambda f: f.stat().st_ctime, reverse=True)]
     return []
+
+
+@lru_cache(maxsize=256)
+def _read_once(path: Path, _written: int) -> dict[str, Any]:
+    """A config as it was written then. Parsing one takes longer than all else that a live page asks of a run."""
+    return read(path)
 
 
 def _write_private(path: Path, text: str) -> None:

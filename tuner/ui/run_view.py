@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -16,7 +18,7 @@ from tuner.config.knobs import ConfigError
 from tuner.jobs import queue, watch
 from tuner.tracking import checkpoints, events
 from tuner.tracking.pace import time_left
-from tuner.tracking.points import tail
+from tuner.tracking.points import Tail, tail
 from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import chart_table, charts, run_actions, theme, writes
 from tuner.ui.words import (
@@ -36,6 +38,10 @@ from tuner.ui.words import (
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
+AS_NEW = 2.5
+"""Seconds for which charts that were made for one session serve the others too, whatever was measured since."""
+MOST_SHARED = 32
+_sharing = threading.Lock()
 FEW_ROWS = 15
 """A table up to this long is shown whole."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
@@ -167,7 +173,7 @@ def curves(run: Run) -> None:
     """The charts of the run's stage, growing in place."""
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
     ended = run.status().state in ENDED
-    drawn = _drawn(run, str(run.folder), tail(run).mark, stage, ended, *chosen_options())
+    drawn = _drawn(run, stage, ended, *chosen_options())
     if not drawn:
         theme.empty("show_chart", "No points", "The run ended before its first logging step.")
     with st.grid(3, min_column_width=265, gap="small"):
@@ -183,12 +189,24 @@ def _heading(one: Drawn) -> None:
         st.markdown(f":gray[{one.latest}]", width="content")
 
 
-@lru_cache(maxsize=32)
-def _drawn(
-    run: Run, folder: str, mark: tuple[int, int], stage: str, ended: bool, smoothing: float, log: bool
-) -> tuple[Drawn, ...]:
-    """Made once for each state of the run, however many sessions look at it: `folder` and `mark` tell the states apart."""
-    points = tail(run)
+_shared: OrderedDict[tuple[object, ...], tuple[object, float, tuple[Drawn, ...]]] = OrderedDict()
+
+
+def _drawn(run: Run, *how: Any) -> tuple[Drawn, ...]:
+    """The charts as they are now, or were a moment ago: made once, however many sessions look at them."""
+    key, points = (str(run.folder), *how), tail(run)
+    with _sharing:
+        mark, till, drawn = _shared.get(key, (None, 0.0, ()))
+        if mark != points.mark and time.monotonic() >= till:
+            drawn = _made(run, points, *how)
+            _shared[key] = points.mark, time.monotonic() + AS_NEW, drawn
+        _shared.move_to_end(key)
+        while len(_shared) > MOST_SHARED:
+            _shared.popitem(last=False)
+    return drawn
+
+
+def _made(run: Run, points: Tail, stage: str, ended: bool, smoothing: float, log: bool) -> tuple[Drawn, ...]:
     found = {name: curve for name in points.names() if (curve := points.curve(name))}
     measured = {name: curve.series() for name, curve in found.items()}
     means = {name: curve.means() for name, curve in found.items()}

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from tuner.config.knobs import ConfigError
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.ui import login, people
+from tuner.ui.redraws import Redraws
 
 PAGE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
@@ -94,12 +96,14 @@ def loopback(host: str) -> bool:
 def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str = "127.0.0.1") -> None:
     """Serve a Streamlit script, guarded, until it is interrupted."""
     from starlette.middleware import Middleware
+    from starlette.routing import Mount
+    from starlette.staticfiles import StaticFiles
     from streamlit.runtime.pages_manager import PagesManager
     from streamlit.starlette import App
 
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
-    ignore_pages_left_behind()
+    ignore_needless_redraws()
     let_callbacks_finish()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
@@ -108,25 +112,36 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
     flags["secrets.files"] = [str(people.file())]  # the file that was checked, and no other
     if configured := people.login():  # or Streamlit asks a server of the Internet what this machine is called
         flags["browser.serverAddress"] = configured.address.name
-    App(script, middleware=[guard]).run(config=flags)
+    fonts = Mount("/fonts", StaticFiles(directory=Path(__file__).with_name("fonts")))
+    App(script, middleware=[guard], routes=[fonts]).run(config=flags)
 
 
-def ignore_pages_left_behind() -> None:
-    """Let no piece be redrawn for a page that is not shown any more.
+def ignore_needless_redraws() -> None:
+    """Let no piece be redrawn for a page that is not shown any more, nor out of its turn.
 
     Pieces redraw themselves by the browser's clock, and a browser that has not yet heard of the next page still asks
     for those of the last one. Streamlit would take the session back to that page, and the browser would wipe out the
-    new one, with nothing to draw in its place.
+    new one, with nothing to draw in its place. A piece that is not redrawn stays as it is and asks again.
     """
     from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
     from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
-    run_script = ScriptRunner._run_script
+    run_script, turns = ScriptRunner._run_script, Redraws()
 
     def run(self: ScriptRunner, rerun_data: RerunData) -> None:
-        here = self._pages_manager.current_page_script_hash
-        if not rerun_data.fragment_id_queue or rerun_data.page_script_hash in ("", here):
+        pieces = rerun_data.fragment_id_queue
+        if not pieces:
             run_script(self, rerun_data)
+        elif rerun_data.page_script_hash not in ("", self._pages_manager.current_page_script_hash):
+            return
+        elif not rerun_data.is_auto_rerun:
+            run_script(self, rerun_data)
+        elif turns.due(self._session_id, " ".join(pieces)):
+            began = time.thread_time()
+            try:
+                run_script(self, rerun_data)
+            finally:
+                turns.took(time.thread_time() - began)
 
     ScriptRunner._run_script = run  # type: ignore[method-assign]
 
