@@ -22,7 +22,6 @@ class Visitor:
         self.words = ""
         self.bytes = 0
         self.draws = 0
-        self._piece = ""
         self._every: dict[str, float] = {}
         self._due: dict[str, float] = {}
         origin = f"http://127.0.0.1:{port}"
@@ -44,7 +43,6 @@ class Visitor:
 
     def draw(self, patience: float = 120.0, fragment: str = "") -> None:
         """Ask for the page, or for one live piece of it, and read until it is drawn."""
-        self._piece = fragment
         self._ask(fragment)
         self.words, self.bytes = "", 0
         end = time.monotonic() + patience
@@ -58,7 +56,6 @@ class Visitor:
             piece = min(self._due, key=self._due.__getitem__, default="")
             if piece and self._due[piece] <= now:
                 self._due[piece] = now + self._every[piece]
-                self._piece = piece
                 self._ask(piece)
             else:
                 with suppress(TimeoutError):
@@ -85,7 +82,7 @@ class Visitor:
         self.bytes += len(raw)
         answer = ForwardMsg.FromString(raw)
         kind = answer.WhichOneof("type")
-        if kind == "new_session" and not self._piece:
+        if kind == "new_session" and not answer.metadata.run.fragment_ids:
             self._every.clear()
             self._due.clear()
         elif kind == "navigation":
@@ -100,6 +97,5 @@ class Visitor:
             return False
         # A script that asks for another draw ends early, and the other one follows.
         last = answer.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN
-        self._piece = self._piece if last else ""
         self.draws += last
         return last
