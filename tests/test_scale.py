@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scale import world
+from scale import sessions, world
+from scale.server import ROOT
 
 from tuner import cli, hardware
 from tuner.config.config import make
@@ -339,3 +340,18 @@ def test_a_run_that_another_database_does_not_have_is_still_listed(home: Path) -
     world.fill_runs(2, begin=5)
     backup.replace(store.database() or "")
     assert {row.id for row in runs.list_runs().items} == {*ids, world.run_id(5), world.run_id(6)}
+
+
+# --- the dashboard -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_page_left_open_for_an_hour_takes_no_more_memory(home: Path) -> None:
+    """The redraws of its three pieces in an hour, as fast as they come."""
+    assert sessions.soak(home, ROOT, warm=400, redraws=3600)["grown_mib"] < 30
+
+
+@pytest.mark.slow
+def test_thirty_browsers_take_a_small_part_of_the_machine(home: Path) -> None:
+    found = sessions.beside(home, ROOT, 30, 40.0)
+    assert found["redraws"] >= 30 and found["share"] < 0.05 and found["mib_a_session"] < 3

@@ -31,6 +31,7 @@ class Visitor:
             origin=origin,  # type: ignore[arg-type]
             max_size=None,
             open_timeout=60,
+            ping_interval=None,
         )
 
     def __enter__(self) -> Visitor:
@@ -41,8 +42,13 @@ class Visitor:
     ) -> None:
         self._socket.close()
 
+    @property
+    def pieces(self) -> list[str]:
+        """The live pieces of the page."""
+        return list(self._every)
+
     def draw(self, patience: float = 120.0, fragment: str = "") -> None:
-        """Ask for the page, or for one live piece of it, and read until it is drawn."""
+        """Ask for the page, or for one live piece of it, and read until it is drawn: as a click would, not a clock."""
         self._ask(fragment)
         self.words, self.bytes = "", 0
         end = time.monotonic() + patience
@@ -56,19 +62,19 @@ class Visitor:
             piece = min(self._due, key=self._due.__getitem__, default="")
             if piece and self._due[piece] <= now:
                 self._due[piece] = now + self._every[piece]
-                self._ask(piece)
+                self._ask(piece, clock=True)
             else:
                 with suppress(TimeoutError):
                     self._read(min(end, self._due[piece] if piece else end) - now)
 
-    def _ask(self, fragment: str) -> None:
+    def _ask(self, fragment: str, clock: bool = False) -> None:
         message = BackMsg()
         state = message.rerun_script
         state.query_string = self.query
         state.page_script_hash = self.hash
         state.page_name = "" if self.hash else self.page
         state.fragment_id = fragment
-        state.is_auto_rerun = bool(fragment)
+        state.is_auto_rerun = clock
         state.widget_states.widgets.extend(self.widgets.values())
         mark = "?" if self.query else ""
         state.context_info.url = f"http://127.0.0.1:{self.port}/{self.page}{mark}{self.query}"

@@ -11,6 +11,8 @@ SHARE = 0.03
 """Of all cores."""
 ON_ITS_WAY = 1.6
 """What a redraw costs in all for each second that its script takes: the rest goes into sending it."""
+AT_FIRST = 0.015
+"""Seconds that a script is taken to need before any did."""
 GONE = 15.0
 """Seconds after which a piece that nobody asks for any more is no longer counted."""
 
@@ -23,7 +25,7 @@ class Redraws:
         self._lock = threading.Lock()
         self._asked: dict[tuple[str, str], float] = {}
         self._drawn: dict[tuple[str, str], float] = {}
-        self._cost = 0.0
+        self._cost = ON_ITS_WAY * AT_FIRST
 
     def due(self, session: str, piece: str) -> bool:
         """Whether it is this piece's turn, which asks for it now. A turn that is given is taken."""

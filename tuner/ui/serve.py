@@ -103,7 +103,8 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
 
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
-    ignore_needless_redraws()
+    ignore_pages_left_behind()
+    redraw_in_turn()
     let_callbacks_finish()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
@@ -116,33 +117,48 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
     App(script, middleware=[guard], routes=[fonts]).run(config=flags)
 
 
-def ignore_needless_redraws() -> None:
-    """Let no piece be redrawn for a page that is not shown any more, nor out of its turn.
+def ignore_pages_left_behind() -> None:
+    """Let no piece be redrawn for a page that is not shown any more.
 
     Pieces redraw themselves by the browser's clock, and a browser that has not yet heard of the next page still asks
     for those of the last one. Streamlit would take the session back to that page, and the browser would wipe out the
-    new one, with nothing to draw in its place. A piece that is not redrawn stays as it is and asks again.
+    new one, with nothing to draw in its place.
     """
     from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
     from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
-    run_script, turns = ScriptRunner._run_script, Redraws()
+    run_script = ScriptRunner._run_script
 
     def run(self: ScriptRunner, rerun_data: RerunData) -> None:
-        pieces = rerun_data.fragment_id_queue
-        if not pieces:
+        here = self._pages_manager.current_page_script_hash
+        if not rerun_data.fragment_id_queue or rerun_data.page_script_hash in ("", here):
             run_script(self, rerun_data)
-        elif rerun_data.page_script_hash not in ("", self._pages_manager.current_page_script_hash):
-            return
-        elif not rerun_data.is_auto_rerun:
+
+    ScriptRunner._run_script = run  # type: ignore[method-assign]
+
+
+def redraw_in_turn() -> None:
+    """Let pieces be redrawn by the browser's clock in their turn only; see redraws. One that is not stays as it is."""
+    from streamlit.proto.ClientState_pb2 import ClientState
+    from streamlit.runtime.app_session import AppSession
+    from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+    from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
+
+    request, run_script, turns = AppSession.request_rerun, ScriptRunner._run_script, Redraws()
+
+    def asked(self: AppSession, state: ClientState | None) -> None:
+        if state is None or not state.is_auto_rerun or turns.due(self.id, state.fragment_id):
+            request(self, state)
+
+    def run(self: ScriptRunner, rerun_data: RerunData) -> None:
+        began = time.thread_time()
+        try:
             run_script(self, rerun_data)
-        elif turns.due(self._session_id, " ".join(pieces)):
-            began = time.thread_time()
-            try:
-                run_script(self, rerun_data)
-            finally:
+        finally:
+            if rerun_data.is_auto_rerun:
                 turns.took(time.thread_time() - began)
 
+    AppSession.request_rerun = asked  # type: ignore[method-assign, assignment]
     ScriptRunner._run_script = run  # type: ignore[method-assign]
 
 
