@@ -34,13 +34,14 @@ def fill(runs: int, adapters: int) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def fill_curves(runs: int, points: int) -> dict[str, Any]:
+def fill_curves(runs: int, points: int, most: int) -> dict[str, Any]:
     for id in world.fill_runs(runs):
         world.fill_curve(id, points)
-    return {}
+    fill_long(most)
+    return {"runs": runs}
 
 
-def fill_long(points: int) -> dict[str, Any]:
+def fill_long(points: int) -> None:
     """A run of so many points, in its folder only: a tracker takes an hour to fill."""
     from tuner import paths
 
@@ -50,7 +51,6 @@ def fill_long(points: int) -> dict[str, Any]:
             f'{{"step": {s}, "time": {world.BEGAN + s}, "loss": {s * 7919 % 10007 / 10007}}}\n'
             for s in range(points)
         )
-    return {}
 
 
 def lists() -> dict[str, Any]:
@@ -132,7 +132,7 @@ def waiting(count: int) -> dict[str, Any]:
 
 
 ASKED: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (fill, fill_curves, fill_long, lists, page, curves, long_curve, waiting)
+    f.__name__: f for f in (fill, fill_curves, lists, page, curves, long_curve, waiting)
 }
 
 

@@ -45,6 +45,12 @@ class Asked:
             [sys.executable, "-m", "scale.ask", *map(str, words)], {**os.environ, **own}, self.tree, patience
         )
 
+    def fill(self, home: str, *words: object) -> None:
+        """A studio, unless it was filled before."""
+        filled = self.home(home) / "filled"
+        if not filled.exists() and self(home, *words, patience=6 * PATIENCE):
+            filled.touch()
+
     def beside(self, what: str, *words: object) -> dict[str, Any]:
         """What tests/scale/sessions.py tells of a dashboard of this tree."""
         home = self.home(what)
@@ -80,7 +86,7 @@ def ratio(of: dict[str, Any], to: dict[str, Any], name: str) -> float | None:
 def lists(ask: Asked) -> dict[str, Any]:
     """Lists and pages at 10,000 runs and 2,000 adapters, held against 100 and 20."""
     for count, adapters in ((FEW, 20), (MANY, 2000)):
-        ask(str(count), "fill", count, adapters, patience=5 * PATIENCE)
+        ask.fill(str(count), "fill", count, adapters)
     few, many = ask(str(FEW), "lists"), ask(str(MANY), "lists")
     found: dict[str, Any] = {
         f"{name}_10000_to_100": ratio(many, few, name)
@@ -98,8 +104,7 @@ def lists(ask: Asked) -> dict[str, Any]:
 
 def curves(ask: Asked) -> dict[str, Any]:
     """Six curves of a million points, and one of ten million: first draw, next draw, first draw of another process."""
-    ask("curves", "fill_curves", 6, 1_000_000, patience=5 * PATIENCE)
-    ask("curves", "fill_long", 10_000_000, patience=5 * PATIENCE)
+    ask.fill("curves", "fill_curves", 6, 1_000_000, 10_000_000)
     found = {}
     for name, words in (("six_1m", ("curves", 6)), ("one_10m", ("long_curve",))):
         first, other = ask("curves", *words), ask("curves", *words)
@@ -143,10 +148,13 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--tree", type=Path, default=ROOT, help="the checkout that is asked")
     options.add_argument("--only", choices=PARTS, action="append", help="one part, and no other")
+    options.add_argument("--studios", type=Path, help="where they are kept, filled, for the next time")
     given = options.parse_args()
     said: dict[str, Any] = {"tree": str(given.tree)}
     with tempfile.TemporaryDirectory(prefix="scale", ignore_cleanup_errors=True) as folder:
-        ask = Asked(given.tree.resolve(), Path(folder))
+        if given.studios:
+            given.studios.mkdir(exist_ok=True)
+        ask = Asked(given.tree.resolve(), (given.studios or Path(folder)).resolve())
         for name in given.only or PARTS:
             said |= PARTS[name](ask)
     print(json.dumps(said), flush=True)
