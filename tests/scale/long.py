@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 FEW, MANY = 100, 10_000
 PAGES = ("home", "runs", "history", "compare")
 PATIENCE = 100.0
-"""Seconds that one question may take; a tree that needs longer has no answer."""
+"""CPU seconds that one question may take, and a quarter of its seconds by the clock; who needs longer has no answer."""
 SESSIONS = 30
 
 
@@ -57,7 +58,7 @@ class Asked:
         own = {"TUNER_HOME": str(home), "PYTHONPATH": f"{self.tree}:{ROOT / 'tests'}"}
         arguments = ", ".join([f"Path({str(home)!r})", f"Path({str(self.tree)!r})", *map(repr, words)])
         code = f"import json; from pathlib import Path; from scale import sessions; print(json.dumps(sessions.{what}({arguments})))"
-        return _told([sys.executable, "-c", code], {**os.environ, **own}, self.tree, 3 * PATIENCE)
+        return _told([sys.executable, "-c", code], {**os.environ, **own}, self.tree, PATIENCE)
 
 
 def _told(command: list[str], environment: dict[str, str], tree: Path, patience: float) -> dict[str, Any]:
@@ -67,9 +68,15 @@ def _told(command: list[str], environment: dict[str, str], tree: Path, patience:
     began = time.monotonic()
     try:
         done = subprocess.run(
-            command, env=environment | calm, cwd=tree, capture_output=True, text=True, timeout=patience
+            command,
+            env=environment | calm,
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            timeout=4 * patience,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (int(patience), int(patience) + 5)),
         )
-        said = done.stderr[-400:] if done.returncode else ""
+        said = done.stderr[-400:] or "no answer in time" if done.returncode else ""
         found: dict[str, Any] = {} if said else json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         said, found = "no answer in time", {}
