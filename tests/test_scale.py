@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -17,12 +18,13 @@ import pytest
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scale import world
+from scale import sessions, world
 from streamlit.testing.v1 import AppTest
 
-from tuner import cli
+from tuner import cli, hardware
 from tuner.config.config import make
-from tuner.jobs import queue
+from tuner.jobs import launch, queue
+from tuner.jobs.supervisor import Supervisor, needed
 from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.ledger import Ledger
@@ -147,6 +149,52 @@ def test_the_shell_lists_all_or_says_that_there_are_more(
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 51 and f"50 of {MANY} runs" in err
     assert cli.main(["runs", "--limit", "0"]) == 2
+
+
+# --- the queue ----------------------------------------------------------------------------------------------------
+
+
+def queued(home: Path, count: int) -> list[str]:
+    """A studio in which so many runs wait since a while."""
+    ids = world.fill_runs(count + 10)[:count]
+    for id in ids:
+        Run(id).update(state="queued", ended=0.0)
+        os.utime(Run(id).folder, (1e9, 1e9))
+    queue.reorder(ids)
+    return ids
+
+
+@pytest.mark.parametrize("look", ["the supervisor's look", "the queue", "whether a supervisor is needed"])
+def test_what_waits_is_read_once(look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    opened = {}
+    for count in (20, 200):
+        home = tmp_path / str(count)
+        home.mkdir()
+        monkeypatch.setenv("TUNER_HOME", str(home))
+        ids, supervisor = queued(home, count), Supervisor()
+        ask = {
+            "the supervisor's look": lambda s=supervisor: s._adopt(queue.unended()),
+            "the queue": queue.queue,
+            "whether a supervisor is needed": needed,
+        }[look]
+        ask()
+        with counting(monkeypatch) as opened[count]:
+            ask()
+        assert queue.waiting() == ids
+    assert opened[200].files <= opened[20].files + 2
+
+
+def test_a_worker_that_was_started_by_somebody_else_is_seen(home: Path) -> None:
+    first, second = queued(home, 2)
+    supervisor = Supervisor()
+    supervisor._adopt(queue.unended())
+    assert not supervisor.watches and set(supervisor.untouched) == {first, second}
+    launch.write_record(
+        Run(second), launch.Launch(time.time(), hardware.boot_id(), os.getpid(), pid=os.getpid())
+    )
+    supervisor._adopt(queue.unended())
+    assert set(supervisor.watches) == {second}
 
 
 # --- the file's answer and the one found by looking at each run ----------------------------------------------------
@@ -435,3 +483,18 @@ def test_of_a_long_catalog_only_the_set_that_is_open_is_read(
     assert elements[0] == elements[1]
     app, _ = drawn("datasets", monkeypatch, q="no such set")
     assert any(said.value == "0 sets" for said in app.caption)
+
+
+# --- the dashboard -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_page_left_open_for_an_hour_takes_no_more_memory(home: Path) -> None:
+    """The redraws of its three pieces in an hour, as fast as they come."""
+    assert sessions.soak(home, ROOT, warm=400, redraws=3600)["grown_mib"] < 30
+
+
+@pytest.mark.slow
+def test_thirty_browsers_take_a_small_part_of_the_machine(home: Path) -> None:
+    found = sessions.beside(home, ROOT, 30, 40.0)
+    assert found["redraws"] >= 30 and found["share"] < 0.05 and found["mib_a_session"] < 3

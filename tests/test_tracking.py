@@ -254,7 +254,7 @@ def test_nan_and_infinity_stay_themselves(studio: Path) -> None:
         log.log(step, {"loss": value})
     outcome.finish(run, "failed", plain("The loss is NaN."))
     for source in (SqliteReader(store.database()), ClientReader()):  # type: ignore[arg-type]
-        steps, values = source.history(run.id, "loss")
+        ((steps, values),) = source.history(run.id, "loss")
         assert list(steps) == [0, 1, 2, 3]
         assert repr(list(map(float, values))) == "[1.0, nan, inf, -inf]"
         assert source.details([run.id])[run.id].metrics["loss"] == -math.inf

@@ -33,6 +33,8 @@ IDLE = 20.0
 TICK = 0.25
 STOP_GRACE = 60.0
 """Seconds a stopped worker has to save before it is terminated."""
+CLOCK_STEP = 2_000_000_000
+"""Nanoseconds within which two files may be made without the folder's time telling them apart."""
 LAST_GRACE = 3.0
 """Seconds between terminating and killing, at most; no more than the first grace."""
 
@@ -95,6 +97,7 @@ class Supervisor:
         self.settling: subprocess.Popen[bytes] | None = None
         self.gpus: tuple[int, ...] = ()
         self.gpus_seen = float("-inf")
+        self.untouched: dict[str, int] = {}
 
     def tick(self) -> bool:
         """Do all that is due. Whether there is work left to wait for."""
@@ -112,10 +115,30 @@ class Supervisor:
 
     def _adopt(self, runs: dict[str, Status]) -> None:
         """Watch every run that has begun and is not yet watched: of an earlier supervisor, or of a terminal."""
+        root = str(paths.runs())
         for run_id, status in runs.items():
-            if run_id not in self.watches and (status.state in LIVE or _began(Run(run_id))):
+            if run_id not in self.watches and (status.state in LIVE or self._began(root, run_id)):
                 log.info("%s: watching it", run_id)
                 self.watches[run_id] = Watch(Run(run_id))
+        self.untouched = {i: made for i, made in self.untouched.items() if i in runs}
+
+    def _began(self, root: str, run_id: str) -> bool:
+        """Whether a worker of a queued run was started, as far as the starter could write it down.
+
+        Two hundred that wait are not to be opened at each look: a folder without a record, in which no file was made
+        since, still has none.
+        """
+        try:
+            made = os.stat(f"{root}/{run_id}").st_mtime_ns  # noqa: PTH116
+        except OSError:
+            return False
+        if self.untouched.get(run_id) == made:
+            return False
+        run = Run(run_id)
+        record = launch.record(run)
+        if record is None and time.time_ns() - made > CLOCK_STEP:
+            self.untouched[run_id] = made
+        return record is not None and (record.pid > 0 or liveness.alive(run))
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
@@ -212,12 +235,6 @@ class Supervisor:
             return True
         self.settling = settle.start() if settle.due() else None
         return self.settling is not None
-
-
-def _began(run: Run) -> bool:
-    """Whether a worker of a queued run was started, as far as the starter could write it down."""
-    record = launch.record(run)
-    return record is not None and (record.pid > 0 or liveness.alive(run))
 
 
 def grace_of(run: Run) -> float:

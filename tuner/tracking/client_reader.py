@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tuner.tracking.curve import Series
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.search import mentions
-from tuner.tracking.sqlite_reader import last_of_each, number, numbers
+from tuner.tracking.sqlite_reader import number, numbers
 from tuner.tracking.store import changes, experiment_id, explained, open_store, tracking_uri
 
 FRESH = 5.0  # seconds for which one answer of a server serves every question of a page
@@ -102,13 +102,20 @@ class ClientReader:
     def metric_names(self, ids: Iterable[str]) -> list[str]:
         return sorted({name for details in self.details(ids).values() for name in details.metrics})
 
-    def history(self, id: str, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def history(self, id: str, metric: str) -> Iterator[Series]:
         with explained():
             points = open_store(create=False).get_metric_history(id, metric)
         points.sort(key=lambda point: (point.step, point.timestamp))
-        steps = np.array([p.step for p in points], np.int64)
-        values = np.array([p.value for p in points], float)
-        return last_of_each(steps, numbers(values, np.isnan(values))) if points else (steps, values)
+        if points:
+            values = np.array([p.value for p in points], float)
+            yield np.array([p.step for p in points], np.int64), numbers(values, np.isnan(values))
+
+    def stamp(self, id: str, metric: str) -> str:
+        """Of an ended run; empty while it goes on, for a further point may be like the last one."""
+        for run in self._some([id]):
+            if run.info.end_time:
+                return f"{run.info.status} {run.info.end_time} {run.data.metrics.get(metric)}"
+        return ""
 
     def has_adapters(self) -> bool:
         with explained():

@@ -1,22 +1,62 @@
-"""The points of a run's metrics.jsonl, read on from where the last look ended, and thinned so that spikes survive."""
+"""The points of runs: read on from where the last look ended, in bounded memory, and kept beside a run that has ended."""
 
 from __future__ import annotations
 
-import bisect
+import json
+import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tuner.tracking.run import Run
+from tuner.tracking import lines
+from tuner.tracking.curve import MOST, ROW, Curve, Series, thinned
+from tuner.tracking.run import ENDED, Run
 
-Series = tuple[NDArray[np.int64], NDArray[np.float64]]
-"""Steps, rising, and the values at them."""
-MOST_RUNS_KEPT = 8
-_kept: OrderedDict[str, Tail] = OrderedDict()
-_keeping = threading.Lock()
+__all__ = ["Series", "Tail", "keep", "recall", "remembered", "spark", "tail", "thinned"]
+
+MOST_BYTES = 64 * 2**20
+"""What is held in memory of all runs together; the run looked at last is held in any case."""
+ROWS = 2**18
+"""Rows of all curves of a run: where it has very many metrics, each may have fewer."""
+LEAST = 256
+WORTH_KEEPING = 2**20
+"""Bytes of points from which on reading them again takes longer than keeping what came of them."""
+FORM = 1
+"""Of kept files; what has another one is made anew."""
+
+
+class Weighed(Protocol):
+    """What is held in memory; `size` is in bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+
+_held: OrderedDict[tuple[str, ...], Weighed] = OrderedDict()
+_holding = threading.Lock()
+
+
+def remembered(key: tuple[str, ...]) -> Weighed | None:
+    """What is held under a key, which counts as used just now."""
+    with _holding:
+        if key in _held:
+            _held.move_to_end(key)
+        return _held.get(key)
+
+
+def remember(key: tuple[str, ...], what: Weighed) -> None:
+    """Hold it, and let go of what was not used for longest until all fits."""
+    with _holding:
+        _held[key] = what
+        _held.move_to_end(key)
+        weight = sum(one.size for one in _held.values())
+        while weight > MOST_BYTES and len(_held) > 1:
+            weight -= _held.popitem(last=False)[1].size
 
 
 class Tail:
@@ -27,85 +67,130 @@ class Tail:
         self._lock = threading.Lock()
         self._inode = 0
         self._offset = 0
-        self._columns: dict[str, tuple[list[int], list[float]]] = {}
+        self._kept = 0
+        self._curves: dict[str, Curve] = {}
+
+    @property
+    def size(self) -> int:
+        return 4096 + sum(curve.rows.nbytes for curve in list(self._curves.values()))
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Another one whenever there is another point."""
+        return self._inode, self._offset
 
     def look(self) -> Tail:
         with self._lock, suppress(FileNotFoundError):
             stat = self._run.metrics_path.stat()
             if stat.st_ino != self._inode or stat.st_size < self._offset:
-                self._inode, self._offset, self._columns = stat.st_ino, 0, {}
+                self._begin(stat)
             if stat.st_size > self._offset:
-                rows, self._offset = self._run.metrics(self._offset)
-                for row in rows:
-                    self._add(row)
+                for block in lines.blocks(self._run.metrics_path, self._offset):
+                    self._take(block)
+            self._keep(stat)
         return self
 
-    def _add(self, row: dict[str, float]) -> None:
-        step = int(row.get("step", 0))
-        for name, value in row.items():
-            if name in ("step", "time") or not isinstance(value, int | float):
-                continue
-            steps, values = self._columns.setdefault(name, ([], []))
-            if steps and step <= steps[-1]:  # went on from a checkpoint: what came after it is replaced
-                keep = bisect.bisect_left(steps, step)
-                del steps[keep:], values[keep:]
-            steps.append(step)
-            values.append(float(value))
+    def _begin(self, stat: os.stat_result) -> None:
+        self._inode, self._offset, self._kept, self._curves = stat.st_ino, 0, 0, {}
+        if stat.st_size >= WORTH_KEEPING and (found := recall(_file(self._run), _stamp(stat))):
+            self._curves, self._offset = found, stat.st_size
+            self._kept = self._offset
+
+    def _take(self, block: bytes) -> None:
+        self._offset += len(block)
+        found = lines.points(block)
+        for name, _, _ in found:
+            self._curves.setdefault(name, Curve())
+        for name, steps, values in found:
+            self._curves[name].add(steps, values, max(LEAST, min(MOST, ROWS // len(self._curves))))
+
+    def _keep(self, stat: os.stat_result) -> None:
+        """Beside the run, once it has ended, if that is worth it."""
+        # A file that grew since, or whose last line is torn, is none to be recalled whole.
+        if self._offset - self._kept < WORTH_KEEPING or self._offset != stat.st_size:
+            return
+        if self._run.status().state in ENDED:
+            self._kept = self._offset
+            keep(_file(self._run), _stamp(stat), self._curves)
+
+    def curve(self, name: str) -> Curve | None:
+        """One metric's curve as it is now; None where it has no point."""
+        with self._lock:
+            known = self._curves.get(name)
+            return known and Curve(known.rows, known.width)  # rows are never changed, but replaced
 
     def series(self, name: str) -> Series:
-        with self._lock:
-            steps, values = self._columns.get(name, ([], []))
-            return np.array(steps, np.int64), np.array(values, float)
+        """All points of one metric, or of a long one the lowest and the highest of each stretch."""
+        return (self.curve(name) or Curve()).series()
 
     def names(self) -> list[str]:
         with self._lock:
-            return sorted(self._columns)
+            return sorted(self._curves)
 
     def last(self) -> dict[str, float]:
         """The last value of each metric."""
         with self._lock:
-            return {name: values[-1] for name, (_, values) in self._columns.items() if values}
+            return {name: float(curve.rows["high"][-1]) for name, curve in self._curves.items()}
 
 
 def tail(run: Run) -> Tail:
-    """The run's points up to now; the last few runs looked at stay in memory."""
-    key = str(run.folder)
-    with _keeping:
-        found = _kept.pop(key, None) or Tail(run)
-        _kept[key] = found
-        while len(_kept) > MOST_RUNS_KEPT:
-            _kept.popitem(last=False)
-    return found.look()
-
-
-def thinned(series: Series, most: int) -> Series:
-    """At most `most` points (4 or more): the lowest and the highest of each stretch, the first and the last.
-
-    A NaN stays only where a stretch has nothing else, as a gap in the line.
-    """
-    steps, values = series
-    if len(steps) <= most:
-        return series
-    stretches = max(1, (most - 2) // 2)
-    width = -(-len(values) // stretches)
-    padded = np.full(width * stretches, np.nan)
-    padded[: len(values)] = values
-    table = padded.reshape(stretches, width)
-    base = np.arange(stretches) * width
-    lowest = np.where(np.isnan(table), np.inf, table).argmin(axis=1) + base
-    highest = np.where(np.isnan(table), -np.inf, table).argmax(axis=1) + base
-    kept = np.unique(np.concatenate([[0], lowest, highest, [len(values) - 1]]))
-    kept = kept[kept < len(values)]
-    return steps[kept], values[kept]
+    """The run's points up to now."""
+    key = ("folder", str(run.folder))
+    found = remembered(key)
+    looked = (found if isinstance(found, Tail) else Tail(run)).look()
+    remember(key, looked)
+    return looked
 
 
 def spark(run: Run, points: int = 32) -> tuple[float, ...]:
     """The loss in a few numbers, for lists: the mean of each stretch, finite only."""
     found = tail(run)
     for name in ("loss", "train_loss", "eval_loss"):
-        values = found.series(name)[1]
+        values = (found.curve(name) or Curve()).means()[1]
         values = values[np.isfinite(values)]
         if len(values) > 1:
             parts = np.array_split(values, min(points, len(values)))
             return tuple(float(f"{part.mean():.4g}") for part in parts)
     return ()
+
+
+# --- kept files
+
+
+def _file(run: Run) -> Path:
+    return run.folder / "curves"
+
+
+def _stamp(stat: os.stat_result) -> str:
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def keep(path: Path, stamp: str, curves: Mapping[str, Curve]) -> None:
+    """Write curves down beside what says which points they are of; where that cannot be done they are made anew."""
+    told = {name: [len(curve.rows), curve.width] for name, curve in curves.items()}
+    head = json.dumps({"form": FORM, "stamp": stamp, "curves": told}).encode()
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with suppress(OSError):
+        try:
+            fresh.write_bytes(b"\n".join([head, b"".join(c.rows.tobytes() for c in curves.values())]))
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def recall(path: Path, stamp: str) -> dict[str, Curve] | None:
+    """Curves that were kept, if they are of the points that the stamp stands for."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        told, _, body = path.read_bytes().partition(b"\n")
+        head = json.loads(told)
+        if head["form"] != FORM or head["stamp"] != stamp:
+            return None
+        rows = np.frombuffer(body, ROW)
+        if len(rows) != sum(length for length, _ in head["curves"].values()):
+            return None
+        found, at = {}, 0
+        for name, (length, width) in head["curves"].items():
+            found[name] = Curve(rows[at : at + length].copy(), int(width))
+            at += length
+        return found
+    return None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from tuner.tracking.client_reader import ClientReader
-from tuner.tracking.points import Series
+from tuner.tracking.curve import Series
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError, database, was_used
@@ -22,7 +20,8 @@ class Reader(Protocol):
     def details(self, ids: Iterable[str]) -> dict[str, Details]: ...
     def tag_keys(self) -> list[str]: ...
     def metric_names(self, ids: Iterable[str]) -> list[str]: ...
-    def history(self, id: str, metric: str) -> Series: ...
+    def history(self, id: str, metric: str) -> Iterator[Series]: ...
+    def stamp(self, id: str, metric: str) -> str: ...
     def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]: ...
     def adapters(
         self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
@@ -48,8 +47,11 @@ class NobodyYet:
     def metric_names(self, ids: Iterable[str]) -> list[str]:
         return []
 
-    def history(self, id: str, metric: str) -> Series:
-        return np.empty(0, np.int64), np.empty(0)
+    def history(self, id: str, metric: str) -> Iterator[Series]:
+        return iter(())
+
+    def stamp(self, id: str, metric: str) -> str:
+        return ""
 
     def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
         return []

@@ -3,6 +3,7 @@
 config.yaml     the resolved config, never changed afterwards
 status.json     state, phase, progress, reason; replaced whole at each write
 metrics.jsonl   one line a logged step, written before anything is sent to MLflow
+curves          what is drawn of a long metrics.jsonl, once the run has ended; made anew where it is missing
 log.txt         everything the worker printed
 lock            held by the worker as long as it lives (flock)
 requests/       what others ask of the worker: stop, cancel
@@ -22,6 +23,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -246,8 +248,9 @@ class Run:
 
     def values(self) -> dict[str, Any]:
         """The config as plain values, unchecked: for pages that only show it."""
+        path = self.folder / "config.yaml"
         with suppress(OSError, yaml.YAMLError, ConfigError):
-            return read(self.folder / "config.yaml")
+            return dict(_read_once(path, path.stat().st_mtime_ns))
         return {}
 
     @property
@@ -408,6 +411,12 @@ def all_runs() -> list[Run]:
         folders = [f for f in paths.runs().iterdir() if (f / "config.yaml").is_file()]
         return [Run(f.name) for f in sorted(folders, key=lambda f: f.stat().st_ctime, reverse=True)]
     return []
+
+
+@lru_cache(maxsize=256)
+def _read_once(path: Path, _written: int) -> dict[str, Any]:
+    """A config as it was written then. Parsing one takes longer than all else that a live page asks of a run."""
+    return read(path)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.tracking.curve import Series
 from tuner.tracking.rows import Details, Head, RunFilter
 from tuner.tracking.search import OURS, mentions, versions_where, where
 from tuner.tracking.store import TrackerError, sentence
@@ -30,7 +31,7 @@ KNOWN = {
     "experiments": "experiment_id, name",
     "params": "run_uuid, key, value",
     "tags": "run_uuid, key, value",
-    "latest_metrics": "run_uuid, key, value, is_nan",
+    "latest_metrics": "run_uuid, key, value, is_nan, step, timestamp",
     "metrics": "run_uuid, key, value, is_nan, step, timestamp",
     "model_versions": "name, version, creation_time, run_id, storage_location, source, description, current_stage",
     "model_version_tags": "name, version, key, value",
@@ -43,6 +44,8 @@ SOME = "(SELECT value FROM json_each(?))"
 """Ids as one value: SQLite takes a limited number of question marks."""
 THESE = "(name, version) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
 """Versions of models as one value."""
+PIECE = 2**14
+"""Points that are in memory at once."""
 MANY = 1000
 """Runs of which one is quicker with everything than with these alone."""
 _kept: dict[tuple[str, str], dict[str, str]] = {}
@@ -203,16 +206,24 @@ class SqliteReader:
 
     # --- curves
 
-    def history(self, id: str, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Steps, rising, and values of one metric; of a step logged twice the later one."""
-        found = self._all(
-            "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp",
-            (id, metric),
+    def history(self, id: str, metric: str) -> Iterator[Series]:
+        """Steps, rising, and values of one metric, a piece at a time; of a step logged twice the later one comes last."""
+        ask = (
+            "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp"
         )
-        if not found:
-            return np.empty(0, np.int64), np.empty(0)
-        steps, values, nans = zip(*found, strict=True)
-        return last_of_each(np.array(steps, np.int64), numbers(np.array(values, float), np.array(nans, bool)))
+        with self._open() as db:
+            found = db.execute(ask, (id, metric))
+            while rows := found.fetchmany(PIECE):
+                steps, values, nans = zip(*rows, strict=True)
+                yield np.array(steps, np.int64), numbers(np.array(values, float), np.array(nans, bool))
+
+    def stamp(self, id: str, metric: str) -> str:
+        """Another one whenever the run has another point."""
+        newest = self._all("SELECT max(rowid) FROM metrics WHERE run_uuid = ?", (id,))
+        last = self._all(
+            "SELECT step, value, timestamp FROM latest_metrics WHERE run_uuid = ? AND key = ?", (id, metric)
+        )
+        return f"{self.inode()} {newest} {last}"
 
     def has_adapters(self) -> bool:
         """Whether there is any registered version."""
@@ -274,11 +285,3 @@ def numbers(values: NDArray[np.float64], nans: NDArray[np.bool_]) -> NDArray[np.
     values[huge] = np.copysign(np.inf, values[huge])
     values[nans] = np.nan
     return values
-
-
-def last_of_each(
-    steps: NDArray[np.int64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Drop all but the last of equal neighbours."""
-    last = np.append(steps[1:] != steps[:-1], True)
-    return steps[last], values[last]
