@@ -18,8 +18,8 @@ from test_stages import Watched, config_of, losses, trained
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters, layers, models
 from tuner.jobs.live import DivergedError
-from tuner.tracking import checkpoints
-from tuner.tracking.run import series
+from tuner.runs import checkpoints
+from tuner.runs.run import series
 
 
 @pytest.fixture(scope="module")

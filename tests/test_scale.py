@@ -25,10 +25,11 @@ from tuner import cli, hardware
 from tuner.config.config import make
 from tuner.jobs import launch, queue
 from tuner.jobs.supervisor import Supervisor, needed
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, STATES
 from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.ledger import Ledger
-from tuner.tracking.run import ENDED, STATES, Run
 from tuner.tracking.runs import RunFilter
 from tuner.tracking.sqlite_reader import SqliteReader
 
