@@ -323,7 +323,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(studio: Path) -> None:
     )  # fmt: skip
     live, outcome = trained(config, "best")
     steps, values = series(live.run.metrics()[0], "eval_loss")
-    assert steps[-1] < 30, "patience did not end it"
+    assert steps[-1] < 60, "patience did not end it"
     assert outcome.metrics["eval_loss"] == pytest.approx(min(values), abs=1e-4)
     assert str(live.run.status().doing) == "2 of 2 batches measured"  # or a long one would look stalled
 
