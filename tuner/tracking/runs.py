@@ -124,10 +124,8 @@ def _check_name(name: str) -> None:
 def list_runs(filter: RunFilter = RunFilter(), page: int = 1, size: int = 50) -> Page[RunRow]:  # noqa: B008  frozen
     """One page of the runs that pass the filter, in its order; `page` counts from 1."""
     table = Table()
-    ids = table.chosen(filter)
-    number = max(1, min(page, -(-len(ids) // size) or 1))
-    rows = table.rows(ids[(number - 1) * size : number * size])
-    return Page(tuple(rows), len(ids), number, size, table.notice)
+    ids, number, total = table.page(filter, max(1, page), size)
+    return Page(tuple(table.rows(ids)), total, number, size, table.notice)
 
 
 def every_run(

@@ -49,6 +49,7 @@ PIECE = 2**14
 MANY = 1000
 """Runs of which one is quicker with everything than with these alone."""
 _kept: dict[tuple[str, str], dict[str, str]] = {}
+_every: dict[str, tuple[tuple[object, ...], set[str]]] = {}
 LEAPING = """
 WITH RECURSIVE keys(key) AS (
     SELECT min(key) FROM tags UNION ALL SELECT (SELECT min(key) FROM tags WHERE key > keys.key) FROM keys WHERE key IS NOT NULL
@@ -130,6 +131,12 @@ class SqliteReader:
         found = self._all(ask, values)
         return [((start or 0) / 1000, id) for start, id in found]
 
+    def count(self, filter: RunFilter, but: Collection[str]) -> int:
+        """How many runs pass a filter, without those of these ids."""
+        condition, values = where(filter, but, self._params)
+        ((count,),) = self._all(f"SELECT count(*) FROM runs r WHERE {condition}", values)  # noqa: S608  of constants
+        return int(count)
+
     def _params(self, key: str) -> dict[str, str]:
         """A param of every run that has it, kept from question to question: MLflow never changes one."""
         kept = _kept.setdefault((str(self._file), key), {})
@@ -155,7 +162,13 @@ class SqliteReader:
 
     def ids(self) -> set[str]:
         """Every run in the file, whatever its experiment."""
-        return {id for (id,) in self._all("SELECT run_uuid FROM runs")}
+        # With a run more there is another last one, and with a run less another number: else they are the same ones.
+        last = "(SELECT run_uuid FROM runs ORDER BY rowid DESC LIMIT 1)"
+        stamp = (self.inode(), *self._all(f"SELECT count(*), {last} FROM runs")[0])  # noqa: S608  a constant
+        known = _every.get(str(self._file))
+        if known is None or known[0] != stamp:
+            known = _every[str(self._file)] = stamp, {id for (id,) in self._all("SELECT run_uuid FROM runs")}
+        return set(known[1])
 
     # --- what they have
 
