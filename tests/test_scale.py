@@ -101,7 +101,7 @@ QUESTIONS: dict[str, tuple[Callable[[], object], int]] = {
     "one run by the beginning of its id": (lambda: runs.find_run(world.run_id(40)[:30]), 1),
     "newest": (lambda: runs.list_runs(size=20), 100),
     "the last that ended": (lambda: runs.first_runs(6, RunFilter(states=tuple(ENDED))), 100),
-    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 100),
+    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 2),
     "search": (lambda: runs.list_runs(RunFilter(text="ALPHA run"), size=20), 300),
     "failed": (lambda: runs.list_runs(RunFilter(states=("failed",)), size=5), 100),
     "of a stage": (lambda: runs.list_runs(RunFilter(stage="dpo"), size=15), 200),

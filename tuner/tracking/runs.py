@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from tuner import paths
@@ -165,7 +166,7 @@ def first_runs(most: int, filter: RunFilter = RunFilter()) -> list[RunRow]:  # n
 
 def are_there(most: int, filter: RunFilter = RunFilter()) -> int:  # noqa: B008  frozen
     """How many runs pass a filter, as far as `most`."""
-    return len(Table().chosen(filter, most))
+    return len(Table().chosen(replace(filter, sort=""), most))
 
 
 def get_row(run_id: str) -> RunRow | None:

@@ -121,13 +121,14 @@ class SqliteReader:
     ) -> list[tuple[float, str]]:
         """The runs that pass a filter, without those of these ids: when each was made, in seconds, and its id.
 
-        With `most` only so many, those that come first by when they were made.
+        With `most` only so many: those that come first by when they were made, or any where the filter has no order.
         """
         condition, values = where(filter, but, self._params)
         ask = f"SELECT start_time, run_uuid FROM runs r WHERE {condition}"  # noqa: S608  built of constants
         if most is not None:
             way = "DESC" if filter.descending else "ASC"
-            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way} LIMIT {int(most)}"
+            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way}" if filter.sort else ""
+            ask += f" LIMIT {int(most)}"
         found = self._all(ask, values)
         return [((start or 0) / 1000, id) for start, id in found]
 

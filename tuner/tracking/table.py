@@ -33,6 +33,8 @@ COLUMNS = {
     "parent": ("tags", PARENT),
 }
 OPEN = frozenset({"SCHEDULED", "RUNNING"})
+BY_TIME = ("created", "")
+"""Sorts for which the quick reader need not tell of more runs than are wanted."""
 FEW = 300
 """Up to so many runs their values are asked for by id; of more all values are fetched."""
 
@@ -165,7 +167,7 @@ class Table:
         self._look()
         others = self._found(filter, most)
         ids = self._passing(filter)
-        if filter.sort == "created":
+        if filter.sort in BY_TIME:
             made = [(self.heads[id].created, self.heads[id].id or id) for id in ids]
             found = [id for _, id in sorted([*made, *others], reverse=filter.descending)[:most]]
             return [self._folder_of.get(id, id) for id in found] if self._folder_of else found
@@ -207,7 +209,7 @@ class Table:
             return []
         try:
             asked = [head.id for head in self.heads.values() if head.id]
-            return self._quick.search(filter, asked, most if filter.sort == "created" else None)
+            return self._quick.search(filter, asked, most if filter.sort in BY_TIME else None)
         except TrackerError as error:
             self._alone(error)
             self._look()
