@@ -304,6 +304,19 @@ def test_a_run_that_is_made_or_removed_is_known_at_once(home: Path) -> None:
         assert reader.ids() == after != before
 
 
+def test_a_param_that_comes_after_its_run_is_found(home: Path) -> None:
+    world.fill_runs(3)
+    assert runs.choices().models == ("models/m0", "models/m1", "models/m2")
+    for change in (
+        "INSERT INTO runs (run_uuid, experiment_id, lifecycle_stage) VALUES ('late', 1, 'active')",
+        "INSERT INTO params VALUES ('model_name_or_path', 'models/late', 'late')",
+    ):
+        assert "models/late" not in runs.choices().models
+        with sqlite3.connect(store.database() or "") as db:
+            db.execute(change)
+    assert "models/late" in runs.choices().models
+
+
 def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> None:
     ids = world.fill_runs(12)
     for number, changes in enumerate(

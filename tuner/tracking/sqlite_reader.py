@@ -49,7 +49,9 @@ PIECE = 2**14
 MANY = 1000
 """Runs of which one is quicker with everything than with these alone."""
 _kept: dict[tuple[str, str], dict[str, str]] = {}
-_every: dict[str, tuple[tuple[object, ...], set[str]]] = {}
+_kept_of: dict[tuple[str, str], frozenset[str]] = {}
+"""Of which runs a kept param is."""
+_every: dict[str, tuple[tuple[object, ...], frozenset[str]]] = {}
 LEAPING = """
 WITH RECURSIVE keys(key) AS (
     SELECT min(key) FROM tags UNION ALL SELECT (SELECT min(key) FROM tags WHERE key > keys.key) FROM keys WHERE key IS NOT NULL
@@ -65,7 +67,7 @@ class SqliteReader:
 
     def __init__(self, file: Path):
         self._file = file
-        self._now: set[str] = set()
+        self._now: frozenset[str] = frozenset()
         self._fresh: set[str] = set()  # params that are known of every run of now
 
     @contextlib.contextmanager
@@ -143,13 +145,20 @@ class SqliteReader:
         kept = _kept.setdefault((str(self._file), key), {})
         if key not in self._fresh:
             self._now = self._now or self.ids()
-            if missing := self._now - kept.keys():
-                column = self.column("params", key, missing if len(missing) < MANY else None)
-                kept |= {run: sys.intern(value) for run, value in column.items()}
-            for gone in kept.keys() - self._now:
-                kept.pop(gone, None)
+            if _kept_of.get((str(self._file), key)) is not self._now:
+                self._renew(key, kept)
+                if len(kept) == len(self._now):  # one that lacks it may get it yet
+                    _kept_of[str(self._file), key] = self._now
             self._fresh.add(key)
         return kept
+
+    def _renew(self, key: str, kept: dict[str, str]) -> None:
+        """Make what is kept of a param that of the runs there are now."""
+        if missing := self._now - kept.keys():
+            column = self.column("params", key, missing if len(missing) < MANY else None)
+            kept |= {run: sys.intern(value) for run, value in column.items()}
+        for gone in kept.keys() - self._now:
+            kept.pop(gone, None)
 
     def called(self, text: str) -> list[Head]:
         """The runs, deleted ones left out, whose id begins with a text; where there are none those of that name."""
@@ -161,15 +170,18 @@ class SqliteReader:
         """What runs are called, the deleted ones too."""
         return {name or "" for (name,) in self._all(f"SELECT r.name FROM runs r WHERE {OURS}")}  # noqa: S608
 
-    def ids(self) -> set[str]:
-        """Every run in the file, whatever its experiment."""
+    def ids(self) -> frozenset[str]:
+        """Every run in the file, whatever its experiment; the same object until that changes."""
         # With a run more there is another last one, and with a run less another number: else they are the same ones.
         last = "(SELECT run_uuid FROM runs ORDER BY rowid DESC LIMIT 1)"
         stamp = (self.inode(), *self._all(f"SELECT count(*), {last} FROM runs")[0])  # noqa: S608  a constant
         known = _every.get(str(self._file))
         if known is None or known[0] != stamp:
-            known = _every[str(self._file)] = stamp, {id for (id,) in self._all("SELECT run_uuid FROM runs")}
-        return set(known[1])
+            known = _every[str(self._file)] = (
+                stamp,
+                frozenset(id for (id,) in self._all("SELECT run_uuid FROM runs")),
+            )
+        return known[1]
 
     # --- what they have
 
