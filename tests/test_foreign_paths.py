@@ -15,7 +15,7 @@ from tuner.cli import main
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import CATALOG, NOWHERE, Entry, entry, read_catalog
 from tuner.data.upload import receive, safe_name
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 
 ROWS = json.dumps([{"instruction": "q", "output": "a"}])
 SECRET = json.dumps([{"instruction": "CANARY", "output": "CANARY"}])

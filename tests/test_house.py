@@ -24,6 +24,7 @@ FLOORS = {
     "tuner.jobs": 4,
     "tuner.preflight": 3,
     "tuner.tracking": 3,
+    "tuner.runs": 2,
     "tuner.estimate": 2,
     "tuner.data": 2,
     "tuner.config": 1,

@@ -33,23 +33,12 @@ from faults.storm import Storm
 from tuner import cli, hardware
 from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
-from tuner.jobs import (
-    control,
-    launch,
-    liveness,
-    queue,
-    reasons,
-    resuming,
-    settle,
-    slots,
-    submit,
-    supervisor,
-    watch,
-)
+from tuner.jobs import control, launch, queue, resuming, settle, slots, submit, supervisor, watch
 from tuner.jobs.foreground import take_slot
+from tuner.runs import checkpoints, locks, reasons
+from tuner.runs.run import Run, all_runs
+from tuner.runs.status import ENDED
 from tuner.text.message import Message, of_tag
-from tuner.tracking import checkpoints
-from tuner.tracking.run import ENDED, Run, all_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,7 +54,7 @@ def studio(launching_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def quiet() -> Iterator[None]:
     """No supervisor starts: this test holds its lock."""
     supervisor.leader_path().parent.mkdir(exist_ok=True)
-    lock = liveness.lock(supervisor.leader_path())
+    lock = locks.lock(supervisor.leader_path())
     assert lock is not None
     yield
     os.close(lock)
@@ -113,7 +102,7 @@ def test_a_submitted_run_is_started_watched_and_ends() -> None:
     run = submit.launch(new_run())
     assert control.wait(run, timeout=20).state == "finished"
     assert len(starts(run)) == 1
-    until(lambda: not liveness.alive(run))
+    until(lambda: not locks.alive(run))
     until(lambda: not supervisor.supervised())  # gone when idle
 
 
@@ -420,7 +409,7 @@ def lost_in_a_reboot(run: Run, step: int) -> None:
     until(lambda: run.status().step > step)
     kill_supervisor()
     kill(run.status().pid)
-    until(lambda: not supervisor.supervised() and not liveness.alive(run))
+    until(lambda: not supervisor.supervised() and not locks.alive(run))
     run.update(boot_id="another boot")
 
 
@@ -461,7 +450,7 @@ def test_a_run_that_got_further_is_taken_up_again_after_the_next_reboot(quiet: N
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
     run = new_run()
     run.update(state="running", pid=os.getpid(), boot_id=hardware.boot_id(), step=7)
-    assert not liveness.alive(run) and control.pid_of(run) is None
+    assert not locks.alive(run) and control.pid_of(run) is None
     control.stop(run)
     assert run.status().state == "interrupted"  # and this process is still here to say so
 
@@ -568,7 +557,7 @@ FOREGROUND = """
 import sys
 from tuner.jobs.control import Refused
 from tuner.jobs.foreground import run_in_foreground
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 try:
     sys.exit(run_in_foreground(Run(sys.argv[1]), wait=sys.argv[2] == "wait"))
 except Refused as refused:
@@ -672,9 +661,9 @@ def test_a_workers_children_do_not_keep_it_alive() -> None:
     run = new_run()
     code = """
 import os, sys, time
-from tuner.jobs import liveness
-from tuner.tracking.run import Run
-liveness.hold(Run(sys.argv[1]))
+from tuner.runs import locks
+from tuner.runs.run import Run
+locks.hold(Run(sys.argv[1]))
 if os.fork() == 0:
     time.sleep(600)
 print(flush=True)
@@ -683,9 +672,9 @@ time.sleep(600)
     parent = subprocess.Popen([sys.executable, "-c", code, run.id], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     parent.stdout.readline()
-    assert liveness.alive(run)
+    assert locks.alive(run)
     parent.kill()
-    until(lambda: not liveness.alive(run), 1)
+    until(lambda: not locks.alive(run), 1)
     parent.wait()
 
 
@@ -841,7 +830,7 @@ def test_one_process_at_a_time_tells_mlflow(
     run.update(state="stopped")
     watch.mark_unsettled(run)
     assert settle.due()
-    other = liveness.lock(settle._lock())
+    other = locks.lock(settle._lock())
     assert not settle.due() and settle.main() == 0 and settle.pending() == [run.id]
     os.close(other or 0)
     assert settle.due()
@@ -910,7 +899,9 @@ def test_a_kill_while_saving_leaves_a_checkpoint_that_loads() -> None:
 
 def test_two_processes_may_change_different_fields_of_a_status() -> None:
     run = new_run()
-    code = "import sys\nfrom tuner.tracking.run import Run\nfor n in range(100): Run(sys.argv[1]).update(tokens=n)"
+    code = (
+        "import sys\nfrom tuner.runs.run import Run\nfor n in range(100): Run(sys.argv[1]).update(tokens=n)"
+    )
     other = subprocess.Popen([sys.executable, "-c", code, run.id])
     for n in range(100):
         run.update(step=n)

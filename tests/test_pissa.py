@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from tuner import preflight
 from tuner.config.knobs import ConfigError
-from tuner.tracking import checkpoints
+from tuner.runs import checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,12 @@ from tuner import cli, hardware
 from tuner.config.config import make
 from tuner.jobs import launch, queue
 from tuner.jobs.supervisor import Supervisor, needed
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, STATES
+from tuner.text.message import plain
 from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.ledger import Ledger
-from tuner.tracking.run import ENDED, STATES, Run
 from tuner.tracking.runs import RunFilter
 from tuner.tracking.sqlite_reader import SqliteReader
 
@@ -320,7 +322,7 @@ def test_a_param_that_comes_after_its_run_is_found(home: Path) -> None:
 def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> None:
     ids = world.fill_runs(12)
     for number, changes in enumerate(
-        ({"state": "queued"}, {"state": "running"}, {"tracking": "not all of it is there"})
+        ({"state": "queued"}, {"state": "running"}, {"tracker": plain("not all of it is there")})
     ):
         Run(ids[number]).update(**changes)
     Ledger(mlflow_id=ids[3], state="queued").write(Run(ids[3]))

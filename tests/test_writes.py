@@ -17,8 +17,8 @@ from streamlit.testing.v1 import AppTest
 
 from tuner.config.config import make
 from tuner.jobs import cleaning, control, queue
-from tuner.tracking import events
-from tuner.tracking.run import Run
+from tuner.runs import events
+from tuner.runs.run import Run
 from tuner.tracking.runs import create_run, get_row
 from tuner.ui import people, writes
 
@@ -237,24 +237,24 @@ def opened(user: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AppTest:
 
 # --- nothing goes around it ----------------------------------------------------------------------------------------
 
-ROOMS = ("tuner.jobs.", "tuner.tracking.", "tuner.data.upload.", "tuner.ui.state.")
+ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.data.upload.", "tuner.ui.state.")
 READS = {
     "tuner.jobs.cleaning": ("plan",),
     "tuner.jobs.control": ("why_not_resumable",),
     "tuner.jobs.queue": ("order", "queue", "waiting"),
-    "tuner.jobs.reasons": ("label",),
+    "tuner.runs.reasons": ("label",),
     "tuner.jobs.submit": ("expand",),
     "tuner.jobs.watch": ("stalled",),
     "tuner.tracking.adapters": ("are_there_any", "check", "find_adapters", "get_adapter"),
-    "tuner.tracking.checkpoints": ("of", "output_of", "step_of", "valid"),
-    "tuner.tracking.disk": ("free",),
-    "tuner.tracking.events": ("of",),
+    "tuner.runs.checkpoints": ("of", "output_of", "step_of", "valid"),
+    "tuner.runs.files": ("free",),
+    "tuner.runs.events": ("of",),
     "tuner.tracking.history": ("history", "means", "metric_names"),
     "tuner.tracking.pace": ("answered", "expected_seconds", "time_left"),
-    "tuner.tracking.curve": ("thinned",),
-    "tuner.tracking.points": ("tail",),
-    "tuner.tracking.room": ("of_run", "of_runs", "of_studio"),
-    "tuner.tracking.run": ("fresh_name",),
+    "tuner.runs.curve": ("thinned",),
+    "tuner.runs.points": ("tail",),
+    "tuner.jobs.room": ("of_run", "of_runs", "of_studio"),
+    "tuner.runs.run": ("fresh_name",),
     "tuner.tracking.runs": ("are_there", "choices", "first_runs", "get_row", "list_runs", "names", "newest"),
     "tuner.tracking.store": ("changes", "warm"),
     "tuner.tracking.usage": ("with_mlflow", "with_peft"),
@@ -382,7 +382,7 @@ def test_no_page_changes_anything_but_through_writes(path: Path) -> None:
         "from tuner.tracking.adapters import delete_adapter",
         "from tuner.data import upload\nupload.remove('a', 'b')",
         "from tuner.ui import state\nstate.save_config('a', {})",
-        "from tuner.tracking.run import Run\nRun('a').request('stop')",
+        "from tuner.runs.run import Run\nRun('a').request('stop')",
         "from tuner import paths\n(paths.runs() / 'a').unlink()",
         "open('a', 'w')",
     ],

@@ -70,8 +70,8 @@ def test_what_is_ticked_is_what_is_deleted(studio, page, record) -> None:
 
 
 def test_room_is_made_only_once_somebody_agreed(studio, page, record) -> None:
-    from tuner.tracking import checkpoints
-    from tuner.tracking.run import Run
+    from tuner.runs import checkpoints
+    from tuner.runs.run import Run
 
     run = Run(record("roomy", **VALUES))
     for step in (10, 20):

@@ -126,8 +126,8 @@ def clone(page, wire: Wire, name: str) -> str:
 
 def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     from tuner.jobs import control
-    from tuner.tracking import checkpoints
-    from tuner.tracking.run import Run
+    from tuner.runs import checkpoints
+    from tuner.runs.run import Run
 
     monkeypatch.setenv("TUNER_HOME", str(studio.home))
     studio.tuner("queue", "--pause")

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuner import hardware
-from tuner.jobs import liveness, reasons, watch
+from tuner.jobs import watch
+from tuner.runs import checkpoints, locks, reasons
+from tuner.runs.run import Run
 from tuner.text.message import Message, message
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run
 
 
 def die(run: Run) -> None:
@@ -87,7 +87,7 @@ def main(run_id: str) -> int:
 
 
 def run_here(run: Run) -> int:
-    lock = liveness.hold(run)
+    lock = locks.hold(run)
     try:
         return live(run)
     finally:

@@ -104,8 +104,8 @@ def curves(count: int) -> dict[str, Any]:
 
 def long_curve() -> dict[str, Any]:
     """A run's own page of ten times as many points."""
-    from tuner.tracking import points
-    from tuner.tracking.run import Run
+    from tuner.runs import points
+    from tuner.runs.run import Run
 
     return _drawn(lambda: points.tail(Run(world.run_id(500))).series("loss"))
 
@@ -120,7 +120,7 @@ def waiting(count: int) -> dict[str, Any]:
     """`tuner queue`, and an idle look of the supervisor, where so many wait."""
     from tuner.jobs import queue
     from tuner.jobs.supervisor import Supervisor
-    from tuner.tracking.run import Run
+    from tuner.runs.run import Run
 
     for id in world.fill_runs(count):
         Run(id).update(state="queued", ended=0.0)

@@ -23,7 +23,7 @@ MIB = 2**20
 def at_work(home: Path, tree: Path, seconds: float) -> Iterator[str]:
     """A studio with a few runs and one that seems to train; its id. Needs TUNER_HOME."""
     from tuner.config.config import make
-    from tuner.tracking.run import Run
+    from tuner.runs.run import Run
 
     world.fill_runs(12)
     run = Run("live-one")

@@ -17,8 +17,8 @@ def disk(words: list[str]) -> int:
     options_of = parser(disk)
     options_of.add_argument("--json", action="store_true", help="one JSON object, with every run; bytes")
     options = options_of.parse_args(words)
-    from tuner.tracking import disk as under
-    from tuner.tracking import room
+    from tuner.jobs import room
+    from tuner.runs import files as under
 
     runs = room.of_runs()
     kinds = room.of_studio(runs)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from tuner.cli.words import OK, parser, print_json, refuse, table
-from tuner.tracking.run import STATES
+from tuner.runs.status import STATES
 
 A_SCREEN = 50
 """Runs that are listed to be read."""

@@ -17,7 +17,7 @@ from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
 from tuner.engine.peak import note_estimate
-from tuner.tracking import checkpoints
+from tuner.runs import checkpoints
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

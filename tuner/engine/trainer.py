@@ -31,8 +31,8 @@ from tuner.engine.profiler import Profiler
 from tuner.engine.start import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.jobs.live import Outcome
+from tuner.runs import checkpoints
 from tuner.text.message import message
-from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
     from transformers import Trainer

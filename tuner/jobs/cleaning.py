@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
-from tuner.jobs import liveness
+from tuner.jobs import room
 from tuner.jobs.resuming import why_not_resumable
-from tuner.tracking import checkpoints, open_runs, room
+from tuner.runs import checkpoints, locks
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, LIVE
+from tuner.tracking import open_runs
 from tuner.tracking.adapters import list_adapters
-from tuner.tracking.run import ENDED, LIVE, Run
 
 CACHES = ("references", "fetched")
 KEEPS = ("best", "last")
@@ -209,7 +211,7 @@ def clean(wanted: Plan) -> Plan:
 def _settled(run_id: str) -> Iterator[str]:
     """Hold an ended run's lock for a block; why its files may not go, empty if they may."""
     run = Run(run_id)
-    lock = liveness.lock(run.lock_path) if run.exists else None
+    lock = locks.lock(run.lock_path) if run.exists else None
     if lock is None:
         yield "its run is at work" if run.exists else "its run is gone"
         return

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from tuner.runs.files import FULL
+from tuner.runs.inputs import DataInput, record_inputs
+from tuner.runs.metrics import MetricsLog
+from tuner.runs.run import Run
 from tuner.text.message import Message, render, term
-from tuner.tracking.disk import FULL
-from tuner.tracking.inputs import DataInput, record_inputs
-from tuner.tracking.metrics import MetricsLog, Mirror
-from tuner.tracking.run import Run
+from tuner.tracking.mirror import Mirror
 
 Asked = Literal["stop", "cancel"]
 BREATH = 0.3  # seconds between two writes of the status: a reader polls once a second

@@ -19,12 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tuner import hardware, paths, process
-from tuner.jobs import launch, liveness, queue, reasons, resuming, settle, slots
+from tuner.jobs import launch, queue, resuming, settle, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
+from tuner.runs import files, locks, reasons
+from tuner.runs.run import Run
+from tuner.runs.status import LIVE, Status
 from tuner.text.message import message
-from tuner.tracking import disk, open_runs
+from tuner.tracking import open_runs
 from tuner.tracking.outcome import forget_old_secrets
-from tuner.tracking.run import LIVE, Run, Status
 
 log = logging.getLogger("tuner.supervisor")
 
@@ -45,7 +47,7 @@ def leader_path() -> Path:
 
 def supervised() -> bool:
     """Whether a supervisor is at work in this studio."""
-    return liveness.locked(leader_path())
+    return locks.locked(leader_path())
 
 
 def leader() -> int | None:
@@ -101,7 +103,7 @@ class Supervisor:
 
     def tick(self) -> bool:
         """Do all that is due. Whether there is work left to wait for."""
-        disk.keep_room()
+        files.keep_room()
         runs = queue.unended()
         self._adopt(runs)
         for watch in list(self.watches.values()):
@@ -138,7 +140,7 @@ class Supervisor:
         record = launch.record(run)
         if record is None and time.time_ns() - made > CLOCK_STEP:
             self.untouched[run_id] = made
-        return record is not None and (record.pid > 0 or liveness.alive(run))
+        return record is not None and (record.pid > 0 or locks.alive(run))
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
@@ -182,7 +184,7 @@ class Supervisor:
         """Start queued runs in order, as far as slots are free. A slot that an earlier one waits for is kept for it."""
         if not startable or queue.short_of_room():
             return
-        free = {name for name in slots.names(self._gpus()) if not liveness.locked(slots.path(name))}
+        free = {name for name in slots.names(self._gpus()) if not locks.locked(slots.path(name))}
         for run_id in startable:
             if not free:
                 return
@@ -198,7 +200,7 @@ class Supervisor:
         open_to_it = [name for name in choice if name in free]
         if len(open_to_it) < count:
             return set(choice) if chosen else set()
-        lock = liveness.lock(run.lock_path)
+        lock = locks.lock(run.lock_path)
         if lock is None:  # a terminal waits its turn with it, or somebody cancels it
             return set(choice)
         taken = slots.take(run.id, open_to_it, count) if run.status().state == "queued" else None
@@ -268,8 +270,8 @@ def serve(idle: float = IDLE) -> int:
 
     Raises OSError where the studio's folder cannot be written.
     """
-    disk.must_be_writable(paths.mlruns())
-    lock = liveness.lock(leader_path())
+    files.must_be_writable(paths.mlruns())
+    lock = locks.lock(leader_path())
     while lock is not None:
         with suppress(OSError):  # a full disk: the lock is what counts, the pid is for people
             os.truncate(lock, 0)
@@ -279,7 +281,7 @@ def serve(idle: float = IDLE) -> int:
         _work(idle, lock)
         os.close(lock)
         # Whoever submitted while the lock was still held relies on this look.
-        lock = liveness.lock(leader_path()) if needed() else None
+        lock = locks.lock(leader_path()) if needed() else None
     return 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuner.tracking.checkpoints import sha256
+from tuner.runs.checkpoints import sha256
 from tuner.tracking.reader import reader
 from tuner.tracking.rows import Page
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tuner import paths
 from tuner.redact import refuse_secret
+from tuner.runs.weights import BrokenWeights
 from tuner.tracking.adapter_rows import AdapterRow, Word, check, find_adapters, get_adapter, list_adapters
 from tuner.tracking.reader import reader
 from tuner.tracking.registration import register
 from tuner.tracking.store import as_default, changing, explained, open_store
-from tuner.tracking.weights import BrokenWeights
 
 __all__ = [
     "AdapterRow",

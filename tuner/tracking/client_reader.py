@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tuner.tracking.curve import Series
+from tuner.runs.curve import Series
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.search import mentions
 from tuner.tracking.sqlite_reader import number, numbers

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tuner import paths
-from tuner.tracking.curve import Curve, Series, thinned
+from tuner.runs.curve import Curve, Series, thinned
+from tuner.runs.points import keep, recall, remember, remembered, tail
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 from tuner.tracking.ledger import is_mirrored, mlflow_id
-from tuner.tracking.points import keep, recall, remember, remembered, tail
 from tuner.tracking.reader import Reader, reader
-from tuner.tracking.run import ENDED, Run
 from tuner.tracking.store import TrackerError, tracking_uri
 
 WORTH_KEEPING = 20_000

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
+from tuner.runs.run import Run, mark_open, open_marks
+from tuner.runs.status import ENDED
 from tuner.tracking.ledger import Ledger, is_mirrored
-from tuner.tracking.run import ENDED, Run, mark_open, open_marks
 
 
 def ids() -> list[str]:

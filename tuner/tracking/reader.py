@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from tuner.runs.curve import Series
 from tuner.tracking.client_reader import ClientReader
-from tuner.tracking.curve import Series
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError, database, was_used

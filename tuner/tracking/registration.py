@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths, private
+from tuner.runs.checkpoints import sha256
+from tuner.runs.files import replace_text
+from tuner.runs.inputs import recorded
+from tuner.runs.run import Run
+from tuner.runs.weights import BrokenWeights, check_finite
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
-from tuner.tracking.checkpoints import sha256
-from tuner.tracking.disk import replace_text
-from tuner.tracking.inputs import recorded
 from tuner.tracking.ledger import mlflow_id
-from tuner.tracking.run import Run
 from tuner.tracking.store import (
     as_default,
     changed,
@@ -36,7 +37,6 @@ from tuner.tracking.store import (
     open_store,
     tracking_uri,
 )
-from tuner.tracking.weights import BrokenWeights, check_finite
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
 # What of an output folder is the adapter: weights, their description and the tokenizer.

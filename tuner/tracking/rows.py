@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from tuner.tracking.run import Run, State
+from tuner.runs.run import Run
+from tuner.runs.status import State
 
 T = TypeVar("T")
 NOTE = "mlflow.note.content"

@@ -13,15 +13,18 @@ from tuner import paths
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.redact import refuse_secret
+from tuner.runs import events
+from tuner.runs.files import must_be_writable
+from tuner.runs.metrics import metric_name
+from tuner.runs.run import Run, fresh_name
+from tuner.runs.status import ENDED
 from tuner.text.message import plain
-from tuner.tracking import events, open_runs
+from tuner.tracking import open_runs
 from tuner.tracking.creation import creating
-from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
 from tuner.tracking.ledger import Ledger, held, mlflow_id
-from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
+from tuner.tracking.mirror import create_in_mlflow, sync
 from tuner.tracking.rows import NOTE, PARENT, SWEEP, Brief, Choices, Page, RunFilter, RunRow, is_own
-from tuner.tracking.run import ENDED, Run, fresh_name
 from tuner.tracking.store import TrackerError, changed, changing, database, explained, open_store
 from tuner.tracking.table import Table
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from tuner.runs.status import State
 from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, RunFilter
-from tuner.tracking.run import State
 from tuner.tracking.store import EXPERIMENT
 
 OURS = f"r.experiment_id IN (SELECT experiment_id FROM experiments WHERE name = '{EXPERIMENT}')"  # noqa: S608

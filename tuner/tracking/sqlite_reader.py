@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.tracking.curve import Series
+from tuner.runs.curve import Series
 from tuner.tracking.rows import Details, Head, RunFilter
 from tuner.tracking.search import OURS, mentions, versions_where, where
 from tuner.tracking.store import TrackerError, sentence

@@ -12,12 +12,13 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.runs.points import spark, tail
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import of_tag
 from tuner.tracking import open_runs
-from tuner.tracking.points import spark, tail
 from tuner.tracking.reader import NobodyYet, Reader, reader
 from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, Details, Head, RunFilter, RunRow, is_own
-from tuner.tracking.run import ENDED, Run, State, Status
 from tuner.tracking.search import SETTLED
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from tuner.runs.run import Run
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow
 from tuner.tracking.rows import Page
-from tuner.tracking.run import Run
 from tuner.ui import picking, state, theme, writes
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, ago, count, listed, place, safe, size

@@ -17,7 +17,7 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.components.v1 import declare_component
 
-from tuner.tracking.curve import Series, thinned
+from tuner.runs.curve import Series, thinned
 from tuner.ui.chart_table import Chart, Measured, Tone
 from tuner.ui.theme import DASHES, PALETTES, Palette, dark
 from tuner.ui.words import number

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tuner.jobs import cleaning
+from tuner.jobs import cleaning, room
 from tuner.jobs.cleaning import Plan
-from tuner.tracking import disk, room
+from tuner.runs import files
 from tuner.tracking.store import TrackerError
 from tuner.ui import writes
 from tuner.ui.words import count, safe, size
@@ -27,7 +27,7 @@ def panel() -> None:
     kinds = _kinds()
     with st.grid("auto", min_column_width=150, gap="small") as grid:
         grid.metric("In all", size(sum(kinds.values())), help="What lies in the studio's own folders.")
-        grid.metric("Free", size(disk.free()))
+        grid.metric("Free", size(files.free()))
         for what, taken in kinds.items():
             if taken:
                 grid.metric(what.capitalize(), size(taken))

@@ -12,8 +12,8 @@ from tuner import paths, preflight
 from tuner.config.config import Config, check, command, to_yaml
 from tuner.config.knobs import Problem
 from tuner.estimate import Memory
+from tuner.runs.run import fresh_name
 from tuner.tracking.pace import expected_seconds
-from tuner.tracking.run import fresh_name
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
 from tuner.ui import form, sweep, theme, writes

@@ -17,11 +17,12 @@ from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.kinds import KINDS, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import queue, watch
+from tuner.runs import checkpoints, events
+from tuner.runs.points import Tail, tail
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, Status
 from tuner.text.message import render, term
-from tuner.tracking import checkpoints, events
 from tuner.tracking.pace import time_left
-from tuner.tracking.points import Tail, tail
-from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import chart_table, charts, run_actions, theme, writes
 from tuner.ui.words import (
     NONE,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tuner import hosts, paths, process, samples
 from tuner.config.knobs import ConfigError
-from tuner.jobs.reasons import refused_by_system
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.runs.reasons import refused_by_system
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.ui import login, people
 from tuner.ui.redraws import Redraws

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from tuner.config.config import KNOBS, differing
-from tuner.tracking import room
-from tuner.tracking.curve import Series
-from tuner.tracking.events import BY
+from tuner.jobs import room
+from tuner.runs.curve import Series
+from tuner.runs.events import BY
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart_table import Chart, of_metric
 from tuner.ui.picking import Column

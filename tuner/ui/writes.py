@@ -16,8 +16,9 @@ from tuner.config.knobs import ConfigError
 from tuner.data import upload
 from tuner.jobs import cleaning, control, queue
 from tuner.jobs import submit as submitting
-from tuner.tracking import adapters, events, runs
-from tuner.tracking.run import Run
+from tuner.runs import events
+from tuner.runs.run import Run
+from tuner.tracking import adapters, runs
 from tuner.tracking.store import TrackerError
 from tuner.ui import login, state
 from tuner.ui.login import ReadOnly

@@ -20,7 +20,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
-from tuner.tracking.run import Run, series
+from tuner.runs.run import Run, series
 
 MANIFEST = "manifest.json"
 WEIGHTS = ("adapter_model*", "model*.safetensors", "pytorch_model*.bin", "value_head.safetensors")

@@ -12,8 +12,8 @@ from pathlib import Path
 from tuner import paths
 from tuner.data.kept import ours
 from tuner.data.upload import UPLOADS
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run
+from tuner.runs import checkpoints
+from tuner.runs.run import Run
 
 PLACES = {
     "artifacts": "registered adapters",

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tuner.tracking import lines
-from tuner.tracking.curve import MOST, ROW, Curve, Series, thinned
-from tuner.tracking.run import ENDED, Run
+from tuner.runs import lines
+from tuner.runs.curve import MOST, ROW, Curve, Series, thinned
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 
 __all__ = ["Series", "Tail", "keep", "recall", "remembered", "spark", "tail", "thinned"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.tracking.curve import Steps, Values
+from tuner.runs.curve import Steps, Values
 
 Named = tuple[str, Steps, Values]
 Places = NDArray[np.int64]
