@@ -324,7 +324,7 @@ def test_many_at_once_read_a_run_once(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_reading_a_long_run_imports_no_pandas(home: Path) -> None:
     run = long_run()
     code = (
-        "import sys; from tuner.tracking import points, run\n"
+        "import sys; from tuner.runs import points, run\n"
         f"assert points.spark(run.Run({run.id!r}))\n"
         "assert not {'pandas', 'mlflow', 'torch'} & set(sys.modules)"
     )
