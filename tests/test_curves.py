@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -107,25 +107,93 @@ def test_what_came_after_a_checkpoint_is_gone_from_a_long_curve(back: int) -> No
     assert not back or found[found < back].max() >= back - 2 * curve.width
 
 
-def test_lines_read_by_arrow_and_by_hand_say_the_same(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = []
-    for step in range(6000):
-        rows.append({"step": step, "time": step + 0.5, "loss": step / 7, "count": step, "word": "x"})
-        rows.append({"step": step, "time": 1, "eval_loss": [1.5, float("nan"), float("inf"), 2][step % 4]})
-    block = "".join(json.dumps(row) + "\n" for row in rows).encode()
+def one_by_one_read(block: bytes) -> dict[str, list[tuple[int, float]]]:
+    """What every line says, told by json."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in block.decode().split("\n"):
+        with suppress(ValueError, AttributeError, KeyError, OverflowError):
+            row = json.loads(line)
+            for name in row.keys() - {"step", "time"}:
+                if isinstance(row[name], int | float) and not isinstance(row[name], bool):
+                    found.setdefault(name, []).append((int(row["step"]), float(row[name])))
+    return found
+
+
+def said(block: bytes) -> dict[str, list[tuple[int, float]]]:
+    return {n: list(zip(s.tolist(), v.tolist(), strict=True)) for n, s, v in lines.points(block)}
+
+
+ODD = [
+    '{"step": 3, "lo',
+    "[1]",
+    "7",
+    "",
+    '{"step": "x", "time": 1, "loss": 1}',
+    '{"step": 4, "time": 1, "loss": "word"}',
+    '{"step": 4, "time": 1, "loss": true}',
+    '{"step": 4, "time": 1, "loss": null}',
+    '{"step": 4, "time": 1, "loss": [1, 2]}',
+    '{"step": 4, "time": 1, "los": 1}',
+    '{"step": 4, "time": 1, "loss": 1',
+    '{"step": 4, "time": 1, "loss": 1}}',
+    '{"step": 4, "time": 1, "loss": }',
+    '{"loss": 5, "step": 9, "time": 2}',
+    '{"step":4,"time":1,"loss":2}',
+    '{"step": 5, "time": 2, "a,b": 1, "Gr\\u00f6\\u00dfe": 2}',
+    '{"step": 9007199254740993, "time": 2, "loss": 8}',
+    '{"step": 1e400, "loss": 1}',
+    '{"step": 6, "time": 2, "loss": 1e400, "x": 18446744073709551616}',
+]
+
+
+@given(
+    odd=st.lists(st.tuples(st.integers(0, 6000), st.sampled_from(ODD)), max_size=20),
+    values=st.lists(st.floats() | st.integers(-(2**70), 2**70), min_size=4, max_size=9),
+)
+@settings(deadline=None, max_examples=15)
+def test_lines_read_at_once_and_one_by_one_say_the_same(
+    odd: list[tuple[int, str]], values: list[float]
+) -> None:
+    rows: list[dict[str, float]] = []
+    for step in range(3000):
+        value = values[step % len(values)]
+        rows.append({"step": step, "time": step + 0.5, "loss": step / 7, "count": step, "any": value})
+        # The same metric from lines of another shape, and one that went back to a checkpoint.
+        rows.append({"step": step - 2000 * (step > 2500), "time": 1, "eval_loss": value, "loss": value})
+    told = [json.dumps(row) for row in rows]
+    for place, line in odd:
+        told.insert(place, line)
+    block = ("\n".join(told) + "\n").encode()
     assert len(block) > lines.MANY
-    by_hand = {name: (s, v) for name, s, v in lines._by_hand(block)}
-    by_arrow = {name: (s, v) for name, s, v in lines._by_arrow(block)}
-    assert by_hand.keys() == by_arrow.keys() == {"loss", "count", "eval_loss"}
-    for name, (steps, values) in by_hand.items():
-        assert np.array_equal(steps, by_arrow[name][0])
-        assert np.array_equal(values, by_arrow[name][1], equal_nan=True)
-    torn = b'{"step": 3, "lo\n[1]\n7\n{"step": "x", "loss": 1}\n{"step": 1e400, "loss": 1}\n'
-    found = {name: len(s) for name, s, _ in lines.points(torn + block)}
-    assert found == {"loss": 6000, "count": 6000, "eval_loss": 6000}
+    wanted, found = one_by_one_read(block), said(block)
+    assert wanted.keys() == found.keys()
+    for name, pairs in wanted.items():
+        assert repr(found[name]) == repr(pairs)  # NaN is NaN
+
+
+def test_all_that_a_shape_has_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand: list[bytes] = []
+    read = lines._by_hand
+    monkeypatch.setattr(
+        lines, "_by_hand", lambda found: read([by_hand.append(one[1]) or one for one in found])
+    )
+    rows: list[dict[str, float]] = [{"step": s, "time": s / 3, "loss": 1e-5 * s} for s in range(5000)]
+    rows += [{"step": s, "time": s, "loss": float("inf"), "system/gpu": -s} for s in range(5000)]
+    block = b'{"step": 3, "lo\n' + "".join(json.dumps(row) + "\n" for row in rows).encode()
+    assert len(said(block)["loss"]) == 10_000
+    assert by_hand == [b'{"step": 3, "lo']
+
+
+def test_a_file_is_read_in_pieces_that_end_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "BLOCK", 64)
+    whole = b"".join(b"%d %s\n" % (n, b"x" * (n * 37 % 300)) for n in range(100))
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(block + b'{"step": 9, "time"')
-    assert b"".join(lines.blocks(path, 0)) == block
+    path.write_bytes(whole + b'{"step": 9, "time"')
+    pieces = list(lines.blocks(path, 0))
+    assert b"".join(pieces) == whole and all(piece.endswith(b"\n") for piece in pieces) and len(pieces) > 20
+    assert b"".join(lines.blocks(path, 5)) == whole[5:]
 
 
 def long_run(name: str = "long") -> Run:
@@ -256,7 +324,7 @@ def test_many_at_once_read_a_run_once(home: Path, monkeypatch: pytest.MonkeyPatc
 def test_reading_a_long_run_imports_no_pandas(home: Path) -> None:
     run = long_run()
     code = (
-        "import sys; from tuner.tracking import points, run\n"
+        "import sys; from tuner.runs import points, run\n"
         f"assert points.spark(run.Run({run.id!r}))\n"
         "assert not {'pandas', 'mlflow', 'torch'} & set(sys.modules)"
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scale import sessions, world
 from streamlit.testing.v1 import AppTest
@@ -103,7 +103,7 @@ QUESTIONS: dict[str, tuple[Callable[[], object], int]] = {
     "one run by the beginning of its id": (lambda: runs.find_run(world.run_id(40)[:30]), 1),
     "newest": (lambda: runs.list_runs(size=20), 100),
     "the last that ended": (lambda: runs.first_runs(6, RunFilter(states=tuple(ENDED))), 100),
-    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 100),
+    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 2),
     "search": (lambda: runs.list_runs(RunFilter(text="ALPHA run"), size=20), 300),
     "failed": (lambda: runs.list_runs(RunFilter(states=("failed",)), size=5), 100),
     "of a stage": (lambda: runs.list_runs(RunFilter(stage="dpo"), size=15), 200),
@@ -249,6 +249,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(filter=FILTERS, page=st.integers(1, 4))
+@example(filter=RunFilter(), page=1)
+@example(filter=RunFilter(descending=False), page=3)
+@example(filter=RunFilter(), page=7)
+@example(filter=RunFilter(), page=99)
+@example(filter=RunFilter(deleted=True), page=1)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_file_finds_what_a_look_at_each_run_finds(
     filter: RunFilter, page: int, mixed: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,6 +287,36 @@ def test_a_run_is_found_by_all_that_names_it(mixed: Path, monkeypatch: pytest.Mo
 
 
 # --- the marks of open runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_made_or_removed_is_known_at_once(home: Path) -> None:
+    world.fill_runs(6)
+    reader = SqliteReader(store.database())  # type: ignore[arg-type]
+    for change in (
+        f"DELETE FROM runs WHERE run_uuid = '{world.run_id(2)}'",
+        "INSERT INTO runs (run_uuid, experiment_id) VALUES ('another', 1)",
+        "DELETE FROM runs WHERE run_uuid = 'another'; INSERT INTO runs (run_uuid, experiment_id) VALUES ('b', 1)",
+        f"DELETE FROM runs WHERE run_uuid IN ('{world.run_id(0)}', 'b'); INSERT INTO runs (run_uuid) VALUES ('c')",
+    ):
+        before = reader.ids()
+        assert reader.ids() == before
+        with sqlite3.connect(store.database() or "") as db:
+            db.executescript(change)
+            after = {id for (id,) in db.execute("SELECT run_uuid FROM runs")}
+        assert reader.ids() == after != before
+
+
+def test_a_param_that_comes_after_its_run_is_found(home: Path) -> None:
+    world.fill_runs(3)
+    assert runs.choices().models == ("models/m0", "models/m1", "models/m2")
+    for change in (
+        "INSERT INTO runs (run_uuid, experiment_id, lifecycle_stage) VALUES ('late', 1, 'active')",
+        "INSERT INTO params VALUES ('model_name_or_path', 'models/late', 'late')",
+    ):
+        assert "models/late" not in runs.choices().models
+        with sqlite3.connect(store.database() or "") as db:
+            db.execute(change)
+    assert "models/late" in runs.choices().models
 
 
 def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> None:

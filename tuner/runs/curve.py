@@ -41,10 +41,17 @@ class Curve:
     def add(self, steps: Steps, values: Values, most: int = MOST) -> None:
         """Further points, at least one. One that is not behind all before it went on from a checkpoint: what came after
         that is replaced. Of a long curve the rest of a stretch goes with it, a pixel's worth."""
-        lowest = np.minimum.accumulate(steps[::-1])[::-1]  # from each point on
-        stay = np.append(steps[:-1] < lowest[1:], True)
-        self._rewind(int(lowest[0]))
-        self.rows = np.concatenate([self.rows, _single(steps[stay], values[stay])])
+        if not (steps[:-1] < steps[1:]).all():
+            lowest = np.minimum.accumulate(steps[::-1])[::-1]  # from each point on
+            stay = np.append(steps[:-1] < lowest[1:], True)
+            steps, values = steps[stay], values[stay]
+        self._rewind(int(steps[0]))
+        if len(self.rows) and len(self.rows) + len(steps) > most:
+            # They are about to be merged in any case; as columns they are so in a fraction of the time.
+            fresh = [_stretches(steps[:-1], values[:-1], self.width), _single(steps[-1:], values[-1:])]
+        else:
+            fresh = [_single(steps, values)]
+        self.rows = np.concatenate([self.rows, *fresh])
         if len(self.rows) > most:
             self._shorten(most // 2)
 
@@ -90,13 +97,34 @@ def _single(steps: Steps, values: Values) -> Rows:
     return rows
 
 
+def _stretches(steps: Steps, values: Values, width: int) -> Rows:
+    """A row for all points whose steps lie in the same stretch of `width`."""
+    if not len(steps):
+        return np.empty(0, ROW)
+    starts, lengths = _edges(steps, width)
+    lows, highs = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+    finite = np.isfinite(values)
+    rows = np.empty(len(starts), ROW)
+    rows["step"], rows["last"] = steps[starts], steps[starts + lengths - 1]
+    rows["low"], rows["low_at"] = lows, steps[_first_of(values, lows, starts, lengths)]
+    rows["high"], rows["high_at"] = highs, steps[_first_of(values, highs, starts, lengths)]
+    rows["sum"] = np.add.reduceat(np.where(finite, values, 0), starts)
+    rows["count"] = np.add.reduceat(finite, starts, dtype=np.int64)
+    return rows
+
+
+def _edges(steps: Steps, width: int) -> tuple[Steps, Steps]:
+    """Where each stretch of `width` begins among rising steps, and how many there are of it."""
+    stretch = steps >> (width.bit_length() - 1)  # many times as quick as a division
+    starts = np.flatnonzero(np.diff(stretch, prepend=stretch[0] - 1))
+    return starts, np.diff(starts, append=len(steps))
+
+
 def _merged(rows: Rows, width: int) -> Rows:
     """One row for all whose first steps lie in the same stretch of `width`."""
-    stretch = rows["step"] // width
-    starts = np.flatnonzero(np.diff(stretch, prepend=stretch[0] - 1))
+    starts, lengths = _edges(rows["step"], width)
     if len(starts) == len(rows):
         return rows
-    lengths = np.diff(starts, append=len(rows))
     lows = _first_of(rows["low"], np.fmin.reduceat(rows["low"], starts), starts, lengths)
     highs = _first_of(rows["high"], np.fmax.reduceat(rows["high"], starts), starts, lengths)
     merged: Rows = rows[starts]
@@ -111,7 +139,10 @@ def _merged(rows: Rows, width: int) -> Rows:
 def _first_of(values: Values, wanted: Values, starts: Steps, lengths: Steps) -> Steps:
     """Where in each stretch its wanted value is for the first time; any of a stretch of which none is a number."""
     each = np.repeat(wanted, lengths)
-    found = np.flatnonzero((values == each) | np.isnan(each))
+    there = values == each
+    if np.isnan(wanted).any():
+        there |= np.isnan(each)
+    found = np.flatnonzero(there)
     return found[np.searchsorted(found, starts)]
 
 

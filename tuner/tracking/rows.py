@@ -80,7 +80,8 @@ class RunFilter:
 
     `text` is looked for in name, id, model, data sets, note and reason, upper or lower case; every word must be found.
     `tags` maps a tag to the value it must have, an empty one to any value. `sort` is created, name, state, duration,
-    stage, model, dataset, `metrics.<name>` or `params.<name>`; runs that have none of it come last.
+    stage, model, dataset, `metrics.<name>` or `params.<name>`; runs that have none of it come last. An empty `sort` leaves
+    the order open, which is the quickest.
     """
 
     text: str = ""

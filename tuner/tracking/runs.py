@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from tuner import paths
@@ -127,10 +128,8 @@ def _check_name(name: str) -> None:
 def list_runs(filter: RunFilter = RunFilter(), page: int = 1, size: int = 50) -> Page[RunRow]:  # noqa: B008  frozen
     """One page of the runs that pass the filter, in its order; `page` counts from 1."""
     table = Table()
-    ids = table.chosen(filter)
-    number = max(1, min(page, -(-len(ids) // size) or 1))
-    rows = table.rows(ids[(number - 1) * size : number * size])
-    return Page(tuple(rows), len(ids), number, size, table.notice)
+    ids, number, total = table.page(filter, max(1, page), size)
+    return Page(tuple(table.rows(ids)), total, number, size, table.notice)
 
 
 def every_run(
@@ -170,7 +169,7 @@ def first_runs(most: int, filter: RunFilter = RunFilter()) -> list[RunRow]:  # n
 
 def are_there(most: int, filter: RunFilter = RunFilter()) -> int:  # noqa: B008  frozen
     """How many runs pass a filter, as far as `most`."""
-    return len(Table().chosen(filter, most))
+    return len(Table().chosen(replace(filter, sort=""), most))
 
 
 def get_row(run_id: str) -> RunRow | None:

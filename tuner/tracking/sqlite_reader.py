@@ -49,6 +49,9 @@ PIECE = 2**14
 MANY = 1000
 """Runs of which one is quicker with everything than with these alone."""
 _kept: dict[tuple[str, str], dict[str, str]] = {}
+_kept_of: dict[tuple[str, str], frozenset[str]] = {}
+"""Of which runs a kept param is."""
+_every: dict[str, tuple[tuple[object, ...], frozenset[str]]] = {}
 LEAPING = """
 WITH RECURSIVE keys(key) AS (
     SELECT min(key) FROM tags UNION ALL SELECT (SELECT min(key) FROM tags WHERE key > keys.key) FROM keys WHERE key IS NOT NULL
@@ -64,7 +67,7 @@ class SqliteReader:
 
     def __init__(self, file: Path):
         self._file = file
-        self._now: set[str] = set()
+        self._now: frozenset[str] = frozenset()
         self._fresh: set[str] = set()  # params that are known of every run of now
 
     @contextlib.contextmanager
@@ -120,28 +123,42 @@ class SqliteReader:
     ) -> list[tuple[float, str]]:
         """The runs that pass a filter, without those of these ids: when each was made, in seconds, and its id.
 
-        With `most` only so many, those that come first by when they were made.
+        With `most` only so many: those that come first by when they were made, or any where the filter has no order.
         """
         condition, values = where(filter, but, self._params)
         ask = f"SELECT start_time, run_uuid FROM runs r WHERE {condition}"  # noqa: S608  built of constants
         if most is not None:
             way = "DESC" if filter.descending else "ASC"
-            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way} LIMIT {int(most)}"
+            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way}" if filter.sort else ""
+            ask += f" LIMIT {int(most)}"
         found = self._all(ask, values)
         return [((start or 0) / 1000, id) for start, id in found]
+
+    def count(self, filter: RunFilter, but: Collection[str]) -> int:
+        """How many runs pass a filter, without those of these ids."""
+        condition, values = where(filter, but, self._params)
+        ((count,),) = self._all(f"SELECT count(*) FROM runs r WHERE {condition}", values)  # noqa: S608  of constants
+        return int(count)
 
     def _params(self, key: str) -> dict[str, str]:
         """A param of every run that has it, kept from question to question: MLflow never changes one."""
         kept = _kept.setdefault((str(self._file), key), {})
         if key not in self._fresh:
             self._now = self._now or self.ids()
-            if missing := self._now - kept.keys():
-                column = self.column("params", key, missing if len(missing) < MANY else None)
-                kept |= {run: sys.intern(value) for run, value in column.items()}
-            for gone in kept.keys() - self._now:
-                kept.pop(gone, None)
+            if _kept_of.get((str(self._file), key)) is not self._now:
+                self._renew(key, kept)
+                if len(kept) == len(self._now):  # one that lacks it may get it yet
+                    _kept_of[str(self._file), key] = self._now
             self._fresh.add(key)
         return kept
+
+    def _renew(self, key: str, kept: dict[str, str]) -> None:
+        """Make what is kept of a param that of the runs there are now."""
+        if missing := self._now - kept.keys():
+            column = self.column("params", key, missing if len(missing) < MANY else None)
+            kept |= {run: sys.intern(value) for run, value in column.items()}
+        for gone in kept.keys() - self._now:
+            kept.pop(gone, None)
 
     def called(self, text: str) -> list[Head]:
         """The runs, deleted ones left out, whose id begins with a text; where there are none those of that name."""
@@ -153,9 +170,18 @@ class SqliteReader:
         """What runs are called, the deleted ones too."""
         return {name or "" for (name,) in self._all(f"SELECT r.name FROM runs r WHERE {OURS}")}  # noqa: S608
 
-    def ids(self) -> set[str]:
-        """Every run in the file, whatever its experiment."""
-        return {id for (id,) in self._all("SELECT run_uuid FROM runs")}
+    def ids(self) -> frozenset[str]:
+        """Every run in the file, whatever its experiment; the same object until that changes."""
+        # With a run more there is another last one, and with a run less another number: else they are the same ones.
+        last = "(SELECT run_uuid FROM runs ORDER BY rowid DESC LIMIT 1)"
+        stamp = (self.inode(), *self._all(f"SELECT count(*), {last} FROM runs")[0])  # noqa: S608  a constant
+        known = _every.get(str(self._file))
+        if known is None or known[0] != stamp:
+            known = _every[str(self._file)] = (
+                stamp,
+                frozenset(id for (id,) in self._all("SELECT run_uuid FROM runs")),
+            )
+        return known[1]
 
     # --- what they have
 
