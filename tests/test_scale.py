@@ -25,6 +25,7 @@ from tuner import cli, hardware
 from tuner.config.config import make
 from tuner.jobs import launch, queue
 from tuner.jobs.supervisor import Supervisor, needed
+from tuner.text.message import plain
 from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.ledger import Ledger
@@ -285,7 +286,7 @@ def test_a_run_is_found_by_all_that_names_it(mixed: Path, monkeypatch: pytest.Mo
 def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> None:
     ids = world.fill_runs(12)
     for number, changes in enumerate(
-        ({"state": "queued"}, {"state": "running"}, {"tracking": "not all of it is there"})
+        ({"state": "queued"}, {"state": "running"}, {"tracker": plain("not all of it is there")})
     ):
         Run(ids[number]).update(**changes)
     Ledger(mlflow_id=ids[3], state="queued").write(Run(ids[3]))
