@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.ui import catalog, datasets, draft, state, theme, upload
@@ -41,13 +42,13 @@ entry = entries[name]
 
 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
     st.subheader(safe(name), anchor=False, width="content")
-    st.badge(datasets.KINDS[entry.kind][0], color="primary")
+    st.badge(datasets.KINDS[entry.kind], color="primary")
     st.space("stretch")
     st.button(
         "Use in a new run",
         icon=":material/add_circle:",
         on_click=draft.use_dataset,
-        args=(name, datasets.KINDS[entry.kind][1], folder),
+        args=(name, usual_for(entry.kind), folder),
         key=f"use-{name}-of-{folder}",
     )
 

@@ -25,8 +25,7 @@ from pyarrow import parquet as pq
 
 from tuner.config.knobs import ConfigError
 from tuner.data.encode import MASKED
-from tuner.data.prepare import Prepared, prepare
-from tuner.data.report import report
+from tuner.data.prepare import Prepared, prepare, report_of
 from tuner.data.tokens import load_tokenizer
 
 
@@ -104,14 +103,14 @@ def test_a_report_of_a_sample_says_so_and_reaches_the_end_of_the_set(tmp_path: P
     write[kind](tmp_path / f"set.{kind}")
     (tmp_path / "dataset_info.json").write_text(json.dumps({"set": {"file_name": f"set.{kind}"}}))
     asked = config(dataset_dir=str(tmp_path), stage="sft", template="default")
-    some, every = report(asked, tokenizer(), spread=60), report(asked, tokenizer())
+    some, every = report_of(asked, tokenizer(), spread=60), report_of(asked, tokenizer())
     assert (some.read, some.there) == (60, 300) and 45 < some.kept < 60  # rows 0, 10, 20 ... are empty
     assert some.sampled and some.steps == 0 and "60 of 300 rows" in some.notes[-1]
     lines = [example["line"] for example in some.dropped["empty answer"].examples]
     assert kind == "json" or (lines == sorted(set(lines)) and lines[-1] > 100)  # which has one line
     assert not every.sampled and every.read == every.there == 300
-    assert report(asked, tokenizer(), spread=300).as_dict() == every.as_dict()
-    limited = report(asked.with_values(max_samples=100), tokenizer(), spread=50)
+    assert report_of(asked, tokenizer(), spread=300).as_dict() == every.as_dict()
+    limited = report_of(asked.with_values(max_samples=100), tokenizer(), spread=50)
     assert (limited.read, limited.there) == (50, 100)
 
 

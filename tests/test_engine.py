@@ -55,7 +55,13 @@ class StopsAt(Watched):
 
 @pytest.mark.parametrize(
     ("stage", "dropout", "bco"),
-    [("sft", 0.1, 0.0), ("dpo", 0.1, 0.0), ("dpo", 0.0, 0.0), ("dpo", 0.0, 1.0), ("kto", 0.0, 0.0)],
+    [
+        ("sft", 0.1, 0.0),
+        pytest.param("dpo", 0.1, 0.0, marks=pytest.mark.slow),
+        ("dpo", 0.0, 0.0),
+        pytest.param("dpo", 0.0, 1.0, marks=pytest.mark.slow),
+        ("kto", 0.0, 0.0),
+    ],
 )
 def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, stage: str, dropout: float, bco: float) -> None:
     changes = {"lora_dropout": dropout, **({"pref_bco_weight": bco} if bco else {})}
@@ -286,9 +292,23 @@ def test_longer_texts_stretch_the_positions(studio: Path) -> None:
         assert model.config.rope_parameters["rope_type"] == kind
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize(
-    ("stage", "method"), [("sft", "lora"), ("sft", "freeze"), ("sft", "full"), ("dpo", "lora")]
+    ("stage", "method", "reentrant"),
+    [
+        ("sft", "lora", True),
+        ("sft", "freeze", False),
+        ("sft", "full", False),
+        ("dpo", "lora", False),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (
+                ("sft", "lora", False),
+                ("sft", "freeze", True),
+                ("sft", "full", True),
+                ("dpo", "lora", True),
+            )
+        ),
+    ],
 )
 def test_computing_activations_again_changes_nothing(
     studio: Path, stage: str, method: str, reentrant: bool

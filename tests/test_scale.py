@@ -162,7 +162,8 @@ def queued(home: Path, count: int) -> list[str]:
     for id in ids:
         Run(id).update(state="queued", ended=0.0)
         os.utime(Run(id).folder, (1e9, 1e9))
-    queue.reorder(ids)
+    with queue.changing() as now:
+        now.ids = list(ids)
     return ids
 
 

@@ -24,7 +24,8 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.config.without_effect import unheeded
-from tuner.data.catalog import Entry, named, pick, pick_eval
+from tuner.data.catalog import named, pick, pick_eval
+from tuner.data.entries import Entry
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
 from tuner.data.report import steps as optimizer_steps

@@ -15,15 +15,17 @@ from tuner import private
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data import kept
-from tuner.data.catalog import Entry, pick, pick_eval
+from tuner.data.catalog import pick, pick_eval
 from tuner.data.encode import Encoder, packs
+from tuner.data.entries import Entry
 from tuner.data.mix import Ints, kept_aside, mix, split
 from tuner.data.pack import groups, pack
 from tuner.data.reading import Reader, ReadSet, Source
 from tuner.data.report import Progress, Report, steps
 from tuner.data.rows import Rows
 from tuner.data.stream import Stream
-from tuner.data.templates import Template, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import Template
 from tuner.data.tokens import Tokenizer
 from tuner.text.message import message
 
@@ -107,6 +109,16 @@ def read_all(
     if progress:
         progress(1.0, message("doing.rows_ready", kept=report.kept, read=report.read))
     return prepared
+
+
+def report_of(
+    config: Config, tokenizer: Tokenizer, progress: Progress | None = None, spread: int = 0
+) -> Report:
+    """The report of a config's data, by the very path that training takes. Raises ConfigError when nothing can be read.
+
+    With `spread` only so many rows of each set are read, evenly from all of it; the report says so.
+    """
+    return read_all(config, tokenizer, progress, keep=False, spread=spread).report
 
 
 def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], list[Entry]]:

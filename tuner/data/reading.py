@@ -12,8 +12,8 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.data.batches import Batch, Batcher
-from tuner.data.catalog import Entry
 from tuner.data.encode import Draft, Encoded, Encoder
+from tuner.data.entries import Entry
 from tuner.data.files import Records, records
 from tuner.data.formats import Dropped, convert
 from tuner.data.mix import evenly, sample

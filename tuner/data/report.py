@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tuner.config.config import Config
 from tuner.data.encode import Draft, Encoded
 from tuner.data.formats import Dropped, Row
-from tuner.data.tokens import Tokenizer
 from tuner.text.message import Message
 
 Progress = Callable[[float, Message], None]
@@ -254,13 +253,3 @@ def steps(config: Config, rows: int, replicas: int = 1) -> int:
     per_epoch = max(math.ceil(batches / config.gradient_accumulation_steps), 1)
     whole: int = math.ceil(per_epoch * config.num_train_epochs)
     return whole
-
-
-def report(config: Config, tokenizer: Tokenizer, progress: Progress | None = None, spread: int = 0) -> Report:
-    """The report of a config's data, by the very path that training takes. Raises ConfigError when nothing can be read.
-
-    With `spread` only so many rows of each set are read, evenly from all of it; the report says so.
-    """
-    from tuner.data.prepare import read_all
-
-    return read_all(config, tokenizer, progress, keep=False, spread=spread).report

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
 from tuner.data.tokens import Tokenizer
 from tuner.data.tools import FORMATS, ToolFormat
@@ -314,26 +314,6 @@ def _whole(name: str, raw: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 def names() -> list[str]:
     """Every template's name."""
     return list(table())
-
-
-def template_of(config: Config, tokenizer: Tokenizer) -> Template:
-    """The template a config asks for; without a name the tokenizer's own, or `empty` where it has none.
-
-    Raises ConfigError.
-    """
-    name = config.template
-    if name is not None and name not in table():
-        like = nearest(name, table())
-        hint = f"did you mean {like}?" if like else "leave it empty for the tokenizer's own chat template."
-        raise ConfigError(
-            [Problem("template", f"--template {name} is not known; {hint}", {"template": like})]
-        )
-    own = tokenizer.chat_template
-    if own and name is None:
-        from tuner.data.chat_template import ChatTemplate
-
-        return ChatTemplate(own, tokenizer, config)
-    return written(name or "empty", tokenizer, config)
 
 
 def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:

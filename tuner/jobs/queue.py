@@ -206,14 +206,6 @@ def move(run_id: str, position: int) -> None:
         now.ids = ids
 
 
-def reorder(ids: list[str]) -> None:
-    """Let these runs start in this order, before all others that wait."""
-    with changing() as now:
-        queued = waiting()
-        first = [i for i in dict.fromkeys(ids) if i in queued]
-        now.ids = first + [i for i in queued if i not in first]
-
-
 def hold_back(run_id: str, held: bool = True) -> None:
     """Keep one queued run from starting, or let it go again."""
     with changing() as now:

@@ -10,7 +10,8 @@ import streamlit as st
 from tuner.config.config import KNOBS
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError, nearest
-from tuner.data.catalog import Entry, catalog_folder, read_catalog
+from tuner.data.catalog import catalog_folder, read_catalog
+from tuner.data.entries import Entry
 from tuner.ui import datasets, draft, picking, state
 from tuner.ui.offers import here
 from tuner.ui.picking import Column

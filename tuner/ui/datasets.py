@@ -13,9 +13,10 @@ import streamlit as st
 from tuner.config.config import KNOBS, Config
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import Entry
+from tuner.data.entries import Entry
 from tuner.data.pages import Pages
-from tuner.data.report import Finding, Report, report
+from tuner.data.prepare import report_of
+from tuner.data.report import Finding, Report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
 from tuner.text.message import Message
@@ -208,7 +209,7 @@ def reported(entry: Entry, config: Config) -> None:
             def tell(part: float, text: Message) -> None:
                 bar.progress(min(1.0, part), safe(text))
 
-            st.session_state[key] = report(config, tokenizer, tell, spread)
+            st.session_state[key] = report_of(config, tokenizer, tell, spread)
         except (ConfigError, OSError) as error:
             st.error(safe(error), icon=":material/error:")
             return
