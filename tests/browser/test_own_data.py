@@ -17,7 +17,10 @@ pytestmark = pytest.mark.browser
 
 
 def choose(page, key: str, option: str) -> None:
-    page.locator(f".st-key-{key} input").click()
+    app, field = page.get_by_test_id("stApp"), page.locator(f".st-key-{key} input")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60_000)
+    expect(field).to_have_count(1)  # a field that is replaced is drawn twice for a moment
+    field.click()
     page.get_by_role("option", name=option).first.click()
 
 
@@ -91,6 +94,6 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     page.get_by_role("button", name="Launch").click()
 
     standing = page.locator(".st-key-card-standing")
-    expect(standing).to_contain_text("Finished after", timeout=120_000)
+    expect(standing).to_contain_text("Finished after", timeout=300_000)
     expect(standing.get_by_role("link", name="Adapter tiny-meine-sft")).to_be_visible()
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
