@@ -474,3 +474,23 @@ def test_a_missing_library_is_named_with_its_command() -> None:
         ConfigError, match=r"needs the library hqq_missing, .* run `pip install 'tuner\[hqq\]'"
     ):
         need(Library("hqq", "hqq_missing", "'tuner[hqq]'"), knob="quantization_method")
+
+
+def test_an_answer_ends_where_its_template_ends_turns(studio: Path) -> None:
+    """A base model's own end of text is another token than the one that ends a turn, which it was taught to write."""
+    from transformers import AutoModelForCausalLM
+
+    from tuner.data.template_choice import template_of
+    from tuner.data.templates import stop_ids
+    from tuner.data.tokens import load_tokenizer
+    from tuner.engine.samples import _generate
+
+    model = AutoModelForCausalLM.from_pretrained(studio / "model").eval()
+    tokenizer = load_tokenizer(studio / "model")
+    (said,) = _generate(model, [[4, 260, 270]], tokenizer, 8, ())
+    assert len(said) == 8
+    (short,) = _generate(model, [[4, 260, 270]], tokenizer, 8, (said[2], 399))
+    assert short == said[: said.index(said[2]) + 1]
+    config = config_of("sft", template="chatml")
+    ends = stop_ids(template_of(config, tokenizer), tokenizer)
+    assert tokenizer.eos_id in ends

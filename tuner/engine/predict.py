@@ -71,7 +71,9 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
     answers: list[str] = []
     size = config.per_device_eval_batch_size
     for at in range(0, len(asked), size):
-        answers += generate(trainer, config, tokenizer, [q.prompt for q in asked[at : at + size]])
+        answers += generate(
+            trainer, config, tokenizer, [q.prompt for q in asked[at : at + size]], start.stops
+        )
         run.progress(len(answers) / len(asked), message("doing.answers", done=len(answers), total=len(asked)))
     expected = [_text(tokenizer, config, q.expected) for q in asked]
     prompts = [_text(tokenizer, config, q.prompt) for q in asked]
@@ -89,9 +91,13 @@ def _text(tokenizer: PreTrainedTokenizerBase, config: Config, ids: list[int]) ->
 
 
 def generate(
-    trainer: Trainer, config: Config, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]]
+    trainer: Trainer,
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    stops: Sequence[int],
 ) -> list[str]:
-    """Continuations of a batch of prompts, padded on the left."""
+    """Continuations of a batch of prompts, padded on the left, each up to one of the ids in `stops`."""
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
@@ -102,6 +108,7 @@ def generate(
             input_ids=ids,
             attention_mask=mask,
             pad_token_id=pad,
+            eos_token_id=list(stops) or None,
             use_cache=config.use_kv_cache,
             **choices(config),
         )

@@ -25,6 +25,7 @@ from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
 from tuner.data.scoring import check_patterns, score
 from tuner.data.template_choice import template_of
+from tuner.data.templates import stop_ids
 from tuner.data.tokens import Tokenizer
 from tuner.engine.live import LiveRun
 from tuner.text.message import message
@@ -92,11 +93,12 @@ def answer(
     asked: Sequence[Question],
     tokenizer: Tokenizer,
     new_tokens: int,
+    stops: Sequence[int],
     told: Callable[[int], None] = lambda answered: None,
 ) -> list[str]:
     """The model's likeliest answer to each question, token by token (greedy), without special tokens.
 
-    `told` hears how many are answered, after each batch.
+    `stops` are the ids at which an answer ends. `told` hears how many are answered, after each batch.
     """
     order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
     found: dict[int, str] = {}
@@ -104,14 +106,18 @@ def answer(
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             rows = [asked[i].ids for i in batch]
-            for i, ids in zip(batch, _generate(model, rows, tokenizer, new_tokens), strict=True):
+            for i, ids in zip(batch, _generate(model, rows, tokenizer, new_tokens, stops), strict=True):
                 found[i] = tokenizer.decode(ids, skip_special=True).strip()
             told(len(found))
     return [found[i] for i in range(len(asked))]
 
 
 def _generate(
-    model: PreTrainedModel, rows: Sequence[list[int]], tokenizer: Tokenizer, new_tokens: int
+    model: PreTrainedModel,
+    rows: Sequence[list[int]],
+    tokenizer: Tokenizer,
+    new_tokens: int,
+    stops: Sequence[int],
 ) -> list[list[int]]:
     longest = max(map(len, rows))
     pad = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id or 0
@@ -127,13 +133,10 @@ def _generate(
         top_p=None,
         top_k=None,
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_id,
+        eos_token_id=list(stops) or None,
         use_cache=True,
     )
-    return [
-        [int(t) for t in row if int(t) != pad or pad == tokenizer.eos_id]
-        for row in made[:, longest:].tolist()
-    ]
+    return [[int(t) for t in row if int(t) != pad or pad in stops] for row in made[:, longest:].tolist()]
 
 
 @contextmanager
@@ -163,6 +166,7 @@ class Sampler(TrainerCallback):
     def __init__(self, config: Config, run: LiveRun, tokenizer: Tokenizer):
         self.config, self.run, self.tokenizer = config, run, tokenizer
         self.questions = questions(config, tokenizer)
+        self.stops = stop_ids(template_of(config, tokenizer), tokenizer)
         self.samples = Samples()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -187,7 +191,12 @@ class Sampler(TrainerCallback):
         before = self.run.run.status().phase
         with self.run.phase("answering"):
             answers = answer(
-                model, self.questions, self.tokenizer, self.config.probe_new_tokens, self._answered
+                model,
+                self.questions,
+                self.tokenizer,
+                self.config.probe_new_tokens,
+                self.stops,
+                self._answered,
             )
         self.run.run.update(phase=before)
         shown = zip(self.questions[:SHOWN], answers[:SHOWN], strict=True)

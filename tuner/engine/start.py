@@ -12,6 +12,7 @@ from tuner.config.config import Config
 from tuner.data.prepare import Prepared, prepare
 from tuner.data.stream import Stream
 from tuner.data.template_choice import to_save
+from tuner.data.templates import stop_ids
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
@@ -36,6 +37,8 @@ class Start:
     fresh: PeftConfig | None
     checkpoint: Path | None = None
     """Where training goes on from."""
+    stops: tuple[int, ...] = ()
+    """Ids at which an answer of the template ends."""
 
     @property
     def packed(self) -> bool:
@@ -71,4 +74,5 @@ def begin(
         whole = config.finetuning_type in ("full", "freeze")
         model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
         model, fresh = methods.attach(config, model, checkpoint)
-    return Start(source, rows, tokenizer, model, fresh, checkpoint)
+    stops = tuple(stop_ids(rows.template, words)) if rows.template else ()
+    return Start(source, rows, tokenizer, model, fresh, checkpoint, stops)
