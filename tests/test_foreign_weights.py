@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters
 from tuner.jobs import reasons
-from tuner.preflight import problems
+from tuner.plan.preflight import problems
 from tuner.tensors import BrokenWeights, header
 from tuner.tracking import checkpoints
 

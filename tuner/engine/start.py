@@ -16,7 +16,8 @@ from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
-from tuner.engine.peak import note_estimate
+from tuner.jobs import planning
+from tuner.plan.plan import Plan
 from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Start:
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel | PeftModel
     fresh: PeftConfig | None
+    plan: Plan
     checkpoint: Path | None = None
     """Where training goes on from."""
 
@@ -63,7 +65,7 @@ def begin(
         words = load_tokenizer(source.folder)
         rows = prepare(config, words, run.progress)
         run.learned_from(rows.inputs)
-    note_estimate(config, run)
+    plan = planning.settled(run.run, config, source.folder)
     with run.phase("loading_model"):
         tokenizer = models.tokenizer(config, source)
         # Saved with the weights, so that others ask in the words it was taught in.
@@ -71,4 +73,4 @@ def begin(
         whole = config.finetuning_type in ("full", "freeze")
         model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
         model, fresh = methods.attach(config, model, checkpoint)
-    return Start(source, rows, tokenizer, model, fresh, checkpoint)
+    return Start(source, rows, tokenizer, model, fresh, plan, checkpoint)

@@ -1,6 +1,7 @@
 """A run: one folder under mlruns/runs, which is all that the two towers share while it lives.
 
 config.yaml     the resolved config, never changed afterwards
+plan.json       what it was to do, and what came true of it
 status.json     state, phase, progress, reason; replaced whole at each write
 metrics.jsonl   one line a logged step, written before anything is sent to MLflow
 log.txt         everything the worker printed
@@ -48,7 +49,7 @@ _WRITING = threading.RLock()
 class Status:
     """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
 
-    `name` and `tags` are what it was made with, `gpus` and `use_cpu` what it asked for. `cause` is why it ended, `said` are
+    `name` and `tags` are what it was made with, `gpus` and `use_cpu` what it asked for, of which it takes `devices`. `cause` is why it ended, `said` are
     notes for whoever reads its page, `tracker` what keeps it from MLflow. `doing` tells how far a phase is, `part` the same
     from 0 to 1. `resume_from` is the checkpoint that its next worker is to go on from, `began_from` the one that the last
     worker did, `continues` the run that this one goes on from. Memory in bytes.
@@ -84,6 +85,7 @@ class Status:
     tags: dict[str, str] = field(default_factory=dict)
     gpus: list[int] = field(default_factory=list)
     use_cpu: bool = False
+    devices: int = 1
     doing: Message = field(default_factory=Message)
     part: float = 0.0
     checkpoint: str = ""
@@ -97,7 +99,6 @@ class Status:
     artifacts: list[str] = field(default_factory=list)
     adapter: str = ""
     adapter_version: int = 0
-    memory_estimate: int = 0
     memory_peak: int = 0
 
     @property

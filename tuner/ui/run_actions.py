@@ -7,12 +7,12 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import preflight
 from tuner.config.config import check
 from tuner.config.kinds import trains
 from tuner.config.knobs import Problem
 from tuner.jobs import control
 from tuner.jobs.reasons import label
+from tuner.plan import preflight
 from tuner.tracking import checkpoints
 from tuner.tracking.rows import PARENT
 from tuner.tracking.run import ENDED, Run, Status

@@ -12,13 +12,13 @@ import streamlit as st
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.kinds import KINDS, trains
 from tuner.config.knobs import ConfigError
-from tuner.jobs import queue, watch
+from tuner.jobs import planning, queue, watch
 from tuner.text.message import render, term
 from tuner.tracking import checkpoints, events
 from tuner.tracking.pace import time_left
 from tuner.tracking.points import tail
 from tuner.tracking.run import ENDED, Run, Status
-from tuner.ui import chart_table, charts, run_actions, theme, writes
+from tuner.ui import chart_table, charts, plan_view, run_actions, theme, writes
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -102,7 +102,7 @@ def _figures(run: Run, status: Status) -> None:
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, safe(figure), help=_estimated(status) if name == "Peak memory" else None)
+            grid.metric(name, safe(figure), help=_estimated(run) if name == "Peak memory" else None)
 
 
 def _about(seconds: float | None) -> str:
@@ -110,8 +110,9 @@ def _about(seconds: float | None) -> str:
     return duration(seconds) if seconds is None else f"≈ {duration(seconds)}"
 
 
-def _estimated(status: Status) -> str:
-    expected = status.memory_estimate
+def _estimated(run: Run) -> str:
+    plan = planning.of(run)
+    expected = plan.memory.total if plan and plan.memory else 0
     told = f" {size(expected)} were expected for the model and its training." if expected else ""
     return (
         f"The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}"
@@ -298,6 +299,7 @@ def facts(run: Run) -> None:
         st.code(str(run.folder), language=None, wrap_lines=True)
         st.caption("Its id, for the shell and for MLflow.")
         st.code(run.id, language=None)
+    plan_view.planned(run)
     _doings(run)
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from tuner.config.config import Config
+from tuner.data.encode import packs
+from tuner.plan.engine import goes_on, grows
 
-"""Stages whose examples are two sequences."""
 SHARE = 0.45
 """Of free memory the packed engine plans for: eager rows and captured graphs each hold a row's activations."""
 CPU_TOKENS, SMALL_TOKENS = 4096, 2048
@@ -145,39 +146,103 @@ def _activations(shape: ModelShape, tokens: int, recompute: int, weight_bytes: i
     return tokens * (kept * layer + recompute * weight_bytes * shape.hidden + working)
 
 
-def packed_plan(
+def packed_rows(
     shape: ModelShape,
     free: int,
     *,
     rank: int = 8,
     weight_bytes: int = 2,
-    logits_bytes: int = LOGITS,
+    recompute: int | None = None,
     wanted: int = 4096,
     most: int = 16384,
 ) -> tuple[int, int]:
     """(token budget of a row, layers recomputed) for `free` bytes beside the loaded weights.
 
-    Keeps every activation if rows of `wanted` tokens fit; else recomputes half of the layers, else all.
+    Keeps every activation if rows of `wanted` tokens fit; else recomputes half of the layers, else all; or as many as
+    `recompute` says.
     """
-    for recompute in (0, shape.layers // 2, shape.layers):
-        at_one, at_many = (
-            packed_memory(
-                shape,
-                tokens=tokens,
-                scored=tokens // 2,
-                rank=rank,
-                recompute=recompute,
-                weight_bytes=weight_bytes,
-                logits_bytes=logits_bytes,
-            )
-            for tokens in (0, 1 << 14)
-        )
-        fixed = at_one.total - at_one.weights + min(logits_bytes, free // 4)
-        per_token = (at_many.activations + at_many.logits - min(logits_bytes, at_many.logits)) / (1 << 14)
-        budget = int((free - fixed) / per_token) // 256 * 256
+    choices = (0, shape.layers // 2, shape.layers) if recompute is None else (recompute,)
+    for layers in choices:
+        budget = _budget(shape, free, rank, weight_bytes, layers)
         if budget >= wanted:
-            return min(budget, most), recompute
-    return max(budget, 512), shape.layers
+            return min(budget, most), layers
+    return max(budget, 512), choices[-1]
+
+
+def _budget(shape: ModelShape, free: int, rank: int, weight_bytes: int, recompute: int) -> int:
+    at_one, at_many = (
+        packed_memory(
+            shape, tokens=n, scored=n // 2, rank=rank, recompute=recompute, weight_bytes=weight_bytes
+        )
+        for n in (0, 1 << 14)
+    )
+    fixed = at_one.total - at_one.weights + min(LOGITS, free // 4)
+    per_token = (at_many.activations + at_many.logits - min(LOGITS, at_many.logits)) / (1 << 14)
+    return int((free - fixed) / per_token) // 256 * 256
+
+
+@dataclass(frozen=True)
+class RowBudget:
+    """How the packed engine uses memory: tokens of a training row and of a reference row, recomputed layers, bytes of
+    logits held at a time."""
+
+    token_budget: int
+    reference_budget: int
+    recompute: int
+    layers: int
+    logits_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"at most {self.token_budget} tokens a row, {self.recompute} of {self.layers} layers recomputed"
+        )
+
+
+def row_budget(
+    shape: ModelShape | None,
+    layers: int,
+    *,
+    on_gpu: bool,
+    free: int,
+    preset: str = "speed",
+    token_budget: int | None = None,
+    recompute: int | None = None,
+    rank: int = 8,
+    weight_bytes: int = 2,
+) -> RowBudget:
+    """The rows of a model with `layers` layers on a device with `free` bytes beside its weights; `token_budget` and
+    `recompute` win over what memory allows. `shape` is None for a decoder with other names, whose layers run through
+    autograd, which keeps more."""
+    logits = LOGITS if on_gpu and preset != "memory" else SMALL_LOGITS
+    if preset == "memory":
+        tokens, again = SMALL_TOKENS, layers
+    elif not on_gpu or shape is None:
+        tokens, again = CPU_TOKENS, 0
+    else:
+        share = max(0, int(SHARE * free))
+        tokens, again = packed_rows(shape, share, rank=rank, weight_bytes=weight_bytes, recompute=recompute)
+    reference = min(4 * tokens, 8192)  # nothing is kept for a backward pass
+    return RowBudget(
+        token_budget or tokens,
+        token_budget or reference,
+        again if recompute is None else recompute,
+        layers,
+        logits,
+    )
+
+
+def holds(budget: RowBudget, shape: ModelShape, free: int, rank: int = 8, weight_bytes: int = 2) -> bool:
+    """Whether a row of this size fits twice, eager and captured in a graph, into `free` bytes beside the weights."""
+    needed = packed_memory(
+        shape,
+        tokens=budget.token_budget,
+        scored=budget.token_budget // 2,
+        rank=rank,
+        recompute=budget.recompute,
+        weight_bytes=weight_bytes,
+        logits_bytes=budget.logits_bytes,
+    )
+    return 2 * (needed.activations + needed.logits) <= free
 
 
 # --- a whole run -------------------------------------------------------------------------------------------------------
@@ -192,40 +257,44 @@ class Lengths:
     longest: int
 
 
-def run_memory(config: Config, shape: ModelShape, lengths: Lengths, free: int) -> Memory:
-    """What a run holds at its peak on each device. `free` is what the device has free, 0 for a CPU."""
-    trained, width = _trained(config, shape), 2 if config.pure_bf16 else 4
-    packed = takes_packed(config)
+def run_memory(
+    config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool, budget: RowBudget | None, rank: int = 8
+) -> Memory:
+    """What a run holds at its peak on its device; `budget` are the packed engine's rows, None for TRL's batches."""
+    trained_numbers, width = trained(config, shape, rank), trained_bytes(config)
     steps = (
-        _packed_step(config, shape, lengths, free)
-        if packed
-        else _padded_step(config, shape, lengths, on_gpu=free > 0)
+        _packed_step(config, shape, lengths, budget, rank)
+        if budget
+        else _padded_step(config, shape, lengths, on_gpu)
     )
     return replace(
         steps,
-        weights=_weights(config, shape) + (steps.weights if packed else 0),
-        adapters=0 if _whole(config) else trained * width,
-        gradients=trained * width,
-        optimizer=int(trained * _optimizer_bytes(config.optim, width)),
+        weights=weights(config, shape) + steps.weights,
+        adapters=0 if _whole(config) else trained_numbers * width,
+        gradients=trained_numbers * width,
+        optimizer=optimizer(config, trained_numbers),
     )
-
-
-def takes_packed(config: Config) -> bool:
-    """Whether the packed engine will likely take the run; it decides for itself once it sees the model."""
-    plain = config.finetuning_type == "lora" and not (config.use_dora or config.lora_dropout or config.fp16)
-    alone = not (config.quantization_bit or config.ref_model or config.streaming)
-    return "packed" in config.kind.engines and config.engine != "trl" and plain and alone
 
 
 def _whole(config: Config) -> bool:
     return config.finetuning_type in ("full", "freeze")
 
 
+def frozen_bytes(config: Config) -> int:
+    """Bytes of a frozen weight."""
+    return 2 if _half(config) else 4
+
+
+def trained_bytes(config: Config) -> int:
+    """Bytes of a trained weight."""
+    return 2 if config.pure_bf16 else 4
+
+
 def _half(config: Config) -> bool:
     return bool(config.bf16 or config.fp16 or config.pure_bf16)
 
 
-def _trained(config: Config, shape: ModelShape) -> int:
+def trained(config: Config, shape: ModelShape, rank: int = 8) -> int:
     """How many numbers are trained."""
     if config.finetuning_type == "full":
         return shape.parameters
@@ -236,11 +305,22 @@ def _trained(config: Config, shape: ModelShape) -> int:
         return (
             shape.layers * sum(k for _, k in shape.linears.values()) * max(1, int(config.oft_block_size)) // 2
         )
-    whole = sum(name in config.additional_target for name in ("embed_tokens", "lm_head"))
-    return shape.lora_parameters(config.lora_rank, config.lora_target) + whole * shape.vocab * shape.hidden
+    return (
+        shape.lora_parameters(rank, config.lora_target)
+        + _whole_ends(config, shape) * shape.vocab * shape.hidden
+    )
 
 
-def _weights(config: Config, shape: ModelShape) -> int:
+def _whole_ends(config: Config, shape: ModelShape) -> int:
+    """How many of embeddings and head are trained whole beside an adapter."""
+    if goes_on(config):
+        return 0
+    if not config.additional_target and grows(config):
+        return 1 if shape.tied else 2
+    return sum(name in config.additional_target for name in ("embed_tokens", "lm_head"))
+
+
+def weights(config: Config, shape: ModelShape) -> int:
     """The base model, and a second one where a whole model is compared with what it was."""
     kept = 2 if _half(config) else 4
     embeddings = shape.vocab * shape.hidden * (1 if shape.tied else 2)
@@ -262,7 +342,12 @@ def _optimizer_bytes(name: str, width: int) -> float:
     return moments * small
 
 
-def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, free: int) -> Memory:
+def optimizer(config: Config, numbers: int) -> int:
+    """Bytes of the optimizer's state for so many trained numbers."""
+    return int(numbers * _optimizer_bytes(config.optim, trained_bytes(config)))
+
+
+def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, budget: RowBudget, rank: int) -> Memory:
     """The packed engine's row of a step; of its `weights` only the columns that the adapters add.
 
     The row that counts is the longest size that rows are padded to, the largest of 512 steps that were drawn
@@ -270,48 +355,44 @@ def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, free: int)
     """
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps
     wanted = int(examples * lengths.mean + 3 * examples**0.5 * lengths.deviation)
-    wanted = min(wanted, examples * 2 * config.cutoff_len)
-    width, logits = 2 if _half(config) else 4, LOGITS
-    if config.engine_preset == "memory":
-        budget, recompute, logits = SMALL_TOKENS, shape.layers, SMALL_LOGITS
-    elif free:
-        beside = max(0, int(SHARE * (free - _weights(config, shape))))
-        budget, recompute = packed_plan(shape, beside, rank=config.lora_rank, weight_bytes=width)
-    else:
-        budget, recompute, logits = CPU_TOKENS, 0, SMALL_LOGITS
-    tokens = min(config.engine_token_budget or budget, wanted)
+    tokens = min(budget.token_budget, wanted, examples * 2 * config.cutoff_len)
+    width = frozen_bytes(config)
     step = packed_memory(
         shape,
         tokens=tokens,
         scored=tokens // 2,
-        rank=config.lora_rank,
-        recompute=recompute,
+        rank=rank,
+        recompute=budget.recompute,
         weight_bytes=width,
-        logits_bytes=logits,
+        logits_bytes=budget.logits_bytes,
     )
     return replace(step, weights=step.weights - width * shape.parameters)
 
 
 def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
     """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
-    packing = config.packing and config.kind.learns_tokens
-    each = config.cutoff_len if packing else min(config.cutoff_len, lengths.longest)
+    each = config.cutoff_len if packs(config) else min(config.cutoff_len, lengths.longest)
     tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
-    layer, width = (
-        autograd_activations(shape, half=_half(config), whole=_whole(config)),
-        2 if _half(config) else 4,
-    )
+    layer, width = autograd_activations(shape, half=_half(config), whole=_whole(config)), frozen_bytes(config)
     kept = shape.layers * layer
-    if _recomputes(config, on_gpu):
+    if recomputes(config, on_gpu):
         kept = shape.layers * width * shape.hidden + layer
     logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
     return Memory(0, 0, 0, 0, tokens * kept, logits)
 
 
-def _recomputes(config: Config, on_gpu: bool) -> bool:
+def recomputes(config: Config, on_gpu: bool) -> bool:
+    """Whether TRL's trainers compute activations again in the backward pass: as asked, else on a GPU, where memory is
+    short."""
+    asked = asked_to_recompute(config)
+    return on_gpu if asked is None else asked
+
+
+def asked_to_recompute(config: Config) -> bool | None:
+    """What the knobs say of it; None where it is left to the machine."""
     if config.gradient_checkpointing is not None:
         return bool(config.gradient_checkpointing)
-    return on_gpu and not config.disable_gradient_checkpointing
+    return False if config.disable_gradient_checkpointing else None
 
 
 def autograd_activations(shape: ModelShape, *, half: bool, whole: bool) -> int:
