@@ -32,6 +32,7 @@ from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal
 from tuner.plan.facts import Data, Machine, Model, model_of
 from tuner.plan.memory import Lengths, weights
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
+from tuner.tracking import checkpoints
 from tuner.tracking.run import Run
 
 
@@ -208,6 +209,7 @@ def test_what_came_true_stands_beside_the_plan(studio: Path) -> None:
     assert (came.steps, came.engine, came.why) == (made.steps, made.engine, made.why) == (3, PACKED, made.why)
     assert (came.recompute, came.token_budget) == (made.recompute, made.token_budget)
     assert came.memory and came.memory == live.run.status().memory_peak
+    assert made.saves == len(checkpoints.of(live.run)) == 2
     assert came.disk and came.disk > made.disk  # the tokenizer and the trainer's own files come on top
     live, _ = trained(config_of("dpo", max_steps=1, lora_dropout=0.1), "not-packed")
     came = planning.truth(live.run)

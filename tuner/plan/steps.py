@@ -18,11 +18,13 @@ def steps(
 
 def every(save_steps: float, total: int) -> int:
     """Steps from one save to the next: a number of them, or below 1 a share of all."""
+    if save_steps <= 0:
+        return max(1, total)
     return int(save_steps) if save_steps >= 1 else max(1, math.ceil(total * save_steps))
 
 
 def saves(strategy: str, save_steps: float, epochs: float, total: int) -> int:
-    """Checkpoints of a run of `total` steps: at every so many, or at each epoch's end."""
+    """Checkpoints of a run of `total` steps: at every so many and at the last, or at each epoch's end."""
     if strategy == "steps":
-        return total // every(save_steps, total) if save_steps else 0
+        return math.ceil(total / every(save_steps, total))
     return math.ceil(epochs) if strategy == "epoch" else 0

@@ -74,7 +74,7 @@ MESSAGES: dict[str, str] = {
     "note.engine_other": "Before launch the other engine was planned: what was loaded said more than its description.",
     "note.less_memory": "Rows hold {tokens:,} tokens and {recompute} of {layers} layers are recomputed, not {planned:,} and "
     "{planned_recompute} as planned: less memory was free than before launch.",
-    "computed_by.packed": "Packed rows",
+    "computed_by.packed": "Packed",
     "computed_by.trl": "TRL",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",

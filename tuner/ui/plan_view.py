@@ -17,10 +17,12 @@ def planned(run: Run) -> None:
         return
     st.markdown("**Plan**")
     st.dataframe(
-        [{"What": n, "Planned": before, "Came true": after} for n, before, after in _figures(made, came)],
+        [{"What": n, "Planned": before, "Measured": after} for n, before, after in _figures(made, came)],
         hide_index=True,
         height="content",
     )
+    if came.memory and not made.on_gpu:
+        st.caption("On a CPU the memory that was measured is the whole process with its libraries.")
     if why := came.why or made.why:
         st.caption(f"Not packed rows: {safe(why)}")
 
@@ -29,11 +31,11 @@ def _figures(made: Plan, came: Truth) -> list[tuple[str, str, str]]:
     """(name, planned, measured), without those that the run has neither of."""
     memory = made.memory.total if made.memory else None
     found = [
-        ("GPUs" if made.on_gpu else "CPU", count(made.devices), ""),
+        ("Device", count(made.devices, "GPU") if made.on_gpu else "CPU", NONE),
         ("Steps", count(made.steps), count(came.steps)),
         ("Engine", engine(made.engine), engine(came.engine or "")),
         ("Recomputed layers", count(made.recompute), count(came.recompute)),
-        ("Tokens a packed row", count(made.token_budget), count(came.token_budget)),
+        ("Tokens a row", count(made.token_budget), count(came.token_budget)),
         ("Memory", size(memory), size(came.memory)),
         ("Time", duration(made.seconds), duration(came.seconds)),
         ("Disk", size(made.disk), size(came.disk)),

@@ -275,7 +275,7 @@ def saved(run: Run) -> None:
 
 
 def facts(run: Run) -> None:
-    """When it ran, how long each phase took, and what it ran on."""
+    """When it ran, how long each phase took, where it lies, and what was planned beside what came true."""
     status = run.status()
     left, right = st.columns(2, gap="medium")
     with left:
@@ -299,7 +299,7 @@ def facts(run: Run) -> None:
         st.code(str(run.folder), language=None, wrap_lines=True)
         st.caption("Its id, for the shell and for MLflow.")
         st.code(run.id, language=None)
-    plan_view.planned(run)
+        plan_view.planned(run)
     _doings(run)
 
 
