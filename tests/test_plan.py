@@ -30,8 +30,9 @@ from tuner.jobs import planning, slots
 from tuner.jobs.live import Outcome
 from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal
 from tuner.plan.facts import Data, Machine, Model, model_of
-from tuner.plan.memory import Lengths, weights
+from tuner.plan.memory import weights
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
+from tuner.plan.shape import Lengths
 from tuner.tracking import checkpoints
 from tuner.tracking.run import Run
 

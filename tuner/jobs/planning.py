@@ -62,10 +62,11 @@ def truth(run: Run) -> Truth:
 
 
 def record(run: Run, **facts: Any) -> None:
-    """Set down what came true; fields of `Truth`."""
+    """Set down what came true; fields of `Truth`. A full disk, or a folder that was deleted, does without."""
     made = of(run)
     if made is not None:
-        _write(run, made, replace(truth(run), **facts))
+        with suppress(OSError):
+            _write(run, made, replace(truth(run), **facts))
 
 
 def _read(run: Run) -> dict[str, Any]:

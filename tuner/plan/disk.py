@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tuner.config.config import Config
-from tuner.plan.memory import ModelShape, optimizer, trained, trained_bytes
+from tuner.plan.memory import optimizer, trained, trained_bytes
+from tuner.plan.shape import ModelShape
 
 
-def run_disk(config: Config, shape: ModelShape, saves: int, rank: int = 8) -> int:
+def run_disk(config: Config, shape: ModelShape, saves: int, rank: int) -> int:
     """Checkpoints with their optimizer's state, and the weights at the end."""
     numbers = trained(config, shape, rank)
     whole = config.finetuning_type in ("full", "freeze")

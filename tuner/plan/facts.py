@@ -21,7 +21,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data.catalog import Entry, pick
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
-from tuner.plan.memory import Lengths, ModelShape
+from tuner.plan.shape import Lengths, ModelShape
 
 BYTES_PER_TOKEN = 5
 """Of a row in a file, its keys and quotes included: 5.3 on chats in English, 4.9 on alpaca's instructions."""

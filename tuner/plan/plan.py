@@ -16,17 +16,9 @@ from tuner.plan import engine as engines
 from tuner.plan import steps as counting
 from tuner.plan.disk import run_disk
 from tuner.plan.facts import Data, Machine, Model
-from tuner.plan.memory import (
-    Lengths,
-    Memory,
-    RowBudget,
-    asked_to_recompute,
-    frozen_bytes,
-    recomputes,
-    row_budget,
-    run_memory,
-    weights,
-)
+from tuner.plan.memory import asked_to_recompute, frozen_bytes, recomputes, run_memory, weights
+from tuner.plan.rows import RowBudget, row_budget
+from tuner.plan.shape import Lengths, Memory
 from tuner.text.message import Message, of, to_plain
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from tuner.config.config import Config, check, command, to_yaml
 from tuner.config.knobs import Problem
 from tuner.jobs import planning
 from tuner.plan import preflight
-from tuner.plan.memory import Memory
 from tuner.plan.plan import Plan
+from tuner.plan.shape import Memory
 from tuner.tracking.run import fresh_name
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts

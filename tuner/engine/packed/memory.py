@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.engine.packed.policy import causal_lm, fused_refusal
-from tuner.plan.memory import ModelShape, RowBudget, holds, row_budget
+from tuner.plan.rows import RowBudget, holds, row_budget
+from tuner.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from tuner.engine.packed.trainer import EngineSettings

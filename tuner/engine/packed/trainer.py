@@ -31,7 +31,7 @@ from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit, units_of_step
 from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.support import too_long_for
-from tuner.plan.memory import RowBudget
+from tuner.plan.rows import RowBudget
 from tuner.plan.steps import steps as count_steps
 
 logger = logging.getLogger(__name__)
