@@ -32,6 +32,7 @@ from tuner.engine.trainer_log import TrainerLog
 from tuner.engine.truth import note_disk, note_training
 from tuner.jobs.live import Outcome
 from tuner.plan.memory import recomputes
+from tuner.plan.preflight import no_full_batch
 from tuner.text.message import message
 from tuner.tracking import checkpoints
 
@@ -188,11 +189,7 @@ def _drop_in_training_only(trainer: Trainer, config: Config, start: Start) -> No
     """
     size = config.per_device_train_batch_size
     if config.do_train and not start.streamed and len(start.rows.train) < size:
-        sentence = (
-            f"--dataloader_drop_last True leaves out a batch that is not full, and {len(start.rows.train)} rows make none "
-            f"of {size}; set it to False."
-        )
-        raise ConfigError([Problem("dataloader_drop_last", sentence, {"dataloader_drop_last": False})])
+        raise ConfigError([no_full_batch(len(start.rows.train), size)])
     get = trainer.get_eval_dataloader
 
     def whole(*args: Any, **rest: Any) -> Any:

@@ -16,12 +16,12 @@ from pathlib import Path
 from tuner import hardware, tensors
 from tuner.config import layer_names, libraries
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
-from tuner.data.templates import names
+from tuner.data.templates import unknown
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of, place
 from tuner.text.message import Message
@@ -222,15 +222,18 @@ def _data(config: Config) -> Iterator[Problem]:
         yield from error.problems
     rows = learnt_rows(config) if config.dataloader_drop_last and not config.streaming else None
     if rows is not None and rows < config.per_device_train_batch_size:
-        said = (
-            f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of "
-            f"{config.per_device_train_batch_size}; set it to False."
-        )
-        yield Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
-    if config.template is not None and config.template not in names():
-        like = nearest(config.template, names()) or "chatml"
-        said = f"--template {config.template} is not known; did you mean {like}?"
-        yield Problem("template", said, {"template": like})
+        yield no_full_batch(rows, config.per_device_train_batch_size)
+    if found := unknown(config.template):
+        yield found
+
+
+def no_full_batch(rows: int, size: int) -> Problem:
+    """What is said where batches that are not full are left out and there is no other."""
+    said = (
+        f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of {size}; "
+        "set it to False."
+    )
+    return Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
 
 
 def _probe(config: Config) -> Iterator[Problem]:
