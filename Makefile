@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: run test check bench test-faults test-servers test-security test-slow clean help
+.PHONY: run test check bench test-faults test-servers test-security test-scale test-slow clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -27,6 +27,10 @@ test-faults: $(VENV)/ready-dev ## the long form of the fault tests; ends with on
 
 test-security: $(VENV)/ready-dev ## the threats of docs/security.md, the slow ones too; ends with one line of JSON
 	$(BIN)/python -m tests.security.long
+
+test-scale: $(VENV)/ready-dev ## the slow tests of scale, then its figures as one line of JSON (ten minutes)
+	$(BIN)/python -m pytest -m slow tests/test_scale.py
+	$(BIN)/python -m tests.scale.long
 
 check: $(VENV)/ready-dev    ## lint and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

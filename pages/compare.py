@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from tuner.tracking.history import history, metric_names
+from tuner.tracking.history import history, means, metric_names
 from tuner.ui import answers, chart_table, charts, compare, run_view, tables, theme
 from tuner.ui.words import listed, safe
 
@@ -29,7 +29,7 @@ with st.grid(2, min_column_width=420, gap="small") as grid:
         histories[metric], shown[metric] = curves, chart
         with grid.cell(), theme.card(f"chart-{metric.replace('/', '-')}", gap="xsmall"):
             st.markdown(f"**{chart.title}** :gray[{chart.unit}]", help=chart.help or None)
-            drawn = charts.overlay(chart, curves, names, smoothing=smoothing, log=log)
+            drawn = charts.overlay(chart, curves, names, means(curves, metric), smoothing=smoothing, log=log)
             told = charts.in_words(chart.title, {names[i]: curve for i, curve in curves.items()}, chart.scale)
             charts.draw(drawn, f"compare-{metric}", told)
             if others:

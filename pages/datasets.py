@@ -2,10 +2,10 @@
 
 import streamlit as st
 
+from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.ui import catalog, datasets, draft, state, theme, upload
-from tuner.ui.offers import here
 from tuner.ui.words import safe
 
 theme.head("Datasets", "What there is to learn from. Look at the rows before a model does.")
@@ -18,36 +18,37 @@ try:
 except ConfigError as error:
     theme.empty("database", "No catalog", safe(error))
     st.stop()
-if not any(here(e) for e in entries.values()):
+local = catalog.there(entries)
+if not local:
     theme.empty(
         "database",
         "No data on this machine",
         f"Put a file into {safe(folder)} and name it in dataset_info.json.",
     )
-    catalog.elsewhere(entries)
+    catalog.elsewhere(entries, local)
     st.stop()
 
 added = st.session_state.pop("added", "")
 if added:
     st.toast(f"{safe(added)} is in the catalog.", icon=":material/check:")
-name = added or state.asked("dataset") or next(e.name for e in entries.values() if here(e))
+name = added or state.asked("dataset") or next(iter(local))
 state.tell(dataset=name)
-catalog.table(entries, name, folder)
-catalog.elsewhere(entries)
-if name not in entries or not here(entries[name]):
+catalog.table(local, name, folder)
+catalog.elsewhere(entries, local)
+if name not in local:
     catalog.missing(entries, name, folder)
     st.stop()
 entry = entries[name]
 
 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
     st.subheader(safe(name), anchor=False, width="content")
-    st.badge(datasets.KINDS[entry.kind][0], color="primary")
+    st.badge(datasets.KINDS[entry.kind], color="primary")
     st.space("stretch")
     st.button(
         "Use in a new run",
         icon=":material/add_circle:",
         on_click=draft.use_dataset,
-        args=(name, datasets.KINDS[entry.kind][1], folder),
+        args=(name, usual_for(entry.kind), folder),
         key=f"use-{name}-of-{folder}",
     )
 

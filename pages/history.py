@@ -3,11 +3,16 @@
 import streamlit as st
 
 from tuner.tracking.runs import list_runs
-from tuner.ui import history, picking, tables, theme
+from tuner.ui import disk, history, picking, tables, theme
 from tuner.ui.words import count, safe
 
 theme.head("History", "Every run, with what it was made of and how it ended. Choose some to compare them.")
 history.undo()
+with st.expander(
+    "Disk", icon=":material/hard_drive:", key="disk", on_change="rerun", bind="query-params"
+) as fold:
+    if fold.open:
+        disk.panel()
 
 found = history.filters()
 page = list_runs(found, st.session_state.get("history-page", 1), history.SIZE)

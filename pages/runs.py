@@ -37,7 +37,7 @@ with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
     theme.head(run.name, run_view.lead(values) + run_view.launched_by(run))
     run_actions.actions(run)
 
-live.piece(run_view.standing, run, 1.0)
+live.piece(run_view.standing, run, 2.0)
 run_actions.remedies(run)
 
 names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
@@ -51,7 +51,7 @@ tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=Tr
 if tabs["Charts"].open:
     with tabs["Charts"]:
         run_view.chart_options()
-        live.piece(run_view.curves, run, 2.0)
+        live.piece(run_view.curves, run, 3.0)
 if "Samples" in tabs and tabs["Samples"].open:
     with tabs["Samples"]:
         live.piece(answers.samples, run, 5.0)

@@ -15,7 +15,8 @@ from tuner.data.encode import MASKED, Encoded, Encoder, encode
 from tuner.data.formats import Dropped
 from tuner.data.pack import groups, pack, positions
 from tuner.data.rows import Rows
-from tuner.data.templates import Written, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import Written
 
 NATIVE = [*PUBLIC, "default", "empty", "alpaca", "qwen3"]
 # Surrogates and the special tokens' own signs are apart: the report tells of them, and they change what is a token.

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data import verbs
-from tuner.data.catalog import Entry, entry, named, read_catalog
+from tuner.data.catalog import entry, named, read_catalog
 from tuner.data.encode import Encoded, encode
+from tuner.data.entries import Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert
 from tuner.data.hub import hub_records
-from tuner.data.templates import template_of
+from tuner.data.template_choice import template_of
 
 HERE = Path()
 ALPACA: dict[str, Any] = {

@@ -13,7 +13,8 @@ from test_data_templates import CHATML, MARKED, PUBLIC, QWEN3
 
 from tuner.data.chat_template import compile_template
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import RefusedError, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import RefusedError
 from tuner.data.tokens import Tokenizer
 
 Chat = list[dict[str, Any]]

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data.mix import kept_aside, mix, sample, split
-from tuner.data.prepare import prepare
-from tuner.data.report import report
+from tuner.data.prepare import prepare, report_of
 from tuner.data.stream import Stream, mixed
 
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=4)
@@ -284,7 +283,7 @@ def test_the_report_counts_what_is_there(tmp_path: Path) -> None:
         stage="sft",
         per_device_train_batch_size=2,
     )
-    got = report(wanted, tokenizer(), lambda share, _: progress.append(share))
+    got = report_of(wanted, tokenizer(), lambda share, _: progress.append(share))
     assert (got.read, got.kept, got.cut, got.duplicates) == (12, 10, 1, 1)
     assert {k: v.count for k, v in got.dropped.items()} == {"empty answer": 1, "no prompt": 1}
     assert {k: v.count for k, v in got.findings.items()} == {
@@ -315,7 +314,7 @@ def test_report_and_training_see_the_same(tmp_path: Path, values: dict[str, Any]
             **values,
         }
     )
-    counted, whole = report(wanted, tokenizer()), prepare(wanted, tokenizer())
+    counted, whole = report_of(wanted, tokenizer()), prepare(wanted, tokenizer())
     assert counted.as_dict() == whole.report.as_dict()
     assert counted.train_rows == len(whole.train) and counted.eval_rows == 2
     trained = sum(1 for row in (*whole.train, *whole.eval[""]) for label in row["labels"] if label >= 0)
@@ -326,7 +325,7 @@ def test_report_and_training_see_the_same(tmp_path: Path, values: dict[str, Any]
 def test_the_report_tells_what_the_end_of_a_file_shows_of_its_rows(tmp_path: Path) -> None:
     text = 'instruction,output\nq,5" pipe\n"q2",a2\nq3,"a3\nq4,a4\n'
     folder = catalog(tmp_path, a=({"file_name": "a.csv"}, text))
-    got = report(base(folder, dataset="a"), tokenizer())
+    got = report_of(base(folder, dataset="a"), tokenizer())
     assert (got.read, got.kept, got.dropped) == (3, 3, {})
     (found,) = got.findings["quote that never closes"].examples
     assert (found["file"], found["line"]) == ("a.csv", 4)
@@ -363,6 +362,6 @@ def test_the_report_of_each_real_file_is_right() -> None:
             template="qwen",
             cutoff_len=512,
         )
-        got = report(wanted, tk).as_dict()
+        got = report_of(wanted, tk).as_dict()
         assert {k: got[k] for k in expected} == expected, name
         assert not got["dropped"], name

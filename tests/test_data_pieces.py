@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tuner.data.encode import Draft, Encoded, Encoder, encode
 from tuner.data.report import Place, Tally
-from tuner.data.templates import names, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import names
 from tuner.data.tokens import Tokenizer
 
 SPECIALS = [

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from data_world import (
     LABELLED,
@@ -20,10 +21,11 @@ from data_world import (
     qwen,
     tokenizer,
 )
+from pyarrow import parquet as pq
 
 from tuner.config.knobs import ConfigError
 from tuner.data.encode import MASKED
-from tuner.data.prepare import Prepared, prepare
+from tuner.data.prepare import Prepared, prepare, report_of
 from tuner.data.tokens import load_tokenizer
 
 
@@ -85,6 +87,31 @@ def test_a_broken_row_names_file_and_line_and_the_rest_is_kept(tmp_path: Path) -
     assert (got.report.read, got.report.kept) == (3, 2)
     example = got.report.dropped["broken row"].examples[0]
     assert (example["file"], example["line"]) == ("set.jsonl", 2)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_a_report_of_a_sample_says_so_and_reaches_the_end_of_the_set(tmp_path: Path, kind: str) -> None:
+    rows = [{"instruction": f"q{n}", "output": "a" if n % 10 else ""} for n in range(300)]
+    write = {
+        "jsonl": lambda path: path.write_text("".join(json.dumps(row) + "\n" for row in rows)),
+        "json": lambda path: path.write_text(json.dumps(rows)),
+        "csv": lambda path: path.write_text(
+            "instruction,output\n" + "".join(f"{r['instruction']},{r['output']}\n" for r in rows)
+        ),
+        "parquet": lambda path: pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=70),
+    }
+    write[kind](tmp_path / f"set.{kind}")
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"set": {"file_name": f"set.{kind}"}}))
+    asked = config(dataset_dir=str(tmp_path), stage="sft", template="default")
+    some, every = report_of(asked, tokenizer(), spread=60), report_of(asked, tokenizer())
+    assert (some.read, some.there) == (60, 300) and 45 < some.kept < 60  # rows 0, 10, 20 ... are empty
+    assert some.sampled and some.steps == 0 and "60 of 300 rows" in some.notes[-1]
+    lines = [example["line"] for example in some.dropped["empty answer"].examples]
+    assert kind == "json" or (lines == sorted(set(lines)) and lines[-1] > 100)  # which has one line
+    assert not every.sampled and every.read == every.there == 300
+    assert report_of(asked, tokenizer(), spread=300).as_dict() == every.as_dict()
+    limited = report_of(asked.with_values(max_samples=100), tokenizer(), spread=50)
+    assert (limited.read, limited.there) == (50, 100)
 
 
 def test_nothing_to_learn_from_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from data_world import config, tokenizer
 from tuner.data import sandbox
 from tuner.data.encode import Encoded, encode
 from tuner.data.formats import Dropped
-from tuner.data.templates import RefusedError, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import RefusedError
 
 CHAT = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

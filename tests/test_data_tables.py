@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from tuner.data.catalog import Entry, entry
+from tuner.data.catalog import entry
+from tuner.data.entries import Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
 from tuner.data.hub import hub_records

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
-from tuner.data.chat_template import CLOSE, OPEN, as_jinja, compile_template, to_save
+from tuner.data.chat_template import CLOSE, OPEN, compile_template
 from tuner.data.encode import MASKED, Encoded, encode
-from tuner.data.templates import RefusedError, Written, names, stop_ids, table, template_of
+from tuner.data.template_choice import as_jinja, template_of, to_save
+from tuner.data.templates import RefusedError, Written, names, stop_ids, table
 
 Chat = list[dict[str, Any]]
 

@@ -11,9 +11,10 @@ from data_world import LABELLED, RANKED, catalog, config, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.data.catalog import Entry, entry
+from tuner.data.catalog import entry
+from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, Row, convert
-from tuner.data.report import report
+from tuner.data.prepare import report_of
 
 CHAT: dict[str, Any] = {
     "formatting": "openai",
@@ -386,7 +387,7 @@ def test_the_report_counts_rows_with_something_to_know(tmp_path: Path) -> None:
         },
     ]
     folder = catalog(tmp_path, a=(CHAT, json.dumps(rows)))
-    got = report(config(dataset_dir=str(folder), dataset="a", template="chatml", stage="sft"), tokenizer())
+    got = report_of(config(dataset_dir=str(folder), dataset="a", template="chatml", stage="sft"), tokenizer())
     assert {k: (v.count, v.examples[0]["detail"]) for k, v in got.findings.items()} == {
         "keys not used": (2, "refusal, audio"),
         "weight not obeyed": (1, "weight 0.5 of the assistant"),

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tuner import paths
 from tuner.cli import main
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import CATALOG, NOWHERE, Entry, entry, read_catalog
+from tuner.data.catalog import entry, read_catalog
+from tuner.data.entries import CATALOG, NOWHERE, Entry
 from tuner.data.upload import receive, safe_name
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 
 ROWS = json.dumps([{"instruction": "q", "output": "a"}])
 SECRET = json.dumps([{"instruction": "CANARY", "output": "CANARY"}])

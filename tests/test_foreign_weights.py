@@ -22,10 +22,9 @@ from transformers import AutoModelForCausalLM
 
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters
-from tuner.jobs import reasons
 from tuner.plan.preflight import problems
+from tuner.runs import checkpoints, reasons
 from tuner.tensors import BrokenWeights, header
-from tuner.tracking import checkpoints
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "adapter_model.safetensors"

@@ -16,9 +16,9 @@ import torch
 
 from tuner.config.config import make
 from tuner.jobs import control, submit
-from tuner.tracking import checkpoints
+from tuner.runs import checkpoints
+from tuner.runs.run import Run, series
 from tuner.tracking.adapters import list_adapters
-from tuner.tracking.run import Run, series
 from tuner.tracking.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]

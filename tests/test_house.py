@@ -25,6 +25,7 @@ FLOORS = {
     "tuner.plan": 3,
     "tuner.plan.steps": 0,
     "tuner.tracking": 3,
+    "tuner.runs": 2,
     "tuner.data": 2,
     "tuner.config": 1,
     "tuner.hosts": 0,
@@ -60,10 +61,9 @@ def room(module: str) -> str:
     raise AssertionError(f"{module} has no floor; give it one in DESIGN and here")
 
 
-def imports(path: Path, module: str, top_only: bool = False) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = _top_level(tree) if top_only else ast.walk(tree)
-    for node in nodes:
+def imports(path: Path, module: str, checking: bool = True) -> Iterator[str]:
+    """What a module imports, inside functions too; without `checking` not what only a type checker reads."""
+    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), checking):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,11 +71,11 @@ def imports(path: Path, module: str, top_only: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
-    for node in tree.body:
-        checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        if not checking:
-            yield node
+def _nodes(node: ast.AST, checking: bool) -> Iterator[ast.AST]:
+    yield node
+    skipped = not checking and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    for child in node.orelse if skipped else ast.iter_child_nodes(node):
+        yield from _nodes(child, checking)
 
 
 MODULES = modules()
@@ -132,7 +132,7 @@ def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
 
 def test_there_are_no_cycles() -> None:
     graph = {
-        module: {t for n in imports(path, module, top_only=True) if (t := ours(n)) and t != module}
+        module: {t for n in imports(path, module, checking=False) if (t := ours(n)) and t != module}
         for module, path in MODULES.items()
     }
     done: set[str] = set()

@@ -12,7 +12,7 @@ from faults import resumed
 from tuner import worker
 from tuner.config.config import make
 from tuner.jobs import control, queue, resuming, settle
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 from tuner.tracking.runs import create_run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from tuner.config.config import command, load
 from tuner.config.kinds import KINDS, named, trains, usual_for
 from tuner.config.knobs import ConfigError
 from tuner.jobs import control, queue, submit, supervisor
-from tuner.tracking.run import Run, series
+from tuner.runs.run import Run, series
 from tuner.tracking.runs import RunFilter, get_row, list_runs
 from tuner.tracking.store import open_store
 from tuner.ui import run_view

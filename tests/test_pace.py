@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tuner.config.config import Config, make
+from tuner.runs.metrics import MetricsLog
+from tuner.runs.run import Run
+from tuner.runs.status import Status
 from tuner.text.message import Message, message
-from tuner.tracking.metrics import MetricsLog
 from tuner.tracking.pace import expected_seconds, time_left
-from tuner.tracking.run import Run, Status
 from tuner.ui import words
 
 

@@ -17,7 +17,7 @@ from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.levels import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.objective import Objective, finish_metrics
-from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal
+from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal, head_refusal
 from tuner.engine.packed.reference import weights_fingerprint
 from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
 from tuner.engine.packed.steps import StepRunner
@@ -483,6 +483,12 @@ def test_rows_longer_than_a_sliding_window_are_not_taken(family: str) -> None:
     assert f"{window} tokens back" in str(too_long_for(model, rows(window + 8)))
     open_wide = AutoConfig.for_model(family, **SIZES, sliding_window=None)
     assert not too_long_for(AutoModelForCausalLM.from_config(open_wide), rows(99))
+
+
+def test_heads_of_odd_sizes_are_left_to_autograd_on_a_gpu() -> None:
+    """Triton compiles no block of 100 numbers, the head of OpenLLaMA-3B: found on an H100, where such a run died."""
+    assert head_refusal(64, "cuda") is None and head_refusal(100, "cpu") is None
+    assert "have 100 numbers" in (head_refusal(100, "cuda") or "") and head_refusal(8, "cuda")
 
 
 def test_what_the_engine_does_not_take_is_said_in_a_sentence() -> None:

@@ -17,8 +17,9 @@ from tuner.config.config import KNOBS, Config, check, recipes
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import Problem
 from tuner.jobs import submit
+from tuner.runs.run import Run
+from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
-from tuner.tracking.run import STATES, Run, Status
 from tuner.ui import answers, chart_table, charts, compare, draft, form, run_view, sweep, tables, theme, words
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from tuner.config.knobs import ConfigError
 from tuner.plan import preflight
-from tuner.tracking import checkpoints
+from tuner.runs import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,13 @@ def test_every_save_fits_the_model_as_it_was(studio: Path, changes: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "changes", [{"stage": "sft"}, {"stage": "sft", "use_dora": True}, {"stage": "dpo"}], ids=str
+    "changes",
+    [
+        pytest.param({"stage": "sft"}, marks=pytest.mark.slow),
+        {"stage": "sft", "use_dora": True},
+        {"stage": "dpo"},
+    ],
+    ids=str,
 )
 def test_a_stopped_run_goes_on_bit_by_bit(studio: Path, changes: dict[str, Any]) -> None:
     config = config_of(**changes, pissa_init=True, save_strategy="steps", save_steps=3, **STEADY)

@@ -33,8 +33,8 @@ from tuner.plan.facts import Data, Machine, Model, model_of
 from tuner.plan.memory import weights
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
 from tuner.plan.shape import Lengths
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run
+from tuner.runs import checkpoints
+from tuner.runs.run import Run
 
 
 @pytest.fixture(scope="module")

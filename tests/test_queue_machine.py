@@ -20,9 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tuner import hardware
 from tuner.config.config import check, to_yaml
-from tuner.jobs import control, launch, liveness, queue, submit, supervisor
+from tuner.jobs import control, launch, queue, submit, supervisor
+from tuner.runs import locks
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text.message import plain
-from tuner.tracking.run import ENDED, LIVE, Run, Status
 
 CONFIG, _ = check({"model_name_or_path": "m"})
 assert CONFIG is not None
@@ -46,7 +48,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.patch.setattr(launch, "spawn", self.spawn)
         supervisor.leader_path().parent.mkdir()
         # Held, so that nothing starts behind the machine's back.
-        self.leader = liveness.lock(supervisor.leader_path())
+        self.leader = locks.lock(supervisor.leader_path())
         self.supervisor = supervisor.Supervisor()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.started: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -14,17 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import ROOT
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scale import world
+from scale import sessions, world
+from streamlit.testing.v1 import AppTest
 
-from tuner import cli
+from tuner import cli, hardware
 from tuner.config.config import make
-from tuner.jobs import queue
-from tuner.tracking import open_runs, runs, sqlite_reader, store, table
+from tuner.jobs import launch, queue
+from tuner.jobs.supervisor import Supervisor, needed
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, STATES
+from tuner.text.message import plain
+from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
+from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.ledger import Ledger
-from tuner.tracking.run import ENDED, STATES, Run
 from tuner.tracking.runs import RunFilter
+from tuner.tracking.sqlite_reader import SqliteReader
 
 FEW, MANY = 50, 1000
 
@@ -95,7 +103,7 @@ QUESTIONS: dict[str, tuple[Callable[[], object], int]] = {
     "one run by the beginning of its id": (lambda: runs.find_run(world.run_id(40)[:30]), 1),
     "newest": (lambda: runs.list_runs(size=20), 100),
     "the last that ended": (lambda: runs.first_runs(6, RunFilter(states=tuple(ENDED))), 100),
-    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 100),
+    "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 2),
     "search": (lambda: runs.list_runs(RunFilter(text="ALPHA run"), size=20), 300),
     "failed": (lambda: runs.list_runs(RunFilter(states=("failed",)), size=5), 100),
     "of a stage": (lambda: runs.list_runs(RunFilter(stage="dpo"), size=15), 200),
@@ -143,6 +151,53 @@ def test_the_shell_lists_all_or_says_that_there_are_more(
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 51 and f"50 of {MANY} runs" in err
     assert cli.main(["runs", "--limit", "0"]) == 2
+
+
+# --- the queue ----------------------------------------------------------------------------------------------------
+
+
+def queued(home: Path, count: int) -> list[str]:
+    """A studio in which so many runs wait since a while."""
+    ids = world.fill_runs(count + 10)[:count]
+    for id in ids:
+        Run(id).update(state="queued", ended=0.0)
+        os.utime(Run(id).folder, (1e9, 1e9))
+    with queue.changing() as now:
+        now.ids = list(ids)
+    return ids
+
+
+@pytest.mark.parametrize("look", ["the supervisor's look", "the queue", "whether a supervisor is needed"])
+def test_what_waits_is_read_once(look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    opened = {}
+    for count in (20, 200):
+        home = tmp_path / str(count)
+        home.mkdir()
+        monkeypatch.setenv("TUNER_HOME", str(home))
+        ids, supervisor = queued(home, count), Supervisor()
+        ask = {
+            "the supervisor's look": lambda s=supervisor: s._adopt(queue.unended()),
+            "the queue": queue.queue,
+            "whether a supervisor is needed": needed,
+        }[look]
+        ask()
+        with counting(monkeypatch) as opened[count]:
+            ask()
+        assert queue.waiting() == ids
+    assert opened[200].files <= opened[20].files + 2
+
+
+def test_a_worker_that_was_started_by_somebody_else_is_seen(home: Path) -> None:
+    first, second = queued(home, 2)
+    supervisor = Supervisor()
+    supervisor._adopt(queue.unended())
+    assert not supervisor.watches and set(supervisor.untouched) == {first, second}
+    launch.write_record(
+        Run(second), launch.Launch(time.time(), hardware.boot_id(), os.getpid(), pid=os.getpid())
+    )
+    supervisor._adopt(queue.unended())
+    assert set(supervisor.watches) == {second}
 
 
 # --- the file's answer and the one found by looking at each run ----------------------------------------------------
@@ -195,6 +250,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(filter=FILTERS, page=st.integers(1, 4))
+@example(filter=RunFilter(), page=1)
+@example(filter=RunFilter(descending=False), page=3)
+@example(filter=RunFilter(), page=7)
+@example(filter=RunFilter(), page=99)
+@example(filter=RunFilter(deleted=True), page=1)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_file_finds_what_a_look_at_each_run_finds(
     filter: RunFilter, page: int, mixed: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,10 +290,40 @@ def test_a_run_is_found_by_all_that_names_it(mixed: Path, monkeypatch: pytest.Mo
 # --- the marks of open runs ----------------------------------------------------------------------------------------
 
 
+def test_a_run_that_is_made_or_removed_is_known_at_once(home: Path) -> None:
+    world.fill_runs(6)
+    reader = SqliteReader(store.database())  # type: ignore[arg-type]
+    for change in (
+        f"DELETE FROM runs WHERE run_uuid = '{world.run_id(2)}'",
+        "INSERT INTO runs (run_uuid, experiment_id) VALUES ('another', 1)",
+        "DELETE FROM runs WHERE run_uuid = 'another'; INSERT INTO runs (run_uuid, experiment_id) VALUES ('b', 1)",
+        f"DELETE FROM runs WHERE run_uuid IN ('{world.run_id(0)}', 'b'); INSERT INTO runs (run_uuid) VALUES ('c')",
+    ):
+        before = reader.ids()
+        assert reader.ids() == before
+        with sqlite3.connect(store.database() or "") as db:
+            db.executescript(change)
+            after = {id for (id,) in db.execute("SELECT run_uuid FROM runs")}
+        assert reader.ids() == after != before
+
+
+def test_a_param_that_comes_after_its_run_is_found(home: Path) -> None:
+    world.fill_runs(3)
+    assert runs.choices().models == ("models/m0", "models/m1", "models/m2")
+    for change in (
+        "INSERT INTO runs (run_uuid, experiment_id, lifecycle_stage) VALUES ('late', 1, 'active')",
+        "INSERT INTO params VALUES ('model_name_or_path', 'models/late', 'late')",
+    ):
+        assert "models/late" not in runs.choices().models
+        with sqlite3.connect(store.database() or "") as db:
+            db.execute(change)
+    assert "models/late" in runs.choices().models
+
+
 def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> None:
     ids = world.fill_runs(12)
     for number, changes in enumerate(
-        ({"state": "queued"}, {"state": "running"}, {"tracking": "not all of it is there"})
+        ({"state": "queued"}, {"state": "running"}, {"tracker": plain("not all of it is there")})
     ):
         Run(ids[number]).update(**changes)
     Ledger(mlflow_id=ids[3], state="queued").write(Run(ids[3]))
@@ -291,3 +381,158 @@ def test_a_run_that_another_database_does_not_have_is_still_listed(home: Path) -
     world.fill_runs(2, begin=5)
     backup.replace(store.database() or "")
     assert {row.id for row in runs.list_runs().items} == {*ids, world.run_id(5), world.run_id(6)}
+
+
+# --- adapters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shelves(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A studio with a few adapters and one with many; of some the run is gone, and some have an alias."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for count in (40, 600):
+            made[count] = tmp_path_factory.mktemp(f"shelf{count}")
+            patch.setenv("TUNER_HOME", str(made[count]))
+            world.fill_runs(20)
+            world.fill_adapters(count)
+            with sqlite3.connect(store.database() or "") as db:
+                aliases = [("champion", "adapter-3", 2), ("Ärmel_1", "adapter-4", 1)]
+                db.executemany(
+                    "INSERT INTO registered_model_aliases (alias, name, version) VALUES (?, ?, ?)", aliases
+                )
+    return made
+
+
+def drawn(page: str, monkeypatch: pytest.MonkeyPatch, /, **query: str) -> tuple[AppTest, list[str]]:
+    """A page of the studio, and the questions that were asked of the database for it."""
+    asked: list[str] = []
+    connect = sqlite3.connect
+
+    def heard(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened = connect(*args, **kwargs)
+        opened.set_trace_callback(asked.append)
+        return opened
+
+    monkeypatch.chdir(ROOT)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    app.run()
+    app.switch_page(f"pages/{page}.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite_reader.sqlite3, "connect", heard)
+        app.run()
+    assert not app.exception and not [m for m in app.markdown if "could not be drawn" in m.value]
+    return app, asked
+
+
+def test_many_adapters_take_the_questions_and_the_room_of_a_few(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for count, home in shelves.items():
+        monkeypatch.setenv("TUNER_HOME", str(home))
+        app, asked = drawn("adapters", monkeypatch)
+        found[count] = len(asked), len(list(app.main))
+        assert any(f"{count} versions" in said.value for said in app.caption)
+    assert found[40] == found[600]
+    assert found[600][0] < 30
+
+
+def test_the_address_keeps_what_is_searched_for_and_what_is_open(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[600]))
+    app, _ = drawn("adapters", monkeypatch, q="m1 SET4", adapter="adapter-3/2")
+    assert [said.value for said in app.subheader] == ["adapter\\-3"]
+    assert any(said.value == "19 versions" for said in app.caption)
+    assert any("champion" in badge.value for badge in app.markdown)
+    app, _ = drawn("adapters", monkeypatch, page="2")
+    assert app.session_state["page"] == 2
+    app.text_input(key="q").set_value("champion").run()
+    assert any(said.value == "1 version" for said in app.caption) and not app.exception
+    app.text_input(key="q").set_value("").run()
+    assert app.session_state["page"] == 1
+    app, _ = drawn("adapters", monkeypatch, adapter="adapter-3/9999")
+    assert [said.value for said in app.warning] == ["There is no adapter adapter\\-3/9999; choose one above."]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "m1", "set1 dpo", "adapter-1", "CHAMPION", "ärmel", "armel", "%", "_1", "set1,"]
+)
+def test_the_file_and_the_api_find_the_same_adapters(
+    words: str, shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[40]))
+    monkeypatch.setattr(client_reader, "PAGE", 7)
+    quick, through_api = SqliteReader(store.database()), ClientReader()  # type: ignore[arg-type]
+    ids = quick.find_adapters(words.lower().split())
+    assert ids == through_api.find_adapters(words.lower().split())
+    assert bool(ids) == (words not in ("armel", "%", "set1,"))
+    by_place = [
+        sorted(r.adapters(ids[:5]), key=lambda row: (row["name"], row["version"]))
+        for r in (quick, through_api)
+    ]
+    assert [[row["tags"] for row in rows] for rows in by_place][0] == [row["tags"] for row in by_place[1]]
+    assert [row["aliases"] for row in by_place[0]] == [row["aliases"] for row in by_place[1]]
+    named = [
+        {(row["name"], row["version"]) for row in r.adapters(name="adapter-3")} for r in (quick, through_api)
+    ]
+    assert named == [{("adapter-3", 1), ("adapter-3", 2)}] * 2
+
+
+def test_the_shell_lists_a_screen_of_adapters_or_all(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[600]))
+    assert cli.main(["adapters"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 51 and "50 of 600 versions" in err
+    assert cli.main(["adapters", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({(row["name"], row["version"]) for row in rows}) == 600
+    assert cli.main(["adapters", "champion", "--json"]) == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (row["name"], row["version"], row["aliases"]) == ("adapter-3", 2, ["champion"])
+
+
+# --- data sets -----------------------------------------------------------------------------------------------------
+
+_read: list[str] = []
+sys.addaudithook(lambda event, given: _read.append(str(given[0])) if event == "open" else None)
+
+
+def test_of_a_long_catalog_only_the_set_that_is_open_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elements = []
+    for count in (30, 300):
+        world.fill_datasets(home / "data", count)
+        (home / "data" / "set7.jsonl").write_text('{"prompt": "only text"}\n')
+        _read.clear()
+        app, _ = drawn("datasets", monkeypatch, dataset="set7", q="set2")
+        opened = {Path(name).name for name in _read if name.startswith(str(home / "data"))}
+        assert opened == {"dataset_info.json", "set7.jsonl"}
+        assert any(said.value == f"{11 if count == 30 else 111} sets" for said in app.caption)
+        assert [said.value for said in app.subheader] == ["set7"]
+        elements.append(len(list(app.main)))
+    assert elements[0] == elements[1]
+    app, _ = drawn("datasets", monkeypatch, q="no such set")
+    assert any(said.value == "0 sets" for said in app.caption)
+
+
+# --- the dashboard -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_page_left_open_for_an_hour_takes_no_more_memory(home: Path) -> None:
+    """The redraws of its three pieces in an hour, as fast as they come."""
+    assert sessions.soak(home, ROOT, warm=400, redraws=3600)["grown_mib"] < 30
+
+
+@pytest.mark.slow
+def test_thirty_browsers_take_a_small_part_of_the_machine(home: Path) -> None:
+    found = sessions.beside(home, ROOT, 30, 40.0)
+    assert found["redraws"] >= 30 and found["share"] < 0.05 and found["mib_a_session"] < 3

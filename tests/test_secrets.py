@@ -17,9 +17,9 @@ from tests.security.secrets_walk import Walk, refused_lines
 from tuner import cli
 from tuner.config.config import KNOBS, check, command, make
 from tuner.jobs import resuming
+from tuner.runs.run import Run
 from tuner.text.message import plain
 from tuner.tracking import outcome
-from tuner.tracking.run import Run
 from tuner.tracking.runs import create_run, delete_run, list_runs
 
 

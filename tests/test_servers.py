@@ -17,10 +17,10 @@ import tiny
 from conftest import ROOT
 
 from tuner.jobs import settle, watch
+from tuner.runs.run import Run
 from tuner.text.message import plain
 from tuner.tracking import adapters, outcome, runs, store
 from tuner.tracking.client_reader import _seen as client_cache
-from tuner.tracking.run import Run
 from tuner.tracking.store import TrackerError
 
 # A server takes seconds to start; `make test-servers` has them, and .ci/run calls it.

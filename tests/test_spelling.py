@@ -99,7 +99,7 @@ def test_the_command_and_the_file_read_back(
 
 
 def test_a_run_whose_text_looks_like_a_variable_is_made(home: Path) -> None:
-    from tuner.tracking.run import Run
+    from tuner.runs.run import Run
 
     asked = make({"model_name_or_path": "m", "dataset": "d", "default_system": "It costs ${amount}."})
     run = Run("a")

@@ -20,7 +20,7 @@ from tuner.config.config import Config, make, read
 from tuner.engine.live import LiveRun
 from tuner.engine.trainer_log import read as read_log
 from tuner.jobs.live import Outcome
-from tuner.tracking.run import Run, series
+from tuner.runs.run import Run, series
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
 IDS = torch.tensor([[1, 4, 260, 270, 280, 5, 290, 300, 2]])

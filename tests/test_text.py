@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tuner.runs.run import Run
+from tuner.runs.status import Status
+from tuner.runs.status import of as read_status
 from tuner.text import message as m
 from tuner.text.english import MESSAGES
-from tuner.tracking.run import Run, Status, _read_status
 
 ROOT = Path(__file__).parents[1] / "tuner"
 
@@ -52,7 +54,7 @@ def test_an_older_status_keeps_all_it_said() -> None:
         "tracking": "MLflow is away.", "extra": {"name": "mine", "tags": {"a": "b"}, "gpus": [1], "resumes": 2,
         "resumed_from": "/c", "share": 0.5, "doing": "reading", "unheard": 1},
     }  # fmt: skip
-    status = _read_status(old)
+    status = read_status(old)
     assert (status.reason, status.reason_code) == ("Out of memory at step 3.", "out_of_memory")
     assert (status.notes, status.tracking, status.name) == (["Engine: x."], "MLflow is away.", "mine")
     assert (status.tags, status.gpus, status.resumes, status.began_from) == ({"a": "b"}, [1], 2, "/c")
@@ -81,7 +83,7 @@ def test_every_code_has_its_text() -> None:
 
 WRITER = """
 import sys
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 run = Run(sys.argv[1])
 for _ in range(200):
     run.update(**{sys.argv[2]: lambda now: getattr(now, sys.argv[2]) + 1})

@@ -28,23 +28,12 @@ from servers import free_port, mlflow_server, postgres
 
 from tuner import hardware
 from tuner.config.config import make
+from tuner.runs import checkpoints, metrics, points, weights
+from tuner.runs.run import Run
 from tuner.text.message import Message, of_tag, plain
-from tuner.tracking import (
-    adapters,
-    checkpoints,
-    ledger,
-    metrics,
-    mirror,
-    outcome,
-    points,
-    runs,
-    store,
-    table,
-    weights,
-)
+from tuner.tracking import adapters, ledger, mirror, outcome, runs, store, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.client_reader import _seen as client_cache
-from tuner.tracking.run import Run
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError
 from tuner.ui import history
@@ -107,7 +96,7 @@ def test_a_run_from_queue_to_outcome(studio: Path) -> None:
     source.write_text("[]")
     outcome.record_inputs(run, [SimpleNamespace(name="hh", source=str(source), digest="abc123", rows=7)])
     log = metrics.MetricsLog(run)
-    mirroring = metrics.Mirror(run, every=0.1)
+    mirroring = mirror.Mirror(run, every=0.1)
     for step in range(1, 41):
         log.log(step, {"loss": 1 / step, "rewards/margins": step * 0.1})
     assert wait_for(lambda: client.get_run(run.id).info.status == "RUNNING")
@@ -201,7 +190,7 @@ def test_a_resumed_run_goes_on_without_doubled_steps(studio: Path) -> None:
     run = new_run()
     for first, last in ((0, 50), (40, 80)):
         run.update(state="running", started=time.time(), cause=Message())
-        log, mirroring = metrics.MetricsLog(run), metrics.Mirror(run, every=0.1)
+        log, mirroring = metrics.MetricsLog(run), mirror.Mirror(run, every=0.1)
         for step in range(first, last):
             log.log(step, {"loss": first + step / 100})
         log.close()
@@ -254,7 +243,7 @@ def test_nan_and_infinity_stay_themselves(studio: Path) -> None:
         log.log(step, {"loss": value})
     outcome.finish(run, "failed", plain("The loss is NaN."))
     for source in (SqliteReader(store.database()), ClientReader()):  # type: ignore[arg-type]
-        steps, values = source.history(run.id, "loss")
+        ((steps, values),) = source.history(run.id, "loss")
         assert list(steps) == [0, 1, 2, 3]
         assert repr(list(map(float, values))) == "[1.0, nan, inf, -inf]"
         assert source.details([run.id])[run.id].metrics["loss"] == -math.inf
@@ -270,7 +259,7 @@ class Training:
         run.update(state="running", started=time.time())
         self.run, self.step = run, 0
         self.log = metrics.MetricsLog(run)
-        self.mirror = metrics.Mirror(run, every=0.05, longest_wait=0.5)
+        self.mirror = mirror.Mirror(run, every=0.05, longest_wait=0.5)
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
@@ -341,10 +330,10 @@ def test_a_lost_database_is_made_anew_from_the_folders(home: Path) -> None:
 
 READ_ONLY_CHILD = """
 import sys, time
-from tuner.tracking import metrics
-from tuner.tracking.run import Run
+from tuner.runs import metrics
+from tuner.runs.run import Run
 run = Run(sys.argv[1])
-log, mirror = metrics.MetricsLog(run), metrics.Mirror(run, every=0.05, longest_wait=0.2)
+log, mirror = metrics.MetricsLog(run), mirror.Mirror(run, every=0.05, longest_wait=0.2)
 for step in range(1, 101):
     log.log(step, {"loss": 1 / step})
 log.close()

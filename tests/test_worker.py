@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 from tuner import worker
 from tuner.config.config import make
 from tuner.engine.live import LiveRun
-from tuner.jobs import control, liveness, queue, reasons, submit, supervisor
-from tuner.tracking import checkpoints, disk
+from tuner.jobs import control, queue, submit, supervisor
+from tuner.runs import checkpoints, files, locks, reasons
+from tuner.runs.run import Run, series
 from tuner.tracking.adapters import list_adapters
-from tuner.tracking.run import Run, series
 from tuner.tracking.runs import create_run, get_row
 
 
@@ -79,7 +79,7 @@ def test_a_run_that_ends_well(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (
         said.strip() == run.log_path.read_text().strip() or "step 1  loss 0.6931" in run.log_path.read_text()
     )
-    assert not liveness.alive(run)
+    assert not locks.alive(run)
 
 
 def test_a_run_that_diverges_registers_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ def test_sigterm_saves_a_checkpoint_first(home: Path) -> None:
 
     def stop() -> None:
         _wait(lambda: run.status().step >= 3, 60)
-        alive.append(liveness.alive(run))
+        alive.append(locks.alive(run))
         os.kill(os.getpid(), signal.SIGTERM)
 
     stopping = threading.Thread(target=stop)
@@ -147,8 +147,8 @@ def test_a_disk_that_fills_while_a_run_saves(
 ) -> None:
     monkeypatch.setenv("TUNER_HOME", str(small_disk.path))
     (small_disk.path / "mlruns").mkdir()
-    leader = liveness.lock(supervisor.leader_path())  # no other one is started
-    disk.keep_room()
+    leader = locks.lock(supervisor.leader_path())  # no other one is started
+    files.keep_room()
     places = {"model_name_or_path": str(home / "model"), "dataset_dir": str(home / "data")}
     run = run_of(home, **places, max_steps=60, save_steps=5)
     fill_after_a_checkpoint(small_disk, monkeypatch)

@@ -16,9 +16,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tuner.config.config import make
-from tuner.jobs import control, queue
-from tuner.tracking import events
-from tuner.tracking.run import Run
+from tuner.jobs import cleaning, control, queue
+from tuner.runs import events
+from tuner.runs.run import Run
 from tuner.tracking.runs import create_run, get_row
 from tuner.ui import people, writes
 
@@ -79,6 +79,14 @@ def every_file(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def a_plan(run: Run) -> cleaning.Plan:
+    """To remove a checkpoint of a run, which it gets here."""
+    checkpoint = run.checkpoints / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_text("w")
+    return cleaning.Plan((cleaning.Item(checkpoint, 1, "checkpoint", run.id),), keep=frozenset())
+
+
 def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
     file = home / "rows.jsonl"
     file.write_text(json.dumps({"instruction": "a", "output": "b"}) + "\n")
@@ -94,6 +102,7 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "set_note": (run.id, "a note"),
         "set_tag": (run.id, "tag", "value"),
         "delete_tag": (run.id, "tag"),
+        "clean": (a_plan(run),),
         "pause": (True,),
         "hold_back": (run.id, True),
         "move": (run.id, 1),
@@ -149,9 +158,10 @@ def test_what_a_launcher_does_is_done_and_says_who_did_it(with_login: Path, laun
             ("set_note", (theirs.id, "a note")),
             ("set_tag", (theirs.id, "kept", "yes")),
             ("save_config", ("mine", CONFIG)),
+            ("clean", (a_plan(theirs),)),
         ],
     )
-    assert not refused and len(done) == 8
+    assert not refused and len(done) == 9 and not (theirs.checkpoints / "checkpoint-1").exists()
     mine, swept = done[1], done[2]
     for run in (mine, *swept):
         assert [(e.by, e.what) for e in events.of(run)] == [(mia, "launch")]
@@ -163,6 +173,7 @@ def test_what_a_launcher_does_is_done_and_says_who_did_it(with_login: Path, laun
         ("rename", "ours"),
         ("note", ""),
         ("tag", "kept, yes"),
+        ("clean", "checkpoint-1"),
     ]
     row = get_row(theirs.id)
     assert row is not None and events.BY not in row.facts
@@ -226,20 +237,24 @@ def opened(user: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AppTest:
 
 # --- nothing goes around it ----------------------------------------------------------------------------------------
 
-ROOMS = ("tuner.jobs.", "tuner.tracking.", "tuner.data.upload.", "tuner.ui.state.")
+ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.data.upload.", "tuner.ui.state.")
 READS = {
+    "tuner.jobs.cleaning": ("plan",),
     "tuner.jobs.control": ("why_not_resumable",),
     "tuner.jobs.queue": ("order", "queue", "waiting"),
-    "tuner.jobs.reasons": ("label",),
+    "tuner.runs.reasons": ("label",),
     "tuner.jobs.submit": ("expand",),
     "tuner.jobs.watch": ("stalled",),
-    "tuner.tracking.adapters": ("are_there_any", "check", "list_adapters"),
-    "tuner.tracking.checkpoints": ("of", "output_of", "step_of", "valid"),
-    "tuner.tracking.events": ("of",),
-    "tuner.tracking.history": ("history", "metric_names"),
+    "tuner.tracking.adapters": ("are_there_any", "check", "find_adapters", "get_adapter"),
+    "tuner.runs.checkpoints": ("of", "output_of", "step_of", "valid"),
+    "tuner.runs.files": ("free",),
+    "tuner.runs.events": ("of",),
+    "tuner.tracking.history": ("history", "means", "metric_names"),
     "tuner.tracking.pace": ("answered", "expected_seconds", "time_left"),
-    "tuner.tracking.points": ("tail", "thinned"),
-    "tuner.tracking.run": ("fresh_name",),
+    "tuner.runs.curve": ("thinned",),
+    "tuner.runs.points": ("tail",),
+    "tuner.jobs.room": ("of_run", "of_runs", "of_studio"),
+    "tuner.runs.run": ("fresh_name",),
     "tuner.tracking.runs": ("are_there", "choices", "first_runs", "get_row", "list_runs", "names", "newest"),
     "tuner.tracking.store": ("changes", "warm"),
     "tuner.tracking.usage": ("with_mlflow", "with_peft"),
@@ -252,7 +267,9 @@ READS = {
         "find_back",
         "go",
         "kept_drafts",
+        "first_page",
         "load_draft",
+        "page",
         "read_config",
         "saved_configs",
         "tell",
@@ -365,7 +382,7 @@ def test_no_page_changes_anything_but_through_writes(path: Path) -> None:
         "from tuner.tracking.adapters import delete_adapter",
         "from tuner.data import upload\nupload.remove('a', 'b')",
         "from tuner.ui import state\nstate.save_config('a', {})",
-        "from tuner.tracking.run import Run\nRun('a').request('stop')",
+        "from tuner.runs.run import Run\nRun('a').request('stop')",
         "from tuner import paths\n(paths.runs() / 'a').unlink()",
         "open('a', 'w')",
     ],

@@ -21,17 +21,19 @@ from tuner import hardware, paths, private, process
 from tuner.config.config import Config
 from tuner.config.run_config import RunConfig
 from tuner.engine.live import LiveRun
-from tuner.jobs import liveness, planning, reasons
+from tuner.jobs import planning
 from tuner.jobs.live import Live, Outcome, StoppedError, gone
 from tuner.plan import preflight
 from tuner.redact import redact
+from tuner.runs import checkpoints, locks, reasons
+from tuner.runs.metrics import SystemMetrics
+from tuner.runs.run import Run
+from tuner.runs.status import State
+from tuner.runs.weights import check_finite
 from tuner.text.message import message, plain
-from tuner.tracking import adapters, checkpoints
-from tuner.tracking.metrics import SystemMetrics
+from tuner.tracking import adapters
 from tuner.tracking.outcome import finish
-from tuner.tracking.run import Run, State
 from tuner.tracking.store import TrackerError
-from tuner.tracking.weights import check_finite
 
 EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 
@@ -46,7 +48,7 @@ def main(run_id: str) -> int:
         return 2
     try:
         return run_here(run)
-    except liveness.Busy as busy:
+    except locks.Busy as busy:
         print(busy, file=sys.stderr)
         return 2
     except OSError as error:  # there is nowhere to write, not even why
@@ -55,8 +57,8 @@ def main(run_id: str) -> int:
 
 
 def run_here(run: Run) -> int:
-    """Live a run in this process, its output in log.txt too. Raises liveness.Busy when another worker has it."""
-    lock = liveness.hold(run)
+    """Live a run in this process, its output in log.txt too. Raises locks.Busy when another worker has it."""
+    lock = locks.hold(run)
     try:
         with logging_to(run):
             return _live(run)

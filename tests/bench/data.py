@@ -28,8 +28,7 @@ from data_world import QWEN, RANKED, catalog, model_folder, pair  # noqa: E402
 
 from tuner.config.config import make  # noqa: E402
 from tuner.data.pages import Pages  # noqa: E402
-from tuner.data.prepare import prepare  # noqa: E402
-from tuner.data.report import report  # noqa: E402
+from tuner.data.prepare import prepare, report_of  # noqa: E402
 from tuner.data.tokens import load_tokenizer  # noqa: E402
 
 CHATML = (
@@ -169,7 +168,7 @@ def reports(folder: Path, rows: int) -> None:
     tokenizer = load_tokenizer(folder / "model")
     data = catalog(folder / f"report{rows}", set=(RANKED, generated(1000)))
     config = make({"model_name_or_path": "x", "dataset": "set", "dataset_dir": str(data), "stage": "dpo"})
-    seconds, found = timed(lambda: report(config, tokenizer))
+    seconds, found = timed(lambda: report_of(config, tokenizer))
     say("report", rows=found.read, seconds=seconds)
     if rows <= 1000:
         return
@@ -182,7 +181,7 @@ def reports(folder: Path, rows: int) -> None:
         file.write("\n]\n")
     told: list[float] = []
     begun = time.process_time()
-    seconds, found = timed(lambda: report(config, tokenizer, lambda share, _: told.append(share)))
+    seconds, found = timed(lambda: report_of(config, tokenizer, lambda share, _: told.append(share)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     say(
         "report",

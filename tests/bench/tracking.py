@@ -32,8 +32,8 @@ from faults.proxy import Proxy  # noqa: E402
 from faults.tracker import Tracker  # noqa: E402
 
 from tuner.config.config import make, params  # noqa: E402
+from tuner.runs.run import Run  # noqa: E402
 from tuner.tracking import history, runs, store  # noqa: E402
-from tuner.tracking.run import Run  # noqa: E402
 
 TURNS = 8  # the tracker answers in the first, the third and so on
 TURN = 10.0  # seconds

@@ -125,8 +125,8 @@ def record(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str
 
     def recorded(name: str, state: str = "finished", **values: object) -> str:
         from tuner.config.config import make
+        from tuner.runs.metrics import MetricsLog
         from tuner.tracking import outcome
-        from tuner.tracking.metrics import MetricsLog
         from tuner.tracking.runs import create_run
 
         run = create_run(make({"stage": "dpo", "do_train": True, **values}), name)

@@ -55,10 +55,10 @@ def still(page) -> None:
 
 def hostile_run(studio, record) -> tuple[str, str]:
     """Two runs whose names, notes, tags, metrics, reasons, notes of the worker and logs are hostile; their ids."""
+    from tuner.runs.metrics import MetricsLog
+    from tuner.runs.run import Run
     from tuner.text.message import plain
     from tuner.tracking import outcome, runs
-    from tuner.tracking.metrics import MetricsLog
-    from tuner.tracking.run import Run
 
     found = []
     for number, state in enumerate(("finished", "failed")):
@@ -82,8 +82,8 @@ def adapter(studio, run_id: str) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    from tuner.runs.run import Run
     from tuner.tracking import adapters
-    from tuner.tracking.run import Run
 
     folder = studio.home / "adapter"
     base = AutoModelForCausalLM.from_pretrained(studio.home / "models" / "tiny", dtype=torch.float32)

@@ -67,3 +67,25 @@ def test_what_is_ticked_is_what_is_deleted(studio, page, record) -> None:
     assert second in page.url
     assert not [said for said in page.said if said.startswith("error")]
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
+
+
+def test_room_is_made_only_once_somebody_agreed(studio, page, record) -> None:
+    from tuner.runs import checkpoints
+    from tuner.runs.run import Run
+
+    run = Run(record("roomy", **VALUES))
+    for step in (10, 20):
+        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        (run.checkpoints / f"checkpoint-{step}" / "weights").write_bytes(b"w" * 3000)
+        checkpoints.seal(run.checkpoints / f"checkpoint-{step}", run)
+    page.goto(f"{studio.url}/history?disk=true")
+    page.get_by_text("Checkpoints of ended runs but the best and the last").click()
+    page.get_by_text("1 thing that would stay").click()
+    expect(page.get_by_text("checkpoint-20 stays, the last, and nothing tells the best")).to_be_visible()
+    page.get_by_role("button", name="Remove these").click()
+    expect(page.get_by_text("This cannot be undone.")).to_be_visible()
+    assert [c.name for c in checkpoints.of(run)] == ["checkpoint-10", "checkpoint-20"]
+    page.get_by_role("button", name="Yes, remove 1 thing").click()
+    expect(page.get_by_text(re.compile("1 thing removed, 3"))).to_be_visible()
+    assert [c.name for c in checkpoints.within(run.checkpoints)] == ["checkpoint-20"]
+    assert checkpoints.valid(run.checkpoints / "checkpoint-20") is None

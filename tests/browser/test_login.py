@@ -170,9 +170,9 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     studio, browser, provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tuner.jobs import control
-    from tuner.tracking import events
+    from tuner.runs import events
+    from tuner.runs.run import Run
     from tuner.tracking.adapters import list_adapters
-    from tuner.tracking.run import Run
     from tuner.tracking.runs import get_row
 
     monkeypatch.setenv("TUNER_HOME", str(studio.home))

@@ -41,14 +41,17 @@ def waiting(page, *names: str) -> None:
     expect(rows).to_contain_text(list(names))
 
 
-def until(true: Callable[[], bool], again: Callable[[], None] | None = None) -> None:
-    """Wait for something outside the browser; `again` is done once more where nothing comes of it for 20 seconds."""
+def until(page, true: Callable[[], bool], again: Callable[[], None] | None = None) -> None:
+    """Wait for something outside the browser; `again` is done once more where nothing comes of it for 20 seconds.
+
+    The page does the waiting: what goes over its wire goes through this process.
+    """
     began = time.monotonic()
     while not true():
-        assert time.monotonic() < began + 60
+        assert time.monotonic() < began + 180
         if again and time.monotonic() > began + 20:
             again, _ = None, again()
-        time.sleep(0.05)
+        page.wait_for_timeout(50)
 
 
 def press(page, act: str, run_id: str) -> None:
@@ -62,9 +65,13 @@ def press(page, act: str, run_id: str) -> None:
 def open_run(page, name: str) -> None:
     page.get_by_test_id("stMain").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
-    page.wait_for_function(
-        "document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'running'"
-    )
+    still(page)
+
+
+def still(page) -> None:
+    """Until the script of the page has run to its end."""
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=120_000)
 
 
 class Wire:
@@ -111,8 +118,9 @@ def clone(page, wire: Wire, name: str) -> str:
     with wire.slow(asked=3):
         page.get_by_role("button", name="Clone").click()
     head = page.get_by_role("heading", name="New run", level=1).element_handle()
+    still(page)
     launch = page.get_by_role("button", name="Launch")
-    expect(launch).to_be_enabled()
+    expect(launch).to_be_enabled(timeout=120_000)
     assert head.evaluate("e => e.isConnected"), "the page was wiped out and drawn again"
     typed = page.locator("[class*=st-key-run-name] input")
     typed.fill(name)
@@ -126,8 +134,8 @@ def clone(page, wire: Wire, name: str) -> str:
 
 def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     from tuner.jobs import control
-    from tuner.tracking import checkpoints
-    from tuner.tracking.run import Run
+    from tuner.runs import checkpoints
+    from tuner.runs.run import Run
 
     monkeypatch.setenv("TUNER_HOME", str(studio.home))
     studio.tuner("queue", "--pause")
@@ -158,7 +166,7 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     worker, step = control.pid_of(Run(long)), Run(long).status().step
     assert worker is not None
     studio.kill()
-    until(lambda: Run(long).status().step > step)
+    until(page, lambda: Run(long).status().step > step)
     os.kill(worker, signal.SIGSTOP)  # it went on; now it may take its time, however slow this machine is
     studio.start()
     page.goto(f"{studio.url}/runs")
@@ -172,7 +180,9 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     open_run(page, "long")
     stop = page.get_by_role("button", name="Stop")
     stop.click()
-    until(lambda: Run(long).requested("stop"), again=stop.click)  # a page still being drawn may miss a click
+    until(
+        page, lambda: Run(long).requested("stop"), again=stop.click
+    )  # a page still being drawn may miss a click
     os.kill(worker, signal.SIGCONT)
     standing = page.locator(".st-key-card-standing")
     expect(standing).to_contain_text("Stopped at step")
@@ -182,8 +192,11 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     expect(page.get_by_text(f"Step {checkpoints.step_of(kept):,}", exact=True)).to_be_visible()
 
     # It is resumed by its button, waits for the one that was moved up, and finishes; what is on hold stays.
-    page.locator(".st-key-run-actions").get_by_role("button", name="Resume").click()
-    expect(standing).to_contain_text("Finished after", timeout=180_000)
+    resume = page.locator(".st-key-run-actions").get_by_role("button", name="Resume")
+    still(page)
+    resume.click()
+    until(page, lambda: Run(long).status().resumes == 1, again=resume.click)
+    expect(standing).to_contain_text("Finished after", timeout=300_000)
     assert Run(long).status().first_step == checkpoints.step_of(kept)
     assert Run(long).status().step == LONG
     page.get_by_role("button", name="Runs and queue").click()

@@ -16,7 +16,7 @@ from tuner import paths
 from tuner.config.config import Config, check
 from tuner.jobs import control, queue, submit
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 
 
 def submitted() -> Path:

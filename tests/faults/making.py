@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 from tuner.config.config import make
-from tuner.tracking import ledger, run, runs
+from tuner.runs import run
+from tuner.tracking import ledger, runs
 
 
 def points() -> dict[str, tuple[Any, str]]:

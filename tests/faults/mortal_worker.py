@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner import worker
 from tuner.engine import live
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 
 
 def arm(run: Run) -> None:

@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 
 from tuner import paths
 from tuner.jobs import control, settle, submit
-from tuner.tracking import checkpoints
-from tuner.tracking.run import ENDED, Run
+from tuner.runs import checkpoints
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 
 from . import resumed
 

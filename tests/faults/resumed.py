@@ -6,8 +6,8 @@ import hashlib
 
 from tuner.config.config import Config, make
 from tuner.jobs import control, submit
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run, series
+from tuner.runs import checkpoints
+from tuner.runs.run import Run, series
 
 PLACES = {
     "inside an accumulation": "substep@6",

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run
+from tuner.runs import checkpoints
+from tuner.runs.run import Run
 
 from . import dashboard
 

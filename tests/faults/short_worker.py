@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuner import hardware
-from tuner.jobs import liveness, reasons, watch
+from tuner.jobs import watch
+from tuner.runs import checkpoints, locks, reasons
+from tuner.runs.run import Run
 from tuner.text.message import Message, message
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run
 
 
 def die(run: Run) -> None:
@@ -45,9 +45,14 @@ def hang(run: Run) -> None:
 
 
 def fill_group(run: Run) -> None:
-    """Eat memory in a control group of 64 MiB, named by TUNER_OOM_GROUP, until the kernel kills."""
+    """Eat memory in a small control group, named by TUNER_OOM_GROUP, until the kernel kills.
+
+    Not before a watcher has looked at that group: it calls a worker stalled that was last heard of when it was in there.
+    """
     Path(os.environ["TUNER_OOM_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
-    time.sleep(1.5)  # long enough for a watcher to see the group
+    run.update(step=run.status().step + 1)
+    while not watch.stalled(run):
+        time.sleep(0.05)
     eaten = []
     while True:
         eaten.append(os.urandom(2**23))
@@ -87,7 +92,7 @@ def main(run_id: str) -> int:
 
 
 def run_here(run: Run) -> int:
-    lock = liveness.hold(run)
+    lock = locks.hold(run)
     try:
         return live(run)
     finally:
@@ -102,7 +107,7 @@ def live(run: Run) -> int:
         state="preparing", pid=os.getpid(), boot_id=hardware.boot_id(), started=time.time(), cause=Message()
     )
     with (run.folder / "starts").open("a") as starts:
-        starts.write(json.dumps([os.getpid(), run.status().resumes, time.time()]) + "\n")
+        starts.write(json.dumps([os.getpid(), run.status().resumes, time.monotonic()]) + "\n")
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     try:
@@ -114,6 +119,7 @@ def live(run: Run) -> int:
         die(run)
     watch.mark_unsettled(run)
     run.update(state=state, phase="", ended=run.status().ended_now())
+    (run.folder / "left").write_text(str(time.monotonic()))
     return 1 if state == "failed" else 0
 
 

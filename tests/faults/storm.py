@@ -17,7 +17,8 @@ from pathlib import Path
 from tuner import paths
 from tuner.jobs import control, settle, supervisor
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import ENDED, LIVE, Run, all_runs
+from tuner.runs.run import Run, all_runs
+from tuner.runs.status import ENDED, LIVE
 
 from . import dashboard
 from .tracker import Tracker

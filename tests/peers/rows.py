@@ -292,7 +292,7 @@ def _parting(mine: list[int], other: list[int], tokenizer: Tokenizer) -> str:
     )
 
     def text(ids: list[int]) -> str:
-        return "".join("·" if i == MASKED else tokenizer.text_of(i) for i in ids[max(at - 6, 0) : at + 14])
+        return "".join("·" if i == MASKED else tokenizer.decode([i]) for i in ids[max(at - 6, 0) : at + 14])
 
     return f"{text(mine)!r} / {text(other)!r}"
 

@@ -154,13 +154,18 @@ def _folder(number: int, config: str) -> None:
 
 
 def fill_curve(id: str, points: int, metric: str = "loss") -> None:
-    """`points` points of one metric of one run, a spike among them, a step and a second apart."""
+    """`points` points of one metric of one run, a spike among them, a step and a second apart: in the tracker, and in the
+    run's folder where it has one."""
     spike = points // 3
+
+    def value(step: int) -> float:
+        return 9.5 if step == spike else (step * 7919 % 10_007) / 10_007
 
     def rows() -> Iterator[tuple[str, float, int, str, int]]:
         for step in range(points):
-            value = 9.5 if step == spike else (step * 7919 % 10_007) / 10_007
-            yield metric, value, BEGAN * 1000 + step * 1000, id, step
+            yield metric, value(step), BEGAN * 1000 + step * 1000, id, step
+
+    _lines(id, ({"step": step, "time": BEGAN + step, metric: value(step)} for step in range(points)))
 
     with closing(sqlite3.connect(store.database())) as db, db:  # type: ignore[arg-type]
         db.execute("PRAGMA synchronous=OFF")
@@ -170,6 +175,19 @@ def fill_curve(id: str, points: int, metric: str = "loss") -> None:
             "INSERT INTO latest_metrics VALUES (?, ?, ?, ?, 0, ?)",
             (metric, 0.5, (BEGAN + points) * 1000, points - 1, id),
         )
+
+
+def _lines(id: str, rows: Iterable[dict[str, float]]) -> None:
+    """What a run measured, as its worker wrote it, and the note that the tracker has all of it."""
+    from tuner import paths
+
+    folder = paths.runs() / id
+    if folder.is_dir():
+        with (folder / "metrics.jsonl").open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        ledger = json.loads((folder / "tracking.json").read_text())
+        ledger["offset"] = (folder / "metrics.jsonl").stat().st_size
+        (folder / "tracking.json").write_text(json.dumps(ledger))
 
 
 def fill_adapters(versions: int, names: int = 20, files: Path | None = None) -> None:

@@ -24,12 +24,12 @@ def leak(live: Any) -> NoReturn:
         logging.getLogger("library").warning("headers: {'Authorization': 'Bearer %s'}", secret)
         warnings.warn(f"http://user:{quote(secret, safe='')}@hub.test answered 401", stacklevel=1)
         os.write(sys.stderr.fileno(), b"a library's own words\n")
-        live.note(f"went on with token={secret}")
+        live.note(plain(f"went on with token={secret}"))
     live.run.update(tracker=plain(f"{' '.join(known)} were refused"))
     raise RuntimeError(" ".join(f"401 for https://user:{quote(s, safe='')}@hub.test with {s}" for s in known))
 
 
-worker._stage = leak  # type: ignore[assignment]
+worker._train = leak  # type: ignore[assignment]
 
 if __name__ == "__main__":
     sys.exit(worker.main(sys.argv[1]))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-PAD_ID, START_ID, END_ID = 0, 1, 2
+PAD_ID, END_ID = 0, 2
 CONTEXT = 1024  # tokens
 
 # ChatML. The generation marks enclose what the assistant writes, its end token included: that is what is

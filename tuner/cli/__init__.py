@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tuner import __version__, process
 from tuner.cli.data import data
+from tuner.cli.disk import clean, disk
 from tuner.cli.listing import adapters, runs
 from tuner.cli.machine import doctor, webui
 from tuner.cli.queueing import queue, resume, stop, sync, wait
@@ -20,7 +21,22 @@ from tuner.config.knobs import nearest
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     verb.__name__: verb
-    for verb in (webui, train, submit, queue, stop, resume, wait, sync, runs, adapters, data, doctor)
+    for verb in (
+        webui,
+        train,
+        submit,
+        queue,
+        stop,
+        resume,
+        wait,
+        sync,
+        runs,
+        adapters,
+        data,
+        disk,
+        clean,
+        doctor,
+    )
 }
 
 

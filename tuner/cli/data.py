@@ -27,6 +27,10 @@ def data(words: list[str]) -> int:
         if name != "list":
             one.add_argument("name", help="a data set of the catalog")
             one.add_argument("--model", required=True, help="the model whose tokenizer and template are used")
+        if name == "report":
+            one.add_argument(
+                "--sample", type=int, default=0, help="read only so many rows, evenly from the set"
+            )
         if name == "show":
             one.add_argument("--row", type=int, default=0, help="the row, from 0")
     options, rest = options_of.parse_known_args(words)
@@ -63,7 +67,8 @@ def _list(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
 def _report(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
     from tuner.data.verbs import report
 
-    found = report(options.name, _model(options.model), None if options.json else _progress, **knobs)
+    progress = None if options.json else _progress
+    found = report(options.name, _model(options.model), progress, max(0, options.sample), **knobs)
     if options.json:
         print_json([found])
     else:

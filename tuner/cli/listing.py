@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from tuner.cli.words import OK, parser, print_json, refuse, table
-from tuner.tracking.run import STATES
+from tuner.runs.status import STATES
 
 A_SCREEN = 50
 """Runs that are listed to be read."""
@@ -66,16 +66,26 @@ def _run_fields(row: Any) -> dict[str, Any]:
 
 
 def adapters(words: list[str]) -> int:
-    """List registered adapters and their versions."""
+    """List registered adapters and their versions, newest first."""
     options_of = parser(adapters)
+    options_of.add_argument("word", nargs="*", help="only what has these in name, base, data sets or aliases")
     options_of.add_argument("--json", action="store_true", help="one JSON object a line")
+    options_of.add_argument(
+        "--limit", type=int, help=f"at most this many (default {A_SCREEN}; with --json all)"
+    )
     options = options_of.parse_args(words)
-    from tuner.tracking.adapters import list_adapters
+    from tuner.tracking.adapters import find_adapters
 
-    found = list_adapters()
+    if options.limit is not None and options.limit < 1:
+        return refuse([f"--limit needs a number from 1 on; {options.limit} is none."])
+    page = find_adapters(
+        " ".join(options.word), size=options.limit or (sys.maxsize if options.json else A_SCREEN)
+    )
     if options.json:
-        print_json(asdict(row) for row in found)
-    else:
-        rows = [(r.name, str(r.version), ",".join(r.aliases), r.base, r.run_id) for r in found]
-        table(("name", "version", "aliases", "base", "run"), rows)
+        print_json(asdict(row) for row in page.items)
+        return OK
+    rows = [(r.name, str(r.version), ",".join(r.aliases), r.base, r.run_id) for r in page.items]
+    table(("name", "version", "aliases", "base", "run"), rows)
+    if page.total > len(rows):
+        _warn(f"{len(rows)} of {page.total} versions; --limit {page.total} shows all.")
     return OK

@@ -28,8 +28,8 @@ def refuse(sentences: Iterable[str]) -> int:
 def foreseen(error: Exception) -> list[str] | None:
     """What to say of an error, in sentences; None for one that nobody foresaw, which is ours to mend."""
     from tuner.jobs.control import Refused
-    from tuner.jobs.liveness import Busy
-    from tuner.jobs.reasons import refused_by_system
+    from tuner.runs.locks import Busy
+    from tuner.runs.reasons import refused_by_system
     from tuner.tracking.store import TrackerError
 
     if isinstance(error, ConfigError):
@@ -52,7 +52,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def run_of(words: Sequence[str], verb: str) -> Any:
     """The run a verb is about: an id, the beginning of one, or a name that only one run has."""
-    from tuner.tracking.run import Run
+    from tuner.runs.run import Run
     from tuner.tracking.runs import find_run
 
     try:

@@ -20,7 +20,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
 from tuner.data.outline import Outlines
 from tuner.data.sandbox import Sandbox, TemplateLimitError, limited
-from tuner.data.templates import Exchange, RefusedError, Template, Thinking, Written, common_prefix
+from tuner.data.templates import Exchange, RefusedError, common_prefix
 from tuner.data.tokens import Tokenizer
 from tuner.data.traced import Traced, Tracing, Turn, plain, traced_message, turn
 
@@ -348,90 +348,3 @@ def _thought_inside(message: Message) -> Message:
 
 def _unmarked(text: str) -> str:
     return text.replace(OPEN, "").replace(CLOSE, "")
-
-
-PROBES: tuple[list[Message], ...] = (
-    [{"role": "user", "content": " one\n"}],
-    [{"role": "system", "content": " zero\n"}, {"role": "user", "content": "one"}],
-    [
-        {"role": "user", "content": "one"},
-        {"role": "assistant", "content": " two\n"},
-        {"role": "user", "content": "three"},
-    ],
-)
-
-
-def to_save(template: Template | None, tokenizer: Tokenizer, config: Config) -> str | None:
-    """The chat template to save beside weights that were taught with `template`.
-
-    None where the tokenizer's own asks in the same words, which may also know how to write tools.
-    """
-    if not isinstance(template, Written) or config.kind.rows == "text":
-        return None
-    own = tokenizer.chat_template
-    if own:
-        theirs = ChatTemplate(own, tokenizer, config)
-        try:
-            if all(theirs.prompt(probe) == template.prompt(probe) for probe in PROBES):
-                return None
-        except RefusedError:
-            pass
-    return as_jinja(template)
-
-
-def as_jinja(template: Written) -> str:
-    """A written template as a chat template to be saved beside a model, so that other programs prompt it as it was taught.
-
-    It writes system, user, assistant and tool turns; tools and their calls are left out, for each family has its own.
-    """
-    parts = [_quoted(template.prefix)]
-    parts.append(
-        "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
-        f"{{% else %}}{{% set system = {_literal(template.default_system)} %}}{{% set turns = messages %}}{{% endif %}}"
-    )
-    trim = " | trim" if template.trim else ""
-    system = f"{_literal(template.system.before)} + (system{trim}) + {_literal(template.system.after)}"
-    inside = f"(({system}) if loop.first and system else '') + " if template.system_in_user else ""
-    if not template.system_in_user:
-        parts.append(f"{{% if system %}}{{{{ {system} }}}}{{% endif %}}")
-    parts.append("{% for message in turns %}")
-    for word, role, slot in (("if", "user", template.user), ("elif", "tool", template.observation)):
-        content = f"{_literal(slot.before)} + {inside if role == 'user' else ''}(message['content']{trim})"
-        parts.append(f"{{% {word} message['role'] == '{role}' %}}{{{{ {content} }}}}")
-        parts.append(f"{_quoted(slot.after)}")
-    parts.append("{% elif message['role'] == 'assistant' %}")
-    answer = template.assistant
-    content = f"{_literal(answer.before)} + (message['content']{trim}) + {_literal(answer.after)}"
-    if template.thinking:
-        parts.append(_thoughtful(template.thinking, f"(message['content']{trim})"))
-        content = f"given + {_literal(answer.before)} + said + {_literal(answer.after)}"
-    parts.append(f"{{% generation %}}{{{{ {content} }}}}{{% endgeneration %}}{{% endif %}}{{% endfor %}}")
-    if template.thinking:
-        known = "true" if template.thinking.enabled else "false"
-        parts.append(f"{{% if add_generation_prompt and not enable_thinking | default({known}) %}}")
-        parts.append(_quoted(template.thinking.empty) + "{% endif %}")
-    return "".join(parts)
-
-
-def _thoughtful(thinking: Thinking, content: str) -> str:
-    """Jinja that sets `said` to an answer with its thought where that is shown, and `given` to what stands before it.
-
-    A last answer without a thought gets an empty one: its own where that is learnt, the prompt's where it is not.
-    """
-    begin, end = (_literal(mark.strip()) for mark in (thinking.before, thinking.after))
-    stripped = f"(said.split({begin})[0] + said.split({end})[-1]).lstrip('\\n')"
-    gone = "true" if thinking.enabled is False else "false" if thinking.preserve else "not loop.last"
-    empty = _literal(thinking.empty)
-    filled = f"said = {empty} + said" if thinking.enabled else f"given = {empty}"
-    return (
-        f"{{% set given, said = '', {content} %}}{{% if {gone} and {end} in said %}}{{% set said = {stripped} %}}{{% endif %}}"
-        f"{{% if loop.last and {end} not in said %}}{{% set {filled} %}}{{% endif %}}"
-    )
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("{%", '{" + "%').replace("{{", '{" + "{')
-
-
-def _quoted(text: str) -> str:
-    return "{{ " + _literal(text) + " }}" if text else ""

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from tuner.data.catalog import Entry
+from tuner.data.entries import Entry
 from tuner.data.files import Broken
 from tuner.data.tables import NotText
 from tuner.data.turns import Dropped, Message, Notes, Row, UnfitError, is_nothing, message, plain, same, turn

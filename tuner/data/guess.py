@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuner.data.catalog import ROLES, TAGS, Entry, entry
+from tuner.data.catalog import entry
+from tuner.data.entries import ROLES, TAGS, Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert, is_truth
 from tuner.data.turns import is_nothing

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tuner import private
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.catalog import CATALOG, Entry
+from tuner.data.entries import CATALOG, Entry
 from tuner.data.tables import A_TIME, table_rows
 from tuner.redact import redact
 

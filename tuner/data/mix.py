@@ -93,3 +93,10 @@ def split(rows: int, val_size: float, seed: int) -> tuple[Ints, Ints]:
     aside = np.zeros(rows, dtype=bool)
     aside[np.random.default_rng(seed).permutation(rows)[: kept_aside(rows, val_size)]] = True
     return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
+def evenly(rows: int, count: int, seed: int) -> Ints:
+    """`count` of `rows` row numbers, rising: one out of each of `count` equal stretches, for rows may alternate."""
+    count = min(rows, count)
+    inside = np.random.default_rng(seed).random(count)
+    return ((np.arange(count) + inside) * (rows / max(count, 1))).astype(np.int64)

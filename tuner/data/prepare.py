@@ -15,15 +15,17 @@ from tuner import private
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data import kept
-from tuner.data.catalog import Entry, pick, pick_eval
+from tuner.data.catalog import pick, pick_eval
 from tuner.data.encode import Encoder, packs
+from tuner.data.entries import Entry
 from tuner.data.mix import Ints, kept_aside, mix, split
 from tuner.data.pack import groups, pack
 from tuner.data.reading import Reader, ReadSet, Source
 from tuner.data.report import Progress, Report, steps
 from tuner.data.rows import Rows
 from tuner.data.stream import Stream
-from tuner.data.templates import Template, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import Template
 from tuner.data.tokens import Tokenizer
 from tuner.text.message import message
 
@@ -79,27 +81,44 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
     return prepared
 
 
-def read_all(config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool) -> Prepared:
-    """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other."""
+def read_all(
+    config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool, spread: int = 0
+) -> Prepared:
+    """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other.
+
+    With `spread`, which is for reports, only so many rows of each set are read, evenly from all of it.
+    """
     encoder, train, aside = opened(config, tokenizer)
     weight = 1 / (len(train) + len(aside) or 1)
-    reader = Reader(encoder, progress, keep)
+    reader = Reader(encoder, progress, keep, spread)
     sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
     report = reader.tally.done()
     if keep and train and not report.kept:
         raise ConfigError([Problem("dataset", report.why_nothing())])
-    tester = Reader(encoder, progress, keep)
+    tester = Reader(encoder, progress, keep, spread)
     tested = [tester.read(e, (len(train) + i) * weight, weight) for i, e in enumerate(aside)]
     if tested:
         report.evaluation = tester.tally.done()
     order, learn, away = _orders(config, sets)
     _count(config, report, reader, tester, order, learn, away)
     prepared = Prepared([], {}, report, template=encoder.template)
+    if report.sampled:
+        report.say_sampled()
     if keep:
         _fill(prepared, config, sets, tested, learn, away)
     if progress:
         progress(1.0, message("doing.rows_ready", kept=report.kept, read=report.read))
     return prepared
+
+
+def report_of(
+    config: Config, tokenizer: Tokenizer, progress: Progress | None = None, spread: int = 0
+) -> Report:
+    """The report of a config's data, by the very path that training takes. Raises ConfigError when nothing can be read.
+
+    With `spread` only so many rows of each set are read, evenly from all of it; the report says so.
+    """
+    return read_all(config, tokenizer, progress, keep=False, spread=spread).report
 
 
 def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], list[Entry]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.data.batches import Batch, Batcher
-from tuner.data.catalog import Entry
 from tuner.data.encode import Draft, Encoded, Encoder
+from tuner.data.entries import Entry
 from tuner.data.files import Records, records
 from tuner.data.formats import Dropped, convert
-from tuner.data.mix import sample
+from tuner.data.mix import evenly, sample
+from tuner.data.pages import Pages
 from tuner.data.report import Place, Progress, Tally
 from tuner.data.rows import Rows
 from tuner.data.tokens import use_threads
@@ -47,32 +49,47 @@ def _seldom_collecting() -> Iterator[None]:
 class Source:
     """The raw rows of a data set with their places; `share` says how much of it has been read, 0 to 1.
 
-    `findings` are what the ends of its files showed: a row's place, what, and the particulars.
+    `findings` are what the ends of its files showed: a row's place, what, and the particulars. With `spread` only so many
+    rows are given, evenly from the whole set; `there` then says how many there are.
     """
 
-    def __init__(self, entry: Entry, config: Config):
+    def __init__(self, entry: Entry, config: Config, spread: int = 0):
         self.entry = entry
+        self.spread = spread if entry.local else 0
         self.most = config.max_samples
         self.seed = config.seed
         self.streaming = config.streaming
         self.samples = None if config.streaming else entry.num_samples
-        self.given = 0
+        self.given = self.there = 0
         self.findings: list[tuple[Place, str, str]] = []
         self._files_done = 0
         self._file: Records | None = None
 
     def __iter__(self) -> Iterator[tuple[Place, Any]]:
-        rows = self._sampled() if self.samples else self._all()
-        for row in islice(rows, self.most):
+        for row in islice(self._chosen(), self.most):
             self.given += 1
             yield row
+
+    def _chosen(self) -> Iterator[tuple[Place, Any]]:
+        if self.spread:
+            return self._spread()
+        return self._sampled() if self.samples else self._all()
 
     @property
     def share(self) -> float:
         """How much has been read."""
+        if self.spread:
+            return self.given / self.spread
         files = len(self.entry.files()) or 1
         read = (self._files_done + (self._file.share if self._file else 0.0)) / files
         return max(read, self.given / self.most) if self.most else read
+
+    def _spread(self) -> Iterator[tuple[Place, Any]]:
+        with closing(Pages(self.entry.files())) as pages:
+            self.there = min(pages.count(), self.most or sys.maxsize)
+            for number in evenly(self.there, self.spread, self.seed).tolist():
+                row = pages.row(number)
+                yield Place(self.entry.name, row.file, row.line), row.record
 
     def _sampled(self) -> Iterator[tuple[Place, Any]]:
         whole = list(self._all())
@@ -97,13 +114,16 @@ class Source:
 
 
 class Reader:
-    """Reads sets; without `keep` rows are counted and let go."""
+    """Reads sets; without `keep` rows are counted and let go. With `spread` only so many rows of each set are read."""
 
-    def __init__(self, encoder: Encoder, progress: Progress | None = None, keep: bool = True):
+    def __init__(
+        self, encoder: Encoder, progress: Progress | None = None, keep: bool = True, spread: int = 0
+    ):
         self.encoder = encoder
         self.config = encoder.config
         self.progress = progress
         self.keep = keep
+        self.spread = spread
         use_threads(self.config.preprocessing_num_workers)
         frame = encoder.frame()
         marks = [token for token in encoder.tokenizer.specials if token in frame]
@@ -113,7 +133,7 @@ class Reader:
     def read(self, entry: Entry, done: float = 0.0, weight: float = 1.0) -> ReadSet:
         """One data set; it is `weight` of the work of which `done` is done. Raises ConfigError."""
         found = ReadSet(entry, Rows())
-        source = Source(entry, self.config)
+        source = Source(entry, self.config, self.spread)
         with _seldom_collecting():
             for encoded in self.encoded(source):
                 found.count += 1
@@ -122,6 +142,7 @@ class Reader:
                 if self.progress and found.count % self.config.preprocessing_batch_size == 0:
                     told = message("doing.rows_read", name=entry.name, done=source.given)
                     self.progress(done + weight * source.share, told)
+        self.tally.report.there += source.there or source.given
         return found
 
     def encoded(self, source: Source) -> Iterator[Encoded]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tuner.config.config import Config
 from tuner.data.encode import Draft, Encoded
 from tuner.data.formats import Dropped, Row
-from tuner.data.tokens import Tokenizer
 from tuner.plan import steps as counting
 from tuner.text.message import Message
 
@@ -68,7 +67,8 @@ class Report:
     `tokens` and `histogram` are about the length that the cutoff is held against: the whole example, for pairs the prompt
     with the longer answer, before any cut. `total_tokens` are those fed to the model after it, for pairs the prompt with
     each answer. `examples` are learnt from in an epoch, in `train_rows` rows (fewer when packed). `duplicates` are kept
-    rows that say the same as one before; `overlap` are rows measured on that are learnt from as well.
+    rows that say the same as one before; `overlap` are rows measured on that are learnt from as well. `there` are the rows
+    of the sets, more than were read where only a sample was: counts are the sample's then, and `steps` is 0, for nobody knows.
     """
 
     stage: str
@@ -76,6 +76,7 @@ class Report:
     cutoff_len: int
     datasets: dict[str, dict[str, int]] = field(default_factory=dict)
     read: int = 0
+    there: int = 0
     kept: int = 0
     cut: int = 0
     dropped: dict[str, Finding] = field(default_factory=dict)
@@ -93,6 +94,19 @@ class Report:
     epoch_tokens: int = 0
     evaluation: Report | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only some of the rows were read."""
+        return self.read < self.there
+
+    def say_sampled(self) -> None:
+        """Take back what a sample cannot know, and say so."""
+        self.steps = 0
+        self.notes.append(
+            f"A sample: {self.read:,} of {self.there:,} rows were read, evenly from the whole set. Shares hold for all of "
+            "it; counts and duplicates are the sample's, and what is rare may not be in it."
+        )
 
     @property
     def trained_share(self) -> float:
@@ -240,10 +254,3 @@ def steps(config: Config, rows: int, replicas: int = 1) -> int:
         max_steps=config.max_steps,
         drop_last=config.dataloader_drop_last,
     )
-
-
-def report(config: Config, tokenizer: Tokenizer, progress: Progress | None = None) -> Report:
-    """The report of a config's data, by the very path that training takes. Raises ConfigError when nothing can be read."""
-    from tuner.data.prepare import read_all
-
-    return read_all(config, tokenizer, progress, keep=False).report

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuner.config.config import Config
-from tuner.data.catalog import Entry
 from tuner.data.encode import MASKED, Encoded, Encoder
+from tuner.data.entries import Entry
 from tuner.data.files import Broken
 from tuner.data.formats import Dropped, Row, convert
-from tuner.data.templates import Template, template_of
+from tuner.data.template_choice import template_of
+from tuner.data.templates import Template
 from tuner.data.tokens import Tokenizer
 
 

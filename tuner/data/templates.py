@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
 from tuner.data.tokens import Tokenizer
 from tuner.data.tools import FORMATS, ToolFormat
@@ -314,31 +314,6 @@ def _whole(name: str, raw: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 def names() -> list[str]:
     """Every template's name."""
     return list(table())
-
-
-def unknown(name: str | None) -> Problem | None:
-    """What stands against a template's name; None where it is known, or none is asked for."""
-    if name is None or name in table():
-        return None
-    like = nearest(name, table())
-    hint = f"did you mean {like}?" if like else "leave it empty for the tokenizer's own chat template."
-    return Problem("template", f"--template {name} is not known; {hint}", {"template": like})
-
-
-def template_of(config: Config, tokenizer: Tokenizer) -> Template:
-    """The template a config asks for; without a name the tokenizer's own, or `empty` where it has none.
-
-    Raises ConfigError.
-    """
-    name = config.template
-    if found := unknown(name):
-        raise ConfigError([found])
-    own = tokenizer.chat_template
-    if own and name is None:
-        from tuner.data.chat_template import ChatTemplate
-
-        return ChatTemplate(own, tokenizer, config)
-    return written(name or "empty", tokenizer, config)
 
 
 def written(name: str, tokenizer: Tokenizer, config: Config) -> Written:

@@ -63,10 +63,6 @@ class Tokenizer:
         return found
 
     @property
-    def bos_id(self) -> int | None:
-        return self.id_of(self.bos) if self.bos else None
-
-    @property
     def eos_id(self) -> int | None:
         return self.id_of(self.eos) if self.eos else None
 
@@ -231,10 +227,6 @@ class Tokenizer:
         """The text of ids."""
         text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
-
-    def text_of(self, token_id: int) -> str:
-        """The text of one token; part of a character shows as the replacement character."""
-        return self.decode([token_id])
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The text that each token adds; a character spread over several tokens stands at its last one."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.data.catalog import Entry
+from tuner.data.entries import Entry
 
 Message = dict[str, Any]
 Row = dict[str, Any]

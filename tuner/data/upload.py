@@ -15,7 +15,8 @@ from typing import Any
 
 from tuner import private
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.catalog import CATALOG, Entry, catalog_folder, entry, read_catalog
+from tuner.data.catalog import catalog_folder, entry, read_catalog
+from tuner.data.entries import CATALOG, Entry
 from tuner.data.files import TYPES, Broken, layout, records
 
 UPLOADS = "uploads"

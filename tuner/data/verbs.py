@@ -11,14 +11,14 @@ from typing import Any
 from tuner.config.config import KNOBS, Config, make
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import CATALOG, LOOK, Entry, named, read_catalog
+from tuner.data.catalog import named, read_catalog
+from tuner.data.entries import CATALOG, LOOK, Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
 from tuner.data.hub import cached, reachable
 from tuner.data.pages import Pages
-from tuner.data.prepare import opened
+from tuner.data.prepare import opened, report_of
 from tuner.data.report import Progress
-from tuner.data.report import report as make_report
 from tuner.data.show import show as make_shown
 from tuner.data.tokens import load_tokenizer
 
@@ -105,10 +105,12 @@ def config_for(name: str, model: str, knobs: dict[str, Any]) -> Config:
     return make({**knobs, "dataset": name, "model_name_or_path": model, "stage": stage})
 
 
-def report(name: str, model: str, progress: Progress | None = None, **knobs: Any) -> dict[str, Any]:
-    """The data report of one data set for a model, under the given knobs. Raises ConfigError."""
+def report(
+    name: str, model: str, progress: Progress | None = None, spread: int = 0, **knobs: Any
+) -> dict[str, Any]:
+    """The data report of one data set for a model, under the given knobs; of `spread` rows if given. Raises ConfigError."""
     config = config_for(name, model, knobs)
-    return make_report(config, load_tokenizer(model), progress).as_dict()
+    return report_of(config, load_tokenizer(model), progress, spread).as_dict()
 
 
 def show(name: str, row: int, model: str, **knobs: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tuner import __version__
 from tuner.config.config import Config, word
-from tuner.tracking.inputs import recorded
-from tuner.tracking.run import Run
+from tuner.runs.inputs import recorded
+from tuner.runs.run import Run
 
 METRICS = (
     "train_loss", "eval_loss", "eval_accuracy", "eval_rewards/accuracies", "eval_rewards/margins", "eval_perplexity",

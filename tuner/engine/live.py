@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tuner import private
 from tuner.config.config import Config
 from tuner.jobs.live import Live, StoppedError
+from tuner.runs import checkpoints
+from tuner.runs.run import Run
 from tuner.text.message import Message, message
-from tuner.tracking import checkpoints
-from tuner.tracking.run import Run
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

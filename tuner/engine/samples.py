@@ -24,7 +24,7 @@ from tuner.data.catalog import named
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
 from tuner.data.scoring import check_patterns, score
-from tuner.data.templates import template_of
+from tuner.data.template_choice import template_of
 from tuner.data.tokens import Tokenizer
 from tuner.engine.live import LiveRun
 from tuner.text.message import message

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoModelForCausalLM
 
 from tuner.config.config import Config
-from tuner.data.chat_template import to_save
 from tuner.data.prepare import Prepared, prepare
 from tuner.data.stream import Stream
+from tuner.data.template_choice import to_save
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
 from tuner.jobs import planning
 from tuner.plan.plan import Plan
-from tuner.tracking import checkpoints
+from tuner.runs import checkpoints
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

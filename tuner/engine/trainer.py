@@ -33,8 +33,8 @@ from tuner.engine.truth import note_disk, note_training
 from tuner.jobs.live import Outcome
 from tuner.plan.memory import recomputes
 from tuner.plan.preflight import no_full_batch
+from tuner.runs import checkpoints
 from tuner.text.message import message
-from tuner.tracking import checkpoints
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -10,11 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import hardware
-from tuner.jobs import launch, liveness, queue, resuming, watch
+from tuner.jobs import launch, queue, resuming, watch
 from tuner.jobs.resuming import Refused, why_not_resumable
 from tuner.jobs.supervisor import STOP_GRACE, ensure_supervisor
+from tuner.runs import locks
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, Status
 from tuner.text.message import message, render
-from tuner.tracking.run import ENDED, Run, Status
 
 __all__ = ["Refused", "pid_of", "resume", "stop", "wait", "why_not_resumable"]
 
@@ -30,7 +32,7 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
     _must_exist(run)
     if run.status().state in ENDED:
         return f"Run {run.id} has ended already: {run.status().state}."
-    lock = liveness.lock(run.lock_path)
+    lock = locks.lock(run.lock_path)
     if lock is not None:
         try:
             said = _end_without_worker(run)
@@ -67,11 +69,11 @@ def _end_without_worker(run: Run) -> str:
 
 def pid_of(run: Run) -> int | None:
     """The pid of a run's worker, proven by the lock it has open; also of one that has not yet said a word."""
-    if pid := liveness.worker_pid(run):
+    if pid := locks.worker_pid(run):
         return pid
     record = launch.record(run)
     if record and record.pid and record.boot_id == hardware.boot_id():
-        return record.pid if liveness.has_open(record.pid, run.lock_path) else None
+        return record.pid if locks.has_open(record.pid, run.lock_path) else None
     return None
 
 

@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tuner import hardware
-from tuner.jobs import control, launch, liveness, queue, slots, watch
+from tuner.jobs import control, launch, queue, slots, watch
 from tuner.jobs.control import Refused
 from tuner.jobs.submit import write_needs
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.runs import locks
+from tuner.runs.run import Run
 from tuner.text.message import Message, message
-from tuner.tracking.run import Run
 
 Say = Callable[[str], None]
 LOOK = 2.0
@@ -58,7 +59,7 @@ def run_in_foreground(
 def _settled(run: Run, process: subprocess.Popen[bytes]) -> int:
     """Write the outcome if the worker could not. The supervisor may be quicker, but saw no exit code."""
     watch.end_session(process.pid)
-    lock = liveness.lock(run.lock_path, wait=2.0)
+    lock = locks.lock(run.lock_path, wait=2.0)
     if lock is not None:
         watch.bury(run, process.returncode)
         os.close(lock)
@@ -104,7 +105,7 @@ def take_slot(
     stopped, for nobody else is to start it; a terminal that is killed leaves it to the supervisor.
     """
     slots.check_gpus(gpus)
-    lock = liveness.lock(run.lock_path, wait=1.0)
+    lock = locks.lock(run.lock_path, wait=1.0)
     if lock is None:
         raise Refused(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
     try:

@@ -23,9 +23,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from tuner import hardware, paths
-from tuner.jobs import liveness, slots
-from tuner.tracking.disk import replace_text
-from tuner.tracking.run import Run
+from tuner.jobs import slots
+from tuner.runs import locks
+from tuner.runs.files import replace_text
+from tuner.runs.run import Run
 
 WORKER_VARIABLE = "TUNER_WORKER_MODULE"
 
@@ -91,7 +92,7 @@ def spawn(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(taken) | {liveness.LOCK_VARIABLE: str(lock)},
+            env=environment(taken) | {locks.LOCK_VARIABLE: str(lock)},
             pass_fds=(lock, *taken.values()),
             start_new_session=True,
         )

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from tuner.runs.files import FULL
+from tuner.runs.inputs import DataInput, record_inputs
+from tuner.runs.metrics import MetricsLog
+from tuner.runs.run import Run
 from tuner.text.message import Message, render, term
-from tuner.tracking.disk import FULL
-from tuner.tracking.inputs import DataInput, record_inputs
-from tuner.tracking.metrics import MetricsLog, Mirror
-from tuner.tracking.run import Run
+from tuner.tracking.mirror import Mirror
 
 Asked = Literal["stop", "cancel"]
 BREATH = 0.3  # seconds between two writes of the status: a reader polls once a second
@@ -74,7 +75,7 @@ class Live:
         self.asked: Asked | None = None
         self.at_work = False  # from the first step on, the work ends itself when asked to, and saves
         self.quiet = threading.Event()  # set on every rank but the first
-        self._written = 0.0
+        self._written: dict[str, float] = {}
         self._works_since = 0.0
         self._signals = 0
 
@@ -138,7 +139,7 @@ class Live:
     def progress(self, share: float, doing: Message) -> None:
         """How far a phase is, 0 to 1; what the data room calls back. Raises StoppedError when asked to."""
         self.check()
-        if self._due() or share >= 1:
+        if self._due("progress") or share >= 1:
             with unless_full():
                 self.run.update(part=round(share, 4), doing=doing)
 
@@ -161,10 +162,11 @@ class Live:
         if not self.quiet.is_set():
             print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    def _due(self) -> bool:
-        if self.quiet.is_set() or time.monotonic() - self._written < BREATH:
+    def _due(self, what: str) -> bool:
+        """Whether it is time to write again what is told; each by itself, or one would keep the other from its turn."""
+        if self.quiet.is_set() or time.monotonic() - self._written.get(what, 0.0) < BREATH:
             return False
-        self._written = time.monotonic()
+        self._written[what] = time.monotonic()
         return True
 
     # --- work that goes on in steps
@@ -188,7 +190,7 @@ class Live:
 
     def stepped(self, step: int, total: int, epoch: float = 0.0, tokens: int = 0, pace: float = 0.0) -> None:
         """A step is done. `pace` is tokens a second."""
-        if self._due() or step == total:
+        if self._due("step") or step == total:
             state = "stopping" if self.asked else "running"
             with unless_full():
                 self.run.update(

@@ -13,9 +13,9 @@ from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
 from tuner.plan.facts import Data, Model, data_of, machine, model_of
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
-from tuner.tracking.disk import replace_text
+from tuner.runs.files import replace_text
+from tuner.runs.run import Run
 from tuner.tracking.pace import expected_seconds
-from tuner.tracking.run import Run
 from tuner.tracking.store import TrackerError
 
 

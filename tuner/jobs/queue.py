@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
-from tuner.jobs import launch, liveness, slots
+from tuner.jobs import launch, slots
+from tuner.runs import files, locks
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text.message import term
-from tuner.tracking import disk, open_runs
-from tuner.tracking.run import ENDED, LIVE, Run, Status
+from tuner.tracking import open_runs
 
 UNLISTED_GRACE = 5.0
 """Seconds in which a run that was just created may still be taken by the terminal that created it."""
@@ -67,11 +69,11 @@ def _read() -> Order | None:
 def changing() -> Iterator[Order]:
     """Change the order: read under a lock, replaced whole when the block ends."""
     paths.mlruns().mkdir(parents=True, exist_ok=True)
-    with liveness.locking(paths.mlruns() / "queue.lock"):
+    with locks.locking(paths.mlruns() / "queue.lock"):
         # Where there is no order yet, or no more, those that wait already come first.
         now = _read() or Order(waiting())
         yield now
-        disk.replace_text(_path(), json.dumps(asdict(now)))
+        files.replace_text(_path(), json.dumps(asdict(now)))
 
 
 def _path() -> Path:
@@ -121,7 +123,7 @@ def waiting(runs: dict[str, Status] | None = None) -> list[str]:
     now = time.time()
     rest = sorted(queued.keys() - set(listed), key=lambda i: queued[i].created)
     fresh = {i for i in rest if now - UNLISTED_GRACE <= queued[i].created <= now}
-    return listed + [i for i in rest if i not in fresh or liveness.alive(Run(i))]
+    return listed + [i for i in rest if i not in fresh or locks.alive(Run(i))]
 
 
 def queue() -> list[QueueRow]:
@@ -177,8 +179,8 @@ def short_of_room() -> str:
 
     A run that ends for want of room is followed by the next one, which would end the same way.
     """
-    free = disk.free()
-    return f"Waits for room: only {free >> 20} MiB of disk are free." if free < disk.LEAST_FREE else ""
+    free = files.free()
+    return f"Waits for room: only {free >> 20} MiB of disk are free." if free < files.LEAST_FREE else ""
 
 
 # --- changing it ---------------------------------------------------------------------------------------------------
@@ -202,14 +204,6 @@ def move(run_id: str, position: int) -> None:
         ids.remove(run_id)
         ids.insert(max(0, position - 1), run_id)
         now.ids = ids
-
-
-def reorder(ids: list[str]) -> None:
-    """Let these runs start in this order, before all others that wait."""
-    with changing() as now:
-        queued = waiting()
-        first = [i for i in dict.fromkeys(ids) if i in queued]
-        now.ids = first + [i for i in queued if i not in first]
 
 
 def hold_back(run_id: str, held: bool = True) -> None:

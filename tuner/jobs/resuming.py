@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner.jobs import launch, liveness, queue, watch
+from tuner.jobs import launch, queue, watch
+from tuner.runs import checkpoints, locks
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, Status
 from tuner.text.message import Message, message
-from tuner.tracking import checkpoints
-from tuner.tracking.run import ENDED, Run, Status
 
 
 class Refused(Exception):  # noqa: N818  said as a sentence: "Refused: ..."
@@ -27,7 +28,7 @@ def why_not_resumable(run: Run) -> str | None:
         return "It waits in the queue already."
     if status.state == "finished":
         return "It has finished; clone it and raise num_train_epochs to train further."
-    if status.state not in ENDED and liveness.alive(run):
+    if status.state not in ENDED and locks.alive(run):
         return "It is still at work; stop it first."
     if not checkpoints.to_go_on_from(run):
         return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
@@ -46,7 +47,7 @@ def queue_again(
         raise Refused(f"Run {run.id} cannot be resumed: {reason}")
     source, damaged = _source(run, checkpoint)
     note = message("note.passed_over", damaged=damaged) if damaged else Message()
-    lock = liveness.lock(run.lock_path, wait=5.0)
+    lock = locks.lock(run.lock_path, wait=5.0)
     if lock is None:
         raise Refused(f"Run {run.id} is just telling MLflow how it ended; try again in half a minute.")
     try:
@@ -55,6 +56,8 @@ def queue_again(
             return
         if status.state not in ENDED:
             status = watch.bury(run, None)
+        if source is not None and not source.is_dir():
+            raise Refused(f"Run {run.id} cannot be resumed: {source.name} was just removed; try again.")
         run.keep_secrets(secrets or {})
         queue.enqueue(run.id)
         _write(run, status, source, note)
@@ -86,7 +89,7 @@ def after_reboot(run: Run) -> Status | None:
         return None
     from_there = source.name if source else ""
     said = message("note.resumed_by_itself", step=status.step, checkpoint=from_there, damaged=damaged)
-    with liveness.locking(run.lock_path, wait=0.5):
+    with locks.locking(run.lock_path, wait=0.5):
         queue.enqueue(run.id, first=True)
         # One write makes a live run a queued one: whoever dies before it leaves all this to be done again.
         return _write(run, replace(status, auto_resumed=start), source, said)

@@ -13,9 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import paths, process
-from tuner.jobs import liveness, reasons, watch
+from tuner.jobs import watch
+from tuner.runs import locks, reasons
+from tuner.runs.run import Run, all_runs
+from tuner.runs.status import ENDED
 from tuner.tracking import creation
-from tuner.tracking.run import ENDED, Run, all_runs
 
 AGAIN, LONGEST = 60.0, 3600.0
 """Seconds to the next attempt after a first that failed, doubled with each further one up to the longest."""
@@ -35,7 +37,7 @@ def tracked() -> bool:
 
 def due() -> bool:
     """Whether a run ended since the last attempt, or that one failed long enough ago; and none is under way."""
-    if liveness.locked(_lock()):
+    if locks.locked(_lock()):
         return False
     marks = [*(watch.unsettled() / name for name in pending()), *creation.abandoned()]
     if not tracked() or not marks:
@@ -102,11 +104,11 @@ def settle(run_id: str) -> bool:
 
 def sync() -> tuple[int, list[str]]:
     """Send MLflow everything it lacks, of every run of this studio: the points sent and what went wrong. `tuner sync`."""
+    from tuner.runs.weights import BrokenWeights
     from tuner.tracking.ledger import is_mirrored
     from tuner.tracking.mirror import sync as send
     from tuner.tracking.outcome import is_settled
     from tuner.tracking.store import TrackerError
-    from tuner.tracking.weights import BrokenWeights
 
     sent, troubles = 0, []
     try:
@@ -149,7 +151,7 @@ def main() -> int:
 def _main() -> int:
     """Settle every pending run; 1 when some remain. Leaves it to the process that is at it already."""
     try:
-        lock = liveness.lock(_lock())
+        lock = locks.lock(_lock())
     except OSError as error:
         print(reasons.refused_by_system(error), file=sys.stderr, flush=True)
         return 1

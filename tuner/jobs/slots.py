@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tuner import hardware, paths
 from tuner.config.knobs import ConfigError, Problem
-from tuner.jobs import liveness
-from tuner.jobs.liveness import locked
+from tuner.runs import locks
+from tuner.runs.locks import locked
 
 CPU = "cpu"
 
@@ -80,7 +80,7 @@ def take(run_id: str, choice: Collection[str], count: int) -> dict[str, int] | N
     got: dict[str, int] = {}
     folder().mkdir(parents=True, exist_ok=True)
     for name in choice:
-        handle = liveness.lock(path(name))
+        handle = locks.lock(path(name))
         if handle is not None:
             got[name] = handle
             with suppress(OSError):  # a full disk: the lock is what counts, its label is for people

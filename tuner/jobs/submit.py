@@ -8,9 +8,10 @@ from typing import Any
 
 from tuner.config.config import KNOBS, make, word
 from tuner.config.run_config import RunConfig
-from tuner.jobs import liveness, planning, queue, slots
+from tuner.jobs import planning, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.tracking.run import Run, fresh_name
+from tuner.runs import locks
+from tuner.runs.run import Run, fresh_name
 
 
 def create(config: RunConfig, name: str | None = None, parent: str | None = None) -> Run:
@@ -40,7 +41,7 @@ def launch(run: Run, gpus: Sequence[int] | None = None) -> Run:
 
 def place(run: Run, gpus: Sequence[int] | None = None) -> None:
     """Write down what a run needs and put it at the end of the queue."""
-    with liveness.locking(run.lock_path, wait=2.0):
+    with locks.locking(run.lock_path, wait=2.0):
         write_needs(run, gpus)
         queue.enqueue(run.id)
 

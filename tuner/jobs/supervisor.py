@@ -19,12 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tuner import hardware, paths, process
-from tuner.jobs import launch, liveness, queue, reasons, resuming, settle, slots
+from tuner.jobs import launch, queue, resuming, settle, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
+from tuner.runs import files, locks, reasons
+from tuner.runs.run import Run
+from tuner.runs.status import LIVE, Status
 from tuner.text.message import message
-from tuner.tracking import disk, open_runs
+from tuner.tracking import open_runs
 from tuner.tracking.outcome import forget_old_secrets
-from tuner.tracking.run import LIVE, Run, Status
 
 log = logging.getLogger("tuner.supervisor")
 
@@ -33,6 +35,8 @@ IDLE = 20.0
 TICK = 0.25
 STOP_GRACE = 60.0
 """Seconds a stopped worker has to save before it is terminated."""
+CLOCK_STEP = 2_000_000_000
+"""Nanoseconds within which two files may be made without the folder's time telling them apart."""
 LAST_GRACE = 3.0
 """Seconds between terminating and killing, at most; no more than the first grace."""
 
@@ -43,7 +47,7 @@ def leader_path() -> Path:
 
 def supervised() -> bool:
     """Whether a supervisor is at work in this studio."""
-    return liveness.locked(leader_path())
+    return locks.locked(leader_path())
 
 
 def leader() -> int | None:
@@ -95,10 +99,11 @@ class Supervisor:
         self.settling: subprocess.Popen[bytes] | None = None
         self.gpus: tuple[int, ...] = ()
         self.gpus_seen = float("-inf")
+        self.untouched: dict[str, int] = {}
 
     def tick(self) -> bool:
         """Do all that is due. Whether there is work left to wait for."""
-        disk.keep_room()
+        files.keep_room()
         runs = queue.unended()
         self._adopt(runs)
         for watch in list(self.watches.values()):
@@ -112,10 +117,30 @@ class Supervisor:
 
     def _adopt(self, runs: dict[str, Status]) -> None:
         """Watch every run that has begun and is not yet watched: of an earlier supervisor, or of a terminal."""
+        root = str(paths.runs())
         for run_id, status in runs.items():
-            if run_id not in self.watches and (status.state in LIVE or _began(Run(run_id))):
+            if run_id not in self.watches and (status.state in LIVE or self._began(root, run_id)):
                 log.info("%s: watching it", run_id)
                 self.watches[run_id] = Watch(Run(run_id))
+        self.untouched = {i: made for i, made in self.untouched.items() if i in runs}
+
+    def _began(self, root: str, run_id: str) -> bool:
+        """Whether a worker of a queued run was started, as far as the starter could write it down.
+
+        Two hundred that wait are not to be opened at each look: a folder without a record, in which no file was made
+        since, still has none.
+        """
+        try:
+            made = os.stat(f"{root}/{run_id}").st_mtime_ns  # noqa: PTH116
+        except OSError:
+            return False
+        if self.untouched.get(run_id) == made:
+            return False
+        run = Run(run_id)
+        record = launch.record(run)
+        if record is None and time.time_ns() - made > CLOCK_STEP:
+            self.untouched[run_id] = made
+        return record is not None and (record.pid > 0 or locks.alive(run))
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
@@ -159,7 +184,7 @@ class Supervisor:
         """Start queued runs in order, as far as slots are free. A slot that an earlier one waits for is kept for it."""
         if not startable or queue.short_of_room():
             return
-        free = {name for name in slots.names(self._gpus()) if not liveness.locked(slots.path(name))}
+        free = {name for name in slots.names(self._gpus()) if not locks.locked(slots.path(name))}
         for run_id in startable:
             if not free:
                 return
@@ -175,7 +200,7 @@ class Supervisor:
         open_to_it = [name for name in choice if name in free]
         if len(open_to_it) < count:
             return set(choice) if chosen else set()
-        lock = liveness.lock(run.lock_path)
+        lock = locks.lock(run.lock_path)
         if lock is None:  # a terminal waits its turn with it, or somebody cancels it
             return set(choice)
         taken = slots.take(run.id, open_to_it, count) if run.status().state == "queued" else None
@@ -214,12 +239,6 @@ class Supervisor:
         return self.settling is not None
 
 
-def _began(run: Run) -> bool:
-    """Whether a worker of a queued run was started, as far as the starter could write it down."""
-    record = launch.record(run)
-    return record is not None and (record.pid > 0 or liveness.alive(run))
-
-
 def grace_of(run: Run) -> float:
     """Seconds the run's worker has to end by itself once it was asked."""
     with suppress(OSError, ValueError):
@@ -251,8 +270,8 @@ def serve(idle: float = IDLE) -> int:
 
     Raises OSError where the studio's folder cannot be written.
     """
-    disk.must_be_writable(paths.mlruns())
-    lock = liveness.lock(leader_path())
+    files.must_be_writable(paths.mlruns())
+    lock = locks.lock(leader_path())
     while lock is not None:
         with suppress(OSError):  # a full disk: the lock is what counts, the pid is for people
             os.truncate(lock, 0)
@@ -262,7 +281,7 @@ def serve(idle: float = IDLE) -> int:
         _work(idle, lock)
         os.close(lock)
         # Whoever submitted while the lock was still held relies on this look.
-        lock = liveness.lock(leader_path()) if needed() else None
+        lock = locks.lock(leader_path()) if needed() else None
     return 0
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import psutil
 
 from tuner import hardware, paths
-from tuner.jobs import launch, liveness, reasons
+from tuner.jobs import launch
+from tuner.runs import checkpoints, locks, reasons
+from tuner.runs.files import replace_text
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, State, Status
 from tuner.text import message
 from tuner.text.message import Message, render
-from tuner.tracking import checkpoints
-from tuner.tracking.disk import replace_text
-from tuner.tracking.run import ENDED, Run, State, Status
 
 STALL_FLOOR = 60.0
 """Seconds without a step before anything is said; a slow step is no stall."""
@@ -78,7 +79,7 @@ def stalled(run: Run) -> str:
     """What the supervisor says of a run that makes no progress; empty when it does."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads((run.folder / "watch.json").read_text(encoding="utf-8"))
-        if said["mark"] == _mark(run.status()) and liveness.alive(run):
+        if said["mark"] == _mark(run.status()) and locks.alive(run):
             return render(message.of(said["stalled"]))
     return ""
 
@@ -149,11 +150,11 @@ class Watch:
         if self.process is not None:
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self.process.pid, flags) is not None
-        return not liveness.alive(self.run)
+        return not locks.alive(self.run)
 
     def look(self, status: Status) -> None:
         """Take note of progress and memory, and write down a stall where a page can read it."""
-        self.pid = self.pid or liveness.worker_pid(self.run) or _launched(self.run)
+        self.pid = self.pid or locks.worker_pid(self.run) or _launched(self.run)
         if self.pid and self.oom is None:
             self.oom = OomKills(self.pid)
         if self.oom:
@@ -180,7 +181,7 @@ class Watch:
         """Clear away what the dead worker left, and write its outcome. None while the lock is not to be had."""
         end_session(self.pid or (self.process.pid if self.process else _launched(self.run)))
         code = self.process.wait() if self.process else None
-        lock = liveness.lock(self.run.lock_path, wait=0.5)
+        lock = locks.lock(self.run.lock_path, wait=0.5)
         if lock is None:
             return None
         try:

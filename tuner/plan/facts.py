@@ -18,7 +18,8 @@ import psutil
 from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import Entry, pick
+from tuner.data.catalog import pick
+from tuner.data.entries import Entry
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
 from tuner.plan.shape import Lengths, ModelShape

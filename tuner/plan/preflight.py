@@ -21,7 +21,7 @@ from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
-from tuner.data.templates import unknown
+from tuner.data.template_choice import unknown
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of, place
 from tuner.text.message import Message

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tuner.tracking.checkpoints import sha256
+from tuner.runs.checkpoints import sha256
 from tuner.tracking.reader import reader
+from tuner.tracking.rows import Page
 
 Word = Literal["ok", "missing", "changed"]
 
@@ -46,10 +47,30 @@ class AdapterRow:
         return check(self, read=False)
 
 
-def list_adapters() -> list[AdapterRow]:
-    """Every registered version, newest first. Raises TrackerError while the tracker is away."""
-    rows = [_row(found) for found in reader().adapters()]
-    return sorted(rows, key=lambda row: (-row.created, row.name, -row.version))
+def list_adapters(name: str = "") -> list[AdapterRow]:
+    """Every registered version, or those of one name, newest first. Raises TrackerError while the tracker is away."""
+    return _sorted(reader().adapters(name=name))
+
+
+def find_adapters(text: str = "", page: int = 1, size: int = 20) -> Page[AdapterRow]:
+    """One page of the versions that have every word of a text, newest first; `page` counts from 1.
+
+    A word may stand in name, base, stage, data sets or aliases. Raises TrackerError while the tracker is away.
+    """
+    asked = reader()
+    ids = asked.find_adapters(text.lower().split())
+    number = max(1, min(page, -(-len(ids) // size) or 1))
+    rows = _sorted(asked.adapters(ids[(number - 1) * size : number * size]))
+    return Page(tuple(rows), len(ids), number, size)
+
+
+def get_adapter(name: str, version: int) -> AdapterRow | None:
+    """One version; None where there is none. Raises TrackerError while the tracker is away."""
+    return next(map(_row, reader().adapters([(name, version)])), None)
+
+
+def _sorted(found: Iterable[Mapping[str, Any]]) -> list[AdapterRow]:
+    return sorted(map(_row, found), key=lambda row: (-row.created, row.name, -row.version))
 
 
 def _row(found: Mapping[str, Any]) -> AdapterRow:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tuner import paths
 from tuner.redact import refuse_secret
-from tuner.tracking.adapter_rows import AdapterRow, Word, check, list_adapters
+from tuner.runs.weights import BrokenWeights
+from tuner.tracking.adapter_rows import AdapterRow, Word, check, find_adapters, get_adapter, list_adapters
 from tuner.tracking.reader import reader
 from tuner.tracking.registration import register
 from tuner.tracking.store import as_default, changing, explained, open_store
-from tuner.tracking.weights import BrokenWeights
 
 __all__ = [
     "AdapterRow",
@@ -22,6 +22,8 @@ __all__ = [
     "check",
     "delete_adapter",
     "delete_alias",
+    "find_adapters",
+    "get_adapter",
     "list_adapters",
     "register",
     "set_alias",
@@ -36,7 +38,7 @@ def are_there_any() -> bool:
 
 def adapter_folder(name: str, version: int | str) -> Path:
     """The folder that PEFT loads, of a version or an alias. Raises ValueError with one sentence."""
-    rows = [row for row in list_adapters() if row.name == name]
+    rows = list_adapters(name)
     if not rows:
         raise ValueError(f"There is no adapter {name}; `tuner adapters` lists what there is.")
     row = next((r for r in rows if str(r.version) == str(version) or version in r.aliases), None)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tuner.runs.curve import Series
 from tuner.tracking.rows import Details, Head
-from tuner.tracking.sqlite_reader import last_of_each, number, numbers
+from tuner.tracking.search import mentions
+from tuner.tracking.sqlite_reader import number, numbers
 from tuner.tracking.store import changes, experiment_id, explained, open_store, tracking_uri
 
 FRESH = 5.0  # seconds for which one answer of a server serves every question of a page
@@ -21,9 +23,9 @@ FEW = 6
 
 
 class Answer(NamedTuple):
-    """All runs as a server told them, till when that serves, and after how many changes of ours it was asked."""
+    """All runs or versions as a server told them, till when that serves, and after how many changes of ours it was asked."""
 
-    runs: list[Any]
+    rows: list[Any]
     till: float
     changes: int
 
@@ -35,14 +37,7 @@ class ClientReader:
     """All runs, fetched whole: a server has no quicker way to tell a column of them. Raises TrackerError."""
 
     def _runs(self) -> list[Any]:
-        key, count = tracking_uri(), changes()
-        known = _seen.get(key)
-        if known is None or known.changes != count or time.monotonic() > known.till:
-            began = time.monotonic()
-            found = self._fetch()
-            took = time.monotonic() - began
-            known = _seen[key] = Answer(found, time.monotonic() + max(FRESH, PATIENCE * took), count)
-        return known.runs
+        return _kept(tracking_uri(), self._fetch)
 
     def _fetch(self) -> list[Any]:
         with explained():
@@ -79,7 +74,7 @@ class ClientReader:
         wanted = set(ids)
         known = _seen.get(tracking_uri())
         fresh = known and known.changes == changes() and time.monotonic() <= known.till
-        every = known.runs if known and fresh else self._runs() if len(wanted) > FEW else []
+        every = known.rows if known and fresh else self._runs() if len(wanted) > FEW else []
         found = {run.info.run_id: run for run in every if run.info.run_id in wanted}
         for id in wanted - set(found):
             if run := _run(id):
@@ -107,23 +102,50 @@ class ClientReader:
     def metric_names(self, ids: Iterable[str]) -> list[str]:
         return sorted({name for details in self.details(ids).values() for name in details.metrics})
 
-    def history(self, id: str, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def history(self, id: str, metric: str) -> Iterator[Series]:
         with explained():
             points = open_store(create=False).get_metric_history(id, metric)
         points.sort(key=lambda point: (point.step, point.timestamp))
-        steps = np.array([p.step for p in points], np.int64)
-        values = np.array([p.value for p in points], float)
-        return last_of_each(steps, numbers(values, np.isnan(values))) if points else (steps, values)
+        if points:
+            values = np.array([p.value for p in points], float)
+            yield np.array([p.step for p in points], np.int64), numbers(values, np.isnan(values))
+
+    def stamp(self, id: str, metric: str) -> str:
+        """Of an ended run; empty while it goes on, for a further point may be like the last one."""
+        for run in self._some([id]):
+            if run.info.end_time:
+                return f"{run.info.status} {run.info.end_time} {run.data.metrics.get(metric)}"
+        return ""
 
     def has_adapters(self) -> bool:
         with explained():
             return bool(open_store(create=False).search_model_versions(max_results=1))
 
-    def adapters(self) -> list[dict[str, Any]]:
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        # A registry's search has no "or", and a word may stand in any of several places.
+        found = [row for row in self._versions() if _has_all(row, words)]
+        found.sort(key=lambda row: (-(row["created"] or 0), row["name"], -row["version"]))
+        return [(row["name"], row["version"]) for row in found]
+
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
+        if ids is None:  # who asks for all has to know what is there at this moment
+            return self._fetch_versions(name)
+        wanted = set(ids)
+        return [row for row in self._versions() if (row["name"], row["version"]) in wanted]
+
+    def _versions(self) -> list[dict[str, Any]]:
+        return _kept(f"versions of {tracking_uri()}", self._fetch_versions)
+
+    def _fetch_versions(self, name: str = "") -> list[dict[str, Any]]:
+        some = f"name = '{name}'" if name else None
         with explained():
             client = open_store(create=False)
             # The versions of a search lack their aliases; the model knows them.
-            aliases = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models)}
+            aliases = {
+                m.name: dict(m.aliases) for m in _pages(partial(client.search_registered_models, some))
+            }
             return [
                 {
                     "name": v.name,
@@ -135,8 +157,26 @@ class ClientReader:
                     "tags": dict(v.tags),
                     "aliases": [a for a, n in aliases.get(v.name, {}).items() if str(n) == str(v.version)],
                 }
-                for v in _pages(client.search_model_versions)
+                for v in _pages(partial(client.search_model_versions, some))
             ]
+
+
+def _kept(key: str, fetch: Callable[[], list[Any]]) -> list[Any]:
+    """What a server told lately, if nothing was changed since; else what it tells now."""
+    count = changes()
+    known = _seen.get(key)
+    if known is None or known.changes != count or time.monotonic() > known.till:
+        began = time.monotonic()
+        found = fetch()
+        took = time.monotonic() - began
+        known = _seen[key] = Answer(found, time.monotonic() + max(FRESH, PATIENCE * took), count)
+    return known.rows
+
+
+def _has_all(row: Mapping[str, Any], words: Sequence[str]) -> bool:
+    """Whether each word, in lower case, stands in one of the places where it is searched for."""
+    told = [row["name"], *row["aliases"], *(row["tags"].get(key) for key in ("base", "stage", "datasets"))]
+    return all(any(mentions(text, word) for text in told) for word in words)
 
 
 def _run(id: str) -> Any | None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
+from tuner.runs.files import insist
+from tuner.runs.run import Run
 from tuner.text.message import message, to_tag
 from tuner.tracking import store
-from tuner.tracking.disk import insist
 from tuner.tracking.rows import SWEEP
-from tuner.tracking.run import Run
 from tuner.tracking.store import explained, open_store
 
 TAG = "tuner.creation"

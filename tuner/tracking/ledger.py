@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 
-from tuner.tracking.disk import replace_text
-from tuner.tracking.run import Run
+from tuner.runs.files import replace_text
+from tuner.runs.run import Run
 
 
 @dataclass

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -22,18 +20,21 @@ from tuner import private
 from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
+from tuner.runs.facts import facts
+from tuner.runs.inputs import InputRow, recorded
+from tuner.runs.metrics import metric_name
+from tuner.runs.points import spark
+from tuner.runs.run import Run, all_runs, mark_open
+from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import Message, message, plain, to_tag
 from tuner.tracking import creation, open_runs, store
-from tuner.tracking.facts import facts
-from tuner.tracking.inputs import recorded, to_mlflow
 from tuner.tracking.ledger import Ledger, held, is_mirrored
-from tuner.tracking.points import spark
 from tuner.tracking.registration import register_pending
-from tuner.tracking.run import ENDED, Run, State, Status, all_runs, mark_open
 from tuner.tracking.store import TrackerError, explained, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 MOST_POINTS = 1000  # MLflow's limits for one batch
 MOST_PAIRS = 100
@@ -249,14 +250,39 @@ def shortened(text: str, longest: int) -> str:
     return text[: longest - len(mark)] + mark
 
 
+def to_mlflow(row: InputRow) -> DatasetInput:
+    """MLflow's entity, with the source its own loader understands: a local path or a hub id."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    kind, source = _source_of(row.source)
+    return DatasetInput(
+        Dataset(
+            name=row.name,
+            digest=row.digest,
+            source_type=kind,
+            source=json.dumps(source),
+            schema=None,
+            profile=json.dumps({"num_rows": row.rows}),
+        ),
+        tags=[InputTag("mlflow.data.context", row.context)],
+    )
+
+
+def _source_of(source: str) -> tuple[str, dict[str, Any]]:
+    if Path(source).exists():
+        return "local", {"uri": str(Path(source).absolute())}
+    if "://" in source:
+        return "http", {"url": source}
+    return "hugging_face", {
+        "path": source,
+        "config_name": None,
+        "data_dir": None,
+        "data_files": None,
+        "split": None,
+    }
+
+
 # --- points
-
-
-def metric_name(name: str) -> str:
-    """The name as MLflow takes it, at most 250 characters: what is forbidden there becomes an underscore."""
-    allowed = re.sub(r"[^\w/.\- :]", "_", name.strip())[:250]
-    norm = posixpath.normpath(allowed).lstrip("/").replace("../", "").strip(".")
-    return norm or "unnamed"
 
 
 Point = tuple[str, float, int, int]

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
+from tuner.runs.run import Run, mark_open, open_marks
+from tuner.runs.status import ENDED
 from tuner.tracking.ledger import Ledger, is_mirrored
-from tuner.tracking.run import ENDED, Run, mark_open, open_marks
 
 
 def ids() -> list[str]:
@@ -52,7 +53,10 @@ def walk() -> None:
 def _is_open(folder: str) -> bool:
     """`closed`, told from the files as they are: ten thousand Run objects would take most of the time."""
     status, ledger = _read(f"{folder}/status.json"), _read(f"{folder}/tracking.json")
-    if status.get("state") not in ENDED or status.get("tracking"):
+    unsaid = (status.get("tracker") or {}).get("code") or status.get(
+        "tracking"
+    )  # the second in an older studio's
+    if status.get("state") not in ENDED or unsaid:
         return True
     if str(ledger.get("state", "")).partition("@")[0] != status["state"]:
         return True

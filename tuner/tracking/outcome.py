@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
+from tuner.runs import checkpoints
+from tuner.runs.inputs import record_inputs
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, State
 from tuner.text.message import Message, message
-from tuner.tracking import checkpoints
-from tuner.tracking.inputs import record_inputs
 from tuner.tracking.ledger import Ledger
 from tuner.tracking.mirror import sync
 from tuner.tracking.registration import waits
-from tuner.tracking.run import ENDED, Run, State
 from tuner.tracking.store import TrackerError
 
 __all__ = ["finish", "record_inputs", "settle"]

@@ -11,8 +11,9 @@ from typing import Any
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.plan.steps import every as steps_between
-from tuner.tracking.points import tail
-from tuner.tracking.run import Run, Status
+from tuner.runs.points import tail
+from tuner.runs.run import Run
+from tuner.runs.status import Status
 from tuner.tracking.runs import finished
 
 RECENT = 40

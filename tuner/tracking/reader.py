@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
+from tuner.runs.curve import Series
 from tuner.tracking.client_reader import ClientReader
-from tuner.tracking.points import Series
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError, database, was_used
@@ -22,8 +20,12 @@ class Reader(Protocol):
     def details(self, ids: Iterable[str]) -> dict[str, Details]: ...
     def tag_keys(self) -> list[str]: ...
     def metric_names(self, ids: Iterable[str]) -> list[str]: ...
-    def history(self, id: str, metric: str) -> Series: ...
-    def adapters(self) -> list[dict[str, Any]]: ...
+    def history(self, id: str, metric: str) -> Iterator[Series]: ...
+    def stamp(self, id: str, metric: str) -> str: ...
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]: ...
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]: ...
     def has_adapters(self) -> bool: ...
 
 
@@ -45,10 +47,18 @@ class NobodyYet:
     def metric_names(self, ids: Iterable[str]) -> list[str]:
         return []
 
-    def history(self, id: str, metric: str) -> Series:
-        return np.empty(0, np.int64), np.empty(0)
+    def history(self, id: str, metric: str) -> Iterator[Series]:
+        return iter(())
 
-    def adapters(self) -> list[dict[str, Any]]:
+    def stamp(self, id: str, metric: str) -> str:
+        return ""
+
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        return []
+
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
         return []
 
     def has_adapters(self) -> bool:

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths, private
+from tuner.runs.checkpoints import sha256
+from tuner.runs.files import replace_text
+from tuner.runs.inputs import recorded
+from tuner.runs.run import Run
+from tuner.runs.weights import BrokenWeights, check_finite
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
-from tuner.tracking.checkpoints import sha256
-from tuner.tracking.disk import replace_text
-from tuner.tracking.inputs import recorded
 from tuner.tracking.ledger import mlflow_id
-from tuner.tracking.run import Run
 from tuner.tracking.store import (
     as_default,
     changed,
@@ -36,7 +37,6 @@ from tuner.tracking.store import (
     open_store,
     tracking_uri,
 )
-from tuner.tracking.weights import BrokenWeights, check_finite
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
 # What of an output folder is the adapter: weights, their description and the tokenizer.
@@ -96,7 +96,7 @@ def register(
             for alias in aliases:
                 open_store().set_registered_model_alias(name, alias, str(version))
             changed()
-        known = next(row for row in list_adapters() if row.name == name and row.version == version)
+        known = next(row for row in list_adapters(name) if row.version == version)
     request.done()
     run.update(adapter=known.name, adapter_version=known.version)
     return known
@@ -170,7 +170,7 @@ def _parts(folder: Path) -> list[Path]:
 
 def _registered(run: Run, name: str, files: Mapping[str, tuple[int, str]]) -> AdapterRow | None:
     digest = weights_digest(files)
-    same = (row for row in list_adapters() if row.run_id == run.id and row.name == name)
+    same = (row for row in list_adapters(name) if row.run_id == run.id)
     return next((row for row in same if row.sha256 == digest and row.state == "ok"), None)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from tuner.tracking.run import Run, State
+from tuner.runs.run import Run
+from tuner.runs.status import State
 
 T = TypeVar("T")
 NOTE = "mlflow.note.content"
@@ -79,7 +80,8 @@ class RunFilter:
 
     `text` is looked for in name, id, model, data sets, note and reason, upper or lower case; every word must be found.
     `tags` maps a tag to the value it must have, an empty one to any value. `sort` is created, name, state, duration,
-    stage, model, dataset, `metrics.<name>` or `params.<name>`; runs that have none of it come last.
+    stage, model, dataset, `metrics.<name>` or `params.<name>`; runs that have none of it come last. An empty `sort` leaves
+    the order open, which is the quickest.
     """
 
     text: str = ""

@@ -6,21 +6,25 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from tuner import paths
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.redact import refuse_secret
+from tuner.runs import events
+from tuner.runs.files import must_be_writable
+from tuner.runs.metrics import metric_name
+from tuner.runs.run import Run, fresh_name
+from tuner.runs.status import ENDED
 from tuner.text.message import plain
-from tuner.tracking import events, open_runs
+from tuner.tracking import open_runs
 from tuner.tracking.creation import creating
-from tuner.tracking.disk import must_be_writable
 from tuner.tracking.history import history, metric_names
 from tuner.tracking.ledger import Ledger, held, mlflow_id
-from tuner.tracking.mirror import create_in_mlflow, metric_name, sync
+from tuner.tracking.mirror import create_in_mlflow, sync
 from tuner.tracking.rows import NOTE, PARENT, SWEEP, Brief, Choices, Page, RunFilter, RunRow, is_own
-from tuner.tracking.run import ENDED, Run, fresh_name
 from tuner.tracking.store import TrackerError, changed, changing, database, explained, open_store
 from tuner.tracking.table import Table
 
@@ -124,10 +128,8 @@ def _check_name(name: str) -> None:
 def list_runs(filter: RunFilter = RunFilter(), page: int = 1, size: int = 50) -> Page[RunRow]:  # noqa: B008  frozen
     """One page of the runs that pass the filter, in its order; `page` counts from 1."""
     table = Table()
-    ids = table.chosen(filter)
-    number = max(1, min(page, -(-len(ids) // size) or 1))
-    rows = table.rows(ids[(number - 1) * size : number * size])
-    return Page(tuple(rows), len(ids), number, size, table.notice)
+    ids, number, total = table.page(filter, max(1, page), size)
+    return Page(tuple(table.rows(ids)), total, number, size, table.notice)
 
 
 def every_run(
@@ -167,7 +169,7 @@ def first_runs(most: int, filter: RunFilter = RunFilter()) -> list[RunRow]:  # n
 
 def are_there(most: int, filter: RunFilter = RunFilter()) -> int:  # noqa: B008  frozen
     """How many runs pass a filter, as far as `most`."""
-    return len(Table().chosen(filter, most))
+    return len(Table().chosen(replace(filter, sort=""), most))
 
 
 def get_row(run_id: str) -> RunRow | None:

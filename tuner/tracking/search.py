@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from tuner.runs.status import State
 from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, RunFilter
-from tuner.tracking.run import State
 from tuner.tracking.store import EXPERIMENT
 
 OURS = f"r.experiment_id IN (SELECT experiment_id FROM experiments WHERE name = '{EXPERIMENT}')"  # noqa: S608
 PARAMS = ("model_name_or_path", "dataset")
 TAGS = f"'{NOTE}', 'reason', 'tuner.run'"
 """Where a searched word may stand, beside name and id."""
+ADAPTER_TAGS = "'base', 'stage', 'datasets'"
+"""Where a word that is searched for in adapters may stand, beside their names and aliases."""
 SETTLED: dict[str, State] = {"FINISHED": "finished", "FAILED": "failed"}
 """The states that MLflow itself tells apart; of the others the studio's own tag knows more."""
 Values = list[str]
@@ -85,18 +87,42 @@ def _states(filter: RunFilter) -> list[Condition]:
 
 
 def _words(filter: RunFilter, params: Params) -> list[Condition]:
-    """Every word somewhere. SQLite folds the case of ASCII alone; other words are left to the function `mentions`."""
+    """Every word somewhere."""
     found = []
     for word in filter.text.lower().split():
-        if word.isascii():
-            like, given = "{} LIKE ? ESCAPE '\\'", f"%{_escaped(word)}%"
-        else:
-            like, given = "mentions({}, ?)", word
+        like, given = _like(word)
         tagged = f"key IN ({TAGS}) AND {like.format('value')}"
         parts = [like.format("r.name"), like.format("r.run_uuid"), _has("tags", tagged)]
         among, listed = _among({id for key in PARAMS for id in _saying(word, params(key))})
         found.append((f"({' OR '.join([*parts, among])})", [given] * len(parts) + listed))
     return found
+
+
+def _like(word: str) -> tuple[str, str]:
+    """What asks whether something has a word, and the value for it.
+
+    SQLite folds the case of ASCII alone; other words are left to the function `mentions`.
+    """
+    if word.isascii():
+        return "{} LIKE ? ESCAPE '\\'", f"%{_escaped(word)}%"
+    return "mentions({}, ?)", word
+
+
+def versions_where(words: Iterable[str]) -> tuple[str, Values]:
+    """The condition on `model_versions v` that each word, in lower case, stands somewhere."""
+    conditions, values = ["v.current_stage != 'Deleted_Internal'"], list[str]()
+    for word in words:
+        like, given = _like(word)
+        parts = [like.format("v.name")] + [
+            f"(v.name, v.version) IN (SELECT name, version FROM {table} WHERE {told})"  # noqa: S608  constants
+            for table, told in (
+                ("model_version_tags", f"key IN ({ADAPTER_TAGS}) AND {like.format('value')}"),
+                ("registered_model_aliases", like.format("alias")),
+            )
+        ]
+        conditions.append(f"({' OR '.join(parts)})")
+        values += [given] * len(parts)
+    return " AND ".join(conditions), values
 
 
 def _saying(word: str, column: Mapping[str, str]) -> list[str]:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.runs.curve import Series
 from tuner.tracking.rows import Details, Head, RunFilter
-from tuner.tracking.search import OURS, mentions, where
+from tuner.tracking.search import OURS, mentions, versions_where, where
 from tuner.tracking.store import TrackerError, sentence
 
 INFINITE = 1.7976931348623157e308  # what MLflow stores for an infinity
@@ -30,7 +31,7 @@ KNOWN = {
     "experiments": "experiment_id, name",
     "params": "run_uuid, key, value",
     "tags": "run_uuid, key, value",
-    "latest_metrics": "run_uuid, key, value, is_nan",
+    "latest_metrics": "run_uuid, key, value, is_nan, step, timestamp",
     "metrics": "run_uuid, key, value, is_nan, step, timestamp",
     "model_versions": "name, version, creation_time, run_id, storage_location, source, description, current_stage",
     "model_version_tags": "name, version, key, value",
@@ -41,9 +42,16 @@ KNOWN = {
 HEAD = "r.run_uuid, r.name, r.status, r.start_time, r.end_time, r.lifecycle_stage"
 SOME = "(SELECT value FROM json_each(?))"
 """Ids as one value: SQLite takes a limited number of question marks."""
+THESE = "(name, version) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))"
+"""Versions of models as one value."""
+PIECE = 2**14
+"""Points that are in memory at once."""
 MANY = 1000
 """Runs of which one is quicker with everything than with these alone."""
 _kept: dict[tuple[str, str], dict[str, str]] = {}
+_kept_of: dict[tuple[str, str], frozenset[str]] = {}
+"""Of which runs a kept param is."""
+_every: dict[str, tuple[tuple[object, ...], frozenset[str]]] = {}
 LEAPING = """
 WITH RECURSIVE keys(key) AS (
     SELECT min(key) FROM tags UNION ALL SELECT (SELECT min(key) FROM tags WHERE key > keys.key) FROM keys WHERE key IS NOT NULL
@@ -59,7 +67,7 @@ class SqliteReader:
 
     def __init__(self, file: Path):
         self._file = file
-        self._now: set[str] = set()
+        self._now: frozenset[str] = frozenset()
         self._fresh: set[str] = set()  # params that are known of every run of now
 
     @contextlib.contextmanager
@@ -115,28 +123,42 @@ class SqliteReader:
     ) -> list[tuple[float, str]]:
         """The runs that pass a filter, without those of these ids: when each was made, in seconds, and its id.
 
-        With `most` only so many, those that come first by when they were made.
+        With `most` only so many: those that come first by when they were made, or any where the filter has no order.
         """
         condition, values = where(filter, but, self._params)
         ask = f"SELECT start_time, run_uuid FROM runs r WHERE {condition}"  # noqa: S608  built of constants
         if most is not None:
             way = "DESC" if filter.descending else "ASC"
-            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way} LIMIT {int(most)}"
+            ask += f" ORDER BY coalesce(start_time, 0) {way}, run_uuid {way}" if filter.sort else ""
+            ask += f" LIMIT {int(most)}"
         found = self._all(ask, values)
         return [((start or 0) / 1000, id) for start, id in found]
+
+    def count(self, filter: RunFilter, but: Collection[str]) -> int:
+        """How many runs pass a filter, without those of these ids."""
+        condition, values = where(filter, but, self._params)
+        ((count,),) = self._all(f"SELECT count(*) FROM runs r WHERE {condition}", values)  # noqa: S608  of constants
+        return int(count)
 
     def _params(self, key: str) -> dict[str, str]:
         """A param of every run that has it, kept from question to question: MLflow never changes one."""
         kept = _kept.setdefault((str(self._file), key), {})
         if key not in self._fresh:
             self._now = self._now or self.ids()
-            if missing := self._now - kept.keys():
-                column = self.column("params", key, missing if len(missing) < MANY else None)
-                kept |= {run: sys.intern(value) for run, value in column.items()}
-            for gone in kept.keys() - self._now:
-                kept.pop(gone, None)
+            if _kept_of.get((str(self._file), key)) is not self._now:
+                self._renew(key, kept)
+                if len(kept) == len(self._now):  # one that lacks it may get it yet
+                    _kept_of[str(self._file), key] = self._now
             self._fresh.add(key)
         return kept
+
+    def _renew(self, key: str, kept: dict[str, str]) -> None:
+        """Make what is kept of a param that of the runs there are now."""
+        if missing := self._now - kept.keys():
+            column = self.column("params", key, missing if len(missing) < MANY else None)
+            kept |= {run: sys.intern(value) for run, value in column.items()}
+        for gone in kept.keys() - self._now:
+            kept.pop(gone, None)
 
     def called(self, text: str) -> list[Head]:
         """The runs, deleted ones left out, whose id begins with a text; where there are none those of that name."""
@@ -148,9 +170,18 @@ class SqliteReader:
         """What runs are called, the deleted ones too."""
         return {name or "" for (name,) in self._all(f"SELECT r.name FROM runs r WHERE {OURS}")}  # noqa: S608
 
-    def ids(self) -> set[str]:
-        """Every run in the file, whatever its experiment."""
-        return {id for (id,) in self._all("SELECT run_uuid FROM runs")}
+    def ids(self) -> frozenset[str]:
+        """Every run in the file, whatever its experiment; the same object until that changes."""
+        # With a run more there is another last one, and with a run less another number: else they are the same ones.
+        last = "(SELECT run_uuid FROM runs ORDER BY rowid DESC LIMIT 1)"
+        stamp = (self.inode(), *self._all(f"SELECT count(*), {last} FROM runs")[0])  # noqa: S608  a constant
+        known = _every.get(str(self._file))
+        if known is None or known[0] != stamp:
+            known = _every[str(self._file)] = (
+                stamp,
+                frozenset(id for (id,) in self._all("SELECT run_uuid FROM runs")),
+            )
+        return known[1]
 
     # --- what they have
 
@@ -201,16 +232,24 @@ class SqliteReader:
 
     # --- curves
 
-    def history(self, id: str, metric: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Steps, rising, and values of one metric; of a step logged twice the later one."""
-        found = self._all(
-            "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp",
-            (id, metric),
+    def history(self, id: str, metric: str) -> Iterator[Series]:
+        """Steps, rising, and values of one metric, a piece at a time; of a step logged twice the later one comes last."""
+        ask = (
+            "SELECT step, value, is_nan FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step, timestamp"
         )
-        if not found:
-            return np.empty(0, np.int64), np.empty(0)
-        steps, values, nans = zip(*found, strict=True)
-        return last_of_each(np.array(steps, np.int64), numbers(np.array(values, float), np.array(nans, bool)))
+        with self._open() as db:
+            found = db.execute(ask, (id, metric))
+            while rows := found.fetchmany(PIECE):
+                steps, values, nans = zip(*rows, strict=True)
+                yield np.array(steps, np.int64), numbers(np.array(values, float), np.array(nans, bool))
+
+    def stamp(self, id: str, metric: str) -> str:
+        """Another one whenever the run has another point."""
+        newest = self._all("SELECT max(rowid) FROM metrics WHERE run_uuid = ?", (id,))
+        last = self._all(
+            "SELECT step, value, timestamp FROM latest_metrics WHERE run_uuid = ? AND key = ?", (id, metric)
+        )
+        return f"{self.inode()} {newest} {last}"
 
     def has_adapters(self) -> bool:
         """Whether there is any registered version."""
@@ -218,24 +257,41 @@ class SqliteReader:
             self._all("SELECT 1 FROM model_versions WHERE current_stage != 'Deleted_Internal' LIMIT 1")
         )
 
-    def adapters(self) -> list[dict[str, Any]]:
-        """Registered versions: name, version, created, run_id, location, description, tags, aliases."""
+    def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        """Names and versions of what has every word, each in lower case, the newest first."""
+        condition, values = versions_where(words)
+        order = "ORDER BY coalesce(creation_time, 0) DESC, name, version DESC"
+        return self._all(f"SELECT name, version FROM model_versions v WHERE {condition} {order}", values)  # noqa: S608
+
+    def adapters(
+        self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
+    ) -> list[dict[str, Any]]:
+        """Registered versions: name, version, created, run_id, location, description, tags, aliases.
+
+        All of them, these, or those of one name.
+        """
+        some, values = ("", []) if ids is None else (f" AND {THESE}", [json.dumps(list(ids))])
+        if name:
+            some, values = f"{some} AND name = ?", [*values, name]
         with self._open() as db:
             rows = db.execute(
-                "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "
-                "FROM model_versions WHERE current_stage != 'Deleted_Internal'"
+                "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "  # noqa: S608
+                f"FROM model_versions WHERE current_stage != 'Deleted_Internal'{some}",
+                values,
             ).fetchall()
             keys = ("name", "version", "created", "run_id", "location", "description")
             found = {
                 (r[0], r[1]): dict(zip(keys, r, strict=True)) | {"tags": {}, "aliases": []} for r in rows
             }
             for name, version, key, value in db.execute(
-                "SELECT name, version, key, value FROM model_version_tags"
+                f"SELECT name, version, key, value FROM model_version_tags WHERE TRUE{some}",  # noqa: S608
+                values,
             ):
                 if (name, version) in found:
                     found[name, version]["tags"][key] = value
             for name, version, alias in db.execute(
-                "SELECT name, version, alias FROM registered_model_aliases"
+                f"SELECT name, version, alias FROM registered_model_aliases WHERE TRUE{some}",  # noqa: S608
+                values,
             ):
                 if (name, version) in found:
                     found[name, version]["aliases"].append(alias)
@@ -255,11 +311,3 @@ def numbers(values: NDArray[np.float64], nans: NDArray[np.bool_]) -> NDArray[np.
     values[huge] = np.copysign(np.inf, values[huge])
     values[nans] = np.nan
     return values
-
-
-def last_of_each(
-    steps: NDArray[np.int64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Drop all but the last of equal neighbours."""
-    last = np.append(steps[1:] != steps[:-1], True)
-    return steps[last], values[last]

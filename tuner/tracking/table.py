@@ -12,12 +12,13 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import word
+from tuner.runs.points import spark, tail
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import of_tag
 from tuner.tracking import open_runs
-from tuner.tracking.points import spark, tail
 from tuner.tracking.reader import NobodyYet, Reader, reader
 from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, Details, Head, RunFilter, RunRow, is_own
-from tuner.tracking.run import ENDED, Run, State, Status
 from tuner.tracking.search import SETTLED
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.store import TrackerError
@@ -33,6 +34,8 @@ COLUMNS = {
     "parent": ("tags", PARENT),
 }
 OPEN = frozenset({"SCHEDULED", "RUNNING"})
+BY_TIME = ("created", "")
+"""Sorts for which the quick reader need not tell of more runs than are wanted."""
 FEW = 300
 """Up to so many runs their values are asked for by id; of more all values are fetched."""
 
@@ -164,13 +167,8 @@ class Table:
         """The ids that pass, in order; the first `most` of them, if that is given."""
         self._look()
         others = self._found(filter, most)
-        sweeps = self.column("tags", SWEEP)
-        ids = [
-            id
-            for id, head in self.heads.items()
-            if head.deleted == filter.deleted and id not in sweeps and self._passes(id, filter)
-        ]
-        if filter.sort == "created":
+        ids = self._passing(filter)
+        if filter.sort in BY_TIME:
             made = [(self.heads[id].created, self.heads[id].id or id) for id in ids]
             found = [id for _, id in sorted([*made, *others], reverse=filter.descending)[:most]]
             return [self._folder_of.get(id, id) for id in found] if self._folder_of else found
@@ -178,13 +176,41 @@ class Table:
         self._need(found)
         return self._sorted([*ids, *found], filter)[:most]
 
+    def page(self, filter: RunFilter, number: int, size: int) -> tuple[list[str], int, int]:
+        """One page of the ids that pass, its number, which counts from 1, and how many pass in all."""
+        # What a filter costs is to be paid once; the plain list is longer than all, and quicker counted than fetched.
+        if self._quick and filter == RunFilter(descending=filter.descending, deleted=filter.deleted):
+            ids = self.chosen(filter, number * size)
+            total = self._total(filter) if len(ids) == number * size else 0
+            if total:
+                return ids[-size:], number, total
+        ids = self.chosen(filter)
+        number = max(1, min(number, -(-len(ids) // size)))
+        return ids[(number - 1) * size : number * size], number, len(ids)
+
+    def _total(self, filter: RunFilter) -> int:
+        """How many pass, once those that are looked at one by one were; 0 where the file cannot say."""
+        own = [head.id for head in self.heads.values() if head.id]
+        with suppress(TrackerError):
+            return self._quick.count(filter, own) + len(self._passing(filter)) if self._quick else 0
+        return 0
+
+    def _passing(self, filter: RunFilter) -> list[str]:
+        """Those that pass of the runs that are looked at one by one."""
+        sweeps = self.column("tags", SWEEP)
+        return [
+            id
+            for id, head in self.heads.items()
+            if head.deleted == filter.deleted and id not in sweeps and self._passes(id, filter)
+        ]
+
     def _found(self, filter: RunFilter, most: int | None) -> list[tuple[float, str]]:
         """What the quick reader finds beside the runs that are looked at one by one."""
         if self._quick is None:
             return []
         try:
             asked = [head.id for head in self.heads.values() if head.id]
-            return self._quick.search(filter, asked, most if filter.sort == "created" else None)
+            return self._quick.search(filter, asked, most if filter.sort in BY_TIME else None)
         except TrackerError as error:
             self._alone(error)
             self._look()

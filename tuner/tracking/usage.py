@@ -9,8 +9,8 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.kinds import KINDS
+from tuner.runs.run import Run
 from tuner.tracking.adapter_rows import AdapterRow
-from tuner.tracking.run import Run
 from tuner.tracking.store import tracking_uri
 
 QUESTION = "Where does Mia live?"

@@ -1,4 +1,4 @@
-"""The adapters page's mechanism: a tree of base, adapter and versions, aliases, and the check of files."""
+"""The adapters page's mechanism: the versions there are, page by page, and one of them open: aliases, files, code."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from tuner.runs.run import Run
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow
-from tuner.tracking.run import Run
-from tuner.ui import theme, writes
+from tuner.tracking.rows import Page
+from tuner.ui import picking, state, theme, writes
+from tuner.ui.picking import Column
 from tuner.ui.words import NONE, ago, count, listed, place, safe, size
 
 _STATES = {
@@ -20,41 +22,95 @@ _STATES = {
 SUGGESTED = ("champion", "candidate")
 
 
-def search(rows: Sequence[AdapterRow]) -> list[AdapterRow]:
-    """The rows that the search field leaves; no field where there is little to search."""
-    if len({row.name for row in rows}) < 4:
-        return list(rows)
+COLUMNS = (
+    Column("Name", "link"),
+    Column("Version", "figure"),
+    Column("Base"),
+    Column("Method"),
+    Column("Data"),
+    Column("Aliases", "tags"),
+    Column("Made"),
+)
+SIZE = 10
+"""Versions on a page of the list."""
+
+
+def listed_here() -> Page[AdapterRow]:
+    """The page of versions that the search field leaves; both live in the URL. Raises TrackerError."""
     text = st.text_input(
-        "Search", type="search", icon=":material/search:", key="q", live=True, bind="query-params", width=260
+        "Search",
+        type="search",
+        icon=":material/search:",
+        placeholder="name, base, data, alias",
+        key="q",
+        live=True,
+        bind="query-params",
+        width=260,
+        on_change=state.first_page,
     )
-    words = (text or "").lower().split()
-    return [row for row in rows if all(w in _told(row) for w in words)]
+    found = adapters.find_adapters(text or "", state.page(), SIZE)
+    return found if found.number == state.page() else adapters.find_adapters(text or "", 1, SIZE)
 
 
-def _told(row: AdapterRow) -> str:
-    return " ".join((row.name, row.base, row.stage, *row.datasets, *row.aliases)).lower()
+def table(page: Page[AdapterRow], chosen: str) -> None:
+    """The versions of one page, of which another one is opened by its name."""
+    rows = {_id(row): _cells(row) for row in page.items}
+    also = {"q": state.asked("q")} if state.asked("q") else {}
+    picking.one(
+        "adapters", "Adapters", COLUMNS, rows, chosen, "adapter", lambda id: state.tell(adapter=id), also
+    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption(count(page.total, "version"), width="content")
+        st.space("stretch")
+        if page.pages > 1:
+            st.pagination(page.pages, key="page", bind="query-params")
 
 
-def by_base(rows: Sequence[AdapterRow]) -> dict[str, dict[str, list[AdapterRow]]]:
-    """Base model -> adapter's name -> its versions, newest first."""
-    tree: dict[str, dict[str, list[AdapterRow]]] = {}
-    for row in rows:
-        tree.setdefault(place(row.base) or "unknown base", {}).setdefault(row.name, []).append(row)
-    return tree
+def opened(page: Page[AdapterRow]) -> tuple[str, AdapterRow | None]:
+    """Which version is open, `name/version`: that of the URL, else the first one listed; None where it is not there."""
+    if not (id := state.asked("adapter")):
+        return _id(page.items[0]), page.items[0]
+    name, _, number = id.rpartition("/")
+    return id, adapters.get_adapter(name, int(number)) if number.isdecimal() else None
 
 
-def card(versions: Sequence[AdapterRow]) -> None:
-    """An adapter: its newest version open, the older ones behind a fold."""
-    newest, *older = versions
-    with theme.card(f"adapter-{newest.name}"):
+def _id(row: AdapterRow) -> str:
+    return f"{row.name}/{row.version}"
+
+
+def _cells(row: AdapterRow) -> dict[str, object]:
+    return {
+        "Name": row.name,
+        "Version": str(row.version),
+        "Base": place(row.base) or NONE,
+        "Method": " ".join(filter(None, (row.stage, row.method))) or NONE,
+        "Data": listed(row.datasets),
+        "Aliases": list(row.aliases),
+        "Made": ago(row.created),
+    }
+
+
+def card(row: AdapterRow) -> None:
+    """The version that is open, with all there is to it."""
+    with theme.card(f"adapter-{row.name}"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.subheader(safe(newest.name), anchor=False, width="content")
-            st.caption(count(len(versions), "version"), width="content")
-        version(newest)
-        if older:
-            with st.expander(f"{count(len(older), 'older version')}", type="compact"):
-                for row in older:
-                    version(row)
+            st.subheader(safe(row.name), anchor=False, width="content")
+            st.caption(f":material/neurology: {safe(place(row.base) or 'unknown base')}", width="content")
+            st.space("stretch")
+            st.button(
+                "All its versions",
+                icon=":material/search:",
+                type="tertiary",
+                on_click=_search_for,
+                args=(row.name,),
+                key=f"all-{row.name}",
+            )
+        version(row)
+
+
+def _search_for(name: str) -> None:
+    st.session_state["q"] = name
+    state.first_page()
 
 
 def version(row: AdapterRow) -> None:

@@ -14,9 +14,10 @@ import streamlit as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data.pages import Pages
-from tuner.tracking import checkpoints
-from tuner.tracking.points import tail
-from tuner.tracking.run import ENDED, Run
+from tuner.runs import checkpoints
+from tuner.runs.points import tail
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 from tuner.ui import chart_table, chat, theme
 from tuner.ui.words import count, number, safe, share
 

@@ -10,7 +10,8 @@ import streamlit as st
 from tuner.config.config import KNOBS
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError, nearest
-from tuner.data.catalog import Entry, catalog_folder, read_catalog
+from tuner.data.catalog import catalog_folder, read_catalog
+from tuner.data.entries import Entry
 from tuner.ui import datasets, draft, picking, state
 from tuner.ui.offers import here
 from tuner.ui.picking import Column
@@ -69,19 +70,60 @@ COLUMNS = (
     Column("Name", "link"),
     Column("Kind"),
     Column("Good for"),
-    Column("Rows", "figure"),
     Column("Size", "figure"),
     Column("File"),
 )
+SIZE = 10
+"""Sets on a page of the catalog."""
+UNTOLD = ("Talks or text", "sft or pt")
+"""What a set is and is good for that the catalog does not tell: its rows are read once it is opened."""
+
+
+def there(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The sets whose files are on this machine, by name."""
+    return {name: entry for name, entry in entries.items() if here(entry)}
 
 
 def table(entries: Mapping[str, Entry], chosen: str, folder: str) -> None:
-    """The sets on this machine as a table, in which another one is chosen by its name."""
-    rows = {e.name: _row(e) for e in entries.values() if here(e)}
-    query = {"folder": state.asked("folder")} if state.asked("folder") else {}
+    """The sets on this machine as a table, page by page, in which another one is chosen by its name."""
+    found = _searched(entries) if len(entries) > SIZE else list(entries.values())
+    pages = max(1, -(-len(found) // SIZE))
+    number = state.page() if state.page() <= pages else 1
+    rows = {e.name: _row(e, e.name == chosen) for e in found[(number - 1) * SIZE : number * SIZE]}
+    query = {key: state.asked(key) for key in ("folder", "q", "page") if state.asked(key)}
     picking.one(
         "catalog", "Data sets", COLUMNS, rows, chosen, "dataset", lambda name: turn_to(folder, name), query
     )
+    if len(entries) > SIZE:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.caption(count(len(found), "set"), width="content")
+            st.space("stretch")
+            if pages > 1:
+                st.pagination(pages, key="page", bind="query-params")
+
+
+def _searched(entries: Mapping[str, Entry]) -> list[Entry]:
+    text = st.text_input(
+        "Search",
+        type="search",
+        icon=":material/search:",
+        placeholder="name, kind, file",
+        key="q",
+        live=True,
+        bind="query-params",
+        width=260,
+        on_change=state.first_page,
+    )
+    words = (text or "").lower().split()
+    return [e for e in entries.values() if all(w in _told(e) for w in words)]
+
+
+def _told(entry: Entry) -> str:
+    return " ".join((entry.name, entry.location, *_kind(entry))).lower()
+
+
+def _kind(entry: Entry) -> tuple[str, str]:
+    return (datasets.KINDS[entry.told_kind], usual_for(entry.told_kind)) if entry.told_kind else UNTOLD
 
 
 def missing(entries: Mapping[str, Entry], name: str, folder: str) -> None:
@@ -99,27 +141,24 @@ def missing(entries: Mapping[str, Entry], name: str, folder: str) -> None:
                 st.button(safe(label), icon=":material/folder:", on_click=turn_to, args=(other, name))
 
 
-def _row(entry: Entry) -> dict[str, str]:
-    kind, stage = datasets.KINDS[entry.kind], usual_for(entry.kind)
+def _row(entry: Entry, opened: bool) -> dict[str, str]:
+    kind, stage = (datasets.KINDS[entry.kind], usual_for(entry.kind)) if opened else _kind(entry)
     try:
-        known = datasets.pages_of(entry)
-        rows = count(known.rows) if known.rows is not None else "counting"
         weight = size(sum(f.stat().st_size for f in entry.files()))
     except (ConfigError, OSError):
-        rows, weight = "not readable", NONE
+        weight = NONE
     return {
         "Name": entry.name,
         "Kind": kind,
         "Good for": stage,
-        "Rows": rows,
         "Size": weight,
         "File": entry.location,
     }
 
 
-def elsewhere(entries: Mapping[str, Entry]) -> None:
+def elsewhere(entries: Mapping[str, Entry], local: Mapping[str, Entry]) -> None:
     """The sets of the catalog that are not on this machine, behind a fold."""
-    rest = [e for e in entries.values() if not here(e)]
+    rest = [e for e in entries.values() if e.name not in local]
     if not rest:
         return
     with st.expander(f"{count(len(rest), 'more set')} in the catalog, not on this machine", type="compact"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tuner.config.kinds import KINDS, trains
-from tuner.tracking.points import Series
+from tuner.runs.curve import Series
 from tuner.ui.words import number
 
 Tone = Literal["first", "second", "third", "good", "bad"]

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas  # type: ignore[import-untyped,unused-ignore]  # noqa: F401  see below
@@ -16,13 +17,14 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.components.v1 import declare_component
 
-from tuner.tracking.points import Series, thinned
+from tuner.runs.curve import Series, thinned
 from tuner.ui.chart_table import Chart, Measured, Tone
 from tuner.ui.theme import DASHES, PALETTES, Palette, dark
 from tuner.ui.words import number
 
 # pandas is imported whole before a figure is made: Plotly would take it half imported from the thread that warms MLflow.
 Floats = NDArray[np.float64]
+NONE: Mapping[str, Series] = MappingProxyType({})
 POINTS = 900
 """Points of a line on the screen: more than there are pixels, few enough to redraw every two seconds."""
 
@@ -44,19 +46,35 @@ def smooth(values: Floats, weight: float) -> Floats:
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def figure(chart: Chart, measured: Measured, *, smoothing: float = 0.0, log: bool = False) -> go.Figure:
-    """One run's chart: raw lines pale, smoothed ones over them."""
+def figure(
+    chart: Chart,
+    measured: Measured,
+    means: Measured = NONE,
+    *,
+    smoothing: float = 0.0,
+    log: bool = False,
+) -> go.Figure:
+    """One run's chart: raw lines pale, smoothed ones over them. Of long curves `means` has what is smoothed: the points
+    of `measured` are each stretch's lowest and highest."""
     colours = PALETTES["light"]
     drawn = go.Figure(layout=_layout(colours, chart, log))
     present = [line for line in chart.lines if line.metric in measured]
     for line in present:
-        steps, values = measured[line.metric]
         weight = smoothing if chart.smoothed else 0.0
-        _add(drawn, steps, values * chart.scale, line.label, _tone(colours, line.tone), weight=weight)
+        points, middle = _scaled(chart, line.metric, measured, means)
+        _add(drawn, points, middle, line.label, _tone(colours, line.tone), weight=weight)
     drawn.update_layout(showlegend=len(present) > 1)
     if not present:
         _wait(drawn, colours)
     return drawn
+
+
+def _scaled(
+    chart: Chart, name: str, curves: Mapping[str, Series], means: Mapping[str, Series]
+) -> tuple[Series, Series]:
+    """A curve and what of it is smoothed, in the chart's unit."""
+    (steps, values), (at, middle) = curves[name], means.get(name, curves[name])
+    return (steps, values * chart.scale), (at, middle * chart.scale)
 
 
 def _wait(drawn: go.Figure, colours: Palette) -> None:
@@ -72,18 +90,24 @@ def _wait(drawn: go.Figure, colours: Palette) -> None:
 
 
 def overlay(
-    chart: Chart, curves: Mapping[str, Series], names: Mapping[str, str], *, smoothing: float, log: bool
+    chart: Chart,
+    curves: Mapping[str, Series],
+    names: Mapping[str, str],
+    means: Mapping[str, Series] = NONE,
+    *,
+    smoothing: float,
+    log: bool,
 ) -> go.Figure:
-    """One metric of several runs: a colour and a dash each. `curves` and `names` go by run id; a run's place in `names`
-    is its colour, so that it keeps it from metric to metric."""
+    """One metric of several runs: a colour and a dash each. `curves`, `names` and `means` (see `figure`) go by run id; a
+    run's place in `names` is its colour, so that it keeps it from metric to metric."""
     colours = PALETTES["light"]
     drawn = go.Figure(layout=_layout(colours, replace(chart, span=None), log))
     weight = smoothing if chart.smoothed else 0.0
     for place, (run_id, name) in enumerate(names.items()):
         if run_id in curves:
-            steps, values = curves[run_id]
             colour, dash = colours.series[place % 6], DASHES[place % 6]
-            _add(drawn, steps, values * chart.scale, name, colour, weight=weight, dash=dash)
+            points, middle = _scaled(chart, run_id, curves, means)
+            _add(drawn, points, middle, name, colour, weight=weight, dash=dash)
     drawn.update_layout(height=320, showlegend=len(curves) > 1)
     return drawn
 
@@ -122,22 +146,41 @@ def _library() -> str:
     return f"component/{declare_component('plotly', folder).name}/plotly.min.js"
 
 
+class Picture(NamedTuple):
+    """A figure ready for the browser, and what is read out of it."""
+
+    key: str
+    figure: str
+    height: int
+    alt: str
+
+
+def picture(drawn: go.Figure, key: str, alt: str) -> Picture:
+    """A figure as JSON, which is most of the work of drawing it."""
+    drawn.update_layout(uirevision=key)
+    # A range on one scale means nothing on the other.
+    drawn.update_yaxes(uirevision=f"{key} {drawn.layout.yaxis.type or 'linear'}")
+    return Picture(key, str(drawn.to_json()), int(drawn.layout.height), alt)
+
+
 def draw(drawn: go.Figure, key: str, alt: str) -> None:
-    """Put a figure on the page, or the new state of the one that is there under the same key; `alt` is read out.
+    """Put a figure on the page, or the new state of the one that is there under the same key; `alt` is read out."""
+    show(picture(drawn, key, alt))
+
+
+def show(one: Picture) -> None:
+    """Put a picture on the page, or in the place of the one with the same key.
 
     Streamlit's own element makes a new chart of a figure with other data, and zoom and hover end. This one hands the
     data to the chart that is there.
     """
-    drawn.update_layout(uirevision=key)
-    # A range on one scale means nothing on the other.
-    drawn.update_yaxes(uirevision=f"{key} {drawn.layout.yaxis.type or 'linear'}")
     _chart(
-        key=f"chart-{key}",
+        key=f"chart-{one.key}",
         data={
-            "figure": drawn.to_json(),
-            "alt": alt,
+            "figure": one.figure,
+            "alt": one.alt,
             "dark": dark(),
-            "height": drawn.layout.height,
+            "height": one.height,
             "library": _library(),
         },
     )
@@ -159,8 +202,8 @@ def _line_in_words(name: str, steps: NDArray[Any], values: Floats, scale: float)
 
 def _add(
     drawn: go.Figure,
-    steps: NDArray[Any],
-    values: Floats,
+    points: Series,
+    middle: Series,
     name: str,
     colour: str,
     *,
@@ -168,13 +211,14 @@ def _add(
     dash: str = "solid",
 ) -> None:
     """A line; pale with its smoothed self over it where `weight` asks for that."""
-    if weight and len(values) >= 4:
-        x, y = thinned((steps, values), POINTS)
+    smoothed = bool(weight) and len(points[1]) >= 4
+    if smoothed:
+        x, y = thinned(points, POINTS)
         pale = {"color": colour, "width": 1}
         drawn.add_trace(
             go.Scatter(x=x, y=y, mode="lines", line=pale, opacity=0.3, hoverinfo="skip", showlegend=False)
         )
-    x, y = thinned((steps, smooth(values, weight)), POINTS)
+    x, y = thinned((middle[0], smooth(middle[1], weight)) if smoothed else points, POINTS)
     drawn.add_trace(
         go.Scatter(
             x=x,

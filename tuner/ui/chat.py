@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.data.catalog import Entry
+from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
 from tuner.data.pages import Row
 from tuner.ui.words import count, safe

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from tuner.tracking.points import Series
+from tuner.runs.curve import Series
 from tuner.tracking.rows import Brief, RunRow
 from tuner.tracking.runs import get_row, newest
 from tuner.ui import chart_table, state

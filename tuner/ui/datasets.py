@@ -13,9 +13,10 @@ import streamlit as st
 from tuner.config.config import KNOBS, Config
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
-from tuner.data.catalog import Entry
+from tuner.data.entries import Entry
 from tuner.data.pages import Pages
-from tuner.data.report import Finding, Report, report
+from tuner.data.prepare import report_of
+from tuner.data.report import Finding, Report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
 from tuner.text.message import Message
@@ -25,6 +26,8 @@ from tuner.ui.words import NONE, count, number, safe, share
 
 SIZE = 5
 """Rows on a page of the preview."""
+SAMPLE = 20_000
+"""Rows that the report of a larger set is made from."""
 KINDS = {"text": "Plain text", "chat": "Talks", "pairs": "Pairs", "labelled": "Thumbs"}
 
 
@@ -53,10 +56,7 @@ def preview(entry: Entry) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="preview-bar"):
             pages = max(1, -(-(total if total is not None else known.counted) // SIZE))
             at = int(st.pagination(pages, key=f"page-{entry.name}"))
-            st.caption(
-                count(total, "row") if total is not None else f"{count(known.counted, 'row')} so far",
-                width="content",
-            )
+            st.caption(count(total, "row"), width="content") if total is not None else _counting(entry)
             st.space("stretch")
             st.number_input(
                 "Go to row",
@@ -75,6 +75,15 @@ def preview(entry: Entry) -> None:
             chat.row(found, entry)
     except (ConfigError, OSError) as error:
         st.error(safe(error), icon=":material/error:")
+
+
+@st.fragment(run_every=1.0)
+def _counting(entry: Entry) -> None:
+    """How many rows were found so far, until all are counted."""
+    known = pages_of(entry)
+    if known.rows is not None:
+        st.rerun()
+    st.caption(f"{count(known.counted, 'row')} so far", width="content")
 
 
 def _go_to(name: str) -> None:
@@ -188,7 +197,8 @@ def _legend(shown: Shown) -> None:
 
 def reported(entry: Entry, config: Config) -> None:
     """The data report: made on demand, kept while the set and the settings stay as they are."""
-    key = f"report-{entry.name}-{config.stage}-{config.cutoff_len}-{config.model_name_or_path}"
+    spread = _spread(entry)
+    key = f"report-{entry.name}-{config.stage}-{config.cutoff_len}-{config.model_name_or_path}-{spread}"
     if key not in st.session_state and st.button(
         "Make the report", type="primary", icon=":material/fact_check:"
     ):
@@ -199,7 +209,7 @@ def reported(entry: Entry, config: Config) -> None:
             def tell(part: float, text: Message) -> None:
                 bar.progress(min(1.0, part), safe(text))
 
-            st.session_state[key] = report(config, tokenizer, tell)
+            st.session_state[key] = report_of(config, tokenizer, tell, spread)
         except (ConfigError, OSError) as error:
             st.error(safe(error), icon=":material/error:")
             return
@@ -210,13 +220,26 @@ def reported(entry: Entry, config: Config) -> None:
         _report(cast(Report, st.session_state[key]))
     else:
         st.caption(
-            "Reads every row the way training will: what is kept, what is cut, what is thrown away and why."
+            f"Reads {f'{count(spread)} rows, evenly from the whole set,' if spread else 'every row'} the way training "
+            "will: what is kept, what is cut, what is thrown away and why."
         )
+
+
+def _spread(entry: Entry) -> int:
+    """How many rows the report reads; 0 for all, as of a set that is not large or where a person wants it so."""
+    try:
+        rows = pages_of(entry).rows
+    except (ConfigError, OSError):
+        return 0
+    if rows is not None and rows <= SAMPLE:
+        return 0
+    said = "It has so many rows that a sample is read; all of them take a minute for each million."
+    return 0 if st.checkbox("Read every row", key=f"every-{entry.name}", help=said) else SAMPLE
 
 
 def _report(found: Report) -> None:
     figures: dict[str, str] = {
-        "Rows read": count(found.read),
+        "Rows read": f"{count(found.read)} of {count(found.there)}" if found.sampled else count(found.read),
         "Kept": count(found.kept),
         "Thrown away": count(found.read - found.kept),
         "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
@@ -227,6 +250,8 @@ def _report(found: Report) -> None:
     with st.grid("auto", min_column_width=125, gap="small") as grid:
         for name, figure in figures.items():
             grid.metric(name, figure)
+    if found.sampled:
+        st.info(safe(found.notes[-1]), icon=":material/filter_alt:")
     if found.histogram:
         with theme.card("lengths", gap="xsmall"):
             words = {"p50": "half have up to", "p95": "95% up to", "max": "the longest"}
@@ -238,7 +263,7 @@ def _report(found: Report) -> None:
             charts.draw(drawn, "lengths", f"Lengths of examples in tokens: {said}.")
     _findings("Thrown away, and why", found.dropped)
     _findings("Kept, and worth a look", found.findings)
-    for note in found.notes:
+    for note in found.notes[:-1] if found.sampled else found.notes:
         st.caption(f":material/info: {safe(note)}")
 
 

@@ -23,7 +23,7 @@ from tuner.config.config import KNOBS, check, recipes
 from tuner.config.knobs import Knob
 from tuner.plan import preflight
 from tuner.redact import redact
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 from tuner.ui import state, writes
 from tuner.ui.words import value as shown
 

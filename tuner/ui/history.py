@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from tuner.runs.status import STATES
 from tuner.tracking import runs, store
 from tuner.tracking.rows import RunFilter, RunRow
-from tuner.tracking.run import STATES
 from tuner.ui import picking, state, theme, writes
 from tuner.ui.words import count, look, safe
 

@@ -100,6 +100,6 @@ def attention() -> None:
     free = hardware.usage(paths.home()).disk_free
     if free < LOW_DISK:
         st.warning(
-            f"Only {size(free)} of disk are free; checkpoints need room. Remove deleted runs for good in History.",
+            f"Only {size(free)} of disk are free; checkpoints need room. See what takes it under Disk in History.",
             icon=":material/hard_drive:",
         )

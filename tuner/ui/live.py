@@ -12,10 +12,11 @@ import streamlit as st
 from tuner import hardware, paths
 from tuner.jobs import queue
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 from tuner.text.message import term
 from tuner.tracking import store
 from tuner.tracking.pace import time_left
-from tuner.tracking.run import ENDED, Run
 from tuner.ui import state
 from tuner.ui.words import count, duration, look, safe, share, size
 

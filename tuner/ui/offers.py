@@ -13,7 +13,8 @@ from tuner.config.config import KNOBS
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data import templates
-from tuner.data.catalog import Entry, read_catalog
+from tuner.data.catalog import read_catalog
+from tuner.data.entries import Entry
 from tuner.ui.words import place
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from tuner.jobs import planning
 from tuner.plan.plan import Plan, Truth
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 from tuner.ui.words import NONE, count, duration, engine, safe, size
 
 

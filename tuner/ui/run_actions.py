@@ -11,11 +11,12 @@ from tuner.config.config import check
 from tuner.config.kinds import trains
 from tuner.config.knobs import Problem
 from tuner.jobs import control
-from tuner.jobs.reasons import label
 from tuner.plan import preflight
-from tuner.tracking import checkpoints
+from tuner.runs import checkpoints
+from tuner.runs.reasons import label
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, Status
 from tuner.tracking.rows import PARENT
-from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import draft, history, state, theme, writes
 from tuner.ui.words import count, mending, safe
 

@@ -15,7 +15,7 @@ from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.plan import Plan
 from tuner.plan.shape import Memory
-from tuner.tracking.run import fresh_name
+from tuner.runs.run import fresh_name
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
 from tuner.ui import form, sweep, theme, writes

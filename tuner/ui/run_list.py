@@ -8,10 +8,11 @@ import streamlit as st
 
 from tuner.jobs import queue
 from tuner.jobs.queue import QueueRow
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 from tuner.text.message import term
 from tuner.tracking.pace import time_left
 from tuner.tracking.rows import RunFilter, RunRow
-from tuner.tracking.run import ENDED, Run
 from tuner.tracking.runs import first_runs
 from tuner.ui import sparkline, theme, writes
 from tuner.ui.words import ago, count, duration, look, number, safe, share

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.kinds import KINDS, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import planning, queue, watch
+from tuner.runs import checkpoints, events
+from tuner.runs.points import Tail, tail
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED, Status
 from tuner.text.message import render, term
-from tuner.tracking import checkpoints, events
 from tuner.tracking.pace import time_left
-from tuner.tracking.points import tail
-from tuner.tracking.run import ENDED, Run, Status
 from tuner.ui import chart_table, charts, plan_view, run_actions, theme, writes
 from tuner.ui.words import (
     NONE,
@@ -36,6 +41,10 @@ from tuner.ui.words import (
 
 SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
 LOG_LINES = 400
+AS_NEW = 2.5
+"""Seconds for which charts that were made for one session serve the others too, whatever was measured since."""
+MOST_SHARED = 32
+_sharing = threading.Lock()
 FEW_ROWS = 15
 """A table up to this long is shown whole."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # a terminal's, meaningless on a page
@@ -158,36 +167,75 @@ def chosen_options() -> tuple[float, bool]:
     )
 
 
+class Drawn(NamedTuple):
+    """A chart of a run as every session shows it."""
+
+    chart: chart_table.Chart
+    latest: str
+    picture: charts.Picture
+
+
 def curves(run: Run) -> None:
     """The charts of the run's stage, growing in place."""
-    points = tail(run)
-    measured = {name: points.series(name) for name in points.names()}
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
-    smoothing, log = chosen_options()
-    every = chart_table.charts_of(stage, measured)
-    # While it runs each chart has its place from the start; what never got a point is left out in the end.
     ended = run.status().state in ENDED
-    drawn = chart_table.shown(every, measured, ended=ended)
+    drawn = _drawn(run, stage, ended, *chosen_options())
     if not drawn:
         theme.empty("show_chart", "No points", "The run ended before its first logging step.")
     with st.grid(3, min_column_width=265, gap="small"):
-        for chart in drawn:
-            _chart(run, chart, measured, smoothing, log)
+        for one in drawn:
+            with theme.card(f"chart-{one.chart.key}", gap="xsmall"):
+                _heading(one)
+                charts.show(one.picture)
 
 
-def _chart(
-    run: Run, chart: chart_table.Chart, measured: chart_table.Measured, smoothing: float, log: bool
-) -> None:
-    with theme.card(f"chart-{chart.key}", gap="xsmall"):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{chart.title}**", help=chart.help, width="content")
-            st.markdown(f":gray[{chart_table.latest(chart, measured)}]", width="content")
-        lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
-        charts.draw(
-            charts.figure(chart, measured, smoothing=smoothing, log=log),
-            f"{run.id}-{chart.key}",
-            charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale),
+def _heading(one: Drawn) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown(f"**{one.chart.title}**", help=one.chart.help, width="content")
+        st.markdown(f":gray[{one.latest}]", width="content")
+
+
+_shared: OrderedDict[tuple[object, ...], tuple[object, float, tuple[Drawn, ...]]] = OrderedDict()
+
+
+def _drawn(run: Run, *how: Any) -> tuple[Drawn, ...]:
+    """The charts as they are now, or were a moment ago: made once, however many sessions look at them."""
+    key, points = (str(run.folder), *how), tail(run)
+    with _sharing:
+        mark, till, drawn = _shared.get(key, (None, 0.0, ()))
+        if mark != points.mark and time.monotonic() >= till:
+            drawn = _made(run, points, *how)
+            _shared[key] = points.mark, time.monotonic() + AS_NEW, drawn
+        _shared.move_to_end(key)
+        while len(_shared) > MOST_SHARED:
+            _shared.popitem(last=False)
+    return drawn
+
+
+def _made(run: Run, points: Tail, stage: str, ended: bool, smoothing: float, log: bool) -> tuple[Drawn, ...]:
+    found = {name: curve for name in points.names() if (curve := points.curve(name))}
+    measured = {name: curve.series() for name, curve in found.items()}
+    means = {name: curve.means() for name, curve in found.items()}
+    every = chart_table.charts_of(stage, measured)
+    # While it runs each chart has its place from the start; what never got a point is left out in the end.
+    return tuple(
+        Drawn(
+            chart,
+            chart_table.latest(chart, measured),
+            _picture(
+                run, chart, measured, charts.figure(chart, measured, means, smoothing=smoothing, log=log)
+            ),
         )
+        for chart in chart_table.shown(every, measured, ended=ended)
+    )
+
+
+def _picture(
+    run: Run, chart: chart_table.Chart, measured: chart_table.Measured, figure: go.Figure
+) -> charts.Picture:
+    lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
+    told = charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale)
+    return charts.picture(figure, f"{run.id}-{chart.key}", told)
 
 
 # --- log -----------------------------------------------------------------------------------------------------------

@@ -7,16 +7,18 @@ import ipaddress
 import os
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tuner import hosts, paths, process, samples
 from tuner.config.knobs import ConfigError
-from tuner.jobs.reasons import refused_by_system
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.runs.reasons import refused_by_system
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.ui import login, people
+from tuner.ui.redraws import Redraws
 
 PAGE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
@@ -111,6 +113,7 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
     ignore_pages_left_behind()
+    redraw_in_turn()
     let_callbacks_finish()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
@@ -139,6 +142,31 @@ def ignore_pages_left_behind() -> None:
         if not rerun_data.fragment_id_queue or rerun_data.page_script_hash in ("", here):
             run_script(self, rerun_data)
 
+    ScriptRunner._run_script = run  # type: ignore[method-assign]
+
+
+def redraw_in_turn() -> None:
+    """Let pieces be redrawn by the browser's clock in their turn only; see redraws. One that is not stays as it is."""
+    from streamlit.proto.ClientState_pb2 import ClientState
+    from streamlit.runtime.app_session import AppSession
+    from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+    from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
+
+    request, run_script, turns = AppSession.request_rerun, ScriptRunner._run_script, Redraws()
+
+    def asked(self: AppSession, state: ClientState | None) -> None:
+        if state is None or not state.is_auto_rerun or turns.due(self.id, state.fragment_id):
+            request(self, state)
+
+    def run(self: ScriptRunner, rerun_data: RerunData) -> None:
+        began = time.thread_time()
+        try:
+            run_script(self, rerun_data)
+        finally:
+            if rerun_data.is_auto_rerun:
+                turns.took(time.thread_time() - began)
+
+    AppSession.request_rerun = asked  # type: ignore[method-assign, assignment]
     ScriptRunner._run_script = run  # type: ignore[method-assign]
 
 

@@ -102,6 +102,17 @@ def asked_all(name: str) -> list[str]:
     return list(dict.fromkeys(v for v in st.query_params.get_all(name) if v))
 
 
+def page() -> int:
+    """Which page of the list with the key "page" is wanted, from 1: by what was pressed, else by the URL."""
+    said = str(st.session_state.get("page") or asked("page"))
+    return max(1, int(said)) if said.isascii() and said.isdecimal() else 1
+
+
+def first_page() -> None:
+    """Go back to the first page of that list. For callbacks: what is searched for is another thing now."""
+    st.session_state["page"] = 1
+
+
 def tell(**values: str | list[str] | None) -> None:
     """Put values into the URL, so that a refresh or a shared link finds them; None or empty takes one away."""
     for name, told in values.items():

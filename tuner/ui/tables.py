@@ -7,12 +7,13 @@ from types import MappingProxyType
 from typing import Any
 
 from tuner.config.config import KNOBS, differing
-from tuner.tracking.events import BY
-from tuner.tracking.points import Series
+from tuner.jobs import room
+from tuner.runs.curve import Series
+from tuner.runs.events import BY
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart_table import Chart, of_metric
 from tuner.ui.picking import Column
-from tuner.ui.words import NONE, date, duration, look, number
+from tuner.ui.words import NONE, date, duration, look, number, size
 
 Table = list[dict[str, Any]]
 _MARKS = {
@@ -39,6 +40,7 @@ def history(rows: Sequence[RunRow]) -> dict[str, dict[str, Any]]:
             "Model": row.model.rsplit("/", 1)[-1],
             "Data sets": ", ".join(row.datasets),
             "Duration": duration(row.duration),
+            "Disk": size(room.of_run(row.run).total) if row.local else NONE,
             "Created": date(row.created),
             "By": row.facts.get(BY, ""),
             "Tags": [f"{k}: {v}" if v else k for k, v in row.tags.items()],
@@ -57,6 +59,7 @@ HISTORY = (
     Column("Model"),
     Column("Data sets"),
     Column("Duration", "figure"),
+    Column("Disk", "figure"),
     Column("Created"),
     Column("Tags", "tags"),
     Column("Note or reason", width=260),

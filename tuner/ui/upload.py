@@ -10,7 +10,8 @@ import streamlit as st
 
 from tuner.config.knobs import ConfigError
 from tuner.data import guess, upload
-from tuner.data.catalog import CATALOG, TAGS, catalog_folder
+from tuner.data.catalog import catalog_folder
+from tuner.data.entries import CATALOG, TAGS
 from tuner.data.files import TYPES
 from tuner.data.formats import Dropped
 from tuner.ui import chat, state, theme, writes

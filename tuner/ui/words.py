@@ -14,9 +14,9 @@ from typing import Any, Literal
 from tuner import paths
 from tuner.config.config import word
 from tuner.config.kinds import KINDS
+from tuner.runs.status import Status
 from tuner.text.message import term
 from tuner.tracking.pace import ASKING, answered
-from tuner.tracking.run import Status
 
 NONE = "–"
 Colour = Literal["red", "orange", "yellow", "blue", "green", "violet", "gray", "primary"]

@@ -9,14 +9,16 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
 
 from tuner.config.knobs import ConfigError
 from tuner.data import upload
-from tuner.jobs import control, queue
+from tuner.jobs import cleaning, control, queue
 from tuner.jobs import submit as submitting
-from tuner.tracking import adapters, events, runs
-from tuner.tracking.run import Run
+from tuner.runs import events
+from tuner.runs.run import Run
+from tuner.tracking import adapters, runs
 from tuner.tracking.store import TrackerError
 from tuner.ui import login, state
 from tuner.ui.login import ReadOnly
@@ -105,6 +107,11 @@ def _held(_: object, run_id: str, held: bool = True) -> Told:
     yield "hold back" if held else "let start", run_id, ""
 
 
+def _cleaned(gone: cleaning.Plan, *_: object) -> Told:
+    for run_id, group in groupby(gone.items, key=lambda item: item.run):
+        yield "clean", run_id, ", ".join(item.path.name for item in group)
+
+
 def _uploaded(path: object, _: object, name: str, *__: object) -> Told:
     yield "upload", "", f"{name} as {path}"
 
@@ -137,6 +144,8 @@ move = _guarded(queue.move, _run("move in the queue to"))
 set_alias = _guarded(adapters.set_alias, _said("set an alias"))
 delete_alias = _guarded(adapters.delete_alias, _said("take an alias away"))
 delete_adapter = _guarded(adapters.delete_adapter, _said("delete an adapter"))
+
+clean = _guarded(cleaning.clean, _cleaned)
 
 receive = _guarded(upload.receive, _uploaded)
 local_file = _guarded(upload.local_file, _nothing)  # any file of this machine is shown: not for readers

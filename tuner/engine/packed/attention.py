@@ -19,6 +19,8 @@ from transformers import AttentionInterface
 from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
 
+HEAD_SIZES = (16, 32, 64, 128)
+"""Sizes of heads that the Triton kernels take."""
 NAME = "tuner_packed"
 _current: list[DeviceRow] = []
 
@@ -54,11 +56,13 @@ def _forward(
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     if not q.is_cuda:
         return _Attend.apply(q, k, v, row, scale, kernels_torch)[None], None
-    from tuner.engine.packed import kernels_triton
+    if q.shape[-1] in HEAD_SIZES:
+        from tuner.engine.packed import kernels_triton
 
-    if kernels_triton.takes_head_size(q.shape[-1]):
         parts = (x.contiguous() for x in (q, k, v))
         return _Attend.apply(*parts, row, scale, kernels_triton)[None], None
+    if q.dtype == torch.float32:  # torch's varlen attention is flash attention, which has none
+        return _Attend.apply(q, k, v, row, scale, kernels_torch)[None], None
     return varlen(q, k, v, row, scale)[None], None
 
 

@@ -261,11 +261,6 @@ def score_logits(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
     return logps
 
 
-def takes_head_size(d: int) -> bool:
-    """Whether the attention kernels take heads of this size; others go to torch's varlen attention."""
-    return d in (16, 32, 64, 128)
-
-
 @triton.jit
 def _attend_over(
     acc, total, top, q, k, v, k_stride, v_stride, first, last, rows, scale,

@@ -35,7 +35,6 @@ class Saved:
     normed: Any = None  # [T, H + R] input of qkv
     rstd: Any = None
     qkv: Any = None  # [T, (Hq + 2 Hk) D], rotated unless heads are normed
-    rotated: Any = None  # [T, (Hq + Hk) D] if heads are normed
     head_rstd: Any = None
     attention: tuple[Tensor, ...] = ()
     mixed: Any = None  # [T, Hq D + R] input of o
@@ -121,7 +120,7 @@ class FusedLayer:
         width = heads * self.head_size
         qk = s.qkv[:, :width]
         if self.q_norm is not None:
-            qk = s.rotated = s.qkv.new_empty(s.qkv.shape[0], width)
+            qk = s.qkv.new_empty(s.qkv.shape[0], width)
             s.head_rstd = self.kernels.head_norm(
                 s.qkv,
                 (self.q_norm.weight, self.k_norm.weight),

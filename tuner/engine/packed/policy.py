@@ -179,4 +179,11 @@ def fused_refusal(model: nn.Module) -> str | None:
     dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}
     if len(dtypes) != 1 or next(iter(dtypes)) not in (torch.float32, torch.bfloat16):
         return "its frozen weights are not all float32 or all bfloat16"
+    return head_refusal(int(layers[0].self_attn.head_dim), inner.lm_head.weight.device.type)
+
+
+def head_refusal(size: int, device: str) -> str | None:
+    """Why the kernels of a device cannot work on attention heads of `size` numbers, or None: Triton's blocks are powers of 2."""
+    if device == "cuda" and size not in attention.HEAD_SIZES:
+        return f"its attention heads have {size} numbers, and the kernels on a GPU take {', '.join(map(str, attention.HEAD_SIZES))}"
     return None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tuner import paths
 from tuner.redact import redact
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 
 BY = "tuner.by"
 """The tag that names who launched a run."""

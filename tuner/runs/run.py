@@ -4,6 +4,7 @@ config.yaml     the resolved config, never changed afterwards
 plan.json       what it was to do, and what came true of it
 status.json     state, phase, progress, reason; replaced whole at each write
 metrics.jsonl   one line a logged step, written before anything is sent to MLflow
+curves          what is drawn of a long metrics.jsonl, once the run has ended; made anew where it is missing
 log.txt         everything the worker printed
 lock            held by the worker as long as it lives (flock)
 requests/       what others ask of the worker: stop, cancel
@@ -20,139 +21,25 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 
-from tuner import hardware, paths, redact
+from tuner import paths, redact
 from tuner.config.config import load, read, to_yaml
+from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
-from tuner.redact import redacted
-from tuner.text import message
-from tuner.text.message import Message, render
-from tuner.tracking.disk import insist, replace_text
+from tuner.runs.files import insist, replace_text
+from tuner.runs.status import ENDED, Status, of, to_plain
 
-State = Literal["queued", "preparing", "running", "stopping", "finished", "failed", "stopped", "interrupted"]
-STATES: tuple[State, ...] = get_args(State)
-LIVE: frozenset[State] = frozenset({"preparing", "running", "stopping"})
-ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
 _ID = re.compile(r"\w[\w-]*")
 # A worker's threads (training, mirror) change the same status.
 _WRITING = threading.RLock()
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
-
-    `name` and `tags` are what it was made with, `gpus` and `use_cpu` what it asked for, of which it takes `devices`. `cause` is why it ended, `said` are
-    notes for whoever reads its page, `tracker` what keeps it from MLflow. `doing` tells how far a phase is, `part` the same
-    from 0 to 1. `resume_from` is the checkpoint that its next worker is to go on from, `began_from` the one that the last
-    worker did, `continues` the run that this one goes on from. Memory in bytes.
-
-    `trained_seconds` are those since `first_step`, where this process began to train, by a clock that nobody sets; by
-    the same clock `began` is when the worker started, 0 while there is none, and `worked` what earlier workers took.
-    """
-
-    state: State = "queued"
-    phase: str = ""
-    step: int = 0
-    total_steps: int = 0
-    epoch: float = 0.0
-    cause: Message = field(default_factory=Message)
-    remedies: list[dict[str, Any]] = field(default_factory=list)
-    created: float = 0.0
-    started: float = 0.0
-    began: float = 0.0
-    worked: float = 0.0
-    first_step: int = 0
-    trained_seconds: float = 0.0
-    updated: float = 0.0
-    ended: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-    pid: int = 0
-    boot_id: str = ""
-    exit_code: int | None = None
-    tokens: int = 0
-    tokens_per_second: float = 0.0
-    tracker: Message = field(default_factory=Message)
-    said: list[Message] = field(default_factory=list)
-    name: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
-    gpus: list[int] = field(default_factory=list)
-    use_cpu: bool = False
-    devices: int = 1
-    doing: Message = field(default_factory=Message)
-    part: float = 0.0
-    checkpoint: str = ""
-    checkpoint_step: int | None = None
-    checkpoint_time: float = 0.0
-    resume_from: str = ""
-    began_from: str = ""
-    continues: str = ""
-    resumes: int = 0
-    auto_resumed: str = ""
-    artifacts: list[str] = field(default_factory=list)
-    adapter: str = ""
-    adapter_version: int = 0
-    memory_peak: int = 0
-
-    @property
-    def reason(self) -> str:
-        """Why it ended, as a sentence; empty where it finished or has not ended."""
-        return render(self.cause)
-
-    @property
-    def reason_code(self) -> str:
-        """The same for programs: the code's first part."""
-        return self.cause.code.partition(".")[0]
-
-    @property
-    def notes(self) -> list[str]:
-        """What the run's page is to tell, as sentences."""
-        return [render(one) for one in self.said]
-
-    @property
-    def tracking(self) -> str:
-        """What keeps MLflow from having all of it, as a sentence; empty where nothing does."""
-        return render(self.tracker)
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds left at the pace since this process began training; None before there is a pace."""
-        done = self.step - self.first_step
-        if self.state not in LIVE or done <= 0 or not self.trained_seconds:
-            return None
-        return max(0.0, (self.total_steps - self.step) * self.trained_seconds / done)
-
-    def ended_now(self) -> float:
-        """The time of an end that is now: never before the beginning, whatever was done to the clock meanwhile."""
-        return max(time.time(), self.started, self.created)
-
-    def worked_now(self) -> float:
-        """Seconds that workers have spent on it until now, without the time it waited or the machine slept."""
-        if not self.began:
-            return self.worked
-        if self.boot_id == hardware.boot_id():
-            return self.worked + max(0.0, time.monotonic() - self.began)
-        # That clock ended with the machine's reboot.
-        return self.worked + max(0.0, self.updated - self.started)
-
-    @property
-    def elapsed(self) -> float | None:
-        """Seconds of work on it so far; None before there was any."""
-        if self.worked or self.began:
-            return self.worked_now()
-        return max(0.0, self.ended - self.started) if self.started and self.ended else None
-
-    @property
-    def share(self) -> float:
-        """How much is done, 0 to 1."""
-        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
 
 @dataclass(frozen=True)
@@ -246,8 +133,9 @@ class Run:
 
     def values(self) -> dict[str, Any]:
         """The config as plain values, unchecked: for pages that only show it."""
-        with suppress(OSError, yaml.YAMLError):
-            return read(self.folder / "config.yaml")
+        path = self.folder / "config.yaml"
+        with suppress(OSError, yaml.YAMLError, ConfigError):
+            return dict(_read_once(path, path.stat().st_mtime_ns))
         return {}
 
     @property
@@ -259,7 +147,7 @@ class Run:
     def status(self) -> Status:
         """The last status written; a fresh one where there is none or it cannot be read."""
         with suppress(OSError, json.JSONDecodeError):
-            return _read_status(json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
+            return of(json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
         return Status()
 
     def write(self, status: Status) -> None:
@@ -282,7 +170,7 @@ class Run:
     def _replace(self, status: Status) -> None:
         if status.state not in ENDED or status.tracker:
             mark_open(self.id)
-        replace_text(self.folder / "status.json", json.dumps(_plain_status(status)))
+        replace_text(self.folder / "status.json", json.dumps(to_plain(status)))
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
@@ -339,36 +227,6 @@ class Run:
         return ""
 
 
-_MESSAGES = ("cause", "tracker", "doing")
-"""Fields of a status that hold a message; `said` holds several."""
-
-
-def _plain_status(status: Status) -> dict[str, Any]:
-    plain = asdict(replace(status, updated=time.time()))
-    # What people read may repeat an error's words; paths and names are used again and stay as they are.
-    plain |= {name: redacted(message.to_plain(getattr(status, name))) for name in _MESSAGES}
-    return plain | {"said": [redacted(message.to_plain(one)) for one in status.said]}
-
-
-def _read_status(raw: dict[str, Any]) -> Status:
-    """A status as this version writes it, or as one did that had sentences and a bag of further facts in it."""
-    known = {f.name for f in fields(Status)}
-    old = raw.pop("extra", {})
-    if old:
-        raw |= {"cause": _old_cause(raw), "tracker": raw.get("tracking"), "said": raw.get("notes") or []}
-        raw = old | {"began_from": old.get("resumed_from", "")} | raw
-        raw["doing"] = None  # of the phase that it was in
-    raw |= {name: message.of(raw.get(name)) for name in _MESSAGES}
-    raw["said"] = [message.of(one) for one in raw.get("said") or []]
-    return Status(**{k: v for k, v in raw.items() if k in known})
-
-
-def _old_cause(raw: Mapping[str, Any]) -> Any:
-    """The reason of an older studio: its sentence, under its code."""
-    code, text = str(raw.get("reason_code") or ""), str(raw.get("reason") or "")
-    return {"code": f"{code}.told", "values": {"text": text}} if code else text
-
-
 def open_marks() -> Path:
     """A folder with one empty file for each run that is open; see open_runs."""
     return paths.mlruns() / "open"
@@ -382,7 +240,7 @@ def mark_open(run_id: str) -> None:
         insist(mark.touch)
 
 
-def series(rows: list[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric out of metrics.jsonl rows; of a step logged twice (after a resume) the last."""
     points = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), int | float)}
     steps = sorted(points)
@@ -408,6 +266,12 @@ def all_runs() -> list[Run]:
         folders = [f for f in paths.runs().iterdir() if (f / "config.yaml").is_file()]
         return [Run(f.name) for f in sorted(folders, key=lambda f: f.stat().st_ctime, reverse=True)]
     return []
+
+
+@lru_cache(maxsize=256)
+def _read_once(path: Path, _written: int) -> dict[str, Any]:
+    """A config as it was written then. Parsing one takes longer than all else that a live page asks of a run."""
+    return read(path)
 
 
 def _write_private(path: Path, text: str) -> None:

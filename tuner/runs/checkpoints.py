@@ -20,7 +20,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
-from tuner.tracking.run import Run
+from tuner.runs.run import Run, series
 
 MANIFEST = "manifest.json"
 WEIGHTS = ("adapter_model*", "model*.safetensors", "pytorch_model*.bin", "value_head.safetensors")
@@ -107,6 +107,51 @@ def to_go_on_from(run: Run) -> bool:
 def latest(run: Run) -> Path | None:
     """The newest checkpoint of a run whose files are all as they were written."""
     return next((c for c in reversed(of(run)) if valid(c) is None), None)
+
+
+def best(run: Run) -> tuple[Path, str] | None:
+    """The checkpoint that measured best, and by what; None where nothing tells.
+
+    What the trainer noted counts first; else metric_for_best_model, or eval_loss, as it was measured at each one's step.
+    """
+    own = {c.name: c for c in of(run)}
+    values = run.values()
+    asked = str(values.get("metric_for_best_model") or "loss")
+    metric = asked if asked.startswith("eval_") else f"eval_{asked}"
+    if own and (noted := own.get(_noted_best(list(own.values())[-1]))):
+        return noted, metric
+    steps, measured = series(run.metrics()[0], metric)
+    at = {step: value for step, value in zip(steps, measured, strict=True) if value == value}
+    found = [(at[step_of(c)], c) for c in own.values() if step_of(c) in at]
+    higher = values.get("greater_is_better")
+    higher = not metric.endswith("loss") if higher is None else higher
+    ranked = sorted(found, key=lambda one: one[0], reverse=bool(higher))
+    return (ranked[0][1], metric) if ranked else None
+
+
+def _noted_best(checkpoint: Path) -> str:
+    """The name of the best checkpoint by the time this one was saved; empty where the trainer did not look for it."""
+    with suppress(OSError, ValueError):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return Path(str(state.get("best_model_checkpoint") or "")).name
+    return ""
+
+
+def to_keep(run: Run, keep: Collection[str]) -> dict[Path, str]:
+    """Of a run's whole checkpoints those that are the "best" or the "last", as far as `keep` has these words, and why.
+
+    Where nothing tells the best one, "best" is the last. Cheap enough for a page: sizes are checked, not hashes.
+    """
+    whole = [c for c in of(run) if valid(c, deep=False) is None]
+    if not whole:
+        return {}
+    found = best(run)
+    told = found is not None and found[0] in whole
+    kept = {found[0]: f"the best by {found[1]}"} if found and told and "best" in keep else {}
+    if "last" in keep or keep and not kept:
+        last = "the last" if told or "best" not in keep else "the last, and nothing tells the best"
+        kept[whole[-1]] = " and ".join(filter(None, (kept.get(whole[-1]), last)))
+    return kept
 
 
 def unfinished(folder: Path) -> set[Path]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from tuner.config.knobs import ConfigError
 from tuner.redact import redact
+from tuner.runs.files import FULL
 from tuner.text.message import Message, message, render
-from tuner.tracking.disk import FULL
 
 Remedy = dict[str, Any]
 """`code` of the button's text; `action` "clone" with the knobs to change in `values`, or "resume" with none."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tuner import hardware
-from tuner.tracking.run import Run
+from tuner.runs.run import Run
 
 LOCK_VARIABLE = "TUNER_LOCK_FD"
 

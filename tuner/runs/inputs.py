@@ -6,13 +6,9 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-from tuner.tracking.run import Run
-
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput
+from tuner.runs.run import Run
 
 
 class DataInput(Protocol):
@@ -54,35 +50,3 @@ def recorded(run: Run) -> list[InputRow]:
     with suppress(OSError, ValueError, TypeError):
         return [InputRow(**r) for r in json.loads((run.folder / "inputs.json").read_text(encoding="utf-8"))]
     return []
-
-
-def to_mlflow(row: InputRow) -> DatasetInput:
-    """MLflow's entity, with the source its own loader understands: a local path or a hub id."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    kind, source = _source(row.source)
-    return DatasetInput(
-        Dataset(
-            name=row.name,
-            digest=row.digest,
-            source_type=kind,
-            source=json.dumps(source),
-            schema=None,
-            profile=json.dumps({"num_rows": row.rows}),
-        ),
-        tags=[InputTag("mlflow.data.context", row.context)],
-    )
-
-
-def _source(source: str) -> tuple[str, dict[str, Any]]:
-    if Path(source).exists():
-        return "local", {"uri": str(Path(source).absolute())}
-    if "://" in source:
-        return "http", {"url": source}
-    return "hugging_face", {
-        "path": source,
-        "config_name": None,
-        "data_dir": None,
-        "data_files": None,
-        "split": None,
-    }

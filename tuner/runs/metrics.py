@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -12,10 +14,7 @@ from contextlib import suppress
 import psutil
 
 from tuner import hardware
-from tuner.tracking.mirror import Mirror, metric_name, sync
-from tuner.tracking.run import Run
-
-__all__ = ["Mirror", "MetricsLog", "SystemMetrics", "metric_name", "sync"]
+from tuner.runs.run import Run
 
 # What waits in memory while the disk is full; later rows are dropped, training goes on.
 MOST_WAITING = 16 * 1024**2
@@ -135,3 +134,10 @@ def _sampled_until(run: Run) -> int:
         return 0
     first, last = samples[0], samples[-1]
     return max(last[0] + 1, first[0] + int(time.time() - first[1]))
+
+
+def metric_name(name: str) -> str:
+    """The name as MLflow takes it, at most 250 characters: what is forbidden there becomes an underscore."""
+    allowed = re.sub(r"[^\w/.\- :]", "_", name.strip())[:250]
+    norm = posixpath.normpath(allowed).lstrip("/").replace("../", "").strip(".")
+    return norm or "unnamed"
