@@ -9,15 +9,11 @@ from tuner.config.config import make
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.rows import pack_row, units_of_step
-from tuner.estimate import (
-    Lengths,
-    ModelShape,
-    autograd_activations,
-    layer_activations,
-    packed_memory,
-    packed_plan,
-    run_memory,
-)
+from tuner.plan.facts import Data, Machine, Model
+from tuner.plan.memory import autograd_activations
+from tuner.plan.plan import plan
+from tuner.plan.rows import layer_activations, packed_memory, packed_rows
+from tuner.plan.shape import Lengths, ModelShape
 
 GIB = 2**30
 QWEN_18 = ModelShape(2048, 24, 16, 16, 128, 5504, 151936)
@@ -49,6 +45,20 @@ def a_run(**values):
     plain = {"stage": "dpo", "do_train": True, "model_name_or_path": "m", "dataset": "d", "bf16": True}
     batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "cutoff_len": 2048}
     return make({**plain, **batch, **values})
+
+
+def run_memory(config, shape, lengths, free):
+    """What the plan of a run says that it holds, on a GPU with so much free, on a CPU for 0."""
+    names = {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+    }
+    more = {"num_key_value_heads": shape.kv_heads, "head_dim": shape.head_size, "vocab_size": shape.vocab}
+    kind = "qwen3" if shape.normed_heads else "llama"
+    model = Model({**names, **more, "intermediate_size": shape.ffn, "model_type": kind}, {})
+    assert model.shape == shape
+    return plan(config, Machine(free > 0, free), Data(1000, lengths), model).memory
 
 
 @pytest.mark.parametrize(("shape", "lengths", "gib", "values"), MEASURED)
@@ -144,7 +154,7 @@ def test_recomputing_and_shorter_rows_need_less() -> None:
 
 
 def test_the_plan_gives_up_activations_before_tokens() -> None:
-    plans = [packed_plan(QWEN_18, gib << 30) for gib in (60, 10, 4, 2)]
+    plans = [packed_rows(QWEN_18, gib << 30) for gib in (60, 10, 4, 2)]
     assert plans[0] == (16384, 0)
     assert [p[1] for p in plans] == sorted(p[1] for p in plans) and plans[-1][1] == 24
     assert all(p[0] >= 512 for p in plans)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from tuner.config.knobs import ConfigError
 from tuner.engine import adapters
-from tuner.preflight import problems
+from tuner.plan.preflight import problems
 from tuner.runs import checkpoints, reasons
 from tuner.tensors import BrokenWeights, header
 

@@ -15,8 +15,8 @@ from test_engine import STEADY, StopsAt
 from test_stages import IDS, Watched, config_of, losses, trained
 from transformers import AutoModelForCausalLM
 
-from tuner import preflight
 from tuner.config.knobs import ConfigError
+from tuner.plan import preflight
 from tuner.runs import checkpoints
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import tiny
 
-from tuner import hardware, preflight
+from tuner import hardware, paths
 from tuner.config.config import make
+from tuner.jobs.planning import planned
+from tuner.plan import preflight
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,7 @@ def config(**values: Any) -> Any:
 
 
 def pair_set() -> str:
-    catalog = json.loads((Path(preflight.paths.home()) / "data" / "dataset_info.json").read_text())
+    catalog = json.loads((Path(paths.home()) / "data" / "dataset_info.json").read_text())
     return next(name for name, entry in catalog.items() if entry.get("ranking"))
 
 
@@ -107,11 +109,11 @@ def test_several_gpus_for_one_run_are_refused(monkeypatch: pytest.MonkeyPatch, n
 def test_of_several_gpus_the_run_takes_one_and_the_card_counts_with_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one = preflight.card(config())
+    one = planned(config())
     cards = tuple(hardware.Gpu(i, "A100", 80 << 30, 0, (8, 0)) for i in range(4))
     monkeypatch.setattr(hardware, "gpus", lambda: cards)
     assert "4 GPUs" in " ".join(preflight.notes(config()))
-    four = preflight.card(config())
+    four = planned(config())
     assert (four.steps, four.examples_per_step) == (one.steps, one.examples_per_step)
 
 
@@ -155,27 +157,25 @@ def test_remote_code_needs_a_yes(studio: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_counts_steps_as_transformers_does() -> None:
-    card = preflight.card(
-        config(per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=2)
-    )
+    card = planned(config(per_device_train_batch_size=2, gradient_accumulation_steps=4, num_train_epochs=2))
     rows = card.rows
     assert rows
     batches = -(-rows // 2)
     assert card.steps == 2 * -(-batches // 4)
-    assert preflight.card(config(max_steps=7)).steps == 7
+    assert planned(config(max_steps=7)).steps == 7
     dropping = {"dataloader_drop_last": True, "num_train_epochs": 1}
     for size in (1, 3, 5, rows):
-        assert preflight.card(config(per_device_train_batch_size=size, **dropping)).steps == rows // size
+        assert planned(config(per_device_train_batch_size=size, **dropping)).steps == rows // size
     (problem,) = preflight.problems(config(per_device_train_batch_size=rows + 1, **dropping))
     assert "make none" in problem.sentence and problem.mend == {"dataloader_drop_last": False}
-    assert preflight.card(config(max_samples=3, per_device_train_batch_size=1, num_train_epochs=1)).steps == 3
+    assert planned(config(max_samples=3, per_device_train_batch_size=1, num_train_epochs=1)).steps == 3
 
 
 def test_the_card_counts_the_rows_that_are_kept_aside_as_the_run_does() -> None:
-    whole = preflight.card(config()).rows
+    whole = planned(config()).rows
     assert whole
     for val_size, aside in ((0.1, math.ceil(whole * 0.1)), (3, 3), (whole - 1, whole - 1)):
-        card = preflight.card(config(val_size=val_size, per_device_train_batch_size=1, num_train_epochs=1))
+        card = planned(config(val_size=val_size, per_device_train_batch_size=1, num_train_epochs=1))
         assert card.rows == whole - aside
     assert f"give a count up to {whole - 1:,}" in said(val_size=whole)
     assert "neither a share below 1 nor a count" in said(val_size=2.5)
@@ -184,9 +184,9 @@ def test_the_card_counts_the_rows_that_are_kept_aside_as_the_run_does() -> None:
 
 
 def test_the_card_tells_memory_from_the_model_and_the_rows() -> None:
-    card = preflight.card(config())
+    card = planned(config())
     assert card.memory is not None and card.memory.total > card.memory.weights > 0
-    assert 0 < card.memory_free <= hardware.usage(Path("/")).memory_total
-    larger = preflight.card(config(per_device_train_batch_size=32, engine="trl"))
+    assert 0 < card.free <= hardware.usage(Path("/")).memory_total
+    larger = planned(config(per_device_train_batch_size=32, engine="trl"))
     assert larger.memory is not None and larger.memory.activations > card.memory.activations
-    assert preflight.card(config(model_name_or_path="nobody/nowhere")).memory is None
+    assert planned(config(model_name_or_path="nobody/nowhere")).memory is None

@@ -19,13 +19,13 @@ from test_stages import IDS, SETS, config_of, reloaded, trained
 from transformers import TrainingArguments
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR, get_scheduler
 
-from tuner import preflight
 from tuner.config import loop_rules
 from tuner.config.config import KNOBS, check, make
 from tuner.config.knobs import ConfigError
 from tuner.config.libraries import TRACKERS
 from tuner.engine import adapters
 from tuner.engine.models import Source
+from tuner.plan import preflight
 
 
 @pytest.fixture(scope="module")

@@ -113,13 +113,6 @@ def usage(where: Path) -> Usage:
     )
 
 
-def free_memory(use_cpu: bool = False) -> tuple[int, bool]:
-    """Bytes that a run may take on each device, and whether that device is a GPU."""
-    if cards := () if use_cpu else gpus():
-        return min(g.memory_total - g.memory_used for g in cards), True
-    return int(psutil.virtual_memory().available), False
-
-
 def whole_memory(use_cpu: bool = False) -> int:
     """Bytes that the device of a run has in all, used ones too."""
     if cards := () if use_cpu else gpus():

@@ -17,11 +17,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tuner import hardware, paths, preflight, private, process
+from tuner import hardware, paths, private, process
 from tuner.config.config import Config
 from tuner.config.run_config import RunConfig
 from tuner.engine.live import LiveRun
+from tuner.jobs import planning
 from tuner.jobs.live import Live, Outcome, StoppedError, gone
+from tuner.plan import preflight
 from tuner.redact import redact
 from tuner.runs import checkpoints, locks, reasons
 from tuner.runs.metrics import SystemMetrics
@@ -91,6 +93,7 @@ def _live(run: Run) -> int:
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())
     run.forget_requests()
+    planning.record(run, seconds=run.status().worked_now())
     run.update(phase="closing", **reason.changes())  # decided: whoever finds this process dead reads it here
     finish(
         run,

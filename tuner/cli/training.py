@@ -50,7 +50,7 @@ def submit(words: list[str]) -> int:
 
 def _say_notes(configs: list[Config]) -> None:
     """What the log of a run in the queue will say first; `train` shows that log itself."""
-    from tuner.preflight import notes
+    from tuner.plan.preflight import notes
 
     for said in dict.fromkeys(said for config in configs for said in notes(config)):
         print(f"tuner: {said}", file=sys.stderr)
@@ -77,7 +77,7 @@ def _checked(words: list[str]) -> Config:
 
 
 def _check(config: Config) -> Config:
-    from tuner.preflight import problems
+    from tuner.plan.preflight import problems
 
     samples.lay_out_for(config.model_name_or_path)
     if found := problems(config):

@@ -41,6 +41,8 @@ class Kind:
     charts: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
     engines: tuple[str, ...] = ("trl",)
+    devices: int = 1
+    """How many GPUs a run takes; on a machine without one it takes the CPU."""
     needs_reference: bool = False
     predicts: Predicts = ""
     scores: bool = False
@@ -135,6 +137,8 @@ _TABLE = (
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
 ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})
 """Losses of pref_loss that TRL's trainer has and we do not."""
+WITHOUT_REFERENCE = frozenset({"orpo", "simpo"})
+"""Losses of pref_loss that compare the model with no other."""
 
 
 def named(*, where: Callable[[Kind], object]) -> tuple[str, ...]:

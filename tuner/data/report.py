@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from tuner.config.config import Config
 from tuner.data.encode import Draft, Encoded
 from tuner.data.formats import Dropped, Row
+from tuner.plan import steps as counting
 from tuner.text.message import Message
 
 Progress = Callable[[float, Message], None]
@@ -246,10 +246,11 @@ def _histogram(lengths: NDArray[np.int32]) -> dict[str, list[float]]:
 
 def steps(config: Config, rows: int, replicas: int = 1) -> int:
     """Optimizer steps that a run over `rows` rows takes."""
-    if config.max_steps > 0:
-        return int(config.max_steps)
-    batches = rows / (config.per_device_train_batch_size * replicas)
-    batches = math.floor(batches) if config.dataloader_drop_last else math.ceil(batches)
-    per_epoch = max(math.ceil(batches / config.gradient_accumulation_steps), 1)
-    whole: int = math.ceil(per_epoch * config.num_train_epochs)
-    return whole
+    return counting.steps(
+        rows,
+        batch=config.per_device_train_batch_size * replicas,
+        accumulation=config.gradient_accumulation_steps,
+        epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        drop_last=config.dataloader_drop_last,
+    )

@@ -12,18 +12,23 @@ from tuner.data.templates import RefusedError, Template, Thinking, Written, tabl
 from tuner.data.tokens import Tokenizer
 
 
+def unknown(name: str | None) -> Problem | None:
+    """What stands against a template's name; None where it is known, or none is asked for."""
+    if name is None or name in table():
+        return None
+    like = nearest(name, table())
+    hint = f"did you mean {like}?" if like else "leave it empty for the tokenizer's own chat template."
+    return Problem("template", f"--template {name} is not known; {hint}", {"template": like})
+
+
 def template_of(config: Config, tokenizer: Tokenizer) -> Template:
     """The template a config asks for; without a name the tokenizer's own, or `empty` where it has none.
 
     Raises ConfigError.
     """
     name = config.template
-    if name is not None and name not in table():
-        like = nearest(name, table())
-        hint = f"did you mean {like}?" if like else "leave it empty for the tokenizer's own chat template."
-        raise ConfigError(
-            [Problem("template", f"--template {name} is not known; {hint}", {"template": like})]
-        )
+    if found := unknown(name):
+        raise ConfigError([found])
     own = tokenizer.chat_template
     if own and name is None:
         return ChatTemplate(own, tokenizer, config)

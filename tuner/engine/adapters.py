@@ -14,10 +14,11 @@ from tuner.config import layer_names
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal
-from tuner.engine import layers, models, pissa
+from tuner.engine import layers, pissa
 from tuner.engine.adapter_loading import put_on
 from tuner.engine.merging import merge_once
 from tuner.engine.models import Source
+from tuner.plan.engine import grows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,7 +111,7 @@ def _saved_whole(config: Config, model: PreTrainedModel) -> list[str] | None:
     names = {name for name, _ in model.named_modules()}
     if found := list(layer_names.unknown("additional_target", config.additional_target, names, None)):
         raise ConfigError(found)
-    if config.additional_target or not models.grows(config):
+    if config.additional_target or not grows(config):
         return list(config.additional_target) or None
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     return [

@@ -11,50 +11,45 @@ from transformers import TrainingArguments, set_seed
 
 from tuner import paths
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem
+from tuner.config.knobs import ConfigError
 from tuner.engine.live import LiveRun
-from tuner.engine.losses import LossSettings, needs_reference
+from tuner.engine.losses import LossSettings
 from tuner.engine.mixture import Mixture
 from tuner.engine.packed.support import too_long_for, unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
 from tuner.engine.start import Start
-from tuner.engine.trainer import arguments
-from tuner.text.message import message
+from tuner.engine.trainer import arguments, on_gpu
+from tuner.jobs import planning
+from tuner.plan.engine import PACKED, TRL, refusal
+from tuner.plan.plan import layers_to_recompute
+from tuner.plan.preflight import packed_in_vain
+from tuner.text.message import Message, message
 
 
 def packed_trainer(
     config: Config, run: LiveRun, start: Start, losses: Mixture
 ) -> PackedPreferenceTrainer | None:
     """The packed engine's trainer, or None where the run is TRL's. Raises ConfigError when packed was asked for in vain."""
-    why = "engine is trl." if config.engine == "trl" else _refusal(config, start, losses)
-    if why is None:
-        run.note(message("note.engine_packed"))
-        return _build(config, run, start, losses[0][0])
-    if config.engine == "packed":
-        raise ConfigError(
-            [Problem("engine", f"--engine packed does not take this run: {why}", {"engine": "auto"})]
-        )
-    run.note(message("note.engine_trl", why=why))
-    return None
+    why = _refusal(config, start)
+    if why and config.engine == PACKED:
+        raise ConfigError([packed_in_vain(why)])
+    run.note(message("note.engine_trl", why=why) if why else message("note.engine_packed"))
+    taken = TRL if why else PACKED
+    if taken != start.plan.engine:
+        run.note(message("note.engine_other"))
+    planning.record(run.run, engine=taken, why=why)
+    return None if why else _build(config, run, start, losses[0][0])
 
 
-def _refusal(config: Config, start: Start, losses: Mixture) -> str | None:
-    """Why packed rows do not fit, or None; then the adapter is on the model."""
-    if start.streamed:
-        return "rows are streamed, and the reference's answers could not be kept."
-    if len(losses) != 1:
-        return "pref_loss mixes several losses or is TRL's own."
-    if start.fresh is None and needs_reference(losses[0][0].pref_loss):
-        return "the reference is the adapter that training goes on from."
-    if config.optim != "adamw_torch" and config.optim != "adamw_torch_fused":
-        return f"optim is {config.optim}."
-    if config.loraplus_lr_ratio or config.use_adam_mini:
-        return "its optimizer is not Adam as it is."
+def _refusal(config: Config, start: Start) -> Message:
+    """Why packed rows do not fit; empty where they do, and then the adapter is on the model."""
+    if why := refusal(config, start.model.config.to_dict()):
+        return why
     fresh = start.fresh
     if fresh is not None:
         set_seed(config.seed)  # as TRL does before it adds an adapter
         start.model = get_peft_model(start.model, fresh)
-    why = unsupported(config, start.model) or too_long_for(start.model, _rows(start))
+    why = unsupported(start.model) or too_long_for(start.model, _rows(start))
     if why and fresh is not None:
         start.model = start.model.unload()
     elif fresh is not None:
@@ -79,6 +74,8 @@ def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> Pa
         engine=EngineSettings(
             preset=config.engine_preset,
             token_budget=config.engine_token_budget,
+            recompute=layers_to_recompute(config, start.model.config.num_hidden_layers, written_out=True),
+            planned=start.plan.budget if start.plan.on_gpu == on_gpu(config) else None,
             reference_cache=paths.mlruns() / "references",
         ),
         processing_class=start.tokenizer,

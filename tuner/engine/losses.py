@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tuner.config.kinds import LABELLED
+from tuner.config.kinds import LABELLED, WITHOUT_REFERENCE
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,6 @@ PAIR_LOSSES: dict[str, Callable[[PairScores, LossSettings], Tensor]] = {
     "apo_down": _apo_down,
     "sigmoid_norm": _sigmoid_norm,
 }
-WITHOUT_REFERENCE = frozenset({"orpo", "simpo"})
 ALIASES = {"sppo": "sppo_hard", "nca": "nca_pair", "bco": "bco_pair", "exo": "exo_pair"}
 
 

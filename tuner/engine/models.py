@@ -64,16 +64,6 @@ def fingerprint(source: Source) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def grows(config: Config) -> bool:
-    """Whether the model gets room for new tokens."""
-    return bool(
-        config.resize_vocab
-        or config.add_tokens
-        or config.add_special_tokens
-        or config.new_special_tokens_config
-    )
-
-
 def tokenizer(config: Config, source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer that is saved beside the weights; it pads on the right and always knows a padding token."""
     made = AutoTokenizer.from_pretrained(

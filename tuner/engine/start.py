@@ -17,7 +17,8 @@ from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, methods, models, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.engine.models import Source
-from tuner.engine.peak import note_estimate
+from tuner.jobs import planning
+from tuner.plan.plan import Plan
 from tuner.runs import checkpoints
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Start:
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel | PeftModel
     fresh: PeftConfig | None
+    plan: Plan
     checkpoint: Path | None = None
     """Where training goes on from."""
     stops: tuple[int, ...] = ()
@@ -66,7 +68,7 @@ def begin(
         words = load_tokenizer(source.folder)
         rows = prepare(config, words, run.progress)
         run.learned_from(rows.inputs)
-    note_estimate(config, run)
+    plan = planning.settled(run.run, config, source.folder)
     with run.phase("loading_model"):
         tokenizer = models.tokenizer(config, source)
         # Saved with the weights, so that others ask in the words it was taught in.
@@ -75,4 +77,4 @@ def begin(
         model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
         model, fresh = methods.attach(config, model, checkpoint)
     stops = tuple(stop_ids(rows.template, words)) if rows.template else ()
-    return Start(source, rows, tokenizer, model, fresh, checkpoint, stops)
+    return Start(source, rows, tokenizer, model, fresh, plan, checkpoint, stops)

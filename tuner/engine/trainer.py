@@ -25,12 +25,14 @@ from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, methods, optimizers
 from tuner.engine.live import LiveRun
-from tuner.engine.peak import note_peak
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
 from tuner.engine.start import Start
 from tuner.engine.trainer_log import TrainerLog
+from tuner.engine.truth import note_disk, note_training
 from tuner.jobs.live import Outcome
+from tuner.plan.memory import recomputes
+from tuner.plan.preflight import no_full_batch
 from tuner.runs import checkpoints
 from tuner.text.message import message
 
@@ -61,16 +63,16 @@ def _plain(value: Any) -> Any:
 
 def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
     """Where the studio knows better than a default, or does the work itself."""
-    on_gpu = torch.cuda.is_available() and not config.use_cpu
-    recompute = checkpointing(config, on_gpu)
+    gpu = on_gpu(config)
+    recompute = recomputes(config, gpu)
     fused = config.enable_liger_kernel or config.use_liger_kernel
     if fused:
         need(SWITCHES["enable_liger_kernel"], knob="enable_liger_kernel")
     settled = {
         "output_dir": str(run.place_checkpoints()),
-        "use_cpu": not on_gpu,
+        "use_cpu": not gpu,
         "bf16": config.bf16 and not config.pure_bf16,
-        "fp16": config.fp16 and on_gpu and not config.pure_bf16,
+        "fp16": config.fp16 and gpu and not config.pure_bf16,
         "gradient_checkpointing": recompute,
         "report_to": [name for name in config.report_to if name not in ("none", "mlflow")],
         "run_name": config.run_name or run.run.name,
@@ -81,7 +83,7 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
         "restore_callback_states_from_checkpoint": True,
         "save_total_limit": None,  # `checkpoints.rotate` does it, after the newest one is safe on disk
         "disable_tqdm": True,
-        "dataloader_pin_memory": config.dataloader_pin_memory and on_gpu,
+        "dataloader_pin_memory": config.dataloader_pin_memory and gpu,
         "use_liger_kernel": fused,
         **optimizers.names(config),
     }
@@ -102,11 +104,9 @@ def tokens_counted(config: Config) -> str:
     return "non_padding" if asked == "no" else asked
 
 
-def checkpointing(config: Config, on_gpu: bool) -> bool:
-    """Whether activations are computed again in the backward pass: as asked, else on a GPU, where memory is short."""
-    if config.gradient_checkpointing is not None:
-        return bool(config.gradient_checkpointing)
-    return on_gpu and not config.disable_gradient_checkpointing
+def on_gpu(config: Config) -> bool:
+    """Whether the run computes on a GPU."""
+    return torch.cuda.is_available() and not config.use_cpu
 
 
 def fit(
@@ -122,11 +122,12 @@ def fit(
     metrics: dict[str, float] = {}
     weights: Path | None = None
     if config.do_train:
-        metrics |= _train(trainer, config, run, start.checkpoint)
+        metrics |= _train(trainer, config, run, start)
         if run.asked and trainer.state.global_step < trainer.state.max_steps:
             return Outcome(metrics=metrics, base=start.source.base, stopped=True)
         with run.phase("saving"):
             weights = save(trainer, config, run)
+            note_disk(run)
     if trainer.eval_dataset is not None and (config.do_eval or config.do_train):
         with run.phase("evaluating"):
             found = trainer.evaluate()
@@ -188,11 +189,7 @@ def _drop_in_training_only(trainer: Trainer, config: Config, start: Start) -> No
     """
     size = config.per_device_train_batch_size
     if config.do_train and not start.streamed and len(start.rows.train) < size:
-        sentence = (
-            f"--dataloader_drop_last True leaves out a batch that is not full, and {len(start.rows.train)} rows make none "
-            f"of {size}; set it to False."
-        )
-        raise ConfigError([Problem("dataloader_drop_last", sentence, {"dataloader_drop_last": False})])
+        raise ConfigError([no_full_batch(len(start.rows.train), size)])
     get = trainer.get_eval_dataloader
 
     def whole(*args: Any, **rest: Any) -> Any:
@@ -219,12 +216,12 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         yield Profiler(config, run.output)
 
 
-def _train(trainer: Trainer, config: Config, run: LiveRun, begin: Path | None) -> dict[str, float]:
-    if begin:
+def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict[str, float]:
+    if begin := start.checkpoint:
         _go_on(trainer, run, begin)
     with run.phase("training"):
         result = trainer.train(resume_from_checkpoint=str(begin) if begin else None)
-    note_peak(run)
+    note_training(trainer, run, start.plan)
     metrics = dict(result.metrics)
     seen = trainer.state.num_input_tokens_seen
     if config.include_num_input_tokens_seen != "no" and seen:

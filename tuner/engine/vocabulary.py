@@ -18,6 +18,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.made_once import made_once
 from tuner.engine import models
 from tuner.engine.models import Source
+from tuner.plan.engine import grows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ ROUND_TO = 64  # rows of the embedding, for fast matrix products
 
 def widened(config: Config, source: Source) -> Source:
     """The model with its new tokens, kept under mlruns/models; `source` itself when none are asked for."""
-    if not models.grows(config):
+    if not grows(config):
         return source
     meant = meanings(config)
     asked = json.dumps(

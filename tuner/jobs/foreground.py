@@ -124,7 +124,7 @@ def take_slot(
 
 def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
     status = run.status()
-    choice, count = slots.wanted(status.gpus, status.use_cpu, [g.index for g in hardware.gpus()])
+    choice, count = queue.slots_of(status, [g.index for g in hardware.gpus()])
     told, look_again = "", 0.0
     while True:
         ahead = _ahead(run, choice)

@@ -156,7 +156,7 @@ def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
 
 def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
     """The slots that a queued run may have, and how many of them it needs, on a machine with these GPUs."""
-    return slots.wanted(status.gpus or None, status.use_cpu, present)
+    return slots.wanted(status.gpus or None, status.use_cpu, present, status.devices)
 
 
 def _why(position: int, run_id: str, status: Status, now: Order) -> str:

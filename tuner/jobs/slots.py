@@ -51,13 +51,15 @@ def holder(name: str) -> str | None:
     return None
 
 
-def wanted(gpus: Sequence[int] | None, use_cpu: bool, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
-    """The slots a run may have and how many of them it needs: chosen GPUs all, else any one GPU, else the CPU."""
+def wanted(
+    gpus: Sequence[int] | None, use_cpu: bool, present: Sequence[int], devices: int = 1
+) -> tuple[tuple[str, ...], int]:
+    """The slots a run may have and how many of them it needs: chosen GPUs all, else any `devices` of them, else the CPU."""
     if use_cpu or not present:
         return (CPU,), 1
     if gpus:
         return tuple(f"gpu{index}" for index in gpus), len(gpus)
-    return tuple(f"gpu{index}" for index in present), 1
+    return tuple(f"gpu{index}" for index in present), devices
 
 
 def check_gpus(gpus: Sequence[int] | None) -> None:

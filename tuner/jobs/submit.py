@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.config.config import KNOBS, make, word
 from tuner.config.run_config import RunConfig
-from tuner.jobs import queue, slots
+from tuner.jobs import planning, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run, fresh_name
@@ -47,8 +47,9 @@ def place(run: Run, gpus: Sequence[int] | None = None) -> None:
 
 
 def write_needs(run: Run, gpus: Sequence[int] | None) -> None:
-    """The caller holds the run's lock."""
-    run.update(gpus=list(gpus or ()), use_cpu=bool(run.values().get("use_cpu")))
+    """Plan the run, and note what the queue must know of it. The caller holds the run's lock."""
+    made = planning.keep(run, tuple(gpus or ()))
+    run.update(gpus=list(gpus or ()), use_cpu=bool(run.values().get("use_cpu")), devices=made.devices)
 
 
 def expand(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A run: one folder under mlruns/runs, which is all that the two towers share while it lives.
 
 config.yaml     the resolved config, never changed afterwards
+plan.json       what it was to do, and what came true of it
 status.json     state, phase, progress, reason; replaced whole at each write
 metrics.jsonl   one line a logged step, written before anything is sent to MLflow
 curves          what is drawn of a long metrics.jsonl, once the run has ended; made anew where it is missing

@@ -109,5 +109,9 @@ def forget_old_secrets() -> list[Run]:
 def _records(run: Run, output: Path | None) -> list[str]:
     folder = output or run.folder / "output"
     found = [p for pattern in RECORDS for p in sorted(folder.glob(pattern))] if folder.is_dir() else []
-    kept = [p for p in [*found, run.log_path] if p.is_file() and p.stat().st_size <= LARGEST_RECORD]
+    kept = [
+        p
+        for p in [*found, run.log_path, run.folder / "plan.json"]
+        if p.is_file() and p.stat().st_size <= LARGEST_RECORD
+    ]
     return [str(p.absolute()) for p in kept]

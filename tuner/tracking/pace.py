@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
+from tuner.plan.steps import every as steps_between
 from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import Status
@@ -105,6 +106,6 @@ def time_left(run: Run, status: Status) -> float | None:
 def _rounds_left(values: Mapping[str, Any], status: Status, rounds: int) -> int:
     """Rounds still to come: one before training, one at each save before the last step, one after it."""
     every = float(values.get("save_steps") or 0)
-    step = every if every >= 1 else max(1.0, every * status.total_steps)
-    saves = int((status.total_steps - 1) // step) if values.get("save_strategy") == "steps" and every else 0
+    steady = values.get("save_strategy") == "steps" and every
+    saves = (status.total_steps - 1) // steps_between(every, status.total_steps) if steady else 0
     return max(0, saves + 2 - rounds)

@@ -18,9 +18,10 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import hardware, preflight
+from tuner import hardware
 from tuner.config.config import KNOBS, check, recipes
 from tuner.config.knobs import Knob
+from tuner.plan import preflight
 from tuner.redact import redact
 from tuner.runs.run import Run
 from tuner.ui import state, writes

@@ -7,11 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import preflight
 from tuner.config.config import check
 from tuner.config.kinds import trains
 from tuner.config.knobs import Problem
 from tuner.jobs import control
+from tuner.plan import preflight
 from tuner.runs import checkpoints
 from tuner.runs.reasons import label
 from tuner.runs.run import Run

@@ -8,17 +8,19 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import paths, preflight
+from tuner import paths
 from tuner.config.config import Config, check, command, to_yaml
 from tuner.config.knobs import Problem
-from tuner.estimate import Memory
+from tuner.jobs import planning
+from tuner.plan import preflight
+from tuner.plan.plan import Plan
+from tuner.plan.shape import Memory
 from tuner.runs.run import fresh_name
-from tuner.tracking.pace import expected_seconds
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
 from tuner.ui import form, sweep, theme, writes
 from tuner.ui.draft import Draft
-from tuner.ui.words import NONE, count, duration, mending, safe, size, value
+from tuner.ui.words import NONE, count, duration, engine, mending, safe, size, value
 
 
 def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
@@ -73,55 +75,70 @@ def show(
 
 
 def _figures(config: Config) -> None:
-    card = preflight.card(config)
+    plan = planning.planned(config)
     for said in preflight.notes(config):
         st.caption(safe(said))
     with st.container(key="figures-run", gap="xsmall"):
         left, right = st.columns(2, wrap=False)
         left.metric(
             "Steps",
-            count(card.steps),
+            f"≈ {count(plan.steps)}" if plan.roughly and plan.steps else count(plan.steps),
             help="How often the weights move: examples times epochs, over examples a step.",
         )
         right.metric(
             "Examples a step",
-            count(card.examples_per_step),
+            count(plan.examples_per_step),
             help="Batch size times accumulation times devices. 8 to 64 is usual.",
         )
-        left.metric("Examples", count(card.rows), help="Rows of the data sets before any is dropped.")
-        tokens = card.rows * config.cutoff_len if card.rows else None
+        left.metric("Examples", count(plan.rows), help="Rows of the data sets before any is dropped.")
+        tokens = plan.rows * config.cutoff_len if plan.rows else None
         right.metric(
             "Tokens an epoch",
             f"≤ {_short(tokens)}" if tokens else NONE,
             help="At most: every example as long as the cutoff. The data report has the real count.",
         )
-        _needs(config, card)
+        _needs(plan)
 
 
-def _needs(config: Config, card: preflight.Card) -> None:
-    """Memory and time: what it will take, beside what there is."""
+def _needs(plan: Plan) -> None:
+    """Memory, time and disk: what it will take, beside what there is; and what computes it."""
     left, right = st.columns(2, wrap=False)
     left.metric(
         "Memory",
-        f"≈ {size(card.memory.total)}" if card.memory else NONE,
-        help=_parts(card) if card.memory else "Known once the model and the data are on this machine.",
+        f"≈ {size(plan.memory.total)}" if plan.memory else NONE,
+        help=_parts(plan, plan.memory)
+        if plan.memory
+        else "Known once the model and the data are on this machine.",
     )
-    seconds = expected_seconds(config, card.steps * card.examples_per_step) if card.steps else None
     right.metric(
         "Time",
-        f"≈ {duration(seconds)}" if seconds else NONE,
+        f"≈ {duration(plan.seconds)}" if plan.seconds else NONE,
         help="At the pace of the last run of this model, stage and method that finished here.",
     )
-    if card.memory and card.memory.total > card.memory_free:
+    left.metric("Engine", engine(plan.engine), help=_why(plan))
+    right.metric(
+        "Disk",
+        f"≈ {size(plan.disk)}" if plan.disk is not None else NONE,
+        help="The checkpoints that are kept and the weights at the end.",
+    )
+    if plan.memory and plan.memory.total > plan.free:
         st.markdown(
-            f":orange[:material/memory_alt: This may not fit: {size(card.memory_free)} are free.] "
+            f":orange[:material/memory_alt: This may not fit: {size(plan.free)} are free.] "
             "A smaller batch with more accumulation, a shorter cutoff or gradient checkpointing needs less."
         )
 
 
-def _parts(card: preflight.Card) -> str:
-    parts = [f"{f.name.capitalize()} {size(getattr(card.memory, f.name))}" for f in fields(Memory)]
-    free = f"Free now: {size(card.memory_free)}. "
+def _why(plan: Plan) -> str:
+    """Why this engine, and what it does to fit."""
+    because = f"Not packed rows: {plan.why}" if plan.why else "Many examples share a row without padding."
+    again = f" {count(plan.recompute, 'layer')} of {plan.layers} recomputed." if plan.recompute else ""
+    tokens = f" At most {count(plan.token_budget)} tokens a row." if plan.token_budget else ""
+    return f"{because}{tokens}{again}"
+
+
+def _parts(plan: Plan, memory: Memory) -> str:
+    parts = [f"{f.name.capitalize()} {size(getattr(memory, f.name))}" for f in fields(Memory)]
+    free = f"Free now: {size(plan.free)}. "
     return f"At the peak, on each device: {', '.join(parts)}. {free}The libraries themselves come on top."
 
 

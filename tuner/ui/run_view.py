@@ -16,14 +16,14 @@ import streamlit as st
 from tuner.config.config import KNOBS, command, read, to_yaml, word
 from tuner.config.kinds import KINDS, trains
 from tuner.config.knobs import ConfigError
-from tuner.jobs import queue, watch
+from tuner.jobs import planning, queue, watch
 from tuner.runs import checkpoints, events
 from tuner.runs.points import Tail, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
 from tuner.text.message import render, term
 from tuner.tracking.pace import time_left
-from tuner.ui import chart_table, charts, run_actions, theme, writes
+from tuner.ui import chart_table, charts, plan_view, run_actions, theme, writes
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -111,7 +111,7 @@ def _figures(run: Run, status: Status) -> None:
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, safe(figure), help=_estimated(status) if name == "Peak memory" else None)
+            grid.metric(name, safe(figure), help=_estimated(run) if name == "Peak memory" else None)
 
 
 def _about(seconds: float | None) -> str:
@@ -119,8 +119,9 @@ def _about(seconds: float | None) -> str:
     return duration(seconds) if seconds is None else f"≈ {duration(seconds)}"
 
 
-def _estimated(status: Status) -> str:
-    expected = status.memory_estimate
+def _estimated(run: Run) -> str:
+    plan = planning.of(run)
+    expected = plan.memory.total if plan and plan.memory else 0
     told = f" {size(expected)} were expected for the model and its training." if expected else ""
     return (
         f"The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}"
@@ -322,7 +323,7 @@ def saved(run: Run) -> None:
 
 
 def facts(run: Run) -> None:
-    """When it ran, how long each phase took, and what it ran on."""
+    """When it ran, how long each phase took, where it lies, and what was planned beside what came true."""
     status = run.status()
     left, right = st.columns(2, gap="medium")
     with left:
@@ -346,6 +347,7 @@ def facts(run: Run) -> None:
         st.code(str(run.folder), language=None, wrap_lines=True)
         st.caption("Its id, for the shell and for MLflow.")
         st.code(run.id, language=None)
+        plan_view.planned(run)
     _doings(run)
 
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import streamlit as st
 
-from tuner import preflight
 from tuner.config.config import KNOBS, Config, word
 from tuner.config.knobs import Problem
-from tuner.jobs import submit
-from tuner.tracking.pace import expected_seconds
+from tuner.jobs import planning, submit
 from tuner.ui import draft as drafts
 from tuner.ui import state, writes
 from tuner.ui.draft import Draft
@@ -114,11 +112,7 @@ def _decide(planned: Plan, name: str) -> None:
 
 def _time(configs: Sequence[Config]) -> str:
     """How long all of them will take, where this machine has an idea of each."""
-    cards = [(config, preflight.card(config)) for config in configs]
-    told = [
-        expected_seconds(config, c.steps * c.examples_per_step) if c.steps else None for config, c in cards
-    ]
-    seconds = [one for one in told if one is not None]
+    seconds = [s for config in configs if (s := planning.planned(config).seconds) is not None]
     return f" :gray[≈ {duration(sum(seconds))} one after the other]" if len(seconds) == len(configs) else ""
 
 

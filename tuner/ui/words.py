@@ -109,6 +109,11 @@ def value(anything: object) -> str:
     return word(anything) or NONE
 
 
+def engine(name: str) -> str:
+    """What computes a run, for the eye."""
+    return term("computed_by", name) if name else NONE
+
+
 def mending(values: Mapping[str, Any]) -> str:
     """What a button does that sets knobs: Set Bf16 False, or Empty Probe."""
     emptied = ", ".join(label(name) for name, wanted in values.items() if wanted is None)

@@ -24,13 +24,15 @@ from transformers.trainer_callback import ExportableState
 from tuner.engine.losses import LossSettings
 from tuner.engine.means import measured_as
 from tuner.engine.packed.levels import Level, choose_levels, drawn_sizes, level_count
-from tuner.engine.packed.memory import Plan, plan_memory
+from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
-from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, causal_lm, fused_refusal
+from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, fused_refusal
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit, units_of_step
 from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.support import too_long_for
+from tuner.plan.rows import RowBudget
+from tuner.plan.steps import steps as count_steps
 
 logger = logging.getLogger(__name__)
 SAVE_EVERY = 8192  # new reference values between two writes of the cache
@@ -42,13 +44,15 @@ class EngineSettings:
 
     `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few
     logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
-    recomputed in the backward pass (None: from free memory). `cuda_graphs`: replay rows from graphs.
-    `reference_cache`: folder for reference log-probs (None: kept in this run only).
+    recomputed in the backward pass (None: from free memory). `planned`: the rows decided before the model was
+    loaded, taken where they still fit. `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
+    reference log-probs (None: kept in this run only).
     """
 
     preset: str = "speed"
     token_budget: int | None = None
     recompute: int | None = None
+    planned: RowBudget | None = None
     cuda_graphs: bool = True
     reference_cache: Path | None = None
 
@@ -206,46 +210,56 @@ class PackedPreferenceTrainer(Trainer):
             return self.runner
         device = self.args.device
         self._weights = sum(p.numel() for p in self.model.parameters())
-        plan = self._plan(device)
-        policy = self._policy(plan)
+        rows = rows_on(self.model, device, self.engine)
+        policy = self._policy(rows)
         objective = Objective(self.loss_settings, device)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, BaselineKeeper):
                 callback.attach(objective.baseline)
-        self.runner = StepRunner(policy, objective, device, plan.token_budget, self.engine.cuda_graphs)
+        self.runner = StepRunner(policy, objective, device, rows.token_budget, self.engine.cuda_graphs)
         if self.runner.bucketed and self.train_dataset is not None:
             self.runner.levels = self._levels(self.runner)
         if objective.needs_reference:
-            self.references = self._cache(plan)
+            self.references = self._cache(rows)
         how = "written-out layers" if isinstance(policy, FusedPolicy) else "the model's own layers"
-        logger.warning("Packed engine: %s, %s.", how, plan)
+        logger.warning("Packed engine: %s, %s.", how, rows)
         return self.runner
 
     def _levels(self, runner: StepRunner) -> list[Level]:
-        args, rows = self.args, len(self.train_dataset)
+        args = self.args
         a_step = args.per_device_train_batch_size  # a batch is a whole step here
-        steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * rows / a_step)
+        steps = count_steps(
+            len(self.train_dataset),
+            batch=self.micro_batch,
+            accumulation=a_step // self.micro_batch,
+            epochs=args.num_train_epochs,
+            max_steps=args.max_steps,
+            drop_last=self.drop_last,
+        )
         units_of = partial(self._units, micro_batch=self.micro_batch)
         drawn = drawn_sizes(self.train_dataset, units_of, a_step, runner.budget, runner.objective.keep_groups)
         return choose_levels(drawn, level_count(steps))
 
-    def _plan(self, device: torch.device) -> Plan:
-        return plan_memory(causal_lm(self.model), device, self.engine)
+    def in_use(self) -> tuple[int, int]:
+        """(tokens of a row, layers recomputed) as they are now: running out of memory changes them."""
+        runner = self.prepare()
+        trunk = runner.policy.trunk if isinstance(runner.policy, FusedPolicy) else None
+        return runner.budget, trunk.recompute if trunk else 0
 
-    def _policy(self, plan: Plan) -> Policy:
+    def _policy(self, rows: RowBudget) -> Policy:
         if fused_refusal(self.model) is None:
-            policy = FusedPolicy(self.model, plan.logits_bytes)
-            policy.trunk.recompute = plan.recompute
+            policy = FusedPolicy(self.model, rows.logits_bytes)
+            policy.trunk.recompute = rows.recompute
             return policy
         autocast = self.compute_loss_context_manager
-        return AutogradPolicy(self.model, autocast, plan.logits_bytes)
+        return AutogradPolicy(self.model, autocast, rows.logits_bytes)
 
-    def _cache(self, plan: Plan) -> ReferenceCache:
+    def _cache(self, rows: RowBudget) -> ReferenceCache:
         path = None
         if self.engine.reference_cache is not None:
             dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
             path = self.engine.reference_cache / f"{weights_fingerprint(self.model, dtype)}.npz"
-        return ReferenceCache(self._score, plan.reference_budget, self.loss_settings.ld_alpha, path)
+        return ReferenceCache(self._score, rows.reference_budget, self.loss_settings.ld_alpha, path)
 
     def _score(self, units: list[Unit]) -> np.ndarray:
         return self.prepare().score(units)

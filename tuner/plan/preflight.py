@@ -1,4 +1,4 @@
-"""Before a GPU is used: what would stop this run on this machine, and what it amounts to.
+"""Before a GPU is used: what would stop this run on this machine.
 
 Everything here is known without torch, in well under a second, so that the form can ask at every change.
 """
@@ -6,37 +6,29 @@ Everything here is known without torch, in well under a second, so that the form
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from tuner import hardware, paths, tensors
+from tuner import hardware, tensors
 from tuner.config import layer_names, libraries
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal, needs_remote_code
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
-from tuner.data.entries import Entry
 from tuner.data.mix import kept_aside
-from tuner.data.pages import Pages
-from tuner.data.report import steps as optimizer_steps
-from tuner.data.templates import names
-from tuner.estimate import Lengths, Memory, ModelShape, run_memory
+from tuner.data.template_choice import unknown
+from tuner.plan.engine import PACKED, refusal
+from tuner.plan.facts import all_rows, learnt_rows, model_of, place
+from tuner.text.message import Message
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 LEGACY = ("qwen", "internlm2")
 _PLAINLY = "Start it as `tuner train`, without torchrun and without that variable."
-BYTES_PER_TOKEN = 5
-"""Of a row in a file, its keys and quotes included: 5.3 on chats in English, 4.9 on alpaca's instructions."""
 
 
 def problems(config: Config) -> list[Problem]:
@@ -47,6 +39,7 @@ def problems(config: Config) -> list[Problem]:
         *_adapters(config),
         *_data(config),
         *_probe(config),
+        *_engine(config),
         *_machine(config),
         *libraries.missing(config),
         *_files(config),
@@ -60,16 +53,11 @@ def _task(config: Config) -> Iterator[Problem]:
         yield Problem("do_train", said, {"do_train": True})
 
 
-def _folder(text: str) -> Path:
-    path = Path(text).expanduser()
-    return path if path.is_absolute() else paths.home() / path
-
-
 def _model(config: Config) -> Iterator[Problem]:
     name = config.model_name_or_path
     if not name:
         return
-    folder = _folder(name)
+    folder = place(name)
     if not folder.is_dir():
         if not HUB_NAME.match(name) or name.startswith((".", "/", "~")):
             yield Problem(
@@ -128,7 +116,7 @@ def _blocks(config: Config, layers: object) -> Iterator[Problem]:
 
 def _rank(config: Config) -> Iterator[Problem]:
     """An adapter that cannot fit: its weights, gradients and Adam's two moments are float32."""
-    shape = _shape(config)
+    shape = model_of(config).shape
     if shape is None or config.finetuning_type != "lora":
         return
     needed = 16 * shape.lora_parameters(config.lora_rank, config.lora_target)
@@ -150,7 +138,7 @@ def _in_hub_cache(name: str) -> bool:
 def _adapters(config: Config) -> Iterator[Problem]:
     for knob in ("adapter_name_or_path", "ref_model_adapters"):
         for name in getattr(config, knob):
-            folder = _folder(name)
+            folder = place(name)
             if not folder.is_dir() and HUB_NAME.match(name):
                 continue
             folder = folder / (config.adapter_folder or "")
@@ -182,7 +170,7 @@ def _unfit_adapter(config: Config, folder: Path) -> str:
     if said is not None and ranks and ranks != {said}:
         found = ", ".join(map(str, sorted(ranks)))
         return f"says rank {said} in adapter_config.json, but its weights have rank {found}; take a whole copy of it."
-    base = _matrices(_folder(str(config.model_name_or_path)))
+    base = _matrices(place(str(config.model_name_or_path)))
     for key, shape in parts.items():
         part = ADAPTER_PART.fullmatch(key)
         theirs = base.get(f"{part['module']}.weight") if part else None
@@ -229,20 +217,23 @@ def _data(config: Config) -> Iterator[Problem]:
             if said := entry.fits(config.stage):
                 yield Problem(knob, said)
     try:
-        kept_aside(None if config.streaming else _all_rows(config), config.val_size)
+        kept_aside(None if config.streaming else all_rows(config), config.val_size)
     except ConfigError as error:
         yield from error.problems
-    rows = _rows(config) if config.dataloader_drop_last and not config.streaming else None
+    rows = learnt_rows(config) if config.dataloader_drop_last and not config.streaming else None
     if rows is not None and rows < config.per_device_train_batch_size:
-        said = (
-            f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of "
-            f"{config.per_device_train_batch_size}; set it to False."
-        )
-        yield Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
-    if config.template is not None and config.template not in names():
-        like = nearest(config.template, names()) or "chatml"
-        said = f"--template {config.template} is not known; did you mean {like}?"
-        yield Problem("template", said, {"template": like})
+        yield no_full_batch(rows, config.per_device_train_batch_size)
+    if found := unknown(config.template):
+        yield found
+
+
+def no_full_batch(rows: int, size: int) -> Problem:
+    """What is said where batches that are not full are left out and there is no other."""
+    said = (
+        f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of {size}; "
+        "set it to False."
+    )
+    return Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
 
 
 def _probe(config: Config) -> Iterator[Problem]:
@@ -257,6 +248,21 @@ def _probe(config: Config) -> Iterator[Problem]:
     except ConfigError as error:
         said = f"{error} Choose another one for --probe, or leave it empty: the run then asks no held-out questions."
         yield Problem("probe", said, {"probe": None})
+
+
+def _engine(config: Config) -> Iterator[Problem]:
+    """The packed engine, asked for in vain."""
+    if config.engine != PACKED or PACKED not in config.kind.engines:  # of no effect elsewhere
+        return
+    model = model_of(config)
+    if why := refusal(config, model.config, model.adapter):
+        yield packed_in_vain(why)
+
+
+def packed_in_vain(why: Message) -> Problem:
+    """What is said where only the packed engine will do, and it does not take the run."""
+    said = f"--engine packed does not take this run: {why}"
+    return Problem("engine", said, {"engine": "auto"})
 
 
 def _machine(config: Config) -> Iterator[Problem]:
@@ -292,12 +298,12 @@ def _machine(config: Config) -> Iterator[Problem]:
 def _files(config: Config) -> Iterator[Problem]:
     """Files that knobs name beside model and data."""
     named = str(config.resume_from_checkpoint or "").strip()
-    if named.lower() not in ("", "true", "false", "none") and not _folder(named).is_dir():
+    if named.lower() not in ("", "true", "false", "none") and not place(named).is_dir():
         said = (
             f"--resume_from_checkpoint {named} does not exist; name a checkpoint-N folder, or leave it out."
         )
         yield Problem("resume_from_checkpoint", said, {"resume_from_checkpoint": None})
-    if isinstance(config.deepspeed, str) and not _folder(config.deepspeed).is_file():
+    if isinstance(config.deepspeed, str) and not place(config.deepspeed).is_file():
         said = f"--deepspeed {config.deepspeed} is no file; give DeepSpeed's JSON file, or leave it out."
         yield Problem("deepspeed", said, {"deepspeed": None})
 
@@ -338,7 +344,7 @@ def _one_of_several(config: Config) -> Iterator[str]:
 def _output(config: Config) -> Iterator[Problem]:
     if not config.output_dir:
         return
-    folder = _folder(config.output_dir)
+    folder = place(config.output_dir)
     parent = folder
     while not parent.exists():
         parent = parent.parent
@@ -349,118 +355,3 @@ def _output(config: Config) -> Iterator[Problem]:
     free = hardware.usage(folder).disk_free
     if free < hardware.GIB // 4:
         yield Problem("output_dir", f"Only {free / 2**20:.0f} MiB of disk are free there; make room first.")
-
-
-# --- the run's card ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a config amounts to. `rows` and `steps` are None where a set's size is not known yet, `memory` (of one
-    device, bytes) where the model's or the set's is not."""
-
-    rows: int | None
-    steps: int | None
-    examples_per_step: int
-    saves: int | None
-    memory: Memory | None
-    memory_free: int
-
-
-def card(config: Config) -> Card:
-    """Rows, optimizer steps and checkpoints that follow from a config. Rows are those of the files, before any is
-    dropped; the data report has the exact count."""
-    rows = _rows(config)
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    steps = optimizer_steps(config, rows) if rows is not None else max(0, config.max_steps) or None
-    saves = None
-    if steps and config.save_strategy == "steps":
-        every = config.save_steps if config.save_steps >= 1 else max(1, math.ceil(steps * config.save_steps))
-        saves = int(steps // every)
-    free, on_gpu = hardware.free_memory(config.use_cpu)
-    return Card(
-        rows=rows,
-        steps=steps,
-        examples_per_step=per_step,
-        saves=saves,
-        memory=memory(config, free if on_gpu else 0),
-        memory_free=free,
-    )
-
-
-def memory(config: Config, free: int) -> Memory | None:
-    """What the run will hold on a device that has `free` bytes (0 for a CPU); None where a size is not known."""
-    shape, lengths = _shape(config), _lengths(config)
-    return run_memory(config, shape, lengths, free) if shape and lengths else None
-
-
-def _shape(config: Config) -> ModelShape | None:
-    name = str(config.model_name_or_path)
-    folder = _folder(name)
-    try:
-        if not folder.is_dir():
-            from huggingface_hub import try_to_load_from_cache
-
-            folder = Path(str(try_to_load_from_cache(name, "config.json"))).parent
-        return ModelShape.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return None
-
-
-def _lengths(config: Config) -> Lengths | None:
-    try:
-        files = [f for entry in pick(config) for f in entry.files()]
-        found = [s for f in files if len(s := _counted(str(f), f.stat().st_mtime_ns).sizes())]
-    except (ConfigError, OSError):
-        return None
-    if not found:
-        return None
-    tokens = np.concatenate(found) / BYTES_PER_TOKEN
-    return Lengths(float(tokens.mean()), float(tokens.std()), int(tokens.max()))
-
-
-def _rows(config: Config) -> int | None:
-    """The rows that are learnt from."""
-    total = _all_rows(config)
-    try:
-        return total - kept_aside(total, config.val_size) if total is not None else None
-    except ConfigError:
-        return None
-
-
-def _all_rows(config: Config) -> int | None:
-    """The rows that are read, those kept aside included."""
-    try:
-        entries = pick(config)
-    except ConfigError:
-        return None
-    counts = [_entry_rows(entry) for entry in entries]
-    if not config.streaming:
-        counts = [
-            entry.num_samples if n and entry.num_samples else n
-            for entry, n in zip(entries, counts, strict=True)
-        ]
-    if not counts or None in counts:
-        return None
-    limit = config.max_samples or math.inf
-    return int(sum(min(c, limit) for c in counts if c is not None))
-
-
-def _entry_rows(entry: Entry) -> int | None:
-    try:
-        files = entry.files()
-        known = [_counted(str(f), f.stat().st_mtime_ns) for f in files]
-    except (ConfigError, OSError):
-        return None
-    counts = [pages.rows for pages in known]
-    return sum(c for c in counts if c is not None) if counts and None not in counts else None
-
-
-@lru_cache(maxsize=64)
-def _counted(file: str, changed: int) -> Pages:
-    """A file's index; it counts in the background, and small files are counted before anybody looks."""
-    pages = Pages(Path(file))
-    until = time.monotonic() + 0.2
-    while pages.rows is None and time.monotonic() < until:
-        time.sleep(0.005)
-    return pages

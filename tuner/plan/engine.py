@@ -1,0 +1,133 @@
+"""Which engine computes a run, and why not the packed one: from its config, the model's config.json and, for an adapter
+that is gone on with, its adapter_config.json. The form asks before launch, the worker again with what it has loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tuner.config.config import Config
+from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
+from tuner.text.message import Message, message
+
+PACKED, TRL = "packed", "trl"
+WRITTEN_OUT = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Model types of the Llama family, whose layers the packed engine has written out."""
+LEGACY = frozenset({"qwen", "internlm2"})
+"""Old formats of that family, read as one of them."""
+LINEARS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+
+
+def refusal(config: Config, model: Mapping[str, Any], adapter: Mapping[str, Any] | None = None) -> Message:
+    """Why the packed engine does not take a run; empty where it does. An empty `model` is one that nobody knows yet.
+
+    How long rows are is another question: `too_long`.
+    """
+    if PACKED not in config.kind.engines:
+        return message("engine.kind", label=config.kind.label)
+    for code, holds in _RULES.items():
+        if holds(config):
+            return message(code, **{name: getattr(config, name) for name in _NAMED.get(code, ())})
+    return adapter_refusal(adapter or {}) or model_refusal(model)
+
+
+def _has_no_loss(config: Config) -> bool:
+    names = config.pref_loss.split(",")
+    own = set(config.kind.losses) - ONLY_TRL
+    return bool(own) and (len(names) != 1 or names[0] not in own)
+
+
+def compares(config: Config) -> bool:
+    """Whether the loss compares the model with a reference."""
+    return config.kind.needs_reference and not (config.kind.losses and config.pref_loss in WITHOUT_REFERENCE)
+
+
+def goes_on(config: Config) -> bool:
+    """Whether an adapter is gone on with, rather than a fresh one begun."""
+    return bool(config.adapter_name_or_path) and not config.create_new_adapter
+
+
+def grows(config: Config) -> bool:
+    """Whether the model gets room for new tokens."""
+    added = config.add_tokens or config.add_special_tokens or config.new_special_tokens_config
+    return bool(config.resize_vocab or added)
+
+
+_RULES: dict[str, Callable[[Config], object]] = {
+    "engine.asked": lambda c: c.engine == TRL,
+    "engine.streamed": lambda c: c.streaming,
+    "engine.losses": _has_no_loss,
+    "engine.method": lambda c: c.finetuning_type != "lora",
+    "engine.continued": lambda c: goes_on(c) and compares(c),
+    "engine.pissa": lambda c: c.pissa_init and not goes_on(c) and compares(c),
+    "engine.optim": lambda c: c.optim not in ("adamw_torch", "adamw_torch_fused"),
+    "engine.not_adam": lambda c: c.loraplus_lr_ratio or c.use_adam_mini,
+    "engine.dropout": lambda c: c.lora_dropout > 0,
+    "engine.dora": lambda c: c.use_dora,
+    "engine.reference": lambda c: c.ref_model or c.ref_model_adapters,
+    "engine.fp16": lambda c: c.fp16,
+    "engine.processes": lambda c: c.deepspeed or c.fsdp,
+    "engine.neftune": lambda c: c.neftune_noise_alpha,
+    "engine.quantized": lambda c: c.quantization_bit,
+    "engine.whole_modules": lambda c: not goes_on(c) and (c.additional_target or grows(c)),
+}
+"""Codes of text/ with the configs they speak of."""
+_NAMED = {"engine.method": ("finetuning_type",), "engine.optim": ("optim",)}
+
+
+def adapter_refusal(adapter: Mapping[str, Any]) -> Message:
+    """The same of an adapter's own settings."""
+    if adapter.get("peft_type", "LORA") != "LORA" or adapter.get("use_dora") or adapter.get("lora_dropout"):
+        return message("engine.adapter")
+    return message("engine.whole_modules") if adapter.get("modules_to_save") else Message()
+
+
+def model_refusal(model: Mapping[str, Any]) -> Message:
+    """The same of a model's config.json."""
+    if any(model.get(name) is not None for name in ("vision_config", "audio_config")):
+        return message("engine.more_than_text")
+    if model.get("quantization_config"):
+        return message("engine.quantized")
+    rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
+    if (kind := rope.get("rope_type", rope.get("type", "default"))) in ("dynamic", "longrope"):
+        return message("engine.rotary", kind=kind)
+    return Message() if model.get("model_type") in WRITTEN_OUT | LEGACY else _decoder_refusal(model)
+
+
+def _decoder_refusal(model: Mapping[str, Any]) -> Message:
+    """For models outside the Llama family: plain causal attention that an attention function may replace."""
+    if model.get("is_encoder_decoder"):
+        return message("engine.no_decoder")
+    if any(model.get(n) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
+        return message("engine.experts")
+    if any(model.get(n) for n in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        return message("engine.logits")
+    kinds = set(model.get("layer_types") or ["full_attention"])
+    if kinds != {"full_attention"} or model.get("attn_logit_softcapping"):
+        return message("engine.attention")
+    return Message()
+
+
+def written_out(config: Config, model: Mapping[str, Any]) -> bool:
+    """Whether the packed engine runs the model by its own layers, which it can recompute, and not by the model's."""
+    plain = model.get("hidden_act", "silu") in ("silu", "swish") and not config.upcast_layernorm
+    named = config.lora_target == ("all",) or {n.rsplit(".", 1)[-1] for n in config.lora_target} <= LINEARS
+    return plain and named and model.get("model_type") in WRITTEN_OUT | LEGACY
+
+
+def window(model: Mapping[str, Any]) -> int | None:
+    """The sliding window, in tokens, that layers attend through; None where all see everything before them.
+
+    Mistral and Phi-3 name a window and no layer types: it is every layer's. Others list their layers' types.
+    """
+    size, kinds = model.get("sliding_window"), model.get("layer_types")
+    if not size or (kinds is None and not model.get("use_sliding_window", True)):
+        return None
+    return int(size) if kinds is None or "sliding_attention" in kinds else None
+
+
+def too_long(model: Mapping[str, Any], longest: int) -> Message:
+    """Why rows of up to so many tokens need attention that packed rows do not have: up to its length a window hides
+    nothing."""
+    size = window(model)
+    return message("engine.window", window=size, longest=longest) if size and longest > size else Message()

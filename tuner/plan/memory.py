@@ -1,0 +1,166 @@
+"""Sizes before anything is loaded: what a run needs in memory, from its config and the numbers of its model, in bytes.
+
+No torch. The formulas of TRL's trainers are what autograd keeps of a transformers decoder; those of packed rows are in
+`rows.py`. tests/test_estimate.py holds both to counted tensors and to peaks measured on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tuner.config.config import Config
+from tuner.data.encode import packs
+from tuner.plan.engine import goes_on, grows
+from tuner.plan.rows import RowBudget, packed_memory
+from tuner.plan.shape import Lengths, Memory, ModelShape
+
+
+def run_memory(
+    config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool, budget: RowBudget | None, rank: int
+) -> Memory:
+    """What a run holds at its peak on its device; `budget` are the packed engine's rows, None for TRL's batches."""
+    trained_numbers, width = trained(config, shape, rank), trained_bytes(config)
+    steps = (
+        _packed_step(config, shape, lengths, budget, rank)
+        if budget
+        else _padded_step(config, shape, lengths, on_gpu)
+    )
+    return replace(
+        steps,
+        weights=weights(config, shape) + steps.weights,
+        adapters=0 if _whole(config) else trained_numbers * width,
+        gradients=trained_numbers * width,
+        optimizer=optimizer(config, trained_numbers),
+    )
+
+
+def _whole(config: Config) -> bool:
+    return config.finetuning_type in ("full", "freeze")
+
+
+def frozen_bytes(config: Config) -> int:
+    """Bytes of a frozen weight."""
+    return 2 if _half(config) else 4
+
+
+def trained_bytes(config: Config) -> int:
+    """Bytes of a trained weight."""
+    return 2 if config.pure_bf16 else 4
+
+
+def _half(config: Config) -> bool:
+    return bool(config.bf16 or config.fp16 or config.pure_bf16)
+
+
+def trained(config: Config, shape: ModelShape, rank: int) -> int:
+    """How many numbers are trained."""
+    if config.finetuning_type == "full":
+        return shape.parameters
+    layer = sum(n * k for n, k in shape.linears.values())
+    if config.finetuning_type == "freeze":
+        return min(shape.layers, abs(int(config.freeze_trainable_layers))) * layer
+    if config.finetuning_type == "oft":
+        return (
+            shape.layers * sum(k for _, k in shape.linears.values()) * max(1, int(config.oft_block_size)) // 2
+        )
+    return (
+        shape.lora_parameters(rank, config.lora_target)
+        + _whole_ends(config, shape) * shape.vocab * shape.hidden
+    )
+
+
+def _whole_ends(config: Config, shape: ModelShape) -> int:
+    """How many of embeddings and head are trained whole beside an adapter."""
+    if goes_on(config):
+        return 0
+    if not config.additional_target and grows(config):
+        return 1 if shape.tied else 2
+    return sum(name in config.additional_target for name in ("embed_tokens", "lm_head"))
+
+
+def weights(config: Config, shape: ModelShape) -> int:
+    """The base model, and a second one where a whole model is compared with what it was."""
+    kept = 2 if _half(config) else 4
+    embeddings = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    inner = shape.parameters - embeddings
+    per_number = {4: 0.56, 8: 1.0}.get(config.quantization_bit or 0, float(kept))  # 4 bits and their scales
+    frozen = int(inner * per_number) + embeddings * kept
+    if not _whole(config):
+        return frozen
+    own = shape.parameters * (2 if config.pure_bf16 else 4)
+    return own + (frozen if config.kind.needs_reference else 0)
+
+
+def _optimizer_bytes(name: str, width: int) -> float:
+    """Bytes of optimizer state for each trained number, by what the optimizer's name tells of it."""
+    if "adafactor" in name or name.startswith("sgd"):
+        return 0
+    moments = 1 if any(part in name for part in ("lion", "muon", "rmsprop", "adagrad")) else 2
+    small = 1 if "8bit" in name else 0.5 if "4bit" in name else width
+    return moments * small
+
+
+def optimizer(config: Config, numbers: int) -> int:
+    """Bytes of the optimizer's state for so many trained numbers."""
+    return int(numbers * _optimizer_bytes(config.optim, trained_bytes(config)))
+
+
+def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, budget: RowBudget, rank: int) -> Memory:
+    """The packed engine's row of a step; of its `weights` only the columns that the adapters add.
+
+    The row that counts is the longest size that rows are padded to, the largest of 512 steps that were drawn
+    (`engine/packed/levels.py`): 3 standard deviations above the mean.
+    """
+    examples = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    wanted = int(examples * lengths.mean + 3 * examples**0.5 * lengths.deviation)
+    tokens = min(budget.token_budget, wanted, examples * 2 * config.cutoff_len)
+    width = frozen_bytes(config)
+    step = packed_memory(
+        shape,
+        tokens=tokens,
+        scored=tokens // 2,
+        rank=rank,
+        recompute=budget.recompute,
+        weight_bytes=width,
+        logits_bytes=budget.logits_bytes,
+    )
+    return replace(step, weights=step.weights - width * shape.parameters)
+
+
+def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
+    """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
+    each = config.cutoff_len if packs(config) else min(config.cutoff_len, lengths.longest)
+    tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
+    layer, width = autograd_activations(shape, half=_half(config), whole=_whole(config)), frozen_bytes(config)
+    kept = shape.layers * layer
+    if recomputes(config, on_gpu):
+        kept = shape.layers * width * shape.hidden + layer
+    logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
+    return Memory(0, 0, 0, 0, tokens * kept, logits)
+
+
+def recomputes(config: Config, on_gpu: bool) -> bool:
+    """Whether TRL's trainers compute activations again in the backward pass: as asked, else on a GPU, where memory is
+    short."""
+    asked = asked_to_recompute(config)
+    return on_gpu if asked is None else asked
+
+
+def asked_to_recompute(config: Config) -> bool | None:
+    """What the knobs say of it; None where it is left to the machine."""
+    if config.gradient_checkpointing is not None:
+        return bool(config.gradient_checkpointing)
+    return False if config.disable_gradient_checkpointing else None
+
+
+def autograd_activations(shape: ModelShape, *, half: bool, whole: bool) -> int:
+    """Bytes per token that autograd keeps of one decoder layer of transformers with SDPA attention: with all weights
+    trained (`whole`) or LoRA on all linears, under bf16 autocast (`half`) or in float32."""
+    kv = shape.kv_heads * shape.head_size
+    if whole:
+        return (
+            46 * shape.hidden + 6 * kv + 10 * shape.ffn
+            if half
+            else 32 * shape.hidden + 8 * kv + 16 * shape.ffn
+        )
+    return 25 * shape.hidden + 4 * kv + 8 * shape.ffn if half else 24 * shape.hidden + 8 * kv + 16 * shape.ffn

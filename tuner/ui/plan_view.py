@@ -1,0 +1,43 @@
+"""What was planned for a run, beside what came true."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from tuner.jobs import planning
+from tuner.plan.plan import Plan, Truth
+from tuner.runs.run import Run
+from tuner.ui.words import NONE, count, duration, engine, safe, size
+
+
+def planned(run: Run) -> None:
+    """The plan's figures with those that were measured; nothing for a run that has no plan."""
+    made, came = planning.of(run), planning.truth(run)
+    if made is None:
+        return
+    st.markdown("**Plan**")
+    st.dataframe(
+        [{"What": n, "Planned": before, "Measured": after} for n, before, after in _figures(made, came)],
+        hide_index=True,
+        height="content",
+    )
+    if came.memory and not made.on_gpu:
+        st.caption("On a CPU the memory that was measured is the whole process with its libraries.")
+    if why := came.why or made.why:
+        st.caption(f"Not packed rows: {safe(why)}")
+
+
+def _figures(made: Plan, came: Truth) -> list[tuple[str, str, str]]:
+    """(name, planned, measured), without those that the run has neither of."""
+    memory = made.memory.total if made.memory else None
+    found = [
+        ("Device", count(made.devices, "GPU") if made.on_gpu else "CPU", NONE),
+        ("Steps", count(made.steps), count(came.steps)),
+        ("Engine", engine(made.engine), engine(came.engine or "")),
+        ("Recomputed layers", count(made.recompute), count(came.recompute)),
+        ("Tokens a row", count(made.token_budget), count(came.token_budget)),
+        ("Memory", size(memory), size(came.memory)),
+        ("Time", duration(made.seconds), duration(came.seconds)),
+        ("Disk", size(made.disk), size(came.disk)),
+    ]
+    return [row for row in found if row[1:] != (NONE, NONE)]
