@@ -332,8 +332,9 @@ READ_ONLY_CHILD = """
 import sys, time
 from tuner.runs import metrics
 from tuner.runs.run import Run
+from tuner.tracking.mirror import Mirror
 run = Run(sys.argv[1])
-log, mirror = metrics.MetricsLog(run), mirror.Mirror(run, every=0.05, longest_wait=0.2)
+log, mirror = metrics.MetricsLog(run), Mirror(run, every=0.05, longest_wait=0.2)
 for step in range(1, 101):
     log.log(step, {"loss": 1 / step})
 log.close()
@@ -520,7 +521,8 @@ def test_reading_never_imports_mlflow(studio: Path) -> None:
     metrics.MetricsLog(run).log(1, {"loss": 1.0})
     outcome.finish(run, "finished")
     code = (
-        "import sys; from tuner.tracking import adapters, checkpoints, ledger, metrics, outcome, runs, store\n"
+        "import sys; from tuner.runs import checkpoints, metrics\n"
+        "from tuner.tracking import adapters, ledger, outcome, runs, store\n"
         "page = runs.list_runs(); assert page.total, page\n"
         f"assert runs.get_row({run.id!r}).metrics['loss'] == 1.0\n"
         f"assert runs.history([{run.id!r}], 'loss') and runs.metric_names([{run.id!r}]) and runs.choices()\n"

@@ -241,6 +241,7 @@ ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.data.upload.", 
 READS = {
     "tuner.jobs.cleaning": ("plan",),
     "tuner.jobs.control": ("why_not_resumable",),
+    "tuner.jobs.planning": ("of", "planned", "truth"),
     "tuner.jobs.queue": ("order", "queue", "waiting"),
     "tuner.runs.reasons": ("label",),
     "tuner.jobs.submit": ("expand",),
