@@ -12,8 +12,9 @@ help:            ## this list
 run: $(VENV)/ready          ## install if needed, then serve the dashboard on 127.0.0.1
 	$(BIN)/tuner webui --port $(PORT)
 
+# In the order of their names: the browser files come first, which have few tests and take longest.
 test: $(VENV)/ready-dev     ## the fast, honest suite (under 5 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-slow: $(VENV)/ready-dev   ## everything that takes minutes
 	$(BIN)/python -m pytest -m "slow and not faults"

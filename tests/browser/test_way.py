@@ -36,6 +36,9 @@ def type_into(page, name: str, text: str) -> None:
     typed.fill(text)
     typed.press("Enter")
     settled(page)
+    expect(field(page, name).locator("input")).to_have_count(
+        1
+    )  # a field that is replaced is drawn twice for a moment
 
 
 def settled(page) -> None:
