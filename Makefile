@@ -13,7 +13,7 @@ run: $(VENV)/ready          ## install if needed, then serve the dashboard on 12
 	$(BIN)/tuner webui --port $(PORT)
 
 # In the order of their names: the browser files come first, which have few tests and take longest.
-test: $(VENV)/ready-dev     ## the fast, honest suite (under 5 minutes on 2 cores)
+test: $(VENV)/ready-dev     ## the fast, honest suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-slow: $(VENV)/ready-dev   ## everything that takes minutes
