@@ -18,7 +18,7 @@ from test_stages import config_of, trained
 
 from tests import counting
 from tuner import hardware
-from tuner.config.config import Config
+from tuner.config.config import Config, make
 from tuner.config.kinds import KINDS, ONLY_TRL, STAGES
 from tuner.config.knobs import ConfigError
 from tuner.engine import trainer as engine_trainer
@@ -28,7 +28,7 @@ from tuner.engine.packed.memory import rows_with
 from tuner.engine.packed.trainer import PackedPreferenceTrainer
 from tuner.jobs import planning, slots
 from tuner.jobs.live import Outcome
-from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal
+from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal, written_out
 from tuner.plan.facts import Data, Machine, Model, model_of
 from tuner.plan.memory import weights
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
@@ -272,3 +272,11 @@ def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> Non
     continued = config_of("dpo", pref_loss="simpo", adapter_name_or_path="a")
     assert "whole modules" in str(refusal(continued, {}, {"modules_to_save": ["lm_head"]}))
     assert not refusal(continued, {}, {"peft_type": "LORA", "r": 4})
+
+
+def test_heads_that_no_kernel_takes_are_not_planned_to_be_recomputed() -> None:
+    """OpenLLaMA-3B's heads have 100 numbers: on a GPU its own layers run, which keep what they computed."""
+    config = make({"stage": "dpo", "model_name_or_path": "m", "dataset": "d"})
+    model = {"model_type": "llama", "hidden_size": 3200, "num_attention_heads": 32}
+    assert not written_out(config, model, True) and written_out(config, model, False)
+    assert written_out(config, model | {"head_dim": 64}, True)

@@ -108,11 +108,23 @@ def _decoder_refusal(model: Mapping[str, Any]) -> Message:
     return Message()
 
 
-def written_out(config: Config, model: Mapping[str, Any]) -> bool:
+HEAD_SIZES = (16, 32, 64, 128)
+"""Sizes of attention heads that the packed engine's kernels take on a GPU."""
+
+
+def written_out(config: Config, model: Mapping[str, Any], on_gpu: bool) -> bool:
     """Whether the packed engine runs the model by its own layers, which it can recompute, and not by the model's."""
+    if on_gpu and _head_size(model) not in HEAD_SIZES:
+        return False
     plain = model.get("hidden_act", "silu") in ("silu", "swish") and not config.upcast_layernorm
     named = config.lora_target == ("all",) or {n.rsplit(".", 1)[-1] for n in config.lora_target} <= LINEARS
     return plain and named and model.get("model_type") in WRITTEN_OUT | LEGACY
+
+
+def _head_size(model: Mapping[str, Any]) -> int:
+    return int(
+        model.get("head_dim") or model.get("hidden_size", 0) // (model.get("num_attention_heads") or 1)
+    )
 
 
 def window(model: Mapping[str, Any]) -> int | None:

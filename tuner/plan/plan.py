@@ -147,7 +147,9 @@ def packed_budget(config: Config, machine: Machine, model: Model) -> RowBudget:
         free=machine.free - loaded,
         preset=config.engine_preset,
         token_budget=config.engine_token_budget,
-        recompute=layers_to_recompute(config, model.layers, engines.written_out(config, model.config)),
+        recompute=layers_to_recompute(
+            config, model.layers, engines.written_out(config, model.config, machine.on_gpu)
+        ),
         rank=model.rank(config),
         weight_bytes=frozen_bytes(config),
     )

@@ -18,9 +18,8 @@ from transformers import AttentionInterface
 
 from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.plan.engine import HEAD_SIZES
 
-HEAD_SIZES = (16, 32, 64, 128)
-"""Sizes of heads that the Triton kernels take."""
 NAME = "tuner_packed"
 _current: list[DeviceRow] = []
 

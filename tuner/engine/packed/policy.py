@@ -19,6 +19,7 @@ from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.layers import LAYER_CLASSES, FusedTrunk, lora_parameters
 from tuner.engine.packed.logps import FrozenHead, score_tokens
 from tuner.engine.packed.lora import GradientBuffer, adapter_of, base_of
+from tuner.plan.engine import HEAD_SIZES
 
 LOGITS_BYTES = 512 << 20
 
@@ -184,6 +185,6 @@ def fused_refusal(model: nn.Module) -> str | None:
 
 def head_refusal(size: int, device: str) -> str | None:
     """Why the kernels of a device cannot work on attention heads of `size` numbers, or None: Triton's blocks are powers of 2."""
-    if device == "cuda" and size not in attention.HEAD_SIZES:
-        return f"its attention heads have {size} numbers, and the kernels on a GPU take {', '.join(map(str, attention.HEAD_SIZES))}"
+    if device == "cuda" and size not in HEAD_SIZES:
+        return f"its attention heads have {size} numbers, and the kernels on a GPU take {', '.join(map(str, HEAD_SIZES))}"
     return None
