@@ -238,7 +238,7 @@ def test_packed_examples_do_not_see_each_other(studio: Path, attention: str) -> 
 
 
 def test_mismatched_pairs_are_mismatched_and_labels_alternate() -> None:
-    from tuner.engine.mismatched import mismatched
+    from tuner.engine.kto_negatives import mismatched
 
     rows = [
         {"prompt_ids": [i // 2], "completion_ids": [100 + i], "label": i % 2 == 0} for i in range(12)

@@ -33,7 +33,7 @@ from faults.storm import Storm
 from tuner import cli, hardware
 from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
-from tuner.jobs import control, launch, queue, resuming, settle, slots, submit, supervisor, watch
+from tuner.jobs import control, launch, queue, reconcile, resuming, slots, submit, supervisor, watch
 from tuner.jobs.foreground import take_slot
 from tuner.runs import checkpoints, locks, reasons
 from tuner.runs.run import Run, all_runs
@@ -271,8 +271,8 @@ def test_what_was_decided_before_the_worker_died_holds(quiet: None) -> None:
     failed.update(
         state="running", phase="closing", cause=Message("disk_full.told", {"text": "The disk is full."})
     )
-    assert watch.bury(run, -9).state == "finished"
-    assert watch.bury(failed, -9).reason == "The disk is full."
+    assert watch.finalize(run, -9).state == "finished"
+    assert watch.finalize(failed, -9).reason == "The disk is full."
 
 
 def test_the_kernels_memory_kill_is_told_from_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_an_end_is_never_before_the_beginning(quiet: None) -> None:
     for boot_id in (hardware.boot_id(), "another boot"):
         run = new_run()
         run.update(state="running", boot_id=boot_id, started=later)
-        assert watch.bury(run, None).ended >= later
+        assert watch.finalize(run, None).ended >= later
 
 
 # --- death of the supervisor
@@ -474,7 +474,7 @@ def test_a_dashboard_that_starts_takes_up_what_waits_before_anybody_looks(studio
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    words = [sys.executable, "-m", "tuner.ui.serve", "--port", port]
+    words = [sys.executable, "-m", "tuner.ui.server", "--port", port]
     page = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: run.status().state == "finished")
@@ -820,11 +820,11 @@ def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> Non
     run = submit.create(new_run().config(), "unlucky")
     run.update(state="running", pid=1, boot_id="another boot")
     assert "restarted" in control.stop(run)
-    assert settle.due()
-    assert settle.main() == 0
+    assert reconcile.due()
+    assert reconcile.main() == 0
     told = open_store().get_run(run.id)
     assert told.info.status == "KILLED" and "restarted" in str(of_tag(told.data.tags["reason"]))
-    assert not settle.pending() and not settle.due()
+    assert not reconcile.pending() and not reconcile.due()
 
 
 def test_one_process_at_a_time_tells_mlflow(
@@ -835,11 +835,11 @@ def test_one_process_at_a_time_tells_mlflow(
     run = new_run()
     run.update(state="stopped")
     watch.mark_unsettled(run)
-    assert settle.due()
-    other = locks.lock(settle._lock())
-    assert not settle.due() and settle.main() == 0 and settle.pending() == [run.id]
+    assert reconcile.due()
+    other = locks.lock(reconcile._lock())
+    assert not reconcile.due() and reconcile.main() == 0 and reconcile.pending() == [run.id]
     os.close(other or 0)
-    assert settle.due()
+    assert reconcile.due()
 
 
 @pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled"))
@@ -851,9 +851,9 @@ def test_whoever_dies_while_a_run_is_made_leaves_no_half_of_one(point: str, quie
     )
     assert maker.returncode == -9
     store.open_store()
-    assert settle.due() or point == "undescribed"  # that one is whole: its worker goes on describing it
-    assert settle.main() == 0
-    assert not settle.due()
+    assert reconcile.due() or point == "undescribed"  # that one is whole: its worker goes on describing it
+    assert reconcile.main() == 0
+    assert not reconcile.due()
     client = store.open_store()
     rows = client.search_runs([store.experiment_id(client)])
     whole = point in ("note-unwritten", "undescribed")

@@ -11,7 +11,7 @@ from faults import resumed
 
 from tuner import worker
 from tuner.config.config import make
-from tuner.jobs import control, queue, resuming, settle
+from tuner.jobs import control, queue, reconcile, resuming
 from tuner.runs.run import Run
 from tuner.tracking.runs import create_run
 
@@ -43,7 +43,7 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_that_was_not(studio: Pat
     steps, losses, adapter = resumed.outcome(run)
     assert run.status().first_step == 3
     assert (steps, losses, adapter) == resumed.outcome(calm("dpo"))
-    settle.sync()
+    reconcile.sync()
     client = open_store()
     assert [p.step for p in client.get_metric_history(run.id, "loss")] == steps == list(range(1, 13))
     assert client.get_run(run.id).info.status == "FINISHED"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tuner import worker
-from tuner.jobs import queue, resuming, settle
+from tuner.jobs import queue, reconcile, resuming
 from tuner.runs import checkpoints
 from tuner.runs.run import Run, series
 from tuner.tracking.adapters import list_adapters
@@ -79,7 +79,7 @@ def test_its_killed_run_goes_on_and_ends_as_the_one_left_alone(studio: Path) -> 
     queue.pause()
     resuming.queue_again(run)
     assert worker.run_here(run) == 0
-    settle.sync()
+    reconcile.sync()
     row = get_row(KILLED)
     assert row is not None and row.state == "finished" and run.status().resumes == 1
     steps, losses = series(run.metrics()[0], "loss")

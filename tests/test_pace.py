@@ -12,7 +12,7 @@ from tuner.runs.metrics import MetricsLog
 from tuner.runs.run import Run
 from tuner.runs.status import Status
 from tuner.text.message import Message, message
-from tuner.tracking.pace import expected_seconds, time_left
+from tuner.tracking.duration_estimate import expected_seconds, time_left
 from tuner.ui import words
 
 

@@ -14,8 +14,8 @@ from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_row
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
+from tuner.engine.packed.bucket_sizes import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.levels import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.objective import Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal, head_refusal
 from tuner.engine.packed.reference import weights_fingerprint

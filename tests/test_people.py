@@ -13,7 +13,7 @@ import pytest
 
 from tuner import hosts
 from tuner.config.knobs import ConfigError
-from tuner.ui import people, serve
+from tuner.ui import people, server
 from tuner.ui.people import People
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def test_a_fault_of_the_section_is_said(
     + [(name, False) for name in ("0.0.0.0", "::", "10.0.0.5", "", "gpu7", "localhost.example.org", "127.1")],
 )
 def test_which_addresses_only_this_machine_reaches(host: str, alone: bool) -> None:
-    assert serve.loopback(host) == alone
+    assert server.loopback(host) == alone
 
 
 def webui(home: Path, *words: str, **environment: str) -> tuple[int, str]:
@@ -193,10 +193,10 @@ def test_the_name_in_redirect_uri_is_answered_through_a_proxy_and_no_other(
     people.login.cache_clear()
     try:
         file = section(home)
-        allowed = serve.guarded("0.0.0.0")  # with a login any address will do
+        allowed = server.guarded("0.0.0.0")  # with a login any address will do
         assert capsys.readouterr().err == ""
         file.chmod(0o644)
-        assert serve.guarded("127.0.0.1") == allowed
+        assert server.guarded("127.0.0.1") == allowed
         assert "chmod 600" in capsys.readouterr().err
     finally:
         people.login.cache_clear()

@@ -18,7 +18,7 @@ from tuner.config.config import check
 from tuner.jobs import queue, submit, supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run
-from tuner.ui import serve
+from tuner.ui import server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,7 @@ def test_a_dashboard_without_a_place_for_the_samples_says_so_and_goes_on(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TUNER_HOME", IN_THE_WAY[kind](tmp_path))
-    serve.lay_out()
+    server.lay_out()
     lines = capsys.readouterr().err.splitlines()
     assert (
         len(lines) == 1 and lines[0].startswith("tuner cannot lay out the samples: ") and lines[0][-1] == "."

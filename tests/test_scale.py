@@ -30,9 +30,9 @@ from tuner.runs.status import ENDED, STATES
 from tuner.text.message import plain
 from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
 from tuner.tracking.client_reader import ClientReader
-from tuner.tracking.ledger import Ledger
 from tuner.tracking.runs import RunFilter
 from tuner.tracking.sqlite_reader import SqliteReader
+from tuner.tracking.sync_state import SyncState
 
 FEW, MANY = 50, 1000
 
@@ -326,14 +326,14 @@ def test_a_studio_without_marks_gets_them_and_none_is_forgotten(home: Path) -> N
         ({"state": "queued"}, {"state": "running"}, {"tracker": plain("not all of it is there")})
     ):
         Run(ids[number]).update(**changes)
-    Ledger(mlflow_id=ids[3], state="queued").write(Run(ids[3]))
+    SyncState(mlflow_id=ids[3], state="queued").write(Run(ids[3]))
     (Run(ids[4]).folder / "metrics.jsonl").open("a").write('{"step": 6, "loss": 1}\n')
     shutil.rmtree(home / "mlruns" / "open")  # as it is where they were made before there were marks
     assert set(open_runs.ids()) == set(ids[:5])
     assert set(queue.unended()) == set(ids[:2])
     (home / "mlruns" / "open" / "gone").touch()
     Run(ids[0]).update(state="stopped")
-    Ledger(mlflow_id=ids[0], state="stopped", offset=1000).write(Run(ids[0]))
+    SyncState(mlflow_id=ids[0], state="stopped", offset=1000).write(Run(ids[0]))
     open_runs.walk()
     assert set(open_runs.ids()) == set(ids[1:5])
 

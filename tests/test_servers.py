@@ -16,7 +16,7 @@ import servers
 import tiny
 from conftest import ROOT
 
-from tuner.jobs import settle, watch
+from tuner.jobs import reconcile, watch
 from tuner.runs.run import Run
 from tuner.text.message import plain
 from tuner.tracking import adapters, outcome, runs, store
@@ -153,7 +153,7 @@ def test_an_adapter_is_uploaded_once_however_often_its_registration_fails(
     monkeypatch.setattr(kind, "create_model_version", made)
     watch.unsettled().mkdir(parents=True, exist_ok=True)
     (watch.unsettled() / run.id).touch()
-    assert settle.settle(run.id) and outcome.is_settled(run)
+    assert reconcile.settle(run.id) and outcome.is_settled(run)
     assert [(r.name, r.version, r.note) for r in adapters.list_adapters() if r.name == "again"] == [
         ("again", 1, "first")
     ]
@@ -162,17 +162,17 @@ def test_an_adapter_is_uploaded_once_however_often_its_registration_fails(
 
 
 def test_a_run_that_another_process_sends_is_not_called_done(studio: Path) -> None:
-    from tuner.tracking.ledger import held
+    from tuner.tracking.sync_state import held
 
     run = next(row.run for row in runs.list_runs().items)
     run.update(tracker=plain("it waits"))
     (watch.unsettled() / run.id).touch()
     with held(run) as mine:
         assert mine
-        sent, troubles = settle.sync()
+        sent, troubles = reconcile.sync()
     assert sent == 0 and "being sent by another process" in troubles[0]
     assert (watch.unsettled() / run.id).exists()
-    assert settle.sync() == (0, []) and not (watch.unsettled() / run.id).exists()
+    assert reconcile.sync() == (0, []) and not (watch.unsettled() / run.id).exists()
 
 
 # --- what a server says ---------------------------------------------------------------------------------------------------
@@ -238,10 +238,10 @@ def test_attempts_that_fail_are_made_less_and_less_often(
     (watch.unsettled() / run.id).touch()
     pauses = []
     for failed in (True, True, True, True, False):
-        settle._stamp().touch()
-        settle._count(failed)
-        pauses.append(settle.pause())
+        reconcile._stamp().touch()
+        reconcile._count(failed)
+        pauses.append(reconcile.pause())
     assert pauses == [60.0, 120.0, 240.0, 480.0, 60.0]
     for _ in range(20):
-        settle._count(True)
-    assert settle.pause() == 3600.0
+        reconcile._count(True)
+    assert reconcile.pause() == 3600.0

@@ -31,7 +31,7 @@ from tuner.config.config import make
 from tuner.runs import checkpoints, metrics, points, weights
 from tuner.runs.run import Run
 from tuner.text.message import Message, of_tag, plain
-from tuner.tracking import adapters, ledger, mirror, outcome, runs, store, table
+from tuner.tracking import adapters, mirror, outcome, runs, store, sync_state, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.client_reader import _seen as client_cache
 from tuner.tracking.sqlite_reader import SqliteReader
@@ -69,7 +69,7 @@ def new_run(name: str = "a run", **values: Any) -> Run:
 
 
 def points_in_mlflow(run: Run, metric: str = "loss") -> list[tuple[int, float]]:
-    history = store.open_store().get_metric_history(ledger.mlflow_id(run.id), metric)
+    history = store.open_store().get_metric_history(sync_state.mlflow_id(run.id), metric)
     return sorted((p.step, p.value) for p in history)
 
 
@@ -209,7 +209,7 @@ def test_a_resumed_run_goes_on_without_doubled_steps(studio: Path) -> None:
 
 def test_two_senders_never_send_at_once(studio: Path) -> None:
     run = new_run()
-    with ledger.held(run) as mine:
+    with sync_state.held(run) as mine:
         assert mine
         metrics.MetricsLog(run).log(1, {"loss": 1.0})
         assert runs.sync(run) is None
@@ -325,7 +325,7 @@ def test_a_lost_database_is_made_anew_from_the_folders(home: Path) -> None:
     after = runs.get_row(run.id)
     assert after == replace(before, facts=after.facts, created=after.created)
     assert abs(after.created - before.created) < 1 and points_in_mlflow(run) == [(1, 0.5)]
-    assert store.open_store().get_run(ledger.mlflow_id(run.id)).info.status == "FINISHED"
+    assert store.open_store().get_run(sync_state.mlflow_id(run.id)).info.status == "FINISHED"
 
 
 READ_ONLY_CHILD = """
@@ -387,7 +387,7 @@ def test_a_run_made_while_the_tracker_is_away_arrives_later(
     row = next(r for r in runs.list_runs().items if r.name == "orphan")
     assert (row.state, row.metrics["loss"], row.stage, row.tags) == ("finished", 0.5, "dpo", {"team": "red"})
     assert runs.sync(run) == 1
-    assert ledger.mlflow_id(run.id) != run.id
+    assert sync_state.mlflow_id(run.id) != run.id
     assert runs.sync(run) == 0
     again = runs.get_row(run.id)
     assert again == replace(
@@ -425,7 +425,7 @@ def through_a_killed_server(home: Path, backend: str, monkeypatch: pytest.Monkey
     with mlflow_server(backend, port, home):
         training = Training(new_run())
         training.train(200)
-        assert wait_for(lambda: ledger.is_mirrored(training.run))
+        assert wait_for(lambda: sync_state.is_mirrored(training.run))
     training.train(500)
     assert wait_for(lambda: training.run.status().tracking != "", 60)
     with mlflow_server(backend, port, home):

@@ -48,7 +48,7 @@ def main(run_id: str) -> int:
         return 2
     try:
         return run_here(run)
-    except locks.Busy as busy:
+    except locks.LockHeldError as busy:
         print(busy, file=sys.stderr)
         return 2
     except OSError as error:  # there is nowhere to write, not even why
@@ -88,7 +88,7 @@ def _live(run: Run) -> int:
         state, reason = _ended(live, Outcome(stopped=True))
     except Exception as error:  # whatever it was, the run must end with a reason
         if not run.exists:  # but for one whose folder was deleted: there is nothing to write into
-            run.bury()
+            run.remove_remains()
             raise gone(run) from error
         traceback.print_exc(file=sys.stderr)
         state, reason = "failed", reasons.from_exception(error, run.values())
@@ -218,9 +218,9 @@ def logging_to(run: Run) -> Iterator[None]:
     """Everything printed goes to the run's log as well, unless that is where it goes already."""
     log, before = run.log_path.open("a", encoding="utf-8", buffering=1), (sys.stdout, sys.stderr)
     if _same_file(sys.stdout, log):
-        sys.stdout, sys.stderr = Both(before[0]), Both(before[1])
+        sys.stdout, sys.stderr = TeeStream(before[0]), TeeStream(before[1])
     else:
-        sys.stdout, sys.stderr = Both(before[0], log), Both(log)
+        sys.stdout, sys.stderr = TeeStream(before[0], log), TeeStream(log)
     try:
         yield
     finally:
@@ -236,7 +236,7 @@ def _same_file(one: Any, other: IO[str]) -> bool:
         return False
 
 
-class Both(io.TextIOBase):
+class TeeStream(io.TextIOBase):
     """A text stream that writes to several, as far as they take it; closing it closes none of them.
 
     Secrets are masked on the way. A line that a full disk or a closed terminal does not take is lost; training goes on.

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuner.config.config import make
 from tuner.runs import run
-from tuner.tracking import ledger, runs
+from tuner.tracking import runs, sync_state
 
 
 def points() -> dict[str, tuple[Any, str]]:
@@ -24,7 +24,7 @@ def points() -> dict[str, tuple[Any, str]]:
         "row-unscheduled": (MlflowClient, "update_run"),
         "folder-unmade": (run.Run, "create"),
         "status-unwritten": (run.Run, "write"),
-        "note-unwritten": (ledger.Ledger, "write"),
+        "note-unwritten": (sync_state.SyncState, "write"),
         "undescribed": (MlflowClient, "log_batch"),
         "parent-unended": (MlflowClient, "set_terminated"),
     }

@@ -16,7 +16,7 @@ import tiny
 from safetensors.numpy import load_file
 
 from tuner import paths
-from tuner.jobs import control, settle, submit
+from tuner.jobs import control, reconcile, submit
 from tuner.runs import checkpoints
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
@@ -88,7 +88,7 @@ def _kill(run: Run, chance: random.Random, result: Result) -> None:
 def _count_points(run: Run, steps: list[int], result: Result) -> None:
     from tuner.tracking.store import open_store
 
-    settle.sync()
+    reconcile.sync()
     got = [point.step for point in open_store().get_metric_history(run.id, "loss")]
     result.points_lost = len(set(steps) - set(got))
     result.points_doubled = len(got) - len(set(got))

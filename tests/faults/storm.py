@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tuner import paths
-from tuner.jobs import control, settle, supervisor
+from tuner.jobs import control, reconcile, supervisor
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED, LIVE
@@ -175,10 +175,10 @@ class Storm:
 
     def count_points(self, known: list[Run]) -> None:
         """Each step of a run's own file once in MLflow, and no run left open there, known to anybody or not."""
-        from tuner.tracking.ledger import mlflow_id
         from tuner.tracking.store import experiment_id, open_store
+        from tuner.tracking.sync_state import mlflow_id
 
-        settle.sync()
+        reconcile.sync()
         client = open_store()
         for run in known:
             rows, _ = run.metrics()

@@ -30,7 +30,7 @@ class Server:
         self.log = (self.home / "dashboard.log").open("ab")
         own = {"TUNER_HOME": str(self.home), "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.ui.serve", "--port", str(self.port)],
+            [sys.executable, "-m", "tuner.ui.server", "--port", str(self.port)],
             cwd=self.root,
             env={**os.environ, **own},
             stdout=self.log,

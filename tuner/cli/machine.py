@@ -14,7 +14,7 @@ from tuner.cli.words import OK, parser, refuse
 def webui(words: list[str]) -> int:
     """Serve the dashboard, on this machine only unless people log in."""
     # A process of its own name and memory; an argument list, no shell.
-    os.execv(sys.executable, [sys.executable, "-m", "tuner.ui.serve", *words])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "tuner.ui.server", *words])  # noqa: S606
 
 
 def doctor(words: list[str]) -> int:

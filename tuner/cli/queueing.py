@@ -96,7 +96,7 @@ def sync(words: list[str]) -> int:
         "--new", action="store_true", help="start a new database where the old one is gone for good"
     )
     options = options_of.parse_args(words)
-    from tuner.jobs.settle import sync as send
+    from tuner.jobs.reconcile import sync as send
     from tuner.tracking.mirror import start_anew
 
     if options.new:

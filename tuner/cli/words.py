@@ -28,7 +28,7 @@ def refuse(sentences: Iterable[str]) -> int:
 def foreseen(error: Exception) -> list[str] | None:
     """What to say of an error, in sentences; None for one that nobody foresaw, which is ours to mend."""
     from tuner.jobs.control import Refused
-    from tuner.runs.locks import Busy
+    from tuner.runs.locks import LockHeldError
     from tuner.runs.reasons import refused_by_system
     from tuner.tracking.store import TrackerError
 
@@ -36,7 +36,7 @@ def foreseen(error: Exception) -> list[str] | None:
         return [problem.sentence for problem in error.problems]
     if isinstance(error, OSError):
         return [refused_by_system(error)]
-    return [str(error)] if isinstance(error, Refused | Busy | TrackerError) else None
+    return [str(error)] if isinstance(error, Refused | LockHeldError | TrackerError) else None
 
 
 def print_json(rows: Iterable[Any]) -> None:

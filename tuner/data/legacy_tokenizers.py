@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from tuner.config.models import LegacyKind, ModelError, legacy_kind, model_name, read_config
-from tuner.data.made_once import made_once
+from tuner.data.build_once import build_once
 from tuner.paths import slug
 
 VOCABULARY_FILE: dict[LegacyKind, str] = {"qwen": "qwen.tiktoken", "internlm2": "tokenizer.model"}
@@ -53,7 +53,7 @@ def tokenizer_folder(folder: Path, cache: Path) -> Path:
     if kind is None:
         return folder
     target = cache / f"{slug(model_name(str(folder.resolve())))}-{_digest(folder, kind)}"
-    return made_once(target, lambda partial: write_tokenizer(folder, kind, partial))
+    return build_once(target, lambda partial: write_tokenizer(folder, kind, partial))
 
 
 def write_tokenizer(folder: Path, kind: LegacyKind, target: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from tuner import private
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data import kept
+from tuner.data import tokenized_cache
 from tuner.data.catalog import pick, pick_eval
 from tuner.data.encode import Encoder, packs
 from tuner.data.entries import Entry
@@ -63,11 +63,15 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
 
     Raises ConfigError when a set cannot be read or fits the stage ill, or when nothing is left to train on.
     """
-    folder = kept.folder_of(config)
-    if folder and kept.holds_rows(folder) and not (config.overwrite_cache and kept.ours(folder)):
+    folder = tokenized_cache.folder_of(config)
+    if (
+        folder
+        and tokenized_cache.holds_rows(folder)
+        and not (config.overwrite_cache and tokenized_cache.ours(folder))
+    ):
         return _from_disk(folder, config, tokenizer)
     if folder:
-        kept.claim(folder)
+        tokenized_cache.claim(folder)
     if config.streaming:
         return _streamed(config, tokenizer, progress)
     prepared = read_all(config, tokenizer, progress, keep=True)
@@ -77,7 +81,7 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
         }
         about = {"stage": config.stage, "template": prepared.report.template, "tokenizer": tokenizer.digest}
         with private.as_the_person():
-            kept.write(folder, parts, about)
+            tokenized_cache.write(folder, parts, about)
     return prepared
 
 
@@ -212,7 +216,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 def _from_disk(folder: Path, config: Config, tokenizer: Tokenizer) -> Prepared:
     """Rows that were tokenised before. They are taken as they are; a note says when they were made otherwise."""
-    train, evaluation, about = kept.read(folder, config)
+    train, evaluation, about = tokenized_cache.read(folder, config)
     template = template_of(config, tokenizer)
     report = Report(stage=config.stage, template=template.name, cutoff_len=config.cutoff_len)
     report.read = report.kept = report.train_rows = report.examples = len(train)

@@ -13,11 +13,11 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.engine.live import LiveRun
+from tuner.engine.loss_mix import Mixture
 from tuner.engine.losses import LossSettings
-from tuner.engine.mixture import Mixture
 from tuner.engine.packed.support import too_long_for, unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
-from tuner.engine.start import Start
+from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments, on_gpu
 from tuner.jobs import planning
 from tuner.plan.engine import PACKED, TRL, refusal

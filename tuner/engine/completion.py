@@ -13,7 +13,7 @@ from trl.trainer.utils import use_adapter
 
 from tuner.config.config import Config
 from tuner.engine import token_losses
-from tuner.engine.means import Means
+from tuner.engine.metric_means import Means
 
 # What the model is not given when its logits are wanted: the loss is ours.
 _LABELS = frozenset({"labels"})

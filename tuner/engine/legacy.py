@@ -25,8 +25,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from tuner.config.models import LegacyKind, ModelError, legacy_kind, model_name, read_config
+from tuner.data.build_once import build_once
 from tuner.data.legacy_tokenizers import write_tokenizer
-from tuner.data.made_once import made_once
 from tuner.engine.legacy_layouts import LAYOUTS, Layout, UnfitError, require
 from tuner.paths import slug
 
@@ -54,7 +54,7 @@ def native(folder: Path, cache: Path) -> Path:
     try:
         shards = _shards(folder)
         target = cache / f"{name}-{_digest(folder, shards)}"
-        return made_once(target, lambda partial: _convert(folder, kind, shards, partial))
+        return build_once(target, lambda partial: _convert(folder, kind, shards, partial))
     except UnfitError as error:
         raise ModelError(f"{folder} cannot be converted: {error}.") from error
 

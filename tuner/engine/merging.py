@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tuner import paths
 from tuner.config.config import Config
-from tuner.data.made_once import made_once
+from tuner.data.build_once import build_once
 from tuner.engine import models
 from tuner.engine.adapter_loading import put_on
 from tuner.engine.models import Source
@@ -44,7 +44,7 @@ def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Sour
         models.tokenizer(plain, source).save_pretrained(fresh)
 
     folder = paths.models() / f"{paths.slug(source.folder.name)}-merged-{digest.hexdigest()[:12]}"
-    return Source(made_once(folder, make), str(folder.resolve()))
+    return Source(build_once(folder, make), str(folder.resolve()))
 
 
 def merged(model: PeftModel) -> PreTrainedModel:

@@ -139,7 +139,7 @@ def _muon(config: Config, trainer: Trainer) -> Optimizer:
         id(e.weight) for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None
     }
     matrices, others = _parted(model.parameters(), lambda w: w.ndim == 2 and id(w) not in ends)
-    return Together(
+    return CombinedOptimizer(
         torch.optim.Muon(
             matrices,
             lr=config.learning_rate,
@@ -163,7 +163,7 @@ def _parted(
     return [w for w in trained if first(w)], [w for w in trained if not first(w)]
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Two optimizers, each with its own weights, stepped as one; schedules see all their groups."""
 
     def __init__(self, *parts: Optimizer):

@@ -14,7 +14,7 @@ import torch
 
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun
-from tuner.engine.start import Start
+from tuner.engine.setup import Start
 from tuner.text.message import message
 
 if TYPE_CHECKING:

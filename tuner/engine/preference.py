@@ -20,10 +20,10 @@ from trl import DPOConfig, DPOTrainer
 from tuner.config.config import Config
 from tuner.engine import methods
 from tuner.engine.live import LiveRun
+from tuner.engine.loss_mix import Mixture, trl_settings
 from tuner.engine.losses import needs_reference, preference_loss, running_baseline
-from tuner.engine.means import Means, measured_as
-from tuner.engine.mixture import Mixture, trl_settings
-from tuner.engine.start import Start
+from tuner.engine.metric_means import Means, measured_as
+from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments
 
 # TRL builds its trainer around a data set it tokenises itself; the real rows come encoded and are put in afterwards.

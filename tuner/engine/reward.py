@@ -16,8 +16,8 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun
-from tuner.engine.means import Means
-from tuner.engine.start import Start
+from tuner.engine.metric_means import Means
+from tuner.engine.setup import Start
 from tuner.text.message import message
 
 

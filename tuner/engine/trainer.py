@@ -27,7 +27,7 @@ from tuner.engine import adapters, card, methods, optimizers
 from tuner.engine.live import LiveRun
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
-from tuner.engine.start import Start
+from tuner.engine.setup import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.engine.truth import note_disk, note_training
 from tuner.jobs.live import Outcome

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.made_once import made_once
+from tuner.data.build_once import build_once
 from tuner.engine import models
 from tuner.engine.models import Source
 from tuner.plan.engine import grows
@@ -35,7 +35,7 @@ def widened(config: Config, source: Source) -> Source:
         [models.fingerprint(source), list(config.add_tokens), meant, config.init_special_tokens, config.seed]
     )
     name = f"{paths.slug(source.folder.name)}-tokens-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
-    folder = made_once(paths.models() / name, lambda fresh: _make(config, source, meant, fresh))
+    folder = build_once(paths.models() / name, lambda fresh: _make(config, source, meant, fresh))
     return Source(folder, str(folder.resolve()))
 
 

@@ -63,7 +63,7 @@ def _end_without_worker(run: Run) -> str:
         watch.mark_unsettled(run)
         queue.forget(run.id)
         return render(said)
-    watch.bury(run, None)
+    watch.finalize(run, None)
     return f"Run {run.id} had no worker any more: {run.status().reason}"
 
 

@@ -61,7 +61,7 @@ def _settled(run: Run, process: subprocess.Popen[bytes]) -> int:
     watch.end_session(process.pid)
     lock = locks.lock(run.lock_path, wait=2.0)
     if lock is not None:
-        watch.bury(run, process.returncode)
+        watch.finalize(run, process.returncode)
         os.close(lock)
     ensure_supervisor(only_if_needed=True)
     return process.returncode if process.returncode in (0, 1, 2) else 1

@@ -23,7 +23,7 @@ from tuner.text.message import Message, render, term
 from tuner.tracking.mirror import Mirror
 
 Asked = Literal["stop", "cancel"]
-BREATH = 0.3  # seconds between two writes of the status: a reader polls once a second
+MIN_WRITE_INTERVAL = 0.3  # seconds between two writes of the status: a reader polls once a second
 
 
 class StoppedError(Exception):
@@ -164,7 +164,7 @@ class Live:
 
     def _due(self, what: str) -> bool:
         """Whether it is time to write again what is told; each by itself, or one would keep the other from its turn."""
-        if self.quiet.is_set() or time.monotonic() - self._written.get(what, 0.0) < BREATH:
+        if self.quiet.is_set() or time.monotonic() - self._written.get(what, 0.0) < MIN_WRITE_INTERVAL:
             return False
         self._written[what] = time.monotonic()
         return True

@@ -15,7 +15,7 @@ from tuner.plan.facts import Data, Model, data_of, machine, model_of
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run
-from tuner.tracking.pace import expected_seconds
+from tuner.tracking.duration_estimate import expected_seconds
 from tuner.tracking.store import TrackerError
 
 

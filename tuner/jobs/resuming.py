@@ -55,7 +55,7 @@ def queue_again(
         if status.state == "queued":  # somebody else was quicker
             return
         if status.state not in ENDED:
-            status = watch.bury(run, None)
+            status = watch.finalize(run, None)
         if source is not None and not source.is_dir():
             raise Refused(f"Run {run.id} cannot be resumed: {source.name} was just removed; try again.")
         run.keep_secrets(secrets or {})

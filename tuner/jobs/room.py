@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import paths
-from tuner.data.kept import ours
+from tuner.data.tokenized_cache import ours
 from tuner.data.upload import UPLOADS
 from tuner.runs import checkpoints
 from tuner.runs.run import Run

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tuner import hardware, paths, process
-from tuner.jobs import launch, queue, resuming, settle, slots
+from tuner.jobs import launch, queue, reconcile, resuming, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
 from tuner.runs import files, locks, reasons
 from tuner.runs.run import Run
@@ -60,7 +60,7 @@ def leader() -> int | None:
 def needed() -> bool:
     """Whether there is anything for a supervisor to do."""
     runs = queue.unended()
-    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs)) or settle.due()
+    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs)) or reconcile.due()
 
 
 def _startable(runs: dict[str, Status]) -> list[str]:
@@ -151,7 +151,7 @@ class Supervisor:
                     watch.process.wait()
                 del self.watches[watch.run.id]
                 return
-            after = resuming.after_reboot(watch.run) or watch.bury()
+            after = resuming.after_reboot(watch.run) or watch.finalize()
             if after is not None:
                 log.info("%s: %s %s", watch.run.id, after.state, after.reason)
                 del self.watches[watch.run.id]
@@ -235,7 +235,7 @@ class Supervisor:
         """One process at a time tells MLflow, in its own time: importing it here would make this one ten times as big."""
         if self.settling is not None and self.settling.poll() is None:
             return True
-        self.settling = settle.start() if settle.due() else None
+        self.settling = reconcile.start() if reconcile.due() else None
         return self.settling is not None
 
 

@@ -177,7 +177,7 @@ class Watch:
         )
         self.told = bool(says)
 
-    def bury(self) -> Status | None:
+    def finalize(self) -> Status | None:
         """Clear away what the dead worker left, and write its outcome. None while the lock is not to be had."""
         end_session(self.pid or (self.process.pid if self.process else _launched(self.run)))
         code = self.process.wait() if self.process else None
@@ -188,7 +188,7 @@ class Watch:
             record = launch.record(self.run)
             if record is None and self.run.status().state == "queued":
                 return self.run.status()  # it ended, and was queued again before anybody looked
-            return bury(self.run, code, self.oom is not None and self.oom.grew())
+            return finalize(self.run, code, self.oom is not None and self.oom.grew())
         finally:
             os.close(lock)
 
@@ -245,7 +245,7 @@ def kill_tree(pid: int) -> None:
 # --- the outcome ---------------------------------------------------------------------------------------------------
 
 
-def bury(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
+def finalize(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
     """Write how a dead worker's run ended, if it did not say so itself. The caller holds the run's lock.
 
     `exit_code` as subprocess has it; None when nobody watched.
@@ -278,17 +278,17 @@ def _outcome(
         said = reasons.Reason(status.cause, status.remedies)
         ends: dict[str, State] = {"": "finished", "stopped": "stopped", "cancelled": "stopped"}
         return ends.get(said.code, "failed"), said
-    ending = _ending(run, status, exit_code, oom_killed)
+    ending = _exit_info(run, status, exit_code, oom_killed)
     # A reboot ends what was asked of the run too, but it was the reboot that ended it.
     if (run.requested("stop") or run.requested("cancel")) and not ending.rebooted:
         return "stopped", _stopped(ending)
     unknown = ending.rebooted or exit_code is None
-    return "interrupted" if unknown else "failed", reasons.from_ending(ending, run.values())
+    return "interrupted" if unknown else "failed", reasons.from_exit(ending, run.values())
 
 
-def _ending(run: Run, status: Status, exit_code: int | None, oom_killed: bool) -> reasons.Ending:
+def _exit_info(run: Run, status: Status, exit_code: int | None, oom_killed: bool) -> reasons.ExitInfo:
     kept = next((c for c in reversed(checkpoints.of(run)) if checkpoints.valid(c, deep=False) is None), None)
-    return reasons.Ending(
+    return reasons.ExitInfo(
         exit_code=exit_code,
         step=status.step,
         oom_killed=oom_killed,
@@ -306,7 +306,7 @@ def rebooted(run: Run, status: Status) -> bool:
     return bool(began_on) and began_on != hardware.boot_id()
 
 
-def _stopped(ending: reasons.Ending) -> reasons.Reason:
+def _stopped(ending: reasons.ExitInfo) -> reasons.Reason:
     again = [reasons.RESUME] if ending.checkpoint or not ending.step else []
     told = message.message("stopped.dead", step=ending.step, checkpoint=ending.checkpoint)
     return reasons.Reason(told, again)

@@ -23,7 +23,7 @@ from tuner.runs.run import Run
 LOCK_VARIABLE = "TUNER_LOCK_FD"
 
 
-class Busy(Exception):  # noqa: N818  said as a sentence: "Busy: ..."
+class LockHeldError(Exception):  # noqa: N818  said as a sentence: "Busy: ..."
     """Somebody else holds the lock; the message says who and what to do."""
 
 
@@ -66,7 +66,7 @@ def locking(path: Path, wait: float = 10.0) -> Iterator[int]:
     """Hold the lock on `path` for a block. Raises Busy after `wait` seconds."""
     handle = lock(path, wait)
     if handle is None:
-        raise Busy(f"{path.name} is held by another process; try again in a moment.")
+        raise LockHeldError(f"{path.name} is held by another process; try again in a moment.")
     try:
         yield handle
     finally:
@@ -88,7 +88,7 @@ def hold(run: Run) -> int:
     given = _inherited(run)
     handle = os.dup(given) if given is not None else lock(run.lock_path, wait=1.0)
     if handle is None:
-        raise Busy(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
+        raise LockHeldError(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
     _held.update((h, run.lock_path) for h in (given, handle) if h is not None)
     return handle
 

@@ -262,7 +262,7 @@ def _evidence(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExitInfo:
     """What is known of a dead worker. `exit_code` as subprocess has it (negative: a signal), None when unknown."""
 
     exit_code: int | None
@@ -274,7 +274,7 @@ class Ending:
     checkpoint: str = ""
 
 
-def from_ending(ending: Ending, values: Values) -> Reason:
+def from_exit(ending: ExitInfo, values: Values) -> Reason:
     """The reason for a worker that died without a word."""
     known = {"step": ending.step, "checkpoint": ending.checkpoint}
     again = [RESUME] if ending.checkpoint or not ending.step else []

@@ -92,7 +92,7 @@ class Run:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def bury(self) -> None:
+    def remove_remains(self) -> None:
         """Remove what a save brought back of a folder that was deleted, and the empty folders above: no run is there."""
         if self.exists:
             return

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
 from tuner.engine.live import LiveRun
-from tuner.engine.mixture import mixture
-from tuner.engine.start import begin
+from tuner.engine.loss_mix import mixture
+from tuner.engine.setup import begin
 from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
 

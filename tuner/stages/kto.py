@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
+from tuner.engine.kto_negatives import mismatched, one_prompt
 from tuner.engine.live import LiveRun
-from tuner.engine.mismatched import mismatched, one_prompt
-from tuner.engine.mixture import settings
-from tuner.engine.start import begin
+from tuner.engine.loss_mix import settings
+from tuner.engine.setup import begin
 from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
 from tuner.text.message import message
@@ -30,7 +30,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
         losses = [(settings(config, config.stage, ld_alpha=None), 1.0)]
         trainer = packed_trainer(config, run, start, losses)
         if trainer is None:
-            from tuner.engine.labelled import build  # TRL takes a second to import
+            from tuner.engine.kto_trainer import build  # TRL takes a second to import
 
             trainer = build(config, run, start, losses)
     return fit(trainer, config, run, start)

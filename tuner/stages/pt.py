@@ -10,7 +10,7 @@ from trl import SFTConfig
 from tuner.config.config import Config
 from tuner.engine.completion import CompletionTrainer, collator
 from tuner.engine.live import LiveRun
-from tuner.engine.start import begin
+from tuner.engine.setup import begin
 from tuner.engine.trainer import arguments, fit
 from tuner.jobs.live import Outcome
 

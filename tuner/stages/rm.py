@@ -9,7 +9,7 @@ from trl import RewardConfig
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun
 from tuner.engine.reward import PairCollator, RewardTrainer, predict, save_value_head
-from tuner.engine.start import begin
+from tuner.engine.setup import begin
 from tuner.engine.trainer import arguments, fit
 from tuner.jobs.live import Outcome
 

@@ -10,7 +10,7 @@ from tuner.engine import methods
 from tuner.engine.completion import CompletionTrainer, collator
 from tuner.engine.live import LiveRun
 from tuner.engine.predict import predict
-from tuner.engine.start import begin
+from tuner.engine.setup import begin
 from tuner.engine.trainer import arguments, fit
 from tuner.jobs.live import Outcome
 

@@ -13,9 +13,9 @@ from tuner.runs.curve import Curve, Series, thinned
 from tuner.runs.points import keep, recall, remember, remembered, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
-from tuner.tracking.ledger import is_mirrored, mlflow_id
 from tuner.tracking.reader import Reader, reader
 from tuner.tracking.store import TrackerError, tracking_uri
+from tuner.tracking.sync_state import is_mirrored, mlflow_id
 
 WORTH_KEEPING = 20_000
 """Points that take longer to ask for again than to keep what came of them."""

@@ -28,9 +28,9 @@ from tuner.runs.run import Run, all_runs, mark_open
 from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import Message, message, plain, to_tag
 from tuner.tracking import creation, open_runs, store
-from tuner.tracking.ledger import Ledger, held, is_mirrored
 from tuner.tracking.registration import register_pending
 from tuner.tracking.store import TrackerError, explained, open_store
+from tuner.tracking.sync_state import SyncState, held, is_mirrored
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +60,7 @@ def sync(run: Run, wait: float = 0.0) -> int | None:
     with held(run, wait) as mine:
         if not mine:
             return None
-        sent = bring(run, Ledger.of(run))
+        sent = bring(run, SyncState.of(run))
         register_pending(run)
     if run.status().tracker:
         run.update(tracker=Message())
@@ -84,7 +84,7 @@ def start_anew() -> None:
     store.new_database(file)
 
 
-def bring(run: Run, ledger: Ledger) -> int:
+def bring(run: Run, ledger: SyncState) -> int:
     """One pass over all that MLflow may lack, in the order in which it makes sense there. Raises TrackerError."""
     client = open_store(create=not ledger.mlflow_id)
     status = run.status()
@@ -124,7 +124,7 @@ def create_in_mlflow(
     return str(made.info.run_id)
 
 
-def _describe(client: MlflowClient, run: Run, ledger: Ledger) -> None:
+def _describe(client: MlflowClient, run: Run, ledger: SyncState) -> None:
     """The run itself, its params and its config file."""
     if not ledger.mlflow_id:
         status = run.status()
@@ -149,7 +149,7 @@ def _params(run: Run) -> dict[str, str]:
         return {name: word(value) for name, value in run.values().items()}
 
 
-def _send_facts(client: MlflowClient, run: Run, ledger: Ledger) -> None:
+def _send_facts(client: MlflowClient, run: Run, ledger: SyncState) -> None:
     """Versions, commit and machine, as the worker found them."""
     file = run.folder / "facts.json"
     if ledger.facts or not file.exists():
@@ -159,7 +159,7 @@ def _send_facts(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     ledger.write(run)
 
 
-def _send_inputs(client: MlflowClient, run: Run, ledger: Ledger) -> None:
+def _send_inputs(client: MlflowClient, run: Run, ledger: SyncState) -> None:
     rows = recorded(run)
     if len(rows) <= ledger.inputs:
         return
@@ -168,7 +168,7 @@ def _send_inputs(client: MlflowClient, run: Run, ledger: Ledger) -> None:
     ledger.write(run)
 
 
-def _send_metrics(client: MlflowClient, run: Run, ledger: Ledger) -> int:
+def _send_metrics(client: MlflowClient, run: Run, ledger: SyncState) -> int:
     from mlflow.entities import Metric
 
     sent = 0
@@ -184,7 +184,7 @@ def _send_metrics(client: MlflowClient, run: Run, ledger: Ledger) -> int:
     return sent
 
 
-def _send_state(client: MlflowClient, run: Run, ledger: Ledger, status: Status) -> None:
+def _send_state(client: MlflowClient, run: Run, ledger: SyncState, status: Status) -> None:
     if ledger.state == _state_mark(status):
         return
     tags: dict[str, str] = {"state": status.state}
@@ -218,7 +218,7 @@ def _outcome_tags(run: Run, status: Status) -> dict[str, str]:
     return tags
 
 
-def _send_artifacts(client: MlflowClient, run: Run, ledger: Ledger) -> None:
+def _send_artifacts(client: MlflowClient, run: Run, ledger: SyncState) -> None:
     for path in map(Path, run.status().artifacts):
         mark = f"{path}@{path.stat().st_mtime_ns}" if path.exists() else ""
         if mark and mark not in ledger.artifacts:
@@ -357,12 +357,12 @@ class Mirror:
         # Whoever sends for this run now (a sync that was begun before the resume) is soon done.
         with held(self._run, wait=600.0) as mine:
             if mine:
-                self._follow(Ledger.of(self._run))
+                self._follow(SyncState.of(self._run))
 
     def _write_facts(self) -> None:
         (self._run.folder / "facts.json").write_text(json.dumps(redacted(facts())), encoding="utf-8")
 
-    def _follow(self, ledger: Ledger) -> None:
+    def _follow(self, ledger: SyncState) -> None:
         wait = self._every
         while True:
             last = self._end.is_set()
@@ -372,7 +372,7 @@ class Mirror:
                 return
             self._end.wait(wait)
 
-    def _pass(self, ledger: Ledger) -> Message:
+    def _pass(self, ledger: SyncState) -> Message:
         """One attempt; what went wrong."""
         said = Message()
         try:

@@ -17,7 +17,7 @@ from typing import Any
 from tuner import paths
 from tuner.runs.run import Run, mark_open, open_marks
 from tuner.runs.status import ENDED
-from tuner.tracking.ledger import Ledger, is_mirrored
+from tuner.tracking.sync_state import SyncState, is_mirrored
 
 
 def ids() -> list[str]:
@@ -89,4 +89,4 @@ def closed(run: Run) -> bool:
     status = run.status()
     if status.state not in ENDED or status.tracking:
         return False
-    return Ledger.of(run).state.partition("@")[0] == status.state and is_mirrored(run)
+    return SyncState.of(run).state.partition("@")[0] == status.state and is_mirrored(run)

@@ -15,10 +15,10 @@ from tuner.runs.inputs import record_inputs
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State
 from tuner.text.message import Message, message
-from tuner.tracking.ledger import Ledger
 from tuner.tracking.mirror import sync
 from tuner.tracking.registration import waits
 from tuner.tracking.store import TrackerError
+from tuner.tracking.sync_state import SyncState
 
 __all__ = ["finish", "record_inputs", "settle"]
 
@@ -91,7 +91,7 @@ def settle(run: Run, timeout: float = 30.0) -> bool:
 def is_settled(run: Run) -> bool:
     """Whether MLflow knows of the outcome in the run's folder, and has its adapter."""
     status = run.status()
-    return Ledger.of(run).state.partition("@")[0] == status.state and not waits(run)
+    return SyncState.of(run).state.partition("@")[0] == status.state and not waits(run)
 
 
 def forget_old_secrets() -> list[Run]:

@@ -29,7 +29,7 @@ class Reader(Protocol):
     def has_adapters(self) -> bool: ...
 
 
-class NobodyYet:
+class EmptyReader:
     """Before the first run, or while the tracker is away: nothing is known."""
 
     def heads(self, ids: Collection[str] | None = None) -> list[Head]:
@@ -73,6 +73,6 @@ def reader() -> Reader:
     if not file.exists():
         if was_used(file):
             raise TrackerError(f"{file} is missing; put it back, then everything is here again.")
-        return NobodyYet()
+        return EmptyReader()
     quick = SqliteReader(file)
     return quick if quick.fits() else ClientReader()

@@ -27,7 +27,6 @@ from tuner.runs.inputs import recorded
 from tuner.runs.run import Run
 from tuner.runs.weights import BrokenWeights, check_finite
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
-from tuner.tracking.ledger import mlflow_id
 from tuner.tracking.store import (
     as_default,
     changed,
@@ -37,6 +36,7 @@ from tuner.tracking.store import (
     open_store,
     tracking_uri,
 )
+from tuner.tracking.sync_state import mlflow_id
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
 # What of an output folder is the adapter: weights, their description and the tokenizer.

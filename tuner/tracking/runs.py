@@ -22,10 +22,10 @@ from tuner.text.message import plain
 from tuner.tracking import open_runs
 from tuner.tracking.creation import creating
 from tuner.tracking.history import history, metric_names
-from tuner.tracking.ledger import Ledger, held, mlflow_id
 from tuner.tracking.mirror import create_in_mlflow, sync
 from tuner.tracking.rows import NOTE, PARENT, SWEEP, Brief, Choices, Page, RunFilter, RunRow, is_own
 from tuner.tracking.store import TrackerError, changed, changing, database, explained, open_store
+from tuner.tracking.sync_state import SyncState, held, mlflow_id
 from tuner.tracking.table import Table
 
 __all__ = [
@@ -88,7 +88,7 @@ def create_run(
             run, away = Run(uuid.uuid4().hex), str(error)
         run.create(config, name, own)
         if not away:
-            Ledger(mlflow_id=run.id, state="queued").write(run)
+            SyncState(mlflow_id=run.id, state="queued").write(run)
     try:
         if not away:
             sync(run)
@@ -267,7 +267,7 @@ def rename_run(run_id: str, name: str) -> None:
 def _recorded(run_id: str) -> str:
     """MLflow's id. Raises TrackerError for a run that it does not have yet."""
     run = Run(run_id)
-    if run.exists and not Ledger.of(run).mlflow_id:
+    if run.exists and not SyncState.of(run).mlflow_id:
         raise TrackerError("MLflow does not have this run yet; `tuner sync` brings it there, then try again.")
     return mlflow_id(run_id)
 

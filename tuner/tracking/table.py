@@ -17,7 +17,7 @@ from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import of_tag
 from tuner.tracking import open_runs
-from tuner.tracking.reader import NobodyYet, Reader, reader
+from tuner.tracking.reader import EmptyReader, Reader, reader
 from tuner.tracking.rows import NOTE, PARENT, STATE_OF, SWEEP, Details, Head, RunFilter, RunRow, is_own
 from tuner.tracking.search import SETTLED
 from tuner.tracking.sqlite_reader import SqliteReader
@@ -52,7 +52,7 @@ class Table:
         self._columns: dict[tuple[str, str], dict[str, Any]] = {}
         self._statuses: dict[str, Status] = {}
         self._details: dict[str, Details] = {}
-        self._reader: Reader = NobodyYet()
+        self._reader: Reader = EmptyReader()
         self._folder_of: dict[str, str] = {}
         self.heads: dict[str, Head] = {}
         try:
@@ -69,7 +69,7 @@ class Table:
     def _alone(self, error: TrackerError) -> None:
         """Go on with what the folders say."""
         self.notice = f"Only the runs of this folder are shown. {error}"
-        self._reader, self._folder_of = NobodyYet(), {}
+        self._reader, self._folder_of = EmptyReader(), {}
         self.__dict__.pop("_own", None)
 
     @cached_property

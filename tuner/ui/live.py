@@ -16,7 +16,7 @@ from tuner.runs.run import Run
 from tuner.runs.status import ENDED
 from tuner.text.message import term
 from tuner.tracking import store
-from tuner.tracking.pace import time_left
+from tuner.tracking.duration_estimate import time_left
 from tuner.ui import state
 from tuner.ui.words import count, duration, look, safe, share, size
 

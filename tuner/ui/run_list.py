@@ -11,7 +11,7 @@ from tuner.jobs.queue import QueueRow
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
 from tuner.text.message import term
-from tuner.tracking.pace import time_left
+from tuner.tracking.duration_estimate import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import first_runs
 from tuner.ui import sparkline, theme, writes

@@ -22,7 +22,7 @@ from tuner.runs.points import Tail, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
 from tuner.text.message import render, term
-from tuner.tracking.pace import time_left
+from tuner.tracking.duration_estimate import time_left
 from tuner.ui import chart_table, charts, plan_view, run_actions, theme, writes
 from tuner.ui.words import (
     NONE,

@@ -16,7 +16,7 @@ from tuner.config.config import word
 from tuner.config.kinds import KINDS
 from tuner.runs.status import Status
 from tuner.text.message import term
-from tuner.tracking.pace import ASKING, answered
+from tuner.tracking.duration_estimate import ASKING, answered
 
 NONE = "–"
 Colour = Literal["red", "orange", "yellow", "blue", "green", "violet", "gray", "primary"]

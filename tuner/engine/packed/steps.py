@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tuner.engine.packed.bucket_sizes import Level, level_shape
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.graphs import RowGraphs
-from tuner.engine.packed.levels import Level, level_shape
 from tuner.engine.packed.objective import Objective
 from tuner.engine.packed.policy import FusedPolicy, Policy
 from tuner.engine.packed.rows import Row, Unit, exact_shape, pack_row, split_units

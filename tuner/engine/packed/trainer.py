@@ -22,8 +22,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tuner.engine.losses import LossSettings
-from tuner.engine.means import measured_as
-from tuner.engine.packed.levels import Level, choose_levels, drawn_sizes, level_count
+from tuner.engine.metric_means import measured_as
+from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, level_count
 from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, fused_refusal

@@ -14,7 +14,7 @@ from tuner.runs.run import Run
 
 
 @dataclass
-class Ledger:
+class SyncState:
     """tracking.json: what of a run MLflow has. `steps` holds each metric's last step sent."""
 
     mlflow_id: str = ""
@@ -27,7 +27,7 @@ class Ledger:
     artifacts: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, run: Run) -> Ledger:
+    def of(cls, run: Run) -> SyncState:
         known = {f.name for f in fields(cls)}
         with suppress(OSError, ValueError):
             raw = json.loads((run.folder / "tracking.json").read_text(encoding="utf-8"))
@@ -40,13 +40,13 @@ class Ledger:
 
 def mlflow_id(run_id: str) -> str:
     """MLflow's id of a run: the run's own, unless MLflow was away when the run was made."""
-    return Ledger.of(Run(run_id)).mlflow_id or run_id
+    return SyncState.of(Run(run_id)).mlflow_id or run_id
 
 
 def is_mirrored(run: Run) -> bool:
     """Whether MLflow has every point that is in metrics.jsonl."""
     with suppress(FileNotFoundError):
-        return Ledger.of(run).offset >= run.metrics_path.stat().st_size
+        return SyncState.of(run).offset >= run.metrics_path.stat().st_size
     return True
 
 

@@ -1,4 +1,4 @@
-"""Start the dashboard: `python -m tuner.ui.serve --port 8501`."""
+"""Start the dashboard: `python -m tuner.ui.server --port 8501`."""
 
 from __future__ import annotations
 

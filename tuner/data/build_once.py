@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+def build_once(target: Path, make: Callable[[Path], None]) -> Path:
     """`target`, which `make` fills on the first call: in a folder beside it that is synced, then renamed.
 
     A second process waits on the lock and finds the folder done; what a killed one left is cleared away.

@@ -12,10 +12,10 @@ from trl import KTOConfig, KTOTrainer
 from tuner.config.config import Config
 from tuner.engine import methods
 from tuner.engine.live import LiveRun
+from tuner.engine.loss_mix import Mixture
 from tuner.engine.losses import LossSettings, kl_estimate, kto_loss
-from tuner.engine.means import Means, measured_as
-from tuner.engine.mixture import Mixture
-from tuner.engine.start import Start
+from tuner.engine.metric_means import Means, measured_as
+from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments
 
 PLACEHOLDER = Dataset.from_list([{"prompt": "a", "completion": "b", "label": True}])

@@ -1,6 +1,6 @@
 """Telling MLflow how runs ended, in a process of its own: importing MLflow costs seconds and 200 MB.
 
-`python -m tuner.jobs.settle` does it for every run with a mark in mlruns/unsettled and is safe to repeat.
+`python -m tuner.jobs.reconcile` does it for every run with a mark in mlruns/unsettled and is safe to repeat.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def start() -> subprocess.Popen[bytes]:
     """A process that settles all that is pending."""
     _stamp().touch()
     return subprocess.Popen(
-        [sys.executable, "-m", "tuner.jobs.settle"],
+        [sys.executable, "-m", "tuner.jobs.reconcile"],
         stdin=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TUNER_HOME": str(paths.home())},
     )
@@ -105,10 +105,10 @@ def settle(run_id: str) -> bool:
 def sync() -> tuple[int, list[str]]:
     """Send MLflow everything it lacks, of every run of this studio: the points sent and what went wrong. `tuner sync`."""
     from tuner.runs.weights import BrokenWeights
-    from tuner.tracking.ledger import is_mirrored
     from tuner.tracking.mirror import sync as send
     from tuner.tracking.outcome import is_settled
     from tuner.tracking.store import TrackerError
+    from tuner.tracking.sync_state import is_mirrored
 
     sent, troubles = 0, []
     try:
