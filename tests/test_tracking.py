@@ -522,7 +522,7 @@ def test_reading_never_imports_mlflow(studio: Path) -> None:
     outcome.finish(run, "finished")
     code = (
         "import sys; from tuner.runs import checkpoints, metrics\n"
-        "from tuner.tracking import adapters, ledger, outcome, runs, store\n"
+        "from tuner.tracking import adapters, sync_state, outcome, runs, store\n"
         "page = runs.list_runs(); assert page.total, page\n"
         f"assert runs.get_row({run.id!r}).metrics['loss'] == 1.0\n"
         f"assert runs.history([{run.id!r}], 'loss') and runs.metric_names([{run.id!r}]) and runs.choices()\n"
