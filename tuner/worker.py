@@ -57,7 +57,7 @@ def main(run_id: str) -> int:
 
 
 def run_here(run: Run) -> int:
-    """Live a run in this process, its output in log.txt too. Raises locks.Busy when another worker has it."""
+    """Live a run in this process, its output in log.txt too. Raises locks.LockHeldError when another worker has it."""
     lock = locks.hold(run)
     try:
         with logging_to(run):
