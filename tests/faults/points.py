@@ -20,8 +20,8 @@ POINTS: dict[str, tuple[str, Any, str]] = {
     "started-unrecorded": ("after", launch, "spawn"),
     "started": ("after", launch, "start"),
     "dead-unburied": ("before", watch, "end_session"),
-    "outcome-unwritten": ("before", watch, "bury"),
-    "outcome-written": ("after", watch, "bury"),
+    "outcome-unwritten": ("before", watch, "finalize"),
+    "outcome-written": ("after", watch, "finalize"),
 }
 
 

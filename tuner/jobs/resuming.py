@@ -69,7 +69,7 @@ def after_reboot(run: Run) -> Status | None:
     """Queue a run again, first of all, that a reboot ended and whose `auto_resume` asks for it: its status then.
 
     None where there is nothing to do, which leaves the run to be buried. Once from each checkpoint: a run that takes
-    the machine down with it must not do so for ever. Raises Busy.
+    the machine down with it must not do so for ever. Raises LockHeldError.
     """
     status = run.status()
     if (

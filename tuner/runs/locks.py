@@ -23,7 +23,7 @@ from tuner.runs.run import Run
 LOCK_VARIABLE = "TUNER_LOCK_FD"
 
 
-class LockHeldError(Exception):  # noqa: N818  said as a sentence: "Busy: ..."
+class LockHeldError(Exception):
     """Somebody else holds the lock; the message says who and what to do."""
 
 
@@ -63,7 +63,7 @@ def locked(path: Path) -> bool:
 
 @contextmanager
 def locking(path: Path, wait: float = 10.0) -> Iterator[int]:
-    """Hold the lock on `path` for a block. Raises Busy after `wait` seconds."""
+    """Hold the lock on `path` for a block. Raises LockHeldError after `wait` seconds."""
     handle = lock(path, wait)
     if handle is None:
         raise LockHeldError(f"{path.name} is held by another process; try again in a moment.")
@@ -82,7 +82,7 @@ def hold(run: Run) -> int:
     """The worker's first act: hold the run's lock for its whole life. Returns an open file that is the caller's to close.
 
     The lock inherited from whoever started the worker is kept, and then until the process ends; without one it is
-    taken. Children of the worker do not get it, so that a free lock means that the worker itself is gone. Raises Busy
+    taken. Children of the worker do not get it, so that a free lock means that the worker itself is gone. Raises LockHeldError
     when another worker has the run.
     """
     given = _inherited(run)
