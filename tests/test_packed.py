@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_rows, pair_rows
+from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_rows, pair_rows, pairs
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.bucket_sizes import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.objective import Objective, finish_metrics
+from tuner.engine.packed.objective import PreferenceObjective, answer_sums, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal, head_refusal
 from tuner.engine.packed.reference import weights_fingerprint
 from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.support import too_long_for, unsupported
-from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
+from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
 from tuner.plan.engine import window as window_of
 
 
 def packed_step(model, rows, settings=None, micro=2, budget=10_000, policy=None):
     """(loss, gradients by parameter name, metrics) of one optimizer step of the packed engine."""
     policy = policy or FusedPolicy(model)
-    objective = Objective(settings or LossSettings(), CPU)
+    objective = PreferenceObjective(settings or LossSettings(), CPU)
     runner = StepRunner(policy, objective, CPU, budget, graphs=False)
     units = units_of_step(rows, micro)
     references = runner.score(units) if objective.needs_reference else None
@@ -128,7 +128,7 @@ def test_loss_and_every_gradient_equal_trl(trl, name: str, knobs: dict) -> None:
     assert got == pytest.approx(loss, rel=1e-5)
     assert_close(got_grads, grads)
     logged = {k: np.mean(v[-4:]) for k, v in trl._metrics["train"].items()}
-    names = Objective(LossSettings(), CPU).metric_names
+    names = PreferenceObjective(LossSettings(), CPU).metric_names
     for key, value in finish_metrics(names, metrics.tolist()).items():
         assert value == pytest.approx(logged[key], rel=1e-5, abs=1e-6), key
 
@@ -154,7 +154,7 @@ def test_every_pairs_log_probs_equal_trl(trl) -> None:
         trl.compute_loss(trl.model, trl.data_collator([row]))
         want += [trl._metrics["train"][f"logps/{side}"][-1] for side in ("chosen", "rejected")]
     row = DeviceRow(pack_row(units_of_step(rows, 2)), CPU)
-    got = Objective(LossSettings(), CPU).sums(FusedPolicy(build()).forward(row, False)[0], row)
+    got = answer_sums(FusedPolicy(build()).forward(row, False)[0][0], row)
     assert got.tolist() == pytest.approx(want, rel=1e-5)
 
 
@@ -188,11 +188,15 @@ def test_kto_equals_trl_at_every_size_of_micro_batch(trl_kto, tmp_path, count: i
     got, got_grads, metrics = packed_step(build(), rows, settings, micro=micro)
     assert got == pytest.approx(loss, rel=1e-5)
     assert_close(got_grads, grads)
-    found = finish_metrics(Objective(settings, CPU).metric_names, metrics.tolist())
+    found = finish_metrics(PreferenceObjective(settings, CPU).metric_names, metrics.tolist())
     assert found["kl"] == pytest.approx(np.mean(trl_kto._metrics["train"]["kl"]), rel=1e-4, abs=1e-6)
     evaluation = {"per_device_eval_batch_size": micro}
-    measured = PackedPreferenceTrainer(
-        build(), arguments(tmp_path, **evaluation), None, rows, loss=settings
+    measured = PackedTrainer(
+        build(),
+        arguments(tmp_path, **evaluation),
+        None,
+        rows,
+        objective=lambda d: PreferenceObjective(settings, d),
     ).evaluate()
     whole = [rows[i : i + micro] for i in range(0, count, micro)]
     with torch.no_grad():
@@ -267,7 +271,7 @@ def test_changing_one_pair_leaves_the_others_bit_identical(resize: bool) -> None
     sums = []
     for variant in (rows, other):
         row = DeviceRow(pack_row(units_of_step(variant, 2)), CPU)
-        sums.append(Objective(LossSettings(), CPU).sums(policy.forward(row, False)[0], row).view(-1, 2))
+        sums.append(answer_sums(policy.forward(row, False)[0][0], row).view(-1, 2))
     same = [i for i in range(len(rows)) if i != 4]
     assert torch.equal(sums[0][same], sums[1][same])
     assert not torch.equal(sums[0][4], sums[1][4])
@@ -284,7 +288,7 @@ def test_splitting_the_budget_changes_nothing(name: str) -> None:
 
 
 def test_bco_mixing_moves_its_baseline_once_per_micro_batch() -> None:
-    model, objective = build(), Objective(LossSettings(pref_bco_weight=0.5), CPU)
+    model, objective = build(), PreferenceObjective(LossSettings(pref_bco_weight=0.5), CPU)
     runner = StepRunner(FusedPolicy(model), objective, CPU, 10_000, graphs=False)
     units = units_of_step(pair_rows(), 2)
     result = runner.train(units, runner.score(units))
@@ -304,7 +308,7 @@ def test_recomputed_layers_and_padding_give_the_same_bits() -> None:
         policy.trunk.recompute = recompute
         policy.gradients.flat.zero_()
         row = DeviceRow(pack_row(units, shape=shape), CPU)
-        logps, context = policy.forward(row, keep=True)
+        (logps,), context = policy.forward(row, keep=True)
         policy.backward(torch.cos(torch.arange(len(logps))) * (row["token_weights"] > 0), row, context)
         results.append((logps[: exact.scored], policy.gradients.flat.clone()))
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
@@ -368,8 +372,8 @@ def arguments(folder: Path, **more) -> TrainingArguments:
 def test_training_learns_stops_resumes_and_evaluates(tmp_path) -> None:
     rows = pair_rows(12)
     options = {"max_steps": 12, "save_steps": 4, "eval_strategy": "steps", "eval_steps": 6}
-    whole = PackedPreferenceTrainer(
-        build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5]
+    whole = PackedTrainer(
+        build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5], objective=pairs
     )
     whole.train()
     history = whole.state.log_history
@@ -379,8 +383,8 @@ def test_training_learns_stops_resumes_and_evaluates(tmp_path) -> None:
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen"} <= set(history[0])
     final = next(h for h in reversed(history) if "eval_loss" in h)
     assert final["eval_rewards/accuracies"] >= 0.6
-    again = PackedPreferenceTrainer(
-        build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5]
+    again = PackedTrainer(
+        build(trained=False), arguments(tmp_path / "a", **options), rows, rows[:5], objective=pairs
     )
     again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
     resumed = [h["loss"] for h in again.state.log_history if "loss" in h]
@@ -403,19 +407,23 @@ def test_references_are_computed_once_and_found_by_the_next_run(tmp_path, monkey
     engine = EngineSettings(reference_cache=tmp_path / "cache")
     rows = pair_rows(8)
     for model in (build(trained=False), build(trained=False)):
-        PackedPreferenceTrainer(model, arguments(tmp_path, max_steps=4), rows, engine=engine).train()
+        PackedTrainer(model, arguments(tmp_path, max_steps=4), rows, engine=engine, objective=pairs).train()
     assert sum(calls) == len(rows)
     other = build(trained=False)
     other.get_base_model().lm_head.weight.data[3, 3] += 1e-3
-    PackedPreferenceTrainer(other, arguments(tmp_path, max_steps=2), rows, engine=engine).train()
+    PackedTrainer(other, arguments(tmp_path, max_steps=2), rows, engine=engine, objective=pairs).train()
     assert sum(calls) == 2 * len(rows) and len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_rows_padded_to_the_levels_of_their_data_train_the_same(tmp_path) -> None:
     losses = []
     for padded in (False, True):
-        trainer = PackedPreferenceTrainer(
-            build(trained=False), arguments(tmp_path, max_steps=6), pair_rows(12), pair_rows(4)
+        trainer = PackedTrainer(
+            build(trained=False),
+            arguments(tmp_path, max_steps=6),
+            pair_rows(12),
+            pair_rows(4),
+            objective=pairs,
         )
         runner = trainer.prepare()
         if padded:  # as where steps are replayed from graphs
@@ -433,8 +441,8 @@ def test_a_broken_cache_file_is_made_anew(tmp_path) -> None:
     name = weights_fingerprint(model, torch.float32)
     (tmp_path / f"{name}.npz").write_bytes(b"PK\x03\x04 half a file")
     engine = EngineSettings(reference_cache=tmp_path)
-    trainer = PackedPreferenceTrainer(
-        model, arguments(tmp_path / "o", max_steps=2), pair_rows(), engine=engine
+    trainer = PackedTrainer(
+        model, arguments(tmp_path / "o", max_steps=2), pair_rows(), engine=engine, objective=pairs
     )
     trainer.train()
     assert len(np.load(tmp_path / f"{name}.npz")["values"]) >= 8
@@ -450,7 +458,9 @@ def test_out_of_memory_is_met_once_with_less(tmp_path, monkeypatch) -> None:
         return original(self, units, references)
 
     monkeypatch.setattr(StepRunner, "train", fail_once)
-    trainer = PackedPreferenceTrainer(build(trained=False), arguments(tmp_path, max_steps=2), pair_rows())
+    trainer = PackedTrainer(
+        build(trained=False), arguments(tmp_path, max_steps=2), pair_rows(), objective=pairs
+    )
     trainer.train()
     assert trainer.runner.budget == failures[0] // 2 and trainer.runner.policy.trunk.recompute == 2
 
@@ -473,7 +483,7 @@ def test_rows_longer_than_a_sliding_window_are_not_taken(family: str) -> None:
     def differs(size: int) -> float:
         row = DeviceRow(pack_row(units_of_step(rows(size), 1)), CPU)
         policy = FusedPolicy(model) if fused_refusal(model) is None else AutogradPolicy(model)
-        got = policy.forward(row, False)[0][: size - 4]
+        got = policy.forward(row, False)[0][0, : size - 4]
         ids = torch.tensor([rows(size)[0]["prompt_ids"] + rows(size)[0]["chosen_ids"]])
         logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         return (got - logps.gather(1, ids[0, 1:, None])[3:, 0]).abs().max().item()

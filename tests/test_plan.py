@@ -25,7 +25,7 @@ from tuner.engine import trainer as engine_trainer
 from tuner.engine.losses import PAIR_LOSSES
 from tuner.engine.packed.layers import LAYER_CLASSES
 from tuner.engine.packed.memory import rows_with
-from tuner.engine.packed.trainer import PackedPreferenceTrainer
+from tuner.engine.packed.trainer import PackedTrainer
 from tuner.jobs import planning, slots
 from tuner.jobs.live import Outcome
 from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal, written_out
@@ -42,16 +42,16 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("plan")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNER_HOME", str(home))
-        tiny.model(home / "model")
+        tiny.model(home / "model", hidden=64)
         tiny.data(home / "data", rows=11)
-        tiny.model(home / "experts", hidden=16, layers=1, experts=2)
+        tiny.model(home / "experts", hidden=64, layers=1, experts=2)
         for name, made in FAMILIES.items():
             made().save_pretrained(home / name)
             tiny.tokenizer(home / name)
         yield home
 
 
-SIZES = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -65,9 +65,9 @@ def _family(name: str, **more: Any) -> Callable[[], Any]:
 
 
 FAMILIES = {
-    "qwen3": _family("qwen3", head_dim=8, num_key_value_heads=2),
+    "qwen3": _family("qwen3", head_dim=16, num_key_value_heads=2),
     "neox": _family("gpt_neox"),
-    "gemma2": _family("gemma2", head_dim=8, num_key_value_heads=2),
+    "gemma2": _family("gemma2", head_dim=16, num_key_value_heads=2),
     "windowed": _family("mistral", num_key_value_heads=2, sliding_window=8),
     "wide": _family("mistral", num_key_value_heads=2, sliding_window=4096),
 }
@@ -132,7 +132,7 @@ def hold_plan_against_worker(values: dict[str, Any], machine: str, free: int) ->
         trainer, last = built(config, patch)
         wanted = slots.wanted(None, config.use_cpu, [g.index for g in cards], made.devices)
     assert wanted[1] == made.devices == trainer.args.world_size == 1
-    packed = isinstance(trainer, PackedPreferenceTrainer)
+    packed = isinstance(trainer, PackedTrainer)
     assert (made.engine == PACKED) == packed, (made.why, config.changed())
     if not made.roughly:
         assert made.steps == last, config.changed()

@@ -14,6 +14,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tuner.engine.losses import LossSettings
+from tuner.engine.packed.objective import PreferenceObjective
 from tuner.engine.packed.rows import STRAY_IDS
 
 CPU = torch.device("cpu")
@@ -77,3 +79,22 @@ def labelled_rows(count: int = 8) -> list[dict]:
         {**r, STRAY_IDS: stray[: CUTOFF - len(r["prompt_ids"])]}
         for r, stray in zip(rows, strays, strict=True)
     ]
+
+
+def pairs(device: torch.device) -> PreferenceObjective:
+    """DPO's loss as it is by default."""
+    return PreferenceObjective(LossSettings(), device)
+
+
+def token_rows(count: int = 7, seed: int = 0) -> list[dict]:
+    """Texts with masks of several turns, and among them one that is learned whole, one whose last token alone is learned,
+    one at the cutoff, two that share a row, and a row of two tokens."""
+    g = np.random.default_rng(seed)
+    rows = []
+    for size in [2, CUTOFF, 9, 12, *(int(n) for n in g.integers(3, 30, count - 4))]:
+        ids = g.integers(1, VOCAB, size)
+        rows.append({"input_ids": ids.tolist(), "labels": np.where(g.random(size) < 0.5, ids, -100).tolist()})
+    rows[0]["labels"] = rows[0]["input_ids"]
+    rows[2]["labels"] = [-100] * 8 + rows[2]["input_ids"][-1:]
+    rows[3] |= {"labels": rows[3]["input_ids"], "seq_lengths": [5, 7]}
+    return rows

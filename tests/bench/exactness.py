@@ -16,6 +16,7 @@ import gc
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,7 +28,9 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
-from tuner.engine.packed.trainer import PackedPreferenceTrainer
+from tuner.engine.losses import LossSettings
+from tuner.engine.packed.objective import PreferenceObjective
+from tuner.engine.packed.trainer import PackedTrainer
 
 CUDA = torch.cuda.is_available()
 
@@ -89,13 +92,14 @@ def ran(
     torch.manual_seed(seed)
     if engine == "packed":
         model = get_peft_model(model, preference.lora())
-        trainer = PackedPreferenceTrainer(
+        trainer = PackedTrainer(
             model,
             TrainingArguments(**options),
             rows,
             eval_dataset=rows[:16] if halfway else None,
             processing_class=tokenizer,
             callbacks=[watch],
+            objective=partial(PreferenceObjective, LossSettings()),
         )
     else:
         trainer = Tokenised(

@@ -283,11 +283,15 @@ def run_trl(spec: dict, rows, tokenizer, common: dict, clock: Clock) -> dict:
 
 
 def run_packed(spec: dict, rows, tokenizer, common: dict, clock: Clock) -> dict:
+    from functools import partial
+
     import torch
     from peft import get_peft_model
     from transformers import TrainingArguments
 
-    from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
+    from tuner.engine.losses import LossSettings
+    from tuner.engine.packed.objective import PreferenceObjective
+    from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
 
     model = load(spec)
     torch.manual_seed(42)
@@ -298,8 +302,13 @@ def run_packed(spec: dict, rows, tokenizer, common: dict, clock: Clock) -> dict:
         cuda_graphs=spec.get("graphs", True),
         recompute=None if share is None else int(share * model.config.num_hidden_layers),
     )
-    trainer = PackedPreferenceTrainer(
-        model, TrainingArguments(**common), rows, engine=settings, callbacks=[clock.callback]
+    trainer = PackedTrainer(
+        model,
+        TrainingArguments(**common),
+        rows,
+        engine=settings,
+        callbacks=[clock.callback],
+        objective=partial(PreferenceObjective, LossSettings()),
     )
     scoring = _timed(trainer, "_score")
     trainer.train()

@@ -74,6 +74,7 @@ _TABLE = (
         rows="text",
         metrics=("mean_token_accuracy", "entropy"),
         charts=("loss", "token_accuracy"),
+        engines=("packed", "trl"),
         board="Pre-Training",
     ),
     Kind(
@@ -85,6 +86,7 @@ _TABLE = (
         rows="chat",
         metrics=("mean_token_accuracy", "entropy"),
         charts=("loss", "token_accuracy"),
+        engines=("packed", "trl"),
         predicts="answers",
         board="Supervised Fine-Tuning",
     ),
@@ -160,6 +162,7 @@ STAGES: tuple[str, ...] = get_args(Stage)
 DEFAULT: Stage = "sft"
 TOKENS = named(where=lambda kind: kind.learns_tokens)
 CHATS = named(where=lambda kind: kind.rows == "chat")
+PACKED = named(where=lambda kind: "packed" in kind.engines)
 PREFERENCES = named(where=lambda kind: kind.needs_reference)
 CHOSEN_LOSS = named(where=lambda kind: kind.losses)
 LABELLED = named(where=lambda kind: kind.rows == "labelled")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from tuner.config.kinds import PREFERENCES
+from tuner.config.kinds import PACKED
 from tuner.config.knobs import (
     Names,
     OptionalBool,
@@ -146,17 +146,17 @@ class Machine(Section):
 
     engine: Literal["auto", "packed", "trl"] = knob(
         "auto",
-        "What computes a preference run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
+        "What computes the run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
         "they fit and says in the log which one it took and why.",
         usual="auto",
-        needs={"stage": PREFERENCES},
+        needs={"stage": PACKED},
     )
     engine_preset: Literal["speed", "memory"] = knob(
         "speed",
         "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
         advanced=True,
         usual="speed",
-        needs={"stage": PREFERENCES},
+        needs={"stage": PACKED},
     )
     engine_token_budget: OptionalInt = knob(
         None,
@@ -167,7 +167,7 @@ class Machine(Section):
         usual="empty",
         unit="tokens",
         advanced=True,
-        needs={"stage": PREFERENCES},
+        needs={"stage": PACKED},
     )
 
     disable_gradient_checkpointing: bool = knob(

@@ -1,35 +1,47 @@
-"""Which engine computes a preference run: packed rows where they fit, TRL otherwise. The log says which and why."""
+"""Which engine computes a run: packed rows where they fit, TRL otherwise. The log says which and why."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from peft import get_peft_model
-from transformers import TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.engine.live import LiveRun
-from tuner.engine.loss_mix import Mixture
-from tuner.engine.losses import LossSettings
+from tuner.engine.packed.objective import Objective, TokenObjective
+from tuner.engine.packed.policy import causal_lm
 from tuner.engine.packed.support import too_long_for, unsupported
-from tuner.engine.packed.trainer import EngineSettings, PackedPreferenceTrainer
+from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments, on_gpu
 from tuner.jobs import planning
-from tuner.plan.engine import PACKED, TRL, refusal
+from tuner.plan.engine import PACKED, TRL, refusal, too_long
 from tuner.plan.plan import layers_to_recompute
 from tuner.plan.preflight import packed_in_vain
 from tuner.text.message import Message, message
 
 
+def token_trainer(config: Config, run: LiveRun, start: Start) -> Trainer:
+    """The trainer of a stage that learns tokens, on either engine."""
+    trainer = packed_trainer(config, run, start, lambda device: TokenObjective(config.use_dft_loss))
+    if trainer is not None:
+        return trainer
+    from tuner.engine.completion import build  # TRL takes a second to import
+
+    return build(config, run, start)
+
+
 def packed_trainer(
-    config: Config, run: LiveRun, start: Start, losses: Mixture
-) -> PackedPreferenceTrainer | None:
-    """The packed engine's trainer, or None where the run is TRL's. Raises ConfigError when packed was asked for in vain."""
+    config: Config, run: LiveRun, start: Start, objective: Callable[[torch.device], Objective]
+) -> PackedTrainer | None:
+    """The packed engine's trainer with an objective, or None where the run is TRL's. Raises ConfigError when packed was
+    asked for in vain."""
     why = _refusal(config, start)
     if why and config.engine == PACKED:
         raise ConfigError([packed_in_vain(why)])
@@ -38,7 +50,7 @@ def packed_trainer(
     if taken != start.plan.engine:
         run.note(message("note.engine_other"))
     planning.record(run.run, engine=taken, why=why)
-    return None if why else _build(config, run, start, losses[0][0])
+    return None if why else _build(config, run, start, objective)
 
 
 def _refusal(config: Config, start: Start) -> Message:
@@ -49,7 +61,7 @@ def _refusal(config: Config, start: Start) -> Message:
     if fresh is not None:
         set_seed(config.seed)  # as TRL does before it adds an adapter
         start.model = get_peft_model(start.model, fresh)
-    why = unsupported(start.model) or too_long_for(start.model, _rows(start))
+    why = unsupported(start.model) or _too_long(config, start)
     if why and fresh is not None:
         start.model = start.model.unload()
     elif fresh is not None:
@@ -57,20 +69,30 @@ def _refusal(config: Config, start: Start) -> Message:
     return why
 
 
+def _too_long(config: Config, start: Start) -> Message:
+    """Why rows are too long; of those of a stream only the most that they may be is known."""
+    if start.streamed:
+        return too_long(causal_lm(start.model).config.get_text_config().to_dict(), config.cutoff_len)
+    return too_long_for(start.model, _rows(start))
+
+
 def _rows(start: Start) -> Iterator[Mapping[str, Any]]:
     """Every row, of evaluation too."""
     return itertools.chain(start.rows.train, *start.rows.eval.values())
 
 
-def _build(config: Config, run: LiveRun, start: Start, loss: LossSettings) -> PackedPreferenceTrainer:
+def _build(
+    config: Config, run: LiveRun, start: Start, objective: Callable[[torch.device], Objective]
+) -> PackedTrainer:
     # Marked answers come in an order of their own: shuffled, good and bad in turn.
     order = {"train_sampling_strategy": "sequential"} if config.kind.ordered else {}
-    return PackedPreferenceTrainer(
+    return PackedTrainer(
         start.model,
         arguments(TrainingArguments, config, run, **order),
         start.rows.train,
         start.rows.eval or None,
-        loss=loss,
+        objective=objective,
+        each_text=config.compute_accuracy,
         engine=EngineSettings(
             preset=config.engine_preset,
             token_budget=config.engine_token_budget,

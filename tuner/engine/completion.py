@@ -6,15 +6,21 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import use_adapter
 
 from tuner.config.config import Config
-from tuner.engine import token_losses
+from tuner.engine import methods, token_losses
+from tuner.engine.live import LiveRun
 from tuner.engine.metric_means import Means
+from tuner.engine.setup import Start
+from tuner.engine.trainer import arguments
 
+PLACEHOLDER = Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}])
+"""TRL builds its trainer around a data set; the real rows are put in afterwards."""
 # What the model is not given when its logits are wanted: the loss is ours.
 _LABELS = frozenset({"labels"})
 
@@ -99,3 +105,18 @@ def collator(pad_id: int, packed: bool) -> DataCollatorForLanguageModeling:
     Without an attention mask, transformers reads the borders off the positions, so no example sees another.
     """
     return DataCollatorForLanguageModeling(pad_token_id=pad_id, padding_free=packed)
+
+
+def build(config: Config, run: LiveRun, start: Start) -> CompletionTrainer:
+    """TRL's trainer around a run's model."""
+    return CompletionTrainer(
+        model=start.model,
+        args=arguments(SFTConfig, config, run, max_length=None),
+        data_collator=collator(start.tokenizer.pad_token_id, start.packed),
+        train_dataset=PLACEHOLDER,
+        eval_dataset=PLACEHOLDER if start.rows.eval else None,
+        processing_class=start.tokenizer,
+        peft_config=start.fresh,
+        config=config,
+        reference=methods.reference(config, start.source) if config.use_asft_loss else None,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tuner.engine.live import LiveRun
-from tuner.engine.packed.trainer import PackedPreferenceTrainer
+from tuner.engine.packed.trainer import PackedTrainer
 from tuner.jobs import planning
 from tuner.plan.engine import TRL
 from tuner.plan.plan import Plan
@@ -25,7 +25,7 @@ def note_training(trainer: Trainer, run: LiveRun, plan: Plan) -> None:
     peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     run.record(memory_peak=peak)
     planning.record(run.run, steps=trainer.state.global_step, memory=peak)
-    if isinstance(trainer, PackedPreferenceTrainer):
+    if isinstance(trainer, PackedTrainer):
         tokens, recompute = trainer.in_use()
         _note_less_memory(run, plan, tokens, recompute)
         planning.record(run.run, recompute=recompute, token_budget=tokens)

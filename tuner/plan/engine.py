@@ -55,8 +55,11 @@ def grows(config: Config) -> bool:
 
 _RULES: dict[str, Callable[[Config], object]] = {
     "engine.asked": lambda c: c.engine == TRL,
-    "engine.streamed": lambda c: c.streaming,
+    "engine.streamed": lambda c: c.streaming and compares(c),
     "engine.losses": _has_no_loss,
+    "engine.token_loss": lambda c: (
+        c.kind.learns_tokens and (c.label_smoothing_factor or c.use_eaft_loss or c.use_asft_loss)
+    ),
     "engine.method": lambda c: c.finetuning_type != "lora",
     "engine.continued": lambda c: goes_on(c) and compares(c),
     "engine.pissa": lambda c: c.pissa_init and not goes_on(c) and compares(c),

@@ -109,16 +109,17 @@ def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, budget: Ro
     """The packed engine's row of a step; of its `weights` only the columns that the adapters add.
 
     The row that counts is the longest size that rows are padded to, the largest of 512 steps that were drawn
-    (`engine/packed/levels.py`): 3 standard deviations above the mean.
+    (`engine/packed/bucket_sizes.py`): 3 standard deviations above the mean.
     """
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    longest = config.cutoff_len * (1 if config.kind.learns_tokens else 2)
     wanted = int(examples * lengths.mean + 3 * examples**0.5 * lengths.deviation)
-    tokens = min(budget.token_budget, wanted, examples * 2 * config.cutoff_len)
+    tokens = min(budget.token_budget, examples * longest if packs(config) else wanted, examples * longest)
     width = frozen_bytes(config)
     step = packed_memory(
         shape,
         tokens=tokens,
-        scored=tokens // 2,
+        scored=tokens if config.kind.learns_tokens else tokens // 2,
         rank=rank,
         recompute=budget.recompute,
         weight_bytes=width,

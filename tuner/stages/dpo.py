@@ -6,6 +6,7 @@ from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
 from tuner.engine.live import LiveRun
 from tuner.engine.loss_mix import mixture
+from tuner.engine.packed.objective import PreferenceObjective
 from tuner.engine.setup import begin
 from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
@@ -16,7 +17,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
     start = begin(config, run)
     with run.phase("building_trainer"):
         losses = mixture(config)
-        trainer = packed_trainer(config, run, start, losses)
+        trainer = packed_trainer(config, run, start, lambda device: PreferenceObjective(losses[0][0], device))
         if trainer is None:
             from tuner.engine.preference import build  # TRL takes a second to import
 

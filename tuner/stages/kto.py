@@ -7,6 +7,7 @@ from tuner.engine.choice import packed_trainer
 from tuner.engine.kto_negatives import mismatched, one_prompt
 from tuner.engine.live import LiveRun
 from tuner.engine.loss_mix import settings
+from tuner.engine.packed.objective import PreferenceObjective
 from tuner.engine.setup import begin
 from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
@@ -28,7 +29,7 @@ def train(config: Config, run: LiveRun) -> Outcome:
             for name, held in held_out.items()
         }
         losses = [(settings(config, config.stage, ld_alpha=None), 1.0)]
-        trainer = packed_trainer(config, run, start, losses)
+        trainer = packed_trainer(config, run, start, lambda device: PreferenceObjective(losses[0][0], device))
         if trainer is None:
             from tuner.engine.kto_trainer import build  # TRL takes a second to import
 

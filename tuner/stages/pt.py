@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import math
 
-from datasets import Dataset
-from trl import SFTConfig
-
 from tuner.config.config import Config
-from tuner.engine.completion import CompletionTrainer, collator
+from tuner.engine.choice import token_trainer
 from tuner.engine.live import LiveRun
 from tuner.engine.setup import begin
-from tuner.engine.trainer import arguments, fit
+from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
-
-PLACEHOLDER = Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}])
 
 
 def train(config: Config, run: LiveRun) -> Outcome:
     """Teach the model a text. Held-out text is measured as perplexity too: e to the power of the loss."""
     start = begin(config, run)
     with run.phase("building_trainer"):
-        trainer = CompletionTrainer(
-            model=start.model,
-            args=arguments(SFTConfig, config, run, max_length=None),
-            data_collator=collator(start.tokenizer.pad_token_id, start.packed),
-            train_dataset=PLACEHOLDER,
-            eval_dataset=PLACEHOLDER if start.rows.eval else None,
-            processing_class=start.tokenizer,
-            peft_config=start.fresh,
-            config=config,
-        )
+        trainer = token_trainer(config, run, start)
     return fit(trainer, config, run, start, also=perplexity)
 
 

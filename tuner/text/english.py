@@ -81,6 +81,7 @@ MESSAGES: dict[str, str] = {
     "engine.asked": "engine is trl.",
     "engine.streamed": "rows are streamed, and the reference's answers could not be kept.",
     "engine.losses": "pref_loss mixes several losses or is TRL's own.",
+    "engine.token_loss": "label_smoothing_factor, use_eaft_loss and use_asft_loss need every token's logits.",
     "engine.method": "finetuning_type is {finetuning_type}, not lora.",
     "engine.continued": "the reference is the adapter that training goes on from.",
     "engine.pissa": "PiSSA changes the weights that the reference would be.",

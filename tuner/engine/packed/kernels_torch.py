@@ -112,19 +112,29 @@ def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     return out
 
 
-def score_logits(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
-    """Log-probs [n] of the targets; with `gradient`, logits [n, V] become softmax minus one-hot, in place."""
+def score_logits(logits: Tensor, targets: Tensor, scores: Tensor, gradient: bool) -> None:
+    """Scores [1 or 3, n] of the targets (see `logps.py`), from logits [n, V], which are spent: with `gradient` they become
+    softmax minus one-hot, in place."""
     rows = torch.arange(len(targets), device=logits.device)
     targets = targets.long()
     picked = logits[rows, targets].float()
-    if not gradient:
-        return picked - torch.logsumexp(logits.float(), 1)
+    measure = scores.shape[0] > 1
+    if not gradient and not measure:
+        scores[0] = picked - torch.logsumexp(logits.float(), 1)
+        return
     top = logits.amax(1)
-    logits.sub_(top[:, None]).exp_()
-    total = logits.sum(1, dtype=torch.float32)
-    logits.div_(total[:, None])
-    logits[rows, targets] -= 1.0
-    return picked - top.float() - total.log()
+    shifted = logits.sub_(top[:, None])
+    powers = shifted.exp() if measure else shifted.exp_()
+    total = powers.sum(1, dtype=torch.float32)
+    scores[0] = picked - top.float() - total.log()
+    if measure:
+        scores[1] = picked >= top.float()
+        scores[2] = total.log() - torch.linalg.vecdot(powers, shifted).float() / total
+    if gradient:
+        torch.div(powers, total[:, None], out=logits) if powers.dtype == total.dtype else logits.copy_(
+            powers / total[:, None]
+        )
+        logits[rows, targets] -= 1.0
 
 
 def attention(

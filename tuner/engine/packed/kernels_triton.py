@@ -226,23 +226,34 @@ def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
 
 
 @triton.jit
-def _score(logits, targets, logps, stride, n, gradient: tl.constexpr, block: tl.constexpr):
+def _score(
+    logits, targets, scores, stride, scores_stride, n,
+    gradient: tl.constexpr, measure: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     base = logits + row.to(tl.int64) * stride
     target = tl.load(targets + row)
     top = tl.full([block], float("-inf"), tl.float32)
-    total = tl.zeros([block], tl.float32)
+    total, weighted = tl.zeros([block], tl.float32), tl.zeros([block], tl.float32)
     for start in range(0, n, block):
         cols = start + tl.arange(0, block)
         value = tl.load(base + cols, mask=cols < n, other=float("-inf")).to(tl.float32)
         new = tl.maximum(top, value)
         safe = tl.where(new == float("-inf"), 0.0, new)
-        total = total * tl.exp(top - safe) + tl.exp(value - safe)
+        shrink, power = tl.exp(top - safe), tl.exp(value - safe)
+        total = total * shrink + power
+        if measure:
+            weighted = weighted * shrink + power * tl.where(power > 0, value, 0.0)
         top = new
     high = tl.max(top, 0)
-    logsum = high + tl.log(tl.sum(total * tl.exp(top - high), 0))
+    shrink = tl.exp(top - high)
+    all_of_it = tl.sum(total * shrink, 0)
+    logsum = high + tl.log(all_of_it)
     picked = tl.load(base + target).to(tl.float32)
-    tl.store(logps + row, picked - logsum)
+    tl.store(scores + row, picked - logsum)
+    if measure:
+        tl.store(scores + scores_stride + row, tl.where(picked >= high, 1.0, 0.0))
+        tl.store(scores + 2 * scores_stride + row, logsum - tl.sum(weighted * shrink, 0) / all_of_it)
     if gradient:
         tl.debug_barrier()
         for start in range(0, n, block):
@@ -253,12 +264,13 @@ def _score(logits, targets, logps, stride, n, gradient: tl.constexpr, block: tl.
             tl.store(base + cols, p.to(logits.dtype.element_ty), mask=cols < n)
 
 
-def score_logits(logits: Tensor, targets: Tensor, gradient: bool) -> Tensor:
-    logps = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+def score_logits(logits: Tensor, targets: Tensor, scores: Tensor, gradient: bool) -> None:
+    if not len(targets):
+        return
     _score[(logits.shape[0],)](
-        logits, targets, logps, logits.stride(0), logits.shape[1], gradient, 8192, num_warps=16
-    )
-    return logps
+        logits, targets, scores, logits.stride(0), scores.stride(0), logits.shape[1],
+        gradient, scores.shape[0] > 1, 8192, num_warps=16,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -1,5 +1,7 @@
 """Log-probabilities of answer tokens alone, without ever holding their logits.
 
+Scores are [1, N] or, measured, [3, N] float32: log-prob; 1 where the token is the likeliest; entropy in nats.
+
 With a frozen head W [V, H] the gradient of a token's log-prob with respect to its hidden state h is
 
     W[target] - softmax(h W^T) W
@@ -17,18 +19,24 @@ from torch import Tensor, nn
 
 
 def score_tokens(
-    hidden: Tensor, head: Tensor, targets: Tensor, kernels: ModuleType, chunk: int, gradient: bool
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    kernels: ModuleType,
+    chunk: int,
+    gradient: bool,
+    measure: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs [N] float32 of `targets` [N] given hidden [N, H], and their gradients [N, H] if asked for."""
-    logps = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+    """Scores of `targets` [N] given hidden [N, H], and the log-probs' gradients [N, H] if asked for."""
+    scores = hidden.new_empty(3 if measure else 1, hidden.shape[0], dtype=torch.float32)
     grads = torch.empty_like(hidden) if gradient else None
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
         logits = hidden[part] @ head.t()
-        logps[part] = kernels.score_logits(logits, targets[part], gradient)
+        kernels.score_logits(logits, targets[part], scores[:, part], gradient)
         if grads is not None:
             torch.mm(logits, head, out=grads[part])
-    return logps, None if grads is None else grads.neg_()
+    return scores, None if grads is None else grads.neg_()
 
 
 class FrozenHead:
@@ -40,14 +48,17 @@ class FrozenHead:
         self.chunk = max(16, rows // 16 * 16)
 
     @torch.no_grad()
-    def forward(self, x: Tensor, targets: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [N, H] before the final norm -> log-probs [N] of the targets, and what `backward` needs."""
+    def forward(
+        self, x: Tensor, targets: Tensor, keep: bool, measure: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [N, H] before the final norm -> scores of the targets, and what `backward` needs."""
         normed = torch.empty_like(x)
         rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
-        logps, grads = score_tokens(normed, self.head.weight, targets, self.kernels, self.chunk, keep)
+        weight = self.head.weight
+        scores, grads = score_tokens(normed, weight, targets, self.kernels, self.chunk, keep, measure)
         if not keep or grads is None:
-            return logps, ()
-        return logps, (x, rstd, grads)
+            return scores, ()
+        return scores, (x, rstd, grads)
 
     @torch.no_grad()
     def backward(self, d_logps: Tensor, saved: tuple[Tensor, ...]) -> Tensor:

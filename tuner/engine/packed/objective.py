@@ -1,8 +1,10 @@
-"""From the log-probs of answer tokens to the loss of a row and its metrics; pure tensors, safe to capture."""
+"""From the scores of tokens (`logps.py`) to the loss of a row and its metrics; pure tensors, safe to capture."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +19,11 @@ from tuner.engine.losses import (
     running_baseline,
 )
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.rows import Unit, units_of_step, units_of_tokens
+from tuner.engine.token_losses import dft, nll
 
 # Sums over what was measured and, behind them, how many that were; `finish_metrics` divides.
+TOKEN_METRICS = ("mean_token_accuracy", "entropy", "accuracy", "tokens", "texts")
 PAIR_METRICS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -53,18 +58,81 @@ def segment_sums(values: Tensor, row: DeviceRow) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=row["counts"].long(), unsafe=True)[:-1]
 
 
-class Objective:
-    """Loss of a row and vector of metrics for one set of loss settings.
+def answer_sums(token_logps: Tensor, row: DeviceRow) -> Tensor:
+    """Log-prob [S] of every answer; under LD-DPO the row's weights let its tail count less."""
+    return segment_sums(token_logps * row["token_weights"], row)
 
-    `loss_and_grad(token_logps, row)` -> (loss scalar, d loss / d token_logps [N], metrics vector). The row's
-    weights make the losses of a step's rows add up to the step's loss.
+
+class Objective(Protocol):
+    """Loss of a row and vector of metrics, named by `metric_names`.
+
+    A call takes scores and gives (loss scalar, metrics vector); the row's weights make the losses of a step's rows add
+    up to the step's loss. `units` makes the units of one step's examples. `measures` asks for measured scores,
+    `keep_groups` is whether the loss looks across a micro-batch, which then has to stay in one row, and `baseline` is
+    what the loss remembers from step to step.
     """
+
+    measures: bool
+    needs_reference: bool
+    ld_alpha: float | None
+
+    @property
+    def baseline(self) -> Baseline | None: ...
+    @property
+    def keep_groups(self) -> bool: ...
+    @property
+    def metric_names(self) -> tuple[str, ...]: ...
+    def units(self, examples: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]: ...
+    def __call__(self, scores: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]: ...
+
+
+def loss_and_grad(
+    objective: Objective, scores: Tensor, row: DeviceRow, train: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss scalar, d loss / d log-probs [N], metrics vector) of a row."""
+    with torch.enable_grad():
+        leaf = scores.detach().requires_grad_()
+        loss, metrics = objective(leaf, row, train)
+        (grad,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), grad[0], metrics.detach()
+
+
+class TokenObjective:
+    """Cross-entropy of learned tokens, or with `dynamic` that of dynamic fine-tuning: a mean over the step's tokens."""
+
+    measures, needs_reference, keep_groups = True, False, False
+    ld_alpha: float | None = None
+    baseline: Baseline | None = None
+    metric_names = TOKEN_METRICS
+
+    def __init__(self, dynamic: bool = False) -> None:
+        self.loss = dft if dynamic else nll
+
+    def units(self, examples: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
+        return units_of_tokens(examples)
+
+    def __call__(self, scores: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
+        logps, hits, entropy = scores.unbind()
+        counts, weights = row["counts"].long(), row["weights"]
+        each = torch.cat([weights, weights.new_zeros(1)])  # the last is padding's
+        each = torch.repeat_interleave(each, counts, output_size=logps.shape[0])
+        real, learned = (each > 0).float(), counts[:-1]
+        accuracy = segment_sums(hits.detach(), row) / learned.clamp(min=1)
+        sums = ((hits * real).sum(), (entropy * real).sum(), (accuracy * (learned > 0)).sum(), real.sum())
+        return (self.loss(logps) * each).sum(), torch.stack([*sums, (learned > 0).float().sum()])
+
+
+class PreferenceObjective:
+    """The preference losses and KTO for one set of loss settings."""
+
+    measures = False
 
     def __init__(self, settings: LossSettings, device: torch.device) -> None:
         self.settings = settings
         self.name = canonical_name(settings.pref_loss)
         self.labelled = self.name in LABELLED
         self.needs_reference = self.labelled or needs_reference(self.name)
+        self.ld_alpha = settings.ld_alpha
         zero = torch.zeros((), dtype=torch.float32, device=device)
         self.baseline = Baseline(zero.clone(), zero.clone())
 
@@ -74,30 +142,16 @@ class Objective:
 
     @property
     def keep_groups(self) -> bool:
-        """Whether the loss looks across a micro-batch, which then has to stay in one row."""
         return self.labelled or self.settings.pref_bco_weight > 1e-6
 
-    def sums(self, token_logps: Tensor, row: DeviceRow) -> Tensor:
-        """Log-prob [S] of every answer; under LD-DPO its tail counts less."""
-        weighted = token_logps if self.settings.ld_alpha is None else token_logps * row["token_weights"]
-        return segment_sums(weighted, row)
+    def units(self, examples: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
+        return units_of_step(examples, micro_batch)
 
-    def loss_and_grad(
-        self, token_logps: Tensor, row: DeviceRow, train: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            leaf = token_logps.detach().requires_grad_()
-            loss, metrics = self(leaf, row, train)
-            (grad,) = torch.autograd.grad(loss, leaf)
-        return loss.detach(), grad, metrics
-
-    def __call__(self, token_logps: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
-        if self.labelled:
-            return self._kto(token_logps, row)
-        return self._pairs(token_logps, row, train)
+    def __call__(self, scores: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
+        return self._kto(scores[0], row) if self.labelled else self._pairs(scores[0], row, train)
 
     def _pairs(self, token_logps: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
-        policy = self.sums(token_logps, row).view(-1, 2)
+        policy = answer_sums(token_logps, row).view(-1, 2)
         ref, lengths, weights = row["references"].view(-1, 2), row["lengths"].view(-1, 2), row["weights"]
         losses, chosen, rejected = preference_loss(
             self.name,
@@ -143,7 +197,7 @@ class Objective:
         return (groups > 0).float().t() @ deltas
 
     def _kto(self, token_logps: Tensor, row: DeviceRow) -> tuple[Tensor, Tensor]:
-        policy, ref = self.sums(token_logps, row).view(-1, 2), row["references"].view(-1, 2)
+        policy, ref = answer_sums(token_logps, row).view(-1, 2), row["references"].view(-1, 2)
         groups, weights, labels = row["groups"], row["weights"], row["labels"]
         kl = (groups @ (policy.detach() - ref)[:, 1]).clamp(min=0)
         per_unit = (groups > 0).float().t() @ kl
@@ -160,9 +214,12 @@ class Objective:
 
 
 def finish_metrics(names: tuple[str, ...], totals: list[float]) -> dict[str, float]:
-    """Logged values from metric vectors added up over optimizer steps: means over pairs, and for KTO over the answers
-    of each side; its kl is the mean over micro-batches."""
+    """Logged values from metric vectors added up over optimizer steps: means over pairs, over learned tokens (accuracy:
+    over texts), and for KTO over the answers of each side; its kl is the mean over micro-batches."""
     value = dict(zip(names, totals, strict=True))
+    if "texts" in value:
+        tokens, texts = max(value.pop("tokens"), 1.0), max(value.pop("texts"), 1.0)
+        return {name: total / (texts if name == "accuracy" else tokens) for name, total in value.items()}
     if "kl" not in value:
         pairs = max(value.pop("pairs"), 1.0)
         return {name: total / pairs for name, total in value.items()}

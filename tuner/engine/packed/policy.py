@@ -1,4 +1,4 @@
-"""A model as the engine sees it: a packed row in, log-probabilities of answer tokens out, gradients back.
+"""A model as the engine sees it: a packed row in, scores of answer tokens out (see `logps.py`), gradients back.
 
 `FusedPolicy` runs the Llama family through the written-out layers; `AutogradPolicy` runs any other decoder
 through transformers' own modules, with the packed attention registered as an attention function.
@@ -25,13 +25,14 @@ LOGITS_BYTES = 512 << 20
 
 
 class Policy(Protocol):
-    """`forward` -> (log-probs [N] float32, context); `backward` adds the gradients of sum(d * log-probs)."""
+    """`forward` -> (scores [1 or, with `measure`, 3, N] float32, context); `backward` adds the gradients of sum(d *
+    log-probs)."""
 
     gradients: GradientBuffer
     capturable: bool
     blocks: bool
 
-    def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]: ...
+    def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]: ...
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None: ...
     def refresh(self) -> None: ...
     def reference(self) -> AbstractContextManager[None]: ...
@@ -63,10 +64,10 @@ class FusedPolicy:
         self.capturable = self.blocks = device.type == "cuda"
         self.refresh()
 
-    def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]:
+    def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]:
         hidden, layers = self.trunk.forward(row, keep)
-        logps, head = self.head.forward(hidden, row["targets"], keep)
-        return logps, (layers, head)
+        scores, head = self.head.forward(hidden, row["targets"], keep, measure)
+        return scores, (layers, head)
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
         layers, head = context
@@ -105,7 +106,7 @@ class AutogradPolicy:
         self.capturable = False
         self.blocks = self.head.weight.device.type == "cuda"
 
-    def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, Any]:
+    def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]:
         with torch.set_grad_enabled(keep), self.autocast(), attention.over(self.inner, row):
             hidden = self.decoder(
                 input_ids=row["ids"][None].long(),
@@ -114,16 +115,15 @@ class AutogradPolicy:
             ).last_hidden_state[0]
             picked = hidden.index_select(0, row["sources"])
             if self.head.weight.requires_grad:
-                logits = self.head(picked).float()
-                logps = -torch.nn.functional.cross_entropy(logits, row["targets"].long(), reduction="none")
+                scores = _scored_by_trained(self.head(picked).float(), row["targets"].long(), measure)
             else:
                 dtype = torch.get_autocast_dtype(picked.device.type)
                 if torch.is_autocast_enabled(picked.device.type):
                     picked = picked.to(dtype)
-                logps = _Scored.apply(
-                    picked, self.head.weight, row["targets"], self.kernels, self.chunk, keep
+                scores = _Scored.apply(
+                    picked, self.head.weight, row["targets"], self.kernels, self.chunk, keep, measure
                 )
-        return logps.detach(), logps
+        return scores.detach(), scores[0]
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
         grads = torch.autograd.grad(context, self.gradients.parameters, d_logps, allow_unused=True)
@@ -146,16 +146,28 @@ class _Scored(torch.autograd.Function):
     """`score_tokens` under autograd; the head is frozen."""
 
     @staticmethod
-    def forward(ctx, hidden, head, targets, kernels, chunk, keep):  # type: ignore[no-untyped-def]
-        logps, grads = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, keep)
+    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure):  # type: ignore[no-untyped-def]
+        scores, grads = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, keep, measure)
         if keep:
             ctx.save_for_backward(grads)
-        return logps
+        return scores
 
     @staticmethod
-    def backward(ctx, d_logps):  # type: ignore[no-untyped-def]
+    def backward(ctx, d_scores):  # type: ignore[no-untyped-def]
         (grads,) = ctx.saved_tensors
-        return grads * d_logps[:, None].to(grads.dtype), None, None, None, None, None
+        return grads * d_scores[0, :, None].to(grads.dtype), *[None] * 6
+
+
+def _scored_by_trained(logits: Tensor, targets: Tensor, measure: bool) -> Tensor:
+    """Scores from the logits [N, V] of a head that learns too."""
+    logps = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    if not measure:
+        return logps[None]
+    with torch.no_grad():
+        every = torch.log_softmax(logits, -1)
+        hits = (logits.argmax(-1) == targets).float()
+        entropy = -(every.exp() * every).sum(-1)
+    return torch.stack([logps, hits, entropy])
 
 
 def fused_refusal(model: nn.Module) -> str | None:

@@ -1,4 +1,4 @@
-"""Packing: how the pairs of one optimizer step become few padding-free rows of tokens.
+"""Packing: how the examples of one optimizer step become few padding-free rows of tokens.
 
 A row holds every prompt once, then every answer:
 
@@ -16,11 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.data.encode import MASKED
+
 Ints = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 Span = tuple[int, int, int, int, int, int]  # start, end, prefix start, end, start, end of a prompt's answers
 BLOCK = 64  # tokens of one attention tile on a GPU
 STRAY_IDS = "KL_completion_ids"
@@ -31,7 +35,8 @@ STRAY_IDS = "KL_completion_ids"
 class Unit:
     """A prompt and the answers that share it, with its share of the optimizer step's mean.
 
-    `group` is the micro-batch that the unit would have been in; `label` is KTO's (1 desirable, 0 not).
+    `group` is the micro-batch that the unit would have been in; `label` is KTO's (1 desirable, 0 not). `learnt` says,
+    per answer, which of its tokens are predicted; None where all are.
     """
 
     prompt: Ints
@@ -39,6 +44,7 @@ class Unit:
     weight: float = 1.0
     group: int = 0
     label: float = 1.0
+    learnt: tuple[Flags, ...] | None = None
 
     @property
     def tokens(self) -> int:
@@ -47,7 +53,14 @@ class Unit:
     @property
     def scored(self) -> int:
         """How many answer tokens are predicted; the very first token of a text without prompt is not."""
-        return sum(max(0, len(a) - (len(self.prompt) == 0)) for a in self.answers)
+        return sum(len(self.predicted(k)) for k in range(len(self.answers)))
+
+    def predicted(self, answer: int) -> NDArray[np.int64]:
+        """Where in an answer the tokens stand that are predicted."""
+        first = int(len(self.prompt) == 0)
+        if self.learnt is None:
+            return np.arange(first, len(self.answers[answer]))
+        return np.flatnonzero(self.learnt[answer][first:]) + first
 
     def answer_keys(self, ld_alpha: float | None) -> list[bytes]:
         """One content key (16 bytes) per answer: what its reference log-prob depends on besides the
@@ -56,6 +69,24 @@ class Unit:
         head = np.array([len(self.prompt), shared], dtype=np.int32).tobytes()
         head += np.float64(1.0 if ld_alpha is None else ld_alpha).tobytes() + self.prompt.tobytes()
         return [blake2b(head + a.tobytes(), digest_size=16).digest() for a in self.answers]
+
+
+def units_of_tokens(examples: Sequence[Mapping[str, object]]) -> list[Unit]:
+    """The units of one optimizer step that learns tokens: a text each, whose loss is a mean over the whole step.
+
+    Examples hold `input_ids` and `labels`, -100 where nothing is learned, and `seq_lengths` where several texts share
+    a row. A text of which nothing is learned is left out.
+    """
+    texts = [text for example in examples for text in _texts(example)]
+    learned = sum(int(flags[1:].sum()) for _, flags in texts)
+    kept = [text for text in texts if text[1][1:].any()] or texts[:1]
+    return [Unit(_ids([]), (ids,), 1.0 / max(learned, 1), learnt=(flags,)) for ids, flags in kept]
+
+
+def _texts(example: Mapping[str, Any]) -> list[tuple[Ints, Flags]]:
+    ids, flags = _ids(example["input_ids"]), _ids(example["labels"]) != MASKED
+    ends = np.cumsum(example.get("seq_lengths") or [len(ids)])[:-1]
+    return list(zip(np.split(ids, ends), np.split(flags, ends), strict=True))
 
 
 def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) -> list[Unit]:
@@ -214,16 +245,13 @@ def pack_row(
             span = (at_answer, at_answer + len(answer))
             v["ids"][span[0] : span[1]] = answer
             v["positions"][span[0] : span[1]] = np.arange(p, p + len(answer))
-            scored = answer if p else answer[1:]
+            scored = unit.predicted(k)
             end = at_scored + len(scored)
-            before = [prompt[1] - 1] if p and len(answer) else []
-            v["sources"][at_scored:end] = np.concatenate(
-                [before, np.arange(span[0], max(span[0], span[1] - 1))]
+            v["sources"][at_scored:end] = np.where(scored > 0, span[0] + scored - 1, prompt[1] - 1)
+            v["targets"][at_scored:end] = answer[scored]
+            v["token_weights"][at_scored:end] = (
+                1.0 if ld_alpha is None else np.where(scored < shared, 1.0, ld_alpha)
             )
-            v["targets"][at_scored:end] = scored
-            v["token_weights"][at_scored:end] = 1.0
-            if ld_alpha is not None:
-                v["token_weights"][at_scored + shared - (p == 0) : end] = ld_alpha
             v["counts"][n * shape.answers + k] = len(scored)
             v["lengths"][n * shape.answers + k] = len(answer)
             spans.append(span)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tuner.engine.packed.bucket_sizes import Level, level_shape
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.graphs import RowGraphs
-from tuner.engine.packed.objective import Objective
+from tuner.engine.packed.objective import Objective, answer_sums, loss_and_grad
 from tuner.engine.packed.policy import FusedPolicy, Policy
 from tuner.engine.packed.rows import Row, Unit, exact_shape, pack_row, split_units
 
@@ -71,21 +71,20 @@ class StepRunner:
         tokens = 0
         for row in self._rows(units, references):
             device_row = DeviceRow(row, self.device)
-            logps, _ = self.policy.forward(device_row, keep=False)
-            row_loss, row_metrics = self.objective(logps, device_row, train=False)
+            scores, _ = self.policy.forward(device_row, keep=False, measure=self.objective.measures)
+            row_loss, row_metrics = self.objective(scores, device_row, train=False)
             loss, metrics, tokens = loss + row_loss, metrics + row_metrics, tokens + row.tokens
         return StepResult(loss, metrics, tokens)
 
     @torch.no_grad()
     def score(self, units: list[Unit]) -> NDArray[np.float32]:
         """Reference log-probs [units * answers] of one row's units, adapters off."""
-        row = pack_row(
-            units, shape=exact_shape(units, self.policy.blocks), ld_alpha=self.objective.settings.ld_alpha
-        )
+        row = pack_row(units, shape=exact_shape(units, self.policy.blocks), ld_alpha=self.objective.ld_alpha)
         device_row = DeviceRow(row, self.device)
         with self.policy.reference():
-            logps, _ = self.policy.forward(device_row, keep=False)
-        return self.objective.sums(logps, device_row).cpu().numpy()
+            scores, _ = self.policy.forward(device_row, keep=False)
+        found: NDArray[np.float32] = answer_sums(scores[0], device_row).cpu().numpy()
+        return found
 
     def save_memory(self) -> str:
         """After running out of memory: half the budget, recompute every layer, start graphs anew."""
@@ -111,11 +110,11 @@ class StepRunner:
             chosen = None
             if references is not None:
                 chosen = references.reshape(len(units), -1)[[place[id(u)] for u in part]].reshape(-1)
-            rows.append(pack_row(part, chosen, shape, self.objective.settings.ld_alpha))
+            rows.append(pack_row(part, chosen, shape, self.objective.ld_alpha))
         return rows
 
     def _train_row(self, row: DeviceRow) -> tuple[Tensor, Tensor]:
-        logps, context = self.policy.forward(row, keep=True)
-        loss, grad, metrics = self.objective.loss_and_grad(logps, row, train=True)
+        scores, context = self.policy.forward(row, keep=True, measure=self.objective.measures)
+        loss, grad, metrics = loss_and_grad(self.objective, scores, row, train=True)
         self.policy.backward(grad, row, context)
         return loss, metrics

@@ -49,6 +49,8 @@ def too_long_for(model: nn.Module, rows: Iterable[Mapping[str, Any]]) -> Message
 
 
 def length(row: Mapping[str, Any]) -> int:
-    """Tokens of a row's prompt with the longest of its answers."""
+    """Tokens of a row's prompt with the longest of its answers, or of the longest text that it holds."""
+    if "input_ids" in row:
+        return max(row.get("seq_lengths") or [len(row["input_ids"])])
     answers = (len(ids) for name, ids in row.items() if name.endswith("_ids") and name != "prompt_ids")
     return len(row["prompt_ids"]) + max(answers, default=0)

@@ -1,4 +1,4 @@
-"""`PackedPreferenceTrainer`: transformers' Trainer with the packed engine inside.
+"""`PackedTrainer`: transformers' Trainer with the packed engine inside.
 
 Schedulers, optimizers, clipping, checkpoints, resuming, callbacks and the evaluation loop are the
 Trainer's. What is ours: one dataloader batch is a whole optimizer step, and `training_step` runs it as
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from tuner.engine.losses import LossSettings
 from tuner.engine.metric_means import measured_as
 from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, level_count
 from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
 from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, fused_refusal
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
-from tuner.engine.packed.rows import Unit, units_of_step
+from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.support import too_long_for
 from tuner.plan.rows import RowBudget
@@ -84,13 +83,12 @@ class BaselineKeeper(TrainerCallback, ExportableState):
         self.live = live
 
 
-class PackedPreferenceTrainer(Trainer):
-    """Preference training (DPO and its relatives, KTO) on pre-tokenised rows.
+class PackedTrainer(Trainer):
+    """Training on pre-tokenised rows by any objective of `objective.py`, which `objective` makes on the run's device.
 
-    Rows are those of `rows.units_of_step`.
-    `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere,
-    and the micro-batches have the same say in the mean, so the gradient is that of the padded
-    micro-batches. The reference is the model with its adapters off.
+    `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere, and the
+    gradient is that of the padded micro-batches. The reference is the model with its adapters off. Several texts in a
+    row count for `accuracy` each by itself; it is measured where `each_text` asks for it.
     """
 
     def __init__(
@@ -100,11 +98,12 @@ class PackedPreferenceTrainer(Trainer):
         train_dataset: Any,
         eval_dataset: Any = None,
         *,
-        loss: LossSettings | None = None,
+        objective: Callable[[torch.device], Objective],
         engine: EngineSettings | None = None,
+        each_text: bool = False,
         **options: Any,
     ) -> None:
-        self.loss_settings, self.engine = loss or LossSettings(), engine or EngineSettings()
+        self._objective, self.engine, self.each_text = objective, engine or EngineSettings(), each_text
         self.micro_batch, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
         super().__init__(
             model=model,
@@ -123,10 +122,15 @@ class PackedPreferenceTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         """A batch is a whole step here, and what drop_last leaves out is a micro-batch that is not full: of the last
         step only so many rows, and all of it where there are no more."""
-        if self.drop_last:
+        if self.drop_last and self._countable:
             rest = len(self.train_dataset) % self.args.per_device_train_batch_size
             self.args.dataloader_drop_last = rest < self.micro_batch
         return super().get_train_dataloader()
+
+    @property
+    def _countable(self) -> bool:
+        """Whether the rows can be counted and looked up; those of a stream cannot."""
+        return self.train_dataset is not None and hasattr(self.train_dataset, "__len__")
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Packing waits until the step; `size` tells the evaluation loop how many rows there were."""
@@ -189,13 +193,15 @@ class PackedPreferenceTrainer(Trainer):
         return result.loss, None, None
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the preference metrics gathered since the last log, under TRL's names."""
+        """Adds the metrics gathered since the last log, under TRL's names."""
         prefix = measured_as(logs)
         kind = "eval" if prefix is not None else "train"
         totals = self._totals.pop(kind, None) if prefix is not None or "loss" in logs else None
         if totals is not None:
             names = self.prepare().objective.metric_names
             values = finish_metrics(names, totals.tolist())
+            if not self.each_text or prefix is None:
+                values.pop("accuracy", None)
             logs.update({f"{prefix or ''}{name}": value for name, value in values.items()})
         super().log(logs, *args, **kwargs)
 
@@ -212,15 +218,15 @@ class PackedPreferenceTrainer(Trainer):
         self._weights = sum(p.numel() for p in self.model.parameters())
         rows = rows_on(self.model, device, self.engine)
         policy = self._policy(rows)
-        objective = Objective(self.loss_settings, device)
+        objective = self._objective(device)
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, BaselineKeeper):
+            if isinstance(callback, BaselineKeeper) and objective.baseline is not None:
                 callback.attach(objective.baseline)
         self.runner = StepRunner(policy, objective, device, rows.token_budget, self.engine.cuda_graphs)
-        if self.runner.bucketed and self.train_dataset is not None:
+        if self.runner.bucketed and self._countable:
             self.runner.levels = self._levels(self.runner)
         if objective.needs_reference:
-            self.references = self._cache(rows)
+            self.references = self._cache(rows, objective.ld_alpha)
         how = "written-out layers" if isinstance(policy, FusedPolicy) else "the model's own layers"
         logger.warning("Packed engine: %s, %s.", how, rows)
         return self.runner
@@ -254,12 +260,12 @@ class PackedPreferenceTrainer(Trainer):
         autocast = self.compute_loss_context_manager
         return AutogradPolicy(self.model, autocast, rows.logits_bytes)
 
-    def _cache(self, rows: RowBudget) -> ReferenceCache:
+    def _cache(self, rows: RowBudget, ld_alpha: float | None) -> ReferenceCache:
         path = None
         if self.engine.reference_cache is not None:
             dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
             path = self.engine.reference_cache / f"{weights_fingerprint(self.model, dtype)}.npz"
-        return ReferenceCache(self._score, rows.reference_budget, self.loss_settings.ld_alpha, path)
+        return ReferenceCache(self._score, rows.reference_budget, ld_alpha, path)
 
     def _score(self, units: list[Unit]) -> np.ndarray:
         return self.prepare().score(units)
@@ -285,7 +291,7 @@ class PackedPreferenceTrainer(Trainer):
     def _units(self, rows: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
         if refused := too_long_for(self.model, rows):
             raise ValueError(f"These rows do not fit the packed engine: {refused}")
-        return units_of_step(rows, micro_batch) if rows else []
+        return self.prepare().objective.units(rows, micro_batch) if rows else []
 
     def _count(self, kind: str, result: StepResult) -> None:
         totals = self._totals.setdefault(kind, torch.zeros_like(result.metrics))
