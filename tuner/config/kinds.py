@@ -98,6 +98,7 @@ _TABLE = (
         rows="pairs",
         metrics=("rewards/accuracies", *REWARDS),
         charts=("preference_loss", "reward_accuracy", "score_margin"),
+        engines=("packed", "trl"),
         predicts="scores",
         scores=True,
         board="Reward Modeling",

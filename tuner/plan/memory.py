@@ -119,13 +119,20 @@ def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, budget: Ro
     step = packed_memory(
         shape,
         tokens=tokens,
-        scored=tokens if config.kind.learns_tokens else tokens // 2,
+        scored=_scored(config, tokens),
         rank=rank,
         recompute=budget.recompute,
         weight_bytes=width,
         logits_bytes=budget.logits_bytes,
     )
     return replace(step, weights=step.weights - width * shape.parameters)
+
+
+def _scored(config: Config, tokens: int) -> int:
+    """How many of a row's tokens are scored: at most all where tokens are learned, about half of pairs."""
+    if config.kind.learns_tokens:
+        return tokens
+    return 0 if config.kind.scores else tokens // 2
 
 
 def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:

@@ -1,4 +1,5 @@
-"""Log-probabilities of answer tokens alone, without ever holding their logits.
+"""What is read off the hidden states of a row: log-probabilities of answer tokens alone, without ever holding their
+logits, or the one number of a model that scores.
 
 Scores are [1, N] or, measured, [3, N] float32: log-prob; 1 where the token is the likeliest; entropy in nats.
 
@@ -65,4 +66,29 @@ class FrozenHead:
         """d log-probs [N] -> d x [N, H]."""
         x, rstd, grads = saved
         d_normed = grads.mul_(d_logps[:, None])
+        return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))
+
+
+class ScoreHead:
+    """Final norm and a trained row of weights [1, H] that makes one number of a hidden state, in float32."""
+
+    def __init__(self, norm: nn.Module, score: nn.Linear, kernels: ModuleType, grad: Tensor) -> None:
+        self.norm, self.score, self.kernels, self.grad = norm, score, kernels, grad
+
+    @torch.no_grad()
+    def forward(
+        self, x: Tensor, targets: Tensor, keep: bool, measure: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [N, H] before the final norm -> numbers [1, N], and what `backward` needs; there are no targets."""
+        normed = torch.empty_like(x)
+        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
+        scores = self.score.weight.float() @ normed.float().t()
+        return scores, (x, rstd, normed) if keep else ()
+
+    @torch.no_grad()
+    def backward(self, d_scores: Tensor, saved: tuple[Tensor, ...]) -> Tensor:
+        """d numbers [N] -> d x [N, H]; the gradient of the weights is added to `grad`."""
+        x, rstd, normed = saved
+        self.grad.add_(d_scores[None] @ normed.float())
+        d_normed = (d_scores[:, None] * self.score.weight.float()).to(x.dtype)
         return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tuner.config.kinds import LABELLED
@@ -19,10 +20,11 @@ from tuner.engine.losses import (
     running_baseline,
 )
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.rows import Unit, units_of_step, units_of_tokens
+from tuner.engine.packed.rows import Unit, units_of_scores, units_of_step, units_of_tokens
 from tuner.engine.token_losses import dft, nll
 
 # Sums over what was measured and, behind them, how many that were; `finish_metrics` divides.
+SCORE_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "pairs")
 TOKEN_METRICS = ("mean_token_accuracy", "entropy", "accuracy", "tokens", "texts")
 PAIR_METRICS = (
     "rewards/chosen",
@@ -120,6 +122,29 @@ class TokenObjective:
         accuracy = segment_sums(hits.detach(), row) / learned.clamp(min=1)
         sums = ((hits * real).sum(), (entropy * real).sum(), (accuracy * (learned > 0)).sum(), real.sum())
         return (self.loss(logps) * each).sum(), torch.stack([*sums, (learned > 0).float().sum()])
+
+
+class RewardObjective:
+    """-log sigmoid(chosen - rejected) (Bradley-Terry) of the numbers read at the ends of a pair's answers."""
+
+    measures, needs_reference, keep_groups = False, False, False
+    ld_alpha: float | None = None
+    baseline: Baseline | None = None
+    metric_names = SCORE_METRICS
+
+    def __init__(self, pad_id: int | None) -> None:
+        self.pad_id = pad_id
+
+    def units(self, examples: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
+        return units_of_scores(examples, micro_batch, self.pad_id)
+
+    def __call__(self, scores: Tensor, row: DeviceRow, train: bool) -> tuple[Tensor, Tensor]:
+        chosen, rejected = answer_sums(scores[0], row).view(-1, 2).unbind(1)
+        weights, margins = row["weights"], chosen - rejected
+        real = (weights > 0).float()
+        logged = (chosen, rejected, (margins > 0).float(), margins)
+        sums = [(m.detach() * real).sum() for m in logged]
+        return -(F.logsigmoid(margins) * weights).sum(), torch.stack([*sums, real.sum()])
 
 
 class PreferenceObjective:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tuner.engine.packed import attention, kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.layers import LAYER_CLASSES, FusedTrunk, lora_parameters
-from tuner.engine.packed.logps import FrozenHead, score_tokens
+from tuner.engine.packed.logps import FrozenHead, ScoreHead, score_tokens
 from tuner.engine.packed.lora import GradientBuffer, adapter_of, base_of
 from tuner.plan.engine import HEAD_SIZES
 
@@ -43,6 +43,14 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def score_of(inner: Any) -> nn.Linear | None:
+    """The head of a model that scores, as it is trained; None for a language model."""
+    score = getattr(inner, "score", None)
+    if hasattr(score, "modules_to_save"):
+        score = score.modules_to_save[score.active_adapter]
+    return score
+
+
 def kernels_for(device: torch.device) -> ModuleType:
     if device.type == "cuda":
         from tuner.engine.packed import kernels_triton
@@ -52,15 +60,22 @@ def kernels_for(device: torch.device) -> ModuleType:
 
 
 class FusedPolicy:
-    """Llama-family decoder with LoRA on its linears; see `layers.py`. Everything but LoRA is frozen."""
+    """Llama-family decoder with LoRA on its linears; see `layers.py`. Everything else is frozen, but for the head of a
+    model that scores."""
 
     def __init__(self, model: nn.Module, logits_bytes: int = LOGITS_BYTES) -> None:
         inner = causal_lm(model)
-        device = inner.lm_head.weight.device
-        kernels = kernels_for(device)
-        self.gradients = GradientBuffer(lora_parameters(inner.model))
+        device = inner.model.norm.weight.device
+        kernels, score = kernels_for(device), score_of(inner)
+        own: Any = [] if score is None else [score.weight]
+        self.gradients = GradientBuffer([*lora_parameters(inner.model), *own])
         self.trunk = FusedTrunk(inner.model, self.gradients, kernels)
-        self.head = FrozenHead(inner.model.norm, base_of(inner.lm_head), kernels, logits_bytes)
+        self.head: FrozenHead | ScoreHead
+        if score is None:
+            self.head = FrozenHead(inner.model.norm, base_of(inner.lm_head), kernels, logits_bytes)
+        else:
+            grad = self.gradients.view(own[0])
+            self.head = ScoreHead(inner.model.norm, score, kernels, grad)
         self.capturable = self.blocks = device.type == "cuda"
         self.refresh()
 
@@ -98,7 +113,8 @@ class AutogradPolicy:
         self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
         for p in self.gradients.parameters:
             p.grad = None
-        self.head = self.inner.get_output_embeddings()
+        self.score = score_of(self.inner)
+        self.head = self.score or self.inner.get_output_embeddings()
         self.decoder = getattr(self.inner, self.inner.base_model_prefix)
         self.kernels = kernels_for(self.head.weight.device)
         rows = logits_bytes // (self.head.weight.shape[0] * 4)
@@ -114,7 +130,9 @@ class AutogradPolicy:
                 use_cache=False,
             ).last_hidden_state[0]
             picked = hidden.index_select(0, row["sources"])
-            if self.head.weight.requires_grad:
+            if self.score is not None:
+                scores = self.score(picked.to(self.score.weight.dtype)).float().t()
+            elif self.head.weight.requires_grad:
                 scores = _scored_by_trained(self.head(picked).float(), row["targets"].long(), measure)
             else:
                 dtype = torch.get_autocast_dtype(picked.device.type)
@@ -187,12 +205,16 @@ def fused_refusal(model: nn.Module) -> str | None:
             if type(base_of(module)) is not nn.Linear:
                 return f"a projection is a {type(base_of(module)).__name__}"
             known |= {id(p) for p in (adapter_of(module) or ())[:2]}
+    if (score := score_of(inner)) is not None:
+        if score.bias is not None or score.weight.shape[0] != 1:
+            return "its head gives more than one number"
+        known.add(id(score.weight))
     if not known or trained != known:
         return "it trains more than LoRA on the attention and MLP projections"
     dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}
     if len(dtypes) != 1 or next(iter(dtypes)) not in (torch.float32, torch.bfloat16):
         return "its frozen weights are not all float32 or all bfloat16"
-    return head_refusal(int(layers[0].self_attn.head_dim), inner.lm_head.weight.device.type)
+    return head_refusal(int(layers[0].self_attn.head_dim), inner.model.norm.weight.device.type)
 
 
 def head_refusal(size: int, device: str) -> str | None:

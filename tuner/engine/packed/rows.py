@@ -13,7 +13,7 @@ step, and a CUDA graph can be replayed over it. Pure Python and numpy; no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -36,7 +36,8 @@ class Unit:
     """A prompt and the answers that share it, with its share of the optimizer step's mean.
 
     `group` is the micro-batch that the unit would have been in; `label` is KTO's (1 desirable, 0 not). `learnt` says,
-    per answer, which of its tokens are predicted; None where all are.
+    per answer, which of its tokens are predicted; None where all are. With `ends` no token is predicted: one number is
+    read where each answer ends, as a place in prompt and answer.
     """
 
     prompt: Ints
@@ -45,6 +46,7 @@ class Unit:
     group: int = 0
     label: float = 1.0
     learnt: tuple[Flags, ...] | None = None
+    ends: tuple[int, ...] | None = None
 
     @property
     def tokens(self) -> int:
@@ -53,7 +55,17 @@ class Unit:
     @property
     def scored(self) -> int:
         """How many answer tokens are predicted; the very first token of a text without prompt is not."""
-        return sum(len(self.predicted(k)) for k in range(len(self.answers)))
+        return sum(len(self.places(k)) for k in range(len(self.answers)))
+
+    def places(self, answer: int) -> NDArray[np.int64]:
+        """Where in the prompt and an answer the tokens stand that are scored from."""
+        if self.ends is not None:
+            return np.array([self.ends[answer]])
+        return len(self.prompt) + self.predicted(answer) - 1
+
+    def targets(self, answer: int) -> Ints:
+        """The tokens predicted from those places; zeros where there are none."""
+        return _ids([0]) if self.ends is not None else self.answers[answer][self.predicted(answer)]
 
     def predicted(self, answer: int) -> NDArray[np.int64]:
         """Where in an answer the tokens stand that are predicted."""
@@ -105,6 +117,24 @@ def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) ->
             answers, label = _answers(example)
             units.append(Unit(_ids(example["prompt_ids"]), answers, weight, g, label))
     return units
+
+
+def units_of_scores(
+    examples: Sequence[Mapping[str, object]], micro_batch: int, pad_id: int | None
+) -> list[Unit]:
+    """The units of one optimizer step that learns scores: pairs read at their last token that is not `pad_id`, which is
+    where transformers' sequence classification reads them."""
+    return [
+        replace(
+            unit, ends=tuple(_end(np.concatenate([unit.prompt, answer]), pad_id) for answer in unit.answers)
+        )
+        for unit in units_of_step(examples, micro_batch)
+    ]
+
+
+def _end(ids: Ints, pad_id: int | None) -> int:
+    kept = np.arange(len(ids)) if pad_id is None else np.flatnonzero(ids != pad_id)
+    return int(kept[-1]) if len(kept) else 0
 
 
 def _answers(example: Mapping[str, object]) -> tuple[tuple[Ints, ...], float]:
@@ -245,14 +275,14 @@ def pack_row(
             span = (at_answer, at_answer + len(answer))
             v["ids"][span[0] : span[1]] = answer
             v["positions"][span[0] : span[1]] = np.arange(p, p + len(answer))
-            scored = unit.predicted(k)
-            end = at_scored + len(scored)
-            v["sources"][at_scored:end] = np.where(scored > 0, span[0] + scored - 1, prompt[1] - 1)
-            v["targets"][at_scored:end] = answer[scored]
+            places = unit.places(k)
+            end = at_scored + len(places)
+            v["sources"][at_scored:end] = np.where(places < p, prompt[0], span[0] - p) + places
+            v["targets"][at_scored:end] = unit.targets(k)
             v["token_weights"][at_scored:end] = (
-                1.0 if ld_alpha is None else np.where(scored < shared, 1.0, ld_alpha)
+                1.0 if ld_alpha is None else np.where(places + 1 - p < shared, 1.0, ld_alpha)
             )
-            v["counts"][n * shape.answers + k] = len(scored)
+            v["counts"][n * shape.answers + k] = len(places)
             v["lengths"][n * shape.answers + k] = len(answer)
             spans.append(span)
             at_answer, at_scored = span[1], end

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tuner.engine.packed.policy import causal_lm, fused_refusal
+from tuner.engine.packed.policy import causal_lm, fused_refusal, score_of
 from tuner.plan.engine import adapter_refusal, model_refusal, too_long, window
 from tuner.text.message import Message, message
 
@@ -30,7 +30,7 @@ def unsupported(model: Any) -> Message:
 
 def _decoder_refusal(inner: Any) -> Message:
     """For models that run their own layers: what those must let be replaced."""
-    head = inner.get_output_embeddings()
+    head = score_of(inner) or inner.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return message("engine.no_decoder")
     return (
