@@ -23,8 +23,14 @@ from pathlib import Path
 START = time.time()
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-DATA = [ROOT / "../shared/data/hh_rlhf_en.json", ROOT / "data/hh_rlhf_en.json"]
-TOKENIZER = ROOT / "../shared/tokenizers/qwen"
+DATA = [
+    ROOT / "../shared/data/hh_rlhf_en.json",
+    ROOT / "shared/data/hh_rlhf_en.json",
+    ROOT / "data/hh_rlhf_en.json",
+]
+TOKENIZER = next(
+    (f for f in (ROOT / "../shared/tokenizers/qwen", ROOT / "shared/tokenizers/qwen") if f.is_dir()), ROOT
+)
 SHAPES = {
     "tiny-3m": ("qwen2", 8192, 128, 9, 4, 4, 384, True),
     "qwen-1.8b": ("qwen2", 151936, 2048, 24, 16, 16, 5504, False),
@@ -425,7 +431,14 @@ def matmul_ceiling() -> float:
     return 2 * n**3 * 20 / (time.time() - began) / 1e12
 
 
-def launch(spec: dict) -> dict | None:
+def made_apart(model: str, folder: str) -> None:
+    """`make_model` in a process of its own, which gives the GPU back."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import preference, pathlib; "
+    code += f"preference.make_model({model!r}, pathlib.Path({folder!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def launch(spec: dict, script: Path = Path(__file__)) -> dict | None:
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -436,7 +449,7 @@ def launch(spec: dict) -> dict | None:
     if spec.get("threads"):
         environment["OMP_NUM_THREADS"] = str(spec["threads"])
     python = spec.pop("python", sys.executable)
-    command = [python, str(Path(__file__).resolve()), "--child", json.dumps(spec)]
+    command = [python, str(script.resolve()), "--child", json.dumps(spec)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     print("\n".join(line for line in lines if line.startswith("  ")))
@@ -503,11 +516,7 @@ def main() -> None:
     ceiling = matmul_ceiling()
     print(f"matmul ceiling {ceiling:.3f} TFLOP/s")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-             f"import preference, pathlib; preference.make_model({model!r}, pathlib.Path({folder!r}))"],
-            check=True,
-        )  # fmt: skip
+        made_apart(model, folder)
         shared = {
             "model": model,
             "pairs": count,
