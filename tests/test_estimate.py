@@ -10,9 +10,8 @@ from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.rows import pack_row, units_of_step
 from tuner.plan.facts import Data, Machine, Model
-from tuner.plan.memory import autograd_activations
 from tuner.plan.plan import plan
-from tuner.plan.rows import layer_activations, packed_memory, packed_rows
+from tuner.plan.rows import autograd_activations, layer_activations, packed_memory, packed_rows
 from tuner.plan.shape import Lengths, ModelShape
 
 GIB = 2**30

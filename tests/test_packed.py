@@ -14,10 +14,11 @@ from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_row
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from tuner.engine.losses import LossSettings, preference_loss
+from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.objective import PreferenceObjective, answer_sums, finish_metrics
-from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal, head_refusal
+from tuner.engine.packed.policy import FusedPolicy, fused_refusal, head_refusal
 from tuner.engine.packed.reference import weights_fingerprint
 from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
 from tuner.engine.packed.steps import StepRunner
@@ -462,7 +463,7 @@ def test_out_of_memory_is_met_once_with_less(tmp_path, monkeypatch) -> None:
         build(trained=False), arguments(tmp_path, max_steps=2), pair_rows(), objective=pairs
     )
     trainer.train()
-    assert trainer.runner.budget == failures[0] // 2 and trainer.runner.policy.trunk.recompute == 2
+    assert trainer.runner.budget == failures[0] // 2 and trainer.runner.policy.recompute == 2
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "phi3", "starcoder2"])

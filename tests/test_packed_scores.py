@@ -11,8 +11,9 @@ from test_packed import arguments, assert_close
 from tiny_packed import CPU, FAMILIES, SIZES, pair_rows
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.objective import RewardObjective, finish_metrics
-from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, fused_refusal
+from tuner.engine.packed.policy import FusedPolicy, fused_refusal
 from tuner.engine.packed.rows import units_of_scores
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.trainer import PackedTrainer

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from test_packed import arguments, assert_close
-from tiny_packed import CPU, FAMILIES, build, token_rows
+from tiny_packed import CPU, FAMILIES, adapted, build, token_rows, whole
 
+from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import choose_levels
 from tuner.engine.packed.objective import TokenObjective, finish_metrics
-from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy
+from tuner.engine.packed.policy import FusedPolicy, Policy
 from tuner.engine.packed.rows import units_of_tokens
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.trainer import PackedTrainer
@@ -83,6 +84,44 @@ def test_loss_gradients_and_metrics_equal_transformers(family: str, dynamic: boo
         assert found[2] == pytest.approx(measured, rel=1e-5)
 
 
+def frozen_but_the_last_layer() -> torch.nn.Module:
+    model = whole().requires_grad_(False)
+    model.model.layers[-1].requires_grad_(True)
+    model.lm_head.requires_grad_(True)
+    return model
+
+
+def tied() -> torch.nn.Module:
+    model = whole()
+    model.lm_head.weight = model.model.embed_tokens.weight
+    return model
+
+
+TRAINED = {
+    "full": whole,
+    "full, another architecture": lambda: whole("neox"),
+    "full, head tied": tied,
+    "freeze": frozen_but_the_last_layer,
+    "dora": lambda: adapted(use_dora=True),
+    "rslora": lambda: adapted(use_rslora=True),
+    "additional_target": lambda: adapted(modules_to_save=["embed_tokens", "lm_head"]),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("recompute", [0, 2])
+def test_whatever_is_trained_its_gradients_equal_transformers(name: str, recompute: int) -> None:
+    rows = token_rows()
+    loss, grads, measured = plain_step(TRAINED[name](), rows)
+    model = TRAINED[name]()
+    policy = AutogradPolicy(model, logits_bytes=199 * 4 * 16)  # several pieces of logits
+    policy.recompute = recompute
+    found = packed_step(model, rows, policy)
+    assert found[0] == pytest.approx(loss, rel=1e-6)
+    assert_close(found[1], grads)
+    assert found[2] == pytest.approx(measured, rel=1e-5)
+
+
 def test_neither_packing_nor_padding_nor_recomputing_changes_a_step() -> None:
     rows = token_rows(12)
     apart = [{"input_ids": ids.tolist(), "labels": labels.tolist()} for ids, labels in texts(rows)]
@@ -95,7 +134,7 @@ def test_neither_packing_nor_padding_nor_recomputing_changes_a_step() -> None:
     ):
         model = build()
         policy = FusedPolicy(model)
-        policy.trunk.recompute = recompute
+        policy.recompute = recompute
         found = packed_step(model, other, policy, budget, levels=levels)
         assert found[0] == pytest.approx(loss, rel=1e-6)
         assert_close(found[1], grads, 1e-6)
@@ -114,28 +153,52 @@ def test_a_text_of_which_nothing_is_learned_costs_nothing() -> None:
     assert loss == 0 and not any(g.any() for g in grads.values())
 
 
-def test_training_learns_resumes_and_evaluates(tmp_path: Path) -> None:
+def test_dropout_is_drawn_again_alike_after_a_resume_and_never_in_measuring(tmp_path: Path) -> None:
+    rows = token_rows(12)
+    options = {"max_steps": 8, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 4}
+
+    def trainer(dropout: float = 0.3) -> PackedTrainer:
+        made = arguments(tmp_path / str(dropout), **options)
+        return PackedTrainer(adapted(lora_dropout=dropout), made, rows, rows[:5], objective=tokens)
+
+    torch.manual_seed(1)
+    calm = trainer(0.0)
+    assert calm.evaluate()["eval_loss"] == trainer().evaluate()["eval_loss"]
+    noisy = trainer()
+    noisy.train()
+    losses = [h["loss"] for h in noisy.state.log_history if "loss" in h]
+    again = trainer()
+    again.train(resume_from_checkpoint=str(tmp_path / "0.3" / "checkpoint-3"))
+    assert [h["loss"] for h in again.state.log_history if "loss" in h] == losses
+    calm.train()
+    assert [h["loss"] for h in calm.state.log_history if "loss" in h] != losses
+    for a, b in zip(noisy.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("begin", [lambda: build(trained=False), whole], ids=["lora", "full"])
+def test_training_learns_resumes_and_evaluates(tmp_path: Path, begin) -> None:
     rows = token_rows(12)
     options = {"max_steps": 12, "save_steps": 4, "eval_strategy": "steps", "eval_steps": 6}
 
     def trainer() -> PackedTrainer:
         made = arguments(tmp_path, **options)
-        return PackedTrainer(build(trained=False), made, rows, rows[:5], objective=tokens, each_text=True)
+        return PackedTrainer(begin(), made, rows, rows[:5], objective=tokens, each_text=True)
 
-    whole = trainer()
-    whole.train()
-    losses = [h["loss"] for h in whole.state.log_history if "loss" in h]
+    first = trainer()
+    first.train()
+    losses = [h["loss"] for h in first.state.log_history if "loss" in h]
     assert losses[0] == pytest.approx(np.log(199), rel=0.05)
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.1
-    assert whole.state.num_input_tokens_seen == 4 * sum(len(r["input_ids"]) for r in rows)
-    final = next(h for h in reversed(whole.state.log_history) if "eval_loss" in h)
+    assert first.state.num_input_tokens_seen == 4 * sum(len(r["input_ids"]) for r in rows)
+    final = next(h for h in reversed(first.state.log_history) if "eval_loss" in h)
     assert {"eval_mean_token_accuracy", "eval_entropy", "eval_accuracy"} <= set(final)
     with torch.no_grad():
-        assert final["eval_loss"] == pytest.approx(plain_loss(whole.model, rows[:5]), rel=1e-4)
+        assert final["eval_loss"] == pytest.approx(plain_loss(first.model, rows[:5]), rel=1e-4)
     again = trainer()
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert [h["loss"] for h in again.state.log_history if "loss" in h] == losses
-    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+    for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

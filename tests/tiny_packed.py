@@ -56,6 +56,24 @@ def build(family: str = "qwen2", trained: bool = True) -> torch.nn.Module:
     return model.eval()
 
 
+def whole(family: str = "qwen2") -> torch.nn.Module:
+    """The same without an adapter, every weight of it to be trained."""
+    torch.manual_seed(0)
+    return build(family).unload().requires_grad_(True)
+
+
+def adapted(**settings) -> torch.nn.Module:
+    """A tiny model with another kind of LoRA, everything trained moved off its start."""
+    torch.manual_seed(0)
+    plain = build(trained=False).unload()
+    made = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **settings)
+    model = get_peft_model(plain, made)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn_like(weight)
+    return model.eval()
+
+
 def pair_rows(count: int = 8, seed: int = 0) -> list[dict]:
     """Random lengths, and among them one-token answers, identical answers and texts that end at the
     cutoff."""

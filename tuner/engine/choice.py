@@ -22,8 +22,11 @@ from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments, on_gpu
 from tuner.jobs import planning
 from tuner.plan.engine import PACKED, TRL, refusal, too_long
+from tuner.plan.facts import Model
+from tuner.plan.memory import layers_of
 from tuner.plan.plan import layers_to_recompute
 from tuner.plan.preflight import packed_in_vain
+from tuner.plan.rows import Layers
 from tuner.text.message import Message, message
 
 
@@ -69,6 +72,15 @@ def _refusal(config: Config, start: Start) -> Message:
     return why
 
 
+def _run_by(config: Config, start: Start) -> Layers:
+    """What the step of a model that runs its own layers takes."""
+    model = Model(causal_lm(start.model).config.to_dict(), {})
+    rank = max(
+        (peft.r for peft in getattr(start.model, "peft_config", {}).values()), default=config.lora_rank
+    )
+    return layers_of(config, model.shape, rank, written_out=False)
+
+
 def _too_long(config: Config, start: Start) -> Message:
     """Why rows are too long; of those of a stream only the most that they may be is known."""
     if start.streamed:
@@ -96,7 +108,8 @@ def _build(
         engine=EngineSettings(
             preset=config.engine_preset,
             token_budget=config.engine_token_budget,
-            recompute=layers_to_recompute(config, start.model.config.num_hidden_layers, written_out=True),
+            recompute=layers_to_recompute(config, start.model.config.num_hidden_layers),
+            run_by=_run_by(config, start),
             planned=start.plan.budget if start.plan.on_gpu == on_gpu(config) else None,
             reference_cache=paths.mlruns() / "references",
         ),

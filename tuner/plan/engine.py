@@ -28,6 +28,8 @@ def refusal(config: Config, model: Mapping[str, Any], adapter: Mapping[str, Any]
     for code, holds in _RULES.items():
         if holds(config):
             return message(code, **{name: getattr(config, name) for name in _NAMED.get(code, ())})
+    if not config.kind.needs_reference and any(model.get(name) for name in _DROPOUTS):
+        return message("engine.attention_dropout")
     return adapter_refusal(adapter or {}) or model_refusal(model)
 
 
@@ -53,6 +55,16 @@ def grows(config: Config) -> bool:
     return bool(config.resize_vocab or added)
 
 
+OPTIMIZERS = frozenset(
+    {"adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "rmsprop", "adagrad"}
+    | {"adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit"}
+)
+"""Optimizers that take gradients from the parameters, as packed rows leave them there."""
+_OWN_OPTIMIZERS = ("use_badam", "use_adam_mini", "use_muon", "use_galore", "use_apollo")
+_DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout")
+"""Dropout of attention by a model's own description, which packed attention does not have. Where answers are compared
+with a reference, it is off in any engine."""
+
 _RULES: dict[str, Callable[[Config], object]] = {
     "engine.asked": lambda c: c.engine == TRL,
     "engine.streamed": lambda c: c.streaming and compares(c),
@@ -60,19 +72,17 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.token_loss": lambda c: (
         c.kind.learns_tokens and (c.label_smoothing_factor or c.use_eaft_loss or c.use_asft_loss)
     ),
-    "engine.method": lambda c: c.finetuning_type != "lora",
+    "engine.method": lambda c: c.finetuning_type == "oft" or (c.finetuning_type != "lora" and compares(c)),
     "engine.continued": lambda c: goes_on(c) and compares(c),
     "engine.pissa": lambda c: c.pissa_init and not goes_on(c) and compares(c),
-    "engine.optim": lambda c: c.optim not in ("adamw_torch", "adamw_torch_fused"),
-    "engine.not_adam": lambda c: c.loraplus_lr_ratio or c.use_adam_mini,
-    "engine.dropout": lambda c: c.lora_dropout > 0,
-    "engine.dora": lambda c: c.use_dora,
+    "engine.optim": lambda c: c.optim not in OPTIMIZERS,
+    "engine.own_optimizer": lambda c: any(getattr(c, name) for name in _OWN_OPTIMIZERS),
     "engine.reference": lambda c: c.ref_model or c.ref_model_adapters,
     "engine.fp16": lambda c: c.fp16,
     "engine.processes": lambda c: c.deepspeed or c.fsdp,
     "engine.neftune": lambda c: c.neftune_noise_alpha,
     "engine.quantized": lambda c: c.quantization_bit,
-    "engine.whole_modules": lambda c: not goes_on(c) and (c.additional_target or grows(c)),
+    "engine.whole_modules": lambda c: not goes_on(c) and compares(c) and (c.additional_target or grows(c)),
 }
 """Codes of text/ with the configs they speak of."""
 _NAMED = {"engine.method": ("finetuning_type",), "engine.optim": ("optim",)}
@@ -80,9 +90,7 @@ _NAMED = {"engine.method": ("finetuning_type",), "engine.optim": ("optim",)}
 
 def adapter_refusal(adapter: Mapping[str, Any]) -> Message:
     """The same of an adapter's own settings."""
-    if adapter.get("peft_type", "LORA") != "LORA" or adapter.get("use_dora") or adapter.get("lora_dropout"):
-        return message("engine.adapter")
-    return message("engine.whole_modules") if adapter.get("modules_to_save") else Message()
+    return message("engine.adapter") if adapter.get("peft_type", "LORA") != "LORA" else Message()
 
 
 def model_refusal(model: Mapping[str, Any]) -> Message:
@@ -115,13 +123,24 @@ HEAD_SIZES = (16, 32, 64, 128)
 """Sizes of attention heads that the packed engine's kernels take on a GPU."""
 
 
-def written_out(config: Config, model: Mapping[str, Any], on_gpu: bool) -> bool:
-    """Whether the packed engine runs the model by its own layers, which it can recompute, and not by the model's."""
+def written_out(
+    config: Config, model: Mapping[str, Any], on_gpu: bool, adapter: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether the packed engine runs the model by its own layers, and not by the model's through autograd."""
     if on_gpu and _head_size(model) not in HEAD_SIZES:
+        return False
+    if config.finetuning_type != "lora" or not _plain(config, adapter or {}):
         return False
     plain = model.get("hidden_act", "silu") in ("silu", "swish") and not config.upcast_layernorm
     named = config.lora_target == ("all",) or {n.rsplit(".", 1)[-1] for n in config.lora_target} <= LINEARS
     return plain and named and model.get("model_type") in WRITTEN_OUT | LEGACY
+
+
+def _plain(config: Config, adapter: Mapping[str, Any]) -> bool:
+    """Whether an adapter is LoRA on linears without dropout and nothing beside it."""
+    if goes_on(config):
+        return not any(adapter.get(name) for name in ("use_dora", "lora_dropout", "modules_to_save"))
+    return not (config.use_dora or config.lora_dropout or config.additional_target or grows(config))
 
 
 def _head_size(model: Mapping[str, Any]) -> int:

@@ -11,17 +11,23 @@ from dataclasses import replace
 from tuner.config.config import Config
 from tuner.data.encode import packs
 from tuner.plan.engine import goes_on, grows
-from tuner.plan.rows import RowBudget, packed_memory
+from tuner.plan.rows import OWN_LAYERS, Layers, RowBudget, autograd_activations, packed_memory
 from tuner.plan.shape import Lengths, Memory, ModelShape
 
 
 def run_memory(
-    config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool, budget: RowBudget | None, rank: int
+    config: Config,
+    shape: ModelShape,
+    lengths: Lengths,
+    on_gpu: bool,
+    budget: RowBudget | None,
+    rank: int,
+    run_by: Layers = OWN_LAYERS,
 ) -> Memory:
     """What a run holds at its peak on its device; `budget` are the packed engine's rows, None for TRL's batches."""
     trained_numbers, width = trained(config, shape, rank), trained_bytes(config)
     steps = (
-        _packed_step(config, shape, lengths, budget, rank)
+        _packed_step(config, shape, lengths, budget, rank, run_by)
         if budget
         else _padded_step(config, shape, lengths, on_gpu)
     )
@@ -105,7 +111,18 @@ def optimizer(config: Config, numbers: int) -> int:
     return int(numbers * _optimizer_bytes(config.optim, trained_bytes(config)))
 
 
-def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, budget: RowBudget, rank: int) -> Memory:
+def layers_of(config: Config, shape: ModelShape | None, rank: int, written_out: bool) -> Layers:
+    """Who runs the layers of a run on packed rows, and what its step takes beside a row."""
+    if shape is None or (written_out and not _whole(config)):
+        return Layers(written_out)
+    numbers = trained(config, shape, rank)
+    taken = numbers * trained_bytes(config) + optimizer(config, numbers)
+    return Layers(written_out, _whole(config), taken)
+
+
+def _packed_step(
+    config: Config, shape: ModelShape, lengths: Lengths, budget: RowBudget, rank: int, run_by: Layers
+) -> Memory:
     """The packed engine's row of a step; of its `weights` only the columns that the adapters add.
 
     The row that counts is the longest size that rows are padded to, the largest of 512 steps that were drawn
@@ -124,6 +141,7 @@ def _packed_step(config: Config, shape: ModelShape, lengths: Lengths, budget: Ro
         recompute=budget.recompute,
         weight_bytes=width,
         logits_bytes=budget.logits_bytes,
+        layers=run_by,
     )
     return replace(step, weights=step.weights - width * shape.parameters)
 
@@ -159,16 +177,3 @@ def asked_to_recompute(config: Config) -> bool | None:
     if config.gradient_checkpointing is not None:
         return bool(config.gradient_checkpointing)
     return False if config.disable_gradient_checkpointing else None
-
-
-def autograd_activations(shape: ModelShape, *, half: bool, whole: bool) -> int:
-    """Bytes per token that autograd keeps of one decoder layer of transformers with SDPA attention: with all weights
-    trained (`whole`) or LoRA on all linears, under bf16 autocast (`half`) or in float32."""
-    kv = shape.kv_heads * shape.head_size
-    if whole:
-        return (
-            46 * shape.hidden + 6 * kv + 10 * shape.ffn
-            if half
-            else 32 * shape.hidden + 8 * kv + 16 * shape.ffn
-        )
-    return 25 * shape.hidden + 4 * kv + 8 * shape.ffn if half else 24 * shape.hidden + 8 * kv + 16 * shape.ffn

@@ -16,8 +16,8 @@ from tuner.plan import engine as engines
 from tuner.plan import steps as counting
 from tuner.plan.disk import run_disk
 from tuner.plan.facts import Data, Machine, Model
-from tuner.plan.memory import asked_to_recompute, frozen_bytes, recomputes, run_memory, weights
-from tuner.plan.rows import RowBudget, row_budget
+from tuner.plan.memory import asked_to_recompute, frozen_bytes, layers_of, recomputes, run_memory, weights
+from tuner.plan.rows import Layers, RowBudget, row_budget
 from tuner.plan.shape import Lengths, Memory
 from tuner.text.message import Message, of, to_plain
 
@@ -130,7 +130,15 @@ def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:
     if shape is None:
         return whole
     memory = (
-        run_memory(config, shape, whole.data.lengths, machine.on_gpu, whole.budget, rank)
+        run_memory(
+            config,
+            shape,
+            whole.data.lengths,
+            machine.on_gpu,
+            whole.budget,
+            rank,
+            _run_by(config, machine, model),
+        )
         if whole.data.lengths
         else None
     )
@@ -149,19 +157,20 @@ def packed_budget(config: Config, machine: Machine, model: Model) -> RowBudget:
         free=machine.free - loaded,
         preset=config.engine_preset,
         token_budget=config.engine_token_budget,
-        recompute=layers_to_recompute(
-            config, model.layers, engines.written_out(config, model.config, machine.on_gpu)
-        ),
+        recompute=layers_to_recompute(config, model.layers),
         rank=model.rank(config),
         weight_bytes=frozen_bytes(config),
+        run_by=_run_by(config, machine, model),
     )
 
 
-def layers_to_recompute(config: Config, layers: int, written_out: bool) -> int | None:
-    """The layers that the packed engine must recompute: none where the model runs its own (`written_out` is false), else
-    as asked; None leaves it to the memory."""
-    if not written_out:
-        return 0
+def _run_by(config: Config, machine: Machine, model: Model) -> Layers:
+    written_out = engines.written_out(config, model.config, machine.on_gpu, model.adapter)
+    return layers_of(config, model.shape, model.rank(config), written_out)
+
+
+def layers_to_recompute(config: Config, layers: int) -> int | None:
+    """The layers that the packed engine must recompute, as asked; None leaves it to the memory."""
     asked = asked_to_recompute(config)
     return None if asked is None else layers * asked
 

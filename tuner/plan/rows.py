@@ -18,6 +18,23 @@ SMALL_LOGITS, LOGITS = 64 << 20, 512 << 20
 """Bytes of logits that a packed row holds at a time: with the memory preset or on a CPU, and otherwise."""
 
 
+@dataclass(frozen=True)
+class Layers:
+    """Who runs a model's layers, on which the bytes that a row keeps depend.
+
+    `written_out`: the packed engine's own; else the model's, through autograd, which recomputes all of them or none and
+    keeps more, most where all weights are trained (`whole`). `taken`: bytes that the step needs beside the row and that
+    are not there yet when rows are sized: gradients and the optimizer's moments of what is trained.
+    """
+
+    written_out: bool = True
+    whole: bool = False
+    taken: int = 0
+
+
+OWN_LAYERS = Layers()
+
+
 def packed_memory(
     shape: ModelShape,
     *,
@@ -27,6 +44,7 @@ def packed_memory(
     recompute: int = 0,
     weight_bytes: int = 2,
     logits_bytes: int = LOGITS,
+    layers: Layers = OWN_LAYERS,
 ) -> Memory:
     """A training row of `tokens` tokens, `scored` of them predicted, `recompute` layers recomputed.
 
@@ -35,13 +53,15 @@ def packed_memory(
     """
     adapters = 4 * shape.lora_parameters(rank)
     widened = shape.layers * sum(n * _widening(rank, name) for name, (n, _) in shape.linears.items())
+    if not layers.written_out:
+        widened = 0
     chunk = min(logits_bytes, scored * shape.vocab * weight_bytes)
     return Memory(
         weights=weight_bytes * (shape.parameters + widened),
         adapters=adapters,
         gradients=adapters,
         optimizer=2 * adapters,
-        activations=_activations(shape, tokens, recompute, weight_bytes),
+        activations=_activations(shape, tokens, recompute, weight_bytes, layers),
         logits=chunk + 3 * scored * shape.hidden * weight_bytes,
     )
 
@@ -59,9 +79,26 @@ def layer_activations(shape: ModelShape, weight_bytes: int = 2) -> int:
     return weight_bytes * numbers + 4 * (shape.heads + 2)
 
 
-def _activations(shape: ModelShape, tokens: int, recompute: int, weight_bytes: int) -> int:
+def autograd_activations(shape: ModelShape, *, half: bool, whole: bool) -> int:
+    """Bytes per token that autograd keeps of one decoder layer of transformers with SDPA attention: with all weights
+    trained (`whole`) or LoRA on all linears, under bf16 autocast (`half`) or in float32."""
+    kv = shape.kv_heads * shape.head_size
+    if whole:
+        return (
+            46 * shape.hidden + 6 * kv + 10 * shape.ffn
+            if half
+            else 32 * shape.hidden + 8 * kv + 16 * shape.ffn
+        )
+    return 25 * shape.hidden + 4 * kv + 8 * shape.ffn if half else 24 * shape.hidden + 8 * kv + 16 * shape.ffn
+
+
+def _activations(shape: ModelShape, tokens: int, recompute: int, weight_bytes: int, layers: Layers) -> int:
     kept = shape.layers - recompute
-    layer = layer_activations(shape, weight_bytes)
+    layer = (
+        layer_activations(shape, weight_bytes)
+        if layers.written_out
+        else autograd_activations(shape, half=weight_bytes == 2, whole=layers.whole)
+    )
     # while a layer runs backward: its own tensors if they are recomputed, and the gradients of its widest
     # part
     working = weight_bytes * (3 * shape.ffn + 3 * shape.hidden) + (layer if recompute else 0)
@@ -77,28 +114,38 @@ def packed_rows(
     recompute: int | None = None,
     wanted: int = 4096,
     most: int = 16384,
+    layers: Layers = OWN_LAYERS,
 ) -> tuple[int, int]:
     """(token budget of a row, layers recomputed) for `free` bytes beside the loaded weights.
 
     Keeps every activation if rows of `wanted` tokens fit; else recomputes half of the layers, else all; or as many as
     `recompute` says.
     """
-    choices = (0, shape.layers // 2, shape.layers) if recompute is None else (recompute,)
-    for layers in choices:
-        budget = _budget(shape, free, rank, weight_bytes, layers)
+    some = (0, shape.layers // 2, shape.layers) if layers.written_out else (0, shape.layers)
+    choices = some if recompute is None else (recompute,)
+    for again in choices:
+        budget = _budget(shape, free, rank, weight_bytes, again, layers)
         if budget >= wanted:
-            return min(budget, most), layers
+            return min(budget, most), again
     return max(budget, 512), choices[-1]
 
 
-def _budget(shape: ModelShape, free: int, rank: int, weight_bytes: int, recompute: int) -> int:
+def _budget(
+    shape: ModelShape, free: int, rank: int, weight_bytes: int, recompute: int, layers: Layers
+) -> int:
     at_one, at_many = (
         packed_memory(
-            shape, tokens=n, scored=n // 2, rank=rank, recompute=recompute, weight_bytes=weight_bytes
+            shape,
+            tokens=n,
+            scored=n // 2,
+            rank=rank,
+            recompute=recompute,
+            weight_bytes=weight_bytes,
+            layers=layers,
         )
         for n in (0, 1 << 14)
     )
-    fixed = at_one.total - at_one.weights + min(LOGITS, free // 4)
+    fixed = (layers.taken or at_one.total - at_one.weights) + min(LOGITS, free // 4)
     per_token = (at_many.activations + at_many.logits - min(LOGITS, at_many.logits)) / (1 << 14)
     return int((free - fixed) / per_token) // 256 * 256
 
@@ -131,6 +178,7 @@ def row_budget(
     recompute: int | None = None,
     rank: int = 8,
     weight_bytes: int = 2,
+    run_by: Layers = OWN_LAYERS,
 ) -> RowBudget:
     """The rows of a model with `layers` layers on a device with `free` bytes beside its weights; `token_budget` and
     `recompute` win over what memory allows. `shape` is None for a decoder with other names, whose layers run through
@@ -142,7 +190,9 @@ def row_budget(
         tokens, again = CPU_TOKENS, 0
     else:
         share = max(0, int(SHARE * free))
-        tokens, again = packed_rows(shape, share, rank=rank, weight_bytes=weight_bytes, recompute=recompute)
+        tokens, again = packed_rows(
+            shape, share, rank=rank, weight_bytes=weight_bytes, recompute=recompute, layers=run_by
+        )
     reference = min(4 * tokens, 8192)  # nothing is kept for a backward pass
     return RowBudget(
         token_budget or tokens,
@@ -153,8 +203,16 @@ def row_budget(
     )
 
 
-def holds(budget: RowBudget, shape: ModelShape, free: int, rank: int = 8, weight_bytes: int = 2) -> bool:
-    """Whether a row of this size fits twice, eager and captured in a graph, into `free` bytes beside the weights."""
+def holds(
+    budget: RowBudget,
+    shape: ModelShape,
+    free: int,
+    rank: int = 8,
+    weight_bytes: int = 2,
+    run_by: Layers = OWN_LAYERS,
+) -> bool:
+    """Whether a row of this size fits twice, eager and captured in a graph, into `free` bytes beside the weights; once
+    where it is autograd's, which captures none."""
     needed = packed_memory(
         shape,
         tokens=budget.token_budget,
@@ -163,5 +221,7 @@ def holds(budget: RowBudget, shape: ModelShape, free: int, rank: int = 8, weight
         recompute=budget.recompute,
         weight_bytes=weight_bytes,
         logits_bytes=budget.logits_bytes,
+        layers=run_by,
     )
-    return 2 * (needed.activations + needed.logits) <= free
+    times = 2 if run_by.written_out else 1
+    return times * (needed.activations + needed.logits) + run_by.taken <= free

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.engine.packed.policy import causal_lm, fused_refusal
-from tuner.plan.rows import RowBudget, holds, row_budget
+from tuner.plan.rows import Layers, RowBudget, holds, row_budget
 from tuner.plan.shape import ModelShape
 
 if TYPE_CHECKING:
@@ -25,9 +25,11 @@ def rows_with(model: Any, on_gpu: bool, free: int, engine: EngineSettings) -> Ro
     inner = causal_lm(model)
     shape, layers = _shape(inner), inner.config.num_hidden_layers
     rank = max((peft.r for peft in getattr(model, "peft_config", {}).values()), default=8)
-    width = next(p.element_size() for p in model.parameters() if not p.requires_grad)
+    frozen = (p for p in model.parameters() if not p.requires_grad)
+    width = 4 if (weight := next(frozen, None)) is None else weight.element_size()
+    run_by = engine.run_by if fused_refusal(model) is not None else Layers()
     if (planned := engine.planned) and (
-        not on_gpu or shape is None or holds(planned, shape, free, rank, width)
+        not on_gpu or shape is None or holds(planned, shape, free, rank, width, run_by)
     ):
         return planned
     return row_budget(
@@ -37,9 +39,10 @@ def rows_with(model: Any, on_gpu: bool, free: int, engine: EngineSettings) -> Ro
         free=free,
         preset=engine.preset,
         token_budget=engine.token_budget,
-        recompute=engine.recompute if fused_refusal(model) is None else 0,
+        recompute=engine.recompute,
         rank=rank,
         weight_bytes=width,
+        run_by=run_by,
     )
 
 

@@ -1,23 +1,23 @@
 """A model as the engine sees it: a packed row in, scores of answer tokens out (see `logps.py`), gradients back.
 
-`FusedPolicy` runs the Llama family through the written-out layers; `AutogradPolicy` runs any other decoder
-through transformers' own modules, with the packed attention registered as an attention function.
+`FusedPolicy` runs the Llama family with LoRA through the written-out layers; `AutogradPolicy` of `autograd_policy.py` runs
+the rest through transformers' own modules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tuner.engine.packed import attention, kernels_torch
+from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.layers import LAYER_CLASSES, FusedTrunk, lora_parameters
-from tuner.engine.packed.logps import FrozenHead, ScoreHead, score_tokens
+from tuner.engine.packed.logps import FrozenHead, ScoreHead
 from tuner.engine.packed.lora import GradientBuffer, adapter_of, base_of
 from tuner.plan.engine import HEAD_SIZES
 
@@ -31,6 +31,12 @@ class Policy(Protocol):
     gradients: GradientBuffer
     capturable: bool
     blocks: bool
+    layers: int
+
+    @property
+    def recompute(self) -> int: ...
+    @recompute.setter
+    def recompute(self, layers: int) -> None: ...
 
     def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]: ...
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None: ...
@@ -45,10 +51,15 @@ def causal_lm(model: Any) -> Any:
 
 def score_of(inner: Any) -> nn.Linear | None:
     """The head of a model that scores, as it is trained; None for a language model."""
-    score = getattr(inner, "score", None)
-    if hasattr(score, "modules_to_save"):
-        score = score.modules_to_save[score.active_adapter]
-    return score
+    return in_use(getattr(inner, "score", None))
+
+
+def in_use(module: Any) -> Any:
+    """The layer that works inside PEFT's wrapper of one that is trained whole, which `disable_adapter` switches."""
+    if not hasattr(module, "modules_to_save"):
+        return module
+    off = module.disable_adapters or not module.active_adapters
+    return module.original_module if off else module.modules_to_save[module.active_adapters[0]]
 
 
 def kernels_for(device: torch.device) -> ModuleType:
@@ -77,7 +88,17 @@ class FusedPolicy:
             grad = self.gradients.view(own[0])
             self.head = ScoreHead(inner.model.norm, score, kernels, grad)
         self.capturable = self.blocks = device.type == "cuda"
+        self.layers = len(self.trunk.layers)
         self.refresh()
+
+    @property
+    def recompute(self) -> int:
+        """Layers, from the first, whose activations are recomputed in the backward pass."""
+        return self.trunk.recompute
+
+    @recompute.setter
+    def recompute(self, layers: int) -> None:
+        self.trunk.recompute = layers
 
     def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]:
         hidden, layers = self.trunk.forward(row, keep)
@@ -102,92 +123,6 @@ class FusedPolicy:
             self.trunk.use_adapters(True)
 
 
-class AutogradPolicy:
-    """Any decoder of transformers with `inner.<base_model_prefix>` and an untouched head, through autograd.
-
-    `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
-    """
-
-    def __init__(self, model: Any, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
-        self.model, self.inner, self.autocast = model, causal_lm(model), autocast
-        self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
-        for p in self.gradients.parameters:
-            p.grad = None
-        self.score = score_of(self.inner)
-        self.head = self.score or self.inner.get_output_embeddings()
-        self.decoder = getattr(self.inner, self.inner.base_model_prefix)
-        self.kernels = kernels_for(self.head.weight.device)
-        rows = logits_bytes // (self.head.weight.shape[0] * 4)
-        self.chunk = max(16, rows // 16 * 16)
-        self.capturable = False
-        self.blocks = self.head.weight.device.type == "cuda"
-
-    def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]:
-        with torch.set_grad_enabled(keep), self.autocast(), attention.over(self.inner, row):
-            hidden = self.decoder(
-                input_ids=row["ids"][None].long(),
-                position_ids=row["positions"][None].long(),
-                use_cache=False,
-            ).last_hidden_state[0]
-            picked = hidden.index_select(0, row["sources"])
-            if self.score is not None:
-                scores = self.score(picked.to(self.score.weight.dtype)).float().t()
-            elif self.head.weight.requires_grad:
-                scores = _scored_by_trained(self.head(picked).float(), row["targets"].long(), measure)
-            else:
-                dtype = torch.get_autocast_dtype(picked.device.type)
-                if torch.is_autocast_enabled(picked.device.type):
-                    picked = picked.to(dtype)
-                scores = _Scored.apply(
-                    picked, self.head.weight, row["targets"], self.kernels, self.chunk, keep, measure
-                )
-        return scores.detach(), scores[0]
-
-    def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
-        grads = torch.autograd.grad(context, self.gradients.parameters, d_logps, allow_unused=True)
-        for p, grad in zip(self.gradients.parameters, grads, strict=True):
-            if grad is not None:
-                self.gradients.view(p).add_(grad)
-
-    def refresh(self) -> None:
-        """Nothing to do: the modules read their own parameters."""
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside, the adapters are off (a model without adapters is used as it is)."""
-        off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
-        with off:
-            yield
-
-
-class _Scored(torch.autograd.Function):
-    """`score_tokens` under autograd; the head is frozen."""
-
-    @staticmethod
-    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure):  # type: ignore[no-untyped-def]
-        scores, grads = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, keep, measure)
-        if keep:
-            ctx.save_for_backward(grads)
-        return scores
-
-    @staticmethod
-    def backward(ctx, d_scores):  # type: ignore[no-untyped-def]
-        (grads,) = ctx.saved_tensors
-        return grads * d_scores[0, :, None].to(grads.dtype), *[None] * 6
-
-
-def _scored_by_trained(logits: Tensor, targets: Tensor, measure: bool) -> Tensor:
-    """Scores from the logits [N, V] of a head that learns too."""
-    logps = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    if not measure:
-        return logps[None]
-    with torch.no_grad():
-        every = torch.log_softmax(logits, -1)
-        hits = (logits.argmax(-1) == targets).float()
-        entropy = -(every.exp() * every).sum(-1)
-    return torch.stack([logps, hits, entropy])
-
-
 def fused_refusal(model: nn.Module) -> str | None:
     """Why the written-out layers cannot run this model, or None if they can."""
     inner = causal_lm(model)
@@ -204,6 +139,8 @@ def fused_refusal(model: nn.Module) -> str | None:
         for module in (a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj):
             if type(base_of(module)) is not nn.Linear:
                 return f"a projection is a {type(base_of(module)).__name__}"
+            if any(getattr(d, "p", 0) for d in getattr(module, "lora_dropout", {}).values()):
+                return "its adapter has dropout"
             known |= {id(p) for p in (adapter_of(module) or ())[:2]}
     if (score := score_of(inner)) is not None:
         if score.bias is not None or score.weight.shape[0] != 1:

@@ -16,7 +16,7 @@ from tuner.engine.packed.bucket_sizes import Level, level_shape
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.graphs import RowGraphs
 from tuner.engine.packed.objective import Objective, answer_sums, loss_and_grad
-from tuner.engine.packed.policy import FusedPolicy, Policy
+from tuner.engine.packed.policy import Policy
 from tuner.engine.packed.rows import Row, Unit, exact_shape, pack_row, split_units
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class StepRunner:
         self.graphs.clear()
         self.levels = ()  # they were for rows of the old budget
         self.budget = max(256, self.budget // 2)
-        if isinstance(self.policy, FusedPolicy):
-            self.policy.trunk.recompute = len(self.policy.trunk.layers)
+        self.policy.recompute = self.policy.layers
         return f"token budget {self.budget}, every layer recomputed"
 
     def _rows(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tuner.engine.packed.policy import causal_lm, fused_refusal, score_of
+from tuner.engine.packed.policy import causal_lm, fused_refusal, in_use, score_of
 from tuner.plan.engine import adapter_refusal, model_refusal, too_long, window
 from tuner.text.message import Message, message
 
@@ -18,11 +18,10 @@ def unsupported(model: Any) -> Message:
     """Why the packed engine does not take this model with its adapter; empty where it does."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return message("engine.processes")
-    if not hasattr(model, "peft_config"):
-        return message("engine.no_adapter")
     if any(p.is_quantized or p.dtype in (torch.uint8, torch.int8) for p in model.parameters()):
         return message("engine.quantized")
-    refused = [why for peft in model.peft_config.values() if (why := adapter_refusal(peft.to_dict()))]
+    adapters = getattr(model, "peft_config", {})
+    refused = [why for peft in adapters.values() if (why := adapter_refusal(peft.to_dict()))]
     inner = causal_lm(model)
     why = refused[0] if refused else model_refusal(inner.config.to_dict())
     return why if why or fused_refusal(model) is None else _decoder_refusal(inner)
@@ -30,7 +29,7 @@ def unsupported(model: Any) -> Message:
 
 def _decoder_refusal(inner: Any) -> Message:
     """For models that run their own layers: what those must let be replaced."""
-    head = score_of(inner) or inner.get_output_embeddings()
+    head = score_of(inner) or in_use(inner.get_output_embeddings())
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return message("engine.no_decoder")
     return (

@@ -22,15 +22,16 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tuner.engine.metric_means import measured_as
+from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, level_count
 from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
-from tuner.engine.packed.policy import AutogradPolicy, FusedPolicy, Policy, fused_refusal
+from tuner.engine.packed.policy import FusedPolicy, Policy, fused_refusal
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.support import too_long_for
-from tuner.plan.rows import RowBudget
+from tuner.plan.rows import Layers, RowBudget
 from tuner.plan.steps import steps as count_steps
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class EngineSettings:
     `preset`: "speed" keeps activations while memory allows, "memory" recomputes every layer and scores few
     logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
     recomputed in the backward pass (None: from free memory). `planned`: the rows decided before the model was
-    loaded, taken where they still fit. `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
+    loaded, taken where they still fit. `run_by`: what is known of layers that are the model's own. `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
     reference log-probs (None: kept in this run only).
     """
 
@@ -52,6 +53,7 @@ class EngineSettings:
     token_budget: int | None = None
     recompute: int | None = None
     planned: RowBudget | None = None
+    run_by: Layers = Layers(written_out=False)
     cuda_graphs: bool = True
     reference_cache: Path | None = None
 
@@ -249,16 +251,16 @@ class PackedTrainer(Trainer):
     def in_use(self) -> tuple[int, int]:
         """(tokens of a row, layers recomputed) as they are now: running out of memory changes them."""
         runner = self.prepare()
-        trunk = runner.policy.trunk if isinstance(runner.policy, FusedPolicy) else None
-        return runner.budget, trunk.recompute if trunk else 0
+        return runner.budget, runner.policy.recompute
 
     def _policy(self, rows: RowBudget) -> Policy:
         if fused_refusal(self.model) is None:
-            policy = FusedPolicy(self.model, rows.logits_bytes)
-            policy.trunk.recompute = rows.recompute
-            return policy
-        autocast = self.compute_loss_context_manager
-        return AutogradPolicy(self.model, autocast, rows.logits_bytes)
+            policy: Policy = FusedPolicy(self.model, rows.logits_bytes)
+        else:
+            autocast = self.compute_loss_context_manager
+            policy = AutogradPolicy(self.model, autocast, rows.logits_bytes)
+        policy.recompute = rows.recompute
+        return policy
 
     def _cache(self, rows: RowBudget, ld_alpha: float | None) -> ReferenceCache:
         path = None

@@ -1,0 +1,139 @@
+"""Any decoder of transformers on packed rows, through its own modules and autograd: other architectures, whole models,
+adapters with dropout or magnitudes, layers trained beside an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner.engine.packed import attention
+from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.logps import score_tokens
+from tuner.engine.packed.lora import GradientBuffer
+from tuner.engine.packed.policy import LOGITS_BYTES, causal_lm, in_use, kernels_for, score_of
+
+
+class AutogradPolicy:
+    """A decoder `inner.<base_model_prefix>` with a language model head without bias, or one that scores.
+
+    `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
+    """
+
+    capturable = False
+
+    def __init__(self, model: Any, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
+        self.model, self.inner, self.autocast = model, causal_lm(model), autocast
+        self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
+        self.in_place = all(p.dtype == torch.float32 for p in self.gradients.parameters)
+        self.decoder = getattr(self.inner, self.inner.base_model_prefix)
+        weight = next(self.decoder.parameters())
+        self.kernels, self.blocks = kernels_for(weight.device), weight.device.type == "cuda"
+        rows = logits_bytes // (self.inner.config.get_text_config().vocab_size * 4)
+        self.chunk = max(16, rows // 16 * 16)
+        self.layers = int(self.inner.config.get_text_config().num_hidden_layers)
+        self._recompute = 0
+
+    @property
+    def recompute(self) -> int:
+        """Layers recomputed in the backward pass: none or all."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, layers: int) -> None:
+        if layers and not self._recompute:
+            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+        elif self._recompute and not layers:
+            self.inner.gradient_checkpointing_disable()
+        self._recompute = self.layers if layers else 0
+
+    def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]:
+        if self.model.training != keep:  # dropout and recomputing are for training alone
+            self.model.train(keep)
+        with torch.set_grad_enabled(keep), self.autocast(), attention.over(self.inner, row):
+            hidden = self.decoder(
+                input_ids=row["ids"][None].long(),
+                position_ids=row["positions"][None].long(),
+                use_cache=False,
+            ).last_hidden_state[0]
+            picked = hidden.index_select(0, row["sources"])
+            scores = self._scores(picked, row["targets"], keep, measure)
+        return scores.detach(), scores[0]
+
+    def _scores(self, hidden: Tensor, targets: Tensor, keep: bool, measure: bool) -> Tensor:
+        if (score := score_of(self.inner)) is not None:
+            return score(hidden.to(score.weight.dtype)).float().t()
+        head = in_use(self.inner.get_output_embeddings()).weight
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        scored = _ScoredByTrained if head.requires_grad else _Scored
+        return scored.apply(hidden, head, targets, self.kernels, self.chunk, keep, measure)
+
+    def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
+        # layers that are recomputed attend again, over the same row
+        again = attention.over(self.inner, row) if self._recompute else nullcontext()
+        weights = self.gradients.parameters
+        with again:
+            if self.in_place:
+                self.gradients.publish()
+                torch.autograd.backward(context, d_logps, inputs=weights)
+                return
+            grads = torch.autograd.grad(context, weights, d_logps, allow_unused=True)
+        for p, grad in zip(weights, grads, strict=True):
+            if grad is not None:
+                self.gradients.view(p).add_(grad)
+
+    def refresh(self) -> None:
+        """Nothing to do: the modules read their own parameters."""
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the adapters are off (a model without adapters is used as it is)."""
+        off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
+        with off:
+            yield
+
+
+class _Scored(torch.autograd.Function):
+    """`score_tokens` under autograd; the head is frozen."""
+
+    @staticmethod
+    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure):  # type: ignore[no-untyped-def]
+        scores, grads = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, keep, measure)
+        if keep:
+            ctx.save_for_backward(grads)
+        return scores
+
+    @staticmethod
+    def backward(ctx, d_scores):  # type: ignore[no-untyped-def]
+        (grads,) = ctx.saved_tensors
+        return grads * d_scores[0, :, None].to(grads.dtype), *[None] * 6
+
+
+class _ScoredByTrained(torch.autograd.Function):
+    """The same where the head learns too: its gradient needs the loss's, so logits are made again, a chunk at a time."""
+
+    @staticmethod
+    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure):  # type: ignore[no-untyped-def]
+        scores, _ = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, False, measure)
+        ctx.save_for_backward(hidden, head, targets)
+        ctx.kernels, ctx.chunk = kernels, chunk
+        return scores
+
+    @staticmethod
+    def backward(ctx, d_scores):  # type: ignore[no-untyped-def]
+        hidden, head, targets = ctx.saved_tensors
+        weight, d_hidden = head.to(hidden.dtype), torch.empty_like(hidden)
+        d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        spent = torch.empty(1, len(targets), device=head.device)
+        for at in range(0, len(targets), ctx.chunk):
+            part = slice(at, at + ctx.chunk)
+            logits = hidden[part] @ weight.t()
+            ctx.kernels.score_logits(logits, targets[part], spent[:, part], True)
+            logits *= -d_scores[0, part, None].to(logits.dtype)
+            torch.mm(logits, weight, out=d_hidden[part])
+            d_head += logits.t() @ hidden[part]
+        return d_hidden, d_head.to(head.dtype), *[None] * 5
