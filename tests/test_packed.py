@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_packed import CPU, CUTOFF, FAMILIES, SIZES, VOCAB, build, labelled_rows, pair_rows, pairs
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
@@ -505,5 +505,8 @@ def test_heads_of_odd_sizes_are_left_to_autograd_on_a_gpu() -> None:
 def test_what_the_engine_does_not_take_is_said_in_a_sentence() -> None:
     assert not unsupported(build())
     dora = LoraConfig(r=2, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM")
-    assert "plain LoRA" in str(unsupported(get_peft_model(FAMILIES["llama"](), dora)))
-    assert "no LoRA" in str(unsupported(FAMILIES["llama"]()))
+    assert fused_refusal(magnitudes := get_peft_model(FAMILIES["llama"](), dora)) and not unsupported(
+        magnitudes
+    )
+    other = IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    assert "not LoRA" in str(unsupported(get_peft_model(FAMILIES["llama"](), other)))

@@ -81,7 +81,7 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.fp16": lambda c: c.fp16,
     "engine.processes": lambda c: c.deepspeed or c.fsdp,
     "engine.neftune": lambda c: c.neftune_noise_alpha,
-    "engine.quantized": lambda c: c.quantization_bit,
+    "engine.quantized": lambda c: c.quantization_bit and c.quantization_method != "bnb",
     "engine.whole_modules": lambda c: not goes_on(c) and compares(c) and (c.additional_target or grows(c)),
 }
 """Codes of text/ with the configs they speak of."""
@@ -97,7 +97,7 @@ def model_refusal(model: Mapping[str, Any]) -> Message:
     """The same of a model's config.json."""
     if any(model.get(name) is not None for name in ("vision_config", "audio_config")):
         return message("engine.more_than_text")
-    if model.get("quantization_config"):
+    if (model.get("quantization_config") or {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
         return message("engine.quantized")
     rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
     if (kind := rope.get("rope_type", rope.get("type", "default"))) in ("dynamic", "longrope"):

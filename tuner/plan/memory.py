@@ -143,7 +143,10 @@ def _packed_step(
         logits_bytes=budget.logits_bytes,
         layers=run_by,
     )
-    return replace(step, weights=step.weights - width * shape.parameters)
+    # a quantized layer is multiplied out for its products, and its largest matrix once more on the way
+    layer = [n * k for n, k in shape.linears.values()]
+    scratch = width * (sum(layer) + max(layer)) if config.quantization_bit and run_by.written_out else 0
+    return replace(step, weights=step.weights - width * shape.parameters + scratch)
 
 
 def _scored(config: Config, tokens: int) -> int:

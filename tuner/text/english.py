@@ -92,7 +92,7 @@ MESSAGES: dict[str, str] = {
     "engine.fp16": "fp16 needs loss scaling; use bf16.",
     "engine.processes": "the run is spread over several processes.",
     "engine.neftune": "neftune_noise_alpha adds noise to the embeddings.",
-    "engine.quantized": "the base model is quantized.",
+    "engine.quantized": "the base model is quantized by another library than bitsandbytes.",
     "engine.whole_modules": "whole modules are trained beside the adapter (additional_target, or tokens that were added).",
     "engine.adapter": "its adapter is not LoRA.",
     "engine.more_than_text": "the model takes more than text.",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.lora import GradientBuffer, LinearGroup, adapter_of, base_of
+from tuner.engine.packed.quantized import Scratch
 
 LAYER_CLASSES = frozenset(
     {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -48,17 +49,18 @@ class Saved:
 class FusedLayer:
     """One decoder layer over PEFT's parameters; `kernels` is `kernels_torch` or `kernels_triton`."""
 
-    def __init__(self, layer: Any, gradients: GradientBuffer, kernels: ModuleType) -> None:
+    def __init__(self, layer: Any, gradients: GradientBuffer, kernels: ModuleType, scratch: Scratch) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.kernels = kernels
         self.norm1, self.norm2 = layer.input_layernorm, layer.post_attention_layernorm
-        self.qkv = LinearGroup([attention.q_proj, attention.k_proj, attention.v_proj], gradients)
-        self.o = LinearGroup([attention.o_proj], gradients)
-        self.gate_up = LinearGroup([mlp.gate_proj, mlp.up_proj], gradients)
-        self.down = LinearGroup([mlp.down_proj], gradients)
+        qkv, gate_up = [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
+        self.qkv, self.o, self.gate_up, self.down = (
+            LinearGroup(group, gradients, self.norm1.weight, scratch)
+            for group in (qkv, [attention.o_proj], gate_up, [mlp.down_proj])
+        )
         self.head_size = int(attention.head_dim)
-        self.q_heads = base_of(attention.q_proj).weight.shape[0] // self.head_size
-        self.k_heads = base_of(attention.k_proj).weight.shape[0] // self.head_size
+        self.q_heads = base_of(attention.q_proj).out_features // self.head_size
+        self.k_heads = base_of(attention.k_proj).out_features // self.head_size
         self.scale = float(attention.scaling)
         self.q_norm, self.k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self.groups = (self.qkv, self.o, self.gate_up, self.down)
@@ -159,7 +161,8 @@ class FusedTrunk:
 
     def __init__(self, decoder: Any, gradients: GradientBuffer, kernels: ModuleType) -> None:
         self.decoder = decoder
-        self.layers = [FusedLayer(layer, gradients, kernels) for layer in decoder.layers]
+        scratch = Scratch()
+        self.layers = [FusedLayer(layer, gradients, kernels, scratch) for layer in decoder.layers]
         groups = [group for layer in self.layers for group in layer.groups]
         self.copies = kernels.ScaledCopies([pair for group in groups for pair in group.shadows()])
         self.recompute = 0

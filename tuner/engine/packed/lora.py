@@ -7,8 +7,9 @@ that hold x A^T:
     [x | x A^T] @ [W | B]^T  =  x W^T + (x A^T) B^T
 
 so the backward product with the same matrix gives both d x and d(x A^T). PEFT's modules keep their
-parameters; the frozen weights become views of the wider storage, so no second copy exists. The scale alpha
-/ r is folded into A.
+parameters; the frozen weights become views of the wider storage, so no second copy exists; quantized ones are
+multiplied out into a matrix that layers take turns in, once forward and once backward. The scale alpha / r is
+folded into A.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tuner.engine.packed.quantized import Scratch, plain_weight, quantized
 
 
 @dataclass
@@ -104,27 +107,35 @@ class LinearGroup:
     backward: dy [T, N] -> d x [T, K] (a strided view) and LoRA gradients added to the buffer.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], gradients: GradientBuffer) -> None:
+    def __init__(
+        self, modules: Sequence[nn.Module], gradients: GradientBuffer, like: Tensor, scratch: Scratch
+    ) -> None:
         bases = [base_of(m) for m in modules]
         pairs = [adapter_of(m) for m in modules]
-        weight = bases[0].weight
-        self.inputs = weight.shape[1]
+        self.bases, self.like, self.scratch = bases, like, scratch
+        self.inputs = bases[0].in_features
         ranks = [p[0].shape[0] if p else 0 for p in pairs]
         self.rank = sum(ranks)
         # a multiple of 32 keeps rows of the widened matrices aligned for the tensor cores
-        grain = 32 if weight.is_cuda else 8
+        grain = 32 if like.is_cuda else 8
         self.extra = -(-self.rank // grain) * grain
         self.width = self.inputs + self.extra
-        self.outputs = sum(b.weight.shape[0] for b in bases)
-        self.weight = weight.new_zeros(self.outputs, self.width)
-        self.a = weight.new_zeros(self.extra, self.inputs)
+        self.outputs = sum(b.out_features for b in bases)
+        self.weight: Tensor | None = None
+        if any(map(quantized, bases)):
+            self.b = like.new_zeros(self.outputs, self.extra)
+        else:
+            self.weight = like.new_zeros(self.outputs, self.width)
+            self.b = self.weight[:, self.inputs :]
+        self.a = like.new_zeros(self.extra, self.inputs)
         self.bias = self._stack_bias(bases)
         self.slots: list[Slot] = []
         row = column = 0
         for base, pair, rank in zip(bases, pairs, ranks, strict=True):
-            rows = slice(row, row + base.weight.shape[0])
-            self.weight[rows, : self.inputs].copy_(base.weight.data)
-            base.weight.data = self.weight[rows, : self.inputs]
+            rows = slice(row, row + base.out_features)
+            if self.weight is not None:
+                self.weight[rows, : self.inputs].copy_(base.weight.data)
+                base.weight.data = self.weight[rows, : self.inputs]
             if pair is not None:
                 a, b, scale = pair
                 columns = slice(self.inputs + column, self.inputs + column + rank)
@@ -149,27 +160,39 @@ class LinearGroup:
     def _stack_bias(bases: Sequence[nn.Linear]) -> Tensor | None:
         if all(b.bias is None for b in bases):
             return None
-        zeros = [b.weight.new_zeros(b.weight.shape[0]) if b.bias is None else b.bias.data for b in bases]
-        return torch.cat(zeros)
+        biases = (b.bias for b in bases)
+        given = next(b for b in biases if b is not None)
+        return torch.cat([given.new_zeros(b.out_features) if b.bias is None else b.bias.data for b in bases])
 
     def shadows(self) -> list[tuple[Tensor, Tensor, float]]:
         """(parameter, its place in the compute matrices, scale): what has to be copied after every step."""
         pairs: list[tuple[Tensor, Tensor, float]] = []
         for s in self.slots:
             rank = slice(s.columns.start - self.inputs, s.columns.stop - self.inputs)
-            pairs += [(s.a.data, self.a[rank], s.scale), (s.b.data, self.weight[s.rows, s.columns], 1.0)]
+            pairs += [(s.a.data, self.a[rank], s.scale), (s.b.data, self.b[s.rows, rank], 1.0)]
         return pairs
 
     def input_buffer(self, tokens: int) -> Tensor:
         """An uninitialised x [T, K + R]."""
-        return self.weight.new_empty(tokens, self.width)
+        return self.like.new_empty(tokens, self.width)
+
+    def wide(self) -> Tensor:
+        """[W | B], to be used at once: the next layer of this shape may write over it."""
+        if self.weight is not None:
+            return self.weight
+        wide, row = self.scratch.matrix(self.outputs, self.width, self.like), 0
+        for base in self.bases:
+            wide[row : row + base.out_features, : self.inputs].copy_(plain_weight(base))
+            row += base.out_features
+        wide[:, self.inputs :].copy_(self.b)
+        return wide
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.extra and self.use_adapters:
             torch.mm(x[:, : self.inputs], self.a.t(), out=x[:, self.inputs :])
-            weight = self.weight
+            weight = self.wide()
         else:
-            x, weight = x[:, : self.inputs], self.weight[:, : self.inputs]
+            x, weight = x[:, : self.inputs], self.wide()[:, : self.inputs]
         if residual is not None:
             out = torch.addmm(residual, x, weight.t())
             return out if self.bias is None else out.add_(self.bias)
@@ -177,12 +200,12 @@ class LinearGroup:
 
     def backward(self, dy: Tensor, x: Tensor, need_input: bool = True) -> Tensor | None:
         if not self.slots:
-            return dy @ self.weight[:, : self.inputs] if need_input else None
+            return dy @ self.wide()[:, : self.inputs] if need_input else None
         if need_input:
-            wide = dy @ self.weight
+            wide = dy @ self.wide()
             dx, dxa = wide[:, : self.inputs], wide[:, self.inputs :]
         else:
-            dx, dxa = None, dy @ self.weight[:, self.inputs :]
+            dx, dxa = None, dy @ self.b
         for s in self.slots:
             add_product(s.grad_b, dy[:, s.rows].t(), x[:, s.columns], 1.0)
         for columns, grad_a, scale in self.down_slots:

@@ -19,6 +19,7 @@ from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.layers import LAYER_CLASSES, FusedTrunk, lora_parameters
 from tuner.engine.packed.logps import FrozenHead, ScoreHead
 from tuner.engine.packed.lora import GradientBuffer, adapter_of, base_of
+from tuner.engine.packed.quantized import quantized
 from tuner.plan.engine import HEAD_SIZES
 
 LOGITS_BYTES = 512 << 20
@@ -137,7 +138,7 @@ def fused_refusal(model: nn.Module) -> str | None:
     for layer in layers:
         a, m = layer.self_attn, layer.mlp
         for module in (a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj):
-            if type(base_of(module)) is not nn.Linear:
+            if type(base_of(module)) is not nn.Linear and not quantized(base_of(module)):
                 return f"a projection is a {type(base_of(module)).__name__}"
             if any(getattr(d, "p", 0) for d in getattr(module, "lora_dropout", {}).values()):
                 return "its adapter has dropout"
@@ -148,7 +149,8 @@ def fused_refusal(model: nn.Module) -> str | None:
         known.add(id(score.weight))
     if not known or trained != known:
         return "it trains more than LoRA on the attention and MLP projections"
-    dtypes = {p.dtype for p in model.parameters() if not p.requires_grad}
+    codes = {id(base.weight) for base in inner.modules() if quantized(base)}
+    dtypes = {p.dtype for p in model.parameters() if not p.requires_grad and id(p) not in codes}
     if len(dtypes) != 1 or next(iter(dtypes)) not in (torch.float32, torch.bfloat16):
         return "its frozen weights are not all float32 or all bfloat16"
     return head_refusal(int(layers[0].self_attn.head_dim), inner.model.norm.weight.device.type)

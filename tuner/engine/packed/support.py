@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from tuner.engine.packed.policy import causal_lm, fused_refusal, in_use, score_of
@@ -18,8 +17,6 @@ def unsupported(model: Any) -> Message:
     """Why the packed engine does not take this model with its adapter; empty where it does."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return message("engine.processes")
-    if any(p.is_quantized or p.dtype in (torch.uint8, torch.int8) for p in model.parameters()):
-        return message("engine.quantized")
     adapters = getattr(model, "peft_config", {})
     refused = [why for peft in adapters.values() if (why := adapter_refusal(peft.to_dict()))]
     inner = causal_lm(model)
