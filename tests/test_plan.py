@@ -212,10 +212,10 @@ def test_what_came_true_stands_beside_the_plan(studio: Path) -> None:
     assert came.memory and came.memory == live.run.status().memory_peak
     assert made.saves == len(checkpoints.of(live.run)) == 2
     assert came.disk and came.disk > made.disk  # the tokenizer and the trainer's own files come on top
-    live, _ = trained(config_of("dpo", max_steps=1, lora_dropout=0.1), "not-packed")
-    came = planning.truth(live.run)
-    assert (came.engine, came.token_budget, str(came.why)) == (TRL, None, "lora_dropout is above 0.")
-    assert live.run.status().notes == ["Engine: TRL, because lora_dropout is above 0."]
+    live, _ = trained(config_of("sft", max_steps=1, neftune_noise_alpha=5.0), "not-packed")
+    came, why = planning.truth(live.run), "neftune_noise_alpha adds noise to the embeddings."
+    assert (came.engine, came.token_budget, str(came.why)) == (TRL, None, why)
+    assert live.run.status().notes == [f"Engine: TRL, because {why}"]
 
 
 def test_a_plan_that_cannot_hold_is_told(studio: Path) -> None:
@@ -245,8 +245,8 @@ def test_a_run_without_a_plan_has_none(studio: Path) -> None:
 def test_packed_rows_asked_for_in_vain_are_refused_before_launch(studio: Path) -> None:
     from tuner.plan.preflight import problems
 
-    (problem,) = problems(config_of("dpo", engine="packed", lora_dropout=0.1))
-    assert "--engine packed" in problem.sentence and "lora_dropout" in problem.sentence
+    (problem,) = problems(config_of("dpo", engine="packed", neftune_noise_alpha=5.0))
+    assert "--engine packed" in problem.sentence and "neftune_noise_alpha" in problem.sentence
     assert problem.mend == {"engine": "auto"}
     assert problems(config_of("dpo", engine="packed")) == []
 
@@ -259,7 +259,8 @@ def test_what_the_tables_of_both_towers_hold_is_the_same() -> None:
 def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> None:
     config = config_of("dpo")
     for model, word in [
-        ({"model_type": "llama", "quantization_config": {"bits": 4}}, "quantized"),
+        ({"model_type": "llama", "quantization_config": {"bits": 4, "quant_method": "gptq"}}, "quantized"),
+        ({"model_type": "gpt2", "layer_types": ["sliding_attention"]}, "plain causal"),
         ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "length of the input"),
         ({"model_type": "gemma3", "vision_config": {}}, "more than text"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "decoder"),
@@ -270,8 +271,18 @@ def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> Non
     long = plan(config, Machine(False, 0), Data(9, Lengths(9, 1, 99)), Model({"sliding_window": 8}, {}))
     assert (long.engine, "8 tokens back" in str(long.why)) == (TRL, True)
     continued = config_of("dpo", pref_loss="simpo", adapter_name_or_path="a")
-    assert "whole modules" in str(refusal(continued, {}, {"modules_to_save": ["lm_head"]}))
-    assert not refusal(continued, {}, {"peft_type": "LORA", "r": 4})
+    assert "not LoRA" in str(refusal(continued, {}, {"peft_type": "OFT"}))
+    assert not refusal(continued, {}, {"peft_type": "LORA", "r": 4, "modules_to_save": ["lm_head"]})
+
+
+def test_attention_with_dropout_is_left_to_trl_where_it_would_count() -> None:
+    """Packed attention has none; where answers are compared with a reference, it is off in either engine."""
+    model = {"model_type": "llama", "attention_dropout": 0.1}
+    assert "dropout" in str(refusal(config_of("sft"), model)) and "dropout" in str(
+        refusal(config_of("rm"), model)
+    )
+    assert not refusal(config_of("dpo"), model)
+    assert not refusal(config_of("sft"), model | {"attention_dropout": 0.0})
 
 
 def test_heads_that_no_kernel_takes_are_not_planned_to_be_recomputed() -> None:

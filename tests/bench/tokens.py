@@ -35,6 +35,17 @@ GPU_CASES: dict[str, dict[str, Any]] = {
                          "options": {**NO_CHECKPOINTING, "packing": True}},
     "sft64-packed": {"engine": "packed", "batch": (64, 1), "first": 30, "last": 60, "profile": True},
     "sft64-packed-memory": {"engine": "packed", "batch": (64, 1), "first": 30, "last": 50, "preset": "memory"},
+    "qlora8-trl": {"engine": "trl_sft", "batch": (8, 1), "first": 4, "last": 14, "load": "nf4",
+                   "options": NO_CHECKPOINTING},
+    "qlora8-packed": {"engine": "packed", "batch": (8, 1), "first": 80, "last": 140, "load": "nf4"},
+    "qlora64-packed": {"engine": "packed", "batch": (64, 1), "first": 20, "last": 40, "load": "nf4"},
+    "qlora64-packed-memory": {"engine": "packed", "batch": (64, 1), "first": 20, "last": 36, "load": "nf4",
+                              "preset": "memory"},
+    "full64-trl": {"engine": "trl_sft", "batch": (8, 8), "first": 2, "last": 6, "load": "full",
+                   "options": NO_CHECKPOINTING},
+    "full64-trl-packed": {"engine": "trl_sft", "batch": (4, 2), "first": 2, "last": 8, "load": "full",
+                          "options": {**NO_CHECKPOINTING, "packing": True}},
+    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 4, "last": 14, "load": "full"},
     "rm8-trl": {"engine": "trl_rm", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},
     "rm8-packed": {"engine": "packed_rm", "batch": (8, 1), "first": 80, "last": 140, "profile": True},
 }  # fmt: skip
@@ -146,6 +157,22 @@ def _mean(rows: list[dict[str, list[int]]]) -> float:
     return sum(len(r[n]) * (2 if pairs and n == "prompt_ids" else 1) for r in rows for n in names) / len(rows)
 
 
+def loaded(spec: dict[str, Any]) -> Any:
+    """The model as the case trains it: frozen in bf16, in 4 bits, or whole in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    if (how := spec.get("load")) is None:
+        return preference.load(spec)
+    options: dict[str, Any] = {"dtype": torch.float32 if how == "full" else torch.bfloat16}
+    if how == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_storage=torch.bfloat16,
+        )  # fmt: skip
+    return AutoModelForCausalLM.from_pretrained(spec["folder"], device_map={"": 0}, **options)
+
+
 def before(spec: dict[str, Any], common: dict[str, Any], clock: Clock) -> tuple[Any, float]:
     from trl import SFTConfig
 
@@ -175,11 +202,11 @@ def trl_sft(spec: dict[str, Any], common: dict[str, Any], clock: Clock) -> tuple
 
     rows, tokenizer = instructions(spec["model"], spec["rows"])
     trainer = SFTTrainer(
-        model=preference.load(spec),
+        model=loaded(spec),
         args=SFTConfig(max_length=2048, **common, **spec.get("options", {})),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=preference.lora(),
+        peft_config=None if spec.get("load") == "full" else preference.lora(),
         callbacks=[clock.callback],
     )
     trainer.train()
@@ -192,7 +219,13 @@ def packed(spec: dict[str, Any], common: dict[str, Any], clock: Clock) -> tuple[
 
     rows, _ = instructions(spec["model"], spec["rows"])
     return _packed(
-        preference.load(spec), preference.lora(), spec, common, clock, rows, lambda d: TokenObjective()
+        loaded(spec),
+        None if spec.get("load") == "full" else preference.lora(),
+        spec,
+        common,
+        clock,
+        rows,
+        lambda d: TokenObjective(),
     )
 
 
@@ -212,9 +245,10 @@ def _packed(
     from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
 
     torch.manual_seed(42)
+    model = get_peft_model(model, adapter) if adapter else model
     settings = EngineSettings(preset=spec.get("preset", "speed"))
     trainer = PackedTrainer(
-        get_peft_model(model, adapter), TrainingArguments(**common), rows, engine=settings,
+        model, TrainingArguments(**common), rows, engine=settings,
         callbacks=[clock.callback], objective=objective,
     )  # fmt: skip
     trainer.train()
