@@ -79,17 +79,22 @@ class Run:
     # --- what it is
 
     def create(self, config: RunConfig, name: str, tags: Mapping[str, str] | None = None) -> None:
-        """Write the folder: config first, secrets apart and private, status last. All of it or nothing.
+        """Make the folder: config, status, and secrets apart and private. All of it or nothing.
 
-        Raises FileExistsError if there is one already, OSError where it cannot be written.
+        Raises OSError where it cannot be written, or if there is one already.
         """
-        insist(lambda: self.folder.mkdir(0o700, parents=True, exist_ok=False))
+        fresh = Run(f".{self.id}")
+        insist(lambda: fresh.folder.mkdir(0o700, parents=True, exist_ok=False))
         try:
-            replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
-            self.keep_secrets(config.secrets())
-            self.write(Status(created=time.time(), name=name, tags=dict(tags or {})))
+            replace_text(fresh.folder / "config.yaml", to_yaml(config.plain()))
+            status = Status(created=time.time(), name=name, tags=dict(tags or {}))
+            replace_text(fresh.folder / "status.json", json.dumps(to_plain(status)))
+            fresh.keep_secrets(config.secrets())
+            mark_open(self.id)  # before, for whoever dies after it
+            fresh.folder.rename(self.folder)
+            mark_open(self.id)  # and after: a walk may have met a mark without a folder
         except OSError:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(fresh.folder, ignore_errors=True)
             raise
 
     def remove_remains(self) -> None:
@@ -263,7 +268,7 @@ def fresh_name(values: Mapping[str, Any], taken: Collection[str] = ()) -> str:
 def all_runs() -> list[Run]:
     """Every run with a folder here, newest first."""
     with suppress(FileNotFoundError):
-        folders = [f for f in paths.runs().iterdir() if (f / "config.yaml").is_file()]
+        folders = [f for f in paths.runs().glob("[!.]*") if (f / "config.yaml").is_file()]
         return [Run(f.name) for f in sorted(folders, key=lambda f: f.stat().st_ctime, reverse=True)]
     return []
 

@@ -39,7 +39,7 @@ class SyncState:
 
 
 def mlflow_id(run_id: str) -> str:
-    """MLflow's id of a run: the run's own, unless MLflow was away when the run was made."""
+    """MLflow's id of a run: the run's own, but of one here that a server has, for a server lets nobody choose."""
     return SyncState.of(Run(run_id)).mlflow_id or run_id
 
 
