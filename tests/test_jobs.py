@@ -37,7 +37,7 @@ from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs import control, launch, queue, reconcile, resuming, slots, submit, supervisor, watch
 from tuner.jobs.foreground import take_slot
-from tuner.runs import checkpoints, locks, reasons
+from tuner.runs import checkpoints, locks, reasons, worker_lock
 from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED
 from tuner.text.message import Message, of_tag
@@ -112,7 +112,7 @@ def test_a_submitted_run_is_started_watched_and_ends() -> None:
     run = submit.launch(new_run())
     assert control.wait(run, timeout=60).state == "finished"
     assert len(starts(run)) == 1
-    until(lambda: not locks.alive(run))
+    until(lambda: not worker_lock.alive(run))
     until(lambda: not supervisor.supervised())  # gone when idle
 
 
@@ -420,7 +420,7 @@ def lost_in_a_reboot(run: Run, step: int) -> None:
     until(lambda: run.status().step > step)
     kill_supervisor()
     kill(run.status().pid)
-    until(lambda: not supervisor.supervised() and not locks.alive(run))
+    until(lambda: not supervisor.supervised() and not worker_lock.alive(run))
     run.update(boot_id="another boot")
 
 
@@ -461,7 +461,7 @@ def test_a_run_that_got_further_is_taken_up_again_after_the_next_reboot(quiet: N
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
     run = new_run()
     run.update(state="running", pid=os.getpid(), boot_id=hardware.boot_id(), step=7)
-    assert not locks.alive(run) and control.pid_of(run) is None
+    assert not worker_lock.alive(run) and control.pid_of(run) is None
     control.stop(run)
     assert run.status().state == "interrupted"  # and this process is still here to say so
 
@@ -672,9 +672,9 @@ def test_a_workers_children_do_not_keep_it_alive() -> None:
     run = new_run()
     code = """
 import os, sys, time
-from tuner.runs import locks
+from tuner.runs import worker_lock
 from tuner.runs.run import Run
-locks.hold(Run(sys.argv[1]))
+worker_lock.hold(Run(sys.argv[1]))
 if os.fork() == 0:
     time.sleep(600)
 print(flush=True)
@@ -683,9 +683,9 @@ time.sleep(600)
     parent = subprocess.Popen([sys.executable, "-c", code, run.id], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     parent.stdout.readline()
-    assert locks.alive(run)
+    assert worker_lock.alive(run)
     parent.kill()
-    until(lambda: not locks.alive(run))
+    until(lambda: not worker_lock.alive(run))
     parent.wait()
 
 

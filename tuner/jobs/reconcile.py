@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tuner import paths, process
 from tuner.jobs import queue, watch
-from tuner.runs import locks, reasons
+from tuner.runs import locks, reasons, worker_lock
 from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED, LIVE, Status
 from tuner.tracking.sync_state import SyncState, is_mirrored
@@ -41,7 +41,7 @@ def _untold(runs: dict[str, Status], since: float = 0.0) -> list[str]:
         id
         for id, status in runs.items()
         if status.state == "queued" and status.created >= since
-        if not (Run(id).folder / "tracking.json").exists() and not locks.alive(Run(id))
+        if not (Run(id).folder / "tracking.json").exists() and not worker_lock.alive(Run(id))
     ]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from tuner import hardware, paths, process
 from tuner.jobs import launch, queue, reconcile, resuming, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
-from tuner.runs import files, locks, reasons
+from tuner.runs import files, locks, reasons, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import LIVE, Status
 from tuner.text.message import message
@@ -140,7 +140,7 @@ class Supervisor:
         record = launch.record(run)
         if record is None and time.time_ns() - made > CLOCK_STEP:
             self.untouched[run_id] = made
-        return record is not None and (record.pid > 0 or locks.alive(run))
+        return record is not None and (record.pid > 0 or worker_lock.alive(run))
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
