@@ -816,6 +816,20 @@ def test_a_remedy_keeps_the_size_of_the_step() -> None:
     assert reasons.smaller({"per_device_train_batch_size": 1})[0]["values"] == {"cutoff_len": 1024}
 
 
+@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v != "webui"])
+def test_every_verb_says_what_it_takes_and_refuses_in_one_sentence(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        assert cli.main([verb, "--help"]) == 0
+    said = capsys.readouterr()
+    assert f"tuner {verb}" in said.out and not said.err
+    assert cli.main([verb, "--no_such_flag", "1"]) == 2
+    said = capsys.readouterr()
+    assert not said.out and all(line.startswith("tuner: ") for line in said.err.splitlines())
+    assert "--help` " in said.err
+
+
 # --- what MLflow hears
 
 
