@@ -199,6 +199,7 @@ def test_a_registered_adapter_runs_no_code_unasked(studio: Path) -> None:
     from tuner.config.config import make
     from tuner.tracking import adapters as registry
     from tuner.tracking import store
+    from tuner.tracking.mirror import sync
     from tuner.tracking.runs import create_run
 
     marker, base = studio / "imported", studio / "own-code"
@@ -212,6 +213,7 @@ def test_a_registered_adapter_runs_no_code_unasked(studio: Path) -> None:
     (base / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\nraise OSError('it ran')\n")
     values = {"model_name_or_path": str(base), "dataset": "chat", "trust_remote_code": True}
     run = create_run(make(values), "trusted once")
+    sync(run)
     row = registry.register(run, studio / "for-model", base=str(base), name="trusted")
     uri = f"models:/{row.name}/{row.version}"
     with store.as_default():

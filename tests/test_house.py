@@ -26,6 +26,8 @@ FLOORS = {
     "tuner.plan.steps": 0,
     "tuner.tracking": 3,
     "tuner.runs": 2,
+    "tuner.runs.files": 1,
+    "tuner.runs.locks": 1,
     "tuner.data": 2,
     "tuner.config": 1,
     "tuner.hosts": 0,
@@ -206,3 +208,21 @@ def test_stages_stand_in_one_table() -> None:
         named = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in KINDS]
         found += [f"{path.relative_to(ROOT)}:{n.lineno}" for n in named if n not in _other_than_a_stage(tree)]
     assert not found, f"ask config/kinds.py instead: {found}"
+
+
+def test_locks_and_replaced_files_have_one_room_each() -> None:
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in ("flock", "lockf"):
+                assert module == "tuner.runs.locks", f"{module}:{node.lineno} locks by itself"
+            if _replaces_a_file(node):
+                assert module == "tuner.runs.files", f"{module}:{node.lineno} replaces a file by itself"
+
+
+def _replaces_a_file(node: ast.AST) -> bool:
+    """`path.replace(other)` or `os.replace(...)`; a text's takes two arguments."""
+    if not (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "replace"
+    ):
+        return False
+    return ast.unparse(node.func) == "os.replace" or (len(node.args) == 1 and not node.keywords)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,16 +30,20 @@ from faults import making
 from faults.points import POINTS
 from faults.saving import kill_while_saving
 from faults.storm import Storm
+from faults.tracker import Tracker
 
-from tuner import cli, hardware
+from tuner import cli, hardware, paths
 from tuner.config.config import check
 from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs import control, launch, queue, reconcile, resuming, slots, submit, supervisor, watch
 from tuner.jobs.foreground import take_slot
-from tuner.runs import checkpoints, locks, reasons
+from tuner.runs import checkpoints, locks, reasons, worker_lock
 from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED
 from tuner.text.message import Message, of_tag
+from tuner.tracking import mirror
+from tuner.tracking.outcome import forget_old_secrets
+from tuner.tracking.runs import RunFilter, create_run, get_row, list_runs, sweep_tags
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -107,7 +112,7 @@ def test_a_submitted_run_is_started_watched_and_ends() -> None:
     run = submit.launch(new_run())
     assert control.wait(run, timeout=60).state == "finished"
     assert len(starts(run)) == 1
-    until(lambda: not locks.alive(run))
+    until(lambda: not worker_lock.alive(run))
     until(lambda: not supervisor.supervised())  # gone when idle
 
 
@@ -415,7 +420,7 @@ def lost_in_a_reboot(run: Run, step: int) -> None:
     until(lambda: run.status().step > step)
     kill_supervisor()
     kill(run.status().pid)
-    until(lambda: not supervisor.supervised() and not locks.alive(run))
+    until(lambda: not supervisor.supervised() and not worker_lock.alive(run))
     run.update(boot_id="another boot")
 
 
@@ -456,7 +461,7 @@ def test_a_run_that_got_further_is_taken_up_again_after_the_next_reboot(quiet: N
 def test_a_reused_pid_is_not_taken_for_the_worker() -> None:
     run = new_run()
     run.update(state="running", pid=os.getpid(), boot_id=hardware.boot_id(), step=7)
-    assert not locks.alive(run) and control.pid_of(run) is None
+    assert not worker_lock.alive(run) and control.pid_of(run) is None
     control.stop(run)
     assert run.status().state == "interrupted"  # and this process is still here to say so
 
@@ -667,9 +672,9 @@ def test_a_workers_children_do_not_keep_it_alive() -> None:
     run = new_run()
     code = """
 import os, sys, time
-from tuner.runs import locks
+from tuner.runs import worker_lock
 from tuner.runs.run import Run
-locks.hold(Run(sys.argv[1]))
+worker_lock.hold(Run(sys.argv[1]))
 if os.fork() == 0:
     time.sleep(600)
 print(flush=True)
@@ -678,9 +683,9 @@ time.sleep(600)
     parent = subprocess.Popen([sys.executable, "-c", code, run.id], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     parent.stdout.readline()
-    assert locks.alive(run)
+    assert worker_lock.alive(run)
     parent.kill()
-    until(lambda: not locks.alive(run))
+    until(lambda: not worker_lock.alive(run))
     parent.wait()
 
 
@@ -811,12 +816,27 @@ def test_a_remedy_keeps_the_size_of_the_step() -> None:
     assert reasons.smaller({"per_device_train_batch_size": 1})[0]["values"] == {"cutoff_len": 1024}
 
 
+@pytest.mark.parametrize("verb", [v for v in cli.VERBS if v != "webui"])
+def test_every_verb_says_what_it_takes_and_refuses_in_one_sentence(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        assert cli.main([verb, "--help"]) == 0
+    said = capsys.readouterr()
+    assert f"tuner {verb}" in said.out and not said.err
+    assert cli.main([verb, "--no_such_flag", "1"]) == 2
+    said = capsys.readouterr()
+    assert not said.out and all(line.startswith("tuner: ") for line in said.err.splitlines())
+    assert "--help` " in said.err
+
+
 # --- what MLflow hears
 
 
 def test_mlflow_is_told_of_a_death_that_nobody_could_tell_it(quiet: None) -> None:
     from tuner.tracking.store import open_store
 
+    open_store()
     run = submit.create(new_run().config(), "unlucky")
     run.update(state="running", pid=1, boot_id="another boot")
     assert "restarted" in control.stop(run)
@@ -842,36 +862,82 @@ def test_one_process_at_a_time_tells_mlflow(
     assert reconcile.due()
 
 
-@pytest.mark.parametrize("point", _some(making.NAMES, "row-unscheduled"))
-def test_whoever_dies_while_a_run_is_made_leaves_no_half_of_one(point: str, quiet: None) -> None:
-    from tuner.tracking import mirror, store
-
-    maker = subprocess.run(
-        [sys.executable, "-m", "tests.faults.making"], env={**os.environ, "TUNER_FAULT": point}, cwd=ROOT
-    )
+def die_making(point: str) -> None:
+    environment = {**os.environ, "TUNER_FAULT": point}
+    maker = subprocess.run([sys.executable, "-m", "tests.faults.making"], env=environment, cwd=ROOT)
     assert maker.returncode == -9
-    store.open_store()
-    assert reconcile.due() or point == "undescribed"  # that one is whole: its worker goes on describing it
-    assert reconcile.main() == 0
-    assert not reconcile.due()
+
+
+@pytest.mark.parametrize("point", _some(making.HALF, "unnamed"))
+def test_whoever_dies_before_a_run_is_whole_has_made_none(point: str, quiet: None) -> None:
+    die_making(point)
+    assert all_runs() == [] and queue.unended() == {} and list_runs().total == 0
+    (half,) = paths.runs().glob(".*")
+    forget_old_secrets()
+    assert half.exists(), "another process may be at it"
+    os.utime(half, (0, 0))
+    forget_old_secrets()
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("point", _some(making.WHOLE, "note-unwritten"))
+def test_whoever_dies_on_the_way_to_mlflow_leaves_one_row_there(point: str, quiet: None) -> None:
+    from tuner.tracking import store
+
+    die_making(point)
+    (run,) = all_runs()
+    run.update(created=time.time() - 60)
+    assert queue.waiting() == [run.id] and get_row(run.id).state == "queued"
+    assert reconcile.due() == (point != "undescribed")  # that one's worker goes on describing it
+    assert reconcile.main() == 0 and not reconcile.due()
     client = store.open_store()
-    rows = client.search_runs([store.experiment_id(client)])
-    whole = point in ("note-unwritten", "undescribed")
-    expected = {"row-unmade": [], "parent-unended": ["FINISHED"]}.get(
-        point, ["SCHEDULED" if whole else "KILLED"]
-    )
-    assert [row.info.status for row in rows] == expected
-    folders = [run.id for run in all_runs()]
-    assert folders == ([rows[0].info.run_id] if whole else [])
-    if whole:  # it waits its turn, and what its worker tells goes to the row that is there
-        run = Run(folders[0])
-        run.update(created=time.time() - 60)
-        assert queue.waiting() == [run.id]
+    rows = client.search_runs([store.experiment_id(client)], f"attributes.run_id = '{run.id}'")
+    assert [row.info.status for row in rows] == ["SCHEDULED"]
+    assert sum(row.data.tags.get("tuner.sweep") == "1" for row in all_rows()) == 1 and len(all_rows()) == 2
+    mirror.sync(run)
+    assert client.get_run(run.id).data.params["max_steps"] == "2" and len(all_rows()) == 2
+
+
+def test_two_processes_that_bring_a_run_to_mlflow_make_one_row(quiet: None) -> None:
+    """And one of their sweep, which is nobody's in particular."""
+    tags = sweep_tags("all")
+    runs = [create_run(new_run().config(), f"child {n}", tags=tags) for n in range(3)]
+    program = "import sys; from tuner.runs.run import Run; from tuner.tracking.mirror import sync; sync(Run(sys.argv[1]))"
+    others = [subprocess.Popen([sys.executable, "-c", program, run.id], cwd=ROOT) for run in (*runs, runs[0])]
+    assert [other.wait() for other in others] == [0] * 4
+    rows = {row.info.run_id: row for row in all_rows()}
+    assert set(rows) == {tags["mlflow.parentRunId"], *(run.id for run in runs)}
+    assert rows[tags["mlflow.parentRunId"]].info.status == "FINISHED"
+
+
+def all_rows() -> list[Any]:
+    from tuner.tracking import store
+
+    client = store.open_store()
+    return list(client.search_runs([store.experiment_id(client)], run_view_type=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", making.AT_A_SERVER)
+def test_whoever_dies_on_the_way_to_a_server_leaves_one_row_there(
+    point: str, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Tracker()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    server.start()
+    try:
+        die_making(point)
+        (run,) = all_runs()
         mirror.sync(run)
-        assert len(client.search_runs([store.experiment_id(client)])) == 1
-        assert client.get_run(run.id).data.params["max_steps"] == "2"
-    elif rows and point != "parent-unended":
-        assert "submit it once more" in str(of_tag(rows[0].data.tags["reason"]))
+        rows = {row.data.tags["tuner.run"]: row for row in all_rows()}
+        assert len(all_rows()) == 2 and rows[run.id].info.status == "SCHEDULED"
+        sweep = rows[run.status().tags["mlflow.parentRunId"]]
+        assert sweep.info.status == "FINISHED"
+        assert rows[run.id].data.tags["mlflow.parentRunId"] == sweep.info.run_id
+        (row,) = list_runs(RunFilter(parent=run.status().tags["mlflow.parentRunId"])).items
+        assert (row.id, row.parent) == (run.id, run.status().tags["mlflow.parentRunId"])
+    finally:
+        server.kill()
 
 
 def test_the_runs_of_a_sweep_are_queued_as_children_of_one_parent(quiet: None) -> None:
@@ -881,8 +947,10 @@ def test_the_runs_of_a_sweep_are_queued_as_children_of_one_parent(quiet: None) -
     runs = submit.sweep(values)
     assert queue.waiting() == [run.id for run in runs]
     assert [run.name for run in runs] == ["rates learning_rate=1e-5", "rates learning_rate=5e-5"]
+    open_store()
+    assert reconcile.due() and reconcile.main() == 0 and not reconcile.due()
     parents = {open_store().get_run(run.id).data.tags["mlflow.parentRunId"] for run in runs}
-    assert len(parents) == 1
+    assert [open_store().get_run(parent).info.run_name for parent in parents] == ["rates: learning_rate"]
 
 
 # --- at random, in short

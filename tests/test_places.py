@@ -16,7 +16,7 @@ from faults.disk import SmallDisk
 from tuner import cli, samples, worker
 from tuner.config.config import check
 from tuner.jobs import queue, submit, supervisor
-from tuner.runs import locks
+from tuner.runs import worker_lock
 from tuner.runs.run import Run
 from tuner.ui import server
 
@@ -192,7 +192,7 @@ def test_a_supervisor_leaves_a_studio_that_was_deleted_and_does_not_bring_it_bac
         pid = run.status().pid
         (home / "mlruns").rename(home / "bin")  # gone at once, for its worker is writing there
         assert supervising.wait(timeout=10) == 0
-        _until(lambda: not locks._exists(pid))  # its worker has nowhere to write either
+        _until(lambda: not worker_lock._exists(pid))  # its worker has nowhere to write either
         assert not (home / "mlruns").exists()
     finally:
         supervising.kill()

@@ -20,6 +20,7 @@ from tuner.jobs import resuming
 from tuner.runs.run import Run
 from tuner.text.message import plain
 from tuner.tracking import outcome
+from tuner.tracking.mirror import Mirror
 from tuner.tracking.runs import create_run, delete_run, list_runs
 
 
@@ -99,6 +100,7 @@ def test_a_tracker_that_is_away_is_named_without_its_password(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pw_CANARY@127.0.0.1:1")
     run = create_run(make({"model_name_or_path": "m", "dataset": "d"}), "away")
+    Mirror(run).close()
     assert "http://***@127.0.0.1:1 does not answer" in run.status().tracking
     assert "CANARY" not in list_runs().notice + (run.folder / "status.json").read_text()
 

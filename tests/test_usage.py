@@ -15,6 +15,7 @@ import tiny
 from tuner.config.config import make
 from tuner.tracking import usage
 from tuner.tracking.adapters import AdapterRow, register
+from tuner.tracking.mirror import sync
 from tuner.tracking.runs import create_run
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,7 @@ def registered(home: Path, base: str, stage: str, name: str) -> AdapterRow:
     run = create_run(
         make({"stage": stage, "do_train": True, "model_name_or_path": base, "dataset": "d"}), name
     )
+    sync(run)
     return register(run, trained(home / name, home / base, stage), name=name, aliases=["champion"])
 
 

@@ -20,7 +20,7 @@ from tuner import worker
 from tuner.config.config import make
 from tuner.engine.live import LiveRun
 from tuner.jobs import control, queue, submit, supervisor
-from tuner.runs import checkpoints, files, locks, reasons
+from tuner.runs import checkpoints, files, locks, reasons, worker_lock
 from tuner.runs.run import Run, series
 from tuner.tracking.adapters import list_adapters
 from tuner.tracking.runs import create_run, get_row
@@ -79,7 +79,7 @@ def test_a_run_that_ends_well(home: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (
         said.strip() == run.log_path.read_text().strip() or "step 1  loss 0.6931" in run.log_path.read_text()
     )
-    assert not locks.alive(run)
+    assert not worker_lock.alive(run)
 
 
 def test_a_run_that_diverges_registers_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ def test_sigterm_saves_a_checkpoint_first(home: Path) -> None:
 
     def stop() -> None:
         _wait(lambda: run.status().step >= 3, 60)
-        alive.append(locks.alive(run))
+        alive.append(worker_lock.alive(run))
         os.kill(os.getpid(), signal.SIGTERM)
 
     stopping = threading.Thread(target=stop)

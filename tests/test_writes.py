@@ -305,7 +305,7 @@ FILES |= {
     "safe_dump",
 }
 BROWSER = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "tuner" / "ui").glob("*.py")]
-BROWSER = [path for path in BROWSER if path.name not in ("writes.py", "serve.py")]
+BROWSER = [path for path in BROWSER if path.name not in ("writes.py", "server.py")]
 
 
 def named(tree: ast.Module) -> Iterator[str]:
@@ -362,7 +362,7 @@ OWN = {
         "drafts().mkdir()",
         "(drafts() / f'{name}.yaml').unlink()",
         "saved().mkdir()",
-        "fresh.write_text()",
+        "tuner.runs.files.replace_text",
     },
     "draft.py": {"file.write()"},  # a file of nobody else's, gone at once
 }

@@ -25,7 +25,7 @@ from tuner.jobs import planning
 from tuner.jobs.live import Live, Outcome, StoppedError, gone
 from tuner.plan import preflight
 from tuner.redact import redact
-from tuner.runs import checkpoints, locks, reasons
+from tuner.runs import checkpoints, locks, reasons, worker_lock
 from tuner.runs.metrics import SystemMetrics
 from tuner.runs.run import Run
 from tuner.runs.status import State
@@ -58,7 +58,7 @@ def main(run_id: str) -> int:
 
 def run_here(run: Run) -> int:
     """Live a run in this process, its output in log.txt too. Raises locks.LockHeldError when another worker has it."""
-    lock = locks.hold(run)
+    lock = worker_lock.hold(run)
     try:
         with logging_to(run):
             return _live(run)

@@ -1,6 +1,6 @@
 """A program that dies at a named point while it makes a run: `TUNER_FAULT=point python -m tests.faults.making`.
 
-What lies in MLflow and in the run's folder then is what the next one has to make sense of.
+What lies in the run's folder and in MLflow then is what the next one has to make sense of.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from tuner.config.config import make
 from tuner.runs import run
-from tuner.tracking import runs, sync_state
+from tuner.tracking import mirror, new_row, runs, sync_state
 
 
 def points() -> dict[str, tuple[Any, str]]:
@@ -20,19 +21,20 @@ def points() -> dict[str, tuple[Any, str]]:
     from mlflow import MlflowClient
 
     return {
-        "row-unmade": (MlflowClient, "create_run"),
-        "row-unscheduled": (MlflowClient, "update_run"),
-        "folder-unmade": (run.Run, "create"),
-        "status-unwritten": (run.Run, "write"),
+        "config-unwritten": (run, "replace_text"),
+        "secret-unwritten": (run.Run, "keep_secrets"),
+        "unnamed": (Path, "rename"),
+        "row-unmade": (new_row, "insert"),
         "note-unwritten": (sync_state.SyncState, "write"),
         "undescribed": (MlflowClient, "log_batch"),
-        "parent-unended": (MlflowClient, "set_terminated"),
+        "server-untold": (MlflowClient, "create_run"),
+        "server-unscheduled": (MlflowClient, "update_run"),
     }
 
 
-NAMES = [
-    "row-unmade", "row-unscheduled", "folder-unmade", "status-unwritten", "note-unwritten", "undescribed", "parent-unended",
-]  # fmt: skip
+HALF = ["config-unwritten", "secret-unwritten", "unnamed"]
+WHOLE = ["row-unmade", "note-unwritten", "undescribed"]
+AT_A_SERVER = ["server-untold", "server-unscheduled", "note-unwritten"]
 
 
 def arm(point: str) -> None:
@@ -47,7 +49,8 @@ def arm(point: str) -> None:
 if __name__ == "__main__":
     point = os.environ.pop("TUNER_FAULT")
     arm(point)
-    if point == "parent-unended":
-        runs.create_parent("a sweep")
-    runs.create_run(make({"model_name_or_path": "m", "max_steps": 2}), "unlucky")
+    made = runs.create_run(
+        make({"model_name_or_path": "m", "max_steps": 2}), "unlucky", tags=runs.sweep_tags("all")
+    )
+    mirror.sync(made)
     sys.exit("it lives")

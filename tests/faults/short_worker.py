@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tuner import hardware
 from tuner.jobs import watch
-from tuner.runs import checkpoints, locks, reasons
+from tuner.runs import checkpoints, reasons, worker_lock
 from tuner.runs.run import Run
 from tuner.text.message import Message, message
 
@@ -92,7 +92,7 @@ def main(run_id: str) -> int:
 
 
 def run_here(run: Run) -> int:
-    lock = locks.hold(run)
+    lock = worker_lock.hold(run)
     try:
         return live(run)
     finally:

@@ -157,7 +157,8 @@ class Storm:
             time.sleep(0.2)
 
     def unended(self) -> list[Run]:
-        return [r for r in map(Run, dashboard.ids()) if r.status().state not in ENDED]
+        """Those in no list too: what was submitted the moment its dashboard died is a run all the same."""
+        return [run for run in all_runs() if run.status().state not in ENDED]
 
     def count(self) -> None:
         result = self.result
@@ -186,7 +187,6 @@ class Storm:
             got = [p.step for p in client.get_metric_history(mlflow_id(run.id), "loss")]
             self.result.points_lost += len(wanted - set(got))
             self.result.points_doubled += len(got) - len(set(got))
-        # One that was submitted the moment its dashboard died is in no list, and is a run all the same.
         ours = {mlflow_id(run.id) for run in all_runs() if run.status().state not in ENDED}
         for row in client.search_runs([experiment_id(client)], max_results=5000):
             if row.info.status in ("RUNNING", "SCHEDULED") and row.info.run_id not in ours:

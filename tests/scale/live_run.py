@@ -12,7 +12,7 @@ import sys
 import time
 
 from tuner import hardware
-from tuner.runs import locks
+from tuner.runs import worker_lock
 from tuner.runs.run import Run
 
 TOTAL = 5000
@@ -21,7 +21,7 @@ TOTAL = 5000
 def main() -> None:
     run, seconds = Run(sys.argv[1]), float(sys.argv[2])
     every = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
-    handle = locks.hold(run)
+    handle = worker_lock.hold(run)
     began = time.monotonic()
     state = {"state": "running", "phase": "training", "pid": os.getpid(), "boot_id": hardware.boot_id()}
     run.update(

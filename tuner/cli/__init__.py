@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from tuner import __version__, process
 from tuner.cli.data import data
 from tuner.cli.disk import clean, disk
+from tuner.cli.knob_help import knob_help
 from tuner.cli.listing import adapters, runs
 from tuner.cli.machine import doctor, webui
 from tuner.cli.queueing import queue, resume, stop, sync, wait
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         like = nearest(verb, VERBS)
         hint = ELSEWHERE.get(verb) or (f"did you mean {like}?" if like else "try tuner --help.")
         return refuse([f"tuner has no verb {verb!r}; {hint}"])
+    if verb in ("train", "submit") and {"-h", "--help"} & set(rest):
+        print(knob_help(verb))
+        return OK
     try:
         return VERBS[verb](rest)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""`tuner train --help`: every knob by section, from its one declaration."""
+"""`tuner train --help` and `tuner submit --help`: every knob by section, from its one declaration."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from tuner.config.config import KNOBS, Config, form_sections, word
 from tuner.config.knobs import Knob, sections_of
 
 
-def knob_help() -> str:
-    lines = ["tuner train [file.yaml|recipe] [--flag value | key=value ...]"]
+def knob_help(verb: str) -> str:
+    lines = [f"tuner {verb} [file.yaml|recipe] [--flag value | key=value ...]"]
     for section in form_sections():
         lines += ["", section.title]
         lines += [_knob_line(KNOBS[name]) for name in section.model_fields if KNOBS[name].shown]

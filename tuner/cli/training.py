@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from tuner import samples
-from tuner.cli.knob_help import knob_help
 from tuner.cli.words import OK
 from tuner.config.config import Config, make, parse_words
 from tuner.config.knobs import ConfigError, Problem
@@ -13,9 +12,6 @@ from tuner.config.knobs import ConfigError, Problem
 
 def train(words: list[str]) -> int:
     """Train here and now; prints the run's id and state last."""
-    if {"-h", "--help"} & set(words):
-        print(knob_help())
-        return OK
     from tuner.jobs.foreground import run_in_foreground
     from tuner.tracking.runs import create_run
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.redact import redact
@@ -14,9 +14,16 @@ from tuner.redact import redact
 OK, FAILED, REFUSED = 0, 1, 2
 
 
-def parser(function: Callable[[list[str]], int]) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([Problem("", f"{message}; `{self.prog} --help` says what it takes.")])
+
+
+def parser(function: Callable[[list[str]], int]) -> Parser:
     """A parser for one verb, described by its function's docstring."""
-    return argparse.ArgumentParser(prog=f"tuner {function.__name__}", description=function.__doc__)
+    return Parser(prog=f"tuner {function.__name__}", description=function.__doc__)
 
 
 def refuse(sentences: Iterable[str]) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
+import math
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from tuner.runs import locks
 
 
 def build_once(target: Path, make: Callable[[Path], None]) -> Path:
@@ -19,8 +21,7 @@ def build_once(target: Path, make: Callable[[Path], None]) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.locking(target.with_name(f".{target.name}.lock"), wait=math.inf):
         if target.is_dir():
             return target
         shutil.rmtree(partial, ignore_errors=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import catalog_folder, entry, read_catalog
 from tuner.data.entries import CATALOG, Entry
 from tuner.data.files import TYPES, Broken, layout, records
+from tuner.runs import locks
+from tuner.runs.files import replacing
 
 UPLOADS = "uploads"
 LARGEST = 2 << 30
@@ -57,7 +58,7 @@ def receive(chunks: Iterable[bytes], file_name: str, dataset_dir: str | Path, la
         check(Path(partial))
         target = folder / f"{stem}.{digest[:12]}.{suffix}"
         private.share(Path(partial))  # it lies in the person's own folder
-        Path(partial).replace(target)
+        Path(partial).rename(target)
     finally:
         Path(partial).unlink(missing_ok=True)
     return target
@@ -138,7 +139,7 @@ def save(
     file_name = place.relative_to(folder.resolve()).as_posix() if inside else str(place)
     whole = {"file_name": file_name, **{k: v for k, v in attributes.items() if k not in ("file_name",)}}
     made = entry(safe_name(name), whole, folder)
-    with _locked(folder):
+    with locks.locking(folder, wait=math.inf, how=os.O_RDONLY):
         known = _raw(folder)
         if name in known and not replace:
             raise _refused(f"There is a data set {name} already; choose another name.")
@@ -149,7 +150,7 @@ def save(
 def remove(name: str, dataset_dir: str | Path) -> None:
     """Take a data set out of the catalog; its file stays. Raises ConfigError when there is none of that name."""
     folder = catalog_folder(dataset_dir)
-    with _locked(folder):
+    with locks.locking(folder, wait=math.inf, how=os.O_RDONLY):
         known = _raw(folder)
         if name not in known:
             raise _refused(f"There is no data set {name}.")
@@ -166,28 +167,13 @@ def _raw(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, catalog: Mapping[str, Any]) -> None:
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=".catalog-", suffix=".json")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with replacing(folder / CATALOG) as partial:
+        with partial.open("w", encoding="utf-8") as file:
             json.dump(catalog, file, ensure_ascii=False, indent=2)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        private.share(Path(partial))  # it lies in the person's own folder
-        Path(partial).replace(folder / CATALOG)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer of the catalog at a time."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        private.share(partial)  # it lies in the person's own folder
 
 
 def _refused(sentence: str) -> ConfigError:

@@ -28,6 +28,7 @@ from tuner.data.template_choice import template_of
 from tuner.data.templates import stop_ids
 from tuner.data.tokens import Tokenizer
 from tuner.engine.live import LiveRun
+from tuner.runs.files import replace_text
 from tuner.text.message import message
 
 if TYPE_CHECKING:
@@ -223,6 +224,4 @@ class Sampler(TrainerCallback):
     def _write(self) -> None:
         path = self.run.run.folder / "samples.json"
         table = {"columns": ["step", "prompt", "expected", "answer"], "data": self.samples.rows}
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
-        fresh.replace(path)
+        replace_text(path, json.dumps(table, ensure_ascii=False))

@@ -13,7 +13,7 @@ from tuner import hardware
 from tuner.jobs import launch, queue, resuming, watch
 from tuner.jobs.resuming import Refused, why_not_resumable
 from tuner.jobs.supervisor import STOP_GRACE, ensure_supervisor
-from tuner.runs import locks
+from tuner.runs import locks, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
 from tuner.text.message import message, render
@@ -69,11 +69,11 @@ def _end_without_worker(run: Run) -> str:
 
 def pid_of(run: Run) -> int | None:
     """The pid of a run's worker, proven by the lock it has open; also of one that has not yet said a word."""
-    if pid := locks.worker_pid(run):
+    if pid := worker_lock.worker_pid(run):
         return pid
     record = launch.record(run)
     if record and record.pid and record.boot_id == hardware.boot_id():
-        return record.pid if locks.has_open(record.pid, run.lock_path) else None
+        return record.pid if worker_lock.has_open(record.pid, run.lock_path) else None
     return None
 
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 
 from tuner import hardware, paths
 from tuner.jobs import slots
-from tuner.runs import locks
+from tuner.runs import worker_lock
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run
 
@@ -92,7 +92,7 @@ def spawn(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(taken) | {locks.LOCK_VARIABLE: str(lock)},
+            env=environment(taken) | {worker_lock.LOCK_VARIABLE: str(lock)},
             pass_fds=(lock, *taken.values()),
             start_new_session=True,
         )

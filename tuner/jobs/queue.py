@@ -17,7 +17,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.jobs import launch, slots
-from tuner.runs import files, locks
+from tuner.runs import files, locks, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text.message import term
@@ -123,7 +123,7 @@ def waiting(runs: dict[str, Status] | None = None) -> list[str]:
     now = time.time()
     rest = sorted(queued.keys() - set(listed), key=lambda i: queued[i].created)
     fresh = {i for i in rest if now - UNLISTED_GRACE <= queued[i].created <= now}
-    return listed + [i for i in rest if i not in fresh or locks.alive(Run(i))]
+    return listed + [i for i in rest if i not in fresh or worker_lock.alive(Run(i))]
 
 
 def queue() -> list[QueueRow]:

@@ -13,21 +13,36 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import paths, process
-from tuner.jobs import watch
-from tuner.runs import locks, reasons
+from tuner.jobs import queue, watch
+from tuner.runs import locks, reasons, worker_lock
 from tuner.runs.run import Run, all_runs
-from tuner.runs.status import ENDED
-from tuner.tracking import creation
+from tuner.runs.status import ENDED, LIVE, Status
+from tuner.tracking.sync_state import SyncState, is_mirrored
 
 AGAIN, LONGEST = 60.0, 3600.0
 """Seconds to the next attempt after a first that failed, doubled with each further one up to the longest."""
 
 
 def pending() -> list[str]:
-    """The ids of the runs MLflow has yet to be told about."""
+    """The ids of the runs MLflow has yet to be told about: those that ended, and those that wait."""
+    return [*_marked(), *_untold(queue.unended())]
+
+
+def _marked() -> dict[str, float]:
+    """The runs whose outcome it may not know, and when each was marked."""
     with suppress(FileNotFoundError):
-        return sorted(p.name for p in watch.unsettled().iterdir())
-    return []
+        return {p.name: p.stat().st_mtime for p in sorted(watch.unsettled().iterdir())}
+    return {}
+
+
+def _untold(runs: dict[str, Status], since: float = 0.0) -> list[str]:
+    """The runs that wait, made since then, that it does not have. Of one that begins its worker tells."""
+    return [
+        id
+        for id, status in runs.items()
+        if status.state == "queued" and status.created >= since
+        if not (Run(id).folder / "tracking.json").exists() and not worker_lock.alive(Run(id))
+    ]
 
 
 def tracked() -> bool:
@@ -35,18 +50,18 @@ def tracked() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (paths.mlruns() / "mlflow.db").exists()
 
 
-def due() -> bool:
-    """Whether a run ended since the last attempt, or that one failed long enough ago; and none is under way."""
-    if locks.locked(_lock()):
+def due(runs: dict[str, Status] | None = None) -> bool:
+    """Whether a run was made or ended since the last attempt, or that one failed long enough ago; and none is under way.
+
+    `runs` are those that have not ended, if the caller knows them.
+    """
+    if locks.locked(_lock()) or not tracked():
         return False
-    marks = [*(watch.unsettled() / name for name in pending()), *creation.abandoned()]
-    if not tracked() or not marks:
-        return False
+    runs, tried = queue.unended() if runs is None else runs, 0.0
     with suppress(FileNotFoundError):
         tried = _stamp().stat().st_mtime
-        newest = max(mark.stat().st_mtime for mark in marks)
-        return newest >= tried or abs(time.time() - tried) > pause()
-    return True
+    since = 0.0 if abs(time.time() - tried) > pause() else tried
+    return any(when >= since for when in _marked().values()) or bool(_untold(runs, since))
 
 
 def pause() -> float:
@@ -89,16 +104,22 @@ def start() -> subprocess.Popen[bytes]:
 
 
 def settle(run_id: str) -> bool:
-    """Tell MLflow how one run ended, with all it measured; False where another process is at it. Raises TrackerError."""
+    """Tell MLflow of one run how it ended, with all it measured, or that it waits; False where another process is at it.
+
+    Raises TrackerError.
+    """
     from tuner.tracking.mirror import sync as send
 
-    mark, run = watch.unsettled() / run_id, Run(run_id)
-    made = mark.stat().st_mtime_ns
-    if run.exists and run.status().state in ENDED and send(run, wait=30) is None:
-        return False
-    with suppress(FileNotFoundError):
-        if mark.stat().st_mtime_ns == made:  # it may have been resumed and have ended again meanwhile
-            mark.unlink()
+    run, made = Run(run_id), _marked().get(run_id)
+    state = run.status().state
+    if run.exists and state not in LIVE:
+        wait = (
+            30 if state in ENDED else 0
+        )  # of one that waits another process tells, if it is at it, its worker
+        if send(run, wait) is None and state in ENDED:
+            return False
+    if made == _marked().get(run_id):  # it may have been resumed and have ended again meanwhile
+        (watch.unsettled() / run_id).unlink(missing_ok=True)
     return True
 
 
@@ -108,16 +129,11 @@ def sync() -> tuple[int, list[str]]:
     from tuner.tracking.mirror import sync as send
     from tuner.tracking.outcome import is_settled
     from tuner.tracking.store import TrackerError
-    from tuner.tracking.sync_state import is_mirrored
 
     sent, troubles = 0, []
-    try:
-        creation.sweep()
-    except TrackerError as error:
-        troubles.append(str(error))
     for run in all_runs():
         status = run.status()
-        known = is_mirrored(run) and not status.tracking
+        known = SyncState.of(run).described and is_mirrored(run) and not status.tracking
         if known and (status.state not in ENDED or is_settled(run)):
             continue
         try:
@@ -130,17 +146,6 @@ def sync() -> tuple[int, list[str]]:
         except (TrackerError, BrokenWeights) as error:
             troubles.append(f"Run {run.id}: {error}")
     return sent, troubles
-
-
-def _sweep() -> int:
-    """End what was never made to the end; 1 when that could not be done now."""
-    try:
-        for run_id in creation.sweep():
-            print(f"Run {run_id} was never made to the end.", file=sys.stderr, flush=True)
-    except Exception as error:  # noqa: BLE001  the others must not wait for it
-        print(f"Half made runs are not ended in MLflow yet: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
 
 
 def main() -> int:
@@ -164,7 +169,7 @@ def _main() -> int:
 
 
 def _settle_all() -> int:
-    left = _sweep()
+    left = 0
     for run_id in pending():
         try:
             left += not settle(run_id)

@@ -12,24 +12,26 @@ from tuner.jobs import planning, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run, fresh_name
+from tuner.tracking.runs import create_run, names, sweep_tags
 
 
-def create(config: RunConfig, name: str | None = None, parent: str | None = None) -> Run:
-    """A run with its config resolved and stored, in MLflow too, not yet in anybody's hands."""
-    from tuner.tracking.runs import create_run
-
-    return create_run(config, name or config.called, parent=parent)
+def create(config: RunConfig, name: str | None = None, tags: Mapping[str, str] | None = None) -> Run:
+    """A run with its config resolved and stored, not yet in anybody's hands."""
+    return create_run(config, name or config.called, tags=tags)
 
 
 def submit(
-    config: RunConfig, name: str | None = None, gpus: Sequence[int] | None = None, parent: str | None = None
+    config: RunConfig,
+    name: str | None = None,
+    gpus: Sequence[int] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Run:
     """Create a run and queue it; a supervisor starts it when its turn comes. `gpus` chooses devices, None takes any one.
 
     Raises ConfigError when a chosen GPU is not in this machine.
     """
     slots.check_gpus(gpus)
-    return launch(create(config, name, parent), gpus)
+    return launch(create(config, name, tags), gpus)
 
 
 def launch(run: Run, gpus: Sequence[int] | None = None) -> Run:
@@ -88,14 +90,12 @@ def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int
 
     All are checked before the first is created. Raises ConfigError.
     """
-    from tuner.tracking.runs import create_parent, names
-
     slots.check_gpus(gpus)
     rows, knobs = expand(values), swept(values)
     configs = [make(row) for row in rows]
     title = name or configs[0].run_name or fresh_name(configs[0].plain(), names())
-    parent = create_parent(f"{title}: {', '.join(knobs)}")
+    tags = sweep_tags(f"{title}: {', '.join(knobs)}")
     return [
-        submit(config, " ".join([title, *(f"{knob}={word(row[knob])}" for knob in knobs)]), gpus, parent)
+        submit(config, " ".join([title, *(f"{knob}={word(row[knob])}" for knob in knobs)]), gpus, tags)
         for row, config in zip(rows, configs, strict=True)
     ]

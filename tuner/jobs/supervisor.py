@@ -21,7 +21,7 @@ from pathlib import Path
 from tuner import hardware, paths, process
 from tuner.jobs import launch, queue, reconcile, resuming, slots
 from tuner.jobs.watch import Watch, end_session, kill_tree
-from tuner.runs import files, locks, reasons
+from tuner.runs import files, locks, reasons, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import LIVE, Status
 from tuner.text.message import message
@@ -60,7 +60,7 @@ def leader() -> int | None:
 def needed() -> bool:
     """Whether there is anything for a supervisor to do."""
     runs = queue.unended()
-    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs)) or reconcile.due()
+    return any(s.state in LIVE for s in runs.values()) or bool(_startable(runs)) or reconcile.due(runs)
 
 
 def _startable(runs: dict[str, Status]) -> list[str]:
@@ -111,7 +111,7 @@ class Supervisor:
                 self._watch(watch, runs.get(watch.run.id))
         startable = _startable(runs)
         self._start_next(startable, runs)
-        return bool(self.watches or startable) | self._settle()
+        return bool(self.watches or startable) | self._settle(runs)
 
     # --- workers that are there
 
@@ -140,7 +140,7 @@ class Supervisor:
         record = launch.record(run)
         if record is None and time.time_ns() - made > CLOCK_STEP:
             self.untouched[run_id] = made
-        return record is not None and (record.pid > 0 or locks.alive(run))
+        return record is not None and (record.pid > 0 or worker_lock.alive(run))
 
     def _watch(self, watch: Watch, status: Status | None) -> None:
         if watch.dead():
@@ -231,11 +231,11 @@ class Supervisor:
 
     # --- telling MLflow
 
-    def _settle(self) -> bool:
+    def _settle(self, runs: dict[str, Status]) -> bool:
         """One process at a time tells MLflow, in its own time: importing it here would make this one ten times as big."""
         if self.settling is not None and self.settling.poll() is None:
             return True
-        self.settling = reconcile.start() if reconcile.due() else None
+        self.settling = reconcile.start() if reconcile.due(runs) else None
         return self.settling is not None
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from tuner import hardware, paths
 from tuner.jobs import launch
-from tuner.runs import checkpoints, locks, reasons
+from tuner.runs import checkpoints, locks, reasons, worker_lock
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State, Status
@@ -79,7 +79,7 @@ def stalled(run: Run) -> str:
     """What the supervisor says of a run that makes no progress; empty when it does."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads((run.folder / "watch.json").read_text(encoding="utf-8"))
-        if said["mark"] == _mark(run.status()) and locks.alive(run):
+        if said["mark"] == _mark(run.status()) and worker_lock.alive(run):
             return render(message.of(said["stalled"]))
     return ""
 
@@ -150,11 +150,11 @@ class Watch:
         if self.process is not None:
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self.process.pid, flags) is not None
-        return not locks.alive(self.run)
+        return not worker_lock.alive(self.run)
 
     def look(self, status: Status) -> None:
         """Take note of progress and memory, and write down a stall where a page can read it."""
-        self.pid = self.pid or locks.worker_pid(self.run) or _launched(self.run)
+        self.pid = self.pid or worker_lock.worker_pid(self.run) or _launched(self.run)
         if self.pid and self.oom is None:
             self.oom = OomKills(self.pid)
         if self.oom:

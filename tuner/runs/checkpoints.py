@@ -20,6 +20,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
+from tuner.runs.files import replacing
 from tuner.runs.run import Run, series
 
 MANIFEST = "manifest.json"
@@ -35,14 +36,15 @@ def sha256(path: Path) -> str:
 def seal(folder: Path, run: Run) -> None:
     """Sync every file of a fresh checkpoint and write its manifest, which makes it count."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(MANIFEST)):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and not p.name.lstrip(".").startswith(MANIFEST)
+    ):
         _sync(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "size": path.stat().st_size}
     text = json.dumps({"run": run.id, "step": step_of(folder), "files": files}, indent=1)
-    fresh = folder / f"{MANIFEST}.new"
-    fresh.write_text(text, encoding="utf-8")
-    _sync(fresh)
-    fresh.replace(folder / MANIFEST)
+    with replacing(folder / MANIFEST) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+        _sync(fresh)
     _sync(folder)
     _sync(folder.parent)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,9 +34,8 @@ def keep_room() -> None:
     with suppress(OSError):
         if reserve().exists() or free() < 4 * RESERVE:
             return
-        fresh = reserve().with_name(f"reserve.{os.getpid()}")
-        fresh.write_bytes(os.urandom(RESERVE))  # zeros would take no room where files are compressed
-        fresh.replace(reserve())
+        with replacing(reserve()) as fresh:
+            fresh.write_bytes(os.urandom(RESERVE))  # zeros would take no room where files are compressed
 
 
 def insist(write: Callable[[], T]) -> T:
@@ -68,13 +68,22 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path`, not there yet, which takes its place when the block ends well; else nothing of it stays."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with suppress(OSError):
+        fresh.unlink()  # of a dead process of that number
+    try:
+        yield fresh
         fresh.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
-            fresh.unlink(missing_ok=True)
+            fresh.unlink()
         raise
 
 

@@ -1,12 +1,4 @@
-"""Who is alive: told by kernel locks, never by a pid alone.
-
-A worker holds its run's lock file by flock from before its first line to its last breath. The supervisor takes the
-lock, starts the worker with the open file inherited, and lets go of its own copy; so the lock is free the moment the
-worker is dead, whoever else is dead or alive. A pid can be reused and a reboot reuses them all; a lock cannot.
-
-The lock is also the right to write a run's status: the worker has it while it lives, and whoever cancels, requeues or
-buries a run takes it first.
-"""
+"""Locks between processes: of a file or a folder, by flock, so that the kernel lets go for whoever dies."""
 
 from __future__ import annotations
 
@@ -14,36 +6,41 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from tuner import hardware
-from tuner.runs.run import Run
-
-LOCK_VARIABLE = "TUNER_LOCK_FD"
+MADE = os.O_RDWR | os.O_CREAT
+"""How a file is opened to be locked: made where there is none. A folder that is to be locked is opened to be read."""
 
 
 class LockHeldError(Exception):
     """Somebody else holds the lock; the message says who and what to do."""
 
 
-def lock(path: Path, wait: float = 0.02) -> int | None:
+def lock(path: Path, wait: float = 0.02, how: int = MADE) -> int | None:
     """The open file of an exclusive lock on `path`, or None when another process holds it for `wait` seconds.
 
     A reader's probe holds a lock for a moment, so one failed try proves nothing. Close the file to let go. Raises
     OSError where the file cannot be made; its folder must be there, for a folder that was deleted stays deleted.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except OSError:
-            if time.monotonic() >= end:
-                os.close(handle)
-                return None
-            time.sleep(0.005)
+    handle = os.open(path, how | os.O_CLOEXEC, 0o666)  # less the umask, as of any other file
+    end, pause = time.monotonic() + wait, 0.002
+    while not take(handle):
+        if time.monotonic() >= end:
+            os.close(handle)
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return handle
+
+
+def take(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file, if nobody else has it; whether it is locked now."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def locked(path: Path) -> bool:
@@ -53,96 +50,26 @@ def locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
+        return not take(handle, fcntl.LOCK_SH)
     finally:
         os.close(handle)
 
 
 @contextmanager
-def locking(path: Path, wait: float = 10.0) -> Iterator[int]:
-    """Hold the lock on `path` for a block. Raises LockHeldError after `wait` seconds."""
-    handle = lock(path, wait)
-    if handle is None:
-        raise LockHeldError(f"{path.name} is held by another process; try again in a moment.")
+def trying(path: Path, wait: float, how: int = MADE) -> Iterator[bool]:
+    """Hold the lock on `path` for a block, if it can be had within `wait` seconds: whether it is held."""
+    handle = lock(path, wait, how)
     try:
-        yield handle
+        yield handle is not None
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
-def alive(run: Run) -> bool:
-    """Whether the run's worker lives (or is being started, this very moment)."""
-    return locked(run.lock_path)
-
-
-def hold(run: Run) -> int:
-    """The worker's first act: hold the run's lock for its whole life. Returns an open file that is the caller's to close.
-
-    The lock inherited from whoever started the worker is kept, and then until the process ends; without one it is
-    taken. Children of the worker do not get it, so that a free lock means that the worker itself is gone. Raises LockHeldError
-    when another worker has the run.
-    """
-    given = _inherited(run)
-    handle = os.dup(given) if given is not None else lock(run.lock_path, wait=1.0)
-    if handle is None:
-        raise LockHeldError(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
-    _held.update((h, run.lock_path) for h in (given, handle) if h is not None)
-    return handle
-
-
-_held: dict[int, Path] = {}
-
-
-def _forget_in_child() -> None:
-    """In a forked child: close the locks of its parent, if their numbers still stand for them."""
-    for handle, path in _held.items():
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                os.close(handle)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def _inherited(run: Run) -> int | None:
-    """The lock file that came with the process, if it is this run's."""
-    with suppress(KeyError, ValueError, OSError):
-        handle = int(os.environ.pop(LOCK_VARIABLE))
-        if os.path.samestat(os.fstat(handle), run.lock_path.stat()):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.set_inheritable(handle, False)
-            return handle
-    return None
-
-
-def worker_pid(run: Run) -> int | None:
-    """The pid of the run's living worker, proven by the lock file it has open; None when there is none to be found."""
-    status = run.status()
-    if not status.pid or status.boot_id != hardware.boot_id() or not alive(run):
-        return None
-    return status.pid if has_open(status.pid, run.lock_path) else None
-
-
-def has_open(pid: int, path: Path) -> bool:
-    """Whether process `pid` has `path` open. Where the system does not tell, a live pid must do."""
-    folder = Path(f"/proc/{pid}/fd")
-    if not Path("/proc/self/fd").exists():
-        return _exists(pid)
-    with suppress(OSError):
-        wanted = path.stat()
-        for entry in folder.iterdir():
-            with suppress(OSError):
-                if os.path.samestat(entry.stat(), wanted):
-                    return True
-    return False
-
-
-def _exists(pid: int) -> bool:
-    with suppress(OSError):
-        os.kill(pid, 0)
-        return True
-    return False
+@contextmanager
+def locking(path: Path, wait: float = 10.0, how: int = MADE) -> Iterator[None]:
+    """Hold the lock on `path` for a block. Raises LockHeldError after `wait` seconds."""
+    with trying(path, wait, how) as held:
+        if not held:
+            raise LockHeldError(f"{path.name} is held by another process; try again in a moment.")
+        yield

@@ -15,6 +15,7 @@ import numpy as np
 
 from tuner.runs import lines
 from tuner.runs.curve import MOST, ROW, Curve, Series, thinned
+from tuner.runs.files import replacing
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
 
@@ -170,13 +171,8 @@ def keep(path: Path, stamp: str, curves: Mapping[str, Curve]) -> None:
     """Write curves down beside what says which points they are of; where that cannot be done they are made anew."""
     told = {name: [len(curve.rows), curve.width] for name, curve in curves.items()}
     head = json.dumps({"form": FORM, "stamp": stamp, "curves": told}).encode()
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with suppress(OSError):
-        try:
-            fresh.write_bytes(b"\n".join([head, b"".join(c.rows.tobytes() for c in curves.values())]))
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+    with suppress(OSError), replacing(path) as fresh:
+        fresh.write_bytes(b"\n".join([head, b"".join(c.rows.tobytes() for c in curves.values())]))
 
 
 def recall(path: Path, stamp: str) -> dict[str, Curve] | None:

@@ -6,7 +6,7 @@ status.json     state, phase, progress, reason; replaced whole at each write
 metrics.jsonl   one line a logged step, written before anything is sent to MLflow
 curves          what is drawn of a long metrics.jsonl, once the run has ended; made anew where it is missing
 log.txt         everything the worker printed
-lock            held by the worker as long as it lives (flock)
+lock            held by the worker as long as it lives
 requests/       what others ask of the worker: stop, cancel
 checkpoints/    what a run can go on from
 output/         the adapter and its files, where no output_dir is given
@@ -14,7 +14,6 @@ output/         the adapter and its files, where no output_dir is given
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -34,7 +33,8 @@ from tuner import paths, redact
 from tuner.config.config import load, read, to_yaml
 from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
-from tuner.runs.files import insist, replace_text
+from tuner.runs import locks
+from tuner.runs.files import insist, replace_text, replacing
 from tuner.runs.status import ENDED, Status, of, to_plain
 
 _ID = re.compile(r"\w[\w-]*")
@@ -79,17 +79,22 @@ class Run:
     # --- what it is
 
     def create(self, config: RunConfig, name: str, tags: Mapping[str, str] | None = None) -> None:
-        """Write the folder: config first, secrets apart and private, status last. All of it or nothing.
+        """Make the folder: config, status, and secrets apart and private. All of it or nothing.
 
-        Raises FileExistsError if there is one already, OSError where it cannot be written.
+        Raises OSError where it cannot be written, or if there is one already.
         """
-        insist(lambda: self.folder.mkdir(0o700, parents=True, exist_ok=False))
+        fresh = Run(f".{self.id}")
+        insist(lambda: fresh.folder.mkdir(0o700, parents=True, exist_ok=False))
         try:
-            replace_text(self.folder / "config.yaml", to_yaml(config.plain()))
-            self.keep_secrets(config.secrets())
-            self.write(Status(created=time.time(), name=name, tags=dict(tags or {})))
+            replace_text(fresh.folder / "config.yaml", to_yaml(config.plain()))
+            status = Status(created=time.time(), name=name, tags=dict(tags or {}))
+            replace_text(fresh.folder / "status.json", json.dumps(to_plain(status)))
+            fresh.keep_secrets(config.secrets())
+            mark_open(self.id)  # before, for whoever dies after it
+            fresh.folder.rename(self.folder)
+            mark_open(self.id)  # and after: a walk may have met a mark without a folder
         except OSError:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(fresh.folder, ignore_errors=True)
             raise
 
     def remove_remains(self) -> None:
@@ -178,15 +183,8 @@ class Run:
 
         Whether that is certain: it is not where another process sleeps with the lock in its hands.
         """
-        with _WRITING, (self.folder / "status.lock").open("w") as file:
-            end, held = time.monotonic() + 2, False
-            while not held and time.monotonic() < end:  # a suspended process must not suspend the others
-                with suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held = True
-                    break
-                time.sleep(0.002)
-            yield held
+        with _WRITING, locks.trying(self.folder / "status.lock", wait=2) as held:
+            yield held  # or not: a suspended process must not suspend the others
 
     # --- what is asked of it
 
@@ -263,7 +261,7 @@ def fresh_name(values: Mapping[str, Any], taken: Collection[str] = ()) -> str:
 def all_runs() -> list[Run]:
     """Every run with a folder here, newest first."""
     with suppress(FileNotFoundError):
-        folders = [f for f in paths.runs().iterdir() if (f / "config.yaml").is_file()]
+        folders = [f for f in paths.runs().glob("[!.]*") if (f / "config.yaml").is_file()]
         return [Run(f.name) for f in sorted(folders, key=lambda f: f.stat().st_ctime, reverse=True)]
     return []
 
@@ -275,12 +273,8 @@ def _read_once(path: Path, _written: int) -> dict[str, Any]:
 
 
 def _write_private(path: Path, text: str) -> None:
-    fresh = path.with_name(
-        f".{path.name}.{os.getpid()}"
-    )  # a new file: who has the old one open reads nothing new
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        os.fchmod(handle, 0o600)
-        file.write(text)
-    fresh.replace(path)
+    with replacing(path) as fresh:  # who has the old one open reads nothing new
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, 0o600)
+            file.write(text)

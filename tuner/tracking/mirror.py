@@ -27,7 +27,7 @@ from tuner.runs.points import spark
 from tuner.runs.run import Run, all_runs, mark_open
 from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import Message, message, plain, to_tag
-from tuner.tracking import creation, open_runs, store
+from tuner.tracking import new_row, open_runs, store
 from tuner.tracking.registration import register_pending
 from tuner.tracking.store import TrackerError, explained, open_store
 from tuner.tracking.sync_state import SyncState, held, is_mirrored
@@ -105,31 +105,10 @@ def bring(run: Run, ledger: SyncState) -> int:
 # --- the parts of a run
 
 
-def create_in_mlflow(
-    client: MlflowClient, run_id: str, name: str, tags: dict[str, str], created: float | None = None
-) -> str:
-    """A SCHEDULED run in MLflow; its id. `run_id` is the folder's, empty where it is to be MLflow's."""
-    experiment = store.experiment_id(client)
-    own = {"state": "queued", "tuner.home": store.here(), "mlflow.source.name": "tuner"}
-    if run_id:
-        own["tuner.run"] = run_id
-        # A note lost between the creation and its writing must not make a second run.
-        for name_of, value in (("tuner.run", run_id), (creation.TAG, tags.get(creation.TAG))):
-            known = value and client.search_runs([experiment], f"tags.`{name_of}` = '{value}'", max_results=1)
-            if known:
-                return str(known[0].info.run_id)
-    start = int((created or time.time()) * 1000)
-    made = client.create_run(experiment, start_time=start, run_name=name, tags={**own, **tags})
-    client.update_run(made.info.run_id, status="SCHEDULED")
-    return str(made.info.run_id)
-
-
 def _describe(client: MlflowClient, run: Run, ledger: SyncState) -> None:
     """The run itself, its params and its config file."""
     if not ledger.mlflow_id:
-        status = run.status()
-        tags = dict(status.tags)
-        ledger.mlflow_id = create_in_mlflow(client, run.id, run.name, tags, status.created)
+        ledger.mlflow_id = new_row.create(client, run)
         ledger.write(run)
     from mlflow.entities import Param
 

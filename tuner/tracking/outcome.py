@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ RECORDS = (
     "generated_predictions.jsonl",
 )
 LARGEST_RECORD = 50 * 2**20  # bytes; a log that ran wild stays in the run's folder
+HALF_KEPT = 3600
+"""Seconds within which a folder is made to the end, by far."""
 SECRETS_KEPT = 7 * 24 * 3600
 """Seconds after its end for which a run that may be resumed keeps the tokens it was given."""
 
@@ -95,7 +98,13 @@ def is_settled(run: Run) -> bool:
 
 
 def forget_old_secrets() -> list[Run]:
-    """Remove the tokens of runs that ended long ago and that nobody resumed since; those runs."""
+    """Remove the tokens of runs that ended long ago and that nobody resumed since; those runs.
+
+    With them go folders that somebody who died never made to the end.
+    """
+    for half in paths.runs().glob(".*"):
+        if time.time() - half.stat().st_mtime > HALF_KEPT:
+            shutil.rmtree(half, ignore_errors=True)
     forgotten = []
     for path in paths.runs().glob("*/secrets.json"):
         run = Run(path.parent.name)

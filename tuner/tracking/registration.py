@@ -28,6 +28,7 @@ from tuner.runs.run import Run
 from tuner.runs.weights import BrokenWeights, check_finite
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
 from tuner.tracking.store import (
+    TrackerError,
     as_default,
     changed,
     database,
@@ -36,7 +37,7 @@ from tuner.tracking.store import (
     open_store,
     tracking_uri,
 )
-from tuner.tracking.sync_state import mlflow_id
+from tuner.tracking.sync_state import SyncState, mlflow_id
 
 CODE = Path(__file__).with_name("adapter_pyfunc.py")
 # What of an output folder is the adapter: weights, their description and the tokenizer.
@@ -90,6 +91,8 @@ def register(
     request = Request(run, asked, weights_digest(files))
     known = _registered(run, name, files)
     if known is None:
+        if not SyncState.of(run).mlflow_id:
+            raise TrackerError("MLflow does not have this run yet; its adapter follows once it has.")
         tags = _tags(run, adapter_dir, base, files)
         with explained(BrokenWeights):
             version = _version(run, request, _logged(run, request, parts, tags), tags)

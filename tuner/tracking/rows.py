@@ -14,6 +14,7 @@ T = TypeVar("T")
 NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
 SWEEP = "tuner.sweep"  # the tag of a run that only holds others together
+SWEEP_NAME = "tuner.sweep_name"  # the tag that a run of a sweep has of it
 STATE_OF: dict[str, State] = {
     "SCHEDULED": "queued",
     "RUNNING": "running",

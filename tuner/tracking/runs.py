@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner import paths
 from tuner.config.knobs import ConfigError, Problem
@@ -18,15 +18,16 @@ from tuner.runs.files import must_be_writable
 from tuner.runs.metrics import metric_name
 from tuner.runs.run import Run, fresh_name
 from tuner.runs.status import ENDED
-from tuner.text.message import plain
 from tuner.tracking import open_runs
-from tuner.tracking.creation import creating
 from tuner.tracking.history import history, metric_names
-from tuner.tracking.mirror import create_in_mlflow, sync
-from tuner.tracking.rows import NOTE, PARENT, SWEEP, Brief, Choices, Page, RunFilter, RunRow, is_own
-from tuner.tracking.store import TrackerError, changed, changing, database, explained, open_store
+from tuner.tracking.mirror import sync
+from tuner.tracking.rows import NOTE, PARENT, SWEEP_NAME, Brief, Choices, Page, RunFilter, RunRow, is_own
+from tuner.tracking.store import TrackerError, changed, changing, database, open_store
 from tuner.tracking.sync_state import SyncState, held, mlflow_id
 from tuner.tracking.table import Table
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 __all__ = [
     "Choices",
@@ -34,7 +35,6 @@ __all__ = [
     "RunFilter",
     "RunRow",
     "choices",
-    "create_parent",
     "create_run",
     "are_there",
     "delete_run",
@@ -54,6 +54,7 @@ __all__ = [
     "restore_run",
     "set_note",
     "set_tag",
+    "sweep_tags",
 ]
 LONGEST_NOTE = 8000
 A_FEW = 200
@@ -63,56 +64,26 @@ A_FEW = 200
 # --- making
 
 
-def create_run(
-    config: RunConfig, name: str, *, tags: Mapping[str, str] | None = None, parent: str | None = None
-) -> Run:
-    """A queued run: in MLflow with every knob as a param, then its folder. `parent` is another run's id.
+def create_run(config: RunConfig, name: str, *, tags: Mapping[str, str] | None = None) -> Run:
+    """A queued run: its folder, whole or not at all. MLflow hears of it from its mirror, be it away now or not.
 
     Without a name it gets one that no other run here has.
 
-    Where the tracker is away the run is made all the same; its status says so and a later sync brings it there.
     Raises OSError, before anything is made, where the studio's folder cannot be written, ConfigError for a name that
     holds a secret.
     """
     must_be_writable(paths.runs())
     name = name or fresh_name(config.plain(), names())
     _check_name(name)
-    away = ""
-    with creating() as mark:
-        own = {**(tags or {}), **({PARENT: mlflow_id(parent)} if parent else {}), **mark}
-        own |= {events.BY: events.by()} if events.by() else {}
-        try:
-            with explained():
-                run = Run(create_in_mlflow(open_store(), "", name, own))
-        except TrackerError as error:
-            run, away = Run(uuid.uuid4().hex), str(error)
-        run.create(config, name, own)
-        if not away:
-            SyncState(mlflow_id=run.id, state="queued").write(run)
-    try:
-        if not away:
-            sync(run)
-    except TrackerError as error:
-        away = str(error)
+    run = Run(uuid.uuid4().hex)
+    run.create(config, name, {**(tags or {}), **({events.BY: events.by()} if events.by() else {})})
     changed()
-    if away:
-        run.update(tracker=plain(away))
     return run
 
 
-def create_parent(name: str) -> str:
-    """The id of a run that only holds others together, as a sweep does; lists leave it out, MLflow's page nests by it.
-
-    Raises ConfigError and OSError as `create_run` does.
-    """
-    must_be_writable(paths.runs())
-    _check_name(name)
-    with suppress(TrackerError), creating() as mark, explained():
-        client = open_store()
-        run_id = create_in_mlflow(client, "", name, {SWEEP: "1", "state": "finished", **mark})
-        client.set_terminated(run_id)
-        return run_id
-    return uuid.uuid4().hex
+def sweep_tags(name: str) -> dict[str, str]:
+    """What makes runs the children of one sweep: tags for `create_run`. MLflow's page nests by them."""
+    return {PARENT: uuid.uuid4().hex, SWEEP_NAME: name}
 
 
 def _check_name(name: str) -> None:
@@ -224,7 +195,8 @@ def set_note(run_id: str, text: str) -> None:
     if len(text) > LONGEST_NOTE:
         raise ValueError(f"The note has {len(text)} characters; keep it below {LONGEST_NOTE}.")
     with changing():
-        open_store(create=False).set_tag(_recorded(run_id), NOTE, text)
+        client, id = _recorded(run_id)
+        client.set_tag(id, NOTE, text)
 
 
 def set_tag(run_id: str, key: str, value: str = "") -> None:
@@ -232,16 +204,17 @@ def set_tag(run_id: str, key: str, value: str = "") -> None:
     _check_tag(key)
     refuse_secret("tag", value)
     with changing():
-        open_store(create=False).set_tag(_recorded(run_id), key, value[:LONGEST_NOTE])
+        client, id = _recorded(run_id)
+        client.set_tag(id, key, value[:LONGEST_NOTE])
 
 
 def delete_tag(run_id: str, key: str) -> None:
     """Take a tag away; one that is not there is no error."""
     _check_tag(key)
     with changing():
-        client = open_store(create=False)
-        if key in client.get_run(_recorded(run_id)).data.tags:
-            client.delete_tag(_recorded(run_id), key)
+        client, id = _recorded(run_id)
+        if key in client.get_run(id).data.tags:
+            client.delete_tag(id, key)
 
 
 def _check_tag(key: str) -> None:
@@ -258,18 +231,19 @@ def rename_run(run_id: str, name: str) -> None:
         raise ValueError("A run needs a name; type one.")
     refuse_secret("name", name)
     with changing():
-        open_store(create=False).update_run(_recorded(run_id), name=name)
+        client, id = _recorded(run_id)
+        client.update_run(id, name=name)
     run = Run(run_id)
     if run.exists:
         run.update(name=name)
 
 
-def _recorded(run_id: str) -> str:
-    """MLflow's id. Raises TrackerError for a run that it does not have yet."""
+def _recorded(run_id: str) -> tuple[MlflowClient, str]:
+    """MLflow, and its id of a run, which is brought there now if it is not yet. Raises TrackerError."""
     run = Run(run_id)
-    if run.exists and not SyncState.of(run).mlflow_id:
-        raise TrackerError("MLflow does not have this run yet; `tuner sync` brings it there, then try again.")
-    return mlflow_id(run_id)
+    if run.exists and not SyncState.of(run).mlflow_id and sync(run, wait=5) is None:
+        raise TrackerError("Another process is just bringing this run to MLflow; try again in a moment.")
+    return open_store(create=False), mlflow_id(run_id)
 
 
 # --- deleting
@@ -281,14 +255,16 @@ def delete_run(run_id: str) -> None:
     if run.exists and run.status().state not in ENDED:
         raise ValueError(f"{run.name} is {run.status().state}; stop it before you delete it.")
     with changing():
-        open_store(create=False).delete_run(_recorded(run_id))
+        client, id = _recorded(run_id)
+        client.delete_run(id)
     run.forget_secrets()
 
 
 def restore_run(run_id: str) -> None:
     """Bring a deleted run back."""
     with changing():
-        open_store(create=False).restore_run(_recorded(run_id))
+        client, id = _recorded(run_id)
+        client.restore_run(id)
 
 
 def purge(run_id: str) -> None:

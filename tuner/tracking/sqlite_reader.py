@@ -25,10 +25,11 @@ from tuner.tracking.store import TrackerError, sentence
 INFINITE = 1.7976931348623157e308  # what MLflow stores for an infinity
 
 
-# What is read here, table by table; MLflow may change its tables with any version.
+# What is read here, and written of a new run, table by table; MLflow may change its tables with any version.
 KNOWN = {
-    "runs": "run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id",
-    "experiments": "experiment_id, name",
+    "runs": "run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id, artifact_uri, user_id, "
+    "source_type, source_name, entry_point_name, source_version",
+    "experiments": "experiment_id, name, artifact_location",
     "params": "run_uuid, key, value",
     "tags": "run_uuid, key, value",
     "latest_metrics": "run_uuid, key, value, is_nan, step, timestamp",

@@ -130,7 +130,7 @@ def as_default() -> Iterator[None]:
 
 
 def warm() -> threading.Thread:
-    """Import MLflow and open the store in the background, so that the first launch does not wait for it."""
+    """Import MLflow and open the store in the background, so that the first note or deletion does not wait for it."""
 
     def work() -> None:
         with contextlib.suppress(TrackerError):
@@ -232,6 +232,8 @@ def sentence(error: Exception) -> str:
         return (
             f"{place} cannot be written to; give yourself the right to write it, what is new waits till then."
         )
+    if "unable to open database" in said:
+        return f"{place} cannot be opened; give yourself the right to read and write it, what is new waits till then."
     if "disk is full" in said:
         return f"The disk of {place} is full; free some space, what is new waits in the run's folder."
     if "not a database" in said or "malformed" in said:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields
 
+from tuner.runs import locks
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run
 
@@ -39,7 +37,7 @@ class SyncState:
 
 
 def mlflow_id(run_id: str) -> str:
-    """MLflow's id of a run: the run's own, unless MLflow was away when the run was made."""
+    """MLflow's id of a run: the run's own, but of one here that a server has, for a server lets nobody choose."""
     return SyncState.of(Run(run_id)).mlflow_id or run_id
 
 
@@ -50,19 +48,6 @@ def is_mirrored(run: Run) -> bool:
     return True
 
 
-@contextmanager
-def held(run: Run, wait: float = 0.0) -> Iterator[bool]:
+def held(run: Run, wait: float = 0.0) -> AbstractContextManager[bool]:
     """Whether this process is the one that sends for the run; two at once would double a resumed run's steps."""
-    with (run.folder / "tracking.lock").open("w") as file:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.05)
-            else:
-                yield True
-                return
+    return locks.trying(run.folder / "tracking.lock", wait)

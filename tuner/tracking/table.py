@@ -146,6 +146,8 @@ class Table:
             return float(worked) if worked else max(0.0, head.ended - head.created)
         kind, _, key = name.partition(".")
         value = self.column(*COLUMNS.get(name, (kind, key))).get(run_id)
+        if name == "parent":
+            return self._folder_of.get(str(value), value)
         return _as_number(value) if kind == "params" else value
 
     def state(self, run_id: str) -> State:
@@ -321,6 +323,7 @@ class Table:
         known = details or self._untold(run_id)
         status = self.status(run_id) if local else _status_of(head, known)
         live = local and status.state not in ENDED
+        parent = known.tags.get(PARENT, "")
         return RunRow(
             id=run_id,
             name=head.name,
@@ -340,7 +343,7 @@ class Table:
             facts={k: v for k, v in known.tags.items() if is_own(k)},
             note=known.tags.get(NOTE, ""),
             deleted=head.deleted,
-            parent=known.tags.get(PARENT, ""),
+            parent=self._folder_of.get(parent, parent),
             spark=spark(run) if live else _spark_of(known),
             local=local,
         )

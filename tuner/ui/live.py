@@ -82,7 +82,7 @@ def _of(used: int, total: int) -> str:
 
 @st.cache_resource(show_spinner=False)
 def warm() -> None:
-    """Once a server, a little after its first page: get MLflow ready, so that no launch waits for its import."""
+    """Once a server, a little after its first page: get MLflow ready, so that no change of a run waits for its import."""
     later = threading.Timer(WARM_AFTER, _get_ready)
     later.daemon = True
     later.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from tuner.config.aliases import renamed
 from tuner.config.config import KNOBS, dump, read, to_yaml
 from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
+from tuner.runs.files import replace_text
 
 
 def drafts() -> Path:
@@ -41,7 +41,7 @@ def keep_draft(name: str, values: Mapping[str, Any]) -> None:
     """Replace a draft whole. A draft that cannot be written is not worth an interruption."""
     with suppress(OSError):
         drafts().mkdir(parents=True, exist_ok=True)
-        _replace(drafts() / f"{name}.yaml", dump(values))
+        replace_text(drafts() / f"{name}.yaml", dump(values))
 
 
 def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def save_config(name: str, values: Mapping[str, Any]) -> Path:
     """Write a config under a name that a person gave."""
     saved().mkdir(parents=True, exist_ok=True)
     path = saved() / f"{paths.slug(name)}.yaml"
-    _replace(path, to_yaml(values))
+    replace_text(path, to_yaml(values))
     return path
 
 
@@ -81,12 +81,6 @@ def read_config(source: str | Path) -> tuple[dict[str, Any], str]:
         return renamed(read(source)), ""
     except ConfigError as error:
         return {}, str(error)
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
 
 
 # --- the URL -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ a resumed run, a second epoch and another run over the same model and data find 
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tuner.engine.packed.rows import Unit, split_units
+from tuner.runs.files import replacing
 
 logger = logging.getLogger(__name__)
 Scorer = Callable[[list[Unit]], NDArray[np.float32]]
@@ -63,10 +63,8 @@ class ReferenceCache:
         self.path.parent.mkdir(exist_ok=True)  # not its parents: a studio that was deleted must stay so
         keys = np.frombuffer(b"".join(self.values), dtype=np.uint8).reshape(-1, 16)
         values = np.fromiter(self.values.values(), dtype=np.float32)
-        part = self.path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
+        with replacing(self.path) as part, part.open("wb") as file:
             np.savez(file, keys=keys, values=values)
-        part.replace(self.path)
         self.unsaved = 0
 
     def _load(self) -> None:
