@@ -209,3 +209,14 @@ def plain_loss(model, rows: list[dict]) -> float:
         if (mask := labels[1:] != -100).any()
     ]
     return -torch.cat(scored).mean().item()
+
+
+def test_a_whole_model_in_float32_computes_in_bfloat16_where_that_is_asked_for(tmp_path: Path) -> None:
+    model, seen = whole(), []
+    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    before = [p.data.clone() for p in model.parameters()]
+    made = arguments(tmp_path, max_steps=2, bf16=True)
+    PackedTrainer(model, made, token_rows(), objective=tokens).train()
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))

@@ -51,6 +51,10 @@ def _forward(
 ) -> tuple[Tensor, None]:
     """q [1, Hq, T, D], k and v [1, Hk, T, D] -> [1, T, Hq, D]."""
     row = _current[-1]
+    if torch.is_autocast_enabled(
+        query.device.type
+    ):  # as torch's own attention; rotary embedding leaves float32
+        query, key, value = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (query, key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     if not q.is_cuda:

@@ -257,8 +257,8 @@ class PackedTrainer(Trainer):
         if fused_refusal(self.model) is None:
             policy: Policy = FusedPolicy(self.model, rows.logits_bytes)
         else:
-            autocast = self.compute_loss_context_manager
-            policy = AutogradPolicy(self.model, autocast, rows.logits_bytes)
+            # accelerate wraps the whole model's forward in it, and here its parts are called
+            policy = AutogradPolicy(self.model, self.accelerator.autocast, rows.logits_bytes)
         policy.recompute = rows.recompute
         return policy
 
