@@ -20,6 +20,7 @@ from typing import IO, Any
 from tuner import hardware, paths, private, process
 from tuner.config.config import Config
 from tuner.config.run_config import RunConfig
+from tuner.engine import library_imports
 from tuner.engine.live import LiveRun
 from tuner.jobs import planning
 from tuner.jobs.live import Live, Outcome, StoppedError, gone
@@ -151,8 +152,9 @@ def _train(live: LiveRun) -> Outcome:
         live.note(plain(said))
     with only_whole_checkpoints(live):
         with live.phase("loading_libraries"):
-            quieten()
             only_tensors(live.config)
+            library_imports.begin(live.config)
+            quieten()
             train = work_of(live.config)
         with private.shared(live.output) if live.config.output_dir else nullcontext():
             result = train(live.config, live)
