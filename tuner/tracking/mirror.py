@@ -185,7 +185,7 @@ def _send_metrics(client: MlflowClient, run: Run, ledger: SyncState) -> int:
 
 
 def _send_state(client: MlflowClient, run: Run, ledger: SyncState, status: Status) -> None:
-    if ledger.state == _state_mark(status):
+    if ledger.state == state_mark(status):
         return
     tags: dict[str, str] = {"state": status.state}
     if status.cause or ledger.state:
@@ -198,11 +198,12 @@ def _send_state(client: MlflowClient, run: Run, ledger: SyncState, status: Statu
     else:
         _tag(client, ledger.mlflow_id, tags)
         client.update_run(ledger.mlflow_id, status=MLFLOW_STATUS[status.state])
-    ledger.state = _state_mark(status)
+    ledger.state = state_mark(status)
     ledger.write(run)
 
 
-def _state_mark(status: Status) -> str:
+def state_mark(status: Status) -> str:
+    """A state as it is noted once MLflow knows of it."""
     # A run that fails, is resumed and fails again has ended twice.
     return f"{status.state}@{status.ended:.3f}" if status.state in ENDED else status.state
 
