@@ -12,13 +12,20 @@ from transformers.utils import import_utils
 
 from tuner.engine import library_imports
 
+ROOT = Path(__file__).parents[1]
 MODELS = Path(import_utils.__file__).parents[1] / "models"
 LOADED = """
 import json, sys
 from tuner.config.config import make, parse_words
 from tuner.engine import library_imports
-library_imports.begin(make(parse_words(sys.argv[1:])))
-from tuner.engine import choice, samples, trainer
+from pathlib import Path
+config = make(parse_words(sys.argv[1:]))
+with library_imports.without_bitsandbytes(config):
+    library_imports.begin()
+    from tuner.engine import adapters, choice, models, samples, trainer
+    from peft import get_peft_model
+    model = models.load(config, models.Source(Path("data/starter"), ""), bits=None, whole=False)
+    get_peft_model(model, adapters.lora(config, model))
 there = [name for name in ("datasets", "pandas", "scipy", "sklearn", "bitsandbytes", "trl") if name in sys.modules]
 import datasets, transformers
 print(json.dumps([there, transformers.LlamaForCausalLM.__name__, datasets.Dataset.__name__]))
@@ -26,7 +33,9 @@ print(json.dumps([there, transformers.LlamaForCausalLM.__name__, datasets.Datase
 
 
 def loaded(*words: str) -> list[object]:
-    ran = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", LOADED, *words], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     found: list[object] = json.loads(ran.stdout.splitlines()[-1])
     return found
 

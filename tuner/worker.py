@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -150,10 +151,10 @@ def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
     for said in preflight.notes(live.config):
         live.note(plain(said))
-    with only_whole_checkpoints(live):
+    with only_whole_checkpoints(live), library_imports.without_bitsandbytes(live.config):
         with live.phase("loading_libraries"):
             only_tensors(live.config)
-            library_imports.begin(live.config)
+            library_imports.begin()
             quieten()
             train = work_of(live.config)
         with private.shared(live.output) if live.config.output_dir else nullcontext():
@@ -265,4 +266,6 @@ class TeeStream(io.TextIOBase):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tuner.worker RUN_ID")
-    sys.exit(main(sys.argv[1]))
+    ended = main(sys.argv[1])
+    gc.freeze()  # the interpreter would look through all of it for garbage once more
+    sys.exit(ended)

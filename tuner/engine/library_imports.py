@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tuner import paths
+from tuner import paths, process
 from tuner.config import libraries
 from tuner.config.config import Config
 from tuner.config.models import read_config
@@ -32,13 +32,28 @@ UNUSED = ("datasets", "pandas", "scipy", "sklearn")
 """transformers' Trainer tells data sets of `datasets` from others, and its rows here are never such."""
 
 
-def begin(config: Config) -> None:
+def begin() -> None:
     """Import what every stage of a training run builds on."""
-    unused = UNUSED if _may_need_bitsandbytes(config) else (*UNUSED, "bitsandbytes")
     sys.meta_path.insert(0, _Remembering())
-    with absent(unused):
+    with process.importing(), absent(UNUSED):
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401
+
+
+@contextmanager
+def without_bitsandbytes(config: Config) -> Iterator[None]:
+    """A run in this block does without the library if it can: PEFT imports it for any adapter, and much of torch with it."""
+    if _may_need_bitsandbytes(config):
+        yield
+        return
+    try:
+        with absent(["bitsandbytes"]):
+            yield
+    finally:
+        from peft import import_utils
+
+        import_utils.is_bnb_available.cache_clear()  # another run in this process may need it
+        import_utils.is_bnb_4bit_available.cache_clear()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tuner.text.message import message
 from tuner.tracking.mirror import Mirror, sync
 from tuner.tracking.outcome import is_settled
 from tuner.tracking.registration import register_pending
-from tuner.tracking.store import TrackerError
+from tuner.tracking.store import TrackerError, open_store
 
 
 class MirrorProcess:
@@ -104,6 +104,8 @@ def main(run_id: str) -> None:
     process.begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which may have to save
     run = Run(run_id)
+    with process.importing(), suppress(TrackerError):  # where there is none yet, the mirror makes one
+        open_store(create=False)
     mirror = Mirror(run)
     for line in sys.stdin:
         os.write(0, f"{json.dumps(WORDS[line.strip()](run, mirror))}\n".encode())
