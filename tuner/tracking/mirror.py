@@ -343,6 +343,8 @@ class Mirror:
     def __init__(self, run: Run, every: float = 2.0, longest_wait: float = 15.0):
         self._run, self._every, self._longest = run, every, longest_wait
         self._end = threading.Event()
+        self.tried = threading.Event()
+        """Set once MLflow has the run, or could not be told of it at the first attempt."""
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -368,6 +370,7 @@ class Mirror:
         while True:
             last = self._end.is_set()
             said = self._pass(ledger)
+            self.tried.set()
             wait = min(wait * 2, self._longest) if said else self._every
             if last:
                 return

@@ -80,6 +80,7 @@ class MirrorProcess:
 
 
 def _register(run: Run, mirror: Mirror) -> dict[str, str]:
+    mirror.tried.wait(30.0)
     try:
         register_pending(run)
     except BrokenWeights as error:
