@@ -34,7 +34,8 @@ UNUSED = ("datasets", "pandas", "scipy", "sklearn")
 
 def begin() -> None:
     """Import what every stage of a training run builds on."""
-    sys.meta_path.insert(0, _Remembering())
+    if "transformers" not in sys.modules:
+        sys.meta_path.insert(0, _Remembering())
     with process.importing(), absent(UNUSED):
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401
@@ -124,7 +125,7 @@ def remembered(
 
 def _is_installed(folder: Path) -> bool:
     """Whether files change with the version only, as they do not in a checkout."""
-    return "site-packages" in folder.parts
+    return bool({"site-packages", "dist-packages"} & set(folder.parts))
 
 
 def _to_plain(found: Structure) -> list[Any]:
