@@ -217,7 +217,6 @@ def test_the_time_left_is_right_whatever_the_clock_says(home: Path, monkeypatch:
         eta = run.status().eta
         assert eta is not None and 30 < eta < 600
     live.log.close()
-    assert live.mirror is not None and live.mirror.close()
 
 
 def test_a_run_nobody_made_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

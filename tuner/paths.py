@@ -32,6 +32,11 @@ def models() -> Path:
     return mlruns() / "models"
 
 
+def user_cache() -> Path:
+    """What is made once for all studios of a person, and made anew where it is missing."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuner"
+
+
 def package() -> Path:
     """The installed package: recipes and other files that ship with it."""
     return Path(__file__).resolve().parent

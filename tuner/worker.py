@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -20,6 +21,7 @@ from typing import IO, Any
 from tuner import hardware, paths, private, process
 from tuner.config.config import Config
 from tuner.config.run_config import RunConfig
+from tuner.engine import library_imports
 from tuner.engine.live import LiveRun
 from tuner.jobs import planning
 from tuner.jobs.live import Live, Outcome, StoppedError, gone
@@ -31,8 +33,9 @@ from tuner.runs.run import Run
 from tuner.runs.status import State
 from tuner.runs.weights import check_finite
 from tuner.text.message import message, plain
-from tuner.tracking import adapters
-from tuner.tracking.outcome import finish
+from tuner.tracking.mirror_process import MirrorProcess
+from tuner.tracking.outcome import conclude
+from tuner.tracking.registration import ask_to_register
 from tuner.tracking.store import TrackerError
 
 EXIT = {"finished": 0, "stopped": 0, "failed": 1}
@@ -60,13 +63,13 @@ def run_here(run: Run) -> int:
     """Live a run in this process, its output in log.txt too. Raises locks.LockHeldError when another worker has it."""
     lock = worker_lock.hold(run)
     try:
-        with logging_to(run):
-            return _live(run)
+        with logging_to(run), MirrorProcess(run) as mirror:
+            return _live(run, mirror)
     finally:
         os.close(lock)
 
 
-def _live(run: Run) -> int:
+def _live(run: Run, mirror: MirrorProcess) -> int:
     run.update(
         state="preparing",
         started=time.time(),
@@ -82,7 +85,7 @@ def _live(run: Run) -> int:
         config = run.config()
         live = LiveRun(run, config) if isinstance(config, Config) else Live(run)
         with live.listening(), measuring(live):
-            result = _train(live) if isinstance(live, LiveRun) else work_of(config)(config, live)
+            result = _train(live, mirror) if isinstance(live, LiveRun) else work_of(config)(config, live)
         state, reason = _ended(live, result)
     except StoppedError:
         state, reason = _ended(live, Outcome(stopped=True))
@@ -95,7 +98,7 @@ def _live(run: Run) -> int:
     run.forget_requests()
     planning.record(run, seconds=run.status().worked_now())
     run.update(phase="closing", **reason.changes())  # decided: whoever finds this process dead reads it here
-    finish(
+    conclude(
         run,
         state,
         reason.cause,
@@ -105,21 +108,20 @@ def _live(run: Run) -> int:
         remedies=reason.remedies,
         exit_code=EXIT[state],
     )
+    mirror.settle()
     print(f"{run.id} {state}" + (f": {reason.sentence}" if reason.sentence else ""), flush=True)
     return EXIT[state]
 
 
 @contextmanager
 def measuring(live: Live) -> Iterator[None]:
-    """Sample the machine's load as long as the run lives; at the end send MLflow what it does not have."""
+    """Sample the machine's load as long as the run lives."""
     system = SystemMetrics(live.run, live.log)
     try:
         yield
     finally:
         system.close()
         live.log.close()
-        if live.mirror:
-            live.mirror.close()
 
 
 @contextmanager
@@ -145,19 +147,20 @@ def work_of(config: RunConfig) -> Callable[[RunConfig, Live], Outcome]:
     return found
 
 
-def _train(live: LiveRun) -> Outcome:
+def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
     for said in preflight.notes(live.config):
         live.note(plain(said))
-    with only_whole_checkpoints(live):
+    with only_whole_checkpoints(live), library_imports.without_bitsandbytes(live.config):
         with live.phase("loading_libraries"):
-            quieten()
             only_tensors(live.config)
+            library_imports.begin()
+            quieten()
             train = work_of(live.config)
         with private.shared(live.output) if live.config.output_dir else nullcontext():
             result = train(live.config, live)
         if result.weights and not result.stopped:
-            _keep(live, result, result.weights)
+            _keep(live, mirror, result, result.weights)
         return result
 
 
@@ -187,7 +190,7 @@ def quieten() -> None:
     logging.disable_progress_bar()
 
 
-def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
+def _keep(live: LiveRun, mirror: MirrorProcess, result: Outcome, folder: Path) -> None:
     """Check that what came out is made of finite numbers; register an adapter."""
     if not result.adapter:
         for path in folder.glob("*.safetensors"):
@@ -195,11 +198,10 @@ def _keep(live: LiveRun, result: Outcome, folder: Path) -> None:
         return
     with live.phase("registering"):
         try:
-            row = adapters.register(live.run, folder, base=result.base, name=lineage(live.config))
+            ask_to_register(live.run, folder, result.base, lineage(live.config))
+            mirror.register()
         except TrackerError as away:
             live.note(message("note.unregistered", folder=str(folder), detail=str(away)))
-        else:
-            live.record(adapter=row.name, adapter_version=row.version)
 
 
 def _ended(live: Live, result: Outcome) -> tuple[State, reasons.Reason]:
@@ -264,4 +266,6 @@ class TeeStream(io.TextIOBase):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tuner.worker RUN_ID")
-    sys.exit(main(sys.argv[1]))
+    ended = main(sys.argv[1])
+    gc.freeze()  # the interpreter would look through all of it for garbage once more
+    sys.exit(ended)

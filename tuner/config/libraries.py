@@ -117,6 +117,11 @@ def need(library: Library | None, knob: str) -> None:
         raise ConfigError([library.missing(knob)])
 
 
+def asked(config: Config) -> Iterator[Library]:
+    """Every library that this config asks for."""
+    return (library for _, library, _ in _asked(config))
+
+
 def _asked(config: Config) -> Iterator[tuple[str, Library, dict[str, Any]]]:
     for knob in ("quantization_bit", "ref_model_quantization_bit"):
         if getattr(config, knob):

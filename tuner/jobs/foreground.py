@@ -27,6 +27,8 @@ from tuner.text.message import Message, message
 Say = Callable[[str], None]
 LOOK = 2.0
 """Seconds between two looks whether there is a supervisor."""
+STARTS = 10.0
+"""Seconds that one may take to start, while the worker imports its libraries, before another is started in its place."""
 
 
 def _to_stderr(sentence: str) -> None:
@@ -47,9 +49,10 @@ def run_in_foreground(
         look_again = 0.0
         while process.poll() is None:
             if time.monotonic() >= look_again:
-                with suppress(OSError):  # the run itself goes on
-                    ensure_supervisor()  # one that was killed leaves this worker unwatched, and all that wait
                 look_again = time.monotonic() + LOOK
+                with suppress(OSError):  # the run itself goes on
+                    # one that was killed leaves this worker unwatched, and all that wait
+                    look_again += STARTS if ensure_supervisor() else 0.0
             time.sleep(0.1)
             shown = _show(run, shown)
     _show(run, shown)

@@ -20,7 +20,6 @@ from tuner.runs.inputs import DataInput, record_inputs
 from tuner.runs.metrics import MetricsLog
 from tuner.runs.run import Run
 from tuner.text.message import Message, render, term
-from tuner.tracking.mirror import Mirror
 
 Asked = Literal["stop", "cancel"]
 MIN_WRITE_INTERVAL = 0.3  # seconds between two writes of the status: a reader polls once a second
@@ -71,7 +70,6 @@ class Live:
         self.run = run
         self.output = output or run.folder / "output"
         self.log = MetricsLog(run)
-        self.mirror: Mirror | None = None
         self.asked: Asked | None = None
         self.at_work = False  # from the first step on, the work ends itself when asked to, and saves
         self.quiet = threading.Event()  # set on every rank but the first
@@ -174,9 +172,6 @@ class Live:
     def began(self, step: int, total: int) -> None:
         """The first step is about to be made; `step` are done already, of `total`."""
         self.at_work = True
-        self.mirror = self.mirror or Mirror(
-            self.run
-        )  # not before: importing mlflow would delay the first step
         if self.quiet.is_set():
             return
         self._works_since = time.monotonic()

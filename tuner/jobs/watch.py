@@ -23,6 +23,7 @@ from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State, Status
 from tuner.text import message
 from tuner.text.message import Message, render
+from tuner.tracking.outcome import is_settled
 
 STALL_FLOOR = 60.0
 """Seconds without a step before anything is said; a slow step is no stall."""
@@ -251,9 +252,8 @@ def finalize(run: Run, exit_code: int | None, oom_killed: bool = False) -> Statu
     `exit_code` as subprocess has it; None when nobody watched.
     """
     status = run.status()
-    worked = exit_code is not None and exit_code >= 0
     if status.state in ENDED:
-        if not worked or status.tracking:  # it may have died between its last word and MLflow's
+        if not is_settled(run) or status.tracking:  # it may have died between its last word and MLflow's
             mark_unsettled(run)
         return status
     mark_unsettled(run)

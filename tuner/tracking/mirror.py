@@ -164,7 +164,7 @@ def _send_metrics(client: MlflowClient, run: Run, ledger: SyncState) -> int:
 
 
 def _send_state(client: MlflowClient, run: Run, ledger: SyncState, status: Status) -> None:
-    if ledger.state == _state_mark(status):
+    if ledger.state == state_mark(status):
         return
     tags: dict[str, str] = {"state": status.state}
     if status.cause or ledger.state:
@@ -177,11 +177,12 @@ def _send_state(client: MlflowClient, run: Run, ledger: SyncState, status: Statu
     else:
         _tag(client, ledger.mlflow_id, tags)
         client.update_run(ledger.mlflow_id, status=MLFLOW_STATUS[status.state])
-    ledger.state = _state_mark(status)
+    ledger.state = state_mark(status)
     ledger.write(run)
 
 
-def _state_mark(status: Status) -> str:
+def state_mark(status: Status) -> str:
+    """A state as it is noted once MLflow knows of it."""
     # A run that fails, is resumed and fails again has ended twice.
     return f"{status.state}@{status.ended:.3f}" if status.state in ENDED else status.state
 
@@ -321,6 +322,8 @@ class Mirror:
     def __init__(self, run: Run, every: float = 2.0, longest_wait: float = 15.0):
         self._run, self._every, self._longest = run, every, longest_wait
         self._end = threading.Event()
+        self.tried = threading.Event()
+        """Set once MLflow has the run, or could not be told of it at the first attempt."""
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -346,6 +349,7 @@ class Mirror:
         while True:
             last = self._end.is_set()
             said = self._pass(ledger)
+            self.tried.set()
             wait = min(wait * 2, self._longest) if said else self._every
             if last:
                 return

@@ -16,12 +16,12 @@ from tuner.runs.inputs import record_inputs
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State
 from tuner.text.message import Message, message
-from tuner.tracking.mirror import sync
+from tuner.tracking.mirror import state_mark, sync
 from tuner.tracking.registration import waits
 from tuner.tracking.store import TrackerError
 from tuner.tracking.sync_state import SyncState
 
-__all__ = ["finish", "record_inputs", "settle"]
+__all__ = ["conclude", "finish", "record_inputs", "settle"]
 
 # Files of an output folder that belong to the record of a run; weights go to the registry.
 RECORDS = (
@@ -48,10 +48,26 @@ def finish(
     timeout: float = 30.0,
     **changes: Any,
 ) -> bool:
-    """Set a run's outcome: in its folder at once, in MLflow within `timeout` seconds or by a later sync.
+    """Set a run's outcome: in its folder at once, as `conclude` does, in MLflow within `timeout` seconds or by a later
+    sync. Returns whether MLflow has it all.
+    """
+    conclude(run, state, cause, output=output, files=files, **changes)
+    return settle(run, timeout)
+
+
+def conclude(
+    run: Run,
+    state: State,
+    cause: Message = Message(),  # noqa: B008  frozen
+    *,
+    output: Path | None = None,
+    files: Sequence[Path] = (),
+    **changes: Any,
+) -> None:
+    """Set a run's outcome in its folder.
 
     `cause` is why, empty where it finished; `output` the folder whose records are kept as artifacts, `files` others;
-    `changes` are further fields of the status. Returns whether MLflow has it all.
+    `changes` are further fields of the status.
     """
     if state not in ENDED:
         raise ValueError(f"A run does not end as {state}; it ends as {', '.join(sorted(ENDED))}.")
@@ -69,7 +85,6 @@ def finish(
         run
     ):  # any other run may be resumed and need them
         run.forget_secrets()
-    return settle(run, timeout)
 
 
 def settle(run: Run, timeout: float = 30.0) -> bool:
@@ -94,7 +109,7 @@ def settle(run: Run, timeout: float = 30.0) -> bool:
 def is_settled(run: Run) -> bool:
     """Whether MLflow knows of the outcome in the run's folder, and has its adapter."""
     status = run.status()
-    return SyncState.of(run).state.partition("@")[0] == status.state and not waits(run)
+    return SyncState.of(run).state == state_mark(status) and not waits(run)
 
 
 def forget_old_secrets() -> list[Run]:

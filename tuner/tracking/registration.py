@@ -71,9 +71,38 @@ def register(
     `base` and `name` default to the run's own model and name. Raises BrokenWeights where the weights are not finite or
     not there, TrackerError where MLflow cannot take them (a later sync does it then).
     """
-    values = run.values()
-    base = base or str(values.get("model_name_or_path") or "")
+    base = base or str(run.values().get("model_name_or_path") or "")
     name = model_name(name or run.name)
+    request, files = _request(run, adapter_dir, base, name, aliases, note)
+    known = _registered(run, name, files)
+    if known is None:
+        if not SyncState.of(run).mlflow_id:
+            raise TrackerError("MLflow does not have this run yet; its adapter follows once it has.")
+        tags = _tags(run, adapter_dir, base, files)
+        with explained(BrokenWeights):
+            model = _logged(run, request, [adapter_dir / part for part in files], tags)
+            version = _version(run, request, model, tags)
+            for alias in aliases:
+                open_store().set_registered_model_alias(name, alias, str(version))
+            changed()
+        known = next(row for row in list_adapters(name) if row.version == version)
+    request.done()
+    run.update(adapter=known.name, adapter_version=known.version)
+    return known
+
+
+def ask_to_register(run: Run, adapter_dir: Path, base: str, name: str) -> None:
+    """Note in the run's folder what `register_pending` is to register. Raises BrokenWeights as `register` does."""
+    _request(run, adapter_dir, base, model_name(name), (), "")
+
+
+Files = dict[str, tuple[int, str]]
+"""The size and the sha256 of each file, by its name."""
+
+
+def _request(
+    run: Run, adapter_dir: Path, base: str, name: str, aliases: Iterable[str], note: str
+) -> tuple[Request, Files]:
     parts = _parts(adapter_dir)
     weights = [path for path in parts if path.suffix == ".safetensors"]
     if not weights:
@@ -88,21 +117,7 @@ def register(
         "aliases": list(aliases),
         "note": note,
     }
-    request = Request(run, asked, weights_digest(files))
-    known = _registered(run, name, files)
-    if known is None:
-        if not SyncState.of(run).mlflow_id:
-            raise TrackerError("MLflow does not have this run yet; its adapter follows once it has.")
-        tags = _tags(run, adapter_dir, base, files)
-        with explained(BrokenWeights):
-            version = _version(run, request, _logged(run, request, parts, tags), tags)
-            for alias in aliases:
-                open_store().set_registered_model_alias(name, alias, str(version))
-            changed()
-        known = next(row for row in list_adapters(name) if row.version == version)
-    request.done()
-    run.update(adapter=known.name, adapter_version=known.version)
-    return known
+    return Request(run, asked, weights_digest(files)), files
 
 
 class Request:

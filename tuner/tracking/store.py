@@ -302,7 +302,7 @@ def new_database(file: Path) -> None:
 def _schema() -> str:
     """The tables of the installed MLflow: shipped, or made once and kept in the user's cache."""
     version = importlib.metadata.version("mlflow")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuner"
+    cache = paths.user_cache()
     for file in (SHIPPED_SCHEMA, cache / f"mlflow-{version}.sql"):
         with contextlib.suppress(OSError):
             text = file.read_text(encoding="utf-8")
