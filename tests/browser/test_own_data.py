@@ -12,13 +12,15 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import still  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
 
 def choose(page, key: str, option: str) -> None:
-    app, field = page.get_by_test_id("stApp"), page.locator(f".st-key-{key} input")
-    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60_000)
+    field = page.locator(f".st-key-{key} input")
+    still(page)
     expect(field).to_have_count(1)  # a field that is replaced is drawn twice for a moment
     field.click()
     page.get_by_role("option", name=option).first.click()
@@ -52,6 +54,7 @@ def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) 
     page.get_by_role("link", name="chat").click()
     expect(page.get_by_role("heading", name="chat")).to_be_visible()
     expect(page.locator("[class*=st-key-use-chat]")).to_be_visible()
+    still(page)  # a button that is replaced misses a click
     page.get_by_role("button", name="Use in a new run").click()
     expect(page.locator(".st-key-field-dataset")).to_contain_text("chat")
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
@@ -86,6 +89,7 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     page.get_by_role("button", name="Make the report").click()
     expect(page.get_by_text("Rows read", exact=True)).to_be_visible()
 
+    still(page)
     page.get_by_role("button", name="Use in a new run").click()
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
     choose(page, "field-model_name_or_path", "models/tiny")

@@ -13,6 +13,8 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import still  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 STARTER = Path(__file__).parents[2] / "data"
@@ -35,18 +37,10 @@ def type_into(page, name: str, text: str) -> None:
     typed = field(page, name).locator("input").first
     typed.fill(text)
     typed.press("Enter")
-    settled(page)
+    still(page)
     expect(field(page, name).locator("input")).to_have_count(
         1
     )  # a field that is replaced is drawn twice for a moment
-
-
-def settled(page) -> None:
-    """Wait until Streamlit has finished a script run."""
-    page.wait_for_timeout(250)
-    page.wait_for_function(
-        "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState !== 'running'"
-    )
 
 
 def start_from(page, recipe: str) -> None:
@@ -57,7 +51,7 @@ def start_from(page, recipe: str) -> None:
 def open_page(page, name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
-    settled(page)
+    still(page)
 
 
 def first_sample(file: Path) -> tuple[str, str, str]:
@@ -94,7 +88,7 @@ def test_the_whole_way(studio, page, record) -> None:
     page.get_by_text(
         "Advanced", exact=True
     ).click()  # overtakes the drawing of the recipe, which must not suffer
-    settled(page)
+    still(page)
     expect(field(page, "model_name_or_path").locator("input")).to_have_value(re.compile("data/starter"))
     type_into(page, "learning_rate", "fast")
     expect(field(page, "learning_rate").get_by_text("valid number")).to_be_visible()
@@ -104,6 +98,7 @@ def test_the_whole_way(studio, page, record) -> None:
     type_into(page, "max_steps", "40")
     expect(page.get_by_test_id("stCode").first).to_contain_text("--learning_rate 0.001")
     expect(page.get_by_test_id("stCode").first).to_contain_text("--dataset starter_dpo")
+    expect(page.get_by_test_id("stCode").first).to_contain_text("--max_steps 40")
 
     # A reload loses nothing that was typed.
     page.reload()
