@@ -306,7 +306,7 @@ FILES |= {
     "safe_dump",
 }
 BROWSER = [ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "tuner" / "ui").glob("*.py")]
-BROWSER = [path for path in BROWSER if path.name not in ("writes.py", "serve.py")]
+BROWSER = [path for path in BROWSER if path.name not in ("writes.py", "server.py")]
 
 
 def named(tree: ast.Module) -> Iterator[str]:
