@@ -196,7 +196,7 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that fails the test if anything outside this machine is asked for."""
     tabs = browser.new_context(viewport={"width": 1440, "height": 1000})
     opened = tabs.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)  # a click waits as long as the page takes to be drawn
     opened.said = []
     opened.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
     opened.on("crash", lambda _: opened.said.append("the page crashed"))
