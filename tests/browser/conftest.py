@@ -22,7 +22,7 @@ sync_api = pytest.importorskip(
 )
 
 
-sync_api.expect.set_options(timeout=30_000)  # a busy machine is no fault
+sync_api.expect.set_options(timeout=60_000)  # a busy machine is no fault
 
 
 class Studio:

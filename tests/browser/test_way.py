@@ -102,6 +102,7 @@ def test_the_whole_way(studio, page, record) -> None:
 
     # A reload loses nothing that was typed.
     page.reload()
+    still(page)
     expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
     expect(launch).to_be_enabled()
     launch.click()
