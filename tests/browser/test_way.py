@@ -33,14 +33,12 @@ def field(page, name: str):
 
 
 def type_into(page, name: str, text: str) -> None:
-    """Type a knob's value and wait until the page has taken it."""
-    typed = field(page, name).locator("input").first
+    """Type a knob's value, once its field is there; a field that is replaced is drawn twice for a moment."""
+    still(page)
+    typed = field(page, name).locator("input")
+    expect(typed).to_have_count(1)
     typed.fill(text)
     typed.press("Enter")
-    still(page)
-    expect(field(page, name).locator("input")).to_have_count(
-        1
-    )  # a field that is replaced is drawn twice for a moment
 
 
 def start_from(page, recipe: str) -> None:
@@ -89,21 +87,22 @@ def test_the_whole_way(studio, page, record) -> None:
         "Advanced", exact=True
     ).click()  # overtakes the drawing of the recipe, which must not suffer
     still(page)
-    expect(field(page, "model_name_or_path").locator("input")).to_have_value(re.compile("data/starter"))
+    expect(field(page, "model_name_or_path").locator("input").first).to_have_value(re.compile("data/starter"))
     type_into(page, "learning_rate", "fast")
     expect(field(page, "learning_rate").get_by_text("valid number")).to_be_visible()
     expect(launch).to_be_disabled()
     type_into(page, "learning_rate", "1e-3")  # the recipe's way in fewer steps
-    expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
+    command = page.get_by_test_id("stCode").first
+    expect(command).to_contain_text("--learning_rate 0.001")
+    expect(field(page, "learning_rate").locator("input").first).to_have_value("0.001")
     type_into(page, "max_steps", "40")
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--learning_rate 0.001")
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--dataset starter_dpo")
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--max_steps 40")
+    expect(command).to_contain_text("--max_steps 40")
+    expect(command).to_contain_text("--dataset starter_dpo")
 
     # A reload loses nothing that was typed.
     page.reload()
     still(page)
-    expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
+    expect(field(page, "learning_rate").locator("input").first).to_have_value("0.001")
     expect(launch).to_be_enabled()
     launch.click()
 
