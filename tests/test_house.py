@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,13 @@ def room(module: str) -> str:
     raise AssertionError(f"{module} has no floor; give it one in DESIGN and here")
 
 
-def imports(path: Path, module: str, checking: bool = True) -> Iterator[str]:
+@cache
+def imports(path: Path, module: str, checking: bool = True) -> tuple[str, ...]:
     """What a module imports, inside functions too; without `checking` not what only a type checker reads."""
+    return tuple(_imports(path, module, checking))
+
+
+def _imports(path: Path, module: str, checking: bool) -> Iterator[str]:
     for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), checking):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -653,7 +654,10 @@ def test_whoever_looks_notices_that_the_supervisor_was_killed(
 
 
 def test_two_hundred_runs_wait_in_order_and_cost_a_look_little(quiet: None) -> None:
-    ids = [new_run(steps=1).id for _ in range(200)]
+    ids = [new_run(steps=1).id for _ in range(3)]
+    for _ in range(197):
+        ids.append(uuid.uuid4().hex)
+        shutil.copytree(Run(ids[0]).folder, Run(ids[-1]).folder)  # to write a config takes far longer
     for id in ids[:3]:
         submit.place(Run(id))
     with queue.changing() as now:

@@ -34,6 +34,7 @@ from tuner.tracking.runs import RunFilter
 from tuner.tracking.sqlite_reader import SqliteReader
 from tuner.tracking.sync_state import SyncState
 
+pytestmark = pytest.mark.usefixtures("libraries_looked_through_once")
 FEW, MANY = 50, 1000
 
 

@@ -16,6 +16,8 @@ import servers
 import tiny
 from conftest import ROOT
 
+from tuner import worker
+from tuner.config.config import make
 from tuner.jobs import reconcile, watch
 from tuner.runs.run import Run
 from tuner.text.message import plain
@@ -39,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def studio(
     request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """A studio whose runs go to one of the stores; two runs were trained in it by the command line."""
+    """A studio whose runs go to one of the stores; two runs were trained in it, the second by the command line."""
     home = tmp_path_factory.mktemp("studio")
     client_cache.clear()
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -56,24 +58,14 @@ def studio(
                 artifacts = "s3://tuner/artifacts"
             stack.enter_context(servers.mlflow_server(backend, port, home, artifacts, **env))
             patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        for rate in ("0.01", "0.02"):
-            words = [
-                "stage=sft",
-                "do_train=true",
-                f"model_name_or_path={model / 'model'}",
-                "dataset=chat",
-                f"learning_rate={rate}",
-            ]
-            words += [
-                f"dataset_dir={model / 'data'}",
-                "max_steps=4",
-                "logging_steps=1",
-                f"run_name=way-{rate}",
-            ]
-            done = subprocess.run(
-                [sys.executable, "-m", "tuner", "train", *words], cwd=ROOT, capture_output=True, text=True
-            )
-            assert done.returncode == 0, done.stderr[-2000:]
+        values = {"stage": "sft", "do_train": True, "dataset": "chat", "max_steps": 4, "logging_steps": 1}
+        values |= {"model_name_or_path": str(model / "model"), "dataset_dir": str(model / "data")}
+        first = runs.create_run(make(values | {"learning_rate": 0.01}), "way-0.01")
+        assert worker.run_here(first) == 0
+        second = [f"{name}={value}" for name, value in (values | {"learning_rate": 0.02}).items()]
+        words = [sys.executable, "-m", "tuner", "train", *second, "run_name=way-0.02"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
         yield home
 
 

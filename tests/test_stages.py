@@ -146,7 +146,15 @@ def _four_bits() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("case", TABLE, ids=lambda c: c.name)
+def cases() -> list[Any]:
+    """The table; what test_pissa.py holds to more is left to the slow suite here."""
+    return [
+        pytest.param(c, id=c.name, marks=[pytest.mark.slow] if "pissa_init" in c.changes else [])
+        for c in TABLE
+    ]
+
+
+@pytest.mark.parametrize("case", cases())
 def test_learns_saves_and_loads_elsewhere(studio: Path, case: Case) -> None:
     if case.needs and importlib.util.find_spec(case.needs) is None:
         pytest.skip(f"{case.needs} is not installed")

@@ -22,6 +22,7 @@ from tuner.runs.run import Run
 from tuner.tracking.runs import create_run, get_row
 from tuner.ui import people, writes
 
+pytestmark = pytest.mark.usefixtures("libraries_looked_through_once")
 ROOT = Path(__file__).parents[1]
 AUTH = """
 [auth]

@@ -22,7 +22,7 @@ sync_api = pytest.importorskip(
 )
 
 
-sync_api.expect.set_options(timeout=30_000)  # a busy machine is no fault
+sync_api.expect.set_options(timeout=60_000)  # a busy machine is no fault
 
 
 class Studio:
@@ -31,8 +31,8 @@ class Studio:
     program: tuple[str, ...] = (sys.executable, "-m", "tuner")
     """What a person types as `tuner`."""
 
-    def __init__(self, home: Path):
-        self.home = home
+    def __init__(self, home: Path, **environment: str):
+        self.home, self.more = home, environment
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -65,7 +65,7 @@ class Studio:
         """This home, this tree, and no hub nor anything cached from one: whatever a run needs must lie in the home."""
         own = {"TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
         hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(self.home / "empty-hub-cache")}
-        return {**os.environ, **own, **hub}
+        return {**os.environ, **own, **hub, **self.more}
 
     def tuner(self, *words: str) -> str:
         """A verb of the shell in this home, as a person types it; what it prints."""
@@ -99,13 +99,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(home: Path) -> Iterator[Studio]:
+def worker() -> str:
+    """The module whose process a run is; a test file that needs no training may bring another."""
+    return "tuner.worker"
+
+
+@pytest.fixture(scope="module")
+def studio(home: Path, worker: str) -> Iterator[Studio]:
     """The dashboard over that home."""
-    served = Studio(home)
+    served = Studio(home, TUNER_WORKER_MODULE=worker)
     served.start()
     yield served
     served.kill()
     _end_workers(home)
+
+
+def still(page: sync_api.Page) -> None:
+    """Until the script of the page has run to its end."""
+    app = page.get_by_test_id("stApp")
+    sync_api.expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=120_000)
 
 
 def _end_workers(home: Path) -> None:
@@ -184,7 +196,7 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that fails the test if anything outside this machine is asked for."""
     tabs = browser.new_context(viewport={"width": 1440, "height": 1000})
     opened = tabs.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)  # a click waits as long as the page takes to be drawn
     opened.said = []
     opened.on("pageerror", lambda error: opened.said.append(f"error: {error}"))
     opened.on("crash", lambda _: opened.said.append("the page crashed"))

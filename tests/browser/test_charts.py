@@ -1,4 +1,4 @@
-"""A run's charts in a real browser while it trains: they grow under the mouse, and what a person did to them holds."""
+"""A run's charts in a real browser while it goes on: they grow under the mouse, and what a person did to them holds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from tests.browser import paced_worker  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 LOSS = ".st-key-card-chart-loss .js-plotly-plot"
 POINTS = f"(document.querySelector('{LOSS}')?._fullData?.at(-1)?.x?.length ?? 0)"
+
+
+@pytest.fixture(scope="module")
+def worker() -> str:
+    """Points come, whatever they say; a training would take the processor from the browser."""
+    return paced_worker.NAME
 
 
 def more_points(page, than: int) -> int:
@@ -34,7 +42,7 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
     pace = ("--max_steps", "200000", "--save_steps", "200000", "--cutoff_len", "64", "--use_cpu", "True")
     run_id = studio.tuner("submit", *words, *pace, "--logging_steps", "5").split()[0]
     page.goto(f"{studio.url}/runs?run={run_id}")
-    points = more_points(page, 12)
+    more_points(page, 12)
     nodes = page.locator(".js-plotly-plot").count()
     assert nodes > 4
     page.evaluate("document.querySelectorAll('.js-plotly-plot').forEach(node => node.mine = true)")
@@ -48,6 +56,7 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 130, middle, steps=3)
     expect(page.locator(".zoombox")).to_be_attached()
+    points = page.evaluate(POINTS)
     page.wait_for_function(
         "before => Number(document.querySelector('.st-key-card-standing [data-testid=stProgress]')"
         ".innerText.replaceAll(',', '').match(/Step (\\d+)/)?.[1] ?? 0) > before",

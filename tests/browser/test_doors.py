@@ -14,7 +14,7 @@ from test_hosts import OWN, UPGRADE, status
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import FONTS, fonts  # noqa: E402
+from conftest import FONTS, fonts, still  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -135,14 +135,11 @@ def test_pages_ask_nothing_of_another_host_and_their_policy_hinders_nothing_of_t
     for name in (*PAGES, f"runs?run={run.id}", f"compare?runs={run.id}"):
         page.goto(f"{studio.url}/{name}")
         expect(page.get_by_test_id("stSidebarNav")).to_be_visible()
-        page.wait_for_timeout(400)
-        page.wait_for_function(
-            "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState !== 'running'"
+        still(page)
+    with page.expect_console_message(lambda said: "Content Security Policy" in said.text):
+        page.evaluate(
+            f"document.body.append(Object.assign(new Image(), {{src: {json.dumps(elsewhere.url)} + '/p'}}))"
         )
-    page.evaluate(
-        f"document.body.append(Object.assign(new Image(), {{src: {json.dumps(elsewhere.url)} + '/p'}}))"
-    )
-    page.wait_for_timeout(500)
     page.close()
     outside = [path for path in elsewhere.asked if path not in ("/", "/favicon.ico")]
     record_property("outside_requests", len(outside))

@@ -12,6 +12,8 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import still  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
@@ -45,12 +47,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LEADING = """host => [...document.querySelectorAll('a, img, iframe')].filter(
   e => new URL(e.href || e.src || '/', location).host.includes(host) || (e.href || '').startsWith('mailto:')).map(
   e => `${e.closest('[data-testid]')?.parentElement?.closest('[data-testid]')?.dataset.testid}: ${e.outerHTML.slice(0, 90)}`)"""
-
-
-def still(page) -> None:
-    """Until the script of the page has run to its end."""
-    app = page.get_by_test_id("stApp")
-    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60_000)
 
 
 def hostile_run(studio, record) -> tuple[str, str]:

@@ -12,13 +12,18 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import still  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
 
+# What is drawn anew misses a click: none is made before the page is still.
+
+
 def choose(page, key: str, option: str) -> None:
-    app, field = page.get_by_test_id("stApp"), page.locator(f".st-key-{key} input")
-    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=60_000)
+    field = page.locator(f".st-key-{key} input")
+    still(page)
     expect(field).to_have_count(1)  # a field that is replaced is drawn twice for a moment
     field.click()
     page.get_by_role("option", name=option).first.click()
@@ -41,17 +46,21 @@ def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) 
     folder.locator("input").press("Enter")
     expect(page.get_by_role("heading", name="mine")).to_be_visible()
     expect(folder).to_contain_text(str(own))
+    still(page)
     page.get_by_text("Bring your own").click()
     expect(page.get_by_text(f"is copied into {own / 'uploads'}")).to_be_visible()
 
     # A link says the folder; where another one has the set, the way there is one click.
     page.goto(f"{studio.url}/datasets?dataset=pairs&folder=own")
     expect(page.get_by_text(f"The data set pairs is not in {own}")).to_be_visible()
+    still(page)
     page.get_by_role("button", name="Show pairs of data").click()
     expect(page.get_by_role("heading", name="pairs")).to_be_visible()
+    still(page)
     page.get_by_role("link", name="chat").click()
     expect(page.get_by_role("heading", name="chat")).to_be_visible()
     expect(page.locator("[class*=st-key-use-chat]")).to_be_visible()
+    still(page)
     page.get_by_role("button", name="Use in a new run").click()
     expect(page.locator(".st-key-field-dataset")).to_contain_text("chat")
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
@@ -63,6 +72,8 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     own.write_text(json.dumps(rows))
 
     page.goto(f"{studio.url}/datasets")
+    expect(page.get_by_role("heading", name="Datasets", level=1)).to_be_visible()
+    still(page)
     page.get_by_text("Bring your own").click()
     page.locator(".st-key-bring input[type=file]").set_input_files(own)
     expect(page.get_by_text("No column has a usual name")).to_be_visible()
@@ -83,14 +94,17 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     assert "warm sun 0" in "".join(page.locator(".tokens .masked").all_text_contents())
 
     page.get_by_role("tab", name="Report").click()
+    still(page)
     page.get_by_role("button", name="Make the report").click()
     expect(page.get_by_text("Rows read", exact=True)).to_be_visible()
 
+    still(page)
     page.get_by_role("button", name="Use in a new run").click()
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
     choose(page, "field-model_name_or_path", "models/tiny")
     steps = page.locator(".st-key-card-run").get_by_test_id("stMetric").filter(has_text="Steps")
     expect(steps).to_contain_text("3")  # 12 rows, 16 examples a step, 3 epochs
+    still(page)
     page.get_by_role("button", name="Launch").click()
 
     standing = page.locator(".st-key-card-standing")

@@ -16,6 +16,10 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import still  # noqa: E402
+
+from tests.browser import paced_worker  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
@@ -27,6 +31,12 @@ WORDS = (
     *("--use_cpu", "True"),
     *("--per_device_train_batch_size", "8", "--cutoff_len", "64", "--logging_steps", "50"),
 )
+
+
+@pytest.fixture(scope="module")
+def worker() -> str:
+    """What is queued, stopped and resumed here is a run, whatever it learns."""
+    return paced_worker.NAME
 
 
 def submit(studio, name: str, *words: str) -> list[str]:
@@ -66,12 +76,6 @@ def open_run(page, name: str) -> None:
     page.get_by_test_id("stMain").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
     still(page)
-
-
-def still(page) -> None:
-    """Until the script of the page has run to its end."""
-    app = page.get_by_test_id("stApp")
-    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=120_000)
 
 
 class Wire:
@@ -138,6 +142,8 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     from tuner.runs.run import Run
 
     monkeypatch.setenv("TUNER_HOME", str(studio.home))
+    pace = studio.home / "pace"
+    pace.write_text("0.3")  # it is not over before it was looked at
     studio.tuner("queue", "--pause")
     (long,) = submit(studio, "long", "--max_steps", str(LONG), "--save_steps", str(LONG))
     first, second = submit(studio, "short", "--max_steps", "3", "--seed", "1,2")
@@ -186,6 +192,7 @@ def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.Monkey
     os.kill(worker, signal.SIGCONT)
     standing = page.locator(".st-key-card-standing")
     expect(standing).to_contain_text("Stopped at step")
+    pace.write_text("0")
     kept = checkpoints.latest(Run(long))
     assert kept is not None and (kept / "adapter_model.safetensors").is_file()
     page.get_by_role("tab", name="Checkpoints").click()

@@ -13,6 +13,8 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import still  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 STARTER = Path(__file__).parents[2] / "data"
@@ -31,22 +33,12 @@ def field(page, name: str):
 
 
 def type_into(page, name: str, text: str) -> None:
-    """Type a knob's value and wait until the page has taken it."""
-    typed = field(page, name).locator("input").first
+    """Type a knob's value, once its field is there; a field that is replaced is drawn twice for a moment."""
+    still(page)
+    typed = field(page, name).locator("input")
+    expect(typed).to_have_count(1)
     typed.fill(text)
     typed.press("Enter")
-    settled(page)
-    expect(field(page, name).locator("input")).to_have_count(
-        1
-    )  # a field that is replaced is drawn twice for a moment
-
-
-def settled(page) -> None:
-    """Wait until Streamlit has finished a script run."""
-    page.wait_for_timeout(250)
-    page.wait_for_function(
-        "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState !== 'running'"
-    )
 
 
 def start_from(page, recipe: str) -> None:
@@ -57,7 +49,7 @@ def start_from(page, recipe: str) -> None:
 def open_page(page, name: str) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
-    settled(page)
+    still(page)
 
 
 def first_sample(file: Path) -> tuple[str, str, str]:
@@ -94,20 +86,23 @@ def test_the_whole_way(studio, page, record) -> None:
     page.get_by_text(
         "Advanced", exact=True
     ).click()  # overtakes the drawing of the recipe, which must not suffer
-    settled(page)
-    expect(field(page, "model_name_or_path").locator("input")).to_have_value(re.compile("data/starter"))
+    still(page)
+    expect(field(page, "model_name_or_path").locator("input").first).to_have_value(re.compile("data/starter"))
     type_into(page, "learning_rate", "fast")
     expect(field(page, "learning_rate").get_by_text("valid number")).to_be_visible()
     expect(launch).to_be_disabled()
     type_into(page, "learning_rate", "1e-3")  # the recipe's way in fewer steps
-    expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
+    command = page.get_by_test_id("stCode").first
+    expect(command).to_contain_text("--learning_rate 0.001")
+    expect(field(page, "learning_rate").locator("input").first).to_have_value("0.001")
     type_into(page, "max_steps", "40")
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--learning_rate 0.001")
-    expect(page.get_by_test_id("stCode").first).to_contain_text("--dataset starter_dpo")
+    expect(command).to_contain_text("--max_steps 40")
+    expect(command).to_contain_text("--dataset starter_dpo")
 
     # A reload loses nothing that was typed.
     page.reload()
-    expect(field(page, "learning_rate").locator("input")).to_have_value("0.001")
+    still(page)
+    expect(field(page, "learning_rate").locator("input").first).to_have_value("0.001")
     expect(launch).to_be_enabled()
     launch.click()
 

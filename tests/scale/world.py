@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from tuner.config.config import make, params, to_yaml
@@ -45,17 +46,7 @@ def fill_runs(count: int, begin: int = 0) -> list[str]:
     if not file.exists():
         store.new_database(file)
     wanted = range(begin, begin + count)
-    configs = [
-        make(
-            {
-                "stage": STAGES[i % 3],
-                "model_name_or_path": f"models/m{i % 7}",
-                "dataset": f"set{i % 11},set{i % 3}",
-            }
-        )
-        for i in range(21)
-    ]
-    told = [_some(params(config)) for config in configs]
+    told, texts = _configs()
     with closing(sqlite3.connect(file)) as db, db:
         db.execute("PRAGMA synchronous=OFF")
         db.executemany(
@@ -75,10 +66,25 @@ def fill_runs(count: int, begin: int = 0) -> list[str]:
             "INSERT INTO latest_metrics VALUES (?, ?, ?, 100, 0, ?)",
             ((n, _value(i, place), _at(i), run_id(i)) for i in wanted for place, n in enumerate(METRICS)),
         )
-    texts = [to_yaml(config.plain()) for config in configs]
     for i in wanted:
         _folder(i, texts[i % 21])
     return [run_id(i) for i in wanted]
+
+
+@cache
+def _configs() -> tuple[list[dict[str, str]], list[str]]:
+    """The params and the text of each of 21 configs."""
+    configs = [
+        make(
+            {
+                "stage": STAGES[i % 3],
+                "model_name_or_path": f"models/m{i % 7}",
+                "dataset": f"set{i % 11},set{i % 3}",
+            }
+        )
+        for i in range(21)
+    ]
+    return [_some(params(config)) for config in configs], [to_yaml(config.plain()) for config in configs]
 
 
 def _some(every: dict[str, str]) -> dict[str, str]:
