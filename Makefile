@@ -40,6 +40,7 @@ bench: $(VENV)/ready-dev    ## speed as ratios against the peers, one line of JS
 	$(BIN)/python tests/bench/data.py
 	$(BIN)/python tests/bench/tracking.py
 	$(BIN)/python tests/bench/preference.py
+	$(BIN)/python tests/bench/tokens.py
 
 clean:           ## remove the environment; runs and data stay
 	rm -rf $(VENV)
