@@ -26,7 +26,7 @@ def pace(home: Path) -> float:
     return float(file.read_text()) if file.exists() else 0.05
 
 
-def train(live: LiveRun) -> Outcome:
+def train(live: LiveRun, _mirror: object) -> Outcome:
     """Steps to the last, or until it is asked to stop."""
     total, goes_on = live.config.max_steps, live.run.status().resume_from
     begun = checkpoints.step_of(Path(goes_on)) if goes_on else 0
@@ -58,7 +58,6 @@ def save(live: LiveRun, step: int) -> None:
     live.sealed(step, None)
 
 
-worker._train = train
-
 if __name__ == "__main__":
+    worker._train = train
     sys.exit(worker.main(sys.argv[1]))

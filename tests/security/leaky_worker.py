@@ -16,7 +16,7 @@ from tuner import worker
 from tuner.text.message import plain
 
 
-def leak(live: Any) -> NoReturn:
+def leak(live: Any, _mirror: Any) -> NoReturn:
     known = [v for v in os.environ.values() if "CANARY" in v] + list(live.run.secrets().values())
     logging.basicConfig(stream=sys.stderr)
     for secret in known:

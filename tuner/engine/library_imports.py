@@ -8,7 +8,6 @@ installed, be it pandas for tables or scipy for the losses of object detection.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from tuner.config import libraries
 from tuner.config.config import Config
 from tuner.config.models import read_config
 from tuner.plan.facts import place
+from tuner.runs.files import replacing
 
 Structure = dict[frozenset[str], dict[str, set[str]]]
 """What modules export, by the libraries that they need."""
@@ -136,8 +136,7 @@ def _from_plain(said: list[Any]) -> Structure:
 
 
 def _keep(file: Path, content: str) -> None:
-    fresh = file.with_name(f"{file.name}.{os.getpid()}")
     with suppress(OSError):  # it is looked up again then
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(content, encoding="utf-8")
-        fresh.replace(file)
+        with replacing(file) as fresh:
+            fresh.write_text(content, encoding="utf-8")
