@@ -14,6 +14,7 @@ from tuner.config.kinds import KINDS, named, trains, usual_for
 from tuner.config.knobs import ConfigError
 from tuner.jobs import control, queue, submit, supervisor
 from tuner.runs.run import Run, series
+from tuner.tracking.outcome import is_settled
 from tuner.tracking.runs import RunFilter, get_row, list_runs
 from tuner.tracking.store import open_store
 from tuner.ui import run_view
@@ -46,6 +47,8 @@ def test_it_is_queued_runs_and_is_kept(counts: Path) -> None:
     assert row is not None and (row.stage, row.state, row.name) == ("count", "finished", "a count")
     assert row.params["upto"] == "7" and row.metrics["loss"] == pytest.approx(1 / 7)
     assert [r.id for r in list_runs(RunFilter(stage="count")).items] == [run.id]
+    while not is_settled(run):  # MLflow follows the run's own word
+        time.sleep(0.05)
     kept = {file.path for file in open_store().list_artifacts(run.id)}
     assert {"counted.txt", "config.yaml", "log.txt"} <= kept
     assert run_view.lead(run.values()) == "Counting"
