@@ -53,6 +53,8 @@ TABLE = [
     Case("sft", 0.9, {"loraplus_lr_ratio": 4.0}),
     Case("sft", 0.95, {"neftune_noise_alpha": 5.0}),
     Case("sft", 0.9, {"packing": True, "cutoff_len": 128}),
+    Case("sft", 0.9, {"streaming": True, "buffer_size": 8}),
+    Case("rm", 0.8, {"streaming": True, "buffer_size": 8}),
     Case("sft", 0.9, {"quantization_bit": 4}, needs="bitsandbytes"),
     Case("sft", 0.9, {"quantization_bit": 8}, needs="bitsandbytes"),
     Case("sft", 0.9, {"add_special_tokens": "<|think|>,<|done|>"}),

@@ -131,7 +131,9 @@ def _packed_step(
     examples = config.per_device_train_batch_size * config.gradient_accumulation_steps
     longest = config.cutoff_len * (1 if config.kind.learns_tokens else 2)
     wanted = int(examples * lengths.mean + 3 * examples**0.5 * lengths.deviation)
-    tokens = min(budget.token_budget, examples * longest if packs(config) else wanted, examples * longest)
+    wanted = min(examples * longest if packs(config) else wanted, examples * longest)
+    # an example longer than the budget gets a row of its own
+    tokens = max(min(budget.token_budget, wanted), min(lengths.longest, longest))
     width = frozen_bytes(config)
     step = packed_memory(
         shape,
