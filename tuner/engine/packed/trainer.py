@@ -313,5 +313,7 @@ def step_arguments(args: TrainingArguments) -> TrainingArguments:
     args.logging_nan_inf_filter = False  # it would wait for the device every step
     args.dataloader_pin_memory = False
     args.accelerator_config = copy.copy(args.accelerator_config)
-    args.accelerator_config.dispatch_batches = False  # of a stream it would send tensors alone to other processes
+    args.accelerator_config.dispatch_batches = (
+        False  # of a stream it would send tensors alone to other processes
+    )
     return args
