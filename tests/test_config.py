@@ -236,3 +236,18 @@ def test_whoever_sets_a_knob_without_effect_is_told() -> None:
     assert [line.split(" ha")[0] for line in said] == ["--use_fast_tokenizer", "--export_dir, --export_size"]
     assert list(unheeded(c.make(MINIMAL))) == []
     assert "infer_dtype" in next(unheeded(c.make(MINIMAL | {"infer_dtype": "float16"})))
+
+
+@given(st.text(max_size=12), st.floats(allow_nan=False, allow_infinity=False))
+def test_what_is_stored_is_read_back_the_same(
+    tmp_path_factory: pytest.TempPathFactory, text: str, number: float
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "stored.yaml"
+    values = {
+        "default_system": text,
+        "learning_rate": number,
+        "run_name": "${learning_rate}",
+        "dataset": [text],
+    }
+    file.write_text(c.to_yaml(values), encoding="utf-8")
+    assert c.stored(file) == values == c.read(file, resolve=False)

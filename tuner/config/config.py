@@ -202,6 +202,17 @@ def read(source: str | Path, resolve: bool = True) -> dict[str, Any]:
     return _for_training(resolved(named), source) if resolve else named
 
 
+def stored(path: Path) -> dict[str, Any]:
+    """The values of a run's own config.yaml, as `to_yaml` wrote them. Raises ConfigError."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Stored)  # noqa: S506  a SafeLoader
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("", f"{path} is not readable as YAML: {_first_line(error)}")]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([Problem("", f"{path} holds no knobs.")])
+    return {str(k): v for k, v in values.items()}
+
+
 def _for_training(values: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """The values of a training file. Raises ConfigError for a file of another verb."""
     if said := other_verb(values):
@@ -243,11 +254,18 @@ def _once(loader: _Yaml, node: yaml.MappingNode, deep: bool = False) -> dict[Any
 
 
 _Yaml.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _once)
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
+
+
+class _Stored(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same for what the studio wrote: six times faster, and laxer with what nobody should write."""
+
+
+for _kind in (_Yaml, _Stored):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+        list("-+0123456789."),
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from tuner.engine.live import LiveRun
 from tuner.engine.packed.objective import Objective, TokenObjective
 from tuner.engine.packed.policy import causal_lm
 from tuner.engine.packed.support import too_long_for, unsupported
-from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
+from tuner.engine.packed.trainer import EngineSettings, PackedTrainer, began_packed
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments, on_gpu
 from tuner.jobs import planning
@@ -58,6 +58,8 @@ def packed_trainer(
 
 def _refusal(config: Config, start: Start) -> Message:
     """Why packed rows do not fit; empty where they do, and then the adapter is on the model."""
+    if start.checkpoint is not None and not began_packed(start.checkpoint):
+        return message("engine.begun")  # its optimizer and its random numbers go on in TRL's own order
     if why := refusal(config, start.model.config.to_dict()):
         return why
     fresh = start.fresh

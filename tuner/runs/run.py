@@ -30,7 +30,7 @@ from typing import Any, Literal
 import yaml
 
 from tuner import paths, redact
-from tuner.config.config import load, read, to_yaml
+from tuner.config.config import load, stored, to_yaml
 from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
 from tuner.runs import locks
@@ -108,7 +108,7 @@ class Run:
 
     def config(self) -> RunConfig:
         """The config this run was made with, secrets included while a worker may still need them. Raises ConfigError."""
-        return load(read(self.folder / "config.yaml") | self.secrets())
+        return load(stored(self.folder / "config.yaml") | self.secrets())
 
     @property
     def secrets_path(self) -> Path:
@@ -269,7 +269,7 @@ def all_runs() -> list[Run]:
 @lru_cache(maxsize=256)
 def _read_once(path: Path, _written: int) -> dict[str, Any]:
     """A config as it was written then. Parsing one takes longer than all else that a live page asks of a run."""
-    return read(path)
+    return stored(path)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -78,6 +78,7 @@ MESSAGES: dict[str, str] = {
     "computed_by.trl": "TRL",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",
+    "engine.begun": "the run began with it, and goes on as it began.",
     "engine.asked": "engine is trl.",
     "engine.streamed": "rows are streamed, and the reference's answers could not be kept.",
     "engine.losses": "pref_loss mixes several losses or is TRL's own.",

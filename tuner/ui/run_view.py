@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 import streamlit as st
 
-from tuner.config.config import KNOBS, command, read, to_yaml, word
+from tuner.config.config import KNOBS, command, stored, to_yaml, word
 from tuner.config.kinds import KINDS, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import planning, queue, watch
@@ -260,7 +260,7 @@ def log(run: Run) -> None:
 def config(run: Run) -> None:
     """The frozen config: what it sets, in words, as a command and as YAML."""
     try:
-        values = read(run.folder / "config.yaml")
+        values = stored(run.folder / "config.yaml")
     except ConfigError as error:
         st.error(safe(error))
         return

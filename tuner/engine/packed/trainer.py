@@ -8,6 +8,7 @@ packed rows.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -298,6 +299,12 @@ class PackedTrainer(Trainer):
     def _count(self, kind: str, result: StepResult) -> None:
         totals = self._totals.setdefault(kind, torch.zeros_like(result.metrics))
         totals += result.metrics
+
+
+def began_packed(checkpoint: Path) -> bool:
+    """Whether a checkpoint is one of this trainer's, which alone leaves the baseline there."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return BaselineKeeper.__name__ in state.get("stateful_callbacks", {})
 
 
 def step_arguments(args: TrainingArguments) -> TrainingArguments:
