@@ -73,6 +73,7 @@ def press(page, act: str, run_id: str) -> None:
 
 
 def open_run(page, name: str) -> None:
+    still(page)  # a click on a row that is just drawn anew is lost
     page.get_by_test_id("stMain").get_by_role("link", name=name).click()
     expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
     still(page)

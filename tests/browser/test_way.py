@@ -134,9 +134,7 @@ def test_the_whole_way(studio, page, record) -> None:
     # History knows both; one of them is found by a word.
     open_page(page, "History")
     expect(page.get_by_text("2 runs", exact=True)).to_be_visible()
-    page.locator(".st-key-filters").get_by_role("searchbox").or_(
-        page.locator(".st-key-filters input").first
-    ).first.fill("older")
+    page.locator(".st-key-q input").fill("older")
     expect(page.get_by_text("1 run", exact=True)).to_be_visible()
 
     # Side by side, by the address alone.
