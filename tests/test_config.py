@@ -250,4 +250,4 @@ def test_what_is_stored_is_read_back_the_same(
         "dataset": [text],
     }
     file.write_text(c.to_yaml(values), encoding="utf-8")
-    assert c.stored(file) == values == c.read(file, resolve=False)
+    assert c.stored(file) == values == c.read(file)

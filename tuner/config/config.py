@@ -210,7 +210,7 @@ def stored(path: Path) -> dict[str, Any]:
         raise ConfigError([Problem("", f"{path} is not readable as YAML: {_first_line(error)}")]) from error
     if not isinstance(values, dict):
         raise ConfigError([Problem("", f"{path} holds no knobs.")])
-    return {str(k): v for k, v in values.items()}
+    return resolved({str(k): v for k, v in values.items()})  # what is no variable comes out of its quotes
 
 
 def _for_training(values: dict[str, Any], source: str | Path) -> dict[str, Any]:
