@@ -226,3 +226,12 @@ def test_a_resumed_log_has_every_step_once(studio: Path) -> None:
     steps = [row["current_steps"] for row in again if "loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert again[:3] == first[:3]
+
+
+def test_the_head_of_a_reward_model_is_drawn_by_the_seed(studio: Path) -> None:
+    losses = []
+    for name, seed in (("head-a", 5), ("head-b", 5), ("head-c", 6)):
+        torch.rand(3)  # whatever was drawn before
+        live, _ = trained(config_of("rm", max_steps=1, seed=seed), name)
+        losses.append(series(list(live.run.metrics()[0]), "loss")[1][0])
+    assert losses[0] == losses[1] != losses[2]

@@ -107,8 +107,8 @@ def load(
     options: dict[str, Any] = {"dtype": kept, "trust_remote_code": config.trust_remote_code}
     if config.flash_attn != "auto":
         options["attn_implementation"] = _attention(config.flash_attn)
+    torch.manual_seed(config.seed)  # what the files lack is drawn: a whole model, the head of one that scores
     if config.train_from_scratch:
-        torch.manual_seed(config.seed)
         model = kind.from_config(shape, **options)
     else:
         if bits:
