@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from test_stages import Watched, config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
-from tuner.engine import adapters, layers, models
+from tuner.engine import adapters, layers
 from tuner.jobs.live import DivergedError
+from tuner.models import loading
 from tuner.runs import checkpoints
 from tuner.runs.run import series
 
@@ -273,20 +274,20 @@ def test_the_wanted_layers() -> None:
 
 
 def test_a_layer_that_is_not_there_is_named(studio: Path) -> None:
-    source = models.Source(studio / "model", str(studio / "model"))
+    source = loading.Source(studio / "model", str(studio / "model"))
     config = config_of("sft", lora_target="q_prj")
     with pytest.raises(ConfigError, match="q_prj is no layer of this model; did you mean q_proj"):
-        adapters.lora(config, models.load(config, source, bits=None, whole=False))
-    found = adapters.lora(config_of("sft"), models.load(config, source, bits=None, whole=False))
+        adapters.lora(config, loading.load(config, source, bits=None, whole=False))
+    found = adapters.lora(config_of("sft"), loading.load(config, source, bits=None, whole=False))
     assert found.target_modules == "all-linear"
     assert found.lora_alpha == 16
 
 
 def test_longer_texts_stretch_the_positions(studio: Path) -> None:
-    source = models.Source(studio / "model", str(studio / "model"))
+    source = loading.Source(studio / "model", str(studio / "model"))
     for kind in ("linear", "dynamic", "yarn", "llama3"):
         config = config_of("sft", rope_scaling=kind, cutoff_len=600)
-        model = models.load(config, source, bits=None, whole=False)
+        model = loading.load(config, source, bits=None, whole=False)
         assert model.config.max_position_embeddings == 768
         assert model.config.rope_parameters["factor"] == 3.0
         assert model.config.rope_parameters["rope_type"] == kind

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from tuner.config.models import ModelError
-from tuner.engine.hub import resolve_model
+from tuner.models.hub import resolve_model
 
 NATIVE = {
     "config.json": b'{"model_type": "qwen2"}',

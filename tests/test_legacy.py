@@ -34,7 +34,7 @@ from tuner.data.legacy_tokenizers import (
     qwen_tokenizer,
     tokenizer_folder,
 )
-from tuner.engine.legacy import conversion_note, legacy_kind, native
+from tuner.models.legacy import conversion_note, legacy_kind, native
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIXTURES = SHARED / "fixtures"

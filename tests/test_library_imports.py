@@ -22,9 +22,10 @@ from pathlib import Path
 config = make(parse_words(sys.argv[1:]))
 with library_imports.without_bitsandbytes(config):
     library_imports.begin()
-    from tuner.engine import adapters, choice, models, samples, trainer
+    from tuner.engine import adapters, choice, samples, trainer
+from tuner.models import loading
     from peft import get_peft_model
-    model = models.load(config, models.Source(Path("data/starter"), ""), bits=None, whole=False)
+    model = loading.load(config, loading.Source(Path("data/starter"), ""), bits=None, whole=False)
     get_peft_model(model, adapters.lora(config, model))
 there = [name for name in ("datasets", "pandas", "scipy", "sklearn", "bitsandbytes", "trl") if name in sys.modules]
 import datasets, transformers

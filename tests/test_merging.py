@@ -23,8 +23,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from tuner.engine.merging import merge_once
-from tuner.engine.models import Source
+from tuner.models.loading import Source
+from tuner.models.merging import merge_once
 
 SIZES: dict[str, Any] = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

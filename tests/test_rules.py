@@ -24,7 +24,7 @@ from tuner.config.config import KNOBS, check, make
 from tuner.config.knobs import ConfigError
 from tuner.config.libraries import TRACKERS
 from tuner.engine import adapters
-from tuner.engine.models import Source
+from tuner.models.loading import Source
 from tuner.plan import preflight
 
 

@@ -85,7 +85,7 @@ def _live(run: Run, mirror: MirrorProcess) -> int:
         config = run.config()
         live = LiveRun(run, config) if isinstance(config, Config) else Live(run)
         with live.listening(), measuring(live):
-            result = _train(live, mirror) if isinstance(live, LiveRun) else work_of(config)(config, live)
+            result = _train(live, mirror) if isinstance(live, LiveRun) else _work(config, live)
         state, reason = _ended(live, result)
     except StoppedError:
         state, reason = _ended(live, Outcome(stopped=True))
@@ -147,13 +147,23 @@ def work_of(config: RunConfig) -> Callable[[RunConfig, Live], Outcome]:
     return found
 
 
+def _work(config: RunConfig, live: Live) -> Outcome:
+    """What a kind that does not train is for."""
+    with live.phase("loading_libraries"):
+        only_tensors()
+        library_imports.begin()
+        quieten()
+        work = work_of(config)
+    return work(config, live)
+
+
 def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
     for said in preflight.notes(live.config):
         live.note(plain(said))
     with only_whole_checkpoints(live), library_imports.without_bitsandbytes(live.config):
         with live.phase("loading_libraries"):
-            only_tensors(live.config)
+            only_tensors(live.config.deepspeed)
             library_imports.begin()
             quieten()
             train = work_of(live.config)
@@ -170,13 +180,13 @@ def lineage(config: Config) -> str:
     return paths.slug("-".join([model, *config.dataset[:2], config.stage]), 80)
 
 
-def only_tensors(config: Config) -> None:
+def only_tensors(deepspeed: object = None) -> None:
     """Let torch open no pickle that holds more than tensors, whatever a library asks of it: a pickle can run code.
 
     DeepSpeed's own checkpoints are of that kind, so a run that names its file is left alone.
     """
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    if not config.deepspeed:
+    if not deepspeed:
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 

@@ -12,7 +12,7 @@ from tuner.config.models import known_models
 
 Values = Mapping[str, Any]
 
-STAGES = {kind.board: name for name, kind in KINDS.items()} | {"PPO": "ppo"}
+STAGES = {kind.board: name for name, kind in KINDS.items() if kind.board} | {"PPO": "ppo"}
 # What the board calls otherwise than its own flags; every other `train.x` is the flag x.
 NAMES = {
     "batch_size": "per_device_train_batch_size",

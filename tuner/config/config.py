@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -30,6 +30,7 @@ from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
 
 Values = Mapping[str, Any]
+C = TypeVar("C", bound=RunConfig)
 
 
 class Config(
@@ -81,11 +82,16 @@ def load(values: Values) -> RunConfig:
     if kind is None or kind.family == "train":
         return make(values)
     module, name = kind.config.split(":")
-    made: type[RunConfig] = getattr(importlib.import_module(module), name)
+    of_kind: type[RunConfig] = getattr(importlib.import_module(module), name)
+    return made_of(of_kind, {knob: value for knob, value in values.items() if knob != "stage"})
+
+
+def made_of(kind: type[C], values: Values) -> C:
+    """A config of a class of its own. Raises ConfigError."""
     try:
-        return made(**{knob: value for knob, value in values.items() if knob != "stage"})
+        return kind(**values)
     except ValidationError as error:
-        raise ConfigError(_problem(e) for e in error.errors()) from error
+        raise ConfigError(_problem(e, knobs_of(kind)) for e in error.errors()) from error
 
 
 def make(values: Values) -> Config:
@@ -105,7 +111,7 @@ def check(values: Values) -> tuple[Config | None, list[Problem]]:
     try:
         config = Config(**known)
     except ValidationError as error:
-        return None, problems + [_problem(e) for e in error.errors()]
+        return None, problems + [_problem(e, KNOBS) for e in error.errors()]
     return config, [*problems, *_secrets_in_the_open(config), *broken_rules(config)]
 
 
@@ -155,15 +161,15 @@ def _emptied(knob: Knob, value: Any) -> bool:
     return nothing and not knob.optional
 
 
-def _problem(error: ErrorDetails) -> Problem:
+def _problem(error: ErrorDetails, knobs: Mapping[str, Knob]) -> Problem:
     name = str(error["loc"][0]) if error["loc"] else ""
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = "***" if name in KNOBS and KNOBS[name].secret else repr(error["input"])
+    shown = "***" if name in knobs and knobs[name].secret else repr(error["input"])
     sentence = f"--{name} is {shown}, but it {said}."
     if name == "stage" and (why := NO_STAGE.get(str(error["input"]))):
         return Problem(name, f"--stage {error['input']} is refused: {why}")
     if error["type"] == "literal_error":
-        choices = KNOBS[name].choices
+        choices = knobs[name].choices
         like = nearest(str(error["input"]), choices)
         sentence = f"--{name} is {shown}, but it is one of {', '.join(choices)}" + (
             f"; did you mean {like}?" if like else "."
@@ -272,10 +278,13 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def parse_words(words: Sequence[str]) -> dict[str, Any]:
+def parse_words(
+    words: Sequence[str], knobs: Mapping[str, Knob] = KNOBS, training: bool = True
+) -> dict[str, Any]:
     """What stands behind `tuner train`: [file|recipe] then `--flag value`, `--flag`, `--no_flag` or `key=value`.
 
-    Later words win. Raises ConfigError.
+    Later words win. `knobs` are those of the verb, and `training` says that a file must be one to train with. Raises
+    ConfigError.
     """
     values: dict[str, Any] = {}
     source = ""
@@ -283,7 +292,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     while rest:
         word = rest.pop(0)
         if word.startswith("--"):
-            given = _flag(word[2:], rest)
+            given = _flag(word[2:], rest, knobs)
         elif "=" in word:
             given = _assigned(values, word)
         elif not values:
@@ -295,7 +304,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
             values = said_again(values, name)
         values.update(given)
     found = resolved(values)
-    return _for_training(found, source) if source else found
+    return _for_training(found, source) if source and training else found
 
 
 def _assigned(values: Values, word: str) -> dict[str, Any]:
@@ -319,7 +328,7 @@ def _assigned(values: Values, word: str) -> dict[str, Any]:
     return {str(k): v for k, v in given.items()}
 
 
-def _flag(flag: str, rest: list[str]) -> dict[str, Any]:
+def _flag(flag: str, rest: list[str], knobs: Mapping[str, Knob]) -> dict[str, Any]:
     name, given, value = flag.partition("=")
     name = name.replace("-", "_")
     if given:
@@ -328,9 +337,9 @@ def _flag(flag: str, rest: list[str]) -> dict[str, Any]:
     if rest and not rest[0].startswith("--"):
         return {name: rest.pop(0)}
     positive = name.removeprefix("no_")
-    if name not in KNOBS and positive in KNOBS:
+    if name not in knobs and positive in knobs:
         return {positive: False}
-    knob = KNOBS.get(name)
+    knob = knobs.get(name)
     if knob and knob.kind != "bool":
         raise ConfigError(
             [Problem(name, f"--{name} needs a value behind it, for example --{name} {_example(knob)}.")]

@@ -208,8 +208,9 @@ def _kind(plain: Any) -> Kind:
 
 
 def sections_of(config: type[Section]) -> list[type[Section]]:
-    """The sections a config is made of, in the order they are shown."""
-    return [c for c in config.__bases__ if issubclass(c, Section) and c.title]
+    """The sections a config is made of, in the order they are shown, those of a config that it builds on first."""
+    bases = [c for c in config.__bases__ if issubclass(c, Section)]
+    return [section for c in bases for section in ([c] if c.title else sections_of(c))]
 
 
 @cache

@@ -9,21 +9,17 @@ import torch
 from peft import LoraConfig, OFTConfig, PeftConfig, PeftModel
 from transformers import AutoConfig
 
-from tuner import paths
 from tuner.config import layer_names
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
-from tuner.config.models import adapter_refusal
 from tuner.engine import layers, pissa
-from tuner.engine.adapter_loading import put_on
-from tuner.engine.merging import merge_once
-from tuner.engine.models import Source
+from tuner.models.adapter_loading import adapter_folder, put_on
+from tuner.models.loading import Source
+from tuner.models.merging import merge_once
 from tuner.plan.engine import grows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def base_of(config: Config, source: Source) -> Source:
@@ -36,22 +32,6 @@ def base_of(config: Config, source: Source) -> Source:
     goes_on = config.finetuning_type in ("lora", "oft") and not config.create_new_adapter
     merged = given[:-1] if goes_on else given
     return merge_once(config, source, [adapter_folder(config, name) for name in merged]) if merged else source
-
-
-def adapter_folder(config: Config, name: str) -> Path:
-    """Where an adapter's files are. Raises ConfigError when there are none."""
-    folder = (paths.home() / name).resolve()
-    if not folder.is_dir():
-        from tuner.engine.hub import resolve_model, token_of
-
-        folder = resolve_model(name, None, config.cache_dir, token=token_of(config))
-    folder = folder / (config.adapter_folder or "")
-    if not (folder / WEIGHTS).is_file():
-        sentence = f"--adapter_name_or_path {name} holds no {WEIGHTS}; name the folder that does."
-        raise ConfigError([Problem("adapter_name_or_path", sentence)])
-    if why := adapter_refusal(folder):
-        raise ConfigError([Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")])
-    return folder
 
 
 def attach(

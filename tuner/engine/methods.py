@@ -9,9 +9,11 @@ import torch
 from peft import PeftConfig, PeftModel
 
 from tuner.config.config import Config
-from tuner.engine import adapters, layers, models
-from tuner.engine.merging import merge_once
-from tuner.engine.models import Source
+from tuner.engine import adapters, layers
+from tuner.models import loading
+from tuner.models.adapter_loading import adapter_folder
+from tuner.models.loading import Source
+from tuner.models.merging import merge_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,15 +34,15 @@ def attach(
 def reference(config: Config, source: Source) -> PreTrainedModel | None:
     """The frozen model a preference is measured against; None where the adapter is switched off instead."""
     if config.ref_model:
-        named = models.find(config, config.ref_model)
+        named = loading.find(config, config.ref_model)
         if config.ref_model_adapters:
-            folders = [adapters.adapter_folder(config, name) for name in config.ref_model_adapters]
+            folders = [adapter_folder(config, name) for name in config.ref_model_adapters]
             named = merge_once(config, named, folders)
         bits = config.ref_model_quantization_bit
-        return _frozen(models.load(config, named, bits=bits, whole=False))
+        return _frozen(loading.load(config, named, bits=bits, whole=False))
     if config.finetuning_type in ADAPTERS:
         return None
-    return _frozen(models.load(config, source, bits=None, whole=False))
+    return _frozen(loading.load(config, source, bits=None, whole=False))
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

@@ -14,10 +14,11 @@ from tuner.data.stream import Stream
 from tuner.data.template_choice import to_save
 from tuner.data.templates import stop_ids
 from tuner.data.tokens import load_tokenizer
-from tuner.engine import adapters, methods, models, vocabulary
+from tuner.engine import adapters, methods, vocabulary
 from tuner.engine.live import LiveRun
-from tuner.engine.models import Source
 from tuner.jobs import planning
+from tuner.models import loading
+from tuner.models.loading import Source
 from tuner.plan.plan import Plan
 from tuner.runs import checkpoints
 
@@ -62,7 +63,7 @@ def begin(
     """Find, read, load; each a phase of the run. `changes` go to the model's own configuration."""
     with run.phase("finding_model"):
         checkpoint = checkpoints.start_of(run.run, config) if config.do_train else None
-        source = adapters.base_of(config, vocabulary.widened(config, models.find(config)))
+        source = adapters.base_of(config, vocabulary.widened(config, loading.find(config)))
         adapters.check_layers(config, source, kind, **changes)
     with run.phase("preparing_data"):
         words = load_tokenizer(source.folder)
@@ -70,11 +71,11 @@ def begin(
         run.learned_from(rows.inputs)
     plan = planning.settled(run.run, config, source.folder)
     with run.phase("loading_model"):
-        tokenizer = models.tokenizer(config, source)
+        tokenizer = loading.tokenizer(config, source)
         # Saved with the weights, so that others ask in the words it was taught in.
         tokenizer.chat_template = to_save(rows.template, words, config) or tokenizer.chat_template
         whole = config.finetuning_type in ("full", "freeze")
-        model = models.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
+        model = loading.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
         model, fresh = methods.attach(config, model, checkpoint)
     stops = tuple(stop_ids(rows.template, words)) if rows.template else ()
     return Start(source, rows, tokenizer, model, fresh, plan, checkpoint, stops)

@@ -16,8 +16,8 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.build_once import build_once
-from tuner.engine import models
-from tuner.engine.models import Source
+from tuner.models import loading
+from tuner.models.loading import Source
 from tuner.plan.engine import grows
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def widened(config: Config, source: Source) -> Source:
         return source
     meant = meanings(config)
     asked = json.dumps(
-        [models.fingerprint(source), list(config.add_tokens), meant, config.init_special_tokens, config.seed]
+        [loading.fingerprint(source), list(config.add_tokens), meant, config.init_special_tokens, config.seed]
     )
     name = f"{paths.slug(source.folder.name)}-tokens-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
     folder = build_once(paths.models() / name, lambda fresh: _make(config, source, meant, fresh))
@@ -55,7 +55,7 @@ def meanings(config: Config) -> dict[str, str]:
 
 
 def _make(config: Config, source: Source, meant: Mapping[str, str], folder: Path) -> None:
-    tokenizer = models.tokenizer(config, source)
+    tokenizer = loading.tokenizer(config, source)
     model = AutoModelForCausalLM.from_pretrained(
         source.folder, dtype="auto", use_safetensors=True, trust_remote_code=config.trust_remote_code
     )

@@ -8,10 +8,48 @@ from typing import TYPE_CHECKING
 
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
+from tuner import paths
+from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.models import adapter_refusal
+from tuner.models.hub import resolve_model, token_of
+from tuner.tracking.store import TrackerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+WEIGHTS = "adapter_model.safetensors"
+VERSION = re.compile(r"(?P<name>[^@]+)(?:@(?P<alias>[\w-]+)|/(?P<number>\d+))")
+
+
+def adapter_folder(config: Config, name: str) -> Path:
+    """Where an adapter's files are: a folder, a registered version (`name@alias`, `name/3`) or a name on the hub.
+
+    Raises ConfigError when there are none.
+    """
+    folder = (paths.home() / name).resolve()
+    if not folder.is_dir():
+        folder = _registered(name) or resolve_model(name, None, config.cache_dir, token=token_of(config))
+    folder = folder / (config.adapter_folder or "")
+    if not (folder / WEIGHTS).is_file():
+        sentence = f"--adapter_name_or_path {name} holds no {WEIGHTS}; name the folder that does."
+        raise ConfigError([Problem("adapter_name_or_path", sentence)])
+    if why := adapter_refusal(folder):
+        raise ConfigError([Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")])
+    return folder
+
+
+def _registered(name: str) -> Path | None:
+    """The folder of a version that is named as the registry does; None for another name."""
+    found = VERSION.fullmatch(name)
+    if found is None:
+        return None
+    from tuner.tracking.adapters import adapter_folder as folder_of  # MLflow takes seconds to import
+
+    try:
+        return folder_of(found["name"], found["alias"] or found["number"])
+    except (ValueError, TrackerError) as error:
+        raise ConfigError([Problem("adapter_name_or_path", str(error))]) from error
 
 
 def put_on(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
-from tuner.engine.quantization import check_checkpoint
-from tuner.engine.quantization import settings as quantized
+from tuner.models.quantization import check_checkpoint
+from tuner.models.quantization import settings as quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,8 +39,8 @@ class Source:
 
 def find(config: Config, name: str | None = None) -> Source:
     """A model's folder on this machine, fetched or converted if need be. Raises ConfigError with one sentence."""
-    from tuner.engine.hub import resolve_model, token_of
-    from tuner.engine.legacy import native
+    from tuner.models.hub import resolve_model, token_of
+    from tuner.models.legacy import native
 
     name = name or str(config.model_name_or_path)
     local = (paths.home() / Path(name).expanduser()).resolve()

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from tuner.config.models import LegacyKind, ModelError, legacy_kind, model_name, read_config
 from tuner.data.build_once import build_once
 from tuner.data.legacy_tokenizers import write_tokenizer
-from tuner.engine.legacy_layouts import LAYOUTS, Layout, UnfitError, require
+from tuner.models.legacy_layouts import LAYOUTS, Layout, UnfitError, require
 from tuner.paths import slug
 
 __all__ = ["conversion_note", "legacy_kind", "native"]

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from tuner import paths
 from tuner.config.config import Config
 from tuner.data.build_once import build_once
-from tuner.engine import models
-from tuner.engine.adapter_loading import put_on
-from tuner.engine.models import Source
+from tuner.models import loading
+from tuner.models.adapter_loading import put_on
+from tuner.models.loading import Source
 
 
 def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Source:
@@ -28,20 +28,20 @@ def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Sour
     """
     # What this run alone changes about a model when it loads it must not be kept for others.
     plain = config.model_copy(update={"rope_scaling": None, "upcast_layernorm": False})
-    kind = models.compute_type(plain)
-    digest = hashlib.sha256(f"{models.fingerprint(source)} {kind}".encode())
+    kind = loading.compute_type(plain)
+    digest = hashlib.sha256(f"{loading.fingerprint(source)} {kind}".encode())
     for adapter in adapters:
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             digest.update(hashlib.sha256((adapter / name).read_bytes()).digest())
 
     def make(fresh: Path) -> None:
-        model = models.load(plain, source, bits=None, whole=False)
+        model = loading.load(plain, source, bits=None, whole=False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # tied ends are seen to
             for adapter in adapters:
                 model = merged(put_on(model, adapter))
         model.save_pretrained(fresh)
-        models.tokenizer(plain, source).save_pretrained(fresh)
+        loading.tokenizer(plain, source).save_pretrained(fresh)
 
     folder = paths.models() / f"{paths.slug(source.folder.name)}-merged-{digest.hexdigest()[:12]}"
     return Source(build_once(folder, make), str(folder.resolve()))

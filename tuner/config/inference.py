@@ -1,0 +1,80 @@
+"""What kinds of runs that use a trained model have in common: which model, which adapters, how it is loaded and asked.
+
+Their configs are read from the same words as training's, so that LLaMA-Factory's files for chat, api and export work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Literal, TypeVar
+
+from tuner.config.aliases import renamed
+from tuner.config.config import KNOBS, Config, made_of, parse_words
+from tuner.config.kinds import DEFAULT
+from tuner.config.knobs import (
+    ConfigError,
+    EmptiableText,
+    OptionalBool,
+    OptionalText,
+    Problem,
+    Section,
+    knobs_of,
+    nearest,
+)
+from tuner.config.method_sections import Quantization
+from tuner.config.run_config import RunConfig
+from tuner.config.run_sections import Generation, Machine
+from tuner.config.sections import Data, Model, Training
+from tuner.config.training_arguments import TrainingArguments
+
+C = TypeVar("C", bound="InferenceConfig")
+
+
+def _same(section: type[Section], name: str) -> Any:
+    """The declaration of a knob that another section has, too."""
+    return copy(section.model_fields[name])
+
+
+class Loading(Section):
+    """Of training's knobs those that say how a model is loaded and prompted."""
+
+    title = "Loading"
+    icon = ":material/memory:"
+
+    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = _same(Machine, "infer_dtype")
+    use_cpu: bool = _same(TrainingArguments, "use_cpu")
+    seed: int = _same(Training, "seed")
+    cutoff_len: int = _same(Data, "cutoff_len")
+    default_system: EmptiableText = _same(Data, "default_system")
+    enable_thinking: OptionalBool = _same(Data, "enable_thinking")
+    tool_format: OptionalText = _same(Data, "tool_format")
+
+
+class InferenceConfig(RunConfig, Model, Loading, Quantization, Generation):
+    """The config of a run that uses a model; each kind has a class of its own, with a section for what is its own."""
+
+    def loading(self) -> Config:
+        """The training config that loads and prompts this model the same way: what `models/` and `data/` are asked with."""
+        shared = knobs_of(type(self)).keys() & KNOBS.keys()
+        return Config(**{name: getattr(self, name) for name in shared}, stage=DEFAULT)
+
+
+def read_words(kind: type[C], words: Sequence[str]) -> tuple[C, list[str]]:
+    """The config behind a command line: [file] then `--flag value` or `key=value`, as `parse_words` reads them.
+
+    The second are the knobs of training that were given and say nothing here. Raises ConfigError.
+    """
+    own = knobs_of(kind)
+    values = renamed(parse_words(words, {**KNOBS, **own}, training=False))
+    problems = [_unknown(name, list(own)) for name in values if name not in own and name not in KNOBS]
+    if problems:
+        raise ConfigError(problems)
+    known = {n: v for n, v in values.items() if n in own and (v is not None or own[n].optional)}
+    return made_of(kind, known), [name for name in values if name not in own]
+
+
+def _unknown(name: str, known: Sequence[str]) -> Problem:
+    like = nearest(name, known)
+    hint = f"did you mean --{like}?" if like else f"these are known: {', '.join(known)}."
+    return Problem(name, f"--{name} is not known; {hint}")
