@@ -31,7 +31,7 @@ from tuner.config.training_arguments import TrainingArguments
 C = TypeVar("C", bound="InferenceConfig")
 
 
-def _same(section: type[Section], name: str) -> Any:
+def same(section: type[Section], name: str) -> Any:
     """The declaration of a knob that another section has, too."""
     return copy(section.model_fields[name])
 
@@ -42,16 +42,31 @@ class Loading(Section):
     title = "Loading"
     icon = ":material/memory:"
 
-    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = _same(Machine, "infer_dtype")
-    use_cpu: bool = _same(TrainingArguments, "use_cpu")
-    seed: int = _same(Training, "seed")
-    cutoff_len: int = _same(Data, "cutoff_len")
-    default_system: EmptiableText = _same(Data, "default_system")
-    enable_thinking: OptionalBool = _same(Data, "enable_thinking")
-    tool_format: OptionalText = _same(Data, "tool_format")
+    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = same(Machine, "infer_dtype")
+    use_cpu: bool = same(TrainingArguments, "use_cpu")
+    seed: int = same(Training, "seed")
+    cutoff_len: int = same(Data, "cutoff_len")
+    default_system: EmptiableText = same(Data, "default_system")
+    enable_thinking: OptionalBool = same(Data, "enable_thinking")
+    tool_format: OptionalText = same(Data, "tool_format")
 
 
-class InferenceConfig(RunConfig, Model, Loading, Quantization, Generation):
+class Answering(Section):
+    """Of training's generation knobs those that one way of making text obeys: it follows no beams."""
+
+    title = "Generation"
+    icon = ":material/chat:"
+
+    do_sample: bool = same(Generation, "do_sample")
+    temperature: float = same(Generation, "temperature")
+    top_p: float = same(Generation, "top_p")
+    top_k: int = same(Generation, "top_k")
+    max_new_tokens: int = same(Generation, "max_new_tokens")
+    repetition_penalty: float = same(Generation, "repetition_penalty")
+    skip_special_tokens: bool = same(Generation, "skip_special_tokens")
+
+
+class InferenceConfig(RunConfig, Model, Loading, Quantization, Answering):
     """The config of a run that uses a model; each kind has a class of its own, with a section for what is its own."""
 
     def loading(self) -> Config:

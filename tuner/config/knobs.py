@@ -210,16 +210,16 @@ def _kind(plain: Any) -> Kind:
 def sections_of(config: type[Section]) -> list[type[Section]]:
     """The sections a config is made of, in the order they are shown, those of a config that it builds on first."""
     bases = [c for c in config.__bases__ if issubclass(c, Section)]
-    return [section for c in bases for section in ([c] if c.title else sections_of(c))]
+    return [section for c in bases for section in ([c] if vars(c).get("title") else sections_of(c))]
 
 
 @cache
 def knobs_of(config: type[Section]) -> dict[str, Knob]:
     """Every knob by name, in the order they are shown."""
     return {
-        name: describe(section, name, info)
+        name: describe(section, name, config.model_fields[name])  # a config may set another default
         for section in sections_of(config)
-        for name, info in section.model_fields.items()
+        for name in section.model_fields
     }
 
 
