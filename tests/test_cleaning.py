@@ -250,6 +250,21 @@ def test_caches_go_and_come_back(studio: dict[str, Run], home: Path) -> None:
     assert cleaning.plan(caches=True).items == ()
 
 
+def test_merged_models_go_but_those_that_something_here_fits(studio: dict[str, Run], home: Path) -> None:
+    needed, free = (home / "mlruns" / "models" / name for name in ("needed", "free"))
+    for folder in (needed, free):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    file = studio["stopped"].folder / "output" / "adapter_config.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"base_model_name_or_path": str(needed)}))
+    plan = cleaning.plan(caches=True)
+    assert [item.path for item in plan.items if item.path.parent == free.parent] == [free]
+    assert "needed stays: the adapter in stopped needs it." in plan.stays
+    cleaning.clean(plan)
+    assert needed.is_dir() and not free.exists()
+
+
 def test_the_best_is_what_the_run_itself_says(studio: dict[str, Run]) -> None:
     finished = studio["finished"]
     first, second, last = checkpoints.of(finished)

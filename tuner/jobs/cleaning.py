@@ -6,6 +6,7 @@ files are removed under its lock, so that no worker and no resume has them; link
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ from tuner.runs.status import ENDED, LIVE
 from tuner.tracking import open_runs
 from tuner.tracking.adapters import list_adapters
 
-CACHES = ("references", "fetched")
+CACHES = ("references", "fetched", "models")
 KEEPS = ("best", "last")
 _CHECKPOINT = re.compile(r"checkpoint-\d")
 
@@ -153,6 +154,8 @@ def _used() -> dict[Path, str]:
             for text in _texts(run.values())
             for path in _paths(text)
         }
+    for name, base in _bases():
+        named |= dict.fromkeys(_paths(base), f"the adapter in {name} needs it")
     adapters = list_adapters()
     for text, row in {row.base: row for row in adapters}.items():
         named |= dict.fromkeys(_paths(text), f"the adapter {row.name} {row.version} needs it")
@@ -160,6 +163,17 @@ def _used() -> dict[Path, str]:
         row.folder: f"the adapter {row.name} {row.version} lies in it" for row in adapters if row.folder
     }
     return {above: why for path, why in named.items() for above in (path, *path.parents)}
+
+
+def _bases() -> Iterator[tuple[str, str]]:
+    """What runs left behind that fits a model which was merged or converted here: the run's name, and that model."""
+    if not paths.models().is_dir():
+        return
+    for file in paths.runs().glob("*/output/adapter_config.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            base = str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+            if Path(base).is_relative_to(paths.models()):
+                yield Run(file.parents[1].name).name, base
 
 
 def _of_checkpoints() -> Iterator[Run]:
