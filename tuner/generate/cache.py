@@ -43,8 +43,9 @@ class PaddedLayer(CacheLayerMixin):
         end = self.filled + key_states.shape[2]
         if end > self.keys.shape[2]:
             room = max(ROOM, end // 4)
-            self.keys, self.values = _grown(self.keys, self.filled, end + room), _grown(
-                self.values, self.filled, end + room
+            self.keys, self.values = (
+                _grown(self.keys, self.filled, end + room),
+                _grown(self.values, self.filled, end + room),
             )
         self.keys[:, :, self.filled : end] = key_states
         self.values[:, :, self.filled : end] = value_states

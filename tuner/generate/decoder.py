@@ -43,6 +43,11 @@ class Decoder:
         self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
 
     @property
+    def vocabulary(self) -> int:
+        """How many ids it reads."""
+        return int(self.called.get_input_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         return torch.device(self.model.device)
 
@@ -50,7 +55,9 @@ class Decoder:
         """Read prompts. Logits [rows, 1, vocabulary] after each, or [rows, columns, vocabulary] for `every` column."""
         width = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        rows = Rows(caches.empty() if self.joins else DynamicCache(config=self.called.config), [0] * len(prompts))
+        rows = Rows(
+            caches.empty() if self.joins else DynamicCache(config=self.called.config), [0] * len(prompts)
+        )
         rows.lengths = [len(p) for p in prompts]
         mask = self._mask(rows.lengths, width)
         positions = (mask.cumsum(1) - 1).clamp(min=0)

@@ -86,6 +86,7 @@ class Request:
     grammar: Grammar | None = None
     ids: list[int] = field(default_factory=list)
     prompt_tokens: tuple[Token, ...] = ()
+    last: Token | None = None
     finish: Finish = ""
     cancelled: threading.Event = field(default_factory=threading.Event)
 

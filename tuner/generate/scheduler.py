@@ -38,7 +38,9 @@ class Lane:
 class Scheduler:
     """Answers requests with one model. `submit` and `cancel` from any thread, `step` from one."""
 
-    def __init__(self, decoder: Decoder, decode: Decodes, switch: Switch | None = None, most: int = MOST_ROWS):
+    def __init__(
+        self, decoder: Decoder, decode: Decodes, switch: Switch | None = None, most: int = MOST_ROWS
+    ):
         self.decoder, self.decode = decoder, decode
         self.switch = switch or AsItIs()
         self.most = most if decoder.joins else 1
@@ -76,6 +78,13 @@ class Scheduler:
             if not lane.requests:
                 del self.lanes[lane.adapter]
 
+    def cancel_all(self) -> None:
+        """End every request, those that wait too."""
+        for request in [*self.waiting, *(r for lane in self.lanes.values() for r in lane.requests)]:
+            self._tell(request, Piece(finish="cancelled"))
+        self.waiting.clear()
+        self.lanes.clear()
+
     # --- those that come
 
     def _drop_waiting(self) -> None:
@@ -108,9 +117,7 @@ class Scheduler:
         rows, logits = self.decoder.prefill([r.prompt for r in group], every)
         self.read += sum(rows.lengths)
         for number, request in enumerate(group):
-            self.speech[request] = Speech(
-                lambda ids, skip=request.sampling.skip_special: self.decode(ids, skip), request.sampling.stop
-            )
+            self.speech[request] = self._speech(request)
             if request.sampling.prompt_logprobs:
                 request.prompt_tokens = _prompt_tokens(logits[number], request)
         before = len(lane.requests)
@@ -122,6 +129,12 @@ class Scheduler:
         elif left:
             lane.rows = self.decoder.join([*parts, (rows, left)])
         lane.requests += [group[i] for i in left]
+
+    def _speech(self, request: Request) -> Speech:
+        def decode(ids: Sequence[int]) -> str:
+            return self.decode(ids, request.sampling.skip_special)
+
+        return Speech(decode, request.sampling.stop)
 
     # --- those that are there
 
@@ -145,10 +158,14 @@ class Scheduler:
 
     def _take(self, request: Request, token: Token) -> bool:
         """Note a request's next token and tell what may be shown of it. Whether that ended the answer."""
+        speech = self.speech[request]
+        if not request.sampling.max_tokens:  # only the prompt was to be measured
+            self._tell(request, speech.end("length"))
+            return True
         request.ids.append(token.id)
+        request.last = token
         if request.grammar is not None:
             request.grammar.take(token.id)
-        speech = self.speech[request]
         if token.id in request.sampling.stop_ids:
             piece: Piece | None = speech.end("stop")
         else:

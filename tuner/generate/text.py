@@ -76,7 +76,9 @@ class Speech:
 
     def __init__(self, decode: Decode, stops: tuple[str, ...]):
         self.words, self.stops = Words(decode), Stops(stops)
-        self.pending: list[tuple[int, int, Token]] = []  # where the token's text begins and ends, in characters
+        self.pending: list[
+            tuple[int, int, Token]
+        ] = []  # where the token's text begins and ends, in characters
         self.made = self.shown = 0
 
     def add(self, token: Token, finish: Finish = "") -> Piece | None:
