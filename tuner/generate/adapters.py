@@ -81,6 +81,7 @@ def _strip(model: Any) -> None:
     """Put the layers back that PEFT wrapped."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    vars(model).pop("peft_config", None)
     wrapped = [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in wrapped:
         if not any(name.startswith(f"{other}.") for other, _ in wrapped):

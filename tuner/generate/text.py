@@ -102,8 +102,9 @@ class Speech:
             shown, self.stops.held = shown + self.stops.held, ""
         self.shown += len(shown)
         ended: Finish = "stop" if met else finish
-        tokens = self._tokens(all_of_it=bool(ended) and not met, cut=met)
-        return Piece(shown, tokens, ended) if shown or ended else None
+        if not shown and not ended:
+            return None
+        return Piece(shown, self._tokens(all_of_it=bool(ended) and not met, cut=met), ended)
 
     def _tokens(self, all_of_it: bool, cut: bool) -> tuple[Token, ...]:
         """The tokens whose text is shown: those that began before a stop string, else those that are whole."""
