@@ -7,11 +7,14 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tuner.data.tokens import Tokenizer
 from tuner.serve.errors import ApiError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
     from torch import Tensor
 
 PARAM = "response_format"
@@ -26,16 +29,14 @@ class Followed:
 
     def mask(self, scores: Tensor) -> Tensor:
         """Scores with minus infinity where the grammar does not go on."""
-        import llguidance.torch as bits
+        import llguidance.numpy as bits  # its module for torch compiles itself, which takes seconds
 
         allowed = bits.allocate_token_bitmask(1, self.size)
         bits.fill_next_token_bitmask(self.matcher, allowed)
-        held = scores.cpu()[None].clone()
-        bits.apply_token_bitmask_inplace(held[:, : self.size], allowed)
-        held[:, self.size :] = float("-inf")
+        open_to = _unpacked(allowed[0], len(scores), scores.device)
         if self.matcher.is_accepting():
-            held[0, list(self.stops)] = scores.cpu()[list(self.stops)]
-        return held[0].to(scores.device)
+            open_to[list(self.stops)] = True
+        return scores.masked_fill(~open_to, float("-inf"))
 
     def take(self, token: int) -> None:
         """Go on over a token; one that ends the answer is none of the grammar's."""
@@ -46,6 +47,14 @@ class Followed:
     def ended(self) -> bool:
         """Whether nothing may follow."""
         return bool(self.matcher.is_stopped())
+
+
+def _unpacked(bits: NDArray[np.int32], size: int, device: Any) -> Tensor:
+    """Bits, 32 tokens a number, as booleans [size]."""
+    import torch
+
+    found = np.unpackbits(bits.astype("<i4").view(np.uint8), bitorder="little")[:size]
+    return torch.from_numpy(np.pad(found, (0, size - len(found)))).bool().to(device)
 
 
 def of(asked: Mapping[str, Any] | None, tokenizer: Tokenizer, stops: Sequence[int]) -> Followed | None:
