@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -37,7 +38,11 @@ class Served:
         return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": KEY, "max_retries": 0, **more})
 
     def prompt(self, messages: list[dict[str, Any]] = ASKS) -> list[int]:
-        return self.loaded.prompt(messages)
+        return self.loaded.prompt(self.loaded.models.base, messages)
+
+    @property
+    def stops(self) -> list[int]:
+        return list(self.loaded.voice(self.loaded.models.base).stops)
 
     @property
     def model(self) -> Any:
@@ -45,7 +50,7 @@ class Served:
 
 
 def serving(home: Path, **knobs: Any) -> Iterator[Served]:
-    config = ServeConfig(model_name_or_path=str(STARTER), use_cpu=True, **knobs)
+    config = ServeConfig(model_name_or_path=str(STARTER), use_cpu=True, api_port=0, **knobs)
     loaded, at = load(config), _socket(config)
     app, _ = application(loaded, [KEY], [hosts.configured_name("studio.example")])
     with loaded.service, _listening(app, at, loaded):
@@ -84,7 +89,7 @@ def chat(client: Any, **more: Any) -> Any:
 
 def test_plain_and_streamed_answers_are_the_same(served: Served, client: Any) -> None:
     plain = chat(client)
-    ids = generated(served.model, served.prompt(), 24, eos_token_id=list(served.loaded.stops))
+    ids = generated(served.model, served.prompt(), 24, eos_token_id=served.stops)
     expected = served.loaded.tokenizer.decode(ids, True)
     assert plain.choices[0].message.content == expected and plain.choices[0].finish_reason == "stop"
     assert plain.usage.prompt_tokens == len(served.prompt())
@@ -121,7 +126,7 @@ def test_log_probabilities(served: Served, client: Any) -> None:
     choice = chat(client, logprobs=True, top_logprobs=4).choices[0]
     ids = served.prompt()
     with torch.no_grad():
-        made = generated(served.model, ids, 24, eos_token_id=list(served.loaded.stops))
+        made = generated(served.model, ids, 24, eos_token_id=served.stops)
         said = served.model(torch.tensor([ids + made])).logits[0].log_softmax(-1)
     told = choice.logprobs.content
     assert b"".join(bytes(t.bytes) for t in told).decode() == choice.message.content
@@ -142,9 +147,7 @@ def test_thirty_two_streams_at_once(served: Served) -> None:
     asks = [
         [{"role": "user", "content": f"Where does {n} live{'?' * k}"}] for n in names for k in range(1, 5)
     ]
-    alone = [
-        generated(served.model, served.prompt(a), 16, eos_token_id=list(served.loaded.stops)) for a in asks
-    ]
+    alone = [generated(served.model, served.prompt(a), 16, eos_token_id=served.stops) for a in asks]
 
     async def one(client: Any, messages: Any) -> str:
         stream = await client.chat.completions.create(
@@ -167,7 +170,7 @@ def test_base_and_adapter_answer_each_by_its_name(served: Served, client: Any, w
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.float32), worn
     ).eval()
-    ids = generated(model, served.prompt(), 24, eos_token_id=list(served.loaded.stops))
+    ids = generated(model, served.prompt(), 24, eos_token_id=served.stops)
     expected[str(worn)] = served.loaded.tokenizer.decode(ids, True)
     assert len(set(expected.values())) == 2
     prints = {}
@@ -277,6 +280,43 @@ def test_errors_are_the_client_s_own_classes(served: Served, client: Any) -> Non
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="base", input="x")
     assert chat(client, extra_body={"nobody_knows": 1, "user": "me"}).choices
+
+
+def test_an_adapter_is_asked_in_the_words_it_was_taught_in(
+    served: Served, worn: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "taught"
+    shutil.copytree(worn, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(STARTER / name, folder)
+    words = "{% for m in messages %}Q: {{ m.content }} A:{% endfor %}"
+    (folder / "chat_template.jinja").write_text(words)
+    choice = served.loaded.models.named(str(folder))
+    assert served.loaded.prompt(choice, ASKS) == served.loaded.tokenizer.encode(f"Q: {ASKS[0]['content']} A:")
+    assert served.loaded.prompt(served.loaded.models.base, ASKS) == served.prompt()
+    assert served.loaded.prompt(served.loaded.models.named(str(worn)), ASKS) == served.prompt()
+
+
+def test_a_reward_model_scores(home: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    base = AutoModelForSequenceClassification.from_pretrained(STARTER, num_labels=1, dtype=torch.float32)
+    model = get_peft_model(
+        base, LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False)
+    )
+    model.save_pretrained(home / "rewards")
+    texts = ["In Saltbay.", "I do not know, and I hope that helps you!"]
+    for served in serving(home, adapter_name_or_path=str(home / "rewards")):
+        client = served.client()
+        told = client.post("/score/evaluation", body={"model": "", "messages": texts}, cast_to=dict[str, Any])
+        with torch.no_grad():
+            encoded = [torch.tensor([served.loaded.tokenizer.encode(t)]) for t in texts]
+            expected = [float(model.eval()(ids).logits[0, 0]) for ids in encoded]
+        assert told["scores"] == pytest.approx(expected, abs=1e-5) and told["object"] == "score.evaluation"
+        with pytest.raises(openai.BadRequestError, match="scores texts"):
+            chat(client)
 
 
 def test_foreign_hosts_are_refused(served: Served) -> None:

@@ -17,11 +17,15 @@ NAMES = ("get_weather", "add", "noop")
 VALUES = st.one_of(st.text(max_size=12), st.integers(), st.booleans(), st.lists(st.integers(), max_size=3))
 ARGUMENTS = st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), VALUES, max_size=3)
 # What has no quotes cannot tell 5 from "5", and strips what stands around it.
-BARE = st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.from_regex(r"[a-z]{1,9}", fullmatch=True))
+BARE = st.dictionaries(
+    st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.from_regex(r"[a-z]{1,9}", fullmatch=True)
+)
 UNQUOTED = ("qwen3_5", "glm4_moe")
 
 
-def read(text: str, seed: int, names: tuple[str, ...] = NAMES) -> tuple[str, list[Call], list[dict[str, Any]]]:
+def read(
+    text: str, seed: int, names: tuple[str, ...] = NAMES
+) -> tuple[str, list[Call], list[dict[str, Any]]]:
     """The answer in random pieces: what a client puts together of the deltas, and the deltas."""
     chance, reader, deltas, at = random.Random(seed), CallReader(names), [], 0
     while at < len(text):
@@ -68,7 +72,9 @@ def test_words_before_a_call_are_words(name: str) -> None:
 
 
 def test_arguments_come_while_they_are_written() -> None:
-    text = '<tool_call>\n{"name": "add", "arguments": {"text": "a } \\" { b", "n": [1, {"m": 2}]}}\n</tool_call>'
+    text = (
+        '<tool_call>\n{"name": "add", "arguments": {"text": "a } \\" { b", "n": [1, {"m": 2}]}}\n</tool_call>'
+    )
     reader, seen = CallReader(NAMES), []
     for letter in text:
         seen += reader.deltas(letter)

@@ -18,7 +18,9 @@ class Serving(Section):
         "The address that it listens on; one that other machines reach needs API_KEY to be set.",
         usual="127.0.0.1",
     )
-    api_port: int = knob(0, "The port that it listens on; 0 takes any free one.", ge=0, le=65535)
+    api_port: int = knob(
+        PORT, "The port that it listens on; 0 takes any free one.", ge=0, le=65535, usual=str(PORT)
+    )
     api_model_name: OptionalText = knob(None, "A further name for the model that is asked by default.")
     api_key: OptionalText = knob(
         None, "What callers must bring as bearer token; give it as API_KEY in the environment.", secret=True
@@ -35,6 +37,9 @@ class Serving(Section):
         lowered="the slot is free sooner.",
         usual="10 to 60",
         unit="minutes",
+    )
+    api_gives_way: bool = knob(
+        True, "End when another run waits for this one's place, once the answers on their way are written."
     )
     api_rows: int = knob(
         32,

@@ -59,7 +59,8 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        return sum(len(lane.requests) for lane in list(self.lanes.values()))
+        """How many answers are being written."""
+        return sum(not r.finish for lane in list(self.lanes.values()) for r in list(lane.requests))
 
     @property
     def busy(self) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import hardware, paths
+from tuner.config.config import made_of
 from tuner.config.kinds import KINDS
 from tuner.config.serving import ServeConfig
 from tuner.jobs import launch, queue, slots
@@ -45,8 +46,8 @@ def start(base: str, adapters: Sequence[str] = (), name: str | None = None, **kn
         if same_base(str(run.values().get("model_name_or_path")), base):
             ensure_supervisor(only_if_needed=True)
             return run
-    config = ServeConfig(model_name_or_path=base, adapter_name_or_path=tuple(adapters), **knobs)
-    return submit(config, name)
+    given = {"model_name_or_path": base, "adapter_name_or_path": tuple(adapters), "api_port": 0, **knobs}
+    return submit(made_of(ServeConfig, given), name)
 
 
 def same_base(one: str, other: str) -> bool:

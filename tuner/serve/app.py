@@ -10,12 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from tuner import hosts
-from tuner.serve import chat, completions, errors, sse
+from tuner.serve import chat, completions, errors, scores, sse
 from tuner.serve.answering import CallerGoneError
 from tuner.serve.guard import KeyGuard, Noted
 from tuner.serve.loaded import Loaded
 from tuner.serve.metrics import Metrics
-from tuner.serve.protocol import ChatAsked, TextAsked
+from tuner.serve.protocol import ChatAsked, ScoreAsked, TextAsked
 from tuner.serve.token_text import TokenTexts
 
 GONE = 499
@@ -62,6 +62,10 @@ def application(
         if asked.stream:
             return await sse.streamed(completions.chunks(loaded, ready))
         return await _unless_gone(completions.whole(loaded, ready, request))
+
+    @app.post("/v1/score/evaluation")
+    async def scored(asked: ScoreAsked) -> dict[str, Any]:
+        return await scores.whole(loaded, asked)
 
     noted = Noted(app, metrics)
     return hosts.HostGuard(KeyGuard(noted, keys), allowed), noted

@@ -56,15 +56,16 @@ async def prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
 
 def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     refuse_unsupported(asked)
+    loaded.must(score=False)
     choice = loaded.models.named(asked.model)
     tools = _tools(asked)
-    prompt = loaded.prompt([_message(m) for m in asked.messages], tools)
+    prompt = loaded.prompt(choice, [_message(m) for m in asked.messages], tools)
     tokens = asked.max_completion_tokens or asked.max_tokens
-    sampling = loaded.sampling(asked, prompt, tokens, logprobs=asked.top)
+    sampling = loaded.sampling(asked, choice, prompt, tokens, logprobs=asked.top)
     if asked.n * len(prompt) > 1 << 20:
         raise ApiError(400, "n times the prompt is too much for one request.", "n")
     wanted = [
-        Prompted(prompt, replace(sampling, seed=_seed(asked, number)), _grammar(loaded, asked))
+        Prompted(prompt, replace(sampling, seed=_seed(asked, number)), _grammar(loaded, choice, asked))
         for number in range(asked.n)
     ]
     return Chat(asked, choice, wanted, _names(tools), texts, f"chatcmpl-{uuid.uuid4().hex}", now())
@@ -74,8 +75,8 @@ def _seed(asked: ChatAsked, number: int) -> int | None:
     return None if asked.seed is None else asked.seed + number
 
 
-def _grammar(loaded: Loaded, asked: ChatAsked) -> Grammar | None:
-    return grammars.of(asked.response_format, loaded.tokenizer, loaded.stops)
+def _grammar(loaded: Loaded, choice: Choice, asked: ChatAsked) -> Grammar | None:
+    return grammars.of(asked.response_format, loaded.tokenizer, loaded.voice(choice).stops)
 
 
 def _tools(asked: ChatAsked) -> list[dict[str, Any]]:

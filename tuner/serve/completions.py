@@ -54,10 +54,11 @@ async def prepare(loaded: Loaded, asked: TextAsked, texts: TokenTexts) -> Text:
 
 def _prepare(loaded: Loaded, asked: TextAsked, texts: TokenTexts) -> Text:
     refuse_unsupported(asked)
+    loaded.must(score=False)
     choice = loaded.models.named(asked.model)
     wanted = []
     for prompt in _prompts(loaded, asked):
-        sampling = _sampling(loaded, asked, prompt)
+        sampling = _sampling(loaded, choice, asked, prompt)
         wanted += [Prompted(prompt, replace(sampling, seed=_seed(asked, i))) for i in range(asked.n)]
     return Text(asked, choice, wanted, texts, f"cmpl-{uuid.uuid4().hex}", now())
 
@@ -66,12 +67,12 @@ def _seed(asked: TextAsked, number: int) -> int | None:
     return None if asked.seed is None else asked.seed + number
 
 
-def _sampling(loaded: Loaded, asked: TextAsked, prompt: Sequence[int]) -> Sampling:
+def _sampling(loaded: Loaded, choice: Choice, asked: TextAsked, prompt: Sequence[int]) -> Sampling:
     tokens = USUAL_TOKENS if asked.max_tokens is None else asked.max_tokens
     if tokens == 0 and not asked.echo:
         raise ApiError(400, "max_tokens 0 answers nothing; with echo it measures the prompt.", "max_tokens")
     told = asked.echo and asked.logprobs is not None
-    return loaded.sampling(asked, prompt, tokens, logprobs=asked.logprobs, prompt_logprobs=told)
+    return loaded.sampling(asked, choice, prompt, tokens, logprobs=asked.logprobs, prompt_logprobs=told)
 
 
 def _prompts(loaded: Loaded, asked: TextAsked) -> list[list[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,11 @@ class Models:
         self.default = self._adapter(self.given[0]) if self.given else self.base
 
     def named(self, name: str) -> Choice:
-        """The model that a caller means. Raises ApiError 404 for a name that says nothing here."""
-        if not name or name == self.config.api_model_name:
+        """The model that a caller means, under the name that they use. Raises ApiError 404 for one that says nothing here."""
+        return replace(self._named(name), id=name) if name else self.default
+
+    def _named(self, name: str) -> Choice:
+        if name == self.config.api_model_name:
             return self.default
         if name in self.base_names:
             return self.base

@@ -61,7 +61,8 @@ def _ending(config: ServeConfig, live: Live, loaded: Loaded, noted: Noted) -> Me
         if time.monotonic() >= look:
             look = time.monotonic() + CLAIMS
             _tell(live, loaded, noted)
-            if other := serving.claimant(live.run, idle=noted.idle > QUIET):
+            other = serving.claimant(live.run, idle=noted.idle > QUIET) if config.api_gives_way else None
+            if other is not None:
                 _let_finish(live, noted)
                 return message("stopped.claimed", name=other.name)
         time.sleep(LOOK)
