@@ -37,7 +37,9 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, pad: int = 0):
         self.model, self.pad = model, pad
         called = getattr(model, "get_base_model", lambda: model)()
-        self.takes = set(inspect.signature(called.forward).parameters)
+        self.takes = set(
+            inspect.signature(type(called).forward).parameters
+        )  # what it is wrapped in hides them
         self.called = called
         self.joins = _plain_attention(called)
         self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
