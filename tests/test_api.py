@@ -388,3 +388,60 @@ def _metrics(served: Served) -> dict[str, float]:
     return {
         name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
     }
+
+
+# --- other clients
+
+
+@pytest.mark.slow
+def test_lm_eval_measures_the_same_through_the_api(served: Served, worn: Path, tmp_path: Path) -> None:
+    """200 items of two choices: each log likelihood as lm-eval's own, with base and adapter loaded by transformers."""
+    lm_eval = pytest.importorskip("lm_eval", reason="the extra dev")
+    from lm_eval.tasks import TaskManager
+
+    names, places = ["Mia", "Tom", "Leo", "Ada", "Ben"], ["Saltbay", "Lindow", "Rivermouth", "Stonebridge"]
+    asks = ["Where does {} live? In", "{} lives in", "The home of {} is", "{} came back to", "I saw {} in"]
+    rows = [
+        {"question": ask.format(name), "choices": [f" {one}", f" {other}"], "gold": (i + j) % 2}
+        for i, ask in enumerate(asks)
+        for j, (name, one) in enumerate((n, p) for n in names for p in places)
+        for other in [places[(places.index(one) + 1 + k) % 4] for k in (0, 1)]
+    ]
+    assert len(rows) == 200
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "homes",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{gold}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "homes.yaml").write_text(json.dumps(task))
+
+    def measured(backend: str, **arguments: Any) -> tuple[float, list[tuple[float, bool]]]:
+        tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
+        found = lm_eval.simple_evaluate(
+            model=backend, model_args=arguments, tasks=["homes"], task_manager=tasks, log_samples=True,
+            bootstrap_iters=0,
+        )  # fmt: skip
+        items = sorted(found["samples"]["homes"], key=lambda item: item["doc_id"])
+        told = [(float(r[0]), str(r[1]) == "True") for item in items for r in item["filtered_resps"]]
+        return found["results"]["homes"]["acc,none"], told
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        through = measured(
+            "local-completions", base_url=f"{served.url}/v1/completions", model=str(worn), tokenizer=str(STARTER),
+            num_concurrent=1, batch_size=8,
+        )  # fmt: skip
+    direct = measured(
+        "hf", pretrained=str(STARTER), peft=str(worn), dtype="float32", device="cpu", batch_size=8
+    )
+    assert through[0] == direct[0] and len(through[1]) == len(direct[1]) == 400
+    for ours, theirs in zip(through[1], direct[1], strict=True):
+        assert ours[0] == pytest.approx(theirs[0], abs=1e-4) and ours[1] == theirs[1]
