@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_generate import adapter, generated
+from tests.test_generate import adapter, generated, model_of
 from tuner import hosts
 from tuner.config.serving import ServeConfig
 from tuner.serve.app import application
@@ -50,7 +50,7 @@ class Served:
 
 
 def serving(home: Path, **knobs: Any) -> Iterator[Served]:
-    config = ServeConfig(model_name_or_path=str(STARTER), use_cpu=True, api_port=0, **knobs)
+    config = ServeConfig(**{"model_name_or_path": str(STARTER), "use_cpu": True, "api_port": 0, **knobs})
     loaded, at = load(config), _socket(config)
     app, _ = application(loaded, [KEY], [hosts.configured_name("studio.example")])
     with loaded.service, _listening(app, at, loaded):
@@ -250,6 +250,95 @@ def test_json_by_schema(client: Any) -> None:
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}},
         )
     assert refused.value.param == "response_format"
+
+
+# --- tools
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a place.",
+        "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+    },
+}
+CALLS = (
+    'Let me look.\n<tool_call>\n{"name": "get_weather", "arguments": {"place": "Saltbay 🙂"}}\n</tool_call>'
+)
+
+
+def knows_by_heart(folder: Path, exchanges: list[tuple[list[dict[str, Any]], str]]) -> Path:
+    """A small model that gives these answers to these chats, with the starter's vocabulary and Qwen's template."""
+    from tuner.config.config import make
+    from tuner.data.template_choice import template_of
+    from tuner.data.tokens import load_tokenizer
+
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(STARTER / name, folder)
+    tokens = load_tokenizer(folder)
+    template = template_of(
+        make({"model_name_or_path": str(folder), "template": "qwen", "dataset": "x"}), tokens
+    )
+    rows = []
+    for messages, answer in exchanges:
+        prompt, said = tokens.encode(template.prompt(messages, [TOOL])), [*tokens.encode(answer), 2]
+        rows.append((torch.tensor([prompt + said]), torch.tensor([[-100] * len(prompt) + said])))
+    model = model_of(
+        "llama", vocab_size=2048, hidden_size=64, num_hidden_layers=2, max_position_embeddings=1024
+    )
+    steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        for ids, labels in rows:
+            loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+        steps.step()
+        steps.zero_grad()
+    assert loss.item() < 0.1
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_tools_round_trip(home: Path) -> None:
+    """A call is read while it streams; its result goes back and the model speaks of it."""
+    asks = [{"role": "user", "content": "How is Saltbay?"}]
+    called = {"name": "get_weather", "arguments": {"place": "Saltbay 🙂"}}
+    told = [
+        *asks,
+        {
+            "role": "assistant",
+            "content": "Let me look.",
+            "tool_calls": [{"type": "function", "function": called}],
+        },
+        {"role": "tool", "content": "sunny"},
+    ]
+    folder = knows_by_heart(home / "caller", [(asks, CALLS), (told, "It is sunny.")])
+    for served in serving(home, model_name_or_path=str(folder), template="qwen"):
+        client = served.client()
+        more = {"messages": asks, "tools": [TOOL], "max_tokens": 100}
+        choice = chat(client, **more).choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me look.")
+        (call,) = choice.message.tool_calls
+        assert (
+            call.function.name == "get_weather" and json.loads(call.function.arguments) == called["arguments"]
+        )
+        with client.chat.completions.stream(model="base", temperature=0, **more) as stream:
+            events = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+            final = stream.get_final_completion().choices[0]
+        assert (
+            len(events) > 3
+            and final.finish_reason == "tool_calls"
+            and final.message.content == "Let me look."
+        )
+        assert final.message.tool_calls[0].function.arguments == call.function.arguments
+        back = [
+            *asks,
+            choice.message.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+        ]
+        assert chat(client, **{**more, "messages": back}).choices[0].message.content == "It is sunny."
+        refused = chat(client, **more, tool_choice="none").choices[0].message
+        assert not refused.tool_calls  # and the tools were not shown
 
 
 # --- errors

@@ -61,6 +61,7 @@ def test_it_answers_while_it_lives_and_ends_when_it_is_stopped(launching_home: P
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_another_run_may_have_its_place_and_it_goes_when_nobody_asks(launching_home: Path) -> None:
     base = str(tiny.model(launching_home / "model"))
     first = serving.start(base, use_cpu=True)
