@@ -484,14 +484,18 @@ def test_an_answer_ends_where_its_template_ends_turns(studio: Path) -> None:
     from tuner.data.template_choice import template_of
     from tuner.data.templates import stop_ids
     from tuner.data.tokens import load_tokenizer
-    from tuner.engine.samples import _generate
+    from tuner.generate.answers import answers
+    from tuner.generate.request import Sampling
 
     model = AutoModelForCausalLM.from_pretrained(studio / "model").eval()
     tokenizer = load_tokenizer(studio / "model")
-    (said,) = _generate(model, [[4, 260, 270]], tokenizer, 8, ())
-    assert len(said) == 8
-    (short,) = _generate(model, [[4, 260, 270]], tokenizer, 8, (said[2], 399))
-    assert short == said[: said.index(said[2]) + 1]
+
+    def made(*stops: int) -> tuple[int, ...]:
+        (one,) = answers(model, tokenizer.decode, [[4, 260, 270]], Sampling(max_tokens=8, stop_ids=stops))
+        return one.ids
+
+    said = made()
+    assert len(said) == 8 and made(said[2], 399) == said[: said.index(said[2]) + 1]
     config = config_of("sft", template="chatml")
     ends = stop_ids(template_of(config, tokenizer), tokenizer)
     assert tokenizer.eos_id in ends

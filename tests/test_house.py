@@ -22,6 +22,8 @@ FLOORS = {
     "tuner.cli": 6,
     "tuner.ui": 5,
     "tuner.engine": 7,
+    "tuner.serve": 7,
+    "tuner.generate": 6,
     "tuner.models": 5,
     "tuner.jobs": 4,
     "tuner.plan": 3,
@@ -43,7 +45,14 @@ FLOORS = {
     "tuner.hardware": 0,
     "tuner": 0,
 }
-TORCH_TOWER = ("tuner.models", "tuner.engine", "tuner.stages", "tuner.worker")
+TORCH_TOWER = (
+    "tuner.models",
+    "tuner.generate",
+    "tuner.serve",
+    "tuner.engine",
+    "tuner.stages",
+    "tuner.worker",
+)
 BROWSER_TOWER = ("tuner.ui", "pages", "app")
 HEAVY = {"torch", "transformers", "peft", "trl", "accelerate"}
 

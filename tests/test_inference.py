@@ -14,6 +14,7 @@ model_name_or_path: data/starter
 adapter_name_or_path: saves/one,saves/two
 template: qwen
 finetuning_type: lora
+infer_backend: huggingface
 infer_dtype: float32
 trust_remote_code: true
 """
@@ -36,6 +37,8 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path) -> None:
         read_words(InferenceConfig, ["--tempratur", "1"])
     with pytest.raises(ConfigError, match="--infer_dtype is 'int8'.*one of auto, float16"):
         read_words(InferenceConfig, ["--infer_dtype", "int8"])
+    with pytest.raises(ConfigError, match="--infer_backend vllm is refused"):
+        read_words(InferenceConfig, ["--infer_backend", "vllm"])
     with pytest.raises(ConfigError, match="--top_k is '-3'"):
         read_words(InferenceConfig, ["--top_k", "-3"])
 

@@ -217,6 +217,8 @@ def _keep(live: LiveRun, mirror: MirrorProcess, result: Outcome, folder: Path) -
 def _ended(live: Live, result: Outcome) -> tuple[State, reasons.Reason]:
     if not result.stopped:
         return "finished", reasons.Reason()
+    if result.cause:
+        return "stopped", reasons.Reason(result.cause)
     kept = live.run.status().checkpoint_step
     if live.asked == "cancel":
         return "stopped", reasons.Reason(message("cancelled"))

@@ -15,6 +15,7 @@ from tuner.cli.knob_help import knob_help
 from tuner.cli.listing import adapters, runs
 from tuner.cli.machine import doctor, webui
 from tuner.cli.queueing import queue, resume, stop, sync, wait
+from tuner.cli.serving import api
 from tuner.cli.training import submit, train
 from tuner.cli.words import OK, foreseen, refuse
 from tuner.config.config import recipes
@@ -26,6 +27,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
         webui,
         train,
         submit,
+        api,
         queue,
         stop,
         resume,
@@ -48,7 +50,7 @@ ELSEWHERE = {
     "eval": "measure with `tuner train` and --do_eval or --do_predict.",
     "env": "`tuner doctor` says what this machine has.",
 }
-ELSEWHERE |= dict.fromkeys(("webchat", "api"), ELSEWHERE["chat"])
+ELSEWHERE["webchat"] = ELSEWHERE["chat"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -126,7 +126,7 @@ REFUSED: dict[str, Refusal] = {
     "shift_attn": Refusal("LongLoRA's shifted attention is not here; read long texts with --rope_scaling linear.", False),
     "mixture_of_depths": Refusal("mixture of depths is not here; train some layers with --finetuning_type freeze."),
     "use_v1_kernels": Refusal("that tool's experimental kernels are not here; --enable_liger_kernel has fused ones.", False),
-    "infer_backend": Refusal("answers are written with transformers while training; leave it out.", "huggingface"),
+    "infer_backend": Refusal("answers are written by tuner itself, with transformers' models; leave it out.", "huggingface"),
     "offload_folder": Refusal("weights are not moved to disk; load a smaller copy with --quantization_bit 4.", "offload"),
     "om_hub_token": Refusal("the openMind hub is not here; name a Hugging Face model or a local folder."),
     "quantization_device_map": Refusal("a quantized model is not spread over devices; leave it out."),

@@ -56,7 +56,7 @@ class Kind:
     @property
     def learns_tokens(self) -> bool:
         """Whether each row is tokens to predict, so that rows may be packed and token losses chosen."""
-        return self.rows in ("text", "chat")
+        return self.family == "train" and self.rows in ("text", "chat")
 
     @property
     def compares(self) -> bool:
@@ -136,6 +136,14 @@ _TABLE = (
         ordered=True,
         board="KTO",
     ),
+    Kind(
+        "serve",
+        "Serve",
+        "tuner.serve.run:serve",
+        family="serve",
+        verb="api",
+        config="tuner.config.serving:ServeConfig",
+    ),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
 ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})
@@ -162,7 +170,7 @@ def trains(name: str) -> bool:
 STAGES: tuple[str, ...] = get_args(Stage)
 DEFAULT: Stage = "sft"
 TOKENS = named(where=lambda kind: kind.learns_tokens)
-CHATS = named(where=lambda kind: kind.rows == "chat")
+CHATS = named(where=lambda kind: kind.learns_tokens and kind.rows == "chat")
 PACKED = named(where=lambda kind: "packed" in kind.engines)
 PREFERENCES = named(where=lambda kind: kind.needs_reference)
 CHOSEN_LOSS = named(where=lambda kind: kind.losses)

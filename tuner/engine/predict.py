@@ -6,7 +6,7 @@ import json
 import re
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,8 @@ import torch
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun
 from tuner.engine.setup import Start
+from tuner.generate import answers as generate
+from tuner.generate.request import Sampling
 from tuner.text.message import message
 
 if TYPE_CHECKING:
@@ -68,15 +70,10 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
     asked = questions(rows)
     tokenizer = start.tokenizer
     began = time.perf_counter()
-    answers: list[str] = []
-    size = config.per_device_eval_batch_size
-    for at in range(0, len(asked), size):
-        answers += generate(
-            trainer, config, tokenizer, [q.prompt for q in asked[at : at + size]], start.stops
-        )
-        run.progress(len(answers) / len(asked), message("doing.answers", done=len(answers), total=len(asked)))
+    given = [q.prompt for q in asked]
+    answers = [text.strip() for text in _answers(trainer, config, run, start, given)]
     expected = [_text(tokenizer, config, q.expected) for q in asked]
-    prompts = [_text(tokenizer, config, q.prompt) for q in asked]
+    prompts = [_text(tokenizer, config, ids) for ids in given]
     write(run.output / FILE, prompts, answers, expected)
     seconds = time.perf_counter() - began
     return {
@@ -90,29 +87,69 @@ def _text(tokenizer: PreTrainedTokenizerBase, config: Config, ids: list[int]) ->
     return str(tokenizer.decode(ids, skip_special_tokens=config.skip_special_tokens)).strip()
 
 
-def generate(
-    trainer: Trainer,
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    stops: Sequence[int],
+def _answers(
+    trainer: Trainer, config: Config, run: LiveRun, start: Start, prompts: Sequence[list[int]]
 ) -> list[str]:
-    """Continuations of a batch of prompts, padded on the left, each up to one of the ids in `stops`."""
-    model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    longest = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    with torch.no_grad():
-        made = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            pad_token_id=pad,
-            eos_token_id=list(stops) or None,
-            use_cache=config.use_kv_cache,
-            **choices(config),
-        )
-    return [_text(tokenizer, config, row) for row in made[:, longest:].tolist()]
+    """An answer to each prompt, up to one of the template's stop ids."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    tokenizer, done = start.tokenizer, 0
+
+    def told(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        run.progress(done / len(prompts), message("doing.answers", done=done, total=len(prompts)))
+
+    def decode(ids: Sequence[int], skip_special: bool) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+    if choices(config)["num_beams"] > 1 or not config.use_kv_cache:
+        return _by_beams(model, config, start, prompts, told)
+    wishes = [sampling(config, prompt, start.stops, number) for number, prompt in enumerate(prompts)]
+    size = config.per_device_eval_batch_size
+    made = generate.answers(model, decode, prompts, wishes, told, tokenizer.pad_token_id or 0, rows=size)
+    return [one.text for one in made]
+
+
+def sampling(config: Config, prompt: Sequence[int], stops: Sequence[int], number: int) -> Sampling:
+    """The generation knobs for one prompt; each has a seed of its own, so that answers do not depend on the batch."""
+    said = choices(config)
+    longest = said.get("max_new_tokens") or max(1, said["max_length"] - len(prompt))
+    return Sampling(
+        max_tokens=longest,
+        temperature=said.get("temperature", 0.0),
+        top_p=said.get("top_p", 1.0),
+        top_k=said.get("top_k", 0),
+        repetition_penalty=said["repetition_penalty"],
+        seed=config.seed + number,
+        stop_ids=tuple(stops),
+        skip_special=config.skip_special_tokens,
+    )
+
+
+def _by_beams(
+    model: Any, config: Config, start: Start, prompts: Sequence[list[int]], told: Callable[[], None]
+) -> list[str]:
+    """Answers for which several continuations are followed, by transformers; its batches are padded on the left."""
+    found: list[str] = []
+    pad, size = start.tokenizer.pad_token_id, config.per_device_eval_batch_size
+    for at in range(0, len(prompts), size):
+        batch = prompts[at : at + size]
+        longest = max(map(len, batch))
+        rows = [[pad] * (longest - len(p)) + list(p) for p in batch]
+        seen = [[0] * (longest - len(p)) + [1] * len(p) for p in batch]
+        with generate.undisturbed(model):
+            made = model.generate(
+                input_ids=torch.tensor(rows, device=model.device),
+                attention_mask=torch.tensor(seen, device=model.device),
+                pad_token_id=pad,
+                eos_token_id=list(start.stops) or None,
+                use_cache=config.use_kv_cache,
+                **choices(config),
+            )
+        for row in made[:, longest:].tolist():
+            found.append(_text(start.tokenizer, config, row))
+            told()
+    return found
 
 
 def choices(config: Config) -> dict[str, Any]:

@@ -8,13 +8,11 @@ preferences, the exact answer elsewhere. `score/correct` asks only whether the c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import TrainerCallback
 
 from tuner.config.config import Config
@@ -28,6 +26,8 @@ from tuner.data.template_choice import template_of
 from tuner.data.templates import stop_ids
 from tuner.data.tokens import Tokenizer
 from tuner.engine.live import LiveRun
+from tuner.generate.answers import answers
+from tuner.generate.request import Answer, Sampling
 from tuner.runs.files import replace_text
 from tuner.text.message import message
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHOWN = 12  # questions whose answers are kept as text; all are scored
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -99,58 +98,18 @@ def answer(
 ) -> list[str]:
     """The model's likeliest answer to each question, token by token (greedy), without special tokens.
 
-    `stops` are the ids at which an answer ends. `told` hears how many are answered, after each batch.
+    `stops` are the ids at which an answer ends. `told` hears how many are answered, after each.
     """
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
-    found: dict[int, str] = {}
-    with _generating(model):
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            rows = [asked[i].ids for i in batch]
-            for i, ids in zip(batch, _generate(model, rows, tokenizer, new_tokens, stops), strict=True):
-                found[i] = tokenizer.decode(ids, skip_special=True).strip()
-            told(len(found))
-    return [found[i] for i in range(len(asked))]
+    done = 0
 
+    def count(number: int, answer: Answer) -> None:
+        nonlocal done
+        done += 1
+        told(done)
 
-def _generate(
-    model: PreTrainedModel,
-    rows: Sequence[list[int]],
-    tokenizer: Tokenizer,
-    new_tokens: int,
-    stops: Sequence[int],
-) -> list[list[int]]:
-    longest = max(map(len, rows))
-    pad = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id or 0
-    ids = torch.tensor([[pad] * (longest - len(r)) + r for r in rows], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=model.device)
-    made = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=pad,
-        eos_token_id=list(stops) or None,
-        use_cache=True,
-    )
-    return [[int(t) for t in row if int(t) != pad or pad in stops] for row in made[:, longest:].tolist()]
-
-
-@contextmanager
-def _generating(model: PreTrainedModel) -> Iterator[None]:
-    """No gradients, no dropout, and training's random numbers left as they were: a look must not change the run."""
-    training, state = model.training, torch.get_rng_state()
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-        torch.set_rng_state(state)
+    wish = Sampling(max_tokens=new_tokens, stop_ids=tuple(stops))
+    found = answers(model, tokenizer.decode, [q.ids for q in asked], wish, count, tokenizer.pad_id or 0)
+    return [one.text.strip() for one in found]
 
 
 @dataclass

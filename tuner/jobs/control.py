@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import hardware
+from tuner.config.kinds import trains
 from tuner.jobs import launch, queue, resuming, watch
 from tuner.jobs.resuming import Refused, why_not_resumable
 from tuner.jobs.supervisor import STOP_GRACE, ensure_supervisor
@@ -48,8 +49,9 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     ensure_supervisor()
-    how = "without saving" if now else "once it has saved a checkpoint"
-    return f"Run {run.id} ends {how}, in {seconds:.0f} s at the latest."
+    saves = trains(str(run.values().get("stage")))
+    how = "" if not saves else " without saving" if now else " once it has saved a checkpoint"
+    return f"Run {run.id} ends{how}, in {seconds:.0f} s at the latest."
 
 
 def _end_without_worker(run: Run) -> str:

@@ -37,7 +37,7 @@ class DivergedError(FloatingPointError):
 class Outcome:
     """What a run's work hands back. `weights` is the folder with the adapter or model; None where nothing was trained.
 
-    `files` are what else it leaves behind, kept as artifacts. `base` is what the adapter fits: an absolute folder or a hub name. `metrics` are the totals of all_results.json.
+    `cause` is why it was stopped, where that is known better here. `files` are what else it leaves behind, kept as artifacts. `base` is what the adapter fits: an absolute folder or a hub name. `metrics` are the totals of all_results.json.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -45,6 +45,7 @@ class Outcome:
     adapter: bool = False
     base: str = ""
     stopped: bool = False
+    cause: Message = field(default_factory=Message)
     files: tuple[Path, ...] = ()
 
 

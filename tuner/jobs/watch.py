@@ -31,6 +31,8 @@ PREPARING_FLOOR = 600.0
 """The same for phases that do not step: loading, reading, evaluating."""
 CLOSING = "closing"
 """The worker's last phase: the outcome is decided and its reason written, only MLflow has yet to hear of it."""
+WAITING = "serving"
+"""A phase in which nothing need happen for hours: nobody asks."""
 
 
 # --- progress ------------------------------------------------------------------------------------------------------
@@ -66,6 +68,8 @@ class Pace:
 
     def limit(self) -> float:
         """Seconds without progress that are too long in the present phase."""
+        if self.mark is not None and self.mark[0] == WAITING:
+            return float("inf")
         if self.usual is None or self.mark is None or self.mark[0] != self.stepping:
             return float(os.environ.get("TUNER_STALL_PREPARING") or PREPARING_FLOOR)
         return max(float(os.environ.get("TUNER_STALL_SECONDS") or STALL_FLOOR), 10 * self.usual)

@@ -52,19 +52,21 @@ def _registered(name: str) -> Path | None:
         raise ConfigError([Problem("adapter_name_or_path", str(error))]) from error
 
 
-def put_on(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
-    """The model with an adapter on it, all of it. Raises ConfigError where the two do not belong together.
+def put_on(
+    model: PreTrainedModel | PeftModel, folder: Path, trainable: bool = False, name: str = "default"
+) -> PeftModel:
+    """The model with an adapter on it, all of it, beside those that it has. Raises ConfigError where they do not fit.
 
     PEFT only warns of an adapter that brings none of the weights that it announces: training would start at nothing.
     """
     try:
-        made = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-        found = set_peft_model_state_dict(made, load_peft_weights(str(folder), device="cpu"))
+        made = _added(model, folder, trainable, name)
+        found = set_peft_model_state_dict(made, load_peft_weights(str(folder), device="cpu"), name)
     except (RuntimeError, ValueError) as error:
         if "size mismatch" not in str(error) and "Target modules" not in str(error):
             raise
         raise _unfit(folder, "its parts have other sizes than this model's layers") from error
-    missing = [key for key in found.missing_keys if ".default" in key and re.search(r"lora_|oft_", key)]
+    missing = [key for key in found.missing_keys if f".{name}" in key and re.search(r"lora_|oft_", key)]
     unknown = [key for key in found.unexpected_keys if re.search(r"lora_|oft_", key)]
     if missing:
         raise _unfit(
@@ -75,6 +77,13 @@ def put_on(model: PreTrainedModel, folder: Path, trainable: bool = False) -> Pef
             folder, f"{len(unknown)} of its parts are for layers that this model does not have ({unknown[0]})"
         )
     return made
+
+
+def _added(model: PreTrainedModel | PeftModel, folder: Path, trainable: bool, name: str) -> PeftModel:
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), name, is_trainable=trainable)
+        return model
+    return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
 
 
 def _unfit(folder: Path, said: str) -> ConfigError:

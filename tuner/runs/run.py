@@ -126,7 +126,7 @@ class Run:
         """Keep secret knobs for the worker, in a file that only this user can read; those of the same name are replaced."""
         if secrets:
             redact.remember(secrets.values())
-            _write_private(self.secrets_path, json.dumps({**self.secrets(), **secrets}))
+            write_private(self.secrets_path, json.dumps({**self.secrets(), **secrets}))
 
     def forget_secrets(self) -> None:
         """Remove them; where they could not be removed they are emptied."""
@@ -272,7 +272,8 @@ def _read_once(path: Path, _written: int) -> dict[str, Any]:
     return stored(path)
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Replace a file that only this user can read."""
     with replacing(path) as fresh:  # who has the old one open reads nothing new
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -17,6 +17,7 @@ MESSAGES: dict[str, str] = {
     "phase.predicting": "predicting",
     "phase.writing_results": "writing results",
     "phase.registering": "registering the adapter",
+    "phase.serving": "serving",
     "phase.closing": "closing",
     # how far a phase is
     "doing.rows_read": "{name}: {done:,} rows read",
@@ -25,6 +26,7 @@ MESSAGES: dict[str, str] = {
     "doing.answers": "{done} of {total} answers",
     "doing.pairs": "{done} of {total} pairs",
     "doing.batches": "{done}[ of {total}] batches measured",
+    "doing.serving": "{answered:,} requests answered[, {running} answers being written]",
     # why a run ended
     "out_of_memory": "Out of memory[ on the {where}]: batch {batch} at up to {cutoff} tokens does not fit. "
     "Halve the batch and double accumulation, or shorten the cutoff.",
@@ -57,6 +59,9 @@ MESSAGES: dict[str, str] = {
     "stopped": "Stopped at step {step}; resume goes on from there.",
     "stopped.unsaved": "Stopped before there was anything to save.",
     "stopped.dead": "Stopped[ at step {step}, before it could save| before its first step].[ {checkpoint} is kept.| Nothing was saved.]",
+    "stopped.served": "Stopped; the model is no longer loaded.",
+    "stopped.idle": "Nobody asked for {minutes:g} minutes, so the model was unloaded.",
+    "stopped.claimed": "The run {name} waited for this place, so the model was unloaded.",
     "stopped.queued": "Taken out of the queue before it began.",
     "stopped.waiting": "Interrupted while it waited for its turn.",
     "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",

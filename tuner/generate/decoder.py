@@ -1,0 +1,110 @@
+"""The model's side of generation: prompts in, then one token a row and step, logits out.
+
+A decoder that replays a captured step needs the same four: `prefill`, `step`, `keep`, `join`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache
+
+from tuner.generate import cache as caches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Rows:
+    """The rows that a decoder has read so far: `lengths` tokens each, the longest filling the cache's columns."""
+
+    cache: Cache
+    lengths: list[int]
+
+    @property
+    def columns(self) -> int:
+        return int(self.cache.get_seq_length())
+
+
+class Decoder:
+    """Reads and continues rows with a transformers model. `pad` is an id that means nothing."""
+
+    def __init__(self, model: PreTrainedModel, pad: int = 0):
+        self.model, self.pad = model, pad
+        called = getattr(model, "get_base_model", lambda: model)()
+        self.takes = set(
+            inspect.signature(type(called).forward).parameters
+        )  # what it is wrapped in hides them
+        self.called = called
+        self.joins = _plain_attention(called)
+        self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids it reads."""
+        return int(self.called.get_input_embeddings().weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    def prefill(self, prompts: Sequence[Sequence[int]], every: bool = False) -> tuple[Rows, torch.Tensor]:
+        """Read prompts. Logits [rows, 1, vocabulary] after each, or [rows, columns, vocabulary] for `every` column."""
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        rows = Rows(
+            caches.empty() if self.joins else DynamicCache(config=self.called.config), [0] * len(prompts)
+        )
+        rows.lengths = [len(p) for p in prompts]
+        mask = self._mask(rows.lengths, width)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return rows, self._forward(ids, mask, positions, rows.cache, 0 if every else 1)
+
+    def step(self, rows: Rows, tokens: Sequence[int]) -> torch.Tensor:
+        """Read one token more of each row; logits [rows, vocabulary] after it."""
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        positions = torch.tensor(rows.lengths, device=self.device)[:, None]
+        rows.lengths = [length + 1 for length in rows.lengths]
+        mask = self._mask(rows.lengths, rows.columns + 1)
+        return self._forward(ids, mask, positions, rows.cache, 1)[:, -1]
+
+    def keep(self, rows: Rows, chosen: Sequence[int]) -> Rows:
+        """Only these rows, without columns that none of them needs."""
+        return self.join([(rows, chosen)])
+
+    def join(self, parts: Sequence[tuple[Rows, Sequence[int]]]) -> Rows:
+        """The chosen rows of several, as one. Only where `joins`."""
+        lengths = [rows.lengths[i] for rows, chosen in parts for i in chosen]
+        return Rows(caches.joined([(rows.cache, chosen) for rows, chosen in parts], max(lengths)), lengths)
+
+    def _mask(self, lengths: Sequence[int], width: int) -> torch.Tensor:
+        """1 for the last `length` of `width` columns of each row."""
+        columns = torch.arange(width, device=self.device)[None]
+        return (columns >= width - torch.tensor(lengths, device=self.device)[:, None]).long()
+
+    def _forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache, kept: int
+    ) -> torch.Tensor:
+        more: dict[str, Any] = {"position_ids": positions, "logits_to_keep": kept}
+        made = self.called(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **{name: value for name, value in more.items() if name in self.takes},
+        )
+        logits: torch.Tensor = made.logits
+        return logits[:, -kept:] if kept else logits
+
+
+def _plain_attention(model: Any) -> bool:
+    """Whether all that a model remembers are keys and values, so that its rows can be put beside each other."""
+    from transformers.cache_utils import get_layer_types_and_kwargs
+
+    kinds, _ = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))
+    return all(kind in ("full_attention", "sliding_attention", "chunked_attention") for kind in kinds)

@@ -1,0 +1,248 @@
+"""Requests share the model: those that wait are let in between steps, each step makes one token for every row.
+
+Rows of one adapter stand in one batch (a lane); lanes take turns, because a model can wear one adapter at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from tuner.generate import sampling
+from tuner.generate.adapters import AsItIs, Switch
+from tuner.generate.decoder import Decoder, Rows
+from tuner.generate.request import Finish, Piece, Request, Token
+from tuner.generate.text import Decodes, Speech
+
+MOST_ROWS = 32
+PREFILL = 8192
+"""Tokens, padding too, that are read at once before answers begin; one longer prompt is read alone."""
+TURN = 8
+"""Steps of one lane before the next has its turn, where there are several: switching adapters takes time too."""
+
+
+@dataclass
+class Lane:
+    """The requests of one adapter that are being answered, in the order of their rows."""
+
+    adapter: str
+    requests: list[Request] = field(default_factory=list)
+    rows: Rows | None = None
+
+
+class Scheduler:
+    """Answers requests with one model. `submit` and `cancel` from any thread, `step` from one."""
+
+    def __init__(
+        self, decoder: Decoder, decode: Decodes, switch: Switch | None = None, most: int = MOST_ROWS
+    ):
+        self.decoder, self.decode = decoder, decode
+        self.switch = switch or AsItIs()
+        self.most = most if decoder.joins else 1
+        self.waiting: deque[Request] = deque()
+        self.lanes: dict[str, Lane] = {}
+        self.speech: dict[Request, Speech] = {}
+        self.read = self.made = 0
+        self.lock = threading.Condition()
+
+    def submit(self, request: Request) -> Request:
+        """Take a request in; its answer begins when there is room."""
+        with self.lock:
+            self.waiting.append(request)
+            self.lock.notify_all()
+        return request
+
+    @property
+    def running(self) -> int:
+        """How many answers are being written."""
+        return sum(not r.finish for lane in list(self.lanes.values()) for r in list(lane.requests))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.lanes)
+
+    def step(self) -> None:
+        """Let in who waits, then give each lane its turn."""
+        self._drop_waiting()
+        self._admit()
+        several = len(self.lanes) > 1
+        for lane in list(self.lanes.values()):
+            with self._failing(lane):
+                self.switch.use(lane.adapter)
+                for _ in range(TURN if several else 1):
+                    self._advance(lane)
+            if not lane.requests:
+                del self.lanes[lane.adapter]
+
+    def cancel_all(self) -> None:
+        """End every request, those that wait too."""
+        for request in [*self.waiting, *(r for lane in self.lanes.values() for r in lane.requests)]:
+            self._tell(request, Piece(finish="cancelled"))
+        self.waiting.clear()
+        self.lanes.clear()
+
+    # --- those that come
+
+    def _drop_waiting(self) -> None:
+        with self.lock:
+            gone = [r for r in self.waiting if r.cancelled.is_set()]
+            self.waiting = deque(r for r in self.waiting if not r.cancelled.is_set())
+        for request in gone:
+            self._tell(request, Piece(finish="cancelled"))
+
+    def _admit(self) -> None:
+        for group in self._groups():
+            lane = self.lanes.setdefault(group[0].adapter, Lane(group[0].adapter))
+            with self._failing(lane, group):
+                self.switch.use(lane.adapter)
+                self._enter(lane, group)
+
+    def _groups(self) -> Iterator[list[Request]]:
+        """Who may enter, by adapter, each group small enough to be read at once."""
+        with self.lock:
+            free = self.most - self.running
+            entering = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        by_adapter: dict[str, list[Request]] = {}
+        for request in entering:
+            by_adapter.setdefault(request.adapter, []).append(request)
+        for requests in by_adapter.values():
+            yield from _readable(sorted(requests, key=lambda r: len(r.prompt)))
+
+    def _enter(self, lane: Lane, group: list[Request]) -> None:
+        every = any(r.sampling.prompt_logprobs for r in group)
+        rows, logits = self.decoder.prefill([r.prompt for r in group], every)
+        self.read += sum(rows.lengths)
+        for number, request in enumerate(group):
+            self.speech[request] = self._speech(request)
+            if request.sampling.prompt_logprobs:
+                request.prompt_tokens = _prompt_tokens(logits[number], request)
+        before = len(lane.requests)
+        ended = self._choose(group, logits[:, -1])
+        left = [i for i in range(len(group)) if i not in ended]
+        parts = [(lane.rows, range(before))] if lane.rows is not None else []
+        if not parts and len(left) == len(group):
+            lane.rows = rows
+        elif left:
+            lane.rows = self.decoder.join([*parts, (rows, left)])
+        lane.requests += [group[i] for i in left]
+
+    def _speech(self, request: Request) -> Speech:
+        def decode(ids: Sequence[int]) -> str:
+            return self.decode(ids, request.sampling.skip_special)
+
+        return Speech(decode, request.sampling.stop)
+
+    # --- those that are there
+
+    def _advance(self, lane: Lane) -> None:
+        self._leave(lane, [i for i, r in enumerate(lane.requests) if r.cancelled.is_set()], "cancelled")
+        if not lane.requests or lane.rows is None:
+            return
+        logits = self.decoder.step(lane.rows, [r.ids[-1] for r in lane.requests])
+        self._leave(lane, self._choose(lane.requests, logits))
+
+    def _choose(self, requests: Sequence[Request], logits: torch.Tensor) -> list[int]:
+        """One token for each request, told; the numbers of those that ended with it."""
+        best = logits.argmax(-1).tolist()
+        ids = [
+            best[i] if sampling.plain(r) else sampling.chosen(logits[i].float(), r)
+            for i, r in enumerate(requests)
+        ]
+        self.made += len(ids)
+        said = _said(requests, logits, ids)
+        return [i for i, (r, token) in enumerate(zip(requests, said, strict=True)) if self._take(r, token)]
+
+    def _take(self, request: Request, token: Token) -> bool:
+        """Note a request's next token and tell what may be shown of it. Whether that ended the answer."""
+        speech = self.speech[request]
+        if not request.sampling.max_tokens:  # only the prompt was to be measured
+            self._tell(request, speech.end("length"))
+            return True
+        request.ids.append(token.id)
+        request.last = token
+        if request.grammar is not None:
+            request.grammar.take(token.id)
+        if token.id in request.sampling.stop_ids:
+            piece: Piece | None = speech.end("stop")
+        else:
+            piece = speech.add(token, self._ending(request))
+        if piece is not None:
+            self._tell(request, piece)
+        return bool(request.finish)
+
+    def _ending(self, request: Request) -> Finish:
+        if request.grammar is not None and request.grammar.ended:
+            return "stop"
+        used = len(request.prompt) + len(request.ids)
+        full = len(request.ids) >= request.sampling.max_tokens or used >= self.decoder.longest
+        return "length" if full else ""
+
+    def _tell(self, request: Request, piece: Piece) -> None:
+        if piece.finish:
+            request.finish = piece.finish
+            self.speech.pop(request, None)
+        request.told(piece)
+
+    # --- those that go
+
+    def _leave(self, lane: Lane, gone: Sequence[int], finish: Finish = "") -> None:
+        """Take rows out of a lane, telling their requests why where they do not know yet."""
+        if not gone:
+            return
+        if finish:
+            for i in gone:
+                self._tell(lane.requests[i], self.speech[lane.requests[i]].end(finish))
+        left = [i for i in range(len(lane.requests)) if i not in set(gone)]
+        if left and lane.rows is not None:
+            lane.rows = self.decoder.keep(lane.rows, left)
+        else:
+            lane.rows = None
+        lane.requests = [lane.requests[i] for i in left]
+
+    @contextmanager
+    def _failing(self, lane: Lane, entering: Iterable[Request] = ()) -> Iterator[None]:
+        """What goes wrong in a lane ends its requests with the error, and those of no other."""
+        try:
+            yield
+        except Exception as error:
+            for request in {*lane.requests, *entering}:
+                if not request.finish:
+                    self._tell(request, Piece(finish="error", error=error))
+            lane.requests, lane.rows = [], None
+
+
+def _readable(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """Groups whose prompts, padded to the longest of each, stay within PREFILL tokens. From short to long."""
+    group: list[Request] = []
+    for request in requests:
+        if group and len(request.prompt) * (len(group) + 1) > PREFILL:
+            yield group
+            group = []
+        group.append(request)
+    if group:
+        yield group
+
+
+def _prompt_tokens(logits: torch.Tensor, request: Request) -> tuple[Token, ...]:
+    """A prompt's tokens with their log probabilities; nothing stands before the first, so it has none."""
+    ids = list(request.prompt)
+    read = logits[len(logits) - len(ids) : -1]
+    top = request.sampling.logprobs or 0
+    rest = sampling.tokens(read, ids[1:], top) if len(ids) > 1 else []
+    return (Token(ids[0]), *rest)
+
+
+def _said(requests: Sequence[Request], logits: torch.Tensor, ids: list[int]) -> list[Token]:
+    """The chosen tokens, with log probabilities for those that asked."""
+    asked = [i for i, r in enumerate(requests) if r.sampling.logprobs is not None]
+    said = [Token(i) for i in ids]
+    if asked:
+        top = max(requests[i].sampling.logprobs or 0 for i in asked)
+        for i, token in zip(asked, sampling.tokens(logits[asked], [ids[i] for i in asked], top), strict=True):
+            said[i] = Token(token.id, token.logprob, token.top[: requests[i].sampling.logprobs or 0])
+    return said

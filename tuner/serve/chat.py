@@ -1,0 +1,217 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+
+from tuner.generate.request import Grammar, Piece
+from tuner.serve import grammars
+from tuner.serve.answering import Answers, Prompted, answering, now
+from tuner.serve.calls import Call, CallReader
+from tuner.serve.errors import ApiError
+from tuner.serve.loaded import Loaded
+from tuner.serve.models import Choice
+from tuner.serve.protocol import ChatAsked, refuse_unsupported
+from tuner.serve.token_text import TokenTexts
+from tuner.serve.usage import usage
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A request, ready to be asked: `wanted` is one entry for each of its `n` answers."""
+
+    asked: ChatAsked
+    choice: Choice
+    wanted: list[Prompted]
+    tools: tuple[str, ...]
+    texts: TokenTexts
+    id: str
+    created: int
+
+    def reader(self) -> CallReader:
+        return CallReader(self.tools)
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """What every object of this answer begins with."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.choice.id,
+            "system_fingerprint": self.choice.fingerprint,
+        }
+
+
+async def prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
+    """Find the model, render the prompt. Raises ApiError."""
+    return await run_in_threadpool(_prepare, loaded, asked, texts)
+
+
+def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
+    refuse_unsupported(asked)
+    loaded.must(score=False)
+    choice = loaded.models.named(asked.model)
+    tools = _tools(asked)
+    prompt = loaded.prompt(choice, [_message(m) for m in asked.messages], tools)
+    tokens = asked.max_completion_tokens or asked.max_tokens
+    sampling = loaded.sampling(asked, choice, prompt, tokens, logprobs=asked.top)
+    if asked.n * len(prompt) > 1 << 20:
+        raise ApiError(400, "n times the prompt is too much for one request.", "n")
+    wanted = [
+        Prompted(prompt, replace(sampling, seed=_seed(asked, number)), _grammar(loaded, choice, asked))
+        for number in range(asked.n)
+    ]
+    return Chat(asked, choice, wanted, _names(tools), texts, f"chatcmpl-{uuid.uuid4().hex}", now())
+
+
+def _seed(asked: ChatAsked, number: int) -> int | None:
+    return None if asked.seed is None else asked.seed + number
+
+
+def _grammar(loaded: Loaded, choice: Choice, asked: ChatAsked) -> Grammar | None:
+    return grammars.of(asked.response_format, loaded.tokenizer, loaded.voice(choice).stops)
+
+
+def _tools(asked: ChatAsked) -> list[dict[str, Any]]:
+    if asked.tool_choice not in (None, "auto", "none"):
+        raise ApiError(400, "tool_choice can be auto or none here.", "tool_choice", "unsupported_parameter")
+    return [] if asked.tool_choice == "none" else list(asked.tools or ())
+
+
+def _names(tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(str((tool.get("function") or tool).get("name") or "") for tool in tools)
+
+
+# --- messages as callers send them, and as templates read them
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """One message for the template: text content, calls with their arguments as objects. Raises ApiError."""
+    role = {"developer": "system", "function": "tool"}.get(str(message.get("role")), message.get("role"))
+    if role not in ("system", "user", "assistant", "tool"):
+        raise ApiError(
+            400, f"A message has the role {role!r}; roles are system, user, assistant, tool.", "messages"
+        )
+    made = {**message, "role": role, "content": _text(message.get("content"))}
+    if calls := message.get("tool_calls"):
+        made["tool_calls"] = [_call(call) for call in calls]
+    else:
+        made.pop("tool_calls", None)
+    return made
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        raise ApiError(400, "A message's content is text or a list of parts.", "messages")
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+            raise ApiError(
+                400, "This model reads text only; send parts of type text.", "messages", "unsupported_content"
+            )
+    return "".join(str(part.get("text") or part.get("refusal") or "") for part in content)
+
+
+def _call(call: Any) -> dict[str, Any]:
+    function = dict(call.get("function") or {}) if isinstance(call, dict) else {}
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments or "{}")
+        except ValueError as error:
+            raise ApiError(400, "The arguments of a tool call are no JSON.", "messages") from error
+    return {**call, "function": function} if function.get("name") else _nameless()
+
+
+def _nameless() -> dict[str, Any]:
+    raise ApiError(400, "A tool call has no function name.", "messages")
+
+
+# --- the answer at once
+
+
+async def whole(loaded: Loaded, chat: Chat, caller: HttpRequest) -> dict[str, Any]:
+    """The whole answer as one object."""
+    async with answering(loaded, chat.choice, chat.wanted) as answers:
+        found = await answers.whole(caller)
+        return {
+            **chat.head("chat.completion"),
+            "choices": [_choice(chat, number, pieces) for number, pieces in enumerate(found)],
+            "usage": _usage(chat, answers),
+        }
+
+
+def _choice(chat: Chat, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+    reader = chat.reader()
+    text, calls = reader.all("".join(piece.text for piece in pieces))
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": text or (None if calls else ""),
+        "refusal": None,
+    }
+    if calls:
+        message["tool_calls"] = [call.whole() for call in calls]
+    return {
+        "index": number,
+        "message": message,
+        "logprobs": _logprobs(chat, pieces),
+        "finish_reason": _finish(pieces[-1], calls),
+    }
+
+
+def _logprobs(chat: Chat, pieces: Sequence[Piece]) -> dict[str, Any] | None:
+    if not chat.asked.logprobs:
+        return None
+    content = [chat.texts.chat(token) for piece in pieces for token in piece.tokens]
+    return {"content": content, "refusal": None}
+
+
+def _finish(last: Piece, calls: Sequence[Call]) -> str:
+    return "tool_calls" if calls and last.finish == "stop" else last.finish
+
+
+def _usage(chat: Chat, answers: Answers) -> dict[str, int]:
+    return usage(answers.requests, [len(chat.wanted[0].prompt)])
+
+
+# --- the answer in pieces
+
+
+async def chunks(loaded: Loaded, chat: Chat) -> AsyncIterator[dict[str, Any]]:
+    """The answer's chunks: the role first, then what is new, then why it ended, then what it took if that was asked for."""
+    head = chat.head("chat.completion.chunk") | ({"usage": None} if chat.asked.tells_usage else {})
+    async with answering(loaded, chat.choice, chat.wanted) as answers:
+        for number in range(chat.asked.n):
+            yield {**head, "choices": [_delta(number, {"role": "assistant", "content": ""})]}
+        readers = [chat.reader() for _ in range(chat.asked.n)]
+        async for number, piece in answers.pieces():
+            for choice in _new(chat, number, piece, readers[number]):
+                yield {**head, "choices": [choice]}
+        if chat.asked.tells_usage:
+            yield {**head, "choices": [], "usage": _usage(chat, answers)}
+
+
+def _new(chat: Chat, number: int, piece: Piece, reader: CallReader) -> list[dict[str, Any]]:
+    """The choices that one piece makes: content or parts of calls, and the end."""
+    deltas = reader.deltas(piece.text, ended=bool(piece.finish))
+    found = [_delta(number, delta) for delta in deltas]
+    if chat.asked.logprobs and piece.tokens:
+        found = found or [_delta(number, {})]
+        found[0]["logprobs"] = _logprobs(chat, [piece])
+    if piece.finish:
+        found.append({**_delta(number, {}), "finish_reason": _finish(piece, reader.calls)})
+    return found
+
+
+def _delta(number: int, delta: Mapping[str, Any]) -> dict[str, Any]:
+    return {"index": number, "delta": dict(delta), "logprobs": None, "finish_reason": None}

@@ -1,0 +1,158 @@
+"""A base with its tokenizer, template and generator: what requests are answered with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification
+
+from tuner.config.serving import ServeConfig
+from tuner.data.template_choice import template_of
+from tuner.data.templates import RefusedError, Template, stop_ids
+from tuner.data.tokens import Tokenizer, load_tokenizer
+from tuner.generate.adapters import Adapters
+from tuner.generate.decoder import Decoder
+from tuner.generate.request import Sampling
+from tuner.generate.scheduler import Scheduler
+from tuner.generate.service import Service
+from tuner.models import loading
+from tuner.serve.errors import ApiError
+from tuner.serve.models import Choice, Models
+from tuner.serve.protocol import Asked
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a model is asked, and the ids at which its answers end."""
+
+    template: Template
+    stops: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one served run holds. `scores` says that it ends in one number instead of the next token's logits."""
+
+    config: ServeConfig
+    tokenizer: Tokenizer
+    models: Models
+    adapters: Adapters
+    service: Service
+    scores: bool
+    voices: dict[Path | None, Voice] = field(default_factory=dict)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.service.scheduler
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer together, at most."""
+        return self.scheduler.decoder.longest
+
+    def voice(self, choice: Choice) -> Voice:
+        """The template of a model: the one that the run names, else the one that an adapter brings, else the base's."""
+        own = choice.folder if self.config.template is None else None
+        if own not in self.voices:
+            tokenizer = _tokenizer_in(own) or self.tokenizer
+            template = template_of(self.config.loading(), tokenizer)
+            self.voices[own] = Voice(template, tuple(stop_ids(template, self.tokenizer)))
+        return self.voices[own]
+
+    def must(self, score: bool) -> None:
+        """Raises ApiError where the model is not of the kind that is asked for."""
+        if score != self.scores:
+            way = "/v1/score/evaluation" if self.scores else "/v1/chat/completions"
+            does = "scores texts and writes none" if self.scores else "writes texts and scores none"
+            raise ApiError(400, f"This model {does}; ask POST {way}.", "model", "unsupported_model")
+
+    def sampling(
+        self, asked: Asked, choice: Choice, prompt: Sequence[int], tokens: int | None, **more: Any
+    ) -> Sampling:
+        """How a request's answer is made: its own words, and the run's settings where it says nothing.
+
+        `tokens` is the longest answer that it asks for. Raises ApiError for a prompt that fills the context.
+        """
+        room = self.longest - len(prompt)
+        if room < 1:
+            sentence = (
+                f"The prompt has {len(prompt)} tokens and the model reads {self.longest} with its answer."
+            )
+            raise ApiError(400, sentence, "messages", "context_length_exceeded")
+        config = self.config
+        temperature = config.temperature if asked.temperature is None else asked.temperature
+        samples = config.do_sample if asked.temperature is None else True
+        samples = samples if asked.do_sample is None else asked.do_sample
+        top_k = config.top_k if asked.top_k is None else asked.top_k
+        penalty = asked.repetition_penalty
+        return Sampling(
+            max_tokens=min(room, tokens if tokens is not None else config.max_new_tokens or room),
+            min_tokens=asked.min_tokens,
+            temperature=temperature if samples else 0.0,
+            top_p=max(1e-9, config.top_p if asked.top_p is None else asked.top_p),
+            top_k=max(0, top_k),
+            repetition_penalty=config.repetition_penalty if penalty is None else penalty,
+            presence_penalty=asked.presence_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            stop=asked.stops,
+            stop_ids=tuple(sorted({*self.voice(choice).stops, *asked.stop_token_ids})),
+            skip_special=config.skip_special_tokens,
+            **more,
+        )
+
+    def prompt(
+        self, choice: Choice, messages: Sequence[dict[str, Any]], tools: Sequence[Any] = ()
+    ) -> list[int]:
+        """The ids that ask for an answer to a chat. Raises ApiError where the template cannot write it."""
+        try:
+            return self.tokenizer.encode(self.voice(choice).template.prompt(messages, tools))
+        except RefusedError as error:
+            raise ApiError(
+                400, f"The model's template cannot write this chat: {error}", "messages"
+            ) from error
+
+
+def load(config: ServeConfig) -> Loaded:
+    """Load a config's base. Raises ConfigError."""
+    asked = config.loading()
+    source = loading.find(asked)
+    models = Models(config, source)
+    scores = _scores(models)
+    how: dict[str, Any] = {"kind": AutoModelForSequenceClassification, "num_labels": 1} if scores else {}
+    model = loading.load(asked, source, bits=config.quantization_bit, whole=False, **how)
+    model = model.to(loading.device(asked)) if not config.quantization_bit else model
+    tokenizer = load_tokenizer(source.folder)
+    model.eval().config.pad_token_id = tokenizer.pad_id
+    adapters = Adapters(model)
+    scheduler = Scheduler(
+        Decoder(model, tokenizer.pad_id or 0), tokenizer.decode, adapters, most=config.api_rows
+    )
+    made = Loaded(config, tokenizer, models, adapters, Service(scheduler), scores)
+    made.voice(models.default)  # a template that is not known is told now
+    return made
+
+
+def _scores(models: Models) -> bool:
+    """Whether the model that is asked by default is one that scores, as its files say."""
+    folder = models.default.folder
+    if folder is not None:
+        return bool(_read(folder / "adapter_config.json").get("task_type") == "SEQ_CLS")
+    made = _read(models.source.folder / "config.json").get("architectures") or [""]
+    return str(made[0]).endswith("ForSequenceClassification")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _tokenizer_in(folder: Path | None) -> Tokenizer | None:
+    """The tokenizer that was saved beside an adapter, with the template that it was taught in."""
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return None
+    found = load_tokenizer(folder)
+    return found if found.chat_template else None
