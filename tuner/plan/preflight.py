@@ -47,6 +47,11 @@ def problems(config: Config) -> list[Problem]:
     ]
 
 
+def model_problems(config: Config) -> list[Problem]:
+    """What stands against loading the model alone, for runs that use one and do not train."""
+    return [*_model(config), *libraries.missing(config)]
+
+
 def _task(config: Config) -> Iterator[Problem]:
     if not (config.do_train or config.do_eval or config.do_predict):
         said = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner.runs.checkpoints import sha256
+from tuner.tracking.evaluations import Measured, of_tags
 from tuner.tracking.reader import reader
 from tuner.tracking.rows import Page
 
@@ -40,6 +41,7 @@ class AdapterRow:
     note: str = ""
     folder: Path | None = None
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    evaluations: tuple[Measured, ...] = ()
 
     @property
     def state(self) -> Word:
@@ -96,6 +98,7 @@ def _row(found: Mapping[str, Any]) -> AdapterRow:
         note=found["description"] or "",
         folder=local_folder(found["location"] or ""),
         files=files,
+        evaluations=of_tags(tags),
     )
 
 

@@ -13,7 +13,11 @@ from tuner.tracking.reader import reader
 from tuner.tracking.registration import register
 from tuner.tracking.store import as_default, changing, explained, open_store
 
+VERSION = re.compile(r"(?P<name>[^@]+)(?:@(?P<alias>[\w-]+)|/(?P<number>\d+))")
+"""How the registry's versions are named in commands and configs."""
+
 __all__ = [
+    "VERSION",
     "AdapterRow",
     "BrokenWeights",
     "Word",
@@ -22,6 +26,8 @@ __all__ = [
     "check",
     "delete_adapter",
     "delete_alias",
+    "folder_of",
+    "named_version",
     "find_adapters",
     "get_adapter",
     "list_adapters",
@@ -36,8 +42,21 @@ def are_there_any() -> bool:
     return reader().has_adapters()
 
 
+def named_version(word: str) -> AdapterRow | None:
+    """The version that a word names as the registry does, `name@alias` or `name/3`; None for a word of another form.
+
+    Raises ValueError with one sentence where there is none of that name, TrackerError while the tracker is away.
+    """
+    found = VERSION.fullmatch(word)
+    return _version(found["name"], found["alias"] or found["number"]) if found else None
+
+
 def adapter_folder(name: str, version: int | str) -> Path:
     """The folder that PEFT loads, of a version or an alias. Raises ValueError with one sentence."""
+    return folder_of(_version(name, version))
+
+
+def _version(name: str, version: int | str) -> AdapterRow:
     rows = list_adapters(name)
     if not rows:
         raise ValueError(f"There is no adapter {name}; `tuner adapters` lists what there is.")
@@ -46,9 +65,14 @@ def adapter_folder(name: str, version: int | str) -> Path:
         raise ValueError(
             f"{name} has no version or alias {version}; it has {', '.join(str(r.version) for r in rows)}."
         )
+    return row
+
+
+def folder_of(row: AdapterRow) -> Path:
+    """The folder that PEFT loads; what lies on a server is brought here. Raises ValueError with one sentence."""
     if row.state != "ok":
         raise ValueError(
-            f"The files of {name} version {row.version} are {row.state}; register its run's output again."
+            f"The files of {row.name} version {row.version} are {row.state}; register its run's output again."
         )
     return row.folder or _fetched(row)
 

@@ -10,7 +10,7 @@ from tuner.runs.run import Run
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow
 from tuner.tracking.rows import Page
-from tuner.ui import picking, state, theme, writes
+from tuner.ui import evaluation, picking, state, theme, writes
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, ago, count, listed, place, safe, size
 
@@ -128,6 +128,9 @@ def version(row: AdapterRow) -> None:
             for name, (figure, help) in _figures(row).items():
                 grid.metric(name, safe(figure), help=help)
         _doings(row)
+        if row.evaluations:
+            with st.expander("Evaluations", icon=":material/rule:", expanded=True):
+                evaluation.of_version(row.evaluations)
 
 
 def _figures(row: AdapterRow) -> dict[str, tuple[str, str | None]]:
@@ -157,6 +160,12 @@ def _doings(row: AdapterRow) -> None:
                 icon=":material/monitoring:",
                 query_params={"run": row.run_id},
             )
+        st.page_link(
+            "pages/evaluate.py",
+            label="Evaluate",
+            icon=":material/rule:",
+            query_params={"adapter": _id(row)},
+        )
         with st.popover("Use it", icon=":material/code:", type="tertiary", width="content"):
             _code(row)
         with st.popover("Aliases", icon=":material/bookmark:", type="tertiary"):
