@@ -34,8 +34,8 @@ from tuner.jobs import resuming
 from tuner.jobs.checking import of_evaluation
 from tuner.jobs.live import Live, Outcome
 from tuner.runs.run import Run
-from tuner.tracking.evaluations import of_tags, results
-from tuner.ui.evaluation import Row, marked
+from tuner.tracking.evaluations import Measured, of_tags, results
+from tuner.ui.evaluation import Row, _of_dataset, figures, marked
 
 ROWS = 30
 
@@ -249,6 +249,16 @@ def test_what_was_measured_is_read_back_from_a_version() -> None:
         10,
         "a",
     )
+
+
+def test_runs_are_held_against_each_other_on_the_data_that_both_were_measured_on() -> None:
+    one, other = Measured("a", metrics={"exact": 50}), Measured("a", metrics={"exact": 60})
+    found = _of_dataset(
+        "a", {"1": [one], "2": [other], "3": [Measured("b")]}, {"2": "two", "1": "one", "3": "three"}
+    )
+    assert [row["label"] for row in found] == ["two", "one"]
+    [exact] = figures(found)
+    assert (exact["two"], exact["one"]) == ("60.0%", "50.0%   ▼ worse by 10.0%")
 
 
 def test_differences_are_marked_and_what_a_text_says_stays_text() -> None:

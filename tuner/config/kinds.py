@@ -156,6 +156,15 @@ _TABLE = (
         predicts="answers",
         goes_on=True,
     ),
+    Kind(
+        "import",
+        "Import",
+        "tuner.models.importing:take_in",
+        family="export",
+        verb="adapters --import",
+        config="tuner.config.importing:ImportConfig",
+        goes_on=True,
+    ),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
 ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})

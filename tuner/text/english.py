@@ -18,6 +18,7 @@ MESSAGES: dict[str, str] = {
     "phase.writing_results": "writing results",
     "phase.registering": "registering the adapter",
     "phase.serving": "serving",
+    "phase.copying": "copying",
     "phase.closing": "closing",
     # how far a phase is
     "doing.rows_read": "{name}: {done:,} rows read",

@@ -15,6 +15,7 @@ from typing import Any
 import streamlit as st
 
 from tuner.runs.run import Run
+from tuner.tracking.adapter_rows import list_adapters
 from tuner.tracking.evaluations import Measured, results
 from tuner.ui import chat, theme
 from tuner.ui.words import NONE, count, number, safe
@@ -141,6 +142,31 @@ def of_version(measured: Sequence[Measured]) -> None:
                 "pages/runs.py", label="Its answers", icon=":material/rule:", query_params={"run": one.run_id}
             )
         st.dataframe(rows, hide_index=True)
+
+
+def compared(names: Mapping[str, str]) -> None:
+    """What the adapters of several runs scored, a table a data set that two of them were measured on; `names` goes by
+    run id. Nothing where there is none. Raises TrackerError."""
+    scored = {
+        row.run_id: row.evaluations for row in list_adapters() if row.run_id in names and row.evaluations
+    }
+    datasets = dict.fromkeys(one.dataset for found in scored.values() for one in found)
+    tables = {name: _of_dataset(name, scored, names) for name in datasets}
+    tables = {name: table for name, table in tables.items() if len(table) > 1}
+    if not tables:
+        return
+    st.subheader("What their adapters scored", anchor=False)
+    for name, found in tables.items():
+        st.caption(f"Evaluated on {safe(name)}.")
+        st.dataframe(figures(found), hide_index=True)
+
+
+def _of_dataset(
+    dataset: str, scored: Mapping[str, Sequence[Measured]], names: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The runs that were measured on a data set, in the order of their names, each with its newest figures there."""
+    newest = {i: next((m for m in scored[i] if m.dataset == dataset), None) for i in names if i in scored}
+    return [{"label": names[i], "metrics": one.metrics} for i, one in newest.items() if one]
 
 
 def _left_out(found: Mapping[str, Any]) -> None:
