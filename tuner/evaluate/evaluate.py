@@ -106,7 +106,7 @@ def _loaded(plain: Config, source: Source, versions: Sequence[Version]) -> tuple
     adapters = Adapters(model.eval())
     for version in versions:
         if version.label != BASE:
-            adapters.add(version.label, adapter_folder(plain, version.label))
+            adapters.know(version.label, adapter_folder(plain, version.label))
     return model, adapters
 
 
