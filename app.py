@@ -22,7 +22,10 @@ page = st.navigation(
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("pages/history.py", title="History", icon=":material/history:"),
         ],
-        "Ship": [st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:")],
+        "Ship": [
+            st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:"),
+            st.Page("pages/evaluate.py", title="Evaluate", icon=":material/rule:"),
+        ],
     },
     position="sidebar" if inside else "hidden",
 )

@@ -7,7 +7,10 @@ from tuner.tracking.store import TrackerError
 from tuner.ui import adapters, theme
 from tuner.ui.words import safe
 
-theme.head("Adapters", "What your runs have trained: every version, what it fits, and what it came from.")
+with st.container(horizontal=True, vertical_alignment="center", key="adapters-head"):
+    theme.head("Adapters", "What your runs have trained: every version, what it fits, and what it came from.")
+    st.space("stretch")
+    adapters.bring()
 
 try:
     there_are = are_there_any()

@@ -1,9 +1,12 @@
 """Compare: two to six runs beside each other, in the URL: curves, outcomes against a baseline, what was set otherwise."""
 
+from contextlib import suppress
+
 import streamlit as st
 
 from tuner.tracking.history import history, means, metric_names
-from tuner.ui import answers, chart_table, charts, compare, run_view, tables, theme
+from tuner.tracking.store import TrackerError
+from tuner.ui import answers, chart_table, charts, compare, evaluation, run_view, tables, theme
 from tuner.ui.words import listed, safe
 
 theme.head("Compare", "Runs beside each other: where their curves part, and what was set otherwise.")
@@ -50,6 +53,8 @@ else:
     )
 
 answers.compared(names)
+with suppress(TrackerError):
+    evaluation.compared(names)
 
 st.subheader("What they took", anchor=False)
 st.dataframe(tables.costs(rows, names), hide_index=True)

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from tuner.config.kinds import trains
-from tuner.ui import answers, live, run_actions, run_list, run_view, state, theme
+from tuner.tracking.evaluations import results
+from tuner.ui import answers, evaluation, live, run_actions, run_list, run_view, state, theme
 
 run_id = state.asked("run")
 if not run_id:
@@ -43,11 +44,16 @@ run_actions.remedies(run)
 names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
 if not trains(str(values.get("stage"))):
     names.remove("Checkpoints")
+if measured := bool(results(run)):
+    names.insert(0, "Evaluation")
 if answers.has_samples(run):
     names.insert(1, "Samples")
 if predicted := answers.predictions_of(run):
     names.insert(1 if values.get("do_train") else 0, "Predictions")
 tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True))
+if measured and tabs["Evaluation"].open:
+    with tabs["Evaluation"]:
+        evaluation.panel(run)
 if tabs["Charts"].open:
     with tabs["Charts"]:
         run_view.chart_options()

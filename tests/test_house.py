@@ -19,6 +19,7 @@ FLOORS = {
     "tuner.__main__": 7,
     "pages": 6,
     "tuner.stages": 8,
+    "tuner.evaluate": 8,
     "tuner.cli": 6,
     "tuner.ui": 5,
     "tuner.engine": 7,
@@ -51,6 +52,7 @@ TORCH_TOWER = (
     "tuner.serve",
     "tuner.engine",
     "tuner.stages",
+    "tuner.evaluate",
     "tuner.worker",
 )
 BROWSER_TOWER = ("tuner.ui", "pages", "app")

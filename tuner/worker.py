@@ -85,7 +85,7 @@ def _live(run: Run, mirror: MirrorProcess) -> int:
         config = run.config()
         live = LiveRun(run, config) if isinstance(config, Config) else Live(run)
         with live.listening(), measuring(live):
-            result = _train(live, mirror) if isinstance(live, LiveRun) else _work(config, live)
+            result = _train(live, mirror) if isinstance(live, LiveRun) else _work(config, live, mirror)
         state, reason = _ended(live, result)
     except StoppedError:
         state, reason = _ended(live, Outcome(stopped=True))
@@ -147,14 +147,17 @@ def work_of(config: RunConfig) -> Callable[[RunConfig, Live], Outcome]:
     return found
 
 
-def _work(config: RunConfig, live: Live) -> Outcome:
-    """What a kind that does not train is for."""
+def _work(config: RunConfig, live: Live, mirror: MirrorProcess) -> Outcome:
+    """What a kind that does not train is for. An adapter that it brought is registered."""
     with live.phase("loading_libraries"):
         only_tensors()
         library_imports.begin()
         quieten()
         work = work_of(config)
-    return work(config, live)
+    result = work(config, live)
+    if result.weights and result.adapter:
+        _register(live, mirror, result, result.weights, config.called)
+    return result
 
 
 def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:
@@ -206,9 +209,14 @@ def _keep(live: LiveRun, mirror: MirrorProcess, result: Outcome, folder: Path) -
         for path in folder.glob("*.safetensors"):
             check_finite(path)
         return
+    _register(live, mirror, result, folder, lineage(live.config))
+
+
+def _register(live: Live, mirror: MirrorProcess, result: Outcome, folder: Path, name: str) -> None:
+    """Make an adapter the next version of a name; where MLflow is away, later."""
     with live.phase("registering"):
         try:
-            ask_to_register(live.run, folder, result.base, lineage(live.config))
+            ask_to_register(live.run, folder, result.base, name)
             mirror.register()
         except TrackerError as away:
             live.note(message("note.unregistered", folder=str(folder), detail=str(away)))

@@ -17,6 +17,7 @@ from tuner.cli.machine import doctor, webui
 from tuner.cli.queueing import queue, resume, stop, sync, wait
 from tuner.cli.serving import api
 from tuner.cli.training import submit, train
+from tuner.cli.using import evaluate
 from tuner.cli.words import OK, foreseen, refuse
 from tuner.config.config import recipes
 from tuner.config.knobs import nearest
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
         train,
         submit,
         api,
+        evaluate,
         queue,
         stop,
         resume,
@@ -47,7 +49,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 ELSEWHERE = {
     "export": "merge an adapter with PEFT's merge_and_unload; `tuner adapters` shows its folder.",
     "chat": "a run shows the answers to held-out questions with --probe, and `tuner train` with --do_predict writes them.",
-    "eval": "measure with `tuner train` and --do_eval or --do_predict.",
+    "eval": "`tuner evaluate` measures a model and its adapters, on a data set or on benchmarks of lm-eval.",
     "env": "`tuner doctor` says what this machine has.",
 }
 ELSEWHERE["webchat"] = ELSEWHERE["chat"]

@@ -1,17 +1,22 @@
-"""`tuner train --help` and `tuner submit --help`: every knob by section, from its one declaration."""
+"""`tuner train --help` and the like: every knob by section, from its one declaration."""
 
 from __future__ import annotations
 
-from tuner.config.config import KNOBS, Config, form_sections, word
-from tuner.config.knobs import Knob, sections_of
+from tuner.config.config import Config, word
+from tuner.config.knobs import Knob, knobs_of, sections_of
+from tuner.config.run_config import RunConfig
 
 
-def knob_help(verb: str) -> str:
-    lines = [f"tuner {verb} [file.yaml|recipe] [--flag value | key=value ...]"]
-    for section in form_sections():
-        lines += ["", section.title]
-        lines += [_knob_line(KNOBS[name]) for name in section.model_fields if KNOBS[name].shown]
-    rest = sorted(n for s in sections_of(Config) for n in s.model_fields if not KNOBS[n].shown)
+def knob_help(verb: str, config: type[RunConfig] = Config) -> str:
+    """What a verb takes."""
+    knobs = knobs_of(config)
+    lines = [
+        f"tuner {verb} [file.yaml{'|recipe' if config is Config else ''}] [--flag value | key=value ...]"
+    ]
+    for section in sections_of(config):
+        shown = [knobs[name] for name in section.model_fields if knobs[name].shown]
+        lines += ["", section.title, *map(_knob_line, shown)] if shown else []
+    rest = sorted(name for name, knob in knobs.items() if not knob.shown)
     return "\n".join([*lines, "", "Also taken, by transformers' own names: " + ", ".join(rest)])
 
 

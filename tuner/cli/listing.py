@@ -7,7 +7,10 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
+from tuner.cli.training import run_here
 from tuner.cli.words import OK, parser, print_json, refuse, table
+from tuner.config.importing import ImportConfig
+from tuner.config.knobs import ConfigError
 from tuner.runs.status import STATES
 
 A_SCREEN = 50
@@ -66,14 +69,21 @@ def _run_fields(row: Any) -> dict[str, Any]:
 
 
 def adapters(words: list[str]) -> int:
-    """List registered adapters and their versions, newest first."""
+    """List registered adapters and their versions, newest first; --import takes in one from elsewhere."""
     options_of = parser(adapters)
     options_of.add_argument("word", nargs="*", help="only what has these in name, base, data sets or aliases")
     options_of.add_argument("--json", action="store_true", help="one JSON object a line")
     options_of.add_argument(
         "--limit", type=int, help=f"at most this many (default {A_SCREEN}; with --json all)"
     )
+    options_of.add_argument(
+        "--import", dest="folder", metavar="FOLDER", help="register an adapter that was trained elsewhere"
+    )
+    options_of.add_argument("--base", help="with --import: the model it was trained on")
+    options_of.add_argument("--name", help="with --import: what it is called here")
     options = options_of.parse_args(words)
+    if options.folder:
+        return _import(options.folder, options.base, options.name)
     from tuner.tracking.adapters import find_adapters
 
     if options.limit is not None and options.limit < 1:
@@ -89,3 +99,13 @@ def adapters(words: list[str]) -> int:
     if page.total > len(rows):
         _warn(f"{len(rows)} of {page.total} versions; --limit {page.total} shows all.")
     return OK
+
+
+def _import(folder: str, base: str | None, name: str | None) -> int:
+    """Take in an adapter; the run's exit code."""
+    from tuner.jobs.checking import of_import
+
+    config = ImportConfig(adapter_name_or_path=folder, model_name_or_path=base, adapter_name=name)
+    if problems := of_import(config):
+        raise ConfigError(problems)
+    return run_here(config)

@@ -8,16 +8,21 @@ from tuner import samples
 from tuner.cli.words import OK
 from tuner.config.config import Config, make, parse_words
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.run_config import RunConfig
 
 
 def train(words: list[str]) -> int:
     """Train here and now; prints the run's id and state last."""
+    words, gpus = _gpus(words)
+    return run_here(_checked(words), gpus)
+
+
+def run_here(config: RunConfig, gpus: list[int] | None = None) -> int:
+    """Make a run and live it in this terminal; its exit code."""
     from tuner.jobs.foreground import run_in_foreground
     from tuner.tracking.runs import create_run
 
-    words, gpus = _gpus(words)
-    config = _checked(words)
-    run = create_run(config, config.run_name or "")
+    run = create_run(config, config.called)
     print(f"run {run.id} in {run.folder}", flush=True)
     code = run_in_foreground(run, gpus=gpus)
     status = run.status()

@@ -24,7 +24,7 @@ class Kind:
     """One kind of run.
 
     `entry` is the function that does it and `config` the class of its knobs, both as module:name; `verb` is the command. `reads` are the data sets it takes, `usual_for` those that are
-    mostly meant for it, and `rows` is how a row is encoded. `metrics` are what an evaluation measures beside the loss,
+    mostly meant for it, and `rows` is how a row is encoded, None where none is. `metrics` are what an evaluation measures beside the loss,
     `charts` the names of the run page's own charts. `losses` are what pref_loss may name, empty where the loss is fixed.
     """
 
@@ -36,7 +36,7 @@ class Kind:
     config: str = "tuner.config.config:Config"
     reads: tuple[Rows, ...] = ()
     usual_for: Rows | None = None
-    rows: Rows = "chat"
+    rows: Rows | None = None
     metrics: tuple[str, ...] = ()
     charts: tuple[str, ...] = ()
     losses: tuple[str, ...] = ()
@@ -52,6 +52,8 @@ class Kind:
     """Whether its rows come in an order of their own, which shuffling would undo."""
     board: str = ""
     """What LLaMA-Factory's board calls it."""
+    goes_on: bool = False
+    """Whether a run that ended early finds what it left behind and goes on from there, without a checkpoint."""
 
     @property
     def learns_tokens(self) -> bool:
@@ -143,6 +145,25 @@ _TABLE = (
         family="serve",
         verb="api",
         config="tuner.config.serving:ServeConfig",
+    ),
+    Kind(
+        "evaluate",
+        "Evaluation",
+        "tuner.evaluate.evaluate:evaluate",
+        family="evaluate",
+        verb="evaluate",
+        config="tuner.config.evaluation:EvaluateConfig",
+        predicts="answers",
+        goes_on=True,
+    ),
+    Kind(
+        "import",
+        "Import",
+        "tuner.models.importing:take_in",
+        family="export",
+        verb="adapters --import",
+        config="tuner.config.importing:ImportConfig",
+        goes_on=True,
     ),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}

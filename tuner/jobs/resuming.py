@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tuner.config.kinds import KINDS
 from tuner.jobs import launch, queue, watch
 from tuner.runs import checkpoints, locks, worker_lock
 from tuner.runs.run import Run
@@ -30,9 +31,15 @@ def why_not_resumable(run: Run) -> str | None:
         return "It has finished; clone it and raise num_train_epochs to train further."
     if status.state not in ENDED and worker_lock.alive(run):
         return "It is still at work; stop it first."
-    if not checkpoints.to_go_on_from(run):
+    if not (goes_on(run) or checkpoints.to_go_on_from(run)):
         return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
     return None
+
+
+def goes_on(run: Run) -> bool:
+    """Whether a run goes on from what it left behind, which is no checkpoint."""
+    kind = KINDS.get(str(run.values().get("stage")))
+    return kind is not None and kind.goes_on
 
 
 def queue_again(
@@ -105,6 +112,8 @@ def _write(run: Run, status: Status, source: Path | None, note: Message) -> Stat
 
 def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
     """The checkpoint to go on from, and a note when newer ones were passed over. Raises Refused."""
+    if goes_on(run):
+        return None, ""
     if checkpoint is not None:
         named = Path(checkpoint)
         path = named if named.is_absolute() else run.checkpoints / named

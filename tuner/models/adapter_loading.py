@@ -13,13 +13,13 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal
 from tuner.models.hub import resolve_model, token_of
+from tuner.tracking.adapters import folder_of, named_version
 from tuner.tracking.store import TrackerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
-VERSION = re.compile(r"(?P<name>[^@]+)(?:@(?P<alias>[\w-]+)|/(?P<number>\d+))")
 
 
 def adapter_folder(config: Config, name: str) -> Path:
@@ -41,13 +41,9 @@ def adapter_folder(config: Config, name: str) -> Path:
 
 def _registered(name: str) -> Path | None:
     """The folder of a version that is named as the registry does; None for another name."""
-    found = VERSION.fullmatch(name)
-    if found is None:
-        return None
-    from tuner.tracking.adapters import adapter_folder as folder_of  # MLflow takes seconds to import
-
     try:
-        return folder_of(found["name"], found["alias"] or found["number"])
+        row = named_version(name)
+        return folder_of(row) if row else None
     except (ValueError, TrackerError) as error:
         raise ConfigError([Problem("adapter_name_or_path", str(error))]) from error
 

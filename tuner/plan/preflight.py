@@ -47,6 +47,11 @@ def problems(config: Config) -> list[Problem]:
     ]
 
 
+def model_problems(config: Config) -> list[Problem]:
+    """What stands against loading the model alone, for runs that use one and do not train."""
+    return [*_model(config), *libraries.missing(config)]
+
+
 def _task(config: Config) -> Iterator[Problem]:
     if not (config.do_train or config.do_eval or config.do_predict):
         said = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."
@@ -145,15 +150,15 @@ def _adapters(config: Config) -> Iterator[Problem]:
             if not (folder / "adapter_config.json").is_file():
                 said = f"--{knob} {name} holds no adapter_config.json; give an adapter's folder."
                 yield Problem(knob, said)
-            elif why := adapter_refusal(folder) or _unfit_adapter(config, folder):
+            elif why := adapter_refusal(folder) or unfit_adapter(str(config.model_name_or_path), folder):
                 yield Problem(knob, f"--{knob} {name} {why}")
 
 
 ADAPTER_PART = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
-def _unfit_adapter(config: Config, folder: Path) -> str:
-    """Why an adapter cannot be put on the model, as the end of a sentence; empty where nothing speaks against it."""
+def unfit_adapter(model: str, folder: Path) -> str:
+    """Why an adapter cannot be put on a model, as the end of a sentence; empty where nothing speaks against it."""
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         return ""  # said when it is looked for
@@ -170,7 +175,7 @@ def _unfit_adapter(config: Config, folder: Path) -> str:
     if said is not None and ranks and ranks != {said}:
         found = ", ".join(map(str, sorted(ranks)))
         return f"says rank {said} in adapter_config.json, but its weights have rank {found}; take a whole copy of it."
-    base = _matrices(place(str(config.model_name_or_path)))
+    base = _matrices(place(model))
     for key, shape in parts.items():
         part = ADAPTER_PART.fullmatch(key)
         theirs = base.get(f"{part['module']}.weight") if part else None
@@ -178,7 +183,7 @@ def _unfit_adapter(config: Config, folder: Path) -> str:
         if part and theirs and (shape[1] if part["side"] == "A" else shape[0]) not in theirs:
             return (
                 f"was trained on another model: its part for {part['module']} is {shape[0]} x {shape[1]}, and that layer of"
-                f" {config.model_name_or_path} is {theirs[0]} x {theirs[1]}; name the model it was trained on."
+                f" {model} is {theirs[0]} x {theirs[1]}; name the model it was trained on."
             )
     return ""
 

@@ -14,10 +14,11 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.config.serving import ServeConfig
 from tuner.generate.adapters import BASE
-from tuner.models.adapter_loading import VERSION, WEIGHTS, adapter_folder
+from tuner.models.adapter_loading import WEIGHTS, adapter_folder
 from tuner.models.loading import Source, fingerprint
 from tuner.serve.errors import ApiError
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters
+from tuner.tracking.adapters import VERSION
 from tuner.tracking.store import TrackerError
 
 SHORT = 12

@@ -18,6 +18,7 @@ MESSAGES: dict[str, str] = {
     "phase.writing_results": "writing results",
     "phase.registering": "registering the adapter",
     "phase.serving": "serving",
+    "phase.copying": "copying",
     "phase.closing": "closing",
     # how far a phase is
     "doing.rows_read": "{name}: {done:,} rows read",
@@ -109,6 +110,7 @@ MESSAGES: dict[str, str] = {
     "engine.attention": "its attention is not plain causal attention.",
     "engine.fixed_attention": "its attention cannot be replaced.",
     "engine.window": "its attention sees {window} tokens back (sliding_window) and rows have up to {longest}.",
+    "note.not_asked": "Not asked: {count:,} rows, because of {reason}.",
     "note.resumed": "Went on from {checkpoint} (step {step} of {total}).",
     "note.resumed_by_itself": "The machine was restarted[ at step {step}]; the run went on by itself from "
     "[{checkpoint}|the beginning].[ Passed over, damaged: {damaged}]",

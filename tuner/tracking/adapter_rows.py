@@ -7,13 +7,24 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tuner.runs.checkpoints import sha256
+from tuner.tracking.evaluations import Measured, of_tags
 from tuner.tracking.reader import reader
 from tuner.tracking.rows import Page
 
 Word = Literal["ok", "missing", "changed"]
+ALIAS = "alias/"
+"""What the tags begin with that say when a version got an alias (+seconds) and when it lost it (-seconds)."""
+
+
+class Turn(NamedTuple):
+    """A version got an alias, or lost it; `at` is in seconds since the epoch."""
+
+    at: float
+    alias: str
+    got: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class AdapterRow:
     note: str = ""
     folder: Path | None = None
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    evaluations: tuple[Measured, ...] = ()
+    turns: tuple[Turn, ...] = ()
 
     @property
     def state(self) -> Word:
@@ -96,7 +109,19 @@ def _row(found: Mapping[str, Any]) -> AdapterRow:
         note=found["description"] or "",
         folder=local_folder(found["location"] or ""),
         files=files,
+        evaluations=of_tags(tags),
+        turns=_turns(tags),
     )
+
+
+def _turns(tags: Mapping[str, str]) -> tuple[Turn, ...]:
+    """When a version got and lost its aliases, the newest first."""
+    found = []
+    for key, told in tags.items():
+        for entry in filter(None, told.split(",")) if key.startswith(ALIAS) else ():
+            with suppress(ValueError):
+                found.append(Turn(abs(float(entry)), key.removeprefix(ALIAS), entry.startswith("+")))
+    return tuple(sorted(found, reverse=True))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from tuner.runs.run import Run, all_runs, mark_open
 from tuner.runs.status import ENDED, State, Status
 from tuner.text.message import Message, message, plain, to_tag
 from tuner.tracking import new_row, open_runs, store
+from tuner.tracking.evaluations import tell_versions
 from tuner.tracking.registration import register_pending
 from tuner.tracking.store import TrackerError, explained, open_store
 from tuner.tracking.sync_state import SyncState, held, is_mirrored
@@ -98,6 +99,8 @@ def bring(run: Run, ledger: SyncState) -> int:
         sent = _send_metrics(client, run, ledger)
         if status.state in ENDED:
             _send_artifacts(client, run, ledger)
+            if ledger.state != state_mark(status):
+                tell_versions(client, run)
             _send_state(client, run, ledger, status)
     return sent
 

@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from tuner.config.importing import ImportConfig
+from tuner.config.knobs import knobs_of
+from tuner.jobs.checking import of_import
 from tuner.runs.run import Run
 from tuner.tracking import adapters, usage
-from tuner.tracking.adapters import AdapterRow
+from tuner.tracking.adapters import AdapterRow, list_adapters
 from tuner.tracking.rows import Page
-from tuner.ui import picking, state, theme, writes
+from tuner.ui import draft, evaluation, lineage, picking, state, theme, writes
 from tuner.ui.picking import Column
-from tuner.ui.words import NONE, ago, count, listed, place, safe, size
+from tuner.ui.words import NONE, ago, count, date, listed, place, safe, size
 
 _STATES = {
     "ok": ("Files in place", "green", ":material/verified:"),
@@ -20,6 +23,7 @@ _STATES = {
     "changed": ("Files changed", "orange", ":material/warning:"),
 }
 SUGGESTED = ("champion", "candidate")
+IMPORTED = knobs_of(ImportConfig)
 
 
 COLUMNS = (
@@ -128,6 +132,81 @@ def version(row: AdapterRow) -> None:
             for name, (figure, help) in _figures(row).items():
                 grid.metric(name, safe(figure), help=help)
         _doings(row)
+        _card_text(row)
+        with st.expander("Where it comes from", icon=":material/account_tree:", on_change="rerun") as fold:
+            if fold.open:
+                lineage.draw(row, list_adapters(row.name))
+        if row.evaluations:
+            with st.expander("Evaluations", icon=":material/rule:", expanded=True):
+                evaluation.of_version(row.evaluations)
+
+
+def _card_text(row: AdapterRow) -> None:
+    """What people wrote about it, and a field to change that; MLflow's own page shows it too."""
+    key = f"{row.name}-{row.version}"
+    with st.expander("Model card", icon=":material/description:", expanded=bool(row.note)):
+        if row.note:
+            st.markdown(safe(row.note).replace("\n", "  \n"))
+        with st.popover("Edit", icon=":material/edit:", type="tertiary"):
+            text = st.text_area(
+                "What it is for, and what to mind", row.note, key=f"note-{key}-{hash(row.note)}", height=180
+            )
+            if st.button("Save", key=f"save-{key}", type="primary", **writes.locked()):
+                _said(lambda: writes.set_card(row.name, row.version, str(text or "")), "The card is saved.")
+
+
+def _train_on(row: AdapterRow) -> None:
+    """Put the version into the form as what training goes on from."""
+    made = draft.current()
+    wanted = {
+        "model_name_or_path": place(row.base),
+        "adapter_name_or_path": [str(row.folder)],
+        "finetuning_type": row.method,
+    }
+    for knob, given in wanted.items():
+        made = made.with_value(knob, given)
+    draft.start_over(made)
+    state.go("new_run")
+
+
+def bring() -> None:
+    """A field to take in an adapter that was trained elsewhere."""
+    with st.popover(
+        "Import", icon=":material/input:", help="Register an adapter that was trained elsewhere."
+    ):
+        folder = st.text_input(
+            "Folder",
+            key="import-folder",
+            placeholder="/path/to/adapter",
+            help=IMPORTED["adapter_name_or_path"].tooltip,
+        )
+        base = st.text_input(
+            "Base model",
+            key="import-base",
+            placeholder="the one it names",
+            help=IMPORTED["model_name_or_path"].tooltip,
+        )
+        name = st.text_input(
+            "Name", key="import-name", placeholder="the folder's name", help=IMPORTED["adapter_name"].tooltip
+        )
+        given = {"adapter_name_or_path": folder, "model_name_or_path": base, "adapter_name": name}
+        config = ImportConfig(**{knob: text for knob, text in given.items() if text})
+        problems = of_import(config) if folder else []
+        for problem in problems:
+            st.markdown(f":orange[:material/error: {safe(problem.sentence)}]")
+        st.button(
+            "Import", type="primary", key="import-go", on_click=_take_in, args=(config,),
+            **writes.locked(disabled=not folder or bool(problems)),
+        )  # fmt: skip
+
+
+def _take_in(config: ImportConfig) -> None:
+    try:
+        run = writes.submit(config)
+    except writes.FAILED as error:
+        st.toast(safe(error), icon=":material/error:")
+        return
+    state.go("runs", run=run.id)
 
 
 def _figures(row: AdapterRow) -> dict[str, tuple[str, str | None]]:
@@ -157,6 +236,22 @@ def _doings(row: AdapterRow) -> None:
                 icon=":material/monitoring:",
                 query_params={"run": row.run_id},
             )
+        st.page_link(
+            "pages/evaluate.py",
+            label="Evaluate",
+            icon=":material/rule:",
+            query_params={"adapter": _id(row)},
+        )
+        st.button(
+            "Train on",
+            icon=":material/school:",
+            type="tertiary",
+            key=f"on-{row.name}-{row.version}",
+            help="Opens the form with this adapter as what training goes on from.",
+            on_click=_train_on,
+            args=(row,),
+            disabled=row.folder is None or not row.base,
+        )
         with st.popover("Use it", icon=":material/code:", type="tertiary", width="content"):
             _code(row)
         with st.popover("Aliases", icon=":material/bookmark:", type="tertiary"):
@@ -214,6 +309,8 @@ def _aliases(row: AdapterRow) -> None:
             lambda: writes.set_alias(row.name, row.version, str(choice)),
             f"{choice} is version {row.version} now.",
         )
+    for turn in row.turns[:8]:
+        st.caption(f"{date(turn.at)}: {'became' if turn.got else 'was no longer'} {safe(turn.alias)}")
     for alias in row.aliases:
         if st.button(
             f"Take {safe(alias)} away",

@@ -138,6 +138,8 @@ def remedies(run: Run) -> None:
 
 def stands_against(run: Run) -> list[Problem]:
     """What would stop the run again, as it is and as this machine is."""
+    if not trains(str(run.values().get("stage"))):
+        return []
     config, problems = check({n: v for n, v in run.values().items() if v is not None})
     return problems if config is None else [*problems, *preflight.problems(config)]
 

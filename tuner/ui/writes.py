@@ -143,6 +143,9 @@ move = _guarded(queue.move, _run("move in the queue to"))
 
 set_alias = _guarded(adapters.set_alias, _said("set an alias"))
 delete_alias = _guarded(adapters.delete_alias, _said("take an alias away"))
+set_card = _guarded(
+    adapters.set_note, lambda _, name, version, __: iter([("model card", "", f"{name} {version}")])
+)
 delete_adapter = _guarded(adapters.delete_adapter, _said("delete an adapter"))
 
 clean = _guarded(cleaning.clean, _cleaned)

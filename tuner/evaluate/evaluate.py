@@ -1,0 +1,218 @@
+"""A run that measures: each version answers the same questions, its answers are kept row by row, then scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import paths
+from tuner.config.config import Config
+from tuner.config.evaluation import BASE, EvaluateConfig
+from tuner.config.knobs import ConfigError, Problem
+from tuner.data.scoring import score
+from tuner.data.template_choice import template_of
+from tuner.data.templates import stop_ids
+from tuner.data.tokens import load_tokenizer
+from tuner.engine.predict import scores as word_scores
+from tuner.evaluate import peer_scores
+from tuner.evaluate.benchmarks import benchmarks
+from tuner.evaluate.judge import Judge
+from tuner.evaluate.likelihood import log_likelihoods, perplexity
+from tuner.evaluate.predictions import Predictions
+from tuner.evaluate.questions import Question, Questions, questions
+from tuner.generate.adapters import BASE as NO_ADAPTER
+from tuner.generate.adapters import Adapters
+from tuner.generate.answers import answers
+from tuner.generate.request import Answer, Sampling
+from tuner.jobs.live import Live, Outcome, StoppedError
+from tuner.models import loading
+from tuner.models.adapter_loading import adapter_folder
+from tuner.models.loading import Source
+from tuner.runs.files import replace_text
+from tuner.text.message import message
+from tuner.tracking.adapters import named_version
+from tuner.tracking.evaluations import RESULTS
+from tuner.tracking.store import TrackerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Version:
+    """One contestant. `label` is the word that named it; `name` and `version` are the registry's, empty and 0 outside of
+    it. `folder` is where its predictions lie, inside the run's output."""
+
+    label: str
+    folder: str
+    name: str = ""
+    version: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(config: EvaluateConfig, live: Live) -> Outcome:
+    """Measure each version on the data sets, on the benchmarks, or both."""
+    plain = config.loading()
+    with live.phase("finding_model"):
+        source = loading.find(plain)
+        versions = [_version(label) for label in config.measured()]
+    with live.phase("preparing_data"):
+        asked = _asked(config, plain, source, live)
+    with live.phase("loading_model"):
+        model, adapters = _loaded(plain, source, versions)
+    live.began(0, len(versions))
+    for place, version in enumerate(versions, start=1):
+        adapters.use(NO_ADAPTER if version.label == BASE else version.label)
+        measured = _Measured(config, plain, source, model, adapters.model, live)
+        version.metrics = measured.of(version, asked)
+        live.measured(place, {f"{name}/{version.folder}": v for name, v in version.metrics.items()})
+        live.stepped(place, len(versions))
+    return Outcome(files=_written(config, versions, asked, live.output))
+
+
+def _version(label: str) -> Version:
+    row = None
+    try:
+        row = named_version(label) if label != BASE else None
+    except (ValueError, TrackerError) as error:
+        raise ConfigError([Problem("versions", str(error))]) from error
+    named = (row.name, row.version) if row else ("", 0)
+    return Version(label, paths.slug(label, 100), *named)
+
+
+def _asked(config: EvaluateConfig, plain: Config, source: Source, live: Live) -> Questions:
+    if not config.dataset:
+        return Questions()
+    tokenizer = load_tokenizer(source.folder)
+    found = questions(plain, template_of(plain, tokenizer), tokenizer, live.progress)
+    live.learned_from(found.inputs)
+    for reason, count in found.left_out.items():
+        live.note(message("note.not_asked", count=count, reason=reason))
+    return found
+
+
+def _loaded(plain: Config, source: Source, versions: Sequence[Version]) -> tuple[PreTrainedModel, Adapters]:
+    """The base with every version's adapter on it."""
+    model = loading.load(plain, source, bits=plain.quantization_bit, whole=False)
+    if not plain.quantization_bit:
+        model.to(torch.device(loading.device(plain)))
+    adapters = Adapters(model.eval())
+    for version in versions:
+        if version.label != BASE:
+            adapters.know(version.label, adapter_folder(plain, version.label))
+    return model, adapters
+
+
+class _Measured:
+    """One version at work: its answers, and what they come to."""
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        plain: Config,
+        source: Source,
+        base: PreTrainedModel,
+        model: Any,
+        live: Live,
+    ):
+        self.config, self.plain, self.source = config, plain, source
+        self.base, self.model, self.live = base, model, live
+        self.tokenizer = loading.tokenizer(plain, source)
+
+    def of(self, version: Version, asked: Questions) -> dict[str, float]:
+        """The metrics of a version."""
+        found = self._of_answers(version, asked.asked) if asked.asked else {}
+        if self.config.tasks:
+            with self.live.phase("evaluating"):
+                found |= benchmarks(self.model, self.tokenizer, self.config)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _of_answers(self, version: Version, asked: Sequence[Question]) -> dict[str, float]:
+        began = time.perf_counter()
+        kept = Predictions(self.live.output / version.folder, asked)
+        fresh = len(kept.missing)
+        with self.live.phase("predicting"):
+            self._answer(kept, asked)
+        said = kept.done()
+        seconds = time.perf_counter() - began
+        with self.live.phase("evaluating"):
+            found = _scores(asked, said)
+            if self.config.perplexity:
+                found["perplexity"] = perplexity(log_likelihoods(self.model, asked, self.plain.cutoff_len))
+            if self.config.judge_url:
+                found["judge"] = Judge(self.config).mean(asked, said, self.live)
+        return found | ({"answers_per_second": fresh / seconds} if fresh == len(asked) else {})
+
+    def _answer(self, kept: Predictions, asked: Sequence[Question]) -> None:
+        missing, tokenizer = kept.missing, self.tokenizer
+        wishes = _wishes(self.plain, stop_ids(self._template(), load_tokenizer(self.source.folder)))
+
+        def told(number: int, answer: Answer) -> None:
+            kept.add(missing[number], answer.text.strip())
+            total = len(asked)
+            done = total - len(kept.missing)
+            self.live.progress(done / total, message("doing.answers", done=done, total=total))
+            if self.live.wanted():
+                raise StoppedError
+
+        answers(
+            self.model,
+            lambda ids, skip: str(tokenizer.decode(ids, skip_special_tokens=skip)),
+            [asked[number].ids for number in missing],
+            wishes,
+            told,
+            tokenizer.pad_token_id or 0,
+            self.config.per_device_eval_batch_size,
+        )
+
+    def _template(self) -> Any:
+        return template_of(self.plain, load_tokenizer(self.source.folder))
+
+
+def _wishes(plain: Config, stops: Sequence[int]) -> Sampling:
+    """The generation knobs as the decoder takes them."""
+    sampled = plain.do_sample and plain.temperature > 0
+    return Sampling(
+        max_tokens=plain.max_new_tokens,
+        temperature=plain.temperature if sampled else 0.0,
+        top_p=plain.top_p if sampled else 1.0,
+        top_k=plain.top_k if sampled else 0,
+        repetition_penalty=plain.repetition_penalty,
+        seed=plain.seed,
+        stop_ids=tuple(stops),
+        skip_special=plain.skip_special_tokens,
+    )
+
+
+def _scores(asked: Sequence[Question], said: Sequence[str]) -> dict[str, float]:
+    """Of words: exact, BLEU and ROUGE, 0 to 100; of the rows' own patterns: shares, 0 to 1."""
+    expected = [one.expected for one in asked]
+    found = word_scores(said, expected)
+    own = score([one.record for one in asked], expected, said)
+    for name, value in (("score/correct", own.correct), ("score/preferred", own.preferred)):
+        if value is not None:
+            found[name] = value
+    return found | (peer_scores.peer_scores(said, expected) if peer_scores.available() else {})
+
+
+def _written(
+    config: EvaluateConfig, versions: Sequence[Version], asked: Questions, output: Path
+) -> tuple[Path, ...]:
+    """What the run leaves behind: the results, and each version's predictions."""
+    output.mkdir(parents=True, exist_ok=True)
+    told = {
+        "model": config.model_name_or_path,
+        "dataset": list(config.dataset),
+        "rows": len(asked.asked),
+        "left_out": dict(asked.left_out),
+        "versions": [asdict(version) for version in versions],
+    }
+    replace_text(output / RESULTS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    return (output / RESULTS,)

@@ -1,0 +1,72 @@
+"""A model that marks answers, asked by any OpenAI-compatible address."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+from tuner.config.evaluation import EvaluateConfig
+from tuner.config.knobs import ConfigError, Problem
+from tuner.evaluate.questions import Question
+from tuner.jobs.live import Live
+from tuner.redact import redact
+from tuner.text.message import message
+
+KEY = "JUDGE_API_KEY"
+ASKED = (
+    "You mark answers. Read the question, the expected answer and the answer given, and write a whole number from 1 (useless or "
+    "wrong) to 10 (as good as the expected one), and nothing else.\n\n"
+    "Question:\n{question}\n\nExpected answer:\n{expected}\n\nAnswer given:\n{said}"
+)
+MARK = re.compile(r"\b(10|[1-9])\b")
+SECONDS = 120
+
+
+class Judge:
+    """The judge of a config."""
+
+    def __init__(self, config: EvaluateConfig):
+        self.url = str(config.judge_url).rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        self.model = config.judge_model or "default"
+
+    def mean(self, asked: Sequence[Question], said: Sequence[str], live: Live) -> float:
+        """The mean mark of the answers, 1 to 10. Raises ConfigError where the judge gives none."""
+        marks: list[int] = []
+        for one, answer in zip(asked, said, strict=True):
+            marks.append(self.mark(one, answer))
+            done, total = len(marks), len(asked)
+            live.progress(done / total, message("doing.answers", done=done, total=total))
+        return sum(marks) / len(marks)
+
+    def mark(self, one: Question, said: str) -> int:
+        """One answer's mark, 1 to 10."""
+        text = ASKED.format(question=one.shown, expected=one.expected, said=said)
+        answer = self._ask(text)
+        found = MARK.search(answer)
+        if found is None:
+            raise self._wrong(
+                f"wrote {answer[:80]!r} instead of a mark from 1 to 10; take another judge_model"
+            )
+        return int(found[1])
+
+    def _ask(self, text: str) -> str:
+        body = {"model": self.model, "messages": [{"role": "user", "content": text}], "temperature": 0}
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)  # noqa: S310  the person's own
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
+                found = json.loads(reply.read())
+            return str(found["choices"][0]["message"]["content"])
+        except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
+            raise self._wrong(
+                f"gave no answer ({error}); look at --judge_url, --judge_model and {KEY}"
+            ) from error
+
+    def _wrong(self, said: str) -> ConfigError:
+        return ConfigError([Problem("judge_url", f"The judge at {redact(self.url)} {said}.")])

@@ -1,0 +1,106 @@
+"""What is asked: the last answer of each row of a data set is expected, and all before it is the prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.config.config import Config
+from tuner.config.knobs import ConfigError, Problem
+from tuner.data.catalog import named
+from tuner.data.encode import Encoder
+from tuner.data.entries import Entry
+from tuner.data.formats import Dropped, Row, convert
+from tuner.data.prepare import DataInput, digest
+from tuner.data.reading import Source
+from tuner.data.templates import RefusedError, Template
+from tuner.data.tokens import Tokenizer
+from tuner.text.message import Message, message
+
+TOO_LONG = "prompt too long"
+Progress = Callable[[float, Message], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """`ids` is the rendered prompt and `answer` the expected answer with what ends it; `shown` is the prompt without its marks and
+    `expected` the answer's own words. `record` is the raw row, which may bring patterns for scoring."""
+
+    shown: str
+    expected: str
+    ids: list[int]
+    answer: list[int]
+    record: Mapping[str, Any]
+
+
+@dataclass
+class Questions:
+    """All that a config asks. `left_out` counts the rows that could not be asked, by the reason."""
+
+    asked: list[Question] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    inputs: list[DataInput] = field(default_factory=list)
+
+
+def questions(
+    config: Config, template: Template, tokenizer: Tokenizer, progress: Progress = lambda share, doing: None
+) -> Questions:
+    """The questions of a config's data sets, in their order.
+
+    A prompt that leaves no room within cutoff_len is left out, not cut: the answer to half a question says nothing.
+    Raises ConfigError when there is none.
+    """
+    found = Questions()
+    encoder = Encoder(config, template, tokenizer)
+    for entry in named(config.dataset, config.dataset_dir):
+        if entry.kind == "text":
+            sentence = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
+            raise ConfigError([Problem("dataset", sentence)])
+        source, before = Source(entry, config), len(found.asked)
+        for one in _of(source, entry, encoder):
+            if isinstance(one, str):
+                found.left_out[one] += 1
+            else:
+                found.asked.append(one)
+            progress(source.share, message("doing.rows_read", name=entry.name, done=source.given))
+        found.inputs.append(DataInput(entry.name, entry.source, digest(entry), len(found.asked) - before))
+    if not found.asked:
+        why = "; ".join(f"{count} rows: {reason}" for reason, count in found.left_out.items()) or "no rows"
+        raise ConfigError(
+            [Problem("dataset", f"Nothing in {', '.join(config.dataset)} can be asked ({why}).")]
+        )
+    return found
+
+
+def _of(source: Source, entry: Entry, encoder: Encoder) -> Iterator[Question | str]:
+    for _, record in source:
+        row = convert(record, entry)
+        yield row.reason if isinstance(row, Dropped) else _question(row, record, encoder)
+
+
+def _question(row: Row, record: Any, encoder: Encoder) -> Question | str:
+    messages, reply = _split(row)
+    if not messages or reply is None:
+        return "no answer"
+    try:
+        one = encoder.template.answers(messages, [reply], row.get("tools", ()))[0]
+    except RefusedError as refused:
+        return str(refused)
+    texts = [one.prompt, one.answer]
+    ids, answer = encoder.tokenizer.encode_batch(texts, encoder.continues(texts))
+    if len(ids) >= encoder.config.cutoff_len:
+        return TOO_LONG
+    expected = str(reply.get("content") or "") or one.answer.removesuffix(one.ending)
+    shown = encoder.tokenizer.decode(ids, skip_special=True)
+    return Question(shown, expected.strip(), ids, answer, record if isinstance(record, Mapping) else {})
+
+
+def _split(row: Row) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The turns before the answer that is expected, and that answer; of a pair the better one."""
+    messages = list(row.get("messages", ()))
+    reply = row.get("chosen") or row.get("completion")
+    if reply is None and messages and messages[-1]["role"] == "assistant":
+        reply = messages.pop()
+    return messages, reply
