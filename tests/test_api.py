@@ -122,6 +122,13 @@ def test_several_seeded_and_stopped(client: Any) -> None:
     assert chat(client, max_completion_tokens=2, max_tokens=None).choices[0].finish_reason == "length"
 
 
+def test_an_answer_goes_on_from_its_beginning(client: Any) -> None:
+    whole = chat(client).choices[0].message.content
+    begun = [*ASKS, {"role": "assistant", "content": whole[:2]}]
+    rest = chat(client, messages=begun, extra_body={"continue_final_message": True})
+    assert whole[:2] + rest.choices[0].message.content == whole
+
+
 def test_log_probabilities(served: Served, client: Any) -> None:
     choice = chat(client, logprobs=True, top_logprobs=4).choices[0]
     ids = served.prompt()
@@ -348,6 +355,8 @@ def test_errors_are_the_client_s_own_classes(served: Served, client: Any) -> Non
     cases = [
         (openai.BadRequestError, {"logit_bias": {"5": 3}}, "logit_bias"),
         (openai.BadRequestError, {"tool_choice": "required"}, "tool_choice"),
+        (openai.BadRequestError, {"extra_body": {"stop_token_ids": [9999]}}, "stop_token_ids"),
+        (openai.BadRequestError, {"extra_body": {"continue_final_message": True}}, "messages"),
         (
             openai.BadRequestError,
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

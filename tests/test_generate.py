@@ -249,6 +249,31 @@ def test_an_adapter_that_does_not_fit_harms_nobody(tmp_path: Path) -> None:
                 assert list(one.answer.ids) == expected[name], name
 
 
+def test_one_that_fails_fails_alone() -> None:
+    class Broken:
+        ended = False
+
+        def mask(self, scores: Any) -> Any:
+            raise ValueError("broken")
+
+        def take(self, token: int) -> None:
+            """It gets none."""
+
+    model, prompts = model_of("llama"), prompts_of(3)
+    asked = [Collected(p, Sampling(max_tokens=8)) for p in prompts]
+    asked[1].request.grammar = Broken()
+    scheduler = Scheduler(Decoder(model), spelled)
+    for one in asked:
+        scheduler.submit(one.request)
+    with torch.no_grad():
+        while scheduler.busy:
+            scheduler.step()
+    for number in (0, 2):
+        assert list(asked[number].answer.ids) == generated(model, prompts[number], 8)
+    with pytest.raises(ValueError, match="broken"):
+        _ = asked[1].answer
+
+
 # --- choosing
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -72,7 +72,8 @@ class Scheduler:
         self._admit()
         several = len(self.lanes) > 1
         for lane in list(self.lanes.values()):
-            with self._failing(lane):
+            with self._failing(lane.requests):
+                self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])  # those that failed
                 self.switch.use(lane.adapter)
                 for _ in range(TURN if several else 1):
                     self._advance(lane)
@@ -98,7 +99,7 @@ class Scheduler:
     def _admit(self) -> None:
         for group in self._groups():
             lane = self.lanes.setdefault(group[0].adapter, Lane(group[0].adapter))
-            with self._failing(lane, group):
+            with self._failing(group):
                 self.switch.use(lane.adapter)
                 self._enter(lane, group)
 
@@ -150,15 +151,22 @@ class Scheduler:
         """One token for each request, told; the numbers of those that ended with it."""
         best = logits.argmax(-1).tolist()
         ids = [
-            best[i] if sampling.plain(r) else sampling.chosen(logits[i].float(), r)
+            best[i] if sampling.plain(r) else self._chosen(r, logits[i], best[i])
             for i, r in enumerate(requests)
         ]
         self.made += len(ids)
         said = _said(requests, logits, ids)
         return [i for i, (r, token) in enumerate(zip(requests, said, strict=True)) if self._take(r, token)]
 
+    def _chosen(self, request: Request, logits: torch.Tensor, likeliest: int) -> int:
+        with self._failing([request]):
+            return sampling.chosen(logits.float(), request)
+        return likeliest  # of an answer that has ended
+
     def _take(self, request: Request, token: Token) -> bool:
         """Note a request's next token and tell what may be shown of it. Whether that ended the answer."""
+        if request.finish:
+            return True
         speech = self.speech[request]
         if not request.sampling.max_tokens:  # only the prompt was to be measured
             self._tell(request, speech.end("length"))
@@ -205,15 +213,14 @@ class Scheduler:
         lane.requests = [lane.requests[i] for i in left]
 
     @contextmanager
-    def _failing(self, lane: Lane, entering: Iterable[Request] = ()) -> Iterator[None]:
-        """What goes wrong in a lane ends its requests with the error, and those of no other."""
+    def _failing(self, requests: Sequence[Request]) -> Iterator[None]:
+        """What goes wrong ends these requests with the error, and no others."""
         try:
             yield
         except Exception as error:
-            for request in {*lane.requests, *entering}:
+            for request in list(requests):
                 if not request.finish:
                     self._tell(request, Piece(finish="error", error=error))
-            lane.requests, lane.rows = [], None
 
 
 def _readable(requests: Sequence[Request]) -> Iterator[list[Request]]:

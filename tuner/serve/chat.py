@@ -59,7 +59,8 @@ def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     loaded.must(score=False)
     choice = loaded.models.named(asked.model)
     tools = _tools(asked)
-    prompt = loaded.prompt(choice, [_message(m) for m in asked.messages], tools)
+    messages, begun = _begun([_message(m) for m in asked.messages], asked)
+    prompt = loaded.prompt(choice, messages, tools, begun)
     tokens = asked.max_completion_tokens or asked.max_tokens
     sampling = loaded.sampling(asked, choice, prompt, tokens, logprobs=asked.top)
     if asked.n * len(prompt) > 1 << 20:
@@ -105,6 +106,15 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     else:
         made.pop("tool_calls", None)
     return made
+
+
+def _begun(messages: list[dict[str, Any]], asked: ChatAsked) -> tuple[list[dict[str, Any]], str]:
+    """The messages to be answered, and the beginning of the answer where the last one is that."""
+    if not asked.continue_final_message:
+        return messages, ""
+    if messages[-1]["role"] != "assistant" or len(messages) < 2:
+        raise ApiError(400, "continue_final_message needs a last message of the assistant.", "messages")
+    return messages[:-1], str(messages[-1]["content"])
 
 
 def _text(content: Any) -> str:

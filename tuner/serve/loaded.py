@@ -24,6 +24,9 @@ from tuner.serve.errors import ApiError
 from tuner.serve.models import Choice, Models
 from tuner.serve.protocol import Asked
 
+COLD = 1e-4
+"""A temperature at which only the likeliest token is left."""
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -84,6 +87,8 @@ class Loaded:
             )
             raise ApiError(400, sentence, "messages", "context_length_exceeded")
         config = self.config
+        if any(not 0 <= i < self.scheduler.decoder.vocabulary for i in asked.stop_token_ids):
+            raise ApiError(400, "stop_token_ids has ids outside the vocabulary.", "stop_token_ids")
         temperature = config.temperature if asked.temperature is None else asked.temperature
         samples = config.do_sample if asked.temperature is None else True
         samples = samples if asked.do_sample is None else asked.do_sample
@@ -92,7 +97,7 @@ class Loaded:
         return Sampling(
             max_tokens=min(room, tokens if tokens is not None else config.max_new_tokens or room),
             min_tokens=asked.min_tokens,
-            temperature=temperature if samples else 0.0,
+            temperature=temperature if samples and temperature > COLD else 0.0,
             top_p=max(1e-9, config.top_p if asked.top_p is None else asked.top_p),
             top_k=max(0, top_k),
             repetition_penalty=config.repetition_penalty if penalty is None else penalty,
@@ -105,11 +110,15 @@ class Loaded:
         )
 
     def prompt(
-        self, choice: Choice, messages: Sequence[dict[str, Any]], tools: Sequence[Any] = ()
+        self,
+        choice: Choice,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[Any] = (),
+        begun: str = "",
     ) -> list[int]:
-        """The ids that ask for an answer to a chat. Raises ApiError where the template cannot write it."""
+        """The ids that ask for an answer to a chat, which begins as `begun`. Raises ApiError where the template cannot write it."""
         try:
-            return self.tokenizer.encode(self.voice(choice).template.prompt(messages, tools))
+            return self.tokenizer.encode(self.voice(choice).template.prompt(messages, tools) + begun)
         except RefusedError as error:
             raise ApiError(
                 400, f"The model's template cannot write this chat: {error}", "messages"

@@ -59,6 +59,8 @@ class ChatAsked(Asked):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    continue_final_message: bool = False
+    """Whether the last message, the assistant's, is the beginning of the answer; vLLM's word."""
 
     @property
     def top(self) -> int | None:
