@@ -14,12 +14,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from tuner import hardware, paths, private, process
 from tuner.config.config import Config
+from tuner.config.inference import InferenceConfig
 from tuner.config.run_config import RunConfig
 from tuner.engine import library_imports
 from tuner.engine.live import LiveRun
@@ -149,15 +150,23 @@ def work_of(config: RunConfig) -> Callable[[RunConfig, Live], Outcome]:
 
 def _work(config: RunConfig, live: Live, mirror: MirrorProcess) -> Outcome:
     """What a kind that does not train is for. An adapter that it brought is registered."""
-    with live.phase("loading_libraries"):
-        only_tensors()
-        library_imports.begin()
-        quieten()
-        work = work_of(config)
-    result = work(config, live)
-    if result.weights and result.adapter:
+    with _libraries_for(config):
+        with live.phase("loading_libraries"):
+            only_tensors()
+            library_imports.begin()
+            quieten()
+            work = work_of(config)
+        result = work(config, live)
+    if result.weights and result.adapter and not result.stopped:
         _register(live, mirror, result, result.weights, config.called)
     return result
+
+
+def _libraries_for(config: RunConfig) -> AbstractContextManager[None]:
+    """Who waits for a model to answer does not wait for a library that it does not need."""
+    if isinstance(config, InferenceConfig) and config.kind.family == "serve":
+        return library_imports.without_bitsandbytes(config.loading())
+    return nullcontext()
 
 
 def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:

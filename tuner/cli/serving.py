@@ -10,7 +10,7 @@ from tuner.cli.words import OK
 from tuner.config.config import made_of
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
-from tuner.config.serving import ServeConfig, Serving
+from tuner.config.serving import ServeConfig
 
 ENVIRONMENT = {
     "API_HOST": "api_host",
@@ -56,7 +56,9 @@ def _config(words: list[str]) -> ServeConfig:
 
 
 def _help() -> str:
-    lines = ["tuner api [file.yaml] [--flag value | key=value ...]", "", "Serving"]
-    lines += [f"  --{k.name} {k.kind}\n      {k.tooltip}" for k in knobs_of(Serving).values() if not k.secret]
-    lines += ["", f"Environment: {', '.join(ENVIRONMENT)}. The model is named as `tuner train --help` says."]
-    return "\n".join(lines)
+    lines = ["tuner api [file.yaml] [--flag value | key=value ...]"]
+    knobs = [knob for knob in knobs_of(ServeConfig).values() if not knob.secret]
+    for title in dict.fromkeys(knob.section for knob in knobs):
+        lines += ["", title]
+        lines += [f"  --{k.name} {k.kind}\n      {k.tooltip}" for k in knobs if k.section == title]
+    return "\n".join([*lines, "", f"Environment: {', '.join(ENVIRONMENT)}."])

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from tuner.config.aliases import REFUSED, renamed
 from tuner.config.config import KNOBS, Config, made_of, parse_words, word
-from tuner.config.kinds import DEFAULT
+from tuner.config.kinds import DEFAULT, KINDS
 from tuner.config.knobs import (
     ConfigError,
     EmptiableText,
@@ -82,25 +82,28 @@ def read_words(kind: type[C], words: Sequence[str]) -> tuple[C, list[str]]:
     """
     own = knobs_of(kind)
     values = renamed(parse_words(words, {**KNOBS, **own}, training=False))
+    verb = KINDS[kind.of_kind].verb if kind.of_kind else ""
     elsewhere = {name: value for name, value in values.items() if name not in own and name not in KNOBS}
     values = {name: value for name, value in values.items() if name not in elsewhere}
-    problems = [found for name, value in elsewhere.items() if (found := _problem(name, value, list(own)))]
+    problems = [
+        found for name, value in elsewhere.items() if (found := _problem(name, value, list(own), verb))
+    ]
     if problems:
         raise ConfigError(problems)
     known = {n: v for n, v in values.items() if n in own and (v is not None or own[n].optional)}
     return made_of(kind, known), [name for name in values if name not in own]
 
 
-def _problem(name: str, value: Any, known: Sequence[str]) -> Problem | None:
+def _problem(name: str, value: Any, known: Sequence[str], verb: str) -> Problem | None:
     """What stands against a name that no knob has; None where another tool's file spells out its default."""
     if name not in REFUSED:
-        return _unknown(name, known)
+        return _unknown(name, known, verb)
     if REFUSED[name].fits(value):
         return None
     return Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}")
 
 
-def _unknown(name: str, known: Sequence[str]) -> Problem:
+def _unknown(name: str, known: Sequence[str], verb: str) -> Problem:
     like = nearest(name, known)
-    hint = f"did you mean --{like}?" if like else f"these are known: {', '.join(known)}."
-    return Problem(name, f"--{name} is not known; {hint}")
+    listed = f"`tuner {verb} --help` lists all." if verb else f"these are known: {', '.join(known)}."
+    return Problem(name, f"--{name} is not known; {f'did you mean --{like}?' if like else listed}")
