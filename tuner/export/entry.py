@@ -26,6 +26,8 @@ def export(config: ExportConfig, live: Live) -> Outcome:
         made = _form(config)(what, fresh, live)
         live.check()
         folder.record(fresh, _facts(what, fresh, made, time.monotonic() - began))
+    if found := _metrics(made):
+        live.measured(0, found)
     for said in made.notes:
         live.note(said)
     live.note(message("note.exported", folder=str(target)))
@@ -34,7 +36,7 @@ def export(config: ExportConfig, live: Live) -> Outcome:
             from tuner.export.hub import push
 
             live.note(message("note.pushed", address=push(target, config.export_hub_model_id)))
-    return Outcome(metrics=_metrics(made), files=(_kept(live, target),))
+    return Outcome(files=(_kept(live, target),))
 
 
 def _form(config: ExportConfig) -> Callable[[Exported, Path, Live], Made]:

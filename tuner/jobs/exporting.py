@@ -129,10 +129,19 @@ def _libraries(config: ExportConfig) -> Iterator[Problem]:
             "folder in LLAMA_CPP, or use q8_0.",
             {"export_outtype": "q8_0"},
         )
-    if config.export_hub_model_id and not os.environ.get("HF_TOKEN"):
+    yield from _hub(config)
+
+
+def _hub(config: ExportConfig) -> Iterator[Problem]:
+    if not config.export_hub_model_id:
+        return
+    named = "--export_hub_model_id"
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
         yield Problem(
-            "export_hub_model_id", "--export_hub_model_id needs your token; set HF_TOKEN in the environment."
+            "export_hub_model_id", f"{named} uploads, and the hub is switched off (HF_HUB_OFFLINE=1)."
         )
+    elif not os.environ.get("HF_TOKEN"):
+        yield Problem("export_hub_model_id", f"{named} needs your token; set HF_TOKEN in the environment.")
 
 
 def quantizer() -> Path | None:
