@@ -283,7 +283,7 @@ def test_room_is_reckoned_from_the_weights(monkeypatch: pytest.MonkeyPatch, home
     assert full.kept == pytest.approx(2 * size, rel=0.01) and full.disk == pytest.approx(4 * size, rel=0.01)
     memory = psutil.virtual_memory()._replace(available=10)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    refused({}, "of memory, and 0 MiB are free")
+    refused({}, "of memory, and 0 KiB are free")
 
 
 def test_an_export_is_a_config_of_its_own_that_takes_no_gpu_from_others() -> None:
@@ -538,7 +538,11 @@ def test_an_export_is_uploaded_with_the_environment_s_token(
     home: Path, tuned: list[str], hub: type[Hub]
 ) -> None:
     record = exported([*tuned, "--export_hub_model_id", "me/tuned"])
-    assert hub.made["name"] == "tuned" and hub.made["organization"] == "me" and hub.made["visibility"] == "private"
+    assert (
+        hub.made["name"] == "tuned"
+        and hub.made["organization"] == "me"
+        and hub.made["visibility"] == "private"
+    )
     here = {file["name"] for file in record["files"]}
     assert set(hub.files) == here and "model.safetensors" in here
     assert hub.files["config.json"] == (home / "out" / "config.json").read_bytes()
@@ -554,7 +558,7 @@ def test_the_verb_exports_here_and_now(launching_home: Path) -> None:
     words = ["--model_name_or_path", str(base), "--export_dir", "out", "--export_outtype", "bf16"]
     done = subprocess.run([sys.executable, "-m", "tuner", "export", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"It will take about \d+ MiB of disk, .* of memory and \d+ s\.", done.stderr)
+    assert re.search(r"It will take about \d+ KiB of disk, .* of memory and \d+ s\.", done.stderr)
     assert "finished" in done.stdout.splitlines()[-1]
     again = subprocess.run([sys.executable, "-m", "tuner", "export", *words], capture_output=True, text=True)
     assert again.returncode == 2 and "holds an earlier export" in again.stderr

@@ -60,9 +60,10 @@ class ExportConfig(InferenceConfig, Export, Form):
 
     @property
     def subject(self) -> str:
-        """What is exported, by its short name."""
-        name = (self.adapter_name_or_path or (self.model_name_or_path or "",))[-1]
-        return name if "@" in name else name.rstrip("/").rpartition("/")[2]
+        """What is exported, by its short name; a registered version with its number."""
+        name = (self.adapter_name_or_path or (self.model_name_or_path or "",))[-1].rstrip("/")
+        before, _, last = name.rpartition("/")
+        return f"{before.rpartition('/')[2]}/{last}" if before and last.isdecimal() else last
 
     @property
     def merges(self) -> bool:

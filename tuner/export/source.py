@@ -35,7 +35,7 @@ class Exported:
     @property
     def name(self) -> str:
         """What its files are called."""
-        return paths.slug(self.asked.subject.replace("@", "-")) or "model"
+        return paths.slug(self.asked.subject.replace("@", "-"))
 
     @cached_property
     def shape(self) -> Any:

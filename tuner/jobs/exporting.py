@@ -97,8 +97,16 @@ def _adapters(config: ExportConfig) -> Iterator[Problem]:
         if not (folder / "adapter_config.json").is_file():
             said = f"--adapter_name_or_path {name} holds no adapter_config.json; give an adapter's folder."
             yield Problem("adapter_name_or_path", said)
-        elif why := adapter_refusal(folder):
+        elif why := adapter_refusal(folder) or _scores(config, folder):
             yield Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")
+
+
+def _scores(config: ExportConfig, folder: Path) -> str:
+    """Why an adapter that scores answers is not merged, as the end of a sentence; empty for one that writes them."""
+    kind = _json(folder / "adapter_config.json").get("task_type", "CAUSAL_LM")
+    if config.export_format == "adapter" or kind in ("CAUSAL_LM", None):
+        return ""
+    return f"is of a model that scores ({kind}) and does not write; export it with --export_format adapter."
 
 
 def adapter_place(config: ExportConfig, name: str) -> Path | None:
@@ -255,7 +263,10 @@ def _room(config: ExportConfig, needs: Estimate) -> Iterator[Problem]:
 
 
 def _size(size: float) -> str:
-    return f"{size / hardware.GIB:,.1f} GiB" if size >= hardware.GIB else f"{size / 2**20:,.0f} MiB"
+    for unit, number in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= number:
+            return f"{size / number:,.1f} {unit}"
+    return f"{size / 2**10:,.0f} KiB"
 
 
 def _there(folder: Path) -> Path:
