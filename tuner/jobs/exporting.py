@@ -17,11 +17,9 @@ from tuner import hardware, tensors
 from tuner.config import libraries
 from tuner.config.export import WRITTEN, ExportConfig, contradictions
 from tuner.config.knobs import ConfigError, Problem
-from tuner.config.models import adapter_refusal
-from tuner.plan import preflight
+from tuner.jobs import checking
 from tuner.plan.facts import place
 from tuner.tensors import BrokenWeights
-from tuner.tracking.adapters import adapter_folder
 from tuner.tracking.store import TrackerError
 
 RECORD = "export.json"
@@ -62,7 +60,6 @@ def problems(config: ExportConfig) -> list[Problem]:
     found = [
         *contradictions(config),
         *_model(config),
-        *_adapters(config),
         *_libraries(config),
         *_target(config),
     ]
@@ -70,12 +67,18 @@ def problems(config: ExportConfig) -> list[Problem]:
 
 
 def _model(config: ExportConfig) -> Iterator[Problem]:
-    if not config.model_name_or_path:
-        return
-    yield from preflight.model_problems(config.loading())
-    if config.export_format == "merged" and not config.adapter_name_or_path:
-        return
-    said = _json(place(config.model_name_or_path) / "config.json").get("quantization_config")
+    """What stands against the model and its adapters."""
+    if config.model_name_or_path:
+        yield from checking.of_model(config)
+        yield from _quantized(config)
+    for name in config.adapter_name_or_path:
+        with suppress(ValueError, TrackerError):  # said already
+            if (folder := checking.folder_of_adapter(name)) and (why := _scores(config, folder)):
+                yield Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")
+
+
+def _quantized(config: ExportConfig) -> Iterator[Problem]:
+    said = _json(place(str(config.model_name_or_path)) / "config.json").get("quantization_config")
     if said and config.export_format != "adapter":
         kind = str(said.get("quant_method", "quantized")) if isinstance(said, dict) else "quantized"
         yield Problem(
@@ -85,42 +88,12 @@ def _model(config: ExportConfig) -> Iterator[Problem]:
         )
 
 
-def _adapters(config: ExportConfig) -> Iterator[Problem]:
-    for name in config.adapter_name_or_path:
-        try:
-            folder = adapter_place(config, name)
-        except (ValueError, TrackerError) as error:
-            yield Problem("adapter_name_or_path", str(error))
-            continue
-        if folder is None:
-            continue
-        if not (folder / "adapter_config.json").is_file():
-            said = f"--adapter_name_or_path {name} holds no adapter_config.json; give an adapter's folder."
-            yield Problem("adapter_name_or_path", said)
-        elif why := adapter_refusal(folder) or _scores(config, folder):
-            yield Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")
-
-
 def _scores(config: ExportConfig, folder: Path) -> str:
     """Why an adapter that scores answers is not merged, as the end of a sentence; empty for one that writes them."""
-    kind = _json(folder / "adapter_config.json").get("task_type", "CAUSAL_LM")
+    kind = _json(folder / (config.adapter_folder or "") / "adapter_config.json").get("task_type", "CAUSAL_LM")
     if config.export_format == "adapter" or kind in ("CAUSAL_LM", None):
         return ""
     return f"is of a model that scores ({kind}) and does not write; export it with --export_format adapter."
-
-
-def adapter_place(config: ExportConfig, name: str) -> Path | None:
-    """Where an adapter's files are, a folder's or a registered version's; None for a name on the hub.
-
-    Raises ValueError or TrackerError for a version that is not there.
-    """
-    folder = place(name)
-    if not folder.is_dir():
-        registered, mark, version = name.rpartition("@") if "@" in name else name.rpartition("/")
-        if not mark or preflight.HUB_NAME.match(name) and not version.isdecimal():
-            return None
-        folder = adapter_folder(registered, version)
-    return folder / (config.adapter_folder or "")
 
 
 def _libraries(config: ExportConfig) -> Iterator[Problem]:

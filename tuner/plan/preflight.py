@@ -35,7 +35,7 @@ def problems(config: Config) -> list[Problem]:
     """All that would stop the run, each in one sentence beside its knob; empty when it can start."""
     return [
         *_task(config),
-        *model_problems(config),
+        *_model(config),
         *_adapters(config),
         *_data(config),
         *_probe(config),
@@ -58,8 +58,7 @@ def _task(config: Config) -> Iterator[Problem]:
         yield Problem("do_train", said, {"do_train": True})
 
 
-def model_problems(config: Config) -> Iterator[Problem]:
-    """What stands against the model itself."""
+def _model(config: Config) -> Iterator[Problem]:
     name = config.model_name_or_path
     if not name:
         return
