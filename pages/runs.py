@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from tuner.config.kinds import trains
+from tuner.config.kinds import KINDS, trains
 from tuner.tracking.evaluations import results
-from tuner.ui import answers, evaluation, live, run_actions, run_list, run_view, state, theme
+from tuner.ui import answers, evaluation, exporting, live, run_actions, run_list, run_view, state, theme
 
 run_id = state.asked("run")
 if not run_id:
@@ -44,6 +44,10 @@ run_actions.remedies(run)
 names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
 if not trains(str(values.get("stage"))):
     names.remove("Checkpoints")
+if (kind := KINDS.get(str(values.get("stage")))) and kind.family == "export":
+    names.remove("Charts")
+if exported := exporting.made(run):
+    names.insert(0, "Export")
 if measured := bool(results(run)):
     names.insert(0, "Evaluation")
 if answers.has_samples(run):
@@ -54,7 +58,10 @@ tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=Tr
 if measured and tabs["Evaluation"].open:
     with tabs["Evaluation"]:
         evaluation.panel(run)
-if tabs["Charts"].open:
+if exported and tabs["Export"].open:
+    with tabs["Export"]:
+        exporting.shown(exported)
+if "Charts" in tabs and tabs["Charts"].open:
     with tabs["Charts"]:
         run_view.chart_options()
         live.piece(run_view.curves, run, 3.0)

@@ -82,7 +82,7 @@ def test_choices_of_the_board_bring_only_their_own_fields(tmp_path: Path) -> Non
     [
         (
             {"model_name_or_path": "m", "adapter_name_or_path": "a", "template": "qwen", "export_dir": "out"},
-            "merges an adapter",
+            "`tuner export` takes it",
         ),
         (
             {"model_name_or_path": "m", "template": "qwen", "infer_backend": "huggingface"},
@@ -171,7 +171,7 @@ def test_every_meant_name_is_a_knob_and_none_is_one_already() -> None:
 
 
 def test_verbs_of_the_other_tool_are_answered_with_what_to_do() -> None:
-    for verb, said in (("export", "merge_and_unload"), ("chat", "--probe"), ("env", "tuner doctor")):
+    for verb, said in (("chat", "--probe"), ("env", "tuner doctor")):
         done = subprocess.run(
             [sys.executable, "-m", "tuner", verb, "x.yaml"], capture_output=True, text=True, cwd=ROOT
         )

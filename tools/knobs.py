@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
 from tuner.config.config import KNOBS, Config, word
-from tuner.config.knobs import Knob, Section, sections_of
+from tuner.config.kinds import KINDS
+from tuner.config.knobs import Knob, Section, describe, sections_of
 from tuner.config.without_effect import REASONS
 
 FILE = Path(__file__).parents[1] / "docs" / "knobs.md"
@@ -17,7 +19,7 @@ _HEAD = """\
 
 # All knobs
 
-Each is a flag of `tuner train` and `tuner submit` (`--learning_rate 1e-4`), a key of a YAML file, a field of the form and a parameter in
+Each is a flag of `tuner train` and `tuner submit` (`--learning_rate 1e-4`), or of the verb that its section names, a key of a YAML file, a field of the form and a parameter in
 MLflow, by the same name: LLaMA-Factory's, or that of transformers.
 """
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -25,15 +27,24 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def page() -> str:
     """The whole reference as Markdown: a table of contents, then a table a section."""
-    sections = sections_of(Config)
+    sections = [*sections_of(Config), *others()]
     contents = [f"- [{section.title}](#{_anchor(section.title)})" for section in sections]
     return "\n".join([_HEAD, *contents, *(line for section in sections for line in _section(section))]) + "\n"
+
+
+def others() -> list[type[Section]]:
+    """The sections that only runs of another kind than training have: those with a knob that training does not know."""
+    classes = [kind.config.split(":") for kind in KINDS.values() if kind.family != "train"]
+    found = [
+        s for module, name in classes for s in sections_of(getattr(importlib.import_module(module), name))
+    ]
+    return list(dict.fromkeys(s for s in found if not s.model_fields.keys() <= KNOBS.keys()))
 
 
 def _section(section: type[Section]) -> Iterator[str]:
     yield from ("", f"## {section.title}", "", "| knob | default | what it does |", "|---|---|---|")
     for name, field in section.model_fields.items():
-        knob = KNOBS[name]
+        knob = KNOBS.get(name) or describe(section, name, field)
         default = f"`{shown}`" if (shown := word(knob.default)) else "empty"
         yield f"| `{name}`<br>{_cell(_type(knob, field))} | {_cell(default)} | {_cell(_about(knob))} |"
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from tuner import __version__, process
 from tuner.cli.data import data
 from tuner.cli.disk import clean, disk
+from tuner.cli.export import export
 from tuner.cli.knob_help import knob_help
 from tuner.cli.listing import adapters, runs
 from tuner.cli.machine import doctor, webui
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
         sync,
         runs,
         adapters,
+        export,
         data,
         disk,
         clean,
@@ -47,7 +49,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 
 # Verbs of LLaMA-Factory, and what to do here instead.
 ELSEWHERE = {
-    "export": "merge an adapter with PEFT's merge_and_unload; `tuner adapters` shows its folder.",
     "chat": "a run shows the answers to held-out questions with --probe, and `tuner train` with --do_predict writes them.",
     "eval": "`tuner evaluate` measures a model and its adapters, on a data set or on benchmarks of lm-eval.",
     "env": "`tuner doctor` says what this machine has.",

@@ -167,10 +167,7 @@ def other_verb(values: Values) -> str:
     if {"stage", "do_train", "dataset", "eval_dataset", "do_predict", "do_eval"} & set(values):
         return ""
     if values.get("export_dir"):
-        return (
-            "it merges an adapter (`llamafactory-cli export`), and there is no `tuner export` yet: load base and adapter "
-            "with PEFT and call merge_and_unload; the folder of an adapter is shown by `tuner adapters`."
-        )
+        return "it exports a model (`llamafactory-cli export`); `tuner export` takes it as it is."
     if "task" in values:
         return "it asks for a benchmark (`llamafactory-cli eval`); measure with `tuner train` and --do_eval or --do_predict."
     if "infer_backend" in values or {"model_name_or_path", "template"} <= set(values):

@@ -165,6 +165,14 @@ _TABLE = (
         config="tuner.config.importing:ImportConfig",
         goes_on=True,
     ),
+    Kind(
+        "export",
+        "Export",
+        "tuner.export.entry:export",
+        family="export",
+        verb="export",
+        config="tuner.config.export:ExportConfig",
+    ),
 )  # fmt: skip
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
 ONLY_TRL = frozenset({"aot", "aot_unpaired", "discopop", "sft"})

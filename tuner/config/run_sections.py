@@ -284,20 +284,24 @@ class Export(Section):
     icon = ":material/ios_share:"
 
     export_dir: OptionalText = knob(
-        None, "Where the exported model goes; exporting is not there yet.", shown=False
+        None, "The folder that `tuner export` writes to; it is not there until all of it is.", shown=False
     )
     export_size: int = knob(5, "The largest file of an exported model.", ge=1, unit="GB", shown=False)
-    export_device: Literal["cpu", "auto"] = knob("cpu", "Where adapters are merged.", shown=False)
+    export_device: Literal["cpu", "auto"] = knob(
+        "cpu", "Where adapters are merged: on the CPU, or with auto on a GPU where there is one.", shown=False
+    )
     export_quantization_bit: OptionalInt = knob(
         None,
-        "Quantize the exported model to so many bits (GPTQ: 8, 4, 3 or 2).",
+        "Quantize the exported model by GPTQ to so many bits: 8, 4, 3 or 2.",
         ge=2,
         le=8,
         unit="bits",
         shown=False,
     )
     export_quantization_dataset: OptionalText = knob(
-        None, "Text to calibrate the quantization with.", shown=False
+        None,
+        "Text that GPTQ measures its losses on: a file of JSON rows with a field text, or a name of the catalog.",
+        shown=False,
     )
     export_quantization_nsamples: int = knob(128, "Rows of that text.", ge=1, unit="rows", shown=False)
     export_quantization_maxlen: int = knob(
@@ -307,5 +311,7 @@ class Export(Section):
         False, "Known for files of other tools; weights are always safetensors.", shown=False
     )
     export_hub_model_id: OptionalText = knob(
-        None, "The hub name to upload the exported model to.", shown=False
+        None,
+        "The hub name to upload the exported model to; HF_TOKEN in the environment allows it.",
+        shown=False,
     )

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tuner.config.run_sections import Export
+
 if TYPE_CHECKING:
     from tuner.config.config import Config
 
-EXPORT = "models are not exported yet; a run leaves its adapter in its output folder and in the registry"
+EXPORT = "training exports nothing; `tuner export` does, by the same names"
 REASONS = {
     "data_shared_file_system": "a run is one process on one machine, which prepares its rows itself",
     "ignore_pad_token_for_loss": "padding is never learned",
     "use_fast_tokenizer": "every tokenizer is a fast one",
     "remove_unused_columns": "rows hold what the stage reads and nothing else",
     "disable_tqdm": "progress is on the run's page and in its log instead of a bar",
-    "export_dir": EXPORT,
-    "export_size": EXPORT,
-    "export_device": EXPORT,
-    "export_quantization_bit": EXPORT,
-    "export_quantization_dataset": EXPORT,
-    "export_quantization_nsamples": EXPORT,
-    "export_quantization_maxlen": EXPORT,
-    "export_legacy_format": EXPORT,
-    "export_hub_model_id": EXPORT,
+    "export_legacy_format": "weights are always safetensors",
 }
 
 
@@ -39,6 +33,7 @@ def unheeded(config: Config) -> Iterator[str]:
 
 
 def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
+    yield from ((name, EXPORT) for name in Export.model_fields if name not in REASONS)
     if not config.do_predict:
         yield (
             "predict_with_generate",

@@ -36,7 +36,7 @@ def of_adapters(knob: str, names: Iterable[str], model: str, within: str = "") -
     """What stands against putting adapters on a model; they are named as folders, registered versions or on the hub."""
     for name in names:
         try:
-            folder = _folder(name)
+            folder = folder_of_adapter(name)
         except (ValueError, TrackerError) as error:
             yield Problem(knob, str(error))
             continue
@@ -50,7 +50,7 @@ def of_adapters(knob: str, names: Iterable[str], model: str, within: str = "") -
             yield Problem(knob, f"--{knob} {name} {why}")
 
 
-def _folder(name: str) -> Path | None:
+def folder_of_adapter(name: str) -> Path | None:
     """Where an adapter lies on this machine, as far as that is known. Raises ValueError, TrackerError."""
     if place(name).is_dir():
         return place(name)

@@ -19,6 +19,11 @@ MESSAGES: dict[str, str] = {
     "phase.registering": "registering the adapter",
     "phase.serving": "serving",
     "phase.copying": "copying",
+    "phase.asking": "asking three prompts",
+    "phase.merging": "merging",
+    "phase.quantizing": "quantizing",
+    "phase.writing_gguf": "writing GGUF",
+    "phase.uploading": "uploading",
     "phase.closing": "closing",
     # how far a phase is
     "doing.rows_read": "{name}: {done:,} rows read",
@@ -28,6 +33,9 @@ MESSAGES: dict[str, str] = {
     "doing.pairs": "{done} of {total} pairs",
     "doing.batches": "{done}[ of {total}] batches measured",
     "doing.serving": "{answered:,} requests answered[, {running} answers being written]",
+    "doing.reading_weights": "reading the weights",
+    "doing.asking": "asking three prompts",
+    "doing.writing": "writing {name}",
     # why a run ended
     "out_of_memory": "Out of memory[ on the {where}]: batch {batch} at up to {cutoff} tokens does not fit. "
     "Halve the batch and double accumulation, or shorten the cutoff.",
@@ -122,6 +130,15 @@ MESSAGES: dict[str, str] = {
     "add some that are bad, or use stage sft for good ones alone.",
     "note.kto_only_bad": "All answers are marked bad: KTO can only lower them, with nothing to hold against; "
     "add some that are good.",
+    # an export
+    "note.exported": "The export is in {folder}.",
+    "note.pushed": "It was uploaded to {address}.",
+    "note.gguf_window": "llama.cpp has no sliding window for this model: up to {window:,} tokens both answer alike, so the file "
+    "says that it reads {window:,} and not {longest:,}.",
+    "note.gguf_unread": "The file was not read back, neither its tokenizer nor its answers: run `pip install xllamacpp` for that.",
+    "note.gguf_refused": "The file was written, but could not be read back: {detail}.",
+    "note.modelfile_without": "The Modelfile has no TEMPLATE: the chat template is no row of turns, which is all that Ollama knows.",
+    "note.tokens_differ": "llama.cpp splits {differ} of {texts} texts otherwise than the model learned, for example {first!r}.",
     # the tracker, as a run's page tells of it
     "tracker.pending": "The run is over, but MLflow does not have all of it yet; `tuner sync` sends the rest.",
     "tracker.failed": "The tracker failed: {kind}: {detail}",

@@ -13,7 +13,7 @@ from tuner.runs.run import Run
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow, list_adapters
 from tuner.tracking.rows import Page
-from tuner.ui import draft, evaluation, lineage, picking, state, theme, writes
+from tuner.ui import draft, evaluation, exporting, lineage, picking, state, theme, writes
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, ago, count, date, listed, place, safe, size
 
@@ -254,6 +254,16 @@ def _doings(row: AdapterRow) -> None:
         )
         with st.popover("Use it", icon=":material/code:", type="tertiary", width="content"):
             _code(row)
+        export = st.popover(
+            "Export",
+            icon=":material/ios_share:",
+            type="tertiary",
+            key=f"export-of-{row.name}-{row.version}",
+            on_change="rerun",
+        )
+        if export.open:  # what it says is looked up: files, room, llama.cpp's tools
+            with export:
+                exporting.offer(row)
         with st.popover("Aliases", icon=":material/bookmark:", type="tertiary"):
             _aliases(row)
         with st.popover("Where it is", icon=":material/folder:", type="tertiary"):

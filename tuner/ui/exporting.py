@@ -1,0 +1,141 @@
+"""Taking a version out of the studio: in which form and where to, and on the run's page what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import streamlit as st
+
+from tuner import paths
+from tuner.config.export import FLOATS, WRITTEN, ExportConfig
+from tuner.jobs import exporting
+from tuner.runs.run import Run
+from tuner.tracking.adapters import AdapterRow
+from tuner.ui import theme, writes
+from tuner.ui.words import count, duration, number, place, safe, size
+
+FORMS = {
+    "merged": "Merged model (safetensors)",
+    "gguf": "GGUF, for llama.cpp and Ollama",
+    "lora_gguf": "LoRA as GGUF, for a base that is there",
+    "adapter": "Zip of the adapter",
+    "bnb": "Merged, in 4 bits (bitsandbytes)",
+}
+K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
+TYPES = {"merged": ("auto", *FLOATS), "lora_gguf": ("auto", *FLOATS), "gguf": ("auto", *WRITTEN)}
+FOLDER = "exports"
+"""Where exports go in a studio, unless another folder is typed."""
+
+
+# --- from a version's card
+
+
+def offer(row: AdapterRow) -> None:
+    """The fields of an export, what it will take or what stands against it, and the button that queues it."""
+    key = f"{row.name}-{row.version}"
+    form = st.selectbox("Form", list(FORMS), format_func=lambda form: FORMS[form], key=f"export-form-{key}")
+    kinds = TYPES.get(form, ("auto",))
+    if form == "gguf" and exporting.quantizer():
+        kinds = (*kinds, *K_QUANTS)
+    kind = st.selectbox(
+        "Number type",
+        kinds,
+        key=f"export-type-{key}-{form}",
+        disabled=len(kinds) == 1,
+        help="auto keeps the model's own; q8_0 halves it. Types with k need llama.cpp's llama-quantize.",
+    )
+    usual = f"{FOLDER}/{paths.slug(row.name)}-{row.version}-{form}"
+    folder = st.text_input(
+        "Folder", usual, key=f"export-folder-{key}-{form}", help="From the studio's own folder."
+    )
+    config = _config(row, form, kind, folder)
+    found = exporting.problems(config)
+    if any("export_replace" in problem.mend for problem in found) and st.checkbox(
+        "Replace the earlier export", key=f"export-replace-{key}-{form}"
+    ):
+        config = config.model_copy(update={"export_replace": True})
+        found = exporting.problems(config)
+    for problem in found:
+        st.caption(f":orange[:material/warning: {safe(problem.sentence)}]")
+    if not found:
+        st.caption(safe(exporting.told(exporting.estimate(config))))
+    if st.button(
+        "Export",
+        key=f"export-{key}",
+        type="primary",
+        icon=":material/ios_share:",
+        **writes.locked(disabled=bool(found)),
+    ):
+        _launch(config, key)
+    if run_id := st.session_state.get(f"exported-{key}"):
+        st.page_link(
+            "pages/runs.py",
+            label="Watch the export",
+            icon=":material/monitoring:",
+            query_params={"run": run_id},
+        )
+
+
+def _config(row: AdapterRow, form: str, kind: str, folder: str) -> ExportConfig:
+    values: dict[str, Any] = {"export_format": form, "export_outtype": kind, "export_dir": folder.strip()}
+    return ExportConfig(
+        model_name_or_path=place(row.base) or None,
+        adapter_name_or_path=(f"{row.name}/{row.version}",),
+        **values,
+    )
+
+
+def _launch(config: ExportConfig, key: str) -> None:
+    try:
+        st.session_state[f"exported-{key}"] = writes.submit(config).id
+    except writes.FAILED as error:
+        st.toast(safe(error), icon=":material/error:")
+
+
+# --- on the run's page
+
+
+def made(run: Run) -> Mapping[str, Any] | None:
+    """What a run exported; None for a run that exported nothing, or not yet."""
+    with suppress(OSError, ValueError):
+        read = json.loads((run.folder / "output" / exporting.RECORD).read_text(encoding="utf-8"))
+        return read if isinstance(read, dict) else None
+    return None
+
+
+def shown(record: Mapping[str, Any]) -> None:
+    """The files with their sizes, where they lie, and three prompts answered before and after."""
+    files = list(record.get("files") or [])
+    total = sum(int(file["size"]) for file in files)
+    st.caption(f"{count(len(files), 'file')}, {size(total)}, in {duration(record.get('seconds'))}.")
+    st.code(str(record.get("folder")), language=None, wrap_lines=True)
+    rows = [{"File": file["name"], "Size": size(int(file["size"]))} for file in files]
+    st.dataframe(rows, hide_index=True, height="content")
+    if seen := record.get("tokenizer"):
+        st.caption(_tokens(seen))
+    if answers := record.get("answers"):
+        _answers(answers)
+
+
+def _tokens(seen: Mapping[str, Any]) -> str:
+    if not seen["differ"]:
+        return f":material/check: llama.cpp reads all {seen['texts']} texts as the same tokens."
+    return f":orange[:material/warning: llama.cpp reads {seen['differ']} of {seen['texts']} texts as other tokens.]"
+
+
+def _answers(rows: list[Mapping[str, Any]]) -> None:
+    same = sum(bool(row["same"]) for row in rows)
+    st.markdown(f"**Answers before and after** · {same} of {len(rows)} the same")
+    for row in rows:
+        with theme.card(f"row-answer-{row['prompt']}", gap="xsmall"):
+            st.caption(safe(row["prompt"]))
+            left, right = st.columns(2, gap="medium")
+            left.markdown(f":gray[Before]\n\n{safe(row['source'])}")
+            right.markdown(f":gray[After]\n\n{safe(row['exported'])}")
+            if row["difference"] is not None:
+                st.caption(
+                    f"Log probabilities of the likeliest first tokens differ by at most {number(row['difference'])}."
+                )
