@@ -157,7 +157,7 @@ def _work(config: RunConfig, live: Live, mirror: MirrorProcess) -> Outcome:
             quieten()
             work = work_of(config)
         result = work(config, live)
-    if result.weights and result.adapter and not result.stopped:
+    if result.weights and result.adapter:
         _register(live, mirror, result, result.weights, config.called)
     return result
 
