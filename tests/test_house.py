@@ -31,6 +31,7 @@ FLOORS = {
     "tuner.plan": 3,
     "tuner.plan.steps": 0,
     "tuner.tracking": 3,
+    "tuner.chats": 3,
     "tuner.runs": 2,
     "tuner.runs.files": 1,
     "tuner.runs.locks": 1,
