@@ -21,7 +21,7 @@ from tuner.chats.completions import Piece, Unanswered
 from tuner.chats.talk import Answer, Decoding, Talk
 from tuner.text.message import message
 
-TWO = Talk(talks.fresh_id(), base="data/starter", columns=("starter", "polite/1"), system="Be kind.")
+TWO = Talk(talks.fresh_id(), base="data/starter", columns=("base", "polite/1"), system="Be kind.")
 
 
 def answering(talk: Talk, turn_id: str, **texts: str) -> Talk:
@@ -38,9 +38,9 @@ def test_each_column_goes_on_from_what_it_said_itself() -> None:
     talk, first = talks.asked(TWO, "Hello?")
     seeds = {given[0].seed for given in first.answers.values()}
     assert len(seeds) == 1, "side by side with one seed"
-    talk = answering(talk, first.id, starter="Hi.", polite_1="<think>be kind</think>\nGladly!")
+    talk = answering(talk, first.id, base="Hi.", polite_1="<think>be kind</think>\nGladly!")
     talk, second = talks.asked(talk, "And?")
-    assert talks.messages(talk, second.id, "starter") == [
+    assert talks.messages(talk, second.id, "base") == [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "Hello?"},
         {"role": "assistant", "content": "Hi."},
@@ -57,11 +57,11 @@ def test_each_column_goes_on_from_what_it_said_itself() -> None:
 
 def test_nothing_is_overwritten() -> None:
     talk, first = talks.asked(TWO, "one")
-    talk = answering(talk, first.id, starter="A")
-    talk = talks.again(talk, first.id, ["starter"])
-    assert [a.state for a in talk.turns[first.id].answers["starter"]] == ["done", "waiting"]
-    assert talk.turns[first.id].answers["starter"][0].seed != talk.turns[first.id].answers["starter"][1].seed
-    assert talks.showing(talk, first.id, "starter", 0).turns[first.id].answer("starter").text == "A"
+    talk = answering(talk, first.id, base="A")
+    talk = talks.again(talk, first.id, ["base"])
+    assert [a.state for a in talk.turns[first.id].answers["base"]] == ["done", "waiting"]
+    assert talk.turns[first.id].answers["base"][0].seed != talk.turns[first.id].answers["base"][1].seed
+    assert talks.showing(talk, first.id, "base", 0).turns[first.id].answer("base").text == "A"
     talk, second = talks.asked(talk, "two")
     talk, edited = talks.asked(talk, "two, but better", parent=second.parent)
     assert talks.siblings(talk, edited) == [second.id, edited.id]
@@ -74,11 +74,11 @@ def test_nothing_is_overwritten() -> None:
 
 def test_an_answer_that_failed_is_not_told_to_the_model() -> None:
     talk, first = talks.asked(TWO, "one")
-    failed = Answer("starter", state="failed", why=message("answer.stopped"))
+    failed = Answer("base", state="failed", why=message("answer.stopped"))
     for column in TWO.columns:
         talk = talks.answered(talk, first.id, column, 0, failed)
     talk, second = talks.asked(talk, "two")
-    assert [m["content"] for m in talks.messages(talk, second.id, "starter")] == ["Be kind.", "two"]
+    assert [m["content"] for m in talks.messages(talk, second.id, "base")] == ["Be kind.", "two"]
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ def test_thoughts_are_told_from_what_is_said(text: str, thought: str, said: str)
 
 
 def test_tool_calls_are_joined_and_told_again() -> None:
-    answer = Answer("starter", state="done")
+    answer = Answer("base", state="done")
     for piece in (Piece(calls={0: ("add", "")}), Piece(calls={0: ("", '{"a"')}), Piece(calls={0: ("", ": 1}")}), Piece(calls={1: ("sub", "{}")})):  # fmt: skip
         answer = writing.joined(answer, piece)
     assert answer.calls == (("add", '{"a": 1}'), ("sub", "{}"))
     talk, first = talks.asked(
-        replace(TWO, columns=("starter",), tools='{"name": "add", "parameters": {}}'), "1+1?"
+        replace(TWO, columns=("base",), tools='{"name": "add", "parameters": {}}'), "1+1?"
     )
-    talk, second = talks.asked(talks.answered(talk, first.id, "starter", 0, answer), "2", role="tool")
-    told = talks.request(talk, second.id, "starter", 0)
+    talk, second = talks.asked(talks.answered(talk, first.id, "base", 0, answer), "2", role="tool")
+    told = talks.request(talk, second.id, "base", 0)
     assert told["messages"][-2]["tool_calls"][1]["function"] == {"name": "sub", "arguments": "{}"}
     assert told["messages"][-1] == {"role": "tool", "content": "2"}
     assert told["tools"] == [{"type": "function", "function": {"name": "add", "parameters": {}}}]
@@ -121,13 +121,13 @@ def test_tools_that_are_none_are_refused_in_a_sentence(text: str) -> None:
 def test_an_exchange_becomes_a_row_and_a_talk_a_file() -> None:
     talk, first = talks.asked(TWO, "Hello?")
     with pytest.raises(ValueError, match="no answer to keep yet"):
-        talks.exchange(talk, first.id, "starter")
-    talk = answering(talk, first.id, starter="Hi.", polite_1="Gladly!")
+        talks.exchange(talk, first.id, "base")
+    talk = answering(talk, first.id, base="Hi.", polite_1="Gladly!")
     row = talks.exchange(talk, first.id, "polite/1")
     assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant"]
     assert row["messages"][-1]["content"] == "Gladly!"
     whole = json.loads(json.dumps(talks.exported(talk)))
-    assert whole["messages"]["starter"][-1] == {"role": "assistant", "content": "Hi."}
+    assert whole["messages"]["base"][-1] == {"role": "assistant", "content": "Hi."}
     assert talks.of_json(whole["talk"]) == talk
 
 
@@ -148,10 +148,10 @@ def test_a_talk_reads_back_as_it_was(steps: list[tuple[int, str, bool]], system:
     for number, (at, text, new) in enumerate(steps):
         turns = list(talk.turns)
         if turns and not new:
-            talk = talks.again(talk, turns[at % len(turns)], ["starter"])
+            talk = talks.again(talk, turns[at % len(turns)], ["base"])
         else:
             talk, turn = talks.asked(talk, text, parent=turns[at % len(turns)] if turns else "")
-            talk = answering(talk, turn.id, starter=f"{text}{number}")
+            talk = answering(talk, turn.id, base=f"{text}{number}")
     assert talks.of_json(json.loads(json.dumps(talks.to_json(talk)))) == talk
     assert not talk.turns or talks.path(talk)[-1].id == talk.leaf
 
@@ -207,7 +207,7 @@ def wait_for(what: Callable[[], object], seconds: float = 10) -> None:
 
 def written(place: Place | None, saved: list[Answer], **more: Any) -> writing.Writing:
     return writing.start(
-        ("talk", "turn"), Answer("starter", seed=3), {"model": "starter"}, lambda: place, saved.append, **more
+        ("talk", "turn"), Answer("base", seed=3), {"model": "base"}, lambda: place, saved.append, **more
     )
 
 

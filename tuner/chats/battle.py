@@ -60,7 +60,7 @@ class Battle:
         """Whether both can be judged: a side that failed says nothing about who is better."""
         return all(answer.state == "done" for answer in self.answers)
 
-    def request(self, side: int) -> dict[str, Any]:
+    def question(self) -> dict[str, Any]:
         """The body of the question to the server, but for the model's id: alike for both sides."""
         return {**asdict(self.decoding), "seed": self.seed, "messages": [dict(one) for one in self.messages]}
 

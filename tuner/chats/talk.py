@@ -104,7 +104,8 @@ class Turn:
 class Talk:
     """A talk: whom with, how, and the tree of its turns by id. `leaf` is the last turn of the open branch.
 
-    `columns` are model ids: BASE's name or NAME/VERSION. `tools` is JSON, empty for none. Times are since the epoch.
+    `columns` are model ids: "base", or NAME/NUMBER. `tools` is JSON, empty for none; `run` is the serve run that answered
+    last, and `by` whose talk it is, empty where nobody logs in.
     """
 
     id: str
@@ -116,7 +117,7 @@ class Talk:
     turns: Mapping[str, Turn] = field(default_factory=dict)
     leaf: str = ""
     by: str = ""
-    created: float = 0.0
+    run: str = ""
 
     @property
     def title(self) -> str:
@@ -164,7 +165,7 @@ def back_to(talk: Talk, turn_id: str) -> Talk:
     return replace(talk, leaf=turn_id)
 
 
-def writing(talk: Talk) -> list[tuple[str, str, int]]:
+def unwritten(talk: Talk) -> list[tuple[str, str, int]]:
     """The answers that are not written yet: turn, column and place."""
     return [
         (turn.id, column, place)

@@ -1,0 +1,17 @@
+"""Chat: a talk with a base model and its adapters, side by side; the page's address is the talk's."""
+
+import streamlit as st
+
+from tuner.ui import chatting, serving, theme
+
+talk = chatting.current()
+chatting.head(talk)
+with theme.card("chat-settings", gap="small"):
+    chatting.settings(talk)
+    if talk.base:
+        serving.watched(talk.base, talk.run, talk.columns, f"chat-{talk.id}")
+if not talk.turns:
+    theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
+chatting.compose(talk)
+with st.container(key="chat-turns"):
+    chatting.shown(talk)
