@@ -2,16 +2,15 @@
 
 import streamlit as st
 
-from tuner.ui import chatting, serving, theme
+from tuner.ui import chatting, theme
 
 talk = chatting.current()
 chatting.head(talk)
 with theme.card("chat-settings", gap="small"):
     chatting.settings(talk)
-    if talk.base:
-        serving.watched(talk.base, talk.run, talk.columns, f"chat-{talk.id}")
+    standing = chatting.standing(talk)
 if not talk.turns:
     theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
 chatting.compose(talk)
 with st.container(key="chat-turns"):
-    chatting.shown(talk)
+    chatting.shown(talk, standing)

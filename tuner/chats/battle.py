@@ -33,7 +33,8 @@ class Contestant:
 class Battle:
     """One prompt and two answers. `messages` is the prompt as chat messages, `source` the data set it is from, if any.
 
-    `left` and `right` are contestants; `said` is empty as long as nobody has voted, and then they are not told.
+    `left` and `right` are contestants, `run` the serve run that was asked. As long as nobody has voted `said` is None,
+    and they are not told.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Battle:
     pool: tuple[str, ...] = ()
     said: Said | None = None
     by: str = ""
+    run: str = ""
 
     @property
     def ready(self) -> bool:
@@ -99,13 +101,14 @@ def begin(
     source: str = "",
     decoding: Decoding | None = None,
     by: str = "",
+    run: str = "",
 ) -> Battle:
     """Draw a battle and write it down. Raises ValueError, TrackerError or OSError."""
     met = [(vote.left, vote.right) for vote in votes.votes(base)]
     left, right = draw(pool, met)
     made = Battle(
         fresh_id(), base, left, right, tuple(messages), tag.strip(), source, fresh_seed(),
-        decoding or Decoding(), (Answer(left.id), Answer(right.id)), tuple(one.id for one in pool), by=by,
+        decoding or Decoding(), (Answer(left.id), Answer(right.id)), tuple(one.id for one in pool), by=by, run=run,
     )  # fmt: skip
     kept.change("battles", made.id, lambda _: to_json(made))
     return made

@@ -24,7 +24,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
-from tuner.text.message import render
+from tuner.text.message import message, render
 from tuner.tracking.votes import BASE, Said
 from tuner.ui import chat, datasets, decoding, login, serving, state, talk_view, theme, writes
 from tuner.ui.offers import here
@@ -90,7 +90,8 @@ def setup() -> None:
             )
             chosen = _decoding(like)
         _prompt(base, pool, chosen, like)
-        serving.watched(base, "", pool, "arena")
+        if base:
+            serving.line(base, "", pool, "arena", busy=False)
     if base and len(options) < 2:
         st.caption("This base has no registered adapter yet: a run that finishes registers what it trained.")
 
@@ -173,6 +174,7 @@ def _begin(base: str, pool: Sequence[str], source: str, typed: str, tag: str, ch
             source="" if source == TYPED else source,
             decoding=chosen,
             by=login.person().name,
+            run=run.id,
         )
         _looking[made.id] = set()
         writes.ask_both(made, serving.connect(run), partial(_watched, made.id))
@@ -233,22 +235,22 @@ def _wait(battle: Battle) -> None:
             with place, st.container(key=f"bubble-sealed-{name.lower()}", gap="xsmall"):
                 st.caption(f":material/lock: {name}")
                 st.caption(":material/hourglass_top: Both are shown once both are done …")
+    standing = serving.line(battle.base, battle.run, (), "battle", busy=True)
     st.button(
         "Skip", icon=":material/skip_next:", key="skip", on_click=_skip, args=(battle,), **writes.locked()
     )
     while any(one.alive for one in alive):
-        st.session_state["arena-follows"] = (
-            battle.id
-        )  # where Streamlit looks whether something else is to be done
+        standing()
+        # Here Streamlit looks whether something else is to be done.
+        st.session_state["arena-follows"] = battle.id
         time.sleep(PAUSE)
     st.rerun()
 
 
 def _skip(battle: Battle) -> None:
     """Leave a battle; what is still being written for it ends."""
-    writing_ended = partial(writes.silence, battle.id)
     try:
-        writing_ended()
+        writes.silence(battle.id)
     except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
         return
@@ -303,8 +305,9 @@ def _cast(battle: Battle, said: Said) -> None:
 
 def _void(battle: Battle) -> None:
     """A battle that cannot be judged, and why; the reason may name a side, so it is told of both together."""
-    said = {safe(render(one.why)) for one in battle.answers if one.state not in ("done", *OPEN) and one.why}
-    st.markdown(f":orange[:material/block: **This battle does not count.**] {' '.join(sorted(said))}")
+    lost = {render(message("answer.lost"))} if any(one.state in OPEN for one in battle.answers) else set()
+    said = lost | {render(one.why) for one in battle.answers if one.state not in ("done", *OPEN) and one.why}
+    st.markdown(f":orange[:material/block: **This battle does not count.**] {safe(' '.join(sorted(said)))}")
     _onwards(battle)
 
 

@@ -341,27 +341,35 @@ def add(talk: Talk, turn_id: str, column: str) -> None:
 # --- what is shown -------------------------------------------------------------------------------------------------
 
 
-def shown(talk: Talk) -> None:
+def standing(talk: Talk) -> serving.Redraw:
+    """Where the talk's server stands; how to draw that anew while answers are on their way."""
+    if not talk.base:
+        return lambda: None
+    return serving.line(talk.base, talk.run, talk.columns, f"chat-{talk.id}", busy(talk))
+
+
+def shown(talk: Talk, standing: serving.Redraw) -> None:
     """The open branch, turn by turn; answers that are on their way grow until they are whole."""
     may = writes.may() and not busy(talk)
     acts = talk_view.Acts(turned, again, edited, stop, add, may)
     places = talk_view.turns(talk, serving.versions(talk.base), acts)
-    _follow(talk, places)
+    _follow(talk, places, standing)
 
 
-def _follow(talk: Talk, places: talk_view.Places) -> None:
+def _follow(talk: Talk, places: talk_view.Places, standing: serving.Redraw) -> None:
     """Show answers as they are written, until all are. Whatever the person does meanwhile ends this, and no answer."""
     alive = {one.key: one for one in writing.of(talk.id)}
     if not alive:
         return
     seen: dict[object, Answer] = {}
     while any(one.alive for one in alive.values()):
+        if any(one.answer.state == "waiting" for one in alive.values()) or not seen:
+            standing()
         for key, one in alive.items():
             if key in places and seen.get(key) is not one.answer:
                 seen[key] = one.answer
                 places[key](one.answer)
-        st.session_state["chat-follows"] = (
-            talk.id
-        )  # where Streamlit looks whether something else is to be done
+        # Here Streamlit looks whether something else is to be done.
+        st.session_state["chat-follows"] = talk.id
         time.sleep(PAUSE)
     st.rerun()

@@ -50,7 +50,7 @@ def board(base: str) -> None:
     anchor = next((one.name for one in found if one.value == one.low == one.high == 0), BASE)
     known = serving.versions(base)
     st.dataframe([_row(one, anchor, known) for one in found], hide_index=True, key="scoreboard")
-    st.caption(_about(shown, serving.named(anchor, known)))
+    st.caption(_about(shown, "the base model" if anchor == BASE else serving.named(anchor, known)))
 
 
 def _row(one: Strength, anchor: str, known: Mapping[str, AdapterRow]) -> dict[str, str | int]:
@@ -85,9 +85,10 @@ def _about(cast: list[Vote], anchor: str) -> str:
         f"{count(len(cast), 'vote')}. Strengths are logits of a Bradley-Terry model against {safe(anchor)}, "
         "a tie half a win; in brackets 95% intervals from 1,000 resamples."
     )
-    if (left := left_share(cast)) is not None:
-        said += f" The left side won {share(left)} of the votes that chose one."
-    return said if len(cast) >= FEW else f"{said} So few votes prove little."
+    if len(cast) < FEW:
+        return f"{said} So few votes prove little."
+    left = left_share(cast)
+    return said if left is None else f"{said} The left side won {share(left)} of the votes that chose one."
 
 
 def of_version(row: AdapterRow) -> tuple[str, str] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from tuner.chats.completions import Unanswered
 from tuner.chats.writing import Connect
@@ -22,6 +24,7 @@ from tuner.ui import draft, writes
 from tuner.ui.offers import offer
 from tuner.ui.words import Colour, look, place, safe
 
+Redraw = Callable[[], None]
 OFFERED = 500
 """Versions that a field offers, the newest ones."""
 
@@ -137,9 +140,48 @@ def connect(run: Run) -> Connect:
 # --- on the page ---------------------------------------------------------------------------------------------------
 
 
-def told(seen: Standing) -> None:
-    """The line that says where the server stands."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="serving"):
+def line(base: str, last: str, columns: Sequence[str], key: str, busy: bool) -> Redraw:
+    """The line that says where the server stands, with a button where somebody has to start it.
+
+    While answers are on their way the page draws it anew by what this returns; else it does so itself.
+    """
+    with st.container(key="serving-line"):
+        if busy:
+            slot = st.empty()
+            return partial(_redrawn, slot, base, last, [])
+        seen = standing(base, last)
+        moving = seen.run is not None and not seen.ended and seen.at is None
+        st.fragment(_watched, run_every=1.0 if moving else None)(base, last, columns, key, seen.word)
+    return lambda: None
+
+
+def _redrawn(slot: DeltaGenerator, base: str, last: str, before: list[Standing]) -> None:
+    seen = standing(base, last)
+    if before != [seen]:
+        before[:] = [seen]
+        with slot.container():
+            _told(seen)
+
+
+def _watched(base: str, last: str, columns: Sequence[str], key: str, before: str) -> None:
+    seen = standing(base, last)
+    if seen.word != before:
+        st.rerun()  # the whole page: what can be asked now is another thing
+    _told(seen)
+    if seen.ended:
+        st.button(
+            "Start it again" if seen.run else "Load it now",
+            icon=":material/power_settings_new:",
+            type="tertiary",
+            key=f"{key}-start",
+            on_click=_start,
+            args=(base, tuple(columns)),
+            **writes.locked(),
+        )
+
+
+def _told(seen: Standing) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(seen.word, icon=seen.icon, color=seen.colour)
         if seen.said:
             st.caption(safe(seen.said), width="content")
@@ -150,31 +192,6 @@ def told(seen: Standing) -> None:
                 icon=":material/monitoring:",
                 query_params={"run": seen.run.id},
                 width="content",
-            )
-
-
-def watched(base: str, last: str, columns: Sequence[str], key: str) -> None:
-    """That line, again every second while it changes, with a button where somebody has to start the server."""
-    seen = standing(base, last)
-    moving = seen.run is not None and not seen.ended and seen.at is None
-    st.fragment(_line, run_every=1.0 if moving else None)(base, last, columns, key, seen.word)
-
-
-def _line(base: str, last: str, columns: Sequence[str], key: str, before: str) -> None:
-    seen = standing(base, last)
-    if seen.word != before:
-        st.rerun()  # the whole page: what can be asked now is another thing
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="serving-line"):
-        told(seen)
-        if seen.ended:
-            st.button(
-                "Start it again" if seen.run else "Load it now",
-                icon=":material/power_settings_new:",
-                type="tertiary",
-                key=f"{key}-start",
-                on_click=_start,
-                args=(base, tuple(columns)),
-                **writes.locked(),
             )
 
 

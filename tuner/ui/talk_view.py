@@ -101,8 +101,9 @@ def _pager(key: str, at: int, of: int, go: Callable[[int], None], what: str, act
         if step == 1:
             st.caption(f"{at + 1} of {of}", width="content")
         st.button(
-            f":material/{icon}:",
-            key=f"{key}-{name.lower()}",
+            f"{name} {what}",
+            icon=f":material/{icon}:",
+            key=f"icon-{name.lower()}-{key}",
             type="tertiary",
             help=f"{name} {what}",
             disabled=not acts.may or not 0 <= at + step < of,
@@ -189,8 +190,9 @@ def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts
             )
         if turn.id == talk.leaf and len(talk.columns) > 1:
             st.button(
-                ":material/refresh:",
-                key=f"again-{key}",
+                "Another answer",
+                icon=":material/refresh:",
+                key=f"icon-again-{key}",
                 type="tertiary",
                 help="Another answer of this one",
                 disabled=not acts.may,
@@ -202,9 +204,15 @@ def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts
 
 
 def _to_a_set(talk: Talk, turn: Turn, column: str, acts: Acts) -> None:
-    with st.popover(":material/playlist_add:", type="tertiary", help="Add this exchange to a data set"):
+    name = f"set-{turn.id}-{column}"
+    with st.popover(
+        "Add to a data set",
+        icon=":material/playlist_add:",
+        type="tertiary",
+        key=f"icon-{name.replace('/', '-')}",
+        help="Add this exchange to a data set",
+    ):
         st.caption("The chat up to this answer becomes a row, in OpenAI's messages.")
-        name = f"set-{turn.id}-{column}"
         st.selectbox(
             "Data set",
             _sets(),
