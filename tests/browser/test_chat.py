@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +33,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TUNER_HOME", str(made))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         register(made)
+        speak_on(made / "data" / "starter" / "config.json")
         yield made
+
+
+def speak_on(config: Path) -> None:
+    """Let the model read more than it was made for: nonsense, but for long enough to be stopped in the middle."""
+    known = json.loads(config.read_text()) | {"max_position_embeddings": 8192}
+    config.write_text(json.dumps(known))
 
 
 def register(home: Path) -> None:
@@ -46,12 +55,14 @@ def register(home: Path) -> None:
         make({"stage": "sft", "model_name_or_path": "data/starter", "dataset": "starter_chat"}), "r"
     )
     runs.sync(run)
-    for seed in (1, 2):
+    for seed, (name, alpha) in enumerate((("babbling", 400), (NAME, 8), (NAME, 8))):
         torch.manual_seed(seed)
         base = AutoModelForCausalLM.from_pretrained(home / "data" / "starter", dtype=torch.float32)
-        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        config = LoraConfig(
+            r=4, lora_alpha=alpha, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False
+        )
         get_peft_model(base, config).save_pretrained(home / f"adapter{seed}")
-        adapters.register(run, home / f"adapter{seed}", base="data/starter", name=NAME)
+        adapters.register(run, home / f"adapter{seed}", base="data/starter", name=name)
 
 
 def say(page, text: str) -> None:
@@ -148,14 +159,59 @@ def test_base_and_adapter_answer_side_by_side_from_one_seed(studio, page) -> Non
     assert len(seeds) == 1
 
 
-def test_a_closed_tab_stops_the_engine_and_stop_does(studio, browser) -> None:
+def begin_a_long_answer(page, studio) -> None:
+    """An answer of some half a minute, of which the beginning is there."""
+    open_page(page, studio, "chat?base=data/starter&column=babbling/1")
+    press(page, "Balanced")
+    for label, value in (("Temperature", "2"), ("Top p", "1"), ("Top k", "0"), ("Longest answer", "6000")):
+        page.get_by_label(label, exact=True).fill(value)
+        page.get_by_label(label, exact=True).press("Enter")
+        still(page)
+    page.keyboard.press("Escape")
+    page.get_by_test_id("stChatInput").locator("textarea").fill("Tell me a story.")
+    page.get_by_test_id("stChatInput").locator("textarea").press("Enter")
+    expect(answers(page)).to_have_text(re.compile(r"\w+\s+\w+"), timeout=120_000)
+    assert running(studio) == 1
+
+
+def running(studio) -> int:
+    """Answers that the server is writing now, by its own account."""
+    from tuner.jobs import serving
+
+    (run,) = serving.living()
+    at = serving.endpoint(run)
+    assert at is not None
+    asked = urllib.request.Request(f"{at.url}/metrics", headers={"Authorization": f"Bearer {at.key}"})
+    with urllib.request.urlopen(asked, timeout=10) as told:
+        found = re.search(r"^\S*running\S* (\d+)", told.read().decode(), re.MULTILINE)
+    return int(found[1])
+
+
+def until(true, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_stop_and_a_closed_tab_stop_the_engine(studio, browser) -> None:
     tab = browser.new_context().new_page()
     tab.set_default_timeout(60_000)
-    open_page(tab, studio, "chat?base=data/starter&column=base")
-    say(tab, "Count to three.")
-    asked = list((studio.home / "mlruns" / "chats").glob("*.json"))
-    assert asked and not any('"writing"' in path.read_text() for path in asked)
+    begin_a_long_answer(tab, studio)
+    tab.reload()
+    still_writing = tab.get_by_role("button", name="Stop")
+    expect(still_writing).to_be_visible()
+    expect(answers(tab)).to_have_text(re.compile(r"\w+\s+\w+"))  # a reload finds the answer as far as it is
+    assert running(studio) == 1
+    still_writing.click()
+    until(lambda: running(studio) == 0, 4)
+    expect(tab.get_by_text("Stopped.")).to_be_visible()
+
+    begin_a_long_answer(tab, studio)
+    chat = re.search(r"chat=(\w+)", tab.url)[1]
     tab.context.close()
+    until(lambda: running(studio) == 0, 5 + 4)
+    until(lambda: "answer.left" in (studio.home / "mlruns" / "chats" / f"{chat}.json").read_text(), 4)
 
 
 def test_five_blind_votes_make_a_scoreboard(studio, page) -> None:
