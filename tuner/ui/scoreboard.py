@@ -56,12 +56,12 @@ def board(base: str) -> None:
 def _row(one: Strength, anchor: str, known: Mapping[str, AdapterRow]) -> dict[str, str | int]:
     return {
         "Contestant": serving.named(one.name, dict(known)),
-        "Strength": "0, the measure" if one.name == anchor else strength(one),
-        "Wins against the measure": NONE if one.name == anchor else _chance(one),
+        "Strength": "0 (the measure)" if one.name == anchor else strength(one),
         "Battles": one.games,
         "Won": one.wins,
         "Tied": one.ties,
         "Lost": one.losses,
+        "Expected to win": NONE if one.name == anchor else _chance(one),
     }
 
 

@@ -60,7 +60,7 @@ def named(column: str, known: dict[str, AdapterRow]) -> str:
     row = known.get(column)
     name, _, number = column.rpartition("/")
     aliases = " ".join(f"@{alias}" for alias in row.aliases) if row else ""
-    return f"{name} · version {number} {aliases}".strip()
+    return f"{name} v{number} {aliases}".strip()
 
 
 # --- how far the server is -----------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def turns(talk: Talk, known: Mapping[str, AdapterRow], acts: Acts) -> Places:
             columns = [column for column in (*talk.columns, *turn.answers) if column in turn.answers]
             with st.grid(len(set(columns)) or 1, min_column_width=NARROW, gap="small") as grid:
                 for column in dict.fromkeys(columns):
-                    with grid.cell():
+                    with grid.cell(), st.container(gap="xsmall"):
                         _column(talk, turn, column, known, acts, places)
             if turn.id == talk.leaf:
                 _of_the_last(talk, turn, acts)
@@ -69,6 +69,7 @@ def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
         chat.bubble(turn.role, turn.text, f"asked-{turn.id}", longest=WHOLE)
         with st.container(horizontal=True, gap="xsmall", width="content", key=f"quiet-asked-{turn.id}"):
             _branches(talk, turn, acts)
+            st.caption(_seed(turn), width="content")
             with st.popover(
                 "Edit", icon=":material/edit:", type="tertiary", help="Ask in other words, as another branch."
             ):
@@ -81,6 +82,12 @@ def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
                     args=(talk, turn.id),
                     disabled=not acts.may,
                 )
+
+
+def _seed(turn: Turn) -> str:
+    """The seed of the answers that are open; several where some were asked for again."""
+    seeds = {answer.seed for answer in map(turn.answer, turn.answers) if answer is not None}
+    return f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds"
 
 
 def _branches(talk: Talk, turn: Turn, acts: Acts) -> None:
@@ -173,10 +180,10 @@ def _end(answer: Answer) -> None:
 def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts: Acts) -> None:
     """What an answer took, and what can be done with it."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key=f"quiet-{key}"):
-        took = [f"seed {answer.seed}"]
-        took += [count(answer.tokens, "token")] if answer.tokens else []
+        took = [count(answer.tokens, "token")] if answer.tokens else []
         took += [duration(answer.seconds)] if answer.seconds else []
-        st.caption(" · ".join(took), width="content")
+        if took:
+            st.caption(" · ".join(took), width="content")
         given = turn.answers[column]
         if len(given) > 1:
             at = turn.place(column)
