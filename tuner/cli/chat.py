@@ -37,7 +37,7 @@ def chat(words: list[str]) -> int:
     if config.model_name_or_path is None:
         raise ConfigError([Problem("model_name_or_path", "--model_name_or_path is missing; name a model.")])
     if silent:
-        print(f"tuner: {', '.join(silent)} say nothing here.", file=sys.stderr)
+        print(f"tuner: --{', --'.join(silent)} says nothing about a chat and is left out.", file=sys.stderr)
     samples.lay_out_for(config.model_name_or_path)
     with _served(config) as (place, model):
         return _talk(place, _question(config, model), system or config.default_system or "")
@@ -67,6 +67,8 @@ def _system(words: list[str]) -> tuple[list[str], str]:
 @contextmanager
 def _served(config: ServeConfig) -> Iterator[tuple[Endpoint, str]]:
     """Where the model answers and by which name: a server that lives and was loaded alike, else one for this talk."""
+    from tuner.config.config import made_of
+    from tuner.config.serving import ServeConfig
     from tuner.jobs import control, serving
     from tuner.jobs.submit import submit
 
@@ -75,12 +77,16 @@ def _served(config: ServeConfig) -> Iterator[tuple[Endpoint, str]]:
     if run is not None:
         yield _listening(run), adapters[0] if adapters else "base"
         return
-    run = submit(config.model_copy(update={"idle_minutes": min(config.idle_minutes or IDLE, IDLE)}))
+    run = submit(made_of(ServeConfig, {**_given(config), "api_port": 0, "idle_minutes": IDLE}))
     try:
         yield _listening(run), ""
     finally:
         with suppress(control.Refused):
             control.stop(run)
+
+
+def _given(config: ServeConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.model_fields_set}
 
 
 def _loaded_alike(run: Run, config: ServeConfig) -> bool:

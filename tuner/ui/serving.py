@@ -93,7 +93,7 @@ def standing(base: str, last: str = "") -> Standing:
         seen = look(status.state)
         return Standing(f"Server {seen.word.lower()}", seen.colour, seen.icon, str(status.reason), ended)
     return Standing(
-        "Not loaded", "gray", ":material/power_settings_new:", "The first message loads the model."
+        "Not loaded", "gray", ":material/power_settings_new:", "It is loaded when it is first asked."
     )
 
 
@@ -167,20 +167,22 @@ def _watched(base: str, last: str, columns: Sequence[str], key: str, before: str
     seen = standing(base, last)
     if seen.word != before:
         st.rerun()  # the whole page: what can be asked now is another thing
-    _told(seen)
-    if seen.ended:
-        st.button(
-            "Start it again" if seen.run else "Load it now",
-            icon=":material/power_settings_new:",
-            type="tertiary",
-            key=f"{key}-start",
-            on_click=_start,
-            args=(base, tuple(columns)),
-            **writes.locked(),
-        )
+    _told(seen, partial(_starting, seen, base, columns, key) if seen.ended else None)
 
 
-def _told(seen: Standing) -> None:
+def _starting(seen: Standing, base: str, columns: Sequence[str], key: str) -> None:
+    st.button(
+        "Start it again" if seen.run else "Load it now",
+        icon=":material/power_settings_new:",
+        type="tertiary",
+        key=f"start-server-{key}",
+        on_click=_start,
+        args=(base, tuple(columns)),
+        **writes.locked(),
+    )
+
+
+def _told(seen: Standing, then: Callable[[], None] | None = None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(seen.word, icon=seen.icon, color=seen.colour)
         if seen.said:
@@ -193,6 +195,8 @@ def _told(seen: Standing) -> None:
                 query_params={"run": seen.run.id},
                 width="content",
             )
+        if then is not None:
+            then()
 
 
 def _start(base: str, columns: tuple[str, ...]) -> None:

@@ -67,7 +67,13 @@ def turns(talk: Talk, known: Mapping[str, AdapterRow], acts: Acts) -> Places:
 def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
     with st.container(horizontal=True, vertical_alignment="top", gap="xsmall", key=f"asked-{turn.id}"):
         chat.bubble(turn.role, turn.text, f"asked-{turn.id}", longest=WHOLE)
-        with st.container(horizontal=True, gap="xsmall", width="content", key=f"quiet-asked-{turn.id}"):
+        with st.container(
+            horizontal=True,
+            vertical_alignment="center",
+            gap="xsmall",
+            width="content",
+            key=f"quiet-asked-{turn.id}",
+        ):
             _branches(talk, turn, acts)
             st.caption(_seed(turn), width="content")
             with st.popover(
