@@ -25,11 +25,14 @@ WHOLE = 1_000_000
 FIRST_SET = "my_chats"
 NARROW = 300
 """Pixels that a column has at least."""
-_ENDS = {
-    "waiting": ":material/hourglass_top: Waiting for the model",
-    "writing": ":material/edit: Writing",
-    "stopped": ":material/stop_circle: Stopped",
-    "failed": ":material/error: No whole answer",
+_COMING = {
+    "waiting": ":material/hourglass_top: Waiting for the model …",
+    "writing": ":material/edit: Writing …",
+}
+_ENDED = {
+    "done": ":orange[:material/content_cut:]",
+    "stopped": ":orange[:material/stop_circle:]",
+    "failed": ":red[:material/error: No whole answer.]",
 }
 
 
@@ -170,17 +173,12 @@ def written(answer: Answer, name: str) -> None:
 
 
 def _end(answer: Answer) -> None:
-    end, why = _ENDS.get(answer.state, ""), safe(render(answer.why))
+    """That an answer is still to come, or why it ended before its end."""
     if answer.state in OPEN:
         if answer.empty and not answer.thought:
-            st.caption(f"{end} …")
-    elif why:
-        colour = "red" if answer.state == "failed" else "orange"
-        st.caption(
-            f":{colour}[{end or ':material/content_cut:'}] {why}"
-            if answer.state != "stopped"
-            else f"{end}. {why}"
-        )
+            st.caption(_COMING[answer.state])
+    elif why := safe(render(answer.why)):
+        st.caption(f"{_ENDED[answer.state]} {why}")
 
 
 def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts: Acts) -> None:
