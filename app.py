@@ -24,6 +24,8 @@ page = st.navigation(
         ],
         "Ship": [
             st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:"),
+            st.Page("pages/chat.py", title="Chat", icon=":material/forum:"),
+            st.Page("pages/arena.py", title="Arena", icon=":material/swords:"),
             st.Page("pages/evaluate.py", title="Evaluate", icon=":material/rule:"),
         ],
     },

@@ -28,6 +28,7 @@ FLOORS = {
     "tuner.models": 5,
     "tuner.export": 6,
     "tuner.jobs": 4,
+    "tuner.chats": 4,
     "tuner.plan": 3,
     "tuner.plan.steps": 0,
     "tuner.tracking": 3,

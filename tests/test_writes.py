@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tuner.chats.battle import Battle, Contestant
+from tuner.chats.talk import Talk
 from tuner.config.config import make
 from tuner.jobs import cleaning, control, queue
 from tuner.runs import events
@@ -35,6 +37,7 @@ server_metadata_url = "https://id.example.org/.well-known/openid-configuration"
 launchers = ["mia@example.org"]
 readers = ["ron@example.org"]
 """
+A_BATTLE = Battle("0" * 16, "models/tiny", Contestant("base"), Contestant("adapter/1"), ())
 CONFIG = {"model_name_or_path": "models/tiny", "dataset": "chat", "stage": "sft", "use_cpu": True}
 GUARDED = {n: f for n, f in vars(writes).items() if inspect.isfunction(f) and hasattr(f, "__wrapped__")}
 
@@ -114,6 +117,14 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "local_file": (file,),
         "add_dataset": ("rows", file, {"columns": {"prompt": "instruction"}}, home / "data"),
         "save_config": ("mine", CONFIG),
+        "serve": ("models/tiny", ["adapter/1"]),
+        "change_talk": (Talk("0" * 16), lambda talk: talk),
+        "ask": (Talk("0" * 16), "turn", "base", 0, lambda: None),
+        "ask_both": (A_BATTLE, lambda: None),
+        "silence": ("0" * 16,),
+        "add_row": ("kept", {"messages": []}, home / "data"),
+        "begin_battle": ("models/tiny", [Contestant("base"), Contestant("adapter/1")], []),
+        "vote": ("0" * 16, "left"),
     }
 
 
@@ -238,8 +249,33 @@ def opened(user: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AppTest:
 
 # --- nothing goes around it ----------------------------------------------------------------------------------------
 
-ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.data.upload.", "tuner.ui.state.")
+ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.chats.", "tuner.ui.state.")
+ROOMS += ("tuner.data.upload.", "tuner.data.additions.")
 READS = {
+    "tuner.chats.battle": ("left_share", "load"),
+    "tuner.chats.kept": ("is_id", "load", "newest"),
+    "tuner.chats.strengths": ("expected", "strengths"),
+    "tuner.chats.talk": (
+        "again",
+        "answered",
+        "asked",
+        "back_to",
+        "exchange",
+        "exported",
+        "fresh_id",
+        "opened",
+        "path",
+        "preset_of",
+        "read_tools",
+        "showing",
+        "siblings",
+        "titles",
+        "unwritten",
+    ),
+    "tuner.chats.writing": ("of",),
+    "tuner.data.additions": ("takes",),
+    "tuner.jobs.serving": ("endpoint", "living", "same_base"),
+    "tuner.tracking.votes": ("tags", "votes"),
     "tuner.jobs.cleaning": ("plan",),
     "tuner.jobs.control": ("why_not_resumable",),
     "tuner.jobs.planning": ("of", "planned", "truth"),

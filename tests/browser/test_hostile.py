@@ -91,9 +91,33 @@ def adapter(studio, run_id: str) -> None:
         open_store().set_model_version_tag(row.name, str(row.version), key, HOSTILE)
 
 
+def talk(version: str) -> tuple[str, str]:
+    """A talk and a battle in which everybody speaks Markdown and HTML; their ids."""
+    from dataclasses import replace
+
+    from tuner.chats import battle, kept, talk
+    from tuner.text.message import plain
+
+    begun = talk.Talk("0" * 16, base="models/tiny", columns=("base", version), system=HOSTILE, tools=HOSTILE)
+    begun, turn = talk.asked(begun, HOSTILE)
+    answer = turn.answers["base"][0]
+    said = replace(answer, state="failed", text=f"<think>{HOSTILE}</think>{HOSTILE}", why=plain(HOSTILE))
+    said = replace(said, calls=((HOSTILE, HOSTILE),), checksum=HOSTILE)
+    for column in begun.columns:
+        begun = talk.answered(begun, turn.id, column, 0, said)
+    kept.change_talk(begun, lambda _: begun)
+    sides = [battle.Contestant("base"), battle.Contestant(version)]
+    fought = battle.begin("models/tiny", sides, [{"role": "user", "content": HOSTILE}], tag=HOSTILE)
+    for side in (0, 1):
+        battle.keep_answer(fought.id, side, replace(said, state="done"))
+    battle.vote(fought.id, "tie")
+    return begun.id, fought.id
+
+
 def test_no_text_of_others_reaches_out_or_runs(studio, page, record) -> None:
     first, second = hostile_run(studio, record)
     adapter(studio, first)
+    chat, fought = talk("plain/1")
     asked: list[str] = []
     found: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -102,6 +126,7 @@ def test_no_text_of_others_reaches_out_or_runs(studio, page, record) -> None:
     places = [
         "/", "/history", "/runs", f"/runs?run={first}", f"/runs?run={second}", f"/compare?id={first}&id={second}",
         "/adapters", "/datasets?dataset=hostile", f"/datasets?dataset={named}", "/datasets?dataset=" + urllib.parse.quote(HOSTILE),
+        f"/chat?chat={chat}", f"/arena?battle={fought}", "/arena", f"/chat?base={named}&column={named}",
         "/new_run", f"/runs?run={urllib.parse.quote(HOSTILE)}",
     ]  # fmt: skip
     for place in places:

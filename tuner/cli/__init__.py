@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tuner import __version__, process
+from tuner.cli.chat import chat
 from tuner.cli.data import data
 from tuner.cli.disk import clean, disk
 from tuner.cli.export import export
@@ -30,6 +31,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
         train,
         submit,
         api,
+        chat,
         evaluate,
         queue,
         stop,
@@ -49,11 +51,10 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 
 # Verbs of LLaMA-Factory, and what to do here instead.
 ELSEWHERE = {
-    "chat": "a run shows the answers to held-out questions with --probe, and `tuner train` with --do_predict writes them.",
     "eval": "`tuner evaluate` measures a model and its adapters, on a data set or on benchmarks of lm-eval.",
+    "webchat": "`tuner webui` has a Chat page, and `tuner chat` talks in the terminal.",
     "env": "`tuner doctor` says what this machine has.",
 }
-ELSEWHERE["webchat"] = ELSEWHERE["chat"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

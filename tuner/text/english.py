@@ -74,6 +74,11 @@ MESSAGES: dict[str, str] = {
     "stopped.queued": "Taken out of the queue before it began.",
     "stopped.waiting": "Interrupted while it waited for its turn.",
     "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",
+    # how an answer of a model ended before its end
+    "answer.stopped": "Stopped.",
+    "answer.left": "Stopped, for nobody was looking any more; ask again.",
+    "answer.cut": "Cut at its longest; allow more tokens to read on.",
+    "answer.lost": "The dashboard ended while this was written; ask again.",
     # remedies
     "remedy.resume": "Resume from the last checkpoint",
     "remedy.halve_batch": "Halve the batch, accumulate twice as often",

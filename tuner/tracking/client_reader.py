@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tuner.runs.curve import Series
-from tuner.tracking.rows import Details, Head
+from tuner.tracking.rows import VOTE, Details, Head
 from tuner.tracking.search import mentions
 from tuner.tracking.sqlite_reader import number, numbers
 from tuner.tracking.store import changes, experiment_id, explained, open_store, tracking_uri
@@ -135,6 +135,11 @@ class ClientReader:
         wanted = set(ids)
         return [row for row in self._versions() if (row["name"], row["version"]) in wanted]
 
+    def votes(self) -> list[str]:
+        with explained():
+            found = _pages(open_store(create=False).search_model_versions)
+            return [text for v in found for key, text in v.tags.items() if key.startswith(VOTE)]
+
     def _versions(self) -> list[dict[str, Any]]:
         return _kept(f"versions of {tracking_uri()}", self._fetch_versions)
 
@@ -154,7 +159,7 @@ class ClientReader:
                     "run_id": v.run_id,
                     "location": v.source,
                     "description": v.description,
-                    "tags": dict(v.tags),
+                    "tags": {key: value for key, value in v.tags.items() if not key.startswith(VOTE)},
                     "aliases": [a for a, n in aliases.get(v.name, {}).items() if str(n) == str(v.version)],
                 }
                 for v in _pages(partial(client.search_model_versions, some))

@@ -27,6 +27,7 @@ class Reader(Protocol):
         self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
     ) -> list[dict[str, Any]]: ...
     def has_adapters(self) -> bool: ...
+    def votes(self) -> list[str]: ...
 
 
 class EmptyReader:
@@ -63,6 +64,9 @@ class EmptyReader:
 
     def has_adapters(self) -> bool:
         return False
+
+    def votes(self) -> list[str]:
+        return []
 
 
 def reader() -> Reader:

@@ -15,6 +15,7 @@ NOTE = "mlflow.note.content"
 PARENT = "mlflow.parentRunId"
 SWEEP = "tuner.sweep"  # the tag of a run that only holds others together
 SWEEP_NAME = "tuner.sweep_name"  # the tag that a run of a sweep has of it
+VOTE = "vote."  # what the tags of a version begin with that hold a vote each
 STATE_OF: dict[str, State] = {
     "SCHEDULED": "queued",
     "RUNNING": "running",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.runs.curve import Series
-from tuner.tracking.rows import Details, Head, RunFilter
+from tuner.tracking.rows import VOTE, Details, Head, RunFilter
 from tuner.tracking.search import OURS, mentions, versions_where, where
 from tuner.tracking.store import TrackerError, sentence
 
@@ -285,8 +285,8 @@ class SqliteReader:
                 (r[0], r[1]): dict(zip(keys, r, strict=True)) | {"tags": {}, "aliases": []} for r in rows
             }
             for name, version, key, value in db.execute(
-                f"SELECT name, version, key, value FROM model_version_tags WHERE TRUE{some}",  # noqa: S608
-                values,
+                f"SELECT name, version, key, value FROM model_version_tags WHERE key NOT GLOB ?{some}",  # noqa: S608
+                [f"{VOTE}*", *values],
             ):
                 if (name, version) in found:
                     found[name, version]["tags"][key] = value
@@ -297,6 +297,15 @@ class SqliteReader:
                 if (name, version) in found:
                     found[name, version]["aliases"].append(alias)
         return list(found.values())
+
+    def votes(self) -> list[str]:
+        """The votes that stand at versions, as they were written; one between two versions twice."""
+        with self._open() as db:
+            ask = (
+                "SELECT value FROM model_version_tags JOIN model_versions v USING (name, version) "
+                "WHERE key GLOB ? AND v.current_stage != 'Deleted_Internal'"
+            )
+            return [value for (value,) in db.execute(ask, (f"{VOTE}*",))]
 
 
 def number(value: float, nan: bool) -> float:

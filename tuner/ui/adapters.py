@@ -13,7 +13,8 @@ from tuner.runs.run import Run
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow, list_adapters
 from tuner.tracking.rows import Page
-from tuner.ui import draft, evaluation, exporting, lineage, picking, state, theme, writes
+from tuner.tracking.votes import BASE
+from tuner.ui import draft, evaluation, exporting, lineage, picking, scoreboard, state, theme, writes
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, ago, count, date, listed, place, safe, size
 
@@ -212,12 +213,14 @@ def _take_in(config: ImportConfig) -> None:
 def _figures(row: AdapterRow) -> dict[str, tuple[str, str | None]]:
     """What a version is, each with more behind it where that is too long for its place."""
     layers = sorted({target.rsplit(".", 1)[-1] for target in row.targets})
+    voted = scoreboard.of_version(row)
     return {
         "Method": (" ".join(filter(None, (row.stage, row.method))) or NONE, None),
         "Rank": (row.rank or NONE, None),
         "Layers": _folded(layers, "kind"),
         "Size": (size(row.size), None),
         "Data": _folded(row.datasets, "set"),
+        **({"Arena": voted} if voted else {}),
     }
 
 
@@ -229,6 +232,16 @@ def _folded(names: Sequence[str], noun: str) -> tuple[str, str | None]:
 
 def _doings(row: AdapterRow) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if row.base:
+            st.button(
+                "Chat",
+                icon=":material/forum:",
+                key=f"chat-{row.name}-{row.version}",
+                help="Talk with it, beside its base.",
+                on_click=state.go,
+                args=("chat",),
+                kwargs={"base": place(row.base), "column": [BASE, _id(row)]},
+            )
         if row.run_id and _there(row.run_id):
             st.page_link(
                 "pages/runs.py",

@@ -83,18 +83,26 @@ def turns(messages: Sequence[Mapping[str, Any]], key: str) -> None:
         _bubble(str(message.get("role")), message, f"{key}-{place}")
 
 
-def bubble(role: str, text: str, key: str, *, name: str = "", icon: str = "") -> None:
+def bubble(role: str, text: str, key: str, *, name: str = "", icon: str = "", longest: int = LONGEST) -> None:
     """A text in its bubble. `role` gives the colour, `name` and `icon` what is said above it."""
-    _bubble(role, {"content": text}, key, name=name, icon=icon)
+    _bubble(role, {"content": text}, key, name=name, icon=icon, longest=longest)
 
 
-def _bubble(role: str, message: Mapping[str, Any], key: str, *, name: str = "", icon: str = "") -> None:
+def _bubble(
+    role: str,
+    message: Mapping[str, Any],
+    key: str,
+    *,
+    name: str = "",
+    icon: str = "",
+    longest: int = LONGEST,
+) -> None:
     known, mark = _ROLES.get(role, (role.capitalize(), ":material/chat:"))
     with st.container(key=f"bubble-{role}-{key}", gap="xsmall"):
         st.caption(f":material/{icon}: {name or known}" if icon else f"{mark} {name or known}")
         text = str(message.get("content") or "")
         st.text(
-            text if len(text) <= LONGEST else f"{text[:LONGEST]} … {len(text) - LONGEST:,} more characters"
+            text if len(text) <= longest else f"{text[:longest]} … {len(text) - longest:,} more characters"
         )
         if calls := message.get("tool_calls"):
             st.code(_tools(calls), language="json", wrap_lines=True)

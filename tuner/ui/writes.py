@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
 
+from tuner.chats import asking, battle, kept, writing
 from tuner.config.knobs import ConfigError
-from tuner.data import upload
-from tuner.jobs import cleaning, control, queue
+from tuner.data import additions, upload
+from tuner.data.entries import Entry
+from tuner.jobs import cleaning, control, queue, serving
 from tuner.jobs import submit as submitting
 from tuner.runs import events
+from tuner.runs.locks import LockHeldError
 from tuner.runs.run import Run
 from tuner.tracking import adapters, runs
 from tuner.tracking.store import TrackerError
@@ -27,7 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Told = Iterator[tuple[str, str, str]]
 """What was done, to which run ("" for none), and what else is to be said."""
-FAILED = (ReadOnly, control.Refused, ConfigError, TrackerError, ValueError, OSError)
+FAILED = (ReadOnly, control.Refused, ConfigError, TrackerError, LockHeldError, ValueError, OSError)
 """What anything here may raise, each with one sentence for the person who asked."""
 _log = logging.getLogger("tuner.ui")
 
@@ -120,7 +123,20 @@ def _catalogued(_: object, name: str, path: object, *__: object) -> Told:
     yield "add to the catalog", "", f"{name}: {path}"
 
 
-def _nothing(*_: object) -> Told:
+def _served(run: Run, *_: object, **__: object) -> Told:
+    if not events.of(run):  # one that lives already was launched by somebody
+        yield "launch", run.id, ""
+
+
+def _added(made: Entry, *_: object) -> Told:
+    yield "add a row to a data set", "", made.name
+
+
+def _voted(made: battle.Battle, *_: object) -> Told:
+    yield "vote", "", f"{made.left.id} against {made.right.id}: {made.said}"
+
+
+def _nothing(*_: object, **__: object) -> Told:
     return iter(())
 
 
@@ -149,6 +165,15 @@ set_card = _guarded(
 delete_adapter = _guarded(adapters.delete_adapter, _said("delete an adapter"))
 
 clean = _guarded(cleaning.clean, _cleaned)
+
+serve = _guarded(serving.start, _served)
+change_talk = _guarded(kept.change_talk, _nothing)
+ask = _guarded(asking.ask, _nothing)
+ask_both = _guarded(asking.ask_both, _nothing)
+silence = _guarded(writing.stop, _nothing)
+add_row = _guarded(additions.add, _added)
+begin_battle = _guarded(battle.begin, _nothing)
+vote = _guarded(battle.vote, _voted)
 
 receive = _guarded(upload.receive, _uploaded)
 local_file = _guarded(upload.local_file, _nothing)  # any file of this machine is shown: not for readers

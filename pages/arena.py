@@ -1,0 +1,17 @@
+"""Arena: two sealed answers to one prompt, a vote, and only then who was who; strengths out of all votes."""
+
+import streamlit as st
+
+from tuner.ui import arena, scoreboard, theme
+
+theme.head("Arena", "Two answers, no names. Vote for the better one; who was who is told afterwards.")
+battle = arena.opened()
+if battle is None:
+    arena.setup()
+    if base := st.session_state.get("arena-base"):
+        scoreboard.board(str(base))
+    st.stop()
+with st.container(key="battle"):
+    arena.fight(battle)
+if battle.said is not None:
+    scoreboard.board(battle.base)

@@ -1,0 +1,16 @@
+"""Chat: a talk with a base model and its adapters, side by side; the page's address is the talk's."""
+
+import streamlit as st
+
+from tuner.ui import chatting, theme
+
+talk = chatting.current()
+chatting.head(talk)
+with theme.card("chat-settings", gap="small"):
+    chatting.settings(talk)
+    standing = chatting.standing(talk)
+if not talk.turns:
+    theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
+chatting.compose(talk)
+with st.container(key="chat-turns"):
+    chatting.shown(talk, standing)

@@ -1,0 +1,193 @@
+"""`tuner chat`: a talk in the terminal with a model, which a serve run of the queue holds as it does for the pages."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from tuner.cli.words import FAILED, OK
+from tuner.config.knobs import ConfigError, Problem, knobs_of
+
+if TYPE_CHECKING:
+    from tuner.config.serving import ServeConfig
+    from tuner.jobs.serving import Endpoint
+    from tuner.runs.run import Run
+
+IDLE = 10.0
+"""Minutes after which the model of a terminal that was killed is unloaded."""
+CLEAR, EXIT = "clear", "exit"
+OF_EACH_REQUEST = frozenset({"adapter_name_or_path", "default_system", "seed", "cutoff_len"})
+"""Knobs that a server need not share with who asks it; with those of decoding."""
+
+
+def chat(words: list[str]) -> int:
+    """Talk with a model in the terminal: clear begins anew, exit ends it; takes LLaMA-Factory's inference files."""
+    if {"-h", "--help"} & set(words):
+        print(USAGE)
+        return OK
+    from tuner import samples
+    from tuner.config.inference import read_words
+    from tuner.config.serving import ServeConfig
+
+    words, system = _system(words)
+    config, silent = read_words(ServeConfig, words)
+    if config.model_name_or_path is None:
+        raise ConfigError([Problem("model_name_or_path", "--model_name_or_path is missing; name a model.")])
+    if silent:
+        print(f"tuner: --{', --'.join(silent)} says nothing about a chat and is left out.", file=sys.stderr)
+    samples.lay_out_for(config.model_name_or_path)
+    with _served(config) as (place, model):
+        return _talk(place, _question(config, model), system or config.default_system or "")
+
+
+USAGE = """usage: tuner chat [FILE.yaml] [--model_name_or_path MODEL] [--adapter_name_or_path ADAPTER] [--system TEXT]
+
+Talk with a model in the terminal. `clear` begins anew, `exit` ends it, Ctrl-C stops an answer.
+An adapter is a folder, NAME@ALIAS or NAME/VERSION. Decoding: --temperature, --top_p, --top_k, --max_new_tokens."""
+
+
+def _system(words: list[str]) -> tuple[list[str], str]:
+    """Take `--system TEXT` out of a command line. Raises ConfigError."""
+    if "--system" not in words:
+        return words, ""
+    at = words.index("--system")
+    if at + 1 == len(words):
+        raise ConfigError(
+            [Problem("system", '--system needs a text behind it, for example --system "Be brief."')]
+        )
+    return words[:at] + words[at + 2 :], words[at + 1]
+
+
+# --- the server
+
+
+@contextmanager
+def _served(config: ServeConfig) -> Iterator[tuple[Endpoint, str]]:
+    """Where the model answers and by which name: a server that lives and was loaded alike, else one for this talk."""
+    from tuner.config.config import made_of
+    from tuner.config.serving import ServeConfig
+    from tuner.jobs import control, serving
+    from tuner.jobs.submit import submit
+
+    adapters = config.adapter_name_or_path
+    run = next((run for run in serving.living() if len(adapters) < 2 and _loaded_alike(run, config)), None)
+    if run is not None:
+        yield _listening(run), adapters[0] if adapters else "base"
+        return
+    run = submit(made_of(ServeConfig, {**_given(config), "api_port": 0, "idle_minutes": IDLE}))
+    try:
+        yield _listening(run), ""
+    finally:
+        with suppress(control.Refused):
+            control.stop(run)
+
+
+def _given(config: ServeConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.model_fields_set}
+
+
+def _loaded_alike(run: Run, config: ServeConfig) -> bool:
+    """Whether a serve run holds the model that a config means, loaded and prompted as it says."""
+    from tuner.config.inference import Answering, InferenceConfig
+    from tuner.jobs import serving
+
+    given, wanted = run.values(), config.plain()
+    if not serving.same_base(str(given.get("model_name_or_path")), str(config.model_name_or_path)):
+        return False
+    shared = knobs_of(InferenceConfig).keys() - knobs_of(Answering).keys() - OF_EACH_REQUEST
+    return all(given.get(name) == wanted.get(name) for name in shared - {"model_name_or_path"})
+
+
+def _listening(run: Run) -> Endpoint:
+    """Where a run answers, once it does; what it does meanwhile is said. Raises Refused once it never will."""
+    from tuner.jobs import serving
+    from tuner.jobs.control import Refused
+    from tuner.jobs.supervisor import ensure_supervisor
+    from tuner.runs.status import ENDED
+    from tuner.text.message import term
+
+    told = ""
+    while (at := serving.endpoint(run)) is None:
+        status = run.status()
+        if status.state in ENDED:
+            raise Refused(f"The model could not be served. {status.reason or 'Its log says why.'}")
+        if status.state == "queued":
+            ensure_supervisor(only_if_needed=True)
+        doing = (
+            "waiting for a slot" if status.state == "queued" else term("phase", status.phase or "starting")
+        )
+        if doing != told:
+            told = doing
+            print(f"tuner: {doing} ...", file=sys.stderr, flush=True)
+        time.sleep(0.2)
+    return at
+
+
+# --- the talk
+
+
+def _question(config: ServeConfig, model: str) -> dict[str, Any]:
+    """The body of every question but for its messages."""
+    return {
+        "model": model,
+        "temperature": config.temperature if config.do_sample else 0.0,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "repetition_penalty": config.repetition_penalty,
+        "max_tokens": config.max_new_tokens,
+    }
+
+
+def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
+    """Read, ask, print, until `exit` or the input's end; 1 where the last answer failed."""
+    begun: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    messages, code = list(begun), OK
+    print(f"`{CLEAR}` begins anew, `{EXIT}` ends.", flush=True)
+    while (text := _read()) is not None:
+        if not text:
+            continue
+        if text == CLEAR:
+            messages = list(begun)
+            print("Begun anew.", flush=True)
+            continue
+        messages.append({"role": "user", "content": text})
+        said = _answered(place, {**question, "messages": messages})
+        code = OK if said is not None else FAILED
+        if said:
+            messages.append({"role": "assistant", "content": said})
+        else:
+            messages.pop()
+    return code
+
+
+def _read() -> str | None:
+    """A line; None for the end."""
+    try:
+        text = input("\nUser: ").strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+    return None if text == EXIT else text
+
+
+def _answered(place: Endpoint, question: dict[str, Any]) -> str | None:
+    """Print an answer as it comes; all that came, or None where the server gave none. Ctrl-C stops it there."""
+    from tuner.chats.completions import Unanswered, ask
+
+    said = ""
+    print("Assistant: ", end="", flush=True)
+    try:
+        for part in ask(place, question):
+            said += part
+            print(part, end="", flush=True)
+    except KeyboardInterrupt:
+        print(" [stopped]", end="")
+    except Unanswered as error:
+        print(flush=True)
+        print(f"tuner: {error}", file=sys.stderr, flush=True)
+        return None
+    print(flush=True)
+    return said

@@ -1,0 +1,88 @@
+"""How the next token is chosen: presets, and every knob behind them. The same field on the chat and the arena page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import streamlit as st
+
+from tuner.chats.talk import PRESETS, Decoding, preset_of
+from tuner.ui import writes
+
+LABELS = {"greedy": "Greedy", "balanced": "Balanced", "creative": "Creative"}
+_KNOBS: dict[str, tuple[str, float, float, float, str]] = {
+    "temperature": (
+        "Temperature", 0.0, 2.0, 0.1,
+        "0 takes the likeliest token each time. Higher: more surprising, less reliable.",
+    ),
+    "top_p": (
+        "Top p", 0.05, 1.0, 0.05,
+        "Only the likeliest tokens that together have this share of the chance. 1 keeps all.",
+    ),
+    "top_k": ("Top k", 0, 200, 10, "Only so many of the likeliest tokens. 0 keeps all."),
+    "repetition_penalty": (
+        "Repetition penalty", 0.5, 2.0, 0.05,
+        "Above 1, tokens that stand in the text already are less likely. 1 changes nothing.",
+    ),
+    "max_tokens": ("Longest answer", 1, 32768, 64, "In tokens. What does not fit the model's context is cut."),
+}  # fmt: skip
+Changed = Callable[[Decoding], None]
+
+
+def popover(now: Decoding, key: str, changed: Changed) -> None:
+    """The button that says how is decoded, with the knobs behind it."""
+    known = preset_of(now)
+    with st.popover(LABELS.get(known, "Own decoding"), icon=":material/tune:", key=f"{key}-decoding"):
+        st.segmented_control(
+            "Preset",
+            list(PRESETS),
+            default=known or None,
+            format_func=LABELS.__getitem__,
+            key=f"{key}-preset",
+            on_change=_preset,
+            args=(now, key, changed),
+            disabled=not writes.may(),
+        )
+        for name, (label, least, most, step, help) in _KNOBS.items():
+            whole = isinstance(step, int)
+            st.number_input(
+                label,
+                min_value=int(least) if whole else float(least),
+                max_value=int(most) if whole else float(most),
+                step=step,
+                value=getattr(now, name),
+                key=f"{key}-{name}",
+                on_change=_knob,
+                args=(now, name, key, changed),
+                **writes.locked(help=f"`{name}`  {help}"),
+            )
+        st.number_input(
+            "Seed",
+            min_value=0,
+            max_value=2**31 - 1,
+            value=now.seed,
+            placeholder="another one each time",
+            key=f"{key}-seed",
+            on_change=_knob,
+            args=(now, "seed", key, changed),
+            **writes.locked(help="`seed`  All columns answer with the same one. Set: the same answer again."),
+        )
+
+
+def _preset(now: Decoding, key: str, changed: Changed) -> None:
+    name = str(st.session_state.get(f"{key}-preset"))
+    if name not in PRESETS:
+        return
+    values: dict[str, Any] = asdict(now) | dict(PRESETS[name])
+    for knob in _KNOBS:
+        st.session_state[f"{key}-{knob}"] = values[knob]
+    changed(Decoding(**values))
+
+
+def _knob(now: Decoding, name: str, key: str, changed: Changed) -> None:
+    values: dict[str, Any] = {name: st.session_state.get(f"{key}-{name}")}
+    made = replace(now, **values)
+    st.session_state[f"{key}-preset"] = preset_of(made) or None
+    changed(made)
