@@ -9,8 +9,8 @@ chatting.head(talk)
 with theme.card("chat-settings", gap="small"):
     chatting.settings(talk)
     standing = chatting.standing(talk)
+chatting.compose(talk)
 if not talk.turns:
     theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
-chatting.compose(talk)
 with st.container(key="chat-turns"):
     chatting.shown(talk, standing)
