@@ -12,7 +12,7 @@ from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
 from tuner.jobs.checking import of_evaluation
-from tuner.tracking.adapters import AdapterRow, list_adapters
+from tuner.tracking.adapters import AdapterRow, get_adapter
 from tuner.tracking.rows import RunFilter
 from tuner.tracking.runs import list_runs
 from tuner.tracking.store import TrackerError
@@ -36,9 +36,9 @@ COLUMNS = (
 def form() -> tuple[EvaluateConfig | None, list[Problem]]:
     """The fields; the config that they make, and what stands against launching it."""
     asked = state.asked("adapter")
-    rows = {f"{row.name}/{row.version}": row for row in list_adapters()}
-    start = rows.get(asked)
-    values: dict[str, Any] = {"model_name_or_path": _model(place(start.base) if start else "", rows.values())}
+    name, _, number = asked.rpartition("/")
+    start = get_adapter(name, int(number)) if number.isdecimal() else None
+    values: dict[str, Any] = {"model_name_or_path": _model(place(start.base) if start else "")}
     values["versions"] = _versions(str(values["model_name_or_path"] or ""), asked)
     left, right = st.columns(2, gap="small")
     values["dataset"] = _datasets(left, start)
