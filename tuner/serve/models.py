@@ -14,6 +14,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.config.serving import ServeConfig
 from tuner.generate.adapters import BASE
+from tuner.jobs.serving import same_base
 from tuner.models.adapter_loading import WEIGHTS, adapter_folder
 from tuner.models.loading import Source, fingerprint
 from tuner.serve.errors import ApiError
@@ -84,7 +85,7 @@ class Models:
         except TrackerError:  # the tracker is away: what was named still answers
             return
         for row in rows:
-            if row.base in self.base_names:
+            if same_base(row.base, self.source.base):
                 yield from ((row, f"{row.name}@{alias}") for alias in row.aliases)
                 yield row, f"{row.name}/{row.version}"
 
