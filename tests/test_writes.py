@@ -120,6 +120,7 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "save_config": ("mine", CONFIG),
         "serve": ("models/tiny", ["adapter/1"]),
         "change_talk": (Talk("0" * 16), lambda talk: talk),
+        "forget_talk": ("0" * 16,),
         "ask": (Talk("0" * 16), "turn", "base", 0, lambda: None),
         "ask_both": (A_BATTLE, lambda: None),
         "silence": ("0" * 16,),
