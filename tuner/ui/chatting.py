@@ -378,9 +378,9 @@ def shown(talk: Talk, standing: serving.Redraw) -> None:
 
 def _follow(talk: Talk, places: talk_view.Places, standing: serving.Redraw) -> None:
     """Show answers as they are written, until all are. Whatever the person does meanwhile ends this, and no answer."""
-    alive = {one.key: one for one in writing.of(talk.id)}
-    if not alive:
+    if not talks.unwritten(talk):
         return
+    alive = {one.key: one for one in writing.of(talk.id)}  # none, if they ended while the page was drawn
     seen: dict[object, Answer] = {}
     while any(one.alive for one in alive.values()):
         if any(one.answer.state == "waiting" for one in alive.values()) or not seen:
