@@ -107,6 +107,31 @@ def test_branches_and_answers_are_leafed_through(home: Path) -> None:
     assert kept.load(ID).leaf == first  # type: ignore[union-attr]
 
 
+def test_an_answer_that_nobody_writes_any_more_is_told(home: Path) -> None:
+    talk, _ = talks.asked(a_talk(), "And?")
+    kept.change_talk(talk, lambda _: talk)
+    app = opened("chat", chat=ID)
+    assert "The dashboard ended while this was written" in app.caption[-1].value
+    assert not app.chat_input[0].disabled
+
+
+def test_presets_and_knobs_are_kept_and_shown_by_one_another(home: Path) -> None:
+    kept.change_talk(a_talk(), lambda talk: talk)
+    app = opened("chat", chat=ID)
+    knob = {one.key.rpartition("-")[2]: one for one in app.number_input}
+    assert (knob["temperature"].value, knob["top_k"].value, knob["seed"].value) == (0.7, 50, None)
+    knob["temperature"].set_value(1.3).run()
+    knob = {one.key.rpartition("-")[2]: one for one in app.number_input}
+    knob["seed"].set_value(7).run()
+    now = kept.load(ID).decoding  # type: ignore[union-attr]
+    assert (now.temperature, now.seed, now.top_k) == (1.3, 7, 50)
+    (preset,) = [one for one in app.get("button_group") if "preset" in one.key]
+    preset.set_value("greedy").run()
+    now = kept.load(ID).decoding  # type: ignore[union-attr]
+    assert (now.temperature, now.top_k, now.seed) == (0.0, 0, 7)
+    assert {one.key.rpartition("-")[2]: one.value for one in app.number_input}["temperature"] == 0.0
+
+
 def press(app: AppTest, label: str) -> None:
     next(one for one in app.button if one.label == label).click().run()
     assert not app.exception, app.exception

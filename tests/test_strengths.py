@@ -34,12 +34,14 @@ def test_known_strengths_are_found_again(ties: float) -> None:
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
-    covered = np.zeros((200, 2))
+    covered, missed = np.zeros((200, 2)), np.zeros((200, 2))
     for seed in range(200):
         found = {one.name: one for one in strengths(voted(2000, 1000 + seed), "a", resamples=400, seed=seed)}
         covered[seed] = [found[name].low <= TRUE[name] <= found[name].high for name in "bc"]
+        missed[seed] = [found[name].value - TRUE[name] for name in "bc"]
     assert covered.mean(0).min() >= 0.93
     assert covered.mean(0).max() < 1.0, "intervals that always cover are too wide"
+    assert np.abs(missed.mean(0)).max() < 0.02 and np.sqrt((missed**2).mean(0)).max() < 0.1
 
 
 def test_scikit_learn_finds_the_same() -> None:

@@ -248,3 +248,16 @@ def test_five_blind_votes_make_a_scoreboard(studio, page) -> None:
     still(page)
     expect(page.get_by_text("5 votes")).to_be_visible()
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
+
+
+def test_a_run_that_waits_takes_the_place_and_the_open_chat_says_so(studio, page) -> None:
+    open_page(page, studio, "chat?base=data/starter&column=base")
+    say(page, "Where does Mia live?")
+    expect(page.get_by_text("Ready")).to_be_visible()
+    run = studio.tuner("submit", "starter-sft", "--run_name", "in need", "--use_cpu", "True").strip()
+    try:
+        expect(page.get_by_text("Server stopped")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("The run in need waited for this place")).to_be_visible()
+        expect(page.get_by_role("button", name="Start it again")).to_be_enabled()
+    finally:
+        studio.tuner("stop", run, "--now")

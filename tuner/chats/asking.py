@@ -26,7 +26,9 @@ def ask(
 
 
 def _keep(talk: Talk, turn_id: str, column: str, place: int, answer: Answer) -> None:
-    kept.change_talk(talk, lambda now: talks.answered(now, turn_id, column, place, answer))
+    """Write an answer down, unless its talk was deleted meanwhile."""
+    if kept.load(talk.id) is not None:
+        kept.change_talk(talk, lambda now: talks.answered(now, turn_id, column, place, answer))
 
 
 def ask_both(battle: Battle, connect: Connect, watched: Watched = lambda: True) -> list[Writing]:

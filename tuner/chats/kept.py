@@ -89,7 +89,7 @@ def newest(by: str, most: int = 20) -> list[Talk]:
 
 
 def forget(id: str) -> None:
-    """Remove a talk; one that is not there is no error."""
+    """Remove a talk; one that is not there is no error. An answer on its way is not kept any more."""
     if is_id(id):
         (folder("chats") / f"{id}.json").unlink(missing_ok=True)
         (folder("chats") / f"{id}.lock").unlink(missing_ok=True)

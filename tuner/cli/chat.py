@@ -116,10 +116,8 @@ def _listening(run: Run) -> Endpoint:
             raise Refused(f"The model could not be served. {status.reason or 'Its log says why.'}")
         if status.state == "queued":
             ensure_supervisor(only_if_needed=True)
-        doing = (
-            "waiting for a slot" if status.state == "queued" else term("phase", status.phase or "starting")
-        )
-        if doing != told:
+        doing = "waiting for a slot" if status.state == "queued" else term("phase", status.phase)
+        if doing and doing != told:
             told = doing
             print(f"tuner: {doing} ...", file=sys.stderr, flush=True)
         time.sleep(0.2)

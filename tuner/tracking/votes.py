@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, TypeVar, get_args
 
-from tuner.tracking.adapter_rows import list_adapters
-from tuner.tracking.reader import reader
+from tuner.tracking.reader import Reader, reader
 from tuner.tracking.rows import VOTE
 from tuner.tracking.store import TrackerError, changing, open_store
 
@@ -91,10 +90,22 @@ def votes(base: str = "") -> list[Vote]:
 
     Those on weights that a version of the same number has replaced are left out.
     """
-    sums = {f"{row.name}/{row.version}": row.sha256[:CHECKSUM] for row in list_adapters()}
-    known = {vote.battle: vote for vote in map(_read, reader().votes()) if vote is not None}
-    found = [vote for vote in known.values() if base in ("", vote.base) and _same_weights(vote, sums)]
-    return sorted(found, key=lambda vote: (vote.at, vote.battle))
+    asked = reader()
+    known = {vote.battle: vote for vote in map(_read, asked.votes()) if vote is not None}
+    found = [vote for vote in known.values() if base in ("", vote.base)]
+    sums = _sums(asked, found)
+    return sorted(
+        (vote for vote in found if _same_weights(vote, sums)), key=lambda vote: (vote.at, vote.battle)
+    )
+
+
+def _sums(asked: Reader, cast: Iterable[Vote]) -> dict[str, str]:
+    """The checksums that the versions have now which votes are about."""
+    sides = {side for vote in cast for side in (vote.left, vote.right)}
+    parts = [side.rpartition("/") for side in sides]
+    ids = [(name, int(number)) for name, _, number in parts if number.isdecimal()]
+    rows = asked.adapters(ids) if ids else []
+    return {f"{row['name']}/{row['version']}": row["tags"].get("sha256", "")[:CHECKSUM] for row in rows}
 
 
 def tags(cast: Iterable[Vote]) -> list[str]:

@@ -219,9 +219,11 @@ def fight(battle: Battle) -> None:
         _told(battle)
     elif not battle.ready:
         _wait(battle)
-    else:
+    elif battle.whole:
         _sides(battle)
-        _vote(battle) if battle.whole else _void(battle)
+        _vote(battle)
+    else:
+        _void(battle)
 
 
 def _wait(battle: Battle) -> None:

@@ -162,6 +162,26 @@ def _earlier(talk: Talk) -> None:
                 args=("chat",),
                 kwargs={"chat": id},
             )
+        if talk.turns:
+            st.button(
+                "Delete this chat",
+                icon=":material/delete:",
+                type="tertiary",
+                key=f"delete-{talk.id}",
+                on_click=_delete,
+                args=(talk,),
+                **writes.locked(),
+            )
+
+
+def _delete(talk: Talk) -> None:
+    try:
+        writes.silence(talk.id)
+        writes.forget_talk(talk.id)
+    except writes.FAILED as error:
+        st.toast(safe(error), icon=":material/error:")
+        return
+    _anew(talk)
 
 
 def settings(talk: Talk) -> None:
@@ -244,11 +264,11 @@ def _take_text(talk: Talk, name: str) -> None:
 
 
 def _take(talk: Talk, new: Callable[[Talk], Talk]) -> None:
-    """A setting: of a talk that has begun it is written down, of another it waits in the session."""
-    if kept.load(talk.id) is None:
-        st.session_state["chat-begun"] = new(talk)
-    else:
+    """A setting. It is written down before anything is said, too: a reload is to find what was typed."""
+    if writes.may():
         change(talk, new)
+    else:
+        st.session_state["chat-begun"] = new(talk)
 
 
 # --- what is sent --------------------------------------------------------------------------------------------------
@@ -358,9 +378,9 @@ def shown(talk: Talk, standing: serving.Redraw) -> None:
 
 def _follow(talk: Talk, places: talk_view.Places, standing: serving.Redraw) -> None:
     """Show answers as they are written, until all are. Whatever the person does meanwhile ends this, and no answer."""
-    alive = {one.key: one for one in writing.of(talk.id)}
-    if not alive:
+    if not talks.unwritten(talk):
         return
+    alive = {one.key: one for one in writing.of(talk.id)}  # none, if they ended while the page was drawn
     seen: dict[object, Answer] = {}
     while any(one.alive for one in alive.values()):
         if any(one.answer.state == "waiting" for one in alive.values()) or not seen:

@@ -34,11 +34,12 @@ Changed = Callable[[Decoding], None]
 def popover(now: Decoding, key: str, changed: Changed) -> None:
     """The button that says how is decoded, with the knobs behind it."""
     known = preset_of(now)
+    for name, value in {**asdict(now), "preset": known or None}.items():
+        st.session_state[f"{key}-{name}"] = value  # as it lies on disk, whoever changed it
     with st.popover(LABELS.get(known, "Own decoding"), icon=":material/tune:", key=f"{key}-decoding"):
         st.segmented_control(
             "Preset",
             list(PRESETS),
-            default=known or None,
             format_func=LABELS.__getitem__,
             key=f"{key}-preset",
             on_change=_preset,
@@ -52,7 +53,6 @@ def popover(now: Decoding, key: str, changed: Changed) -> None:
                 min_value=int(least) if whole else float(least),
                 max_value=int(most) if whole else float(most),
                 step=step,
-                value=getattr(now, name),
                 key=f"{key}-{name}",
                 on_change=_knob,
                 args=(now, name, key, changed),
@@ -62,7 +62,7 @@ def popover(now: Decoding, key: str, changed: Changed) -> None:
             "Seed",
             min_value=0,
             max_value=2**31 - 1,
-            value=now.seed,
+            value=None,
             placeholder="another one each time",
             key=f"{key}-seed",
             on_change=_knob,
@@ -76,13 +76,9 @@ def _preset(now: Decoding, key: str, changed: Changed) -> None:
     if name not in PRESETS:
         return
     values: dict[str, Any] = asdict(now) | dict(PRESETS[name])
-    for knob in _KNOBS:
-        st.session_state[f"{key}-{knob}"] = values[knob]
     changed(Decoding(**values))
 
 
 def _knob(now: Decoding, name: str, key: str, changed: Changed) -> None:
     values: dict[str, Any] = {name: st.session_state.get(f"{key}-{name}")}
-    made = replace(now, **values)
-    st.session_state[f"{key}-preset"] = preset_of(made) or None
-    changed(made)
+    changed(replace(now, **values))

@@ -25,6 +25,8 @@ from tuner.ui.offers import offer
 from tuner.ui.words import Colour, look, place, safe
 
 Redraw = Callable[[], None]
+LOADING_EVERY, LOADED_EVERY = 1.0, 4.0
+"""Seconds between two looks at a server: one that answers may be unloaded while a page is open."""
 OFFERED = 500
 """Versions that a field offers, the newest ones."""
 
@@ -152,8 +154,8 @@ def line(base: str, last: str, columns: Sequence[str], key: str, busy: bool) -> 
             slot = st.empty()
             return partial(_redrawn, slot, base, last, [])
         seen = standing(base, last)
-        moving = seen.run is not None and not seen.ended and seen.at is None
-        st.fragment(_watched, run_every=1.0 if moving else None)(base, last, columns, key, seen.word)
+        every = None if seen.ended else LOADED_EVERY if seen.at else LOADING_EVERY
+        st.fragment(_watched, run_every=every)(base, last, columns, key, seen.word)
     return lambda: None
 
 

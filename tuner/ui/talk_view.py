@@ -279,7 +279,10 @@ def _of_the_last(talk: Talk, turn: Turn, acts: Acts) -> None:
             key=f"regenerate-{turn.id}",
             on_click=acts.again,
             args=(talk, turn.id, list(talk.columns)),
-            **writes.locked(help="Another answer, beside the one that there is.", disabled=not acts.may),
+            **writes.locked(
+                help="Another answer, beside the one that there is.",
+                disabled=not acts.may or not talk.columns,
+            ),
         )
         if turn.parent:
             st.button(

@@ -168,6 +168,7 @@ clean = _guarded(cleaning.clean, _cleaned)
 
 serve = _guarded(serving.start, _served)
 change_talk = _guarded(kept.change_talk, _nothing)
+forget_talk = _guarded(kept.forget, _said("delete a chat"))
 ask = _guarded(asking.ask, _nothing)
 ask_both = _guarded(asking.ask_both, _nothing)
 silence = _guarded(writing.stop, _nothing)
