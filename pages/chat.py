@@ -9,8 +9,10 @@ chatting.head(talk)
 with theme.card("chat-settings", gap="small"):
     chatting.settings(talk)
     standing = chatting.standing(talk)
-if not talk.turns:
-    theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
 chatting.compose(talk)
+hint = st.empty()  # takes the word away at once: while an answer is written, the page is not finished
+if not talk.turns:
+    with hint.container():
+        theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
 with st.container(key="chat-turns"):
     chatting.shown(talk, standing)

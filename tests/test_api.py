@@ -395,6 +395,30 @@ def test_an_adapter_is_asked_in_the_words_it_was_taught_in(
     assert served.loaded.prompt(served.loaded.models.named(str(worn)), ASKS) == served.prompt()
 
 
+@pytest.mark.slow
+def test_registered_versions_answer_by_alias_and_number(home: Path, worn: Path) -> None:
+    """MLflow takes seconds to import; a version of another base is in no list."""
+    from tuner.config.config import make
+    from tuner.tracking import adapters as registry
+    from tuner.tracking.mirror import sync
+    from tuner.tracking.runs import create_run
+
+    for base, name in ((STARTER, "polite"), (home / "elsewhere", "other")):
+        run = create_run(make({"model_name_or_path": str(STARTER), "dataset": "x"}), name)
+        sync(run)
+        row = registry.register(run, worn, base=str(base), name=name, aliases=["champion"])
+    for served in serving(home):
+        client = served.client()
+        assert [m.id for m in client.models.list()] == ["starter", "polite@champion", "polite/1"]
+        answers = {n: chat(client, model=n) for n in ("base", "polite@champion", "polite/1", str(worn))}
+        texts = {n: a.choices[0].message.content for n, a in answers.items()}
+        assert texts["polite@champion"] == texts["polite/1"] == texts[str(worn)] != texts["base"]
+        assert answers["polite/1"].model == "polite/1"
+        assert answers["polite@champion"].system_fingerprint == row.sha256[:12]
+        with pytest.raises(openai.NotFoundError, match="no version or alias 7"):
+            chat(client, model="polite/7")
+
+
 def test_a_reward_model_scores(home: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification

@@ -15,7 +15,8 @@ from tuner.serve.calls import Call, CallReader
 
 NAMES = ("get_weather", "add", "noop")
 VALUES = st.one_of(st.text(max_size=12), st.integers(), st.booleans(), st.lists(st.integers(), max_size=3))
-ARGUMENTS = st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), VALUES, max_size=3)
+KEYS = st.one_of(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.sampled_from(["in", "from", "class"]))
+ARGUMENTS = st.dictionaries(KEYS, VALUES, max_size=3)
 # What has no quotes cannot tell 5 from "5", and strips what stands around it.
 BARE = st.dictionaries(
     st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.from_regex(r"[a-z]{1,9}", fullmatch=True)
@@ -61,6 +62,15 @@ def test_what_is_written_is_read(name: str, data: Any, seed: int) -> None:
     words, found, _ = read(text, seed)
     assert words.strip() == "" and [(c.name, json.loads(c.arguments)) for c in found] == calls
     assert whole(text) == ("", calls)
+
+
+def test_arguments_may_be_called_as_words_of_python() -> None:
+    calls = [
+        ("add", {"in": "Saltbay", "from": "it's\n\0 \\n", "class": [1, {"a": "'"}], "is": True, "if": None})
+    ]
+    text = FORMATS["lfm2"].call([{"name": n, "arguments": a} for n, a in calls])
+    assert whole(text) == ("", calls)
+    assert whole("[add(a=True, b = None,)]")[1] == [("add", {"a": True, "b": None})]
 
 
 @pytest.mark.parametrize("name", ["qwen", "qwen3_5", "default", "lfm2"])

@@ -108,13 +108,13 @@ def greedy(model: Any, ids: Sequence[int], longest: int) -> list[int]:
     return found[0, len(ids) :].tolist()
 
 
-def prompts(model: Any, count: int) -> list[list[int]]:
+def prompts(model: Any, count: int, length: int = 48) -> list[list[int]]:
     """Random prompts, longer than any window, whose likeliest next token is text: llama.cpp tells no probabilities of the
     end of an answer, nor of half a character."""
     torch.manual_seed(3)
     found: list[list[int]] = []
     while len(found) < count:
-        ids = torch.randint(6, 400, (48,)).tolist()
+        ids = torch.randint(6, 400, (length,)).tolist()
         if 262 <= int(logps(model, ids).argmax()) < 380:  # the merges of tiny's tokenizer
             found.append(ids)
     return found
@@ -150,6 +150,20 @@ def test_every_shape_answers_in_llama_cpp_as_in_transformers(shape: str, tmp_pat
             assert llama.answer(ids, 10) == greedy(model, ids, 10)
 
 
+def test_phi_reads_long_and_short_texts_by_factors_of_their_own(tmp_path: Path) -> None:
+    """llama.cpp takes those for long texts when it is started with a context beyond the first; transformers for each."""
+    factors = {"short_factor": [1.0, 1.5, 2, 3, 4, 5, 6, 7], "long_factor": [2.0, 3, 5, 8, 12, 16, 24, 32]}
+    stretched = rope("longrope", original_max_position_embeddings=256, **factors)
+    folder = made(
+        tmp_path, Phi3Config, **stretched, max_position_embeddings=1024, original_max_position_embeddings=256
+    )
+    model = loaded(folder)
+    file = exported(folder)
+    for context, asked in ((256, prompts(model, 1)), (512, prompts(model, 1, 300))):
+        with Llama(file, context=context) as llama:
+            assert max(differences(llama, model, asked)) < ATOL
+
+
 @pytest.mark.parametrize(("outtype", "far"), [("f16", 0.02), ("bf16", 0.1), ("q8_0", 0.2)])
 def test_smaller_types_are_near(outtype: str, far: float, tmp_path: Path) -> None:
     folder = made(tmp_path, Qwen2Config)
@@ -163,7 +177,7 @@ def test_smaller_types_are_near(outtype: str, far: float, tmp_path: Path) -> Non
 def test_what_llama_cpp_computes_otherwise_is_refused(tmp_path: Path) -> None:
     refused = {
         "its shape is mixtral": tiny.model(tmp_path / "experts", experts=2),
-        "by dynamic": made(tmp_path / "dynamic", LlamaConfig, **rope("dynamic", factor=2.0)),
+        "stretched by dynamic are not known": made(tmp_path / "dynamic", LlamaConfig, **rope("dynamic", factor=2.0)),
         "its feed-forward layers have biases": made(tmp_path / "biases", LlamaConfig, mlp_bias=True),
         "llama.cpp knows silu here, and it has gelu": made(tmp_path / "gelu", LlamaConfig, hidden_act="gelu"),
         "scaled in its own way": made(tmp_path / "scale", Gemma2Config, **WINDOWS | {"query_pre_attn_scalar": 32}),

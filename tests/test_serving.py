@@ -105,3 +105,42 @@ def test_what_cannot_listen_says_so(home: Path) -> None:
             _socket(ServeConfig(model_name_or_path="x", api_port=port))
     with pytest.raises(ConfigError, match="set API_KEY"):
         _socket(ServeConfig(model_name_or_path="x", api_host="0.0.0.0"))
+
+
+def test_llama_factory_s_file_and_environment_start_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tuner.cli.serving import _config
+    from tuner.config.knobs import ConfigError
+
+    file = home / "qwen.yaml"
+    file.write_text(
+        "model_name_or_path: m\ntemplate: qwen\ninfer_backend: huggingface\ntrust_remote_code: true\n"
+    )
+    config = _config([str(file)])
+    assert (config.api_host, config.api_port, config.template) == ("127.0.0.1", 8000, "qwen")
+    assert config.api_open and not config.api_gives_way and config.idle_minutes == 0
+    for name, value in (
+        ("API_HOST", "::1"),
+        ("API_PORT", "9000"),
+        ("API_KEY", "k-1"),
+        ("API_MODEL_NAME", "mine"),
+    ):
+        monkeypatch.setenv(name, value)
+    config = _config([str(file), "--api_host", "127.0.0.1", "idle_minutes=5"])
+    assert (config.api_host, config.api_port, config.api_model_name) == ("127.0.0.1", 9000, "mine")
+    assert (
+        config.idle_minutes == 5
+        and config.secrets() == {"api_key": "k-1"}
+        and "k-1" not in str(config.plain())
+    )
+    with pytest.raises(ConfigError, match="name the model to serve"):
+        _config([])
+
+
+def test_an_adapter_that_is_not_there_is_told_before_anything_is_loaded(home: Path) -> None:
+    from tuner.config.knobs import ConfigError
+    from tuner.config.serving import ServeConfig
+    from tuner.serve.loaded import load
+
+    base = str(tiny.model(home / "model"))
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(ServeConfig(model_name_or_path=base, adapter_name_or_path="nowhere/at-all", use_cpu=True))

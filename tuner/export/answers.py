@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from tuner.export.source import Exported
 
 PROMPTS = ("Hello! Who are you?", "Where does the sun rise?", "Write one sentence about the sea.")
-LONGEST = 32  # tokens of an answer: enough to see that it is the same, few enough for a large model on a CPU
+LONGEST = 24  # tokens of an answer: enough to see that it is the same, few enough for a large model on a CPU
 LIKELIEST = 20
 """The next tokens whose log probabilities are compared."""
 

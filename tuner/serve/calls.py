@@ -6,7 +6,6 @@ argument as they come, the others when they are whole. What looked like a call a
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import uuid
@@ -109,26 +108,53 @@ def _first_object(text: str) -> str | None:
     return text.strip()[:end] if isinstance(value, dict) else None
 
 
+_NAME = re.compile(r"\s*([\w.-]+)\(\s*")
+_KEY = re.compile(r"\s*([\w-]+)\s*=\s*")
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
+_WORD = re.compile(r"(True|False|None)\b")
+_WORDS = {"True": True, "False": False, "None": None}
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
+
+
 def _python(text: str) -> Parsed:
-    """[name(key='value')], as LFM2 writes it."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        calls = tree.elts if isinstance(tree, ast.List) else [tree]
-        return [_called(call) for call in calls]
-    except (SyntaxError, ValueError):
+    """[name(key='value')], as LFM2 writes it. Arguments may be called as Python's own words are: in, from."""
+    body, found, at = text.strip(), Parsed(), 1
+    if not body.startswith("["):
         return []
+    try:
+        while body[at:].strip() != "]":
+            call, at = _called(body, at)
+            found.append(call)
+    except (ValueError, IndexError):
+        return []
+    return found
 
 
-def _called(call: ast.expr) -> tuple[str, str]:
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-        raise ValueError
-    given = {word.arg: _literal(word.value) for word in call.keywords if word.arg}
-    return call.func.id, _text(given)
+def _called(text: str, at: int) -> tuple[tuple[str, str], int]:
+    """The call that begins at a place, and where the next one does. Raises ValueError, IndexError."""
+    name = _needed(_NAME.match(text, at))
+    at, given = name.end(), {}
+    while text[at] != ")":
+        key = _needed(_KEY.match(text, at))
+        given[key[1]], at = _literal(text, key.end())
+        at = _needed(re.compile(r"\s*,?\s*").match(text, at)).end()
+    return (name[1], _text(given)), _needed(re.compile(r"\)\s*,?").match(text, at)).end()
 
 
-def _literal(value: ast.expr) -> Any:
-    words = {"true": True, "false": False, "null": None}
-    return words[value.id] if isinstance(value, ast.Name) and value.id in words else ast.literal_eval(value)
+def _literal(text: str, at: int) -> tuple[Any, int]:
+    """A value as Python or JSON writes it, and where it ends."""
+    if quoted := _QUOTED.match(text, at):
+        said = re.sub(r"\\(.)", lambda m: _ESCAPED.get(m[1], m[1]), quoted[1], flags=re.DOTALL)
+        return said, quoted.end()
+    if word := _WORD.match(text, at):
+        return _WORDS[word[1]], word.end()
+    return json.JSONDecoder().raw_decode(text, at)
+
+
+def _needed(found: re.Match[str] | None) -> re.Match[str]:
+    if found is None:
+        raise ValueError("this is no call")
+    return found
 
 
 TAGGED = Form("<tool_call>", "</tool_call>", _tagged)

@@ -14,6 +14,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.config.serving import ServeConfig
 from tuner.generate.adapters import BASE
+from tuner.jobs.serving import same_base
 from tuner.models.adapter_loading import WEIGHTS, adapter_folder
 from tuner.models.loading import Source, fingerprint
 from tuner.serve.errors import ApiError
@@ -36,7 +37,10 @@ class Choice:
 
 
 class Models:
-    """The base and the adapters that fit it, by every name that a caller may use."""
+    """The base and the adapters that fit it, by every name that a caller may use.
+
+    Raises ConfigError where the adapter that is to answer by default is not there.
+    """
 
     def __init__(self, config: ServeConfig, source: Source):
         self.config, self.source = config, source
@@ -45,7 +49,7 @@ class Models:
         names = {"base", self.base.id, source.base, str(config.model_name_or_path), str(source.folder)}
         self.base_names = frozenset(names)
         self.given = config.adapter_name_or_path
-        self.default = self._adapter(self.given[0]) if self.given else self.base
+        self.default = self._choice(self.given[0]) if self.given else self.base
 
     def named(self, name: str) -> Choice:
         """The model that a caller means, under the name that they use. Raises ApiError 404 for one that says nothing here."""
@@ -64,9 +68,13 @@ class Models:
 
     def _adapter(self, name: str) -> Choice:
         try:
-            folder = adapter_folder(self.loading, name)
+            return self._choice(name)
         except (ConfigError, TrackerError) as error:
             raise _unknown(name, str(error)) from error
+
+    def _choice(self, name: str) -> Choice:
+        """An adapter by folder or version. Raises ConfigError, TrackerError."""
+        folder = adapter_folder(self.loading, name)
         checksum = _checksum(folder / WEIGHTS, (folder / WEIGHTS).stat().st_mtime_ns)
         return Choice(name, checksum, checksum[:SHORT], folder)
 
@@ -84,7 +92,7 @@ class Models:
         except TrackerError:  # the tracker is away: what was named still answers
             return
         for row in rows:
-            if row.base in self.base_names:
+            if same_base(row.base, self.source.base):
                 yield from ((row, f"{row.name}@{alias}") for alias in row.aliases)
                 yield row, f"{row.name}/{row.version}"
 

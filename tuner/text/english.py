@@ -140,6 +140,8 @@ MESSAGES: dict[str, str] = {
     "note.pushed": "It was uploaded to {address}.",
     "note.gguf_window": "llama.cpp has no sliding window for this model: up to {window:,} tokens both answer alike, so the file "
     "says that it reads {window:,} and not {longest:,}.",
+    "note.gguf_longrope": "llama.cpp chooses the factors for long texts by the context it is started with: up to {before:,} tokens "
+    "start it with no more than that, or short texts are read with those for long ones.",
     "note.gguf_unread": "The file was not read back, neither its tokenizer nor its answers: run `pip install xllamacpp` for that.",
     "note.gguf_refused": "The file was written, but could not be read back: {detail}.",
     "note.modelfile_without": "The Modelfile has no TEMPLATE: the chat template is no row of turns, which is all that Ollama knows.",

@@ -12,11 +12,11 @@ from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
 from tuner.jobs.checking import of_evaluation
-from tuner.tracking.adapters import AdapterRow, list_adapters
+from tuner.tracking.adapters import AdapterRow, get_adapter
 from tuner.tracking.rows import RunFilter
 from tuner.tracking.runs import list_runs
 from tuner.tracking.store import TrackerError
-from tuner.ui import offers, picking, state, theme, writes
+from tuner.ui import offers, picking, serving, state, theme, writes
 from tuner.ui.picking import Column
 from tuner.ui.words import ago, count, listed, place, safe, value
 
@@ -33,17 +33,12 @@ COLUMNS = (
 )
 
 
-def versions_of(base: str) -> dict[str, AdapterRow]:
-    """The registered versions that fit a base, by the words that name them. Raises TrackerError."""
-    return {f"{row.name}/{row.version}": row for row in list_adapters() if place(row.base) == place(base)}
-
-
 def form() -> tuple[EvaluateConfig | None, list[Problem]]:
     """The fields; the config that they make, and what stands against launching it."""
     asked = state.asked("adapter")
-    rows = {f"{row.name}/{row.version}": row for row in list_adapters()}
-    start = rows.get(asked)
-    values: dict[str, Any] = {"model_name_or_path": _model(place(start.base) if start else "", rows.values())}
+    name, _, number = asked.rpartition("/")
+    start = get_adapter(name, int(number)) if number.isdecimal() else None
+    values: dict[str, Any] = {"model_name_or_path": _model(place(start.base) if start else "")}
     values["versions"] = _versions(str(values["model_name_or_path"] or ""), asked)
     left, right = st.columns(2, gap="small")
     values["dataset"] = _datasets(left, start)
@@ -68,10 +63,8 @@ def judged(values: Mapping[str, Any]) -> tuple[EvaluateConfig | None, list[Probl
     return config, of_evaluation(config)
 
 
-def _model(first: str, rows: Any) -> str:
-    bases = list(dict.fromkeys(place(row.base) for row in rows if row.base))
-    known = offers.offer("model_name_or_path", {})
-    options = list(dict.fromkeys([*filter(None, [first]), *bases, *(known.choices if known else ())]))
+def _model(first: str) -> str:
+    options = list(dict.fromkeys([*filter(None, [first]), *serving.bases()]))
     told = st.selectbox(
         "Model",
         options,
@@ -85,7 +78,7 @@ def _model(first: str, rows: Any) -> str:
 
 
 def _versions(base: str, asked: str) -> list[str]:
-    fitting = versions_of(base) if base else {}
+    fitting = serving.versions(base) if base else {}
     first = [asked] if asked in fitting else list(fitting)[:1]
     return st.multiselect(
         "Versions",

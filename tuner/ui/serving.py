@@ -47,12 +47,14 @@ def versions(base: str) -> dict[str, AdapterRow]:
 
 
 def bases() -> list[str]:
-    """The models that can be served: those that versions have, those found on this machine, the form's own."""
+    """The models that can be served: those that versions have, those found on this machine, the form's own; what is not
+    on this machine comes after what is."""
     of_versions = [place(row.base) for row in _versions() if row.base]
     found = offer("model_name_or_path", {})
+    here = found.choices if found else ()
     own = draft.current().values.get("model_name_or_path")
-    every = [*of_versions, *(found.choices if found else ()), *([str(own)] if own else ())]
-    return list(dict.fromkeys(filter(None, every)))
+    every = [*of_versions, *here, *([str(own)] if own else ())]
+    return sorted(dict.fromkeys(filter(None, every)), key=lambda base: base not in here)
 
 
 def named(column: str, known: dict[str, AdapterRow]) -> str:

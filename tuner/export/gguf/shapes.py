@@ -5,6 +5,7 @@ Whatever it computes otherwise than transformers is refused here, in a sentence,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,8 +72,8 @@ def _differences(config: Any, shape: Shape) -> list[tuple[bool, str]]:
         (bool(getattr(config, "attention_bias", False)) and shape.arch is not MODEL_ARCH.LLAMA, "its attention has biases"),
         (bool(getattr(config, "use_bidirectional_attention", False)), "it reads in both directions"),
         (_scale(config, shape) != getattr(config, "query_pre_attn_scalar", None), "its attention is scaled in its own way"),
-        (rope["rope_type"] not in SCALING, f"llama.cpp does not stretch positions by {rope['rope_type']}"),
-        (rope["rope_type"] == "llama3" and shape.arch is not MODEL_ARCH.LLAMA, "only Llama stretches positions by llama3"),
+        (rope["rope_type"] not in SCALING, f"positions stretched by {rope['rope_type']} are not known"),
+        (shape.arch is not ONLY.get(rope["rope_type"], shape.arch), f"only another shape stretches positions by {rope['rope_type']}"),
     ]  # fmt: skip
 
 
@@ -126,6 +127,8 @@ def describe(writer: GGUFWriter, config: Any, shape: Shape) -> list[Message]:
         writer.add_attn_logit_softcapping(cap)
     if cap := getattr(config, "final_logit_softcapping", None):
         writer.add_final_logit_softcapping(cap)
+    if rope["rope_type"] == "longrope":
+        said = [*said, message("note.gguf_longrope", before=_before(rope, config))]
     return said
 
 
@@ -156,9 +159,23 @@ def _yarn(writer: GGUFWriter, rope: dict[str, Any], config: Any) -> None:
     writer.add_rope_scaling_orig_ctx_len(_before(rope, config))
 
 
+def _longrope(writer: GGUFWriter, rope: dict[str, Any], config: Any) -> None:
+    """Two tensors have the factors; what attention is scaled by for it is reckoned as transformers does."""
+    before = _before(rope, config)
+    factor = rope.get("factor") or config.max_position_embeddings / before
+    scale = rope.get("attention_factor") or (
+        1 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(before))
+    )
+    writer.add_rope_scaling_orig_ctx_len(before)
+    writer.add_rope_scaling_attn_factors(float(scale))
+
+
 def _before(rope: dict[str, Any], config: Any) -> int:
     """How long texts were before positions were stretched."""
-    return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+    own = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return int(own or config.max_position_embeddings)
 
 
 SCALING: dict[str, Callable[[GGUFWriter, dict[str, Any], Any], None]] = {
@@ -166,4 +183,7 @@ SCALING: dict[str, Callable[[GGUFWriter, dict[str, Any], Any], None]] = {
     "linear": _linear,
     "yarn": _yarn,
     "llama3": _plain,  # a tensor of factors says it, see weights.py
+    "longrope": _longrope,
 }
+ONLY = {"llama3": MODEL_ARCH.LLAMA, "longrope": MODEL_ARCH.PHI3}
+"""The one shape for which llama.cpp reads factors of this kind."""

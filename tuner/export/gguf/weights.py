@@ -24,7 +24,7 @@ from gguf import (
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from tuner.export.gguf.shapes import Shape, refuse
+from tuner.export.gguf.shapes import Shape, head_dim, refuse
 
 Numbers = NDArray[Any]
 TYPES = {
@@ -163,11 +163,18 @@ def interleaved(values: Numbers, heads: int) -> Numbers:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
-def stretched_angles(config: Any, turned: int) -> Numbers | None:
-    """By what llama.cpp divides each of the angles, float32 (turned / 2,), where positions are stretched by llama3."""
+def stretched_angles(config: Any) -> dict[str, Numbers]:
+    """By what llama.cpp divides each of the angles, float32 (half the turned rows,), where a tensor says how positions
+    are stretched: by its name."""
     rope = config.rope_parameters
-    if rope.get("rope_type") != "llama3":
-        return None
+    if rope.get("rope_type") == "longrope":
+        kinds = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
+        return {name: np.array(rope[key], np.float32) for name, key in kinds.items()}
+    return {"rope_freqs.weight": _llama3(rope, head_dim(config))} if rope.get("rope_type") == "llama3" else {}
+
+
+def _llama3(rope: Any, turned: int) -> Numbers:
+    """Slow angles divided by the factor, fast ones left, those between in between."""
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     waves: Numbers = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, turned, 2, dtype=np.float64) / turned)
     longest = rope["original_max_position_embeddings"]

@@ -30,15 +30,15 @@ def write(folder: Path, tokenizer: Any, file: Path, outtype: str, name: str, tol
     with Weights(folder) as weights:
         planned = stored.plan(weights, config, shape, outtype)
         said = _describe(writer, config, shape, tokenizer, weights, outtype, name)
-        angles = stored.stretched_angles(config, shapes.head_dim(config))
-        if angles is not None:
-            writer.add_tensor_info("rope_freqs.weight", angles.shape, angles.dtype, angles.nbytes)
+        angles = stored.stretched_angles(config)
+        for named, values in angles.items():
+            writer.add_tensor_info(named, values.shape, values.dtype, values.nbytes)
         stored.announce(writer, planned)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if angles is not None:
-            writer.write_tensor_data(angles)
+        for values in angles.values():
+            writer.write_tensor_data(values)
         _pour(writer, weights, planned, config, shape, told)
     writer.close()
     return said
