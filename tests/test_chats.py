@@ -135,7 +135,7 @@ def test_presets_are_known_again() -> None:
     for name, knobs in talks.PRESETS.items():
         assert talks.preset_of(Decoding(**knobs, max_tokens=9)) == name  # type: ignore[arg-type]
     assert talks.preset_of(Decoding(temperature=0.33)) == ""
-    assert talks.preset_of(Decoding()) == talks.DEFAULT
+    assert talks.preset_of(Decoding()) == "balanced"
 
 
 WORDS = st.text(max_size=8)

@@ -211,11 +211,3 @@ def test_who_reads_no_further_hangs_up(server: Scripted) -> None:
         assert text == "x"
         break
     assert server.gone.wait(2)
-
-
-def test_models_are_listed(server: Scripted) -> None:
-    server.answer = refuses(200, {"data": [{"id": "starter"}, {"id": "polite@champion"}]})
-    assert completions.models(server.place) == ["starter", "polite@champion"]
-    server.answer = refuses(200, b"[]")
-    with pytest.raises(Unanswered):
-        completions.models(server.place)

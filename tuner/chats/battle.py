@@ -16,7 +16,7 @@ from typing import Any
 from tuner.chats import kept
 from tuner.chats.talk import OPEN, Answer, Decoding, answer_of_json, answer_to_json, fresh_id, fresh_seed
 from tuner.tracking import votes
-from tuner.tracking.votes import BASE, CHECKSUM, Said, Vote
+from tuner.tracking.votes import CHECKSUM, Said, Vote
 
 _chance = random.SystemRandom()
 
@@ -177,11 +177,6 @@ def left_share(cast: Iterable[Vote]) -> float | None:
     """How often the left side won of the votes that chose one; far from a half, people vote by side. None for none."""
     chosen = [vote.said for vote in cast if vote.said in ("left", "right")]
     return chosen.count("left") / len(chosen) if chosen else None
-
-
-def called(contestant: str, base: str) -> str:
-    """A contestant for the eye, once it may be told."""
-    return f"{base}, the base" if contestant == BASE else contestant
 
 
 def to_json(battle: Battle) -> dict[str, Any]:

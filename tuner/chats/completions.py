@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -189,21 +189,3 @@ def ask(place: Place, request: Mapping[str, Any]) -> Iterator[str]:
     for piece in Completion(place, request):
         if piece.text:
             yield piece.text
-
-
-def models(place: Place, seconds: float = 5.0) -> Sequence[str]:
-    """The ids that a server answers to. Raises Unanswered."""
-    parts = urlsplit(place.url)
-    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=seconds)
-    try:
-        key = {"Authorization": f"Bearer {place.key}"} if place.key else {}
-        connection.request("GET", f"{parts.path.removesuffix('/v1')}/v1/models", headers=key)
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:
-            raise Unanswered(refusal(response.status, body))
-        return [str(row["id"]) for row in json.loads(body)["data"]]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise Unanswered(_in_words(error, seconds)) from error
-    finally:
-        connection.close()

@@ -39,7 +39,6 @@ PRESETS: Mapping[str, Mapping[str, float | int]] = {
     "balanced": {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.0},
     "creative": {"temperature": 1.1, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0},
 }
-DEFAULT = "balanced"
 
 
 @dataclass(frozen=True)
