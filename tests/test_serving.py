@@ -41,7 +41,7 @@ def asked(at: Endpoint, path: str = "/v1/models", key: str | None = None, **head
 
 def test_it_answers_while_it_lives_and_ends_when_it_is_stopped(launching_home: Path) -> None:
     base = str(tiny.model(launching_home / "model"))
-    run = serving.start(base, use_cpu=True)
+    run = serving.start(base, use_cpu=True, api_key="a-key-of-mine")
     assert serving.start("model") == run and serving.living() == [run]  # one for a base, however it is named
     at = listening(run)
     assert run.status().state == "running" and run.status().phase == "serving"
@@ -50,6 +50,7 @@ def test_it_answers_while_it_lives_and_ends_when_it_is_stopped(launching_home: P
     assert asked(at, key="")[0] == asked(at, key="wrong")[0] == 401
     assert asked(at, Host="evil.example")[0] == 403 and asked(at, "/health", key="")[0] == 200
     assert stat.S_IMODE((run.folder / serving.FILE).stat().st_mode) == 0o600
+    assert asked(at, key="a-key-of-mine")[0] == 200 and not run.secrets_path.exists()
     assert at.key not in run.log_tail() and at.key not in (run.folder / "config.yaml").read_text()
     began = time.monotonic()
     control.stop(run)

@@ -37,6 +37,7 @@ def serve(config: ServeConfig, live: Live) -> Outcome:
     listening = _socket(config)
     with live.phase("loading_model"):
         loaded = load(config)
+    live.run.forget_secrets()  # this process knows them; such a run is never gone on with
     token = secrets.token_urlsafe(32)
     remember([token])
     keys = [] if config.api_open and not config.api_key else [token, *filter(None, [config.api_key])]
