@@ -314,6 +314,20 @@ def test_gguf_is_read_back_and_compared(home: Path, tuned: list[str]) -> None:
     assert (home / "out" / "Modelfile").read_text().startswith("FROM ./adapter-F32.gguf\n")
 
 
+def test_a_quantizer_is_found_and_what_it_says_when_it_fails_is_told(
+    home: Path, tuned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = home / "llama.cpp" / "build" / "bin" / "llama-quantize"
+    tool.parent.mkdir(parents=True)
+    tool.write_text('#!/bin/sh\necho "$3: cannot make it" >&2\nexit 1\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP", str(home / "llama.cpp"))
+    assert exporting.quantizer() == tool
+    with pytest.raises(ConfigError, match="llama-quantize made no q4_k_m: Q4_K_M: cannot make it; use q8_0"):
+        exported([*tuned, "--export_format", "gguf", "--export_outtype", "q4_k_m"])
+    assert not (home / "out").exists()
+
+
 def test_lora_as_gguf_is_compared_on_its_base(home: Path, tuned: list[str]) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
     record = exported([*tuned, "--export_format", "lora_gguf"])

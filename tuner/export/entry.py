@@ -37,6 +37,7 @@ def export(config: ExportConfig, live: Live) -> Outcome:
             from tuner.export.hub import push
 
             live.note(message("note.pushed", address=push(target, config.export_hub_model_id)))
+    live.record(part=0.0)  # what was being done last is done
     return Outcome(files=(_kept(live, target),))
 
 
