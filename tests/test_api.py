@@ -351,7 +351,7 @@ def test_tools_round_trip(home: Path) -> None:
 # --- errors
 
 
-def test_errors_are_the_client_s_own_classes(served: Served, client: Any) -> None:
+def test_errors_are_the_client_s_own_classes(served: Served, client: Any, worn: Path, tmp_path: Path) -> None:
     cases = [
         (openai.BadRequestError, {"logit_bias": {"5": 3}}, "logit_bias"),
         (openai.BadRequestError, {"tool_choice": "required"}, "tool_choice"),
@@ -375,6 +375,12 @@ def test_errors_are_the_client_s_own_classes(served: Served, client: Any) -> Non
             assert refused.value.param == param and str(refused.value.body["message"])
     with pytest.raises(openai.AuthenticationError):
         chat(served.client(api_key="another"))
+    broken = tmp_path / "broken"
+    shutil.copytree(worn, broken)
+    (broken / "adapter_model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(openai.InternalServerError) as failed:
+        chat(client, model=str(broken))
+    assert failed.value.body["type"] == "server_error"
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="base", input="x")
     assert chat(client, extra_body={"nobody_knows": 1, "user": "me"}).choices

@@ -33,6 +33,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from tuner import cli
 from tuner.config.config import load
 from tuner.config.export import ExportConfig
 from tuner.config.inference import read_words
@@ -553,12 +554,15 @@ def test_an_export_is_uploaded_with_the_environment_s_token(
 # --- as a run
 
 
-def test_the_verb_exports_here_and_now(launching_home: Path) -> None:
+def test_the_verb_exports_here_and_now(launching_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = model(launching_home / "base", "llama")
     words = ["--model_name_or_path", str(base), "--export_dir", "out", "--export_outtype", "bf16"]
     done = subprocess.run([sys.executable, "-m", "tuner", "export", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"It will take about \d+ KiB of disk, .* of memory and \d+ s\.", done.stderr)
     assert "finished" in done.stdout.splitlines()[-1]
-    again = subprocess.run([sys.executable, "-m", "tuner", "export", *words], capture_output=True, text=True)
-    assert again.returncode == 2 and "holds an earlier export" in again.stderr
+    assert cli.main(["export", *words]) == 2
+    assert "holds an earlier export" in capsys.readouterr().err
+    assert cli.main(["export", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--export_format merged|gguf|" in told and "--export_size int (default 5)" in told

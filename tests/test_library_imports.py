@@ -23,7 +23,7 @@ config = make(parse_words(sys.argv[1:]))
 with library_imports.without_bitsandbytes(config):
     library_imports.begin()
     from tuner.engine import adapters, choice, samples, trainer
-from tuner.models import loading
+    from tuner.models import loading
     from peft import get_peft_model
     model = loading.load(config, loading.Source(Path("data/starter"), ""), bits=None, whole=False)
     get_peft_model(model, adapters.lora(config, model))

@@ -1,13 +1,15 @@
-"""`tuner export` here and now; with --queue it waits its turn as every run does."""
+"""`tuner export` here and now, or with --queue in the queue."""
 
 from __future__ import annotations
 
 import sys
 
 from tuner import samples
+from tuner.cli.knob_help import knob_help
 from tuner.cli.words import OK
 from tuner.config.export import ExportConfig
 from tuner.config.inference import read_words
+from tuner.config.run_sections import Export
 
 
 def export(words: list[str]) -> int:
@@ -15,6 +17,9 @@ def export(words: list[str]) -> int:
     from tuner.cli.training import run_here
     from tuner.jobs import exporting, submit
 
+    if {"-h", "--help"} & set(words):
+        print(knob_help("export", ExportConfig, own=Export))
+        return OK
     queued, words = "--queue" in words, [word for word in words if word != "--queue"]
     config, unused = read_words(ExportConfig, words)
     samples.lay_out_for(config.model_name_or_path)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from tuner.config.config import Config, word
-from tuner.config.knobs import Knob, knobs_of, sections_of
+from tuner.config.knobs import Knob, Section, knobs_of, sections_of
 from tuner.config.run_config import RunConfig
 
 
-def knob_help(verb: str, config: type[RunConfig] = Config) -> str:
-    """What a verb takes."""
+def knob_help(verb: str, config: type[RunConfig] = Config, own: type[Section] | None = None) -> str:
+    """What a verb takes; `own` is a section that is its own and that other verbs only know of."""
     knobs = knobs_of(config)
+    told = {name for name, knob in knobs.items() if knob.shown or own and name in own.model_fields}
     lines = [
         f"tuner {verb} [file.yaml{'|recipe' if config is Config else ''}] [--flag value | key=value ...]"
     ]
     for section in sections_of(config):
-        shown = [knobs[name] for name in section.model_fields if knobs[name].shown]
+        shown = [knobs[name] for name in section.model_fields if name in told]
         lines += ["", section.title, *map(_knob_line, shown)] if shown else []
-    rest = sorted(name for name, knob in knobs.items() if not knob.shown)
+    rest = sorted(knobs.keys() - told)
     return "\n".join([*lines, "", "Also taken, by transformers' own names: " + ", ".join(rest)])
 
 

@@ -23,6 +23,7 @@ def export(config: ExportConfig, live: Live) -> Outcome:
     with live.phase("finding_model"):
         what = source.found(config)
     with folder.filled(target) as fresh:
+        exporting.check(config)  # whoever had the folder until now may have filled it
         made = _form(config)(what, fresh, live)
         live.check()
         folder.record(fresh, _facts(what, fresh, made, time.monotonic() - began))

@@ -236,6 +236,7 @@ def _doings(row: AdapterRow) -> None:
             st.button(
                 "Chat",
                 icon=":material/forum:",
+                type="tertiary",
                 key=f"chat-{row.name}-{row.version}",
                 help="Talk with it, beside its base.",
                 on_click=state.go,
