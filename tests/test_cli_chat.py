@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from tuner import cli
 from tuner.cli import words
 from tuner.config.inference import read_words
 from tuner.config.serving import ServeConfig
+from tuner.jobs import control
+from tuner.runs.run import all_runs
 
 LLAMA_FACTORY = """
 model_name_or_path: models/tiny
@@ -118,5 +119,6 @@ def test_the_whole_way_on_a_real_model(launching_home: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, second = (line for line in done.stdout.splitlines() if line.startswith("User: Assistant: "))
     assert first == second and len(first) > len("User: Assistant: "), "greedy, and begun anew in between"
-    (run,) = (launching_home / "mlruns" / "runs").iterdir()
-    assert json.loads((run / "status.json").read_text())["state"] in ("stopping", "stopped")
+    (run,) = all_runs()
+    status = control.wait(run, timeout=60)
+    assert (status.state, str(status.reason)) == ("stopped", "Stopped; the model is no longer loaded.")
