@@ -171,7 +171,7 @@ def test_every_meant_name_is_a_knob_and_none_is_one_already() -> None:
 
 
 def test_verbs_of_the_other_tool_are_answered_with_what_to_do() -> None:
-    for verb, said in (("chat", "--probe"), ("env", "tuner doctor")):
+    for verb, said in (("webchat", "tuner chat"), ("eval", "tuner evaluate"), ("env", "tuner doctor")):
         done = subprocess.run(
             [sys.executable, "-m", "tuner", verb, "x.yaml"], capture_output=True, text=True, cwd=ROOT
         )

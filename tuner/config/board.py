@@ -169,10 +169,13 @@ def other_verb(values: Values) -> str:
     if values.get("export_dir"):
         return "it exports a model (`llamafactory-cli export`); `tuner export` takes it as it is."
     if "task" in values:
-        return "it asks for a benchmark (`llamafactory-cli eval`); measure with `tuner train` and --do_eval or --do_predict."
+        return (
+            "it asks for a benchmark (`llamafactory-cli eval`); `tuner evaluate` measures on a --dataset, or on lm-eval's with "
+            "--tasks."
+        )
     if "infer_backend" in values or {"model_name_or_path", "template"} <= set(values):
         return (
-            "it is for talking to a model (`llamafactory-cli chat`, `webchat` or `api`); a run shows the answers to held-out "
-            "questions with --probe, and `tuner train` with --do_predict writes those of a whole data set."
+            "it is for talking to a model (`llamafactory-cli chat`, `webchat` or `api`); `tuner chat` and `tuner api` take it as "
+            "it is."
         )
     return ""
