@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -22,6 +23,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).parent))
+
+hypothesis.settings.register_profile("studio", deadline=None)  # machines are shared: no test is timed
+hypothesis.settings.load_profile("studio")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

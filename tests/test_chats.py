@@ -141,7 +141,7 @@ def test_presets_are_known_again() -> None:
 WORDS = st.text(max_size=8)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 5), WORDS, st.booleans()), max_size=12), WORDS)
 def test_a_talk_reads_back_as_it_was(steps: list[tuple[int, str, bool]], system: str) -> None:
     talk = replace(TWO, system=system)

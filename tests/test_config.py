@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner.config import config as c
@@ -91,7 +91,6 @@ def test_warm_up_follows_transformers_rule_whatever_the_order(steps: Any, ratio:
     assert c.make(c.parse_words(["model_name_or_path=m", "stage=pt", *words])).warmup_steps == wanted
 
 
-@settings(deadline=None)
 @given(
     st.permutations(
         ["evaluation_strategy", "eval_strategy", "no_cuda", "use_cpu", "group_by_length", "val_size"]

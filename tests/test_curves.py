@@ -52,7 +52,6 @@ VALUES = st.floats(-100, 100) | st.just(float("nan")) | st.just(float("inf"))
     pairs=st.lists(st.tuples(st.integers(0, 60), VALUES), min_size=1, max_size=60),
     cuts=st.sets(st.integers(1, 59)),
 )
-@settings(deadline=None)
 def test_a_short_curve_is_every_point_in_however_many_pieces(
     pairs: list[tuple[int, float]], cuts: set[int]
 ) -> None:
@@ -70,7 +69,7 @@ def test_a_short_curve_is_every_point_in_however_many_pieces(
 @given(
     seed=st.integers(0, 9), length=st.integers(100, 3000), piece=st.integers(1, 700), gap=st.integers(1, 9)
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_long_curve_keeps_the_extremes_of_each_stretch(
     seed: int, length: int, piece: int, gap: int
 ) -> None:
@@ -95,7 +94,6 @@ def test_a_long_curve_keeps_the_extremes_of_each_stretch(
 
 
 @given(back=st.integers(0, 2999))
-@settings(deadline=None)
 def test_what_came_after_a_checkpoint_is_gone_from_a_long_curve(back: int) -> None:
     steps = np.arange(3000)
     curve = Curve()
@@ -150,7 +148,7 @@ ODD = [
     odd=st.lists(st.tuples(st.integers(0, 6000), st.sampled_from(ODD)), max_size=20),
     values=st.lists(st.floats() | st.integers(-(2**70), 2**70), min_size=4, max_size=9),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_lines_read_at_once_and_one_by_one_say_the_same(
     odd: list[tuple[int, str]], values: list[float]
 ) -> None:

@@ -87,7 +87,7 @@ def test_written_templates_train_the_assistants_characters(name: str, count: int
     def render(chat: Chat, asks: bool) -> str:
         return public.render(messages=chat, bos_token=bos, eos_token=eos, add_generation_prompt=asks)
 
-    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck))
     @given(chats(takes_system or name == "llama2"))
     def same(chat: Chat) -> None:
         wanted = config(template=name, cutoff_len=100_000, default_system=None if name == "qwen" else "")
@@ -187,7 +187,7 @@ def test_rewriting_templates_train_the_assistants_characters(
     tk = tokenizer("<s>", eos, jinja)
     template = template_of(config(template=None), tk)
 
-    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck))
     @given(chats(system=True, thoughts=True))
     def same(chat: Chat) -> None:
         found = encode({"messages": chat}, config(template=None, cutoff_len=100_000), template, tk)

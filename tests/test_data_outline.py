@@ -119,7 +119,7 @@ def test_an_outline_is_the_rendered_text_or_there_is_none(kind: str) -> None:
     made = {name: outlines(text) for name, text in TEMPLATES.items() if kind_of(name) == kind}
 
     # The first chat of a shape is held against the template; without it every other is on its own.
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.lists(chats(), min_size=1, max_size=4), st.booleans())
     def same(many: list[Chat], asks: bool) -> None:
         for (name, (found, rendered)), chat in product(made.items(), many):

@@ -61,7 +61,7 @@ def test_the_ids_of_a_chat_are_those_of_its_whole_text(name: str, scheme: str) -
     wanted = config(template=name, cutoff_len=100_000)
     encoder = Encoder(wanted, template_of(wanted, tk), tk)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(WORDS, min_size=2, max_size=6).filter(lambda said: len(said) % 2 == 0))
     def same(said: list[str]) -> None:
         chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]

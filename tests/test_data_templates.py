@@ -154,7 +154,7 @@ def test_a_written_template_is_its_public_one_token_for_token(name: str) -> None
     template = template_of(config(template=name), tk)
     public = compile_template(jinja)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(chats(system=takes_system))
     def same(chat: Chat) -> None:
         theirs = public.render(messages=chat, bos_token=bos, eos_token=eos, add_generation_prompt=False)

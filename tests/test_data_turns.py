@@ -326,7 +326,7 @@ USED = {"role", "content", "tool_calls", "function_call", "tool_call_id", "name"
 KEYS = st.text(st.characters(codec="ascii", categories=("Ll", "Lu", "Nd")), min_size=1, max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         KEYS.filter(lambda k: k not in USED), st.sampled_from([None, "", "x", 0, False, [], [1]]), max_size=4

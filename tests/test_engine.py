@@ -418,7 +418,7 @@ def test_scores_of_unspaced_scripts_count_signs() -> None:
     assert [(q.prompt, q.expected) for q in questions([row])] == [([1, 2, 3], [4]), ([5], [6])]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_bleu_is_sacrebleus_own(data: st.DataObject) -> None:
     """Of English its 13a, of Chinese its zh, both with the effective order."""

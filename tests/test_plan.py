@@ -149,7 +149,7 @@ def hold_plan_against_worker(values: dict[str, Any], machine: str, free: int) ->
         assert trainer.in_use() == (made.token_budget, made.recompute), config.changed()
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(({"stage": "dpo", "per_device_train_batch_size": 1, "max_steps": 5}, "four", 1 << 22))
 @given(drawn())
 def test_the_worker_does_what_was_planned(studio: Path, run: tuple[dict[str, Any], str, int]) -> None:
@@ -157,7 +157,7 @@ def test_the_worker_does_what_was_planned(studio: Path, run: tuple[dict[str, Any
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn())
 def test_the_worker_does_what_was_planned_in_many_more_runs(
     studio: Path, run: tuple[dict[str, Any], str, int]

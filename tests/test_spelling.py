@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tuner.config.config import Config, check, command, make, parse_words, read, to_yaml
@@ -75,7 +75,6 @@ def in_a_shell(text: str) -> list[str]:
     return done.stdout.decode().split("\0")[:-1]
 
 
-@settings(deadline=None)
 @given(VALUE, VALUE, VALUE, NAMES, NAMES, st.dictionaries(VALUE, JSON, max_size=2))
 @example("--help", "--x=1\n", "\\${a}", ["a,b", "c\n"], ["null"], {"a": "${b}"})
 @example("", "", "", ["d"], [], {"_hubtoken": [""]})
