@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from tuner.config.importing import ImportConfig
 from tuner.jobs.checking import of_import
+from tuner.runs.run import Run
 from tuner.tracking.adapter_rows import AdapterRow
 from tuner.tracking.adapters import delete_alias, get_adapter, list_adapters, set_alias, set_note
-from tuner.tracking.evaluations import Measured
+from tuner.tracking.evaluations import RESULTS, Measured, tell_versions
+from tuner.tracking.store import open_store
 from tuner.ui.lineage import dot
 
 
@@ -62,6 +64,18 @@ def test_it_is_registered_with_what_belongs_to_it(foreign: Path) -> None:
     [row] = list_adapters("found")
     assert row.note == "For names.\nNot for numbers." and row.aliases == ()
     assert sorted((turn.alias, turn.got) for turn in row.turns) == [("champion", False), ("champion", True)]
+
+    run = Run(row.run_id)
+    one = {"label": "found/1", "folder": "found-1", "name": "found", "version": 1, "metrics": {"exact": 50.0}}
+    gone = one | {"name": "away"}
+    told = {"dataset": ["a", "b*"], "rows": 2, "versions": [{**one, "label": "base", "name": ""}, one, gone]}
+    (run.folder / "output" / RESULTS).write_text(json.dumps(told))
+    tell_versions(open_store(), run)
+    tell_versions(open_store(), run)
+    [row] = list_adapters("found")
+    [measured] = row.evaluations
+    assert (measured.dataset, measured.rows, measured.run_id) == ("a,b*", 2, run.id)
+    assert measured.metrics == {"exact": 50.0} == measured.base
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(foreign: Path) -> None:

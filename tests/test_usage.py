@@ -23,10 +23,10 @@ STUDIO = "/path/to/the/studio"
 """What README writes for the studio's folder."""
 
 
-def readme() -> list[str]:
-    """Its blocks of python code."""
+def of_the_docs() -> list[str]:
+    """The blocks of python code on the page that says how a model is taken along."""
     indented = re.findall(
-        r"(?:^ {4,}.*\n|^\n)+", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        r"(?:^ {4,}.*\n|^\n)+", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     found = [textwrap.dedent(block.strip("\n")) for block in indented]
     return [block for block in found if re.search(r"^(import|from) \w+", block, re.MULTILINE)]
@@ -66,7 +66,7 @@ def test_the_code_that_is_shown_runs_from_another_folder(
     monkeypatch.chdir(elsewhere)  # a sync registers from wherever it is typed
     starter = registered(home, "data/starter", "dpo", "starter-starter_dpo-dpo")
     scorer = registered(home, "models/tiny model", "rm", "scorer")
-    shown = [*readme(), usage.with_mlflow(starter), usage.with_peft(starter), usage.with_peft(scorer)]
+    shown = [*of_the_docs(), usage.with_mlflow(starter), usage.with_peft(starter), usage.with_peft(scorer)]
     assert len(shown) >= 4 and usage.with_mlflow(scorer) == ""
 
     code = [block.replace(STUDIO, str(home)) for block in shown]

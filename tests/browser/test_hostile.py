@@ -68,8 +68,24 @@ def hostile_run(studio, record) -> tuple[str, str]:
         outcome.finish(run, state, plain(HOSTILE if state == "failed" else ""))
         runs.set_note(id, HOSTILE)
         runs.set_tag(id, "kind", HOSTILE)
+        evaluated(run)
         found.append(id)
     return found[0], found[1]
+
+
+def evaluated(run) -> None:
+    """An evaluation of two versions, whose labels, metrics and answers are all hostile."""
+    from tuner.tracking.evaluations import RESULTS
+
+    versions = []
+    for place in ("one", "two"):
+        folder = run.folder / "output" / place
+        folder.mkdir(parents=True)
+        row = {"row": 0, "prompt": HOSTILE, "predict": f"{HOSTILE} {place}", "label": HOSTILE}
+        (folder / "generated_predictions.jsonl").write_text(json.dumps(row) + "\n")
+        versions.append({"label": f"{HOSTILE} {place}", "folder": place, "metrics": {HOSTILE: 1.0}})
+    told = {"dataset": [HOSTILE], "rows": 1, "left_out": {HOSTILE: 1}, "versions": versions}
+    (run.folder / "output" / RESULTS).write_text(json.dumps(told))
 
 
 def adapter(studio, run_id: str) -> None:
@@ -87,8 +103,12 @@ def adapter(studio, run_id: str) -> None:
     row = adapters.register(Run(run_id), folder, name="plain", note=HOSTILE)
     from tuner.tracking.store import open_store
 
-    for key in ("base", "datasets", "targets", "method"):
+    for key in ("base", "datasets", "targets", "method", "alias/champion"):
         open_store().set_model_version_tag(row.name, str(row.version), key, HOSTILE)
+    told = json.dumps(
+        {"dataset": HOSTILE, "run_id": run_id, "rows": 1, "metrics": {HOSTILE: 1.0}, "base": {HOSTILE: 2.0}}
+    )
+    open_store().set_model_version_tag(row.name, str(row.version), "evaluation/hostile", told)
 
 
 def talk(version: str) -> tuple[str, str]:
@@ -127,7 +147,7 @@ def test_no_text_of_others_reaches_out_or_runs(studio, page, record) -> None:
         "/", "/history", "/runs", f"/runs?run={first}", f"/runs?run={second}", f"/compare?id={first}&id={second}",
         "/adapters", "/datasets?dataset=hostile", f"/datasets?dataset={named}", "/datasets?dataset=" + urllib.parse.quote(HOSTILE),
         f"/chat?chat={chat}", f"/arena?battle={fought}", "/arena", f"/chat?base={named}&column={named}",
-        "/new_run", f"/runs?run={urllib.parse.quote(HOSTILE)}",
+        "/evaluate", "/evaluate?adapter=plain/1", f"/evaluate?adapter={named}/1", "/new_run", f"/runs?run={urllib.parse.quote(HOSTILE)}",
     ]  # fmt: skip
     for place in places:
         page.goto(f"{studio.url}{place}")

@@ -103,7 +103,7 @@ def test_the_first_start_lays_out_the_samples_and_every_page_is_there(studio: In
         assert (studio.home / "data" / file).read_bytes() == (ROOT / "data" / file).read_bytes()
     page.goto(studio.url)
     links = page.get_by_test_id("stSidebarNav").get_by_role("link")
-    expect(links).to_have_count(7)
+    expect(links).to_have_count(10)
     for name in links.all_inner_texts():
         title = name.split("\n")[-1].strip()
         page.get_by_test_id("stSidebarNav").get_by_role("link", name=title).click()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tuner.runs.metrics import metric_name
 from tuner.runs.run import Run
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ def results(run: Run) -> Mapping[str, Any]:
 def tell_versions(client: MlflowClient, run: Run) -> None:
     """Write an ended evaluation's metrics at the registered versions that it measured. Repeating it changes nothing."""
     found = results(run)
+    key = TAG + metric_name(_dataset(found).replace("/", "-"))  # MLflow takes no comma in it
     for name, version, told in _told(found, run):
         if _exists(client, name, version):
-            client.set_model_version_tag(name, version, TAG + _dataset(found), told)
+            client.set_model_version_tag(name, version, key, told)
 
 
 def _told(found: Mapping[str, Any], run: Run) -> Iterator[tuple[str, str, str]]:
@@ -55,7 +57,12 @@ def _told(found: Mapping[str, Any], run: Run) -> Iterator[tuple[str, str, str]]:
     base: Mapping[str, float] = next((one["metrics"] for one in versions if one["label"] == "base"), {})
     for one in versions:
         if one.get("name"):
-            told = {"run_id": run.id, "rows": found.get("rows", 0), "at": run.status().ended}
+            told = {
+                "dataset": _dataset(found),
+                "run_id": run.id,
+                "rows": found.get("rows", 0),
+                "at": run.status().ended,
+            }
             text = json.dumps(told | {"metrics": one["metrics"], "base": base})
             if len(text) <= LONGEST_TAG:
                 yield one["name"], str(one["version"]), text
@@ -88,7 +95,7 @@ def _read(dataset: str, text: str) -> Measured | None:
     with suppress(ValueError, TypeError, AttributeError):
         given = json.loads(text)
         return Measured(
-            dataset,
+            str(given.get("dataset") or dataset),
             str(given.get("run_id") or ""),
             int(given.get("rows") or 0),
             float(given.get("at") or 0),

@@ -44,7 +44,9 @@ def board(base: str) -> None:
     every = tags(cast)
     tag = None
     if every:
-        tag = st.pills("Tag", every, key="arena-by-tag", help="Only votes on prompts of this tag.")
+        tag = st.pills(
+            "Tag", every, format_func=safe, key="arena-by-tag", help="Only votes on prompts of this tag."
+        )
     shown = [vote for vote in cast if tag in (None, vote.tag)]
     found = fitted(tuple(vote.game for vote in shown))
     anchor = next((one.name for one in found if one.value == one.low == one.high == 0), BASE)
