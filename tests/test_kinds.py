@@ -43,12 +43,12 @@ def test_it_is_queued_runs_and_is_kept(counts: Path) -> None:
     assert str(status.doing) == "7 of 7 batches measured" and status.seconds["evaluating"] >= 0
     assert series(run.metrics()[0], "loss")[0] == list(range(1, 8))
     assert "step 7" in run.log_tail()
+    while not is_settled(run):  # MLflow follows the run's own word
+        time.sleep(0.05)
     row = get_row(run.id)
     assert row is not None and (row.stage, row.state, row.name) == ("count", "finished", "a count")
     assert row.params["upto"] == "7" and row.metrics["loss"] == pytest.approx(1 / 7)
     assert [r.id for r in list_runs(RunFilter(stage="count")).items] == [run.id]
-    while not is_settled(run):  # MLflow follows the run's own word
-        time.sleep(0.05)
     kept = {file.path for file in open_store().list_artifacts(run.id)}
     assert {"counted.txt", "config.yaml", "log.txt"} <= kept
     assert run_view.lead(run.values()) == "Counting"
