@@ -528,7 +528,8 @@ def _metrics(served: Served) -> dict[str, float]:
 @pytest.mark.slow
 def test_lm_eval_measures_the_same_through_the_api(served: Served, worn: Path, tmp_path: Path) -> None:
     """200 items of two choices: each log likelihood as lm-eval's own, with base and adapter loaded by transformers."""
-    lm_eval = pytest.importorskip("lm_eval", reason="the extra dev")
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed; pip install -e .[lm-eval]")
+    pytest.importorskip("tenacity", reason="lm-eval's API client is not installed; pip install -e .[lm-eval]")
     from lm_eval.tasks import TaskManager
 
     names, places = ["Mia", "Tom", "Leo", "Ada", "Ben"], ["Saltbay", "Lindow", "Rivermouth", "Stonebridge"]
