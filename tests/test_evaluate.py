@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tuner.config.config import load
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError
-from tuner.evaluate.evaluate import evaluate
+from tuner.evaluate.evaluate import _versions, evaluate
 from tuner.evaluate.judge import Judge
 from tuner.evaluate.likelihood import log_likelihoods, perplexity
 from tuner.evaluate.peer_scores import available, peer_scores
@@ -169,6 +170,22 @@ def test_a_run_that_was_killed_goes_on_without_a_row_lost_or_twice(studio: Path)
     for version in ("base", "adapter"):
         assert answers_in(run, version) == answers_in(whole, version)
         assert [row["row"] for row in answers_in(run, version)] == list(range(ROWS))
+
+
+def test_no_two_versions_share_a_folder() -> None:
+    folders = [one.folder for one in _versions(["saves/one", "saves one", "saves:one", "base"])]
+    assert folders == ["saves-one", "saves-one~2", "saves-one~3", "base"]
+
+
+def test_a_version_that_was_taught_in_other_words_is_told(studio: Path) -> None:
+    other = studio / "other"
+    shutil.copytree(studio / "adapter", other)
+    tiny.tokenizer(other)
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    run, _ = measured(config_of(versions=other, max_samples=1, perplexity=False), "otherwise")
+    assert any("taught in a chat template of its own" in note for note in run.status().notes)
+    run, _ = measured(config_of(versions="adapter", max_samples=1, perplexity=False), "alike")
+    assert run.status().notes == []
 
 
 def test_answers_to_other_questions_are_not_taken_over(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ from tuner.tracking.evaluations import RESULTS
 from tuner.tracking.store import TrackerError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 
 @dataclass
@@ -62,19 +62,29 @@ def evaluate(config: EvaluateConfig, live: Live) -> Outcome:
     plain = config.loading()
     with live.phase("finding_model"):
         source = loading.find(plain)
-        versions = [_version(label) for label in config.measured()]
+        versions = _versions(config.measured())
     with live.phase("preparing_data"):
         asked = _asked(config, plain, source, live)
     with live.phase("loading_model"):
-        model, adapters = _loaded(plain, source, versions)
+        adapters = _loaded(plain, source, versions, live)
     live.began(0, len(versions))
     for place, version in enumerate(versions, start=1):
         adapters.use(NO_ADAPTER if version.label == BASE else version.label)
-        measured = _Measured(config, plain, source, model, adapters.model, live)
+        measured = _Measured(config, plain, source, adapters.model, live)
         version.metrics = measured.of(version, asked)
         live.measured(place, {f"{name}/{version.folder}": v for name, v in version.metrics.items()})
         live.stepped(place, len(versions))
     return Outcome(files=_written(config, versions, asked, live.output))
+
+
+def _versions(labels: Sequence[str]) -> list[Version]:
+    """The contestants, each with a folder that no other one has."""
+    found: list[Version] = []
+    for label in labels:
+        one = _version(label)
+        taken = [other.folder for other in found if other.folder.split("~")[0] == one.folder]
+        found.append(replace(one, folder=f"{one.folder}~{len(taken) + 1}") if taken else one)
+    return found
 
 
 def _version(label: str) -> Version:
@@ -83,8 +93,10 @@ def _version(label: str) -> Version:
         row = named_version(label) if label != BASE else None
     except (ValueError, TrackerError) as error:
         raise ConfigError([Problem("versions", str(error))]) from error
-    named = (row.name, row.version) if row else ("", 0)
-    return Version(label, paths.slug(label, 100), *named)
+    if row is None:
+        return Version(label, paths.slug(label, 100))
+    # By its number: an alias that has moved since means other weights, whose answers are not those that lie there.
+    return Version(label, paths.slug(f"{row.name}-{row.version}", 100), row.name, row.version)
 
 
 def _asked(config: EvaluateConfig, plain: Config, source: Source, live: Live) -> Questions:
@@ -98,7 +110,7 @@ def _asked(config: EvaluateConfig, plain: Config, source: Source, live: Live) ->
     return found
 
 
-def _loaded(plain: Config, source: Source, versions: Sequence[Version]) -> tuple[PreTrainedModel, Adapters]:
+def _loaded(plain: Config, source: Source, versions: Sequence[Version], live: Live) -> Adapters:
     """The base with every version's adapter on it."""
     model = loading.load(plain, source, bits=plain.quantization_bit, whole=False)
     if not plain.quantization_bit:
@@ -106,8 +118,17 @@ def _loaded(plain: Config, source: Source, versions: Sequence[Version]) -> tuple
     adapters = Adapters(model.eval())
     for version in versions:
         if version.label != BASE:
-            adapters.know(version.label, adapter_folder(plain, version.label))
-    return model, adapters
+            folder = adapter_folder(plain, version.label)
+            adapters.know(version.label, folder)
+            if not plain.template and _speaks_otherwise(folder, source.folder):
+                live.note(message("note.other_template", label=version.label))
+    return adapters
+
+
+def _speaks_otherwise(adapter: Path, base: Path) -> bool:
+    """Whether an adapter brings a chat template that is not its base's."""
+    own = load_tokenizer(adapter).chat_template if (adapter / "tokenizer.json").is_file() else None
+    return own is not None and own != load_tokenizer(base).chat_template
 
 
 class _Measured:
@@ -118,12 +139,11 @@ class _Measured:
         config: EvaluateConfig,
         plain: Config,
         source: Source,
-        base: PreTrainedModel,
         model: Any,
         live: Live,
     ):
         self.config, self.plain, self.source = config, plain, source
-        self.base, self.model, self.live = base, model, live
+        self.model, self.live = model, live
         self.tokenizer = loading.tokenizer(plain, source)
 
     def of(self, version: Version, asked: Questions) -> dict[str, float]:

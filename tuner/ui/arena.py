@@ -19,7 +19,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from tuner.chats import battle as battles
 from tuner.chats import writing
 from tuner.chats.battle import Battle, Contestant
-from tuner.chats.talk import OPEN, Answer, Decoding
+from tuner.chats.talk import OPEN, Decoding
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.data.entries import Entry
@@ -266,21 +266,7 @@ def _sides(battle: Battle, names: Sequence[str] = SIDES, icon: str = "lock") -> 
         chosen = "chosen" if battle.said == side else "sealed"
         with place, st.container(key=f"bubble-{chosen}-{side}", gap="xsmall"):
             st.caption(f":material/{icon}: {safe(name)}")
-            _answer(answer)
-
-
-def _answer(answer: Answer) -> None:
-    """What an answer says, and nothing of what it took."""
-    if answer.thought:
-        with st.expander("Thoughts", icon=":material/psychology:", type="compact"):
-            st.text(answer.thought)
-    if answer.said:
-        st.text(answer.said)
-    for called, arguments in answer.calls:
-        st.caption(f":material/build: calls **{safe(called)}**")
-        st.code(arguments, language="json", wrap_lines=True)
-    if answer.empty and answer.state == "done":
-        st.caption("It said nothing.")
+            talk_view.words(answer)
 
 
 def _vote(battle: Battle) -> None:

@@ -158,9 +158,14 @@ def written(answer: Answer, name: str) -> None:
     """An answer as far as it is written: its thoughts folded above, tool calls and its end below."""
     sum = f" · {safe(answer.checksum)}" if answer.checksum else ""
     st.caption(f":material/smart_toy: {safe(name)}{sum}")
+    words(answer, "Thoughts" if answer.said or answer.state not in OPEN else "Thinking")
+    _end(answer)
+
+
+def words(answer: Answer, folded: str = "Thoughts") -> None:
+    """What an answer says, and nothing of who said it or what it took."""
     if answer.thought:
-        said = "Thoughts" if answer.said or answer.state not in OPEN else "Thinking"
-        with st.expander(said, icon=":material/psychology:", type="compact"):
+        with st.expander(folded, icon=":material/psychology:", type="compact"):
             st.text(answer.thought)
     if answer.said:
         st.text(answer.said)
@@ -169,7 +174,6 @@ def written(answer: Answer, name: str) -> None:
         st.code(arguments, language="json", wrap_lines=True)
     if answer.empty and answer.state == "done":
         st.caption("It said nothing.")
-    _end(answer)
 
 
 def _end(answer: Answer) -> None:
