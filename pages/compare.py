@@ -54,7 +54,7 @@ else:
 
 answers.compared(names)
 with suppress(TrackerError):
-    evaluation.compared(names)
+    evaluation.compared(names, baseline)
 
 st.subheader("What they took", anchor=False)
 st.dataframe(tables.costs(rows, names), hide_index=True)

@@ -25,6 +25,7 @@ from tuner.config.config import load
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError
+from tuner.evaluate.benchmarks import _plain
 from tuner.evaluate.evaluate import _versions, evaluate
 from tuner.evaluate.judge import Judge
 from tuner.evaluate.likelihood import log_likelihoods, perplexity
@@ -186,6 +187,13 @@ def test_a_version_that_was_taught_in_other_words_is_told(studio: Path) -> None:
     assert any("taught in a chat template of its own" in note for note in run.status().notes)
     run, _ = measured(config_of(versions="adapter", max_samples=1, perplexity=False), "alike")
     assert run.status().notes == []
+
+
+def test_metrics_behind_a_filter_are_kept() -> None:
+    found = _plain(
+        {"gsm8k": {"exact_match,strict-match": 0.5, "acc,none": 1, "acc_stderr,none": 0.1, "alias": "x"}}
+    )
+    assert found == {"gsm8k/exact_match-strict-match": 0.5, "gsm8k/acc": 1.0}
 
 
 def test_answers_to_other_questions_are_not_taken_over(tmp_path: Path) -> None:

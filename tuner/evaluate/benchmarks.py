@@ -43,11 +43,12 @@ def benchmarks(model: Any, tokenizer: Any, config: EvaluateConfig) -> dict[str, 
 
 
 def _plain(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """lm-eval names them `metric,filter`; a filter other than none is part of the name."""
     return {
-        f"{task}/{metric.split(',')[0]}": float(value)
+        f"{task}/{metric.removesuffix(',none').replace(',', '-')}": float(value)
         for task, metrics in results.items()
         for metric, value in metrics.items()
-        if isinstance(value, int | float) and "stderr" not in metric and metric.endswith(",none")
+        if isinstance(value, int | float) and "," in metric and "stderr" not in metric
     }
 
 

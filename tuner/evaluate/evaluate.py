@@ -35,6 +35,7 @@ from tuner.jobs.live import Live, Outcome, StoppedError
 from tuner.models import loading
 from tuner.models.adapter_loading import adapter_folder
 from tuner.models.loading import Source
+from tuner.plan.facts import place
 from tuner.runs.files import replace_text
 from tuner.text.message import message
 from tuner.tracking.adapters import named_version
@@ -68,12 +69,12 @@ def evaluate(config: EvaluateConfig, live: Live) -> Outcome:
     with live.phase("loading_model"):
         adapters = _loaded(plain, source, versions, live)
     live.began(0, len(versions))
-    for place, version in enumerate(versions, start=1):
+    for number, version in enumerate(versions, start=1):
         adapters.use(NO_ADAPTER if version.label == BASE else version.label)
         measured = _Measured(config, plain, source, adapters.model, live)
         version.metrics = measured.of(version, asked)
-        live.measured(place, {f"{name}/{version.folder}": v for name, v in version.metrics.items()})
-        live.stepped(place, len(versions))
+        live.measured(number, {f"{name}/{version.folder}": v for name, v in version.metrics.items()})
+        live.stepped(number, len(versions))
     return Outcome(files=_written(config, versions, asked, live.output))
 
 
@@ -88,9 +89,10 @@ def _versions(labels: Sequence[str]) -> list[Version]:
 
 
 def _version(label: str) -> Version:
+    """A contestant by its word; a folder of that name comes before a version, as everywhere."""
     row = None
     try:
-        row = named_version(label) if label != BASE else None
+        row = None if label == BASE or place(label).is_dir() else named_version(label)
     except (ValueError, TrackerError) as error:
         raise ConfigError([Problem("versions", str(error))]) from error
     if row is None:
@@ -118,7 +120,10 @@ def _loaded(plain: Config, source: Source, versions: Sequence[Version], live: Li
     adapters = Adapters(model.eval())
     for version in versions:
         if version.label != BASE:
-            folder = adapter_folder(plain, version.label)
+            # The version that was found above, whatever its alias means by now.
+            folder = adapter_folder(
+                plain, f"{version.name}/{version.version}" if version.name else version.label
+            )
             adapters.know(version.label, folder)
             if not plain.template and _speaks_otherwise(folder, source.folder):
                 live.note(message("note.other_template", label=version.label))
@@ -150,6 +155,7 @@ class _Measured:
         """The metrics of a version."""
         found = self._of_answers(version, asked.asked) if asked.asked else {}
         if self.config.tasks:
+            self._unless_stopped()
             with self.live.phase("evaluating"):
                 found |= benchmarks(self.model, self.tokenizer, self.config)
         return {name: value for name, value in found.items() if math.isfinite(value)}
@@ -165,9 +171,11 @@ class _Measured:
         with self.live.phase("evaluating"):
             found = _scores(asked, said)
             if self.config.perplexity:
-                found["perplexity"] = perplexity(log_likelihoods(self.model, asked, self.plain.cutoff_len))
+                found["perplexity"] = perplexity(
+                    log_likelihoods(self.model, asked, self.plain.cutoff_len, self._unless_stopped)
+                )
             if self.config.judge_url:
-                found["judge"] = Judge(self.config).mean(asked, said, self.live)
+                found["judge"] = Judge(self.config).mean(asked, said, self._unless_stopped)
         return found | ({"answers_per_second": fresh / seconds} if fresh == len(asked) else {})
 
     def _answer(self, kept: Predictions, asked: Sequence[Question]) -> None:
@@ -179,8 +187,7 @@ class _Measured:
             total = len(asked)
             done = total - len(kept.missing)
             self.live.progress(done / total, message("doing.answers", done=done, total=total))
-            if self.live.wanted():
-                raise StoppedError
+            self._unless_stopped()
 
         answers(
             self.model,
@@ -191,6 +198,11 @@ class _Measured:
             tokenizer.pad_token_id or 0,
             self.config.per_device_eval_batch_size,
         )
+
+    def _unless_stopped(self) -> None:
+        """End here if somebody asked for it: all answers so far are kept. Raises StoppedError."""
+        if self.live.wanted():
+            raise StoppedError
 
     def _template(self) -> Any:
         return template_of(self.plain, load_tokenizer(self.source.folder))
@@ -230,6 +242,7 @@ def _written(
     told = {
         "model": config.model_name_or_path,
         "dataset": list(config.dataset),
+        "tasks": list(config.tasks),
         "rows": len(asked.asked),
         "left_out": dict(asked.left_out),
         "versions": [asdict(version) for version in versions],

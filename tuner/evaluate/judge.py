@@ -7,14 +7,12 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.knobs import ConfigError, Problem
 from tuner.evaluate.questions import Question
-from tuner.jobs.live import Live
 from tuner.redact import redact
-from tuner.text.message import message
 
 KEY = "JUDGE_API_KEY"
 ASKED = (
@@ -33,13 +31,15 @@ class Judge:
         self.url = str(config.judge_url).rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.model = config.judge_model or "default"
 
-    def mean(self, asked: Sequence[Question], said: Sequence[str], live: Live) -> float:
-        """The mean mark of the answers, 1 to 10. Raises ConfigError where the judge gives none."""
+    def mean(self, asked: Sequence[Question], said: Sequence[str], check: Callable[[], None]) -> float:
+        """The mean mark of the answers, 1 to 10. `check` is called before each and may raise.
+
+        Raises ConfigError where the judge gives none.
+        """
         marks: list[int] = []
         for one, answer in zip(asked, said, strict=True):
+            check()
             marks.append(self.mark(one, answer))
-            done, total = len(marks), len(asked)
-            live.progress(done / total, message("doing.answers", done=done, total=total))
         return sum(marks) / len(marks)
 
     def mark(self, one: Question, said: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
 
 def log_likelihoods(
-    model: PreTrainedModel, asked: Sequence[Question], cutoff: int
+    model: PreTrainedModel, asked: Sequence[Question], cutoff: int, check: Callable[[], None] = lambda: None
 ) -> list[tuple[float, int]]:
     """For each question the sum of the natural logarithms of its expected answer's tokens, and how many they are.
 
-    An answer is counted up to `cutoff` tokens of prompt and answer together.
+    An answer is counted up to `cutoff` tokens of prompt and answer together. `check` is called before each and may raise.
     """
+    found = []
     with undisturbed(model):
-        return [_of(model, one, cutoff) for one in asked]
+        for one in asked:
+            check()
+            found.append(_of(model, one, cutoff))
+    return found
 
 
 def _of(model: PreTrainedModel, one: Question, cutoff: int) -> tuple[float, int]:

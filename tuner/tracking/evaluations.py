@@ -63,13 +63,15 @@ def _told(found: Mapping[str, Any], run: Run) -> Iterator[tuple[str, str, str]]:
                 "rows": found.get("rows", 0),
                 "at": run.status().ended,
             }
-            text = json.dumps(told | {"metrics": one["metrics"], "base": base})
-            if len(text) <= LONGEST_TAG:
-                yield one["name"], str(one["version"]), text
+            told |= {"metrics": one["metrics"], "base": base}
+            while len(text := json.dumps(told)) > LONGEST_TAG:  # the run has all of them
+                told["metrics"] = dict(list(told["metrics"].items())[:-1])
+                told["base"] = {name: value for name, value in base.items() if name in told["metrics"]}
+            yield one["name"], str(one["version"]), text
 
 
 def _dataset(found: Mapping[str, Any]) -> str:
-    return ",".join(found.get("dataset") or ["benchmarks"])[:200]
+    return ",".join([*found.get("dataset", ()), *found.get("tasks", ())])[:200]
 
 
 def _exists(client: MlflowClient, name: str, version: str) -> bool:

@@ -16,7 +16,7 @@ from tuner.tracking.rows import Page
 from tuner.tracking.votes import BASE
 from tuner.ui import draft, evaluation, exporting, lineage, picking, scoreboard, state, theme, writes
 from tuner.ui.picking import Column
-from tuner.ui.words import NONE, ago, count, date, listed, place, safe, size
+from tuner.ui.words import NONE, ago, count, date, listed, place, safe, safe_lines, size
 
 _STATES = {
     "ok": ("Files in place", "green", ":material/verified:"),
@@ -147,10 +147,14 @@ def _card_text(row: AdapterRow) -> None:
     key = f"{row.name}-{row.version}"
     with st.expander("Model card", icon=":material/description:", expanded=bool(row.note)):
         if row.note:
-            st.markdown(safe(row.note).replace("\n", "  \n"))
+            st.markdown(safe_lines(row.note))
         with st.popover("Edit", icon=":material/edit:", type="tertiary"):
             text = st.text_area(
-                "What it is for, and what to mind", row.note, key=f"note-{key}-{hash(row.note)}", height=180
+                "What it is for, and what to mind",
+                row.note,
+                key=f"note-{key}-{hash(row.note)}",
+                height=180,
+                max_chars=5000,
             )
             if st.button("Save", key=f"save-{key}", type="primary", **writes.locked()):
                 _said(lambda: writes.set_card(row.name, row.version, str(text or "")), "The card is saved.")

@@ -18,7 +18,7 @@ from tuner.runs.run import Run
 from tuner.tracking.adapter_rows import list_adapters
 from tuner.tracking.evaluations import Measured, results
 from tuner.ui import chat, theme
-from tuner.ui.words import NONE, count, number, safe
+from tuner.ui.words import NONE, count, number, safe, safe_lines
 
 FILE = "generated_predictions.jsonl"
 A_PAGE = 8
@@ -144,9 +144,9 @@ def of_version(measured: Sequence[Measured]) -> None:
         st.dataframe(rows, hide_index=True)
 
 
-def compared(names: Mapping[str, str]) -> None:
-    """What the adapters of several runs scored, a table a data set that two of them were measured on; `names` goes by
-    run id. Nothing where there is none. Raises TrackerError."""
+def compared(names: Mapping[str, str], baseline: str) -> None:
+    """What the adapters of several runs scored, a table a data set that two of them were measured on, held against the
+    run `baseline`; `names` goes by run id. Nothing where there is none. Raises TrackerError."""
     scored = {
         row.run_id: row.evaluations for row in list_adapters() if row.run_id in names and row.evaluations
     }
@@ -170,6 +170,8 @@ def _of_dataset(
 
 
 def _left_out(found: Mapping[str, Any]) -> None:
+    if not found.get("dataset"):
+        return
     asked = f"{count(int(found.get('rows') or 0), 'question')} of {', '.join(found.get('dataset') or ())}"
     said = [
         f"{count(number)} left out ({reason})" for reason, number in (found.get("left_out") or {}).items()
@@ -275,7 +277,7 @@ def marked(text: str, other: str) -> str:
     for what, start, end, _, _ in SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
         piece = "".join(mine[start:end])
         plain = what == "equal" or not piece.strip()
-        parts.append(_lines(piece) if plain else _lit(piece))
+        parts.append(safe_lines(piece) if plain else _lit(piece))
     return "".join(parts)
 
 
@@ -285,9 +287,4 @@ def _lit(piece: str) -> str:
         f":primary-background[{safe(line.strip())}]" if line.strip() else "" for line in piece.splitlines()
     ]
     before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :]
-    return _lines(before) * (not lines[0]) + "  \n".join(lines).strip() + (" " if after else "")
-
-
-def _lines(text: str) -> str:
-    """Text whose line breaks stay where they are."""
-    return "  \n".join(safe(line) for line in text.split("\n"))
+    return safe_lines(before) * (not lines[0]) + "  \n".join(lines).strip() + (" " if after else "")

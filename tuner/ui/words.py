@@ -254,3 +254,8 @@ def safe(text: object) -> str:
     """Text of unknown origin inside Markdown: shown as it is, never as a heading, a link or a picture."""
     unlinked = _ADDRESS.sub(lambda found: found.group(0) + JOINER, str(text))
     return _MARKS.sub(r"\\\1", unlinked).replace("\n", " ")
+
+
+def safe_lines(text: object) -> str:
+    """The same, its line breaks kept."""
+    return "  \n".join(safe(line) for line in str(text).split("\n"))
