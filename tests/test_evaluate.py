@@ -189,6 +189,13 @@ def test_a_version_that_was_taught_in_other_words_is_told(studio: Path) -> None:
     assert run.status().notes == []
 
 
+def test_an_answer_that_is_marked_bad_is_not_expected(studio: Path) -> None:
+    run, _ = measured(config_of(dataset="labelled", versions="base", perplexity=False), "thumbs")
+    rows = json.loads((studio / "data" / "labelled.json").read_text())
+    assert [row["label"] for row in answers_in(run, "base")] == [r["output"] for r in rows if r["kto_tag"]]
+    assert results(run)["left_out"] == {"its answer is marked bad": sum(not r["kto_tag"] for r in rows)}
+
+
 def test_metrics_behind_a_filter_are_kept() -> None:
     found = _plain(
         {"gsm8k": {"exact_match,strict-match": 0.5, "acc,none": 1, "acc_stderr,none": 0.1, "alias": "x"}}

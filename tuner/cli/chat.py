@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 IDLE = 10.0
 """Minutes after which the model of a terminal that was killed is unloaded."""
 CLEAR, EXIT = "clear", "exit"
-OF_EACH_REQUEST = frozenset({"adapter_name_or_path", "default_system", "seed", "cutoff_len"})
-"""Knobs that a server need not share with who asks it; with those of decoding."""
+OF_EACH_REQUEST = frozenset(
+    {
+        "adapter_name_or_path",
+        "seed",
+        "do_sample",
+        "temperature",
+        "top_p",
+        "top_k",
+        "max_new_tokens",
+        "repetition_penalty",
+    }
+)
+"""Knobs that a server need not share with who asks it: each question says them."""
 
 
 def chat(words: list[str]) -> int:
@@ -36,6 +47,9 @@ def chat(words: list[str]) -> int:
     config, silent = read_words(ServeConfig, words)
     if config.model_name_or_path is None:
         raise ConfigError([Problem("model_name_or_path", "--model_name_or_path is missing; name a model.")])
+    if len(config.adapter_name_or_path) > 1:
+        said = "--adapter_name_or_path names several adapters, and one can answer; name one, or merge them with `tuner export`."
+        raise ConfigError([Problem("adapter_name_or_path", said)])
     if silent:
         print(f"tuner: --{', --'.join(silent)} says nothing about a chat and is left out.", file=sys.stderr)
     samples.lay_out_for(config.model_name_or_path)
@@ -73,7 +87,7 @@ def _served(config: ServeConfig) -> Iterator[tuple[Endpoint, str]]:
     from tuner.jobs.submit import submit
 
     adapters = config.adapter_name_or_path
-    run = next((run for run in serving.living() if len(adapters) < 2 and _loaded_alike(run, config)), None)
+    run = next((run for run in serving.living() if _loaded_alike(run, config)), None)
     if run is not None:
         yield _listening(run), adapters[0] if adapters else "base"
         return
@@ -91,13 +105,21 @@ def _given(config: ServeConfig) -> dict[str, Any]:
 
 def _loaded_alike(run: Run, config: ServeConfig) -> bool:
     """Whether a serve run holds the model that a config means, loaded and prompted as it says."""
-    from tuner.config.inference import Answering, InferenceConfig
+    from tuner.config.inference import InferenceConfig
     from tuner.jobs import serving
+    from tuner.plan.facts import place
+    from tuner.tracking.adapters import VERSION
 
     given, wanted = run.values(), config.plain()
+    known = given.get("adapter_name_or_path") or ()
+    if not all(
+        name in known or VERSION.fullmatch(name) or place(name).is_dir()
+        for name in config.adapter_name_or_path
+    ):
+        return False  # one on the hub is only known to a server that began with it
     if not serving.same_base(str(given.get("model_name_or_path")), str(config.model_name_or_path)):
         return False
-    shared = knobs_of(InferenceConfig).keys() - knobs_of(Answering).keys() - OF_EACH_REQUEST
+    shared = knobs_of(InferenceConfig).keys() - OF_EACH_REQUEST
     return all(given.get(name) == wanted.get(name) for name in shared - {"model_name_or_path"})
 
 
@@ -129,7 +151,8 @@ def _listening(run: Run) -> Endpoint:
 
 def _question(config: ServeConfig, model: str) -> dict[str, Any]:
     """The body of every question but for its messages."""
-    return {
+    chosen = {"seed": config.seed} if "seed" in config.model_fields_set else {}
+    return chosen | {
         "model": model,
         "temperature": config.temperature if config.do_sample else 0.0,
         "top_p": config.top_p,
@@ -141,6 +164,8 @@ def _question(config: ServeConfig, model: str) -> dict[str, Any]:
 
 def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
     """Read, ask, print, until `exit` or the input's end; 1 where the last answer failed."""
+    from tuner.chats.talk import Answer
+
     begun: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     messages, code = list(begun), OK
     print(f"`{CLEAR}` begins anew, `{EXIT}` ends.", flush=True)
@@ -155,7 +180,8 @@ def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
         said = _answered(place, {**question, "messages": messages})
         code = OK if said is not None else FAILED
         if said:
-            messages.append({"role": "assistant", "content": said})
+            # Without its thoughts, as chat templates want it and as the page does.
+            messages.append({"role": "assistant", "content": Answer("", text=said).said})
         else:
             messages.pop()
     return code

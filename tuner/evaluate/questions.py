@@ -20,6 +20,7 @@ from tuner.data.tokens import Tokenizer
 from tuner.text.message import Message, message
 
 TOO_LONG = "prompt too long"
+BAD = "its answer is marked bad"
 Progress = Callable[[float, Message], None]
 
 
@@ -84,6 +85,8 @@ def _question(row: Row, record: Any, encoder: Encoder) -> Question | str:
     messages, reply = _split(row)
     if not messages or reply is None:
         return "no answer"
+    if row.get("label") is False:
+        return BAD  # what a model should not say is nothing to expect of it
     try:
         one = encoder.template.answers(messages, [reply], row.get("tools", ()))[0]
     except RefusedError as refused:
