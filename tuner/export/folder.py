@@ -35,6 +35,7 @@ def filled(target: Path) -> Iterator[Path]:
             _exchange(fresh, target, old)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+    target.with_name(f".{target.name}.lock").unlink(missing_ok=True)
 
 
 def _exchange(fresh: Path, target: Path, old: Path) -> None:
