@@ -45,15 +45,19 @@ GPU_CASES: dict[str, dict[str, Any]] = {
                    "options": NO_CHECKPOINTING},
     "full64-trl-packed": {"engine": "trl_sft", "batch": (4, 2), "first": 2, "last": 8, "load": "full",
                           "options": {**NO_CHECKPOINTING, "packing": True}},
-    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 4, "last": 14, "load": "full"},
+    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 4, "last": 14, "load": "full", "profile": True},
     "rm8-trl": {"engine": "trl_rm", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},
     "rm8-packed": {"engine": "packed_rm", "batch": (8, 1), "first": 80, "last": 140, "profile": True},
+    "kto8-trl": {"engine": "trl_kto", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},
+    "kto8-packed": {"engine": "packed_kto", "batch": (8, 1), "first": 80, "last": 140},
 }  # fmt: skip
 CPU_CASES: dict[str, dict[str, Any]] = {
     "sft8-trl": {"engine": "trl_sft", "batch": (2, 4), "first": 1, "last": 4, "options": NO_CHECKPOINTING},
     "sft8-packed": {"engine": "packed", "batch": (2, 4), "first": 2, "last": 12},
     "rm8-trl": {"engine": "trl_rm", "batch": (2, 4), "first": 1, "last": 4, "options": NO_CHECKPOINTING},
     "rm8-packed": {"engine": "packed_rm", "batch": (2, 4), "first": 2, "last": 12},
+    "kto8-trl": {"engine": "trl_kto", "batch": (4, 2), "first": 1, "last": 4, "options": NO_CHECKPOINTING},
+    "kto8-packed": {"engine": "packed_kto", "batch": (4, 2), "first": 2, "last": 12},
 }
 
 
@@ -127,6 +131,7 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     cases = {
         "before": before, "trl_sft": trl_sft, "trl_rm": trl_rm, "packed": packed, "packed_rm": packed_rm,
+        "trl_kto": trl_kto, "packed_kto": packed_kto,
     }  # fmt: skip
     trainer, mean = cases[spec["engine"]](spec, common, clock)
     span = clock.times[clock.last] - clock.times[clock.first]
@@ -299,6 +304,51 @@ def packed_rm(spec: dict[str, Any], common: dict[str, Any], clock: Clock) -> tup
 
 def _reward(objective: Any, device: Any) -> Any:
     return objective(1)
+
+
+def _marked(spec: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
+    """The better and the worse answer of the pairs in turn, marked so, each with a mismatched answer."""
+    from tuner.config.config import make
+    from tuner.engine.kto_negatives import mismatched
+
+    rows, tokenizer = preference.pairs(spec["model"], spec["rows"])
+    marked = [
+        {"prompt_ids": r["prompt_ids"], "completion_ids": r["rejected_ids" if i % 2 else "chosen_ids"],
+         "label": i % 2 == 0}
+        for i, r in enumerate(rows)
+    ]  # fmt: skip
+    config = make({"model_name_or_path": spec["folder"], "stage": "kto", "dataset": "x", "do_train": True})
+    return mismatched(marked, config, spec["batch"][0]), tokenizer
+
+
+def trl_kto(spec: dict[str, Any], common: dict[str, Any], clock: Clock) -> tuple[Any, float]:
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    class Tokenised(KTOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+    rows, tokenizer = _marked(spec)
+    trainer = Tokenised(
+        model=loaded(spec),
+        args=KTOConfig(max_length=2048, remove_unused_columns=False, **common, **spec.get("options", {})),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=preference.lora(),
+        callbacks=[clock.callback],
+    )
+    trainer.train()
+    return trainer, _mean(rows)
+
+
+def packed_kto(spec: dict[str, Any], common: dict[str, Any], clock: Clock) -> tuple[Any, float]:
+    from tuner.engine.losses import LossSettings
+    from tuner.engine.packed.objective import PreferenceObjective
+
+    rows, _ = _marked(spec)
+    made = partial(PreferenceObjective, LossSettings(pref_loss="kto"))
+    return _packed(loaded(spec), preference.lora(), spec, common, clock, rows, made)
 
 
 def main() -> None:
