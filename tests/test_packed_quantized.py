@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal
-from tuner.engine.packed.quantized import LINEARS, plain_weight, quantized
 from tuner.engine.packed.trainer import PackedTrainer
+from tuner.models.quantized import LINEARS, plain_weight, quantized
 
 pytest.importorskip("bitsandbytes")
 BITS = {

@@ -23,11 +23,11 @@ from tuner.config.kinds import KINDS, ONLY_TRL, STAGES
 from tuner.config.knobs import ConfigError
 from tuner.engine import trainer as engine_trainer
 from tuner.engine.losses import PAIR_LOSSES
-from tuner.engine.packed.layers import LAYER_CLASSES
 from tuner.engine.packed.memory import rows_with
 from tuner.engine.packed.trainer import PackedTrainer
 from tuner.jobs import planning, slots
 from tuner.jobs.live import Outcome
+from tuner.models.llama_family import LAYER_CLASSES
 from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal, written_out
 from tuner.plan.facts import Data, Machine, Model, model_of
 from tuner.plan.memory import weights

@@ -15,6 +15,13 @@ from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.rows import BLOCK
+from tuner.models.pointwise_triton import head_norm as head_norm
+from tuner.models.pointwise_triton import head_norm_backward as head_norm_backward
+from tuner.models.pointwise_triton import rms_norm as rms_norm
+from tuner.models.pointwise_triton import rms_norm_backward as rms_norm_backward
+from tuner.models.pointwise_triton import rotate as rotate
+from tuner.models.pointwise_triton import swiglu as swiglu
+from tuner.models.pointwise_triton import swiglu_backward as swiglu_backward
 
 LOG2E = 1.4426950408889634
 
@@ -55,174 +62,6 @@ class ScaledCopies:
     def run(self) -> None:
         grid = (len(self.copies), self.blocks)
         _copy_scaled[grid](self.pointers, self.sizes, self.scales, *self.types, 2048, num_warps=8)
-
-
-@triton.jit
-def _norm_forward(x, w, out, rstd, x_stride, out_stride, eps, n, block: tl.constexpr):
-    row = tl.program_id(0)
-    cols = tl.arange(0, block)
-    ok = cols < n
-    value = tl.load(x + row * x_stride + cols, mask=ok, other=0.0).to(tl.float32)
-    r = tl.rsqrt(tl.sum(value * value, 0) / n + eps)
-    weight = tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
-    tl.store(out + row * out_stride + cols, (value * r * weight).to(out.dtype.element_ty), mask=ok)
-    tl.store(rstd + row, r)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
-    rstd = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
-    n = x.shape[1]
-    _norm_forward[(x.shape[0],)](
-        x, weight, out, rstd, x.stride(0), out.stride(0), eps, n, triton.next_power_of_2(n), num_warps=8
-    )
-    return rstd
-
-
-@triton.jit
-def _norm_backward(
-    dy, x, w, rstd, residual, dx, dy_stride, x_stride, res_stride, dx_stride, n, block: tl.constexpr
-):
-    row = tl.program_id(0)
-    cols = tl.arange(0, block)
-    ok = cols < n
-    g = tl.load(dy + row * dy_stride + cols, mask=ok, other=0.0).to(tl.float32)
-    g *= tl.load(w + cols, mask=ok, other=0.0).to(tl.float32)
-    r = tl.load(rstd + row)
-    normed = tl.load(x + row * x_stride + cols, mask=ok, other=0.0).to(tl.float32) * r
-    inner = tl.sum(g * normed, 0) / n
-    add = tl.load(residual + row * res_stride + cols, mask=ok, other=0.0).to(tl.float32)
-    tl.store(dx + row * dx_stride + cols, (add + (g - normed * inner) * r).to(dx.dtype.element_ty), mask=ok)
-
-
-def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
-    dx, n = torch.empty_like(x), x.shape[1]
-    strides = (dy.stride(0), x.stride(0), residual.stride(0), dx.stride(0))
-    _norm_backward[(x.shape[0],)](
-        dy, x, weight, rstd, residual, dx, *strides, n, triton.next_power_of_2(n), num_warps=8
-    )
-    return dx
-
-
-@triton.jit
-def _rotate(x, cos, sin, stride, heads, half: tl.constexpr, sign, block: tl.constexpr):
-    row = tl.program_id(0)
-    item = tl.program_id(1) * block + tl.arange(0, block)
-    head, i = item // half, item % half
-    ok = head < heads
-    at = x + row * stride + head * 2 * half + i
-    c = tl.load(cos + row * 2 * half + i)
-    s = tl.load(sin + row * 2 * half + i) * sign
-    a = tl.load(at, mask=ok, other=0.0).to(tl.float32)
-    b = tl.load(at + half, mask=ok, other=0.0).to(tl.float32)
-    tl.store(at, (a * c - b * s).to(x.dtype.element_ty), mask=ok)
-    tl.store(at + half, (b * c + a * s).to(x.dtype.element_ty), mask=ok)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
-    half = cos.shape[1] // 2
-    grid = (x.shape[0], triton.cdiv(heads * half, 1024))
-    _rotate[grid](x, cos, sin, x.stride(0), heads, half, -1.0 if inverse else 1.0, 1024, num_warps=4)
-
-
-HEADS = 8  # heads that one program of the head norms takes
-
-
-@triton.jit
-def _head_norm(
-    x, w, out, rstd, x_stride, out_stride, rstd_stride, eps, count, d: tl.constexpr, block: tl.constexpr,
-    heads: tl.constexpr,
-):  # fmt: skip
-    row, head = tl.program_id(0), tl.program_id(1) * heads + tl.arange(0, heads)
-    cols = tl.arange(0, block)
-    ok = (head < count)[:, None] & (cols < d)[None, :]
-    place = head[:, None] * d + cols[None, :]
-    value = tl.load(x + row * x_stride + place, mask=ok, other=0.0).to(tl.float32)
-    r = tl.rsqrt(tl.sum(value * value, 1) / d + eps)
-    weight = tl.load(w + cols, mask=cols < d, other=0.0).to(tl.float32)
-    normed = value * r[:, None] * weight[None, :]
-    tl.store(out + row * out_stride + place, normed.to(out.dtype.element_ty), mask=ok)
-    tl.store(rstd + row * rstd_stride + head, r, mask=head < count)
-
-
-def head_norm(
-    x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
-) -> Tensor:
-    rstd = torch.empty(x.shape[0], sum(heads), dtype=torch.float32, device=x.device)
-    d, done = weights[0].shape[0], 0
-    for weight, count in zip(weights, heads, strict=True):
-        _head_norm[(x.shape[0], triton.cdiv(count, HEADS))](
-            x[:, done * d :], weight, out[:, done * d :], rstd[:, done:], x.stride(0), out.stride(0),
-            rstd.stride(0), eps, count, d, triton.next_power_of_2(d), HEADS, num_warps=4,
-        )  # fmt: skip
-        done += count
-    return rstd
-
-
-@triton.jit
-def _head_norm_backward(
-    dy, x, w, rstd, dy_stride, x_stride, rstd_stride, count, d: tl.constexpr, block: tl.constexpr,
-    heads: tl.constexpr,
-):  # fmt: skip
-    row, head = tl.program_id(0), tl.program_id(1) * heads + tl.arange(0, heads)
-    cols = tl.arange(0, block)
-    ok = (head < count)[:, None] & (cols < d)[None, :]
-    place = head[:, None] * d + cols[None, :]
-    g = tl.load(dy + row * dy_stride + place, mask=ok, other=0.0).to(tl.float32)
-    g *= tl.load(w + cols, mask=cols < d, other=0.0).to(tl.float32)[None, :]
-    r = tl.load(rstd + row * rstd_stride + head, mask=head < count, other=0.0)[:, None]
-    normed = tl.load(x + row * x_stride + place, mask=ok, other=0.0).to(tl.float32) * r
-    inner = tl.sum(g * normed, 1)[:, None] / d
-    tl.store(dy + row * dy_stride + place, ((g - normed * inner) * r).to(dy.dtype.element_ty), mask=ok)
-
-
-def head_norm_backward(
-    dy: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], rstd: Tensor
-) -> None:
-    d, done = weights[0].shape[0], 0
-    for weight, count in zip(weights, heads, strict=True):
-        _head_norm_backward[(x.shape[0], triton.cdiv(count, HEADS))](
-            dy[:, done * d :], x[:, done * d :], weight, rstd[:, done:], dy.stride(0), x.stride(0),
-            rstd.stride(0), count, d, triton.next_power_of_2(d), HEADS, num_warps=4,
-        )  # fmt: skip
-        done += count
-
-
-@triton.jit
-def _swiglu(gate_up, out, stride, out_stride, n, block: tl.constexpr):
-    row = tl.program_id(0)
-    cols = tl.program_id(1) * block + tl.arange(0, block)
-    ok = cols < n
-    gate = tl.load(gate_up + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * stride + n + cols, mask=ok, other=0.0).to(tl.float32)
-    tl.store(out + row * out_stride + cols, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=ok)
-
-
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    n = out.shape[1]
-    grid = (out.shape[0], triton.cdiv(n, 2048))
-    _swiglu[grid](gate_up, out, gate_up.stride(0), out.stride(0), n, 2048, num_warps=8)
-
-
-@triton.jit
-def _swiglu_backward(gate_up, dy, out, stride, dy_stride, n, block: tl.constexpr):
-    row = tl.program_id(0)
-    cols = tl.program_id(1) * block + tl.arange(0, block)
-    ok = cols < n
-    gate = tl.load(gate_up + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * stride + n + cols, mask=ok, other=0.0).to(tl.float32)
-    g = tl.load(dy + row * dy_stride + cols, mask=ok, other=0.0).to(tl.float32)
-    sig = tl.sigmoid(gate)
-    silu = gate * sig
-    tl.store(out + row * stride + n + cols, (g * silu).to(out.dtype.element_ty), mask=ok)
-    d_gate = g * up * sig * (1 + gate - silu)
-    tl.store(out + row * stride + cols, d_gate.to(out.dtype.element_ty), mask=ok)
-
-
-def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
-    out, n = torch.empty_like(gate_up), dy.shape[1]
-    grid = (dy.shape[0], triton.cdiv(n, 2048))
-    _swiglu_backward[grid](gate_up, dy, out, gate_up.stride(0), dy.stride(0), n, 2048, num_warps=8)
-    return out
 
 
 @triton.jit

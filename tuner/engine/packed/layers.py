@@ -17,12 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.lora import GradientBuffer, LinearGroup, adapter_of, base_of
-from tuner.engine.packed.quantized import Scratch
-
-LAYER_CLASSES = frozenset(
-    {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-)
+from tuner.engine.packed.lora import GradientBuffer, LinearGroup
+from tuner.models.llama_family import adapter_of, base_of
+from tuner.models.quantized import Scratch
 
 
 @dataclass

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tuner.engine.packed.quantized import Scratch, plain_weight, quantized
+from tuner.models.llama_family import adapter_of, base_of
+from tuner.models.quantized import Scratch, plain_weight, quantized
 
 
 @dataclass
@@ -35,22 +35,6 @@ class Slot:
     columns: slice
     grad_a: Tensor
     grad_b: Tensor
-
-
-def adapter_of(module: Any) -> tuple[nn.Parameter, nn.Parameter, float] | None:
-    """The active LoRA pair (A [r, K], B [N, r]) and scale of a PEFT linear, or None for a plain linear."""
-    if not hasattr(module, "lora_A"):
-        return None
-    name = next((n for n in module.active_adapters if n in module.lora_A), None)
-    if name is None:
-        return None
-    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
-
-
-def base_of(module: Any) -> nn.Linear:
-    """The frozen linear inside a PEFT layer, or the linear itself."""
-    found: nn.Linear = module.base_layer if hasattr(module, "base_layer") else module
-    return found
 
 
 class GradientBuffer:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.layers import LAYER_CLASSES, FusedTrunk, lora_parameters
+from tuner.engine.packed.layers import FusedTrunk, lora_parameters
 from tuner.engine.packed.logps import FrozenHead, ScoreHead
-from tuner.engine.packed.lora import GradientBuffer, adapter_of, base_of
-from tuner.engine.packed.quantized import quantized
+from tuner.engine.packed.lora import GradientBuffer
+from tuner.models.llama_family import LAYER_CLASSES, adapter_of, base_of
+from tuner.models.quantized import quantized
 from tuner.plan.engine import HEAD_SIZES
 
 LOGITS_BYTES = 512 << 20

@@ -1,0 +1,27 @@
+"""Models whose decoder layers are written out: which they are, and what their linears hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+LAYER_CLASSES = frozenset(
+    {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+)
+
+
+def adapter_of(module: Any) -> tuple[nn.Parameter, nn.Parameter, float] | None:
+    """The active LoRA pair (A [r, K], B [N, r]) and scale of a PEFT linear, or None for a plain linear."""
+    if not hasattr(module, "lora_A"):
+        return None
+    name = next((n for n in module.active_adapters if n in module.lora_A), None)
+    if name is None:
+        return None
+    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
+
+
+def base_of(module: Any) -> nn.Linear:
+    """The frozen linear inside a PEFT layer, or the linear itself."""
+    found: nn.Linear = module.base_layer if hasattr(module, "base_layer") else module
+    return found

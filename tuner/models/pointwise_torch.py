@@ -1,0 +1,94 @@
+"""Norms, rotary embedding and activation in plain torch, each with its backward beside it: the CPU's path, and what the
+GPU's kernels are tested against.
+
+Same signatures as `pointwise_triton`. `T` tokens, `H` hidden, `D` head size; outputs named `out` may be strided views with
+a contiguous last dimension. Nothing here uses autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """out = x / rms(x) * weight over the last dimension; returns 1/rms, float32 [T]."""
+    wide = x.float()
+    rstd = torch.rsqrt(wide.square().mean(-1) + eps)
+    torch.mul(wide, rstd[:, None], out=out) if out.dtype == torch.float32 else out.copy_(wide * rstd[:, None])
+    out.mul_(weight)
+    return rstd
+
+
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, residual: Tensor) -> Tensor:
+    """residual + d/dx of `rms_norm`; `dy` [T, H] may be strided. The weight is frozen."""
+    g, normed = dy.float() * weight.float(), x.float() * rstd[:, None]
+    inner = (g * normed).mean(-1, keepdim=True)
+    g.sub_(normed.mul_(inner)).mul_(rstd[:, None])
+    return g.add_(residual).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
+    """Rotary embedding in place on the first `heads * D` columns of x [T, ...]; cos and sin [T, D]
+    float32."""
+    half = cos.shape[1] // 2
+    view = x[:, : heads * 2 * half].unflatten(1, (heads, 2, half))
+    c, s = cos[:, None, :half], sin[:, None, :half]
+    if inverse:
+        s = -s
+    a, b = view[:, :, 0].float(), view[:, :, 1].float()
+    first, second = a * c - b * s, b * c + a * s
+    view[:, :, 0].copy_(first)
+    view[:, :, 1].copy_(second)
+
+
+def head_norm(
+    x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
+) -> Tensor:
+    """Qwen3's norm of every query and key head: x, out [T, (hq + hk) * D], strided; returns 1/rms [T, hq +
+    hk]."""
+    stats, at = [], 0
+    for weight, count in zip(weights, heads, strict=True):
+        d = weight.shape[0]
+        wide = x[:, at : at + count * d].unflatten(1, (count, d)).float()
+        rstd = torch.rsqrt(wide.square().mean(-1) + eps)
+        out[:, at : at + count * d].unflatten(1, (count, d)).copy_(wide * rstd[..., None] * weight)
+        stats.append(rstd)
+        at += count * d
+    return torch.cat(stats, 1)
+
+
+def head_norm_backward(
+    dy: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], rstd: Tensor
+) -> None:
+    """Backward of `head_norm`, in place on dy [T, >= (hq + hk) * D]."""
+    at = done = 0
+    for weight, count in zip(weights, heads, strict=True):
+        d = weight.shape[0]
+        r = rstd[:, done : done + count, None]
+        grad = dy[:, at : at + count * d].unflatten(1, (count, d))
+        normed = x[:, at : at + count * d].unflatten(1, (count, d)).float() * r
+        g = grad.float() * weight.float()
+        grad.copy_((g - normed * (g * normed).mean(-1, keepdim=True)) * r)
+        at, done = at + count * d, done + count
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """out = silu(gate) * up; gate_up [T, 2 I], out [T, I]."""
+    gate, up = gate_up.chunk(2, 1)
+    torch.mul(F.silu(gate), up, out=out)
+
+
+def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
+    """d gate_up [T, 2 I] from dy [T, I] (strided)."""
+    gate, up = gate_up.chunk(2, 1)
+    out = torch.empty_like(gate_up)
+    d_gate, d_up = out.chunk(2, 1)
+    sig = torch.sigmoid(gate)
+    silu = sig * gate
+    torch.mul(dy, silu, out=d_up)
+    # d silu / d gate = sig * (1 + gate - silu)
+    silu.neg_().add_(gate).add_(1.0).mul_(sig).mul_(up)
+    torch.mul(silu, dy, out=d_gate)
+    return out
