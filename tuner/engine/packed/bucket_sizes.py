@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.engine.packed.rows import RowShape, Unit, bucket_shape, exact_shape, split_units
+from tuner.engine.packed.rows import RowShape, Unit, bucket_shape, deal, exact_shape, split_units
 
 Level = tuple[int, int]  # tokens, scored tokens
 EXAMPLES, DRAWS = 2048, 512  # of the data, and steps drawn from them
@@ -34,16 +34,18 @@ def drawn_sizes(
     batch: int,
     budget: int,
     keep_groups: bool,
+    ranks: int = 1,
 ) -> NDArray[np.int64]:
     """Sizes [rows, 2] (tokens, scored tokens) of the rows of steps of `batch` examples, drawn at random, always alike.
 
-    `examples` can be indexed and counted; `units_of` makes a step's units of them.
+    `examples` can be indexed and counted; `units_of` makes a step's units of them, which `ranks` processes share.
     """
     draw = np.random.default_rng(0)
     chosen = draw.choice(len(examples), min(len(examples), EXAMPLES), replace=False)
     known = [examples[int(i)] for i in chosen]
     steps = (units_of([known[i] for i in draw.integers(len(known), size=batch)]) for _ in range(DRAWS))
-    shapes = [exact_shape(row) for units in steps for row in split_units(units, budget, keep_groups)]
+    shares = (share for units in steps for share in deal(units, ranks, keep_groups) if share)
+    shapes = [exact_shape(row) for share in shares for row in split_units(share, budget, keep_groups)]
     return np.array([(shape.tokens, shape.scored) for shape in shapes], dtype=np.int64)
 
 

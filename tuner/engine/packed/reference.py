@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tuner.engine.packed.ranks import ALONE, Ranks
 from tuner.engine.packed.rows import Unit, split_units
 from tuner.runs.files import replacing
 
@@ -26,13 +27,20 @@ Scorer = Callable[[list[Unit]], NDArray[np.float32]]
 
 class ReferenceCache:
     """Content key -> summed reference log-prob; `score` computes [units * answers] values for one row of
-    units."""
+    units. Processes that share a run (`ranks`) each compute a part and know all; the first writes the file."""
 
-    def __init__(self, score: Scorer, budget: int, ld_alpha: float | None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        score: Scorer,
+        budget: int,
+        ld_alpha: float | None,
+        path: Path | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.score, self.budget, self.ld_alpha, self.path = score, budget, ld_alpha, path
-        self.values: dict[bytes, float] = {}
+        self.ranks = ranks
         self.unsaved = 0
-        self._load()
+        self.values = ranks.of_first({} if ranks.rank else self._load())
 
     def get(self, units: Sequence[Unit], ahead: Iterable[Unit] = ()) -> NDArray[np.float32]:
         """Values [units * answers] in unit order; if some are missing, those of `ahead` are computed with
@@ -49,16 +57,23 @@ class ReferenceCache:
             keys = tuple(unit.answer_keys(self.ld_alpha))
             if any(key not in self.values for key in keys):
                 missing[keys] = unit
-        names = {id(unit): keys for keys, unit in missing.items()}
-        for row in split_units(list(missing.values()), self.budget, keep_groups=False):
-            found = self.score(row)
-            flat = [key for unit in row for key in names[id(unit)]]
-            self.values.update(zip(flat, found.tolist(), strict=True))
-            self.unsaved += len(flat)
+        units, flat = list(missing.values()), [key for keys in missing for key in keys]
+        self.values.update(zip(flat, self._scored(units).tolist(), strict=True))
+        self.unsaved += len(flat)
+
+    def _scored(self, units: Sequence[Unit]) -> NDArray[np.float32]:
+        """Values [units * answers] in the order given, this process's part computed here."""
+        if not units:
+            return np.zeros(0, dtype=np.float32)
+        place = {id(unit): i for i, unit in enumerate(units)}
+        found = np.zeros((len(units), len(units[0].answers)), dtype=np.float32)
+        for row in split_units(self.ranks.share(units, False), self.budget, keep_groups=False):
+            found[[place[id(unit)] for unit in row]] = self.score(row).reshape(len(row), -1)
+        return self.ranks.add_values(found.reshape(-1))
 
     def save(self) -> None:
         """Write the values if some are new; a half-written file can never be read."""
-        if self.path is None or not self.unsaved:
+        if self.path is None or not self.unsaved or self.ranks.rank:
             return
         self.path.parent.mkdir(exist_ok=True)  # not its parents: a studio that was deleted must stay so
         keys = np.frombuffer(b"".join(self.values), dtype=np.uint8).reshape(-1, 16)
@@ -67,15 +82,16 @@ class ReferenceCache:
             np.savez(file, keys=keys, values=values)
         self.unsaved = 0
 
-    def _load(self) -> None:
+    def _load(self) -> dict[bytes, float]:
         if self.path is None or not self.path.is_file():
-            return
+            return {}
         try:
             with np.load(self.path, allow_pickle=False) as stored:
                 keys, values = stored["keys"], stored["values"]
-            self.values = {k.tobytes(): float(v) for k, v in zip(keys, values, strict=True)}
+            return {k.tobytes(): float(v) for k, v in zip(keys, values, strict=True)}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             logger.warning("The reference cache %s cannot be read and is made anew: %s", self.path, error)
+            return {}
 
 
 def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:

@@ -148,19 +148,40 @@ def _ids(values: object) -> Ints:
     return np.asarray(values, dtype=np.int32).reshape(-1)
 
 
+def _blocks(units: Sequence[Unit], keep_groups: bool) -> list[tuple[int, list[Unit]]]:
+    """(tokens, units) of what stays together: each unit, or with `keep_groups` each micro-batch; longest first."""
+    blocks: dict[int, list[Unit]] = {}
+    for i, unit in enumerate(units):
+        blocks.setdefault(unit.group if keep_groups else i, []).append(unit)
+    sized = [(sum(u.tokens for u in block), block) for block in blocks.values()]
+    return sorted(sized, key=lambda b: -b[0])
+
+
+def deal(units: Sequence[Unit], count: int, keep_groups: bool) -> list[list[Unit]]:
+    """`count` shares of about as many tokens each, in the order given: the longest block goes to the emptiest share.
+
+    With fewer blocks than shares some have none. Longest first is at most 4/3 of the best (Graham, 1969).
+    """
+    if count == 1:
+        return [list(units)]
+    shares: list[list[Unit]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for size, block in _blocks(units, keep_groups):
+        least = loads.index(min(loads))
+        shares[least] += block
+        loads[least] += size
+    place = {id(unit): i for i, unit in enumerate(units)}
+    return [sorted(share, key=lambda u: place[id(u)]) for share in shares]
+
+
 def split_units(units: Sequence[Unit], budget: int, keep_groups: bool) -> list[list[Unit]]:
     """Rows of at most `budget` tokens, as few and as even as a greedy pass makes them.
 
     A unit (or, with `keep_groups`, a micro-batch) longer than the budget gets a row of its own.
     """
-    blocks: dict[int, list[Unit]] = {}
-    for i, unit in enumerate(units):
-        blocks.setdefault(unit.group if keep_groups else i, []).append(unit)
-    sized = sorted(blocks.values(), key=lambda b: -sum(u.tokens for u in b))
     rows: list[list[Unit]] = []
     loads: list[int] = []
-    for block in sized:
-        size = sum(u.tokens for u in block)
+    for size, block in _blocks(units, keep_groups):
         fits = [i for i, load in enumerate(loads) if load + size <= budget]
         if fits:
             i = min(fits, key=lambda j: loads[j])

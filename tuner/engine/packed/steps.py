@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.graphs import RowGraphs
 from tuner.engine.packed.objective import Objective, answer_sums, loss_and_grad
 from tuner.engine.packed.policy import Policy
+from tuner.engine.packed.ranks import ALONE, Ranks
 from tuner.engine.packed.rows import Row, Unit, exact_shape, pack_row, split_units
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 @dataclass
 class StepResult:
     """Device scalars and vector of one step: loss, metric sums (see `objective.finish_metrics`), tokens
-    computed."""
+    computed; all of them the whole step's, whoever computed it."""
 
     loss: Tensor
     metrics: Tensor
@@ -35,46 +35,61 @@ class StepResult:
 class StepRunner:
     """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can.
 
-    `levels` are the sizes that the rows of training are padded to.
+    `levels` are the sizes that the rows of training are padded to, `ranks` the processes that share a step.
     """
 
     def __init__(
-        self, policy: Policy, objective: Objective, device: torch.device, budget: int, graphs: bool
+        self,
+        policy: Policy,
+        objective: Objective,
+        device: torch.device,
+        budget: int,
+        graphs: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.levels: Sequence[Level] = ()
+        self.ranks = ranks
         self.policy, self.objective, self.device, self.budget = policy, objective, device, budget
         self.capacity = 1
         self.bucketed = graphs and policy.capturable
         self.graphs = RowGraphs(self._train_row, device, enabled=self.bucketed)
 
     def train(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> StepResult:
-        """Gradients of the units' mean loss into the policy's buffer, which is cleared first."""
+        """Gradients of the units' mean loss into the policy's buffer, which is cleared first.
+
+        Running out of memory is raised before other processes are asked anything: the step may be tried again.
+        """
         self.policy.gradients.flat.zero_()
         self.policy.refresh()
-        loss: Any = None
-        metrics: Any = None
-        tokens = 0
+        loss, metrics = self._nothing()
         for row in self._rows(units, references, self.levels):
-            row_loss, row_metrics = self.graphs(row)
             # a replay overwrites its outputs, so sums are taken out of the graph's memory
-            loss = row_loss.clone() if loss is None else loss + row_loss
-            metrics = row_metrics.clone() if metrics is None else metrics + row_metrics
-            tokens += row.tokens
-        return StepResult(loss, metrics, tokens)
+            row_loss, row_metrics = self.graphs(row)
+            loss, metrics = loss + row_loss, metrics + row_metrics
+        return StepResult(loss, metrics, sum(unit.tokens for unit in units))
+
+    def add_up(self, result: StepResult) -> None:
+        """The gradients and the result of this process's share become those of the whole step."""
+        self.ranks.add(self.policy.gradients.flat, result.loss, result.metrics)
 
     @torch.no_grad()
     def evaluate(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> StepResult:
-        """The same without gradients."""
+        """The same without gradients, added up."""
         self.policy.refresh()
-        loss: Any = 0.0
-        metrics: Any = 0.0
-        tokens = 0
+        loss, metrics = self._nothing()
         for row in self._rows(units, references):
             device_row = DeviceRow(row, self.device)
             scores, _ = self.policy.forward(device_row, keep=False, measure=self.objective.measures)
             row_loss, row_metrics = self.objective(scores, device_row, train=False)
-            loss, metrics, tokens = loss + row_loss, metrics + row_metrics, tokens + row.tokens
-        return StepResult(loss, metrics, tokens)
+            loss, metrics = loss + row_loss, metrics + row_metrics
+        self.ranks.add(loss, metrics)
+        return StepResult(loss, metrics, sum(unit.tokens for unit in units))
+
+    def _nothing(self) -> tuple[Tensor, Tensor]:
+        """Loss and metric sums of no rows."""
+        names = self.objective.metric_names
+        zeros = torch.zeros(1 + len(names), device=self.device)
+        return zeros[0], zeros[1:]
 
     @torch.no_grad()
     def score(self, units: list[Unit]) -> NDArray[np.float32]:
@@ -99,7 +114,8 @@ class StepRunner:
     ) -> list[Row]:
         place = {id(unit): i for i, unit in enumerate(units)}
         rows = []
-        for part in split_units(units, self.budget, self.objective.keep_groups):
+        own = self.ranks.share(units, self.objective.keep_groups)
+        for part in split_units(own, self.budget, self.objective.keep_groups):
             part.sort(key=lambda u: place[id(u)])
             if self.bucketed:
                 self.capacity = max(self.capacity, len(units))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,8 +14,6 @@ from tuner.text.message import Message, message
 
 def unsupported(model: Any) -> Message:
     """Why the packed engine does not take this model with its adapter; empty where it does."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return message("engine.processes")
     adapters = getattr(model, "peft_config", {})
     refused = [why for peft in adapters.values() if (why := adapter_refusal(peft.to_dict()))]
     inner = causal_lm(model)

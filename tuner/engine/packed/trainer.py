@@ -2,7 +2,7 @@
 
 Schedulers, optimizers, clipping, checkpoints, resuming, callbacks and the evaluation loop are the
 Trainer's. What is ours: one dataloader batch is a whole optimizer step, and `training_step` runs it as
-packed rows.
+packed rows, of which each process takes its share.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, 
 from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
 from tuner.engine.packed.policy import FusedPolicy, Policy, fused_refusal
+from tuner.engine.packed.ranks import Ranks, every_batch
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
@@ -89,8 +90,8 @@ class BaselineKeeper(TrainerCallback, ExportableState):
 class PackedTrainer(Trainer):
     """Training on pre-tokenised rows by any objective of `objective.py`, which `objective` makes on the run's device.
 
-    `per_device_train_batch_size * gradient_accumulation_steps` rows make one optimizer step, as elsewhere, and the
-    gradient is that of the padded micro-batches. The reference is the model with its adapters off. Several texts in a
+    `per_device_train_batch_size * gradient_accumulation_steps` rows of every process make one optimizer step, as
+    elsewhere, and the gradient is that of the padded micro-batches. The reference is the model with its adapters off. Several texts in a
     row count for `accuracy` each by itself; it is measured where `each_text` asks for it.
     """
 
@@ -108,9 +109,10 @@ class PackedTrainer(Trainer):
     ) -> None:
         self._objective, self.engine, self.each_text = objective, engine or EngineSettings(), each_text
         self.micro_batch, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
+        self.ranks = Ranks.here()
         super().__init__(
             model=model,
-            args=step_arguments(args),
+            args=step_arguments(args, self.ranks.count),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=self.collate,
@@ -141,9 +143,17 @@ class PackedTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Clipping on the one gradient buffer: accelerate would walk through every module of the model
-        first."""
+        first. Processes share steps here, and not by accelerate's wrapper of the model and its shares of the rows."""
         super().create_accelerator_and_postprocess()
         self.accelerator.clip_grad_norm_ = self.clip_gradients
+        if self.ranks.count > 1:
+            self.accelerator.prepare_model = _as_it_is
+            self.accelerator.prepare_data_loader = every_batch(self.accelerator)
+            self.accelerator.gather = _as_it_is  # each process has the loss of the whole batch
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """A batch is a whole step of all processes."""
+        return int(self._train_batch_size)
 
     def clip_gradients(self, parameters: Any, max_norm: float, norm_type: float = 2) -> Tensor:
         """Global L2 clipping of the LoRA gradients; returns the norm before, on the device."""
@@ -176,6 +186,7 @@ class PackedTrainer(Trainer):
         if result is None:
             logger.warning("Out of memory: trying this step again with %s.", runner.save_memory())
             result = runner.train(units, references)
+        runner.add_up(result)
         runner.policy.gradients.publish()
         self.state.num_input_tokens_seen += result.tokens
         self._count("train", result)
@@ -209,9 +220,9 @@ class PackedTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
-        """Arithmetic of the step: forward and input gradients of the frozen weights."""
+        """Arithmetic of this process's share of the step: forward and input gradients of the frozen weights."""
         tokens = sum(len(v) for row in inputs["batch"].rows for k, v in row.items() if k.endswith("_ids"))
-        return 4.0 * self._weights * tokens
+        return 4.0 * self._weights * tokens / self.ranks.count
 
     def prepare(self) -> StepRunner:
         """The runner, made at first use: after a checkpoint was loaded and the model was moved."""
@@ -221,11 +232,15 @@ class PackedTrainer(Trainer):
         self._weights = sum(p.numel() for p in self.model.parameters())
         rows = rows_on(self.model, device, self.engine)
         policy = self._policy(rows)
+        self.ranks.copy_first([p.data for p in policy.gradients.parameters])
+        policy.refresh()
         objective = self._objective(device)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, BaselineKeeper) and objective.baseline is not None:
                 callback.attach(objective.baseline)
-        self.runner = StepRunner(policy, objective, device, rows.token_budget, self.engine.cuda_graphs)
+        self.runner = StepRunner(
+            policy, objective, device, rows.token_budget, self.engine.cuda_graphs, self.ranks
+        )
         if self.runner.bucketed and self._countable:
             self.runner.levels = self._levels(self.runner)
         if objective.needs_reference:
@@ -246,7 +261,14 @@ class PackedTrainer(Trainer):
             drop_last=self.drop_last,
         )
         units_of = partial(self._units, micro_batch=self.micro_batch)
-        drawn = drawn_sizes(self.train_dataset, units_of, a_step, runner.budget, runner.objective.keep_groups)
+        drawn = drawn_sizes(
+            self.train_dataset,
+            units_of,
+            a_step,
+            runner.budget,
+            runner.objective.keep_groups,
+            self.ranks.count,
+        )
         return choose_levels(drawn, level_count(steps))
 
     def in_use(self) -> tuple[int, int]:
@@ -268,7 +290,7 @@ class PackedTrainer(Trainer):
         if self.engine.reference_cache is not None:
             dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
             path = self.engine.reference_cache / f"{weights_fingerprint(self.model, dtype)}.npz"
-        return ReferenceCache(self._score, rows.reference_budget, ld_alpha, path)
+        return ReferenceCache(self._score, rows.reference_budget, ld_alpha, path, self.ranks)
 
     def _score(self, units: list[Unit]) -> np.ndarray:
         return self.prepare().score(units)
@@ -307,11 +329,15 @@ def began_packed(checkpoint: Path) -> bool:
     return BaselineKeeper.__name__ in state.get("stateful_callbacks", {})
 
 
-def step_arguments(args: TrainingArguments) -> TrainingArguments:
+def _as_it_is(given: Any, *_: Any, **__: Any) -> Any:
+    return given
+
+
+def step_arguments(args: TrainingArguments, processes: int = 1) -> TrainingArguments:
     """The arguments under which the Trainer sees a whole optimizer step as one batch, and never waits for
     it."""
     args = copy.copy(args)
-    args.per_device_train_batch_size *= args.gradient_accumulation_steps
+    args.per_device_train_batch_size *= args.gradient_accumulation_steps * processes
     args.gradient_accumulation_steps = 1
     args.gradient_checkpointing = False
     args.remove_unused_columns = False
