@@ -91,9 +91,21 @@ def main(words: Sequence[str] | None = None) -> None:
     options_of.add_argument("--new", type=int, default=48)
     options_of.add_argument("--times", type=int, default=3)
     options_of.add_argument("--dtype", default="float32")
-    options_of.add_argument("--device", default="cpu")
+    options_of.add_argument("--device", default=None)
     options_of.add_argument("--threads", type=int, default=1)
+    options_of.add_argument(
+        "--gpu", action="store_true", help="one model of random weights, see decoding_gpu.py"
+    )
+    options_of.add_argument("--shape", default="qwen18")
+    options_of.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
+    options_of.add_argument("--sweep", action="store_true", help="also try the kernels' tiles")
     options = options_of.parse_args(words)
+    options.device = options.device or ("cuda" if options.gpu else "cpu")
+    if options.gpu:
+        from tests.bench import decoding_gpu
+
+        decoding_gpu.main(options)
+        return
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -15,12 +15,12 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.engine.live import LiveRun
 from tuner.engine.packed.objective import Objective, TokenObjective
-from tuner.engine.packed.policy import causal_lm
 from tuner.engine.packed.support import too_long_for, unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedTrainer, began_packed
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments, on_gpu
 from tuner.jobs import planning
+from tuner.models.llama_family import causal_lm
 from tuner.plan.engine import PACKED, TRL, refusal, too_long
 from tuner.plan.facts import Model
 from tuner.plan.memory import layers_of

@@ -1,6 +1,7 @@
 """The model's side of generation: prompts in, then one token a row and step, logits out.
 
-A decoder that replays a captured step needs the same four: `prefill`, `step`, `keep`, `join`.
+Prompts are read by the model itself. Rows of the Llama family are then continued by written-out layers (`static`), others by
+the model.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache
 
 from tuner.generate import cache as caches
+from tuner.generate.static import StaticRows, Statics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,10 +33,14 @@ class Rows:
         return int(self.cache.get_seq_length())
 
 
-class Decoder:
-    """Reads and continues rows with a transformers model. `pad` is an id that means nothing."""
+AnyRows = Rows | StaticRows
 
-    def __init__(self, model: PreTrainedModel, pad: int = 0):
+
+class Decoder:
+    """Reads and continues rows with a transformers model. `pad` is an id that means nothing; `written` says whether the
+    written-out layers are used where they can be."""
+
+    def __init__(self, model: PreTrainedModel, pad: int = 0, written: bool = True):
         self.model, self.pad = model, pad
         called = getattr(model, "get_base_model", lambda: model)()
         self.takes = set(
@@ -42,6 +48,7 @@ class Decoder:
         )  # what it is wrapped in hides them
         self.called = called
         self.joins = _plain_attention(called)
+        self.statics = Statics(called) if written and self.joins else None
         self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
 
     @property
@@ -65,17 +72,37 @@ class Decoder:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return rows, self._forward(ids, mask, positions, rows.cache, 0 if every else 1)
 
-    def step(self, rows: Rows, tokens: Sequence[int]) -> torch.Tensor:
-        """Read one token more of each row; logits [rows, vocabulary] after it."""
+    def enter(self, held: AnyRows | None, rows: Rows, chosen: Sequence[int], room: int) -> AnyRows:
+        """Put the chosen of rows that were just read beside those that are being continued. `room` is how many tokens the
+        longest of all may come to hold."""
+        if held is None and self.statics is not None:
+            held = self.statics.rows()
+        if isinstance(held, StaticRows):
+            held.enter(rows.cache, chosen, [rows.lengths[i] for i in chosen], room)
+            return held
+        if held is None and len(chosen) == len(rows.lengths):
+            return rows
+        return self.join([*([] if held is None else [(held, range(len(held.lengths)))]), (rows, chosen)])
+
+    def step(self, rows: AnyRows, tokens: Sequence[int]) -> torch.Tensor:
+        """Read one token more of each row; logits [rows, vocabulary] after it, until the next step."""
+        if isinstance(rows, StaticRows):
+            rows.feed(tokens)
+            return rows.step()
         ids = torch.tensor(tokens, device=self.device)[:, None]
         positions = torch.tensor(rows.lengths, device=self.device)[:, None]
         rows.lengths = [length + 1 for length in rows.lengths]
         mask = self._mask(rows.lengths, rows.columns + 1)
         return self._forward(ids, mask, positions, rows.cache, 1)[:, -1]
 
-    def keep(self, rows: Rows, chosen: Sequence[int]) -> Rows:
-        """Only these rows, without columns that none of them needs."""
-        return self.join([(rows, chosen)])
+    def leave(self, rows: AnyRows, gone: Sequence[int]) -> tuple[AnyRows | None, list[int]]:
+        """The rows without those that are gone, None without any, and their numbers until now in their new order."""
+        left = [i for i in range(len(rows.lengths)) if i not in set(gone)]
+        if isinstance(rows, StaticRows):
+            if left or self.statics is None:
+                return rows, rows.leave(gone)
+            self.statics.release(rows)
+        return (self.join([(rows, left)]) if left and isinstance(rows, Rows) else None), left
 
     def join(self, parts: Sequence[tuple[Rows, Sequence[int]]]) -> Rows:
         """The chosen rows of several, as one. Only where `joins`."""

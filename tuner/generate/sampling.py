@@ -20,6 +20,11 @@ def plain(request: Request) -> bool:
     return s.temperature == 0 and not any(penalties) and request.grammar is None and not _too_early(request)
 
 
+def steady(request: Request) -> bool:
+    """Whether nothing but the likeliest token is asked for, now and in all steps to come."""
+    return plain(request) and request.sampling.logprobs is None
+
+
 def _too_early(request: Request) -> bool:
     return len(request.ids) < request.sampling.min_tokens
 

@@ -15,8 +15,9 @@ import torch
 
 from tuner.generate import sampling
 from tuner.generate.adapters import AsItIs, Switch
-from tuner.generate.decoder import Decoder, Rows
+from tuner.generate.decoder import AnyRows, Decoder
 from tuner.generate.request import Finish, Piece, Request, Token
+from tuner.generate.static import Launched, StaticRows
 from tuner.generate.text import Decodes, Speech
 
 MOST_ROWS = 32
@@ -27,12 +28,21 @@ TURN = 8
 
 
 @dataclass
+class Ahead:
+    """Tokens that were asked for before the ones before them were known, in the order of these requests."""
+
+    requests: list[Request]
+    tokens: Launched
+
+
+@dataclass
 class Lane:
     """The requests of one adapter that are being answered, in the order of their rows."""
 
     adapter: str
     requests: list[Request] = field(default_factory=list)
-    rows: Rows | None = None
+    rows: AnyRows | None = None
+    ahead: Ahead | None = None
 
 
 class Scheduler:
@@ -122,15 +132,14 @@ class Scheduler:
             self.speech[request] = self._speech(request)
             if request.sampling.prompt_logprobs:
                 request.prompt_tokens = _prompt_tokens(logits[number], request)
-        before = len(lane.requests)
         ended = self._choose(group, logits[:, -1])
         left = [i for i in range(len(group)) if i not in ended]
-        parts = [(lane.rows, range(before))] if lane.rows is not None else []
-        if not parts and len(left) == len(group):
-            lane.rows = rows
-        elif left:
-            lane.rows = self.decoder.join([*parts, (rows, left)])
-        lane.requests += [group[i] for i in left]
+        if left:
+            coming = [group[i] for i in left]
+            self._hear(lane)  # what is ahead goes on from tokens that only the device knows
+            room = max(len(r.prompt) + r.sampling.max_tokens for r in [*lane.requests, *coming])
+            lane.rows = self.decoder.enter(lane.rows, rows, left, min(room, self.decoder.longest))
+            lane.requests += coming
 
     def _speech(self, request: Request) -> Speech:
         def decode(ids: Sequence[int]) -> str:
@@ -144,8 +153,37 @@ class Scheduler:
         self._leave(lane, [i for i, r in enumerate(lane.requests) if r.cancelled.is_set()], "cancelled")
         if not lane.requests or lane.rows is None:
             return
-        logits = self.decoder.step(lane.rows, [r.ids[-1] for r in lane.requests])
-        self._leave(lane, self._choose(lane.requests, logits))
+        if isinstance(lane.rows, StaticRows) and all(map(sampling.steady, lane.requests)):
+            self._run_ahead(lane, lane.rows)
+            return
+        self._hear(lane)
+        if lane.requests and lane.rows is not None:
+            logits = self.decoder.step(lane.rows, [r.ids[-1] for r in lane.requests])
+            self._leave(lane, self._choose(lane.requests, logits))
+
+    def _run_ahead(self, lane: Lane, rows: StaticRows) -> None:
+        """Ask for the next tokens, then tell those that were asked for before: the device need not wait for the telling."""
+        if lane.ahead is None:
+            rows.feed([r.ids[-1] for r in lane.requests])
+        before, lane.ahead = lane.ahead, Ahead(list(lane.requests), rows.launch())
+        if not rows.overlaps:
+            before, lane.ahead = lane.ahead, None
+        self._told(lane, before)
+
+    def _hear(self, lane: Lane) -> None:
+        """Tell what was asked for ahead."""
+        before, lane.ahead = lane.ahead, None
+        self._told(lane, before)
+
+    def _told(self, lane: Lane, ahead: Ahead | None) -> None:
+        """Tell tokens that were asked for; of answers that have ended since they are left out."""
+        if ahead is None:
+            return
+        for request, token in zip(ahead.requests, ahead.tokens.ids(), strict=True):
+            if not request.finish:
+                self.made += 1
+                self._take(request, Token(token))
+        self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])
 
     def _choose(self, requests: Sequence[Request], logits: torch.Tensor) -> list[int]:
         """One token for each request, told; the numbers of those that ended with it."""
@@ -206,10 +244,10 @@ class Scheduler:
             for i in gone:
                 self._tell(lane.requests[i], self.speech[lane.requests[i]].end(finish))
         left = [i for i in range(len(lane.requests)) if i not in set(gone)]
-        if left and lane.rows is not None:
-            lane.rows = self.decoder.keep(lane.rows, left)
-        else:
-            lane.rows = None
+        if lane.rows is not None:
+            lane.rows, left = self.decoder.leave(lane.rows, gone)
+        if lane.rows is None:
+            lane.ahead = None
         lane.requests = [lane.requests[i] for i in left]
 
     @contextmanager

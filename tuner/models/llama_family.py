@@ -25,3 +25,16 @@ def base_of(module: Any) -> nn.Linear:
     """The frozen linear inside a PEFT layer, or the linear itself."""
     found: nn.Linear = module.base_layer if hasattr(module, "base_layer") else module
     return found
+
+
+def causal_lm(model: Any) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def in_use(module: Any) -> Any:
+    """The layer that works inside PEFT's wrapper of one that is trained whole, which `disable_adapter` switches."""
+    if not hasattr(module, "modules_to_save"):
+        return module
+    off = module.disable_adapters or not module.active_adapters
+    return module.original_module if off else module.modules_to_save[module.active_adapters[0]]

@@ -14,7 +14,8 @@ from tuner.engine.packed import attention
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.logps import score_tokens
 from tuner.engine.packed.lora import GradientBuffer
-from tuner.engine.packed.policy import LOGITS_BYTES, causal_lm, in_use, kernels_for, score_of
+from tuner.engine.packed.policy import LOGITS_BYTES, kernels_for, score_of
+from tuner.models.llama_family import causal_lm, in_use
 
 
 class AutogradPolicy:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.engine.packed.policy import causal_lm, fused_refusal
+from tuner.engine.packed.policy import fused_refusal
+from tuner.models.llama_family import causal_lm
 from tuner.plan.rows import Layers, RowBudget, holds, row_budget
 from tuner.plan.shape import ModelShape
 

@@ -19,7 +19,7 @@ from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.layers import FusedTrunk, lora_parameters
 from tuner.engine.packed.logps import FrozenHead, ScoreHead
 from tuner.engine.packed.lora import GradientBuffer
-from tuner.models.llama_family import LAYER_CLASSES, adapter_of, base_of
+from tuner.models.llama_family import LAYER_CLASSES, adapter_of, base_of, causal_lm, in_use
 from tuner.models.quantized import quantized
 from tuner.plan.engine import HEAD_SIZES
 
@@ -46,22 +46,9 @@ class Policy(Protocol):
     def reference(self) -> AbstractContextManager[None]: ...
 
 
-def causal_lm(model: Any) -> Any:
-    """The transformers model inside a PEFT model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def score_of(inner: Any) -> nn.Linear | None:
     """The head of a model that scores, as it is trained; None for a language model."""
     return in_use(getattr(inner, "score", None))
-
-
-def in_use(module: Any) -> Any:
-    """The layer that works inside PEFT's wrapper of one that is trained whole, which `disable_adapter` switches."""
-    if not hasattr(module, "modules_to_save"):
-        return module
-    off = module.disable_adapters or not module.active_adapters
-    return module.original_module if off else module.modules_to_save[module.active_adapters[0]]
 
 
 def kernels_for(device: torch.device) -> ModuleType:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from tuner.engine.packed.policy import causal_lm, fused_refusal, in_use, score_of
+from tuner.engine.packed.policy import fused_refusal, score_of
+from tuner.models.llama_family import causal_lm, in_use
 from tuner.plan.engine import adapter_refusal, model_refusal, too_long, window
 from tuner.text.message import Message, message
 

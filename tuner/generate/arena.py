@@ -1,0 +1,110 @@
+"""Keys and values of rows at fixed places, so that a captured step can be replayed over them.
+
+Row i of `count` holds its tokens in columns 0 to length - 1. What a step reads and writes stands in tensors that stay where
+they are: the next token of each row, how many it holds, and whether it is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GRAIN = 128
+"""Columns are set aside in steps that grow with their number, and are at least this many."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one column of one row takes: layers, key heads and numbers a head."""
+
+    layers: int
+    heads: int
+    size: int
+
+
+class Arena:
+    """Room for `rows` rows of `columns` columns; it grows, and is then another to those who captured it (`age`)."""
+
+    def __init__(self, sizes: Sizes, dtype: torch.dtype, device: torch.device):
+        self.sizes, self.dtype, self.device = sizes, dtype, device
+        self.rows = self.columns = self.age = 0
+        self.held = torch.empty(2, sizes.layers, 0, sizes.heads, 0, sizes.size, dtype=dtype, device=device)
+        self.tokens, self.lengths, self.active = self._state(0)
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Have room for so many; what is held stays."""
+        if rows <= self.rows and columns <= self.columns:
+            return
+        old = (self.held, self.tokens, self.lengths, self.active)
+        rows, columns = max(self.rows, bucket(rows)), max(self.columns, roomy(columns))
+        s, kept_rows, kept_columns = self.sizes, self.rows, self.columns
+        self.held = torch.zeros(
+            2, s.layers, rows, s.heads, columns, s.size, dtype=self.dtype, device=self.device
+        )
+        self.held[:, :, :kept_rows, :, :kept_columns] = old[0]
+        self.tokens, self.lengths, self.active = self._state(rows)
+        for new, was in zip((self.tokens, self.lengths, self.active), old[1:], strict=True):
+            new[:kept_rows] = was
+        self.rows, self.columns = rows, columns
+        self.age += 1
+
+    def _state(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        made = [torch.zeros(rows, dtype=torch.long, device=self.device) for _ in range(3)]
+        return made[0], made[1], made[2]
+
+    def enter(self, first: int, cache: Any, chosen: Sequence[int], lengths: Sequence[int]) -> None:
+        """Put the chosen rows of a padded cache, whose last columns they fill, into rows from `first` on."""
+        filled, width = int(cache.get_seq_length()), max(lengths)
+        there = torch.tensor(lengths, device=self.device)
+        columns = (torch.arange(width, device=self.device)[None] + filled - there[:, None]).clamp(
+            max=filled - 1
+        )
+        rows = torch.tensor(list(chosen), device=self.device)[:, None]
+        end = first + len(lengths)
+        for number, layer in enumerate(cache.layers):
+            for kind, states in enumerate((layer.keys, layer.values)):
+                # [rows, columns, heads, size], for an index on either side of a slice comes first
+                self.held[kind, number, first:end, :, :width] = states[rows, :, columns].transpose(1, 2)
+        self.lengths[first:end] = there
+        self.active[first:end] = 1
+
+    def leave(self, count: int, gone: Sequence[int]) -> list[int]:
+        """Take rows out of the first `count`; the last ones move to their places. Which rows stand there now, in order."""
+        left = count - len(gone)
+        order, holes = list(range(count)), sorted(i for i in gone if i < left)
+        movers = sorted(set(range(left, count)) - set(gone))
+        if movers:
+            to, of = (torch.tensor(x, device=self.device) for x in (holes, movers))
+            self.held[:, :, to] = self.held[:, :, of]
+            for state in (self.tokens, self.lengths):
+                state[to] = state[of]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        self.active[left:] = 0
+        self.lengths[left:] = 0
+        return order[:left]
+
+
+def bucket(rows: int) -> int:
+    """The number of rows that a step works on, at least `rows`: 1, 2, 4, 8, 16, 24, 32, 48, 64, 96..."""
+    return rows if rows <= 2 else _steps(rows, 8 if rows > 8 else 2)
+
+
+def roomy(columns: int) -> int:
+    """The number of columns that are set aside for so many."""
+    return _steps(max(columns, GRAIN), GRAIN)
+
+
+def _steps(number: int, grain: int) -> int:
+    """The next number of 1, 1.5, 2, 3, 4, 6, 8... times the grain."""
+    at = grain
+    while at < number:
+        half = at + at // 2
+        if at >= grain * 2 and number <= half:
+            return half
+        at *= 2
+    return at

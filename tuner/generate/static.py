@@ -1,0 +1,118 @@
+"""Rows that are continued by the written-out layers; what they hold stays where it is from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuner.generate.arena import Arena, bucket
+from tuner.generate.replay import Steps
+from tuner.generate.written import State, Written, refusal, state_of
+
+IDLE = 2
+"""Arenas without rows that are kept for those to come."""
+FORESEEN = 4096
+"""Columns that are set aside at once where an answer may become longer."""
+
+
+class Launched:
+    """Tokens of a step that may still be running; `ids` waits for them."""
+
+    def __init__(self, tokens: Tensor):
+        self.tokens, self.done = tokens if tokens.is_cuda else tokens.clone(), None
+        if tokens.is_cuda:
+            self.tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self.tokens.copy_(tokens, non_blocking=True)
+            self.done = torch.cuda.Event()
+            self.done.record()
+
+    def ids(self) -> list[int]:
+        if self.done is not None:
+            self.done.synchronize()
+        made: list[int] = self.tokens.tolist()
+        return made
+
+
+@dataclass
+class StaticRows:
+    """Rows of one arena: the first `len(lengths)`, which hold so many tokens each."""
+
+    steps: Steps
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def arena(self) -> Arena:
+        return self.steps.arena
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a step runs beside what is done with the tokens of the one before."""
+        return self.arena.device.type == "cuda"
+
+    def enter(self, cache: Any, chosen: Sequence[int], lengths: Sequence[int], room: int) -> None:
+        """Take in rows of a padded cache; `room` is how many tokens the longest of all may come to hold."""
+        count = len(self.lengths) + len(chosen)
+        longest = max([*self.lengths, *lengths]) + 2
+        self.arena.reserve(bucket(count), max(longest, min(room + 2, FORESEEN)))
+        self.arena.enter(len(self.lengths), cache, chosen, lengths)
+        self.lengths += lengths
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Say which token each row reads next; otherwise it is the likeliest after the last step."""
+        self.arena.tokens[: len(tokens)] = torch.tensor(tokens, device=self.arena.device)
+
+    def step(self) -> Tensor:
+        """Read a token more of each row; logits [rows, vocabulary], which the next step overwrites."""
+        self.lengths = [length + 1 for length in self.lengths]
+        self.arena.reserve(len(self.lengths), max(self.lengths) + 1)
+        return self.steps(len(self.lengths), max(self.lengths))
+
+    def launch(self) -> Launched:
+        """Read a token more of each row; the likeliest after it are on their way."""
+        self.step()
+        return Launched(self.arena.tokens[: len(self.lengths)])
+
+    def leave(self, gone: Sequence[int]) -> list[int]:
+        """Take rows out; the numbers of those that are left, in the order in which they stand now."""
+        order = self.arena.leave(len(self.lengths), gone)
+        self.lengths = [self.lengths[i] for i in order]
+        return order
+
+
+class Statics:
+    """The arenas of a model, one for each adapter whose rows are being continued, and some for those to come."""
+
+    def __init__(self, model: Any, capture: bool | None = None):
+        self.model, self.capture = model, capture
+        self.written: Written | None = None
+        self.refused: dict[State, bool] = {}
+        self.idle: list[Steps] = []
+
+    def rows(self) -> StaticRows | None:
+        """A place for rows, with what is on the model now; None where the written-out layers cannot continue them."""
+        state = state_of(self.model)
+        if state not in self.refused:
+            self.refused[state] = refusal(self.model) is not None
+        if self.refused[state]:
+            return None
+        found = next((steps for steps in self.idle if steps.state == state), None)
+        if found is not None:
+            self.idle.remove(found)
+        return StaticRows(found or self._steps(state))
+
+    def _steps(self, state: State) -> Steps:
+        written = self.written = self.written or Written(self.model)
+        capture = written.device.type == "cuda" if self.capture is None else self.capture
+        arena = Arena(written.sizes, written.dtype, written.device)
+        return Steps(written, written.worn(), arena, state, capture)
+
+    def release(self, rows: StaticRows) -> None:
+        """Keep the arena of rows that have all left, and forget the one that waits longest where there are many."""
+        rows.leave(range(len(rows.lengths)))
+        self.idle.append(rows.steps)
+        if len(self.idle) > IDLE:
+            self.idle.pop(0).close()

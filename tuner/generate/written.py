@@ -1,0 +1,193 @@
+"""Decoder layers of the Llama family written out for one token a row: what of a model they read, and the step itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tuner.generate import step_torch
+from tuner.generate.arena import Arena, Sizes
+from tuner.generate.step_torch import Heads, Norm
+from tuner.models.linears import Adapted, Linears, adapted, together
+from tuner.models.llama_family import LAYER_CLASSES, base_of, in_use
+from tuner.plan.engine import HEAD_SIZES
+
+ROTARY = frozenset({"default", "linear", "llama3", "yarn"})
+"""Kinds of rotary embedding whose angles depend on nothing but the position."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: its linears by group, norms and heads."""
+
+    groups: tuple[Linears, Linears, Linears, Linears]  # qkv, o, gate and up, down
+    norms: tuple[Norm, Norm]
+    heads: Heads
+
+
+@dataclass(frozen=True)
+class Worn:
+    """What is on the model while one adapter is used: LoRA by layer and group, and the two ends."""
+
+    groups: list[tuple[Adapted | None, ...]]
+    embedding: Tensor
+    head: Linears
+    head_lora: Adapted | None
+
+
+State = tuple[str, ...]
+
+
+def state_of(model: nn.Module) -> State:
+    """Which adapters are on a model now: `Worn` is another where this is."""
+    worn = (m for m in model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
+    first: Any = next(worn, None)  # of PEFT's layers; they are switched together
+    return () if first is None or first.disable_adapters else tuple(first.active_adapters)
+
+
+class Written:
+    """A model's layers for steps of one token; `refusal` says of which models."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.decoder = model.model
+        self.device = self.decoder.norm.weight.device
+        self.dtype = self.decoder.norm.weight.dtype
+        self.kernels = kernels_for(self.device)
+        self.layers = [_layer(layer) for layer in self.decoder.layers]
+        self.norm = _norm(self.decoder.norm)
+        heads = self.layers[0].heads
+        self.sizes = Sizes(len(self.layers), heads.keys, heads.size)
+        self.windows = {layer.heads.window for layer in self.layers}
+
+    def worn(self) -> Worn:
+        """What is on the model now."""
+        grain, like = self.kernels.GRAIN, self.decoder.norm.weight
+        groups = [
+            tuple(adapted(group, like, grain) for group in _groups(layer)) for layer in self.decoder.layers
+        ]
+        head = in_use(self.model.lm_head)
+        own = adapted([head], like, grain)
+        return Worn(groups, in_use(self.decoder.embed_tokens).weight.data, together([head]), own)
+
+    def table(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines [positions, D] in float32."""
+        probe = torch.empty(0, dtype=torch.float32, device=self.device)
+        cos, sin = self.decoder.rotary_emb(probe, torch.arange(positions, device=self.device)[None])
+        return cos[0].contiguous(), sin[0].contiguous()
+
+    def step(self, worn: Worn, arena: Arena, table: tuple[Tensor, Tensor], rows: int, columns: int) -> Tensor:
+        """Reads the next token of the first `rows` rows into the arena; logits [rows, vocabulary] after it.
+
+        `columns` is at least what the longest of them then holds.
+        """
+        k = self.kernels
+        where = k.place(arena, rows, columns, table, self.windows)
+        x = nn.functional.embedding(arena.tokens[:rows], worn.embedding)
+        for number, layer in enumerate(self.layers):
+            (qkv, o, gate_up, down), lora = layer.groups, worn.groups[number]
+            mixed = k.attend(k.linear(x, qkv, lora[0], norm=layer.norms[0]), layer.heads, number, where)
+            x = k.linear(mixed, o, lora[1], residual=x)
+            x = k.linear(k.gated(x, gate_up, lora[2], layer.norms[1]), down, lora[3], residual=x)
+        logits: Tensor = k.linear(x, worn.head, worn.head_lora, norm=self.norm)
+        return logits
+
+
+def kernels_for(device: torch.device) -> ModuleType:
+    if device.type == "cuda":
+        from tuner.generate import step_triton
+
+        return step_triton
+    return step_torch
+
+
+def _groups(layer: Any) -> tuple[list[nn.Module], ...]:
+    a, m = layer.self_attn, layer.mlp
+    return [a.q_proj, a.k_proj, a.v_proj], [a.o_proj], [m.gate_proj, m.up_proj], [m.down_proj]
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.data, float(module.variance_epsilon))
+
+
+def _layer(layer: Any) -> Layer:
+    attention = layer.self_attn
+    qkv, o, gate_up, down = (together(group) for group in _groups(layer))
+    size = int(attention.head_dim)
+    queries, keys = (base_of(m).out_features // size for m in (attention.q_proj, attention.k_proj))
+    norms = (_norm(attention.q_norm), _norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
+    mistral = type(attention).__name__.startswith("Mistral")  # it asks its config instead of itself
+    window = int(getattr(attention.config if mistral else attention, "sliding_window", None) or 0)
+    heads = Heads(queries, keys, size, float(attention.scaling), window, norms)
+    return Layer(
+        (qkv, o, gate_up, down), (_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)), heads
+    )
+
+
+# --- which models
+
+
+def refusal(model: Any) -> str | None:
+    """Why a causal language model is not stepped by the written-out layers, or None if it is."""
+    return next(_refusals(model), None)
+
+
+def _refusals(model: Any) -> Iterator[str]:
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    if layers is None or not len(layers) or not all(_known(layer) for layer in layers):
+        yield "its architecture is not of the Llama family"
+        return
+    if getattr(model.config, "hidden_act", "silu") not in ("silu", "swish"):
+        yield f"its activation is {model.config.hidden_act}"
+    if model.model.rotary_emb.rope_type not in ROTARY:
+        yield f"its rotary embedding is {model.model.rotary_emb.rope_type}"
+    yield from _places(model)
+    yield from _parts(model)
+    size, device = int(layers[0].self_attn.head_dim), model.model.norm.weight.device
+    if device.type == "cuda" and size not in HEAD_SIZES:
+        yield f"its attention heads have {size} numbers"
+
+
+def _known(layer: Any) -> bool:
+    return type(layer).__name__ in LAYER_CLASSES and type(layer).__module__.startswith("transformers.models.")
+
+
+def _places(model: Any) -> Iterator[str]:
+    """Weights that are elsewhere, or another number than the rest."""
+    weights = [base_of(m).weight for layer in model.model.layers for g in _groups(layer) for m in g]
+    ends = [in_use(model.model.embed_tokens).weight, base_of(in_use(model.lm_head)).weight]
+    kinds = {(w.dtype, w.device) for w in [*weights, *ends, model.model.norm.weight]}
+    if len(kinds) != 1 or next(iter(kinds))[0] not in (torch.float32, torch.bfloat16, torch.float16):
+        yield "its weights are not all of one kind of number on one device"
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        yield "its weights are moved about while it works"
+    if any(type(w.data) is not Tensor or w.dim() != 2 for w in weights):
+        yield "its weights are shared out"
+
+
+def _parts(model: Any) -> Iterator[str]:
+    linears = [m for layer in model.model.layers for group in _groups(layer) for m in group]
+    for module in [*linears, in_use(model.lm_head)]:
+        if type(base_of(module)) is not nn.Linear:
+            yield f"a projection is a {type(base_of(module)).__name__}"
+        if module is not base_of(module) and not _plain_lora(module):
+            yield "its adapter is not plain LoRA"
+    if type(in_use(model.model.embed_tokens)) is not nn.Embedding:
+        yield "an adapter is on its embedding"
+    if any(hasattr(m, "modules_to_save") for layer in model.model.layers for m in layer.modules()):
+        yield "a part of its layers is trained whole"
+
+
+def _plain_lora(module: Any) -> bool:
+    """Whether what is on a linear, as it is now, adds B A x alone."""
+    if not type(module).__module__.startswith("peft.tuners.lora.") or module.merged:
+        return False
+    if module.disable_adapters:
+        return True
+    bias = any(getattr(b, "bias", None) is not None for b in module.lora_B.values())
+    return not bias and not any(module.use_dora.values()) and not getattr(module, "lora_variant", None)
