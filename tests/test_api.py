@@ -461,6 +461,19 @@ def test_foreign_hosts_are_refused(served: Served) -> None:
             chat(client)
 
 
+def test_the_run_s_own_seed_and_any_name(home: Path) -> None:
+    for served in serving(home, api_open=True, seed=11):
+        client = served.client()
+        texts = [chat(client, temperature=1.5, max_tokens=8, model="gpt-4") for _ in range(2)]
+        assert texts[0].choices[0].message.content == texts[1].choices[0].message.content
+        assert texts[0].model == "starter", "the answer says which model gave it"
+        others = {
+            chat(client, temperature=1.5, max_tokens=8, seed=seed).choices[0].message.content
+            for seed in range(6)
+        }
+        assert len(others) > 1, "a request's own seed counts"
+
+
 @pytest.fixture
 def narrow(home: Path) -> Iterator[Served]:
     """One row, and room for one that waits."""

@@ -19,6 +19,8 @@ from tuner.chats import kept, writing
 from tuner.chats import talk as talks
 from tuner.chats.completions import Piece, Unanswered
 from tuner.chats.talk import Answer, Decoding, Talk
+from tuner.data import additions
+from tuner.data.formats import convert
 from tuner.text.message import message
 
 TWO = Talk(talks.fresh_id(), base="data/starter", columns=("base", "polite/1"), system="Be kind.")
@@ -126,9 +128,24 @@ def test_an_exchange_becomes_a_row_and_a_talk_a_file() -> None:
     row = talks.exchange(talk, first.id, "polite/1")
     assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant"]
     assert row["messages"][-1]["content"] == "Gladly!"
+    assert "tools" not in row
     whole = json.loads(json.dumps(talks.exported(talk)))
     assert whole["messages"]["base"][-1] == {"role": "assistant", "content": "Hi."}
     assert talks.of_json(whole["talk"]) == talk
+
+
+def test_a_row_that_only_calls_is_kept_with_its_tools(home: Path) -> None:
+    talk, first = talks.asked(
+        replace(TWO, columns=("base",), tools='{"name": "add", "parameters": {}}'), "1+1?"
+    )
+    called = Answer("base", state="done", calls=(("add", '{"a": 1}'),))
+    row = talks.exchange(talks.answered(talk, first.id, "base", 0, called), first.id, "base")
+    assert json.loads(row["tools"])[0]["function"]["name"] == "add"
+    (home / "data").mkdir(exist_ok=True)
+    entry = additions.add("calls", row, home / "data")
+    kept_row = convert(json.loads(entry.path.read_text()), entry)
+    assert kept_row["tools"][0]["function"]["name"] == "add"
+    assert kept_row["messages"][-1]["tool_calls"]
 
 
 def test_presets_are_known_again() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -194,7 +195,9 @@ KILLED = """
 """
 
 
-def test_an_export_that_is_killed_at_any_byte_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
+def test_an_export_that_is_killed_at_any_byte_leaves_no_folder_of_that_name(
+    home: Path, tmp_path: Path
+) -> None:
     """The system kills it at the first byte beyond a file's limit, in whichever file that is."""
     source = model(tmp_path / "base", "llama")
     whole = (source / "model.safetensors").stat().st_size
@@ -217,10 +220,29 @@ def test_an_export_that_is_killed_at_any_byte_leaves_no_folder_of_that_name(tmp_
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x"]
 
 
-def test_what_stood_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_one_export_at_a_time_fills_a_folder(home: Path, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
     from tuner.export import folder
 
-    target = tmp_path / "x"
+    inside: list[int] = []
+
+    def fill(number: int) -> int:
+        with folder.filled(tmp_path / "out" / "x") as fresh:
+            inside.append(number)
+            time.sleep(0.05)
+            (fresh / "a").write_text(str(number))
+            return len([inside.remove(number)]) + len(inside)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(fill, range(4))) == [1] * 4
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+def test_what_stood_there_stays_until_the_new_one_is_whole(home: Path, tmp_path: Path) -> None:
+    from tuner.export import folder
+
+    target = tmp_path / "out" / "x"
     with folder.filled(target) as fresh:
         (fresh / "a").write_text("first")
     with pytest.raises(ZeroDivisionError), folder.filled(target) as fresh:
@@ -230,7 +252,7 @@ def test_what_stood_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> No
     with folder.filled(target) as fresh:
         (fresh / "b").write_text("third")
     assert [path.name for path in target.iterdir()] == ["b"]
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert [path.name for path in target.parent.iterdir()] == ["x"]
 
 
 # --- before it begins

@@ -274,15 +274,16 @@ def _objects(given: Any) -> list[dict[str, Any]]:
 
 
 def exchange(talk: Talk, turn_id: str, column: str) -> dict[str, Any]:
-    """The talk up to a column's answer as a row of a data set, with OpenAI's messages.
+    """The talk up to a column's answer as a row of a data set, with OpenAI's messages and the tools that it had.
 
-    Raises ValueError where there is no whole answer.
+    Raises ValueError where there is no whole answer, or the tools are none.
     """
     answer = talk.turns[turn_id].answer(column)
-    if answer is None or answer.state in OPEN or not answer.said:
+    if answer is None or answer.state in OPEN or answer.empty:
         raise ValueError("There is no answer to keep yet; wait for it, or ask again.")
-    row: dict[str, Any] = {"messages": [*messages(talk, turn_id, column), spoken(answer)]}
-    return row
+    said = {"messages": [*messages(talk, turn_id, column), spoken(answer)]}
+    tools = read_tools(talk.tools)
+    return said | ({"tools": json.dumps(tools, ensure_ascii=False)} if tools else {})
 
 
 def exported(talk: Talk) -> dict[str, Any]:

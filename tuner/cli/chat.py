@@ -36,22 +36,21 @@ OF_EACH_REQUEST = frozenset(
 
 def chat(words: list[str]) -> int:
     """Talk with a model in the terminal: clear begins anew, exit ends it; takes LLaMA-Factory's inference files."""
-    if {"-h", "--help"} & set(words):
+    from tuner.cli.using import asks_for_help, read
+
+    if asks_for_help(words):
         print(USAGE)
         return OK
     from tuner import samples
-    from tuner.config.inference import read_words
     from tuner.config.serving import ServeConfig
 
     words, system = _system(words)
-    config, silent = read_words(ServeConfig, words)
+    config = read(ServeConfig, words, "chat")
     if config.model_name_or_path is None:
         raise ConfigError([Problem("model_name_or_path", "--model_name_or_path is missing; name a model.")])
     if len(config.adapter_name_or_path) > 1:
         said = "--adapter_name_or_path names several adapters, and one can answer; name one, or merge them with `tuner export`."
         raise ConfigError([Problem("adapter_name_or_path", said)])
-    if silent:
-        print(f"tuner: --{', --'.join(silent)} says nothing about a chat and is left out.", file=sys.stderr)
     samples.lay_out_for(config.model_name_or_path)
     with _served(config) as (place, model):
         return _talk(place, _question(config, model), system or config.default_system or "")
@@ -151,7 +150,7 @@ def _listening(run: Run) -> Endpoint:
 
 def _question(config: ServeConfig, model: str) -> dict[str, Any]:
     """The body of every question but for its messages."""
-    chosen = {"seed": config.seed} if "seed" in config.model_fields_set else {}
+    chosen = {"seed": config.seed} if config.seed is not None else {}
     return chosen | {
         "model": model,
         "temperature": config.temperature if config.do_sample else 0.0,

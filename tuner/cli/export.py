@@ -6,9 +6,9 @@ import sys
 
 from tuner import samples
 from tuner.cli.knob_help import knob_help
+from tuner.cli.using import asks_for_help, read
 from tuner.cli.words import OK
 from tuner.config.export import ExportConfig
-from tuner.config.inference import read_words
 from tuner.config.run_sections import Export
 
 
@@ -17,18 +17,13 @@ def export(words: list[str]) -> int:
     from tuner.cli.training import run_here
     from tuner.jobs import exporting, submit
 
-    if {"-h", "--help"} & set(words):
+    if asks_for_help(words):
         print(knob_help("export", ExportConfig, own=Export))
         return OK
     queued, words = "--queue" in words, [word for word in words if word != "--queue"]
-    config, unused = read_words(ExportConfig, words)
+    config = read(ExportConfig, words)
     samples.lay_out_for(config.model_name_or_path)
     exporting.check(config)
-    if unused:
-        print(
-            f"tuner: {', '.join(f'--{name}' for name in unused)} of training says nothing here.",
-            file=sys.stderr,
-        )
     print(f"tuner: {exporting.told(exporting.estimate(config))}", file=sys.stderr)
     if not queued:
         return run_here(config)

@@ -10,7 +10,11 @@ from tuner.config.run_config import RunConfig
 def knob_help(verb: str, config: type[RunConfig] = Config, own: type[Section] | None = None) -> str:
     """What a verb takes; `own` is a section that is its own and that other verbs only know of."""
     knobs = knobs_of(config)
-    told = {name for name, knob in knobs.items() if knob.shown or own and name in own.model_fields}
+    told = {
+        name
+        for name, knob in knobs.items()
+        if not knob.secret and (knob.shown or own and name in own.model_fields)
+    }
     lines = [
         f"tuner {verb} [file.yaml{'|recipe' if config is Config else ''}] [--flag value | key=value ...]"
     ]

@@ -29,14 +29,14 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return bool({"-h", "--help"} & set(words))
 
 
-def read(kind: type[C], words: Sequence[str]) -> C:
+def read(kind: type[C], words: Sequence[str], verb: str = "") -> C:
     """The config behind a verb's words; says which of them have no effect. Raises ConfigError."""
     config, unused = read_words(kind, words)
     if unused:
         flags = ", ".join(f"--{name}" for name in unused)
-        verb = config.kind.verb
+        have = "has" if len(unused) == 1 else "have"
         print(
-            f"tuner: {flags} {'has' if len(unused) == 1 else 'have'} no effect on `tuner {verb}`.",
+            f"tuner: {flags} {have} no effect on `tuner {verb or config.kind.verb}`.",
             file=sys.stderr,
         )
     return config

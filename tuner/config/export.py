@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -34,7 +34,7 @@ class Form(Section):
     )
     export_outtype: Outtype = knob(
         "auto",
-        "The number type: auto keeps the model's own, q8_0 halves it, types with _k need llama.cpp's llama-quantize.",
+        "The number type: auto keeps the model's own (of a LoRA as GGUF f32), q8_0 halves it, types with _k need llama.cpp's llama-quantize.",
     )
     export_replace: bool = knob(
         False, "Replace an export of yours that is in that folder already; nothing else is ever replaced."
@@ -109,6 +109,3 @@ def contradictions(config: ExportConfig) -> Iterator[Problem]:
     if config.export_format in ("merged", "bnb", "lora_gguf") and kind not in ("auto", *FLOATS):
         said = f"--export_outtype {kind} is a type of --export_format gguf; use {', '.join(FLOATS)} or auto."
         yield Problem("export_outtype", said, {"export_outtype": "auto"})
-
-
-FORMATS: tuple[str, ...] = get_args(Format)

@@ -71,8 +71,9 @@ class InferenceConfig(RunConfig, Model, Loading, Quantization, Answering):
 
     def loading(self) -> Config:
         """The training config that loads and prompts this model the same way: what `models/` and `data/` are asked with."""
-        shared = knobs_of(type(self)).keys() & KNOBS.keys()
-        return Config(**{name: getattr(self, name) for name in shared}, stage=DEFAULT)
+        shared = {name: getattr(self, name) for name in knobs_of(type(self)).keys() & KNOBS.keys()}
+        told = {name: value for name, value in shared.items() if value is not None or KNOBS[name].optional}
+        return Config(**told, stage=DEFAULT)
 
 
 def read_words(kind: type[C], words: Sequence[str]) -> tuple[C, list[str]]:

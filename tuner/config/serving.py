@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.config.inference import InferenceConfig
-from tuner.config.knobs import OptionalText, Section, knob
+from tuner.config.knobs import OptionalInt, OptionalText, Section, knob
 
 PORT = 8000
 """Where `tuner api` listens if nothing else is said; LLaMA-Factory's port."""
@@ -60,3 +60,7 @@ class Serving(Section):
 
 class ServeConfig(InferenceConfig, Serving):
     of_kind = "serve"
+
+    seed: OptionalInt = knob(  # type: ignore[assignment]  # training always has one
+        None, "The seed of answers whose request names none; without it each draws its own.", usual="none"
+    )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -41,9 +41,6 @@ from tuner.text.message import message
 from tuner.tracking.adapters import named_version
 from tuner.tracking.evaluations import RESULTS
 from tuner.tracking.store import TrackerError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuner import private
+from tuner import paths, private
 from tuner.jobs.exporting import RECORD
 from tuner.runs import locks
 
@@ -25,7 +26,7 @@ def filled(target: Path) -> Iterator[Path]:
     with private.as_the_person():
         target.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
-    with locks.locking(target.with_name(f".{target.name}.lock"), wait=math.inf):
+    with locks.locking(_lock(target), wait=math.inf):
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         try:
@@ -35,7 +36,13 @@ def filled(target: Path) -> Iterator[Path]:
             _exchange(fresh, target, old)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    target.with_name(f".{target.name}.lock").unlink(missing_ok=True)
+
+
+def _lock(target: Path) -> Path:
+    """The lock of a folder that is filled, among the studio's own files: taken away, it would be two for those who wait."""
+    folder = paths.mlruns() / "exports"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:32]}.lock"
 
 
 def _exchange(fresh: Path, target: Path, old: Path) -> None:

@@ -66,14 +66,10 @@ def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     if asked.n * len(prompt) > 1 << 20:
         raise ApiError(400, "n times the prompt is too much for one request.", "n")
     wanted = [
-        Prompted(prompt, replace(sampling, seed=_seed(asked, number)), _grammar(loaded, choice, asked))
+        Prompted(prompt, replace(sampling, seed=loaded.seed(asked, number)), _grammar(loaded, choice, asked))
         for number in range(asked.n)
     ]
     return Chat(asked, choice, wanted, _names(tools), texts, f"chatcmpl-{uuid.uuid4().hex}", now())
-
-
-def _seed(asked: ChatAsked, number: int) -> int | None:
-    return None if asked.seed is None else asked.seed + number
 
 
 def _grammar(loaded: Loaded, choice: Choice, asked: ChatAsked) -> Grammar | None:

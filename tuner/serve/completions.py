@@ -59,12 +59,8 @@ def _prepare(loaded: Loaded, asked: TextAsked, texts: TokenTexts) -> Text:
     wanted = []
     for prompt in _prompts(loaded, asked):
         sampling = _sampling(loaded, choice, asked, prompt)
-        wanted += [Prompted(prompt, replace(sampling, seed=_seed(asked, i))) for i in range(asked.n)]
+        wanted += [Prompted(prompt, replace(sampling, seed=loaded.seed(asked, i))) for i in range(asked.n)]
     return Text(asked, choice, wanted, texts, f"cmpl-{uuid.uuid4().hex}", now())
-
-
-def _seed(asked: TextAsked, number: int) -> int | None:
-    return None if asked.seed is None else asked.seed + number
 
 
 def _sampling(loaded: Loaded, choice: Choice, asked: TextAsked, prompt: Sequence[int]) -> Sampling:

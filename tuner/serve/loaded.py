@@ -73,6 +73,11 @@ class Loaded:
             does = "scores texts and writes none" if self.scores else "writes texts and scores none"
             raise ApiError(400, f"This model {does}; ask POST {way}.", "model", "unsupported_model")
 
+    def seed(self, asked: Asked, number: int) -> int | None:
+        """The seed of a request's n-th answer: its own, else the run's; None draws one."""
+        seed = self.config.seed if asked.seed is None else asked.seed
+        return None if seed is None else seed + number
+
     def sampling(
         self, asked: Asked, choice: Choice, prompt: Sequence[int], tokens: int | None, **more: Any
     ) -> Sampling:

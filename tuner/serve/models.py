@@ -52,10 +52,14 @@ class Models:
         self.default = self._choice(self.given[0]) if self.given else self.base
 
     def named(self, name: str) -> Choice:
-        """The model that a caller means, under the name that they use. Raises ApiError 404 for one that says nothing here."""
-        return replace(self._named(name), id=name) if name else self.default
+        """The model that a caller means, under the name that they use. Raises ApiError 404 for one that says nothing here.
 
-    def _named(self, name: str) -> Choice:
+        Where any name will do, one that says nothing is answered by the default under its own name.
+        """
+        found = self._named(name) if name else None
+        return replace(found, id=name) if found else self.default
+
+    def _named(self, name: str) -> Choice | None:
         if name == self.config.api_model_name:
             return self.default
         if name in self.base_names:
@@ -63,7 +67,7 @@ class Models:
         if name in self.given or VERSION.fullmatch(name) or _is_adapter(name):
             return self._adapter(name)
         if self.config.api_open:
-            return self.default
+            return None
         raise _unknown(name)
 
     def _adapter(self, name: str) -> Choice:

@@ -41,7 +41,7 @@ def form() -> tuple[EvaluateConfig | None, list[Problem]]:
     values: dict[str, Any] = {"model_name_or_path": _model(place(start.base) if start else "")}
     values["versions"] = _versions(str(values["model_name_or_path"] or ""), asked)
     left, right = st.columns(2, gap="small")
-    values["dataset"] = _datasets(left, start)
+    values["dataset"] = _datasets(left)
     values["max_samples"] = right.number_input(
         "Questions", 1, None, ROWS, key="evaluate-rows", help=KNOBS["max_samples"].tooltip
     )
@@ -95,7 +95,7 @@ def _called(word: str, row: AdapterRow | None) -> str:
     return f"{word}  ·  {', '.join(row.aliases)}" if row and row.aliases else word
 
 
-def _datasets(column: Any, start: AdapterRow | None) -> list[str]:
+def _datasets(column: Any) -> list[str]:
     offer = offers.offer("probe", {})  # what can be asked: chats, and pairs and thumbs by their better answer
     names = list(offer.choices) if offer else []
     first = [name for name in names if "eval" in name][:1] or names[:1]

@@ -15,7 +15,7 @@ from tuner.jobs import exporting
 from tuner.runs.run import Run
 from tuner.tracking.adapters import AdapterRow
 from tuner.ui import theme, writes
-from tuner.ui.words import count, duration, number, place, safe, size
+from tuner.ui.words import count, duration, number, place, safe, safe_lines, size
 
 FORMS = {
     "merged": "Merged model (safetensors)",
@@ -133,8 +133,8 @@ def _answers(rows: list[Mapping[str, Any]]) -> None:
         with theme.card(f"row-answer-{row['prompt']}", gap="xsmall"):
             st.caption(safe(row["prompt"]))
             left, right = st.columns(2, gap="medium")
-            left.markdown(f":gray[Before]\n\n{safe(row['source'])}")
-            right.markdown(f":gray[After]\n\n{safe(row['exported'])}")
+            left.markdown(f":gray[Before]\n\n{safe_lines(row['source'])}")
+            right.markdown(f":gray[After]\n\n{safe_lines(row['exported'])}")
             if row["difference"] is not None:
                 st.caption(
                     f"Log probabilities of the likeliest first tokens differ by at most {number(row['difference'])}."
