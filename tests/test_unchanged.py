@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -105,7 +104,7 @@ def test_another_file_in_its_place_is_another_one(file: Path, tmp_path: Path) ->
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.backup(copy)
     write(backup, f"UPDATE runs SET name = 'beta too' WHERE run_uuid = '{FIRST}'")
-    os.replace(shutil.copy(backup, file.with_name("new.db")), file)
+    Path(shutil.copy(backup, file.with_name("new.db"))).replace(file)
     assert named() == {FIRST, SECOND}
     write(backup, f"UPDATE runs SET name = 'gamma' WHERE run_uuid = '{SECOND}'")
     shutil.copyfile(backup, file)  # over it, as a person does who brings a backup back
