@@ -146,7 +146,9 @@ def queue(ask: Asked) -> dict[str, Any]:
 def sessions(ask: Asked) -> dict[str, Any]:
     found = ask.beside("beside", SESSIONS, 40.0)
     names = ("per_session_minute", "share", "redraws", "mib_a_session")
-    return {f"sessions_{name}": _rounded(found.get(name)) for name in names}
+    told = {f"sessions_{name}": _rounded(found.get(name)) for name in names}
+    found = ask.beside("step_time", SESSIONS, 60, 2.5)
+    return told | {f"beside_a_run_{name}": _rounded(value) for name, value in found.items()}
 
 
 def soak(ask: Asked) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from scale import world
 from scale.server import ROOT, Server
@@ -99,18 +100,20 @@ def _redraw(visitor: Visitor, times: int) -> None:
 
 
 class Steps(NamedTuple):
-    """What the steps of a window took of a training process: seconds by the clock, and of its own work."""
+    """What a step of a window took: seconds by the clock and of the process's own work, and its main thread's share of
+    the clock in which it could have worked and had no core."""
 
     wall: float
     cpu: float
+    waited: float
 
 
 def step_time(home: Path, tree: Path, sessions: int, pairs: int, seconds: float) -> dict[str, float]:
-    """A real run's step beside so many live browsers, as ratios to its step beside as many that hold still.
+    """A real run's step beside so many live browsers, held against its step beside as many that hold still.
 
     Windows with and without follow each other by turns, each pair the other way round than the one before, so that a
-    machine that gets slower meanwhile counts in both. Of the pairs' ratios the median, and where it lies with 95%
-    (bootstrap over the pairs).
+    machine that gets slower meanwhile counts in both. Of the pairs' ratios (of what was waited, differences) the median,
+    and where it lies with 95% (bootstrap over the pairs).
     """
     with training(home, tree) as (run, process), Server(home, tree) as server, ExitStack() as open_ones:
         visitors = [
@@ -119,37 +122,48 @@ def step_time(home: Path, tree: Path, sessions: int, pairs: int, seconds: float)
         for visitor in visitors:
             visitor.draw()
         server.settle(20)
-        ratios: list[Steps] = []
+        beside, alone = list[Steps](), list[Steps]()
         for number in range(pairs):
-            order = (True, False) if number % 2 else (False, True)
-            found = {live: _window(run, process, visitors if live else [], seconds) for live in order}
-            ratios.append(Steps(found[True].wall / found[False].wall, found[True].cpu / found[False].cpu))
-        told = {"pairs": float(pairs), "sessions": float(sessions)}
-        for name, values in (("wall", [r.wall for r in ratios]), ("cpu", [r.cpu for r in ratios])):
-            low, high = interval(values)
-            told |= {f"{name}_ratio": float(np.median(values)), f"{name}_low": low, f"{name}_high": high}
-        return told
+            for live in (True, False) if number % 2 else (False, True):
+                found = _window(run, process, visitors if live else [], seconds)
+                (beside if live else alone).append(found)
+    with_them, without = np.array(beside), np.array(alone)
+    told = {"pairs": float(pairs)}
+    for name, values in (
+        ("wall_ratio", with_them[:, 0] / without[:, 0]),
+        ("cpu_ratio", with_them[:, 1] / without[:, 1]),
+        ("waited_more", with_them[:, 2] - without[:, 2]),
+    ):
+        low, high = interval(values)
+        told |= {name: float(np.median(values)), f"{name}_low": low, f"{name}_high": high}
+    return told
 
 
 def _window(run: Run, process: psutil.Process, visitors: list[Visitor], seconds: float) -> Steps:
-    """A while of training: the median step by the clock, and the work of its process for each step, parts of steps at the
-    edges counted as parts."""
-    began, before = time.time(), process.cpu_times()
+    """A while of training, parts of steps at its edges counted as parts."""
+    began, worked, waited = time.time(), _worked(process), _waited(process)
     if visitors:
         _all_at_once(visitors, seconds)
     else:
         time.sleep(seconds)
-    after, ended = process.cpu_times(), time.time()
-    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
-    times = [row["time"] for row in lines if "loss" in row]
-    steps = np.interp([began, ended], times, range(len(times)))
-    taken = float(steps[1] - steps[0])
-    work = after.user + after.system - before.user - before.system
-    inside = np.array([t for t in times if began <= t <= ended])
-    return Steps(float(np.median(np.diff(inside))), work / taken)
+    worked, waited, ended = _worked(process) - worked, _waited(process) - waited, time.time()
+    times = [json.loads(line)["time"] for line in run.metrics_path.read_text().splitlines() if "loss" in line]
+    edges = np.interp([began, ended], times, range(len(times)))
+    steps = float(edges[1] - edges[0])
+    return Steps((ended - began) / steps, worked / steps, waited / (ended - began))
 
 
-def interval(values: list[float], draws: int = 10_000) -> tuple[float, float]:
+def _worked(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _waited(process: psutil.Process) -> float:
+    """Seconds that its main thread stood in the queue for a core (Documentation/scheduler/sched-stats.rst)."""
+    return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
+
+
+def interval(values: NDArray[np.float64], draws: int = 10_000) -> tuple[float, float]:
     """Where the median of such values lies, in 95 of 100 times."""
     drawn = np.random.default_rng(0).choice(values, (draws, len(values)))
     low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
@@ -163,7 +177,14 @@ def training(home: Path, tree: Path) -> Iterator[tuple[Run, psutil.Process]]:
     from tuner.runs.run import Run
 
     known = {path.name for path in paths.runs().glob("*")}
-    words = ("max_steps=1000000", "logging_steps=1", "save_steps=1000000", "probe=", "use_cpu=true")
+    words = (
+        "max_steps=1000000",
+        "logging_steps=1",
+        "save_steps=1000000",
+        "probe=",
+        "use_cpu=true",
+        "per_device_train_batch_size=4",
+    )
     own = {"PYTHONPATH": f"{tree}:{ROOT / 'tests'}", "TUNER_SUPERVISOR_IDLE": "1", "HF_HUB_OFFLINE": "1"}
     with (home / "training.log").open("wb") as log:
         started = subprocess.Popen(

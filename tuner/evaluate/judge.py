@@ -24,10 +24,21 @@ MARK = re.compile(r"\b(10|[1-9])\b")
 SECONDS = 120
 
 
+class _Direct(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: urllib would take the key along to whatever host an answer names."""
+
+    def redirect_request(self, *asked: object) -> None:
+        return None
+
+
 class Judge:
-    """The judge of a config."""
+    """The judge of a config. Raises ConfigError where its address is none of the web."""
 
     def __init__(self, config: EvaluateConfig):
+        if not str(config.judge_url).lower().startswith(("http://", "https://")):
+            sentence = "--judge_url is an address as http://127.0.0.1:8000/v1; give one that begins so."
+            raise ConfigError([Problem("judge_url", sentence)])
+        self._opened = urllib.request.build_opener(_Direct)
         self.url = str(config.judge_url).rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.model = config.judge_model or "default"
 
@@ -60,7 +71,7 @@ class Judge:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)  # noqa: S310  the person's own
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
+            with self._opened.open(request, timeout=SECONDS) as reply:
                 found = json.loads(reply.read())
             return str(found["choices"][0]["message"]["content"])
         except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
