@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import shutil
 import socket
@@ -60,8 +62,11 @@ def nginx(folder: Path, port: int, studio: int) -> list[str]:
     own = [
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     ]
+    me = (
+        f"user {getpass.getuser()}; " if os.geteuid() == 0 else ""
+    )  # root's workers may not enter the folder else
     (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
+        f"{me}daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
         f"http {{ access_log off; {' '.join(own)}\n{site}}}\n"
     )
     return ["nginx", "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]

@@ -32,12 +32,9 @@ class _Direct(urllib.request.HTTPRedirectHandler):
 
 
 class Judge:
-    """The judge of a config. Raises ConfigError where its address is none of the web."""
+    """The judge of a config."""
 
     def __init__(self, config: EvaluateConfig):
-        if not str(config.judge_url).lower().startswith(("http://", "https://")):
-            sentence = "--judge_url is an address as http://127.0.0.1:8000/v1; give one that begins so."
-            raise ConfigError([Problem("judge_url", sentence)])
         self._opened = urllib.request.build_opener(_Direct)
         self.url = str(config.judge_url).rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.model = config.judge_model or "default"
