@@ -142,7 +142,7 @@ def waiting(count: int) -> dict[str, Any]:
         os.utime(Run(id).folder, (1e9, 1e9))
     queue.pause()
     supervisor = Supervisor()
-    supervisor._settle = lambda: False  # type: ignore[method-assign]  # telling MLflow is another process's work
+    supervisor._settle = lambda *_: False  # type: ignore[method-assign]  # telling MLflow is another process's work
     supervisor.tick()
     return {"queue": cost(queue.queue), "look": cost(supervisor.tick)}
 
