@@ -37,13 +37,19 @@ class Steps:
         self._renew()
         if not self.capture:
             return self._step(rows, columns)
-        size = bucket(rows)
+        size = self._size(rows)
         if size not in self.graphs and (size not in self.seen or not self._captured(size)):
             self.seen.add(size)
             return self._step(size, self.arena.columns)[:rows]
         graph, logits = self.graphs[size]
         graph.replay()
         return logits[:rows]
+
+    def _size(self, rows: int) -> int:
+        """How many rows a step for these works on: a captured one may do twice as much as it must."""
+        least = bucket(rows)
+        found = [size for size in self.graphs if least <= size <= 2 * least]
+        return min(found, default=least) if rows > 1 else 1
 
     def _renew(self) -> None:
         if self.age != self.arena.age:

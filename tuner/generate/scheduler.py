@@ -165,7 +165,8 @@ class Scheduler:
         """Ask for the next tokens, then tell those that were asked for before: the device need not wait for the telling."""
         if lane.ahead is None:
             rows.feed([r.ids[-1] for r in lane.requests])
-        before, lane.ahead = lane.ahead, Ahead(list(lane.requests), rows.launch())
+        launched = rows.launch(sampling.Wish.of(lane.requests))
+        before, lane.ahead = lane.ahead, Ahead(list(lane.requests), launched)
         if not rows.overlaps:
             before, lane.ahead = lane.ahead, None
         self._told(lane, before)
@@ -187,19 +188,23 @@ class Scheduler:
 
     def _choose(self, requests: Sequence[Request], logits: torch.Tensor) -> list[int]:
         """One token for each request, told; the numbers of those that ended with it."""
-        best = logits.argmax(-1).tolist()
-        ids = [
-            best[i] if sampling.plain(r) else self._chosen(r, logits[i], best[i])
-            for i, r in enumerate(requests)
-        ]
+        together = [i for i, r in enumerate(requests) if sampling.plain(r)]
+        ids = [0] * len(requests)
+        if together:
+            wish = sampling.Wish.of([requests[i] for i in together])
+            rows = logits if len(together) == len(requests) else logits[together]
+            for i, token in zip(together, sampling.likely(rows, wish).tolist(), strict=True):
+                ids[i] = token
+        for i in set(range(len(requests))) - set(together):
+            ids[i] = self._chosen(requests[i], logits[i])
         self.made += len(ids)
         said = _said(requests, logits, ids)
         return [i for i, (r, token) in enumerate(zip(requests, said, strict=True)) if self._take(r, token)]
 
-    def _chosen(self, request: Request, logits: torch.Tensor, likeliest: int) -> int:
+    def _chosen(self, request: Request, logits: torch.Tensor) -> int:
         with self._failing([request]):
             return sampling.chosen(logits.float(), request)
-        return likeliest  # of an answer that has ended
+        return 0  # of an answer that has ended
 
     def _take(self, request: Request, token: Token) -> bool:
         """Note a request's next token and tell what may be shown of it. Whether that ended the answer."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tuner.generate.arena import Arena, bucket
 from tuner.generate.replay import Steps
+from tuner.generate.sampling import Wish, likely
 from tuner.generate.written import State, Written, refusal, state_of
 
 IDLE = 2
@@ -71,9 +72,11 @@ class StaticRows:
         self.arena.reserve(len(self.lengths), max(self.lengths) + 1)
         return self.steps(len(self.lengths), max(self.lengths))
 
-    def launch(self) -> Launched:
-        """Read a token more of each row; the likeliest after it are on their way."""
-        self.step()
+    def launch(self, wish: Wish) -> Launched:
+        """Read a token more of each row; those that are chosen after it are on their way, and read by the next step."""
+        logits = self.step()
+        if wish.chance:
+            self.arena.tokens[: len(self.lengths)] = likely(logits, wish)
         return Launched(self.arena.tokens[: len(self.lengths)])
 
     def leave(self, gone: Sequence[int]) -> list[int]:
