@@ -38,9 +38,10 @@ AnyRows = Rows | StaticRows
 
 class Decoder:
     """Reads and continues rows with a transformers model. `pad` is an id that means nothing; `written` says whether the
-    written-out layers are used where they can be."""
+    written-out layers are used where they can be, `ahead` whether a step is asked for before the tokens of the one before
+    are told: on a GPU, where they run side by side."""
 
-    def __init__(self, model: PreTrainedModel, pad: int = 0, written: bool = True):
+    def __init__(self, model: PreTrainedModel, pad: int = 0, written: bool = True, ahead: bool | None = None):
         self.model, self.pad = model, pad
         called = getattr(model, "get_base_model", lambda: model)()
         self.takes = set(
@@ -48,7 +49,8 @@ class Decoder:
         )  # what it is wrapped in hides them
         self.called = called
         self.joins = _plain_attention(called)
-        self.statics = Statics(called) if written and self.joins else None
+        overlaps = self.device.type == "cuda" if ahead is None else ahead
+        self.statics = Statics(called, overlaps) if written and self.joins else None
         self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
 
     @property

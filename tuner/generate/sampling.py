@@ -58,24 +58,31 @@ def penalized(logits: Tensor, request: Request) -> Tensor:
 
 @dataclass(frozen=True)
 class Wish:
-    """How tokens of some rows are chosen. `numbers` is [4, rows]: temperature, top_k, top_p, and a point from 0 to 1."""
+    """How tokens of some rows are chosen. `numbers` is [4, rows]: temperature, top_k, top_p, and a point from 0 to 1.
+
+    `chance` says that some are drawn, of those `ordered` that some are drawn from the best alone, `free` that some are drawn
+    from all. `most` is the largest top_k, 0 where a row that is ordered has none.
+    """
 
     numbers: Tensor
     chance: bool
-    most: int  # the largest top_k, 0 where a row takes all
     ordered: bool
+    free: bool
+    most: int
 
     @classmethod
     def of(cls, requests: Sequence[Request]) -> Wish:
         """The wishes of requests. One number of each one's own generator is used where it leaves something to chance, so
         that its answer does not depend on what runs beside it."""
         asked = [r.sampling for r in requests if r.sampling.temperature > 0]
-        every = bool(asked) and all(s.top_k for s in asked)
+        ordered = [s for s in asked if s.top_k or s.top_p < 1]
+        every = bool(ordered) and all(s.top_k for s in ordered)
         return cls(
             torch.tensor([_numbers(r) for r in requests], dtype=torch.float64).t(),
             chance=bool(asked),
-            most=max(s.top_k for s in asked) if every else 0,
-            ordered=any(s.top_k or s.top_p < 1 for s in asked),
+            ordered=bool(ordered),
+            free=len(ordered) < len(asked),
+            most=max(s.top_k for s in ordered) if every else 0,
         )
 
     def on(self, device: torch.device) -> Tensor:
@@ -103,10 +110,18 @@ def drawn(logits: Tensor, numbers: Tensor, wish: Wish) -> Tensor:
     """A token of each row by chance: temperature, then top_k, then top_p, as transformers does."""
     heat, top_k, top_p, point = numbers[:, :, None]
     scores = logits / torch.where(heat > 0, heat, 1.0).float()
+    of_all = _places(scores.softmax(-1), point) if wish.free else None
     if not wish.ordered:
-        return _places(scores.softmax(-1), point)
-    if wish.most:
-        scores, ids = scores.topk(min(wish.most, scores.shape[1]), dim=-1)
+        assert of_all is not None
+        return of_all
+    of_best = _of_the_best(scores, top_k, top_p, point, wish.most)
+    # a row that leaves nothing out is not put in order because another is: its point would mean another token
+    return of_best if of_all is None else torch.where(((top_k > 0) | (top_p < 1))[:, 0], of_best, of_all)
+
+
+def _of_the_best(scores: Tensor, top_k: Tensor, top_p: Tensor, point: Tensor, most: int) -> Tensor:
+    if most:
+        scores, ids = scores.topk(min(most, scores.shape[1]), dim=-1)
     else:
         scores, ids = scores.sort(descending=True, dim=-1)
     place = torch.arange(scores.shape[1], device=scores.device)

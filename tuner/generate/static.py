@@ -40,19 +40,16 @@ class Launched:
 
 @dataclass
 class StaticRows:
-    """Rows of one arena: the first `len(lengths)`, which hold so many tokens each."""
+    """Rows of one arena: the first `len(lengths)`, which hold so many tokens each. `overlaps` says that a step runs beside
+    what is done with the tokens of the one before."""
 
     steps: Steps
+    overlaps: bool
     lengths: list[int] = field(default_factory=list)
 
     @property
     def arena(self) -> Arena:
         return self.steps.arena
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether a step runs beside what is done with the tokens of the one before."""
-        return self.arena.device.type == "cuda"
 
     def enter(self, cache: Any, chosen: Sequence[int], lengths: Sequence[int], room: int) -> None:
         """Take in rows of a padded cache; `room` is how many tokens the longest of all may come to hold."""
@@ -89,8 +86,8 @@ class StaticRows:
 class Statics:
     """The arenas of a model, one for each adapter whose rows are being continued, and some for those to come."""
 
-    def __init__(self, model: Any, capture: bool | None = None):
-        self.model, self.capture = model, capture
+    def __init__(self, model: Any, overlaps: bool):
+        self.model, self.overlaps = model, overlaps
         self.written: Written | None = None
         self.refused: dict[State, bool] = {}
         self.idle: list[Steps] = []
@@ -105,13 +102,12 @@ class Statics:
         found = next((steps for steps in self.idle if steps.state == state), None)
         if found is not None:
             self.idle.remove(found)
-        return StaticRows(found or self._steps(state))
+        return StaticRows(found or self._steps(state), self.overlaps)
 
     def _steps(self, state: State) -> Steps:
         written = self.written = self.written or Written(self.model)
-        capture = written.device.type == "cuda" if self.capture is None else self.capture
         arena = Arena(written.sizes, written.dtype, written.device)
-        return Steps(written, written.worn(), arena, state, capture)
+        return Steps(written, written.worn(), arena, state, capture=written.device.type == "cuda")
 
     def release(self, rows: StaticRows) -> None:
         """Keep the arena of rows that have all left, and forget the one that waits longest where there are many."""
