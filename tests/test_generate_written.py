@@ -20,7 +20,7 @@ from tuner.generate.decoder import Decoder
 from tuner.generate.request import Request, Sampling
 from tuner.generate.sampling import Wish
 from tuner.generate.scheduler import Scheduler
-from tuner.generate.static import IDLE
+from tuner.generate.static import IDLE, StaticRows
 from tuner.generate.written import refusal
 from tuner.models.linears import together
 from tuner.models.llama_family import causal_lm
@@ -83,29 +83,101 @@ def test_a_surplus_token_is_told_to_nobody() -> None:
     ]
 
 
+def several(folder: Path, kinds: dict[str, dict[str, Any]]) -> Any:
+    """A model with these adapters on it, far from nothing."""
+    for seed, (name, changes) in enumerate(kinds.items()):
+        base = model_of("llama")
+        torch.manual_seed(seed + 1)
+        if "modules_to_save" in changes:
+            base.lm_head.weight.data.normal_(std=0.2)
+        worn = get_peft_model(base, LoraConfig(**{"init_lora_weights": False, **changes}))
+        worn.save_pretrained(folder / name)
+    first, *rest = kinds
+    model: Any = PeftModel.from_pretrained(model_of("llama"), folder / first, adapter_name=first)
+    for name in rest:
+        model.load_adapter(folder / name, adapter_name=name)
+    return model.eval()
+
+
+class Switched:
+    """PEFT's adapters by name, empty for the base."""
+
+    def __init__(self, model: Any):
+        self.model, self.times = model, 0
+
+    def use(self, name: str) -> None:
+        self.times += 1
+        self.model.base_model.enable_adapter_layers() if name else self.model.base_model.disable_adapter_layers()
+        if name:
+            self.model.set_adapter(name)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "thin": {"r": 2, "target_modules": ["v_proj", "down_proj"]},
+    "wide": {"r": 8, "target_modules": "all-linear"},
+    "whole": {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "unusual": {"r": 4, "target_modules": ["q_proj"], "use_dora": True},
+}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_rows_of_several_adapters_share_a_step(tmp_path: Path, ahead: bool) -> None:
+    model, prompts = several(tmp_path, KINDS), prompts_of(3)
+    switch, expected = Switched(model), {}
+    for name in ("", *KINDS):
+        switch.use(name)
+        expected[name] = [generated(model, p, 12) for p in prompts]
+    assert len({str(made) for made in expected.values()}) == 5
+    scheduler = Scheduler(Decoder(model, ahead=ahead), spelled, switch)
+    for turn in range(2):
+        asked = {
+            (name, i): Collected(p, Sampling(max_tokens=12), name)
+            for name in expected
+            for i, p in enumerate(prompts)
+        }
+        finished(scheduler, list(asked.values()), random.Random(turn))
+        for (name, i), one in asked.items():
+            assert list(one.answer.ids) == expected[name][i], name
+    assert scheduler.decoder.statics is not None
+    sets = [set(steps.outfits) for steps in scheduler.decoder.statics.idle]
+    assert {(), ("thin",), ("wide",)} in sets and {("whole",)} in sets
+
+
+def test_the_base_beside_an_adapter_is_the_base_to_the_last_bit(tmp_path: Path) -> None:
+    model, prompt = several(tmp_path, KINDS), prompts_of(1)[0]
+    switch = Switched(model)
+
+    def logits(*names: str) -> torch.Tensor:
+        decoder, held = Decoder(model), None
+        for name in names:
+            switch.use(name)
+            rows, _ = decoder.prefill([prompt])
+            held = decoder.enter(held, rows, [0], 64)
+        assert isinstance(held, StaticRows)
+        return decoder.step(held, [5] * len(names))
+
+    with torch.no_grad():
+        assert torch.equal(logits("wide", "", "thin", "")[1::2], logits("", "", "", "")[1::2])
+        assert torch.allclose(logits("wide", "")[0], logits("wide", "wide")[0], atol=1e-5)
+
+
 def test_arenas_are_used_again_and_few_are_kept(tmp_path: Path) -> None:
-    base = model_of("llama")
-    for seed in range(4):
-        torch.manual_seed(seed)
-        worn = get_peft_model(
-            model_of("llama"), LoraConfig(r=2, target_modules=["v_proj"], init_lora_weights=False)
-        )
-        worn.save_pretrained(tmp_path / str(seed))
-    model: Any = PeftModel.from_pretrained(base, tmp_path / "0", adapter_name="0")
-    for seed in range(1, 4):
-        model.load_adapter(tmp_path / str(seed), adapter_name=str(seed))
-    model.eval()
-    decoder = Decoder(model)
-    scheduler, prompt = Scheduler(decoder, spelled), prompts_of(1)[0]
+    kinds = {
+        f"whole{n}": {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]} for n in range(4)
+    }
+    model = several(tmp_path, {**kinds, "plain": KINDS["thin"], "other": KINDS["wide"]})
+    decoder, prompt = Decoder(model), prompts_of(1)[0]
+    scheduler = Scheduler(decoder, spelled)
     assert decoder.statics is not None
-    for name in ("0", "1", "1", "2", "3", "3", "0"):
+    for name, again in (("plain", False), ("whole0", False), ("other", True), ("plain", True), ("whole1", False),
+                        ("whole2", False), ("whole1", True), ("plain", False)):  # fmt: skip
         model.set_adapter(name)
         kept = list(decoder.statics.idle)
         one = Collected(prompt, Sampling(max_tokens=6))
         finished(scheduler, [one], random.Random(0))
-        assert list(one.answer.ids) == generated(model, prompt, 6)
+        assert list(one.answer.ids) == generated(model, prompt, 6), name
         assert len(decoder.statics.idle) <= IDLE
-        assert (decoder.statics.idle[-1] in kept) == ((name,) in [steps.state for steps in kept])
+        assert (decoder.statics.idle[-1] in kept) == again, name
 
 
 def unusual() -> dict[str, Any]:

@@ -126,10 +126,10 @@ def sync(device: str) -> None:
 
 
 def timed(work: Way, prompts: Ids, new: int, device: str) -> tuple[float, Ids]:
-    """Seconds of the second time; the first one is short."""
+    """Seconds of the second time; the first one is short where nothing has to be prepared."""
     import torch
 
-    work(prompts, 16)
+    work(prompts, new if isinstance(work, Held) else 16)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     sync(device)
@@ -154,17 +154,27 @@ def checked(device: str) -> None:
             prompts = [p[: 20 + 7 * n] for n, p in enumerate(prompts_of(9, 100, 800))]
             expected = [by_generate(worn, [p], 64)[0] for p in prompts]
             held = Held(worn, 9)
-            made, alone = held(prompts, 64), [held([p], 64)[0] for p in prompts[:3]]
-            same = sum(a == b for a, b in zip(expected, made, strict=True))
-            single = sum(a == b for a, b in zip(expected, alone, strict=False))
+            made, again = held(prompts, 64), held(prompts, 64)
+            alone = [held([p], 64)[0] for p in prompts[:3]]
             say(
-                case="same tokens",
-                kind=kind,
-                key_heads=keys,
-                adapter=adapter,
-                batch=f"{same}/9",
-                alone=f"{single}/3",
-            )
+                case="same tokens", kind=kind, key_heads=keys, adapter=adapter,
+                batch=_same(expected, made), again=_same(made, again), alone=_same(expected, alone),
+                first_apart=[_apart(worn, p, a, b) for p, a, b in zip(prompts, expected, made, strict=True) if a != b],
+            )  # fmt: skip
+
+
+def _same(some: Ids, others: Ids) -> str:
+    return f"{sum(a == b for a, b in zip(some, others, strict=False))}/{len(others)}"
+
+
+def _apart(model: Any, prompt: list[int], expected: list[int], made: list[int]) -> dict[str, float]:
+    """Where two answers part, and by how much the model itself prefers one token to the other there."""
+    import torch
+
+    at = next(i for i, (a, b) in enumerate(zip(expected, made, strict=True)) if a != b)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + expected[:at]], device=model.device)).logits[0, -1].double()
+    return {"at": at, "by": float(logits[expected[at]] - logits[made[at]]), "spread": float(logits.std())}
 
 
 def raced(model: Any, name: str, options: argparse.Namespace) -> None:
@@ -183,7 +193,7 @@ def raced(model: Any, name: str, options: argparse.Namespace) -> None:
 
 
 def profiled(model: Any, options: argparse.Namespace) -> None:
-    """The kernels of some steps by time."""
+    """The kernels of some steps by time, and how long a step takes."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -230,9 +240,9 @@ def _swept(n: int, width: int, gated: bool) -> None:
             k._vector(x, weight, out, None, gated=gated)
 
     found = []
-    for tile in product((1, 4, 8, 16), (512, 1024, 2048), (4, 8)):
+    for tile in product((1, 2, 4), (512, 1024, 2048), (2, 4, 8)):
         if 1024 <= tile[0] * tile[1] <= 8192:
-            k.TILES = dict.fromkeys(k.TILES, tile)
+            k.tile = lambda width, gated, tile=tile: tile
             found.append((round(clocked(ours), 2), tile))
     found.sort()
     library = clocked(lambda: [x @ w.t() for w in weights])

@@ -7,7 +7,7 @@ the model.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +77,19 @@ class Decoder:
     def enter(self, held: AnyRows | None, rows: Rows, chosen: Sequence[int], room: int) -> AnyRows:
         """Put the chosen of rows that were just read beside those that are being continued. `room` is how many tokens the
         longest of all may come to hold."""
-        if held is None and self.statics is not None:
-            held = self.statics.rows()
-        if isinstance(held, StaticRows):
-            held.enter(rows.cache, chosen, [rows.lengths[i] for i in chosen], room)
-            return held
+        if self.statics is not None and not isinstance(held, Rows) and self.statics.ends() is not None:
+            lengths = [rows.lengths[i] for i in chosen]
+            return self.statics.enter(held, rows.cache, chosen, lengths, room)
+        assert not isinstance(held, StaticRows)
         if held is None and len(chosen) == len(rows.lengths):
             return rows
         return self.join([*([] if held is None else [(held, range(len(held.lengths)))]), (rows, chosen)])
+
+    def shared(self) -> Hashable | None:
+        """What rows have in common that can be continued together whatever adapter they wear; None for the model as it is
+        now if its rows cannot."""
+        ends = None if self.statics is None else self.statics.ends()
+        return None if ends is None else ends.key
 
     def step(self, rows: AnyRows, tokens: Sequence[int]) -> torch.Tensor:
         """Read one token more of each row; logits [rows, vocabulary] after it, until the next step."""

@@ -1,13 +1,14 @@
 """Requests share the model: those that wait are let in between steps, each step makes one token for every row.
 
-Rows of one adapter stand in one batch (a lane); lanes take turns, because a model can wear one adapter at a time.
+Rows that can be continued together stand in one batch (a lane). Where the model itself continues them, they are of one
+adapter, and lanes take turns, because a model can wear one adapter at a time.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,9 +38,10 @@ class Ahead:
 
 @dataclass
 class Lane:
-    """The requests of one adapter that are being answered, in the order of their rows."""
+    """Requests that are being answered together, in the order of their rows. `adapter` is what the model must wear for it,
+    None where each row knows its own."""
 
-    adapter: str
+    adapter: str | None
     requests: list[Request] = field(default_factory=list)
     rows: AnyRows | None = None
     ahead: Ahead | None = None
@@ -55,7 +57,7 @@ class Scheduler:
         self.switch = switch or AsItIs()
         self.most = most if decoder.joins else 1
         self.waiting: deque[Request] = deque()
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[Hashable, Lane] = {}
         self.speech: dict[Request, Speech] = {}
         self.read = self.made = 0
         self.lock = threading.Condition()
@@ -81,14 +83,15 @@ class Scheduler:
         self._drop_waiting()
         self._admit()
         several = len(self.lanes) > 1
-        for lane in list(self.lanes.values()):
+        for key, lane in list(self.lanes.items()):
             with self._failing(lane.requests):
                 self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])  # those that failed
-                self.switch.use(lane.adapter)
+                if lane.adapter is not None:
+                    self.switch.use(lane.adapter)
                 for _ in range(TURN if several else 1):
                     self._advance(lane)
             if not lane.requests:
-                del self.lanes[lane.adapter]
+                del self.lanes[key]
 
     def cancel_all(self) -> None:
         """End every request, those that wait too."""
@@ -108,10 +111,9 @@ class Scheduler:
 
     def _admit(self) -> None:
         for group in self._groups():
-            lane = self.lanes.setdefault(group[0].adapter, Lane(group[0].adapter))
             with self._failing(group):
-                self.switch.use(lane.adapter)
-                self._enter(lane, group)
+                self.switch.use(group[0].adapter)
+                self._enter(group)
 
     def _groups(self) -> Iterator[list[Request]]:
         """Who may enter, by adapter, each group small enough to be read at once."""
@@ -124,7 +126,7 @@ class Scheduler:
         for requests in by_adapter.values():
             yield from _readable(sorted(requests, key=lambda r: len(r.prompt)))
 
-    def _enter(self, lane: Lane, group: list[Request]) -> None:
+    def _enter(self, group: list[Request]) -> None:
         every = any(r.sampling.prompt_logprobs for r in group)
         rows, logits = self.decoder.prefill([r.prompt for r in group], every)
         self.read += sum(rows.lengths)
@@ -135,11 +137,18 @@ class Scheduler:
         ended = self._choose(group, logits[:, -1])
         left = [i for i in range(len(group)) if i not in ended]
         if left:
-            coming = [group[i] for i in left]
+            coming, lane = [group[i] for i in left], self._lane(group[0].adapter)
             self._hear(lane)  # what is ahead goes on from tokens that only the device knows
             room = max(len(r.prompt) + r.sampling.max_tokens for r in [*lane.requests, *coming])
             lane.rows = self.decoder.enter(lane.rows, rows, left, min(room, self.decoder.longest))
             lane.requests += coming
+
+    def _lane(self, adapter: str) -> Lane:
+        """Where requests of the adapter that is on the model now are answered."""
+        shared = self.decoder.shared()
+        if shared is None:
+            return self.lanes.setdefault(adapter, Lane(adapter))
+        return self.lanes.setdefault(shared, Lane(None))
 
     def _speech(self, request: Request) -> Speech:
         def decode(ids: Sequence[int]) -> str:

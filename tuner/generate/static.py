@@ -12,7 +12,7 @@ from torch import Tensor
 from tuner.generate.arena import Arena, bucket
 from tuner.generate.replay import Steps
 from tuner.generate.sampling import Wish, likely
-from tuner.generate.written import State, Written, refusal, state_of
+from tuner.generate.written import Ends, State, Written, refusal, state_of
 
 IDLE = 2
 """Arenas without rows that are kept for those to come."""
@@ -51,12 +51,16 @@ class StaticRows:
     def arena(self) -> Arena:
         return self.steps.arena
 
-    def enter(self, cache: Any, chosen: Sequence[int], lengths: Sequence[int], room: int) -> None:
-        """Take in rows of a padded cache; `room` is how many tokens the longest of all may come to hold."""
+    def enter(
+        self, cache: Any, chosen: Sequence[int], lengths: Sequence[int], state: State, room: int
+    ) -> None:
+        """Take in rows of a padded cache, which wear what is on the model now; `room` is how many tokens the longest of all
+        may come to hold."""
+        worn = self.steps.wear(state, empty=not self.lengths)
         count = len(self.lengths) + len(chosen)
         longest = max([*self.lengths, *lengths]) + 2
         self.arena.reserve(bucket(count), max(longest, min(room + 2, FORESEEN)))
-        self.arena.enter(len(self.lengths), cache, chosen, lengths)
+        self.arena.enter(len(self.lengths), cache, chosen, lengths, worn)
         self.lengths += lengths
 
     def feed(self, tokens: Sequence[int]) -> None:
@@ -84,7 +88,7 @@ class StaticRows:
 
 
 class Statics:
-    """The arenas of a model, one for each adapter whose rows are being continued, and some for those to come."""
+    """The arenas of a model: those whose rows are being continued, and some for rows to come."""
 
     def __init__(self, model: Any, overlaps: bool):
         self.model, self.overlaps = model, overlaps
@@ -92,22 +96,33 @@ class Statics:
         self.refused: dict[State, bool] = {}
         self.idle: list[Steps] = []
 
-    def rows(self) -> StaticRows | None:
-        """A place for rows, with what is on the model now; None where the written-out layers cannot continue them."""
+    def ends(self) -> Ends | None:
+        """The ends of the model as it is now, None where the written-out layers cannot continue its rows."""
         state = state_of(self.model)
         if state not in self.refused:
             self.refused[state] = refusal(self.model) is not None
         if self.refused[state]:
             return None
-        found = next((steps for steps in self.idle if steps.state == state), None)
+        self.written = self.written or Written(self.model)
+        return self.written.ends()
+
+    def enter(
+        self, held: StaticRows | None, cache: Any, chosen: Sequence[int], lengths: Sequence[int], room: int
+    ) -> StaticRows:
+        """Put rows of a padded cache beside those that are held, or where none are."""
+        rows = held or StaticRows(self._steps(), self.overlaps)
+        rows.enter(cache, chosen, lengths, state_of(self.model), room)
+        return rows
+
+    def _steps(self) -> Steps:
+        assert self.written is not None
+        written, ends = self.written, self.written.ends()
+        found = next((steps for steps in self.idle if steps.ends.key == ends.key), None)
         if found is not None:
             self.idle.remove(found)
-        return StaticRows(found or self._steps(state), self.overlaps)
-
-    def _steps(self, state: State) -> Steps:
-        written = self.written = self.written or Written(self.model)
+            return found
         arena = Arena(written.sizes, written.dtype, written.device)
-        return Steps(written, written.worn(), arena, state, capture=written.device.type == "cuda")
+        return Steps(written, ends, arena, capture=written.device.type == "cuda")
 
     def release(self, rows: StaticRows) -> None:
         """Keep the arena of rows that have all left, and forget the one that waits longest where there are many."""
