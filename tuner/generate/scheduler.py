@@ -7,6 +7,7 @@ adapter, and lanes take turns, because a model can wear one adapter at a time.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from tuner.generate.text import Decodes, Speech
 MOST_ROWS = 32
 PREFILL = 8192
 """Tokens, padding too, that are read at once before answers begin; one longer prompt is read alone."""
+LOOK = 0.1
+"""Seconds between two looks at who has left while waiting; there may be very many."""
 TURN = 8
 """Steps of one lane before the next has its turn, where there are several: switching adapters takes time too."""
 
@@ -61,6 +64,7 @@ class Scheduler:
         self.speech: dict[Request, Speech] = {}
         self.read = self.made = 0
         self.lock = threading.Condition()
+        self.looked = 0.0
 
     def submit(self, request: Request) -> Request:
         """Take a request in; its answer begins when there is room."""
@@ -81,11 +85,11 @@ class Scheduler:
     def step(self) -> None:
         """Let in who waits, then give each lane its turn."""
         self._drop_waiting()
+        self._drop_failed()
         self._admit()
         several = len(self.lanes) > 1
         for key, lane in list(self.lanes.items()):
             with self._failing(lane.requests):
-                self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])  # those that failed
                 if lane.adapter is not None:
                     self.switch.use(lane.adapter)
                 for _ in range(TURN if several else 1):
@@ -103,11 +107,21 @@ class Scheduler:
     # --- those that come
 
     def _drop_waiting(self) -> None:
+        if time.monotonic() - self.looked < LOOK:
+            return
+        self.looked = time.monotonic()
         with self.lock:
             gone = [r for r in self.waiting if r.cancelled.is_set()]
             self.waiting = deque(r for r in self.waiting if not r.cancelled.is_set())
         for request in gone:
             self._tell(request, Piece(finish="cancelled"))
+
+    def _drop_failed(self) -> None:
+        """Rows of answers that ended with an error make room before others come: not every model's can stand beside others."""
+        for key, lane in list(self.lanes.items()):
+            self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])
+            if not lane.requests:
+                del self.lanes[key]
 
     def _admit(self) -> None:
         for group in self._groups():
@@ -122,7 +136,10 @@ class Scheduler:
             entering = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
         by_adapter: dict[str, list[Request]] = {}
         for request in entering:
-            by_adapter.setdefault(request.adapter, []).append(request)
+            if request.cancelled.is_set():
+                self._tell(request, Piece(finish="cancelled"))
+            else:
+                by_adapter.setdefault(request.adapter, []).append(request)
         for requests in by_adapter.values():
             yield from _readable(sorted(requests, key=lambda r: len(r.prompt)))
 

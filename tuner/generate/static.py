@@ -127,6 +127,8 @@ class Statics:
     def release(self, rows: StaticRows) -> None:
         """Keep the arena of rows that have all left, and forget the one that waits longest where there are many."""
         rows.leave(range(len(rows.lengths)))
+        if self.overlaps and rows.arena.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # a step for nobody may be at work on it
         self.idle.append(rows.steps)
         if len(self.idle) > IDLE:
             self.idle.pop(0).close()
