@@ -14,6 +14,7 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from tests.test_generate import generated, model_of, prompts_of, spelled
 from tuner.generate import sampling
+from tuner.generate.adapters import Adapters
 from tuner.generate.answers import Collected
 from tuner.generate.arena import Arena, Sizes, bucket, roomy
 from tuner.generate.decoder import Decoder
@@ -21,7 +22,7 @@ from tuner.generate.request import Request, Sampling
 from tuner.generate.sampling import Wish
 from tuner.generate.scheduler import Scheduler
 from tuner.generate.static import IDLE, StaticRows
-from tuner.generate.written import refusal
+from tuner.generate.written import Written, refusal
 from tuner.models.linears import together
 from tuner.models.llama_family import causal_lm
 
@@ -280,3 +281,21 @@ def test_tokens_are_drawn_for_each_row_as_for_it_alone() -> None:
         alone = [sampling.chosen(row, Request([0], w)) for row, w in zip(logits, wishes, strict=True)]
         assert together_ == alone
         logits = torch.randn(6, 50) * 3
+
+
+def test_a_served_base_s_weights_lie_together() -> None:
+    base = Adapters(model_of("qwen2")).base
+    assert all(len(group.weights) == 1 for layer in Written(base).layers for group in layer.groups)
+
+
+def test_a_model_whose_weights_became_one_is_saved_as_before(tmp_path: Path) -> None:
+    """Layers that are frozen while others are trained: the checkpoint after a look holds what it held."""
+    model = model_of("llama")
+    model.save_pretrained(tmp_path / "before")
+    model.model.layers[0].requires_grad_(False)
+    finished(
+        Scheduler(Decoder(model), spelled), [Collected([5, 6], Sampling(max_tokens=3))], random.Random(0)
+    )
+    model.save_pretrained(tmp_path / "after")
+    before, after = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("before", "after"))
+    assert before == after
