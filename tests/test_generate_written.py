@@ -238,13 +238,36 @@ def test_rows_keep_what_they_hold_while_others_leave(data: st.DataObject) -> Non
             held = [held[i] for i in arena.leave(len(held), gone)]
         else:
             arena.reserve(len(held) + 1, 100 + 40 * turn)
-            arena.held[:, :, len(held)] = arena.tokens[len(held)] = arena.lengths[len(held)] = turn
+            arena.held[0][:, len(held)] = arena.tokens[len(held)] = arena.lengths[len(held)] = turn
             arena.active[len(held)] = 1
             held.append(turn)
         count = len(held)
         assert arena.tokens[:count].tolist() == arena.lengths[:count].tolist() == held
-        assert arena.held[0, 0, :count, 0, 0, 0].tolist() == held
+        assert arena.held[0][0, :count, 0, 0, 0].tolist() == held
         assert arena.active.sum() == count and not arena.lengths[count:].any()
+
+
+def test_where_memory_is_short_only_what_is_needed_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena(Sizes(2, 1, 1), torch.float32, torch.device("cpu"))
+    arena.reserve(1, 20)
+    arena.held[1].fill_(7)
+    whole = arena._layer
+
+    def little(rows: int, columns: int) -> torch.Tensor:
+        if rows * columns > 600:
+            raise torch.OutOfMemoryError("full")
+        return whole(rows, columns)
+
+    monkeypatch.setattr(arena, "_layer", little)
+    age = arena.age
+    arena.reserve(1, 130, hoped=2000)
+    assert arena.columns == 256 and arena.age > age
+    assert arena.held[1][:, :, :, :128].eq(7).all() and not arena.held[1][:, :, :, 128:].any()
+    arena.reserve(2, 100, hoped=2000)
+    assert (arena.rows, arena.columns) == (2, 256)
+    with pytest.raises(torch.OutOfMemoryError):
+        arena.reserve(2, 400)
+    assert (arena.rows, arena.columns) == (2, 256)
 
 
 def test_room_is_enough_and_not_too_much() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 GRAIN = 128
 """Columns are set aside in steps that grow with their number, and are at least this many."""
@@ -31,25 +32,36 @@ class Arena:
     def __init__(self, sizes: Sizes, dtype: torch.dtype, device: torch.device):
         self.sizes, self.dtype, self.device = sizes, dtype, device
         self.rows = self.columns = self.age = 0
-        self.held = torch.empty(2, sizes.layers, 0, sizes.heads, 0, sizes.size, dtype=dtype, device=device)
+        self.held = [self._layer(0, 0) for _ in range(sizes.layers)]  # each [2, rows, heads, columns, size]
         self._state(0)
 
-    def reserve(self, rows: int, columns: int) -> None:
-        """Have room for so many; what is held stays."""
-        if rows <= self.rows and columns <= self.columns:
+    def _layer(self, rows: int, columns: int) -> Tensor:
+        shape = (2, rows, self.sizes.heads, columns, self.sizes.size)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def reserve(self, rows: int, columns: int, hoped: int = 0) -> None:
+        """Have room for so many; what is held stays. `hoped` columns are set aside where there is memory for them."""
+        wanted = max(columns, hoped)
+        if rows <= self.rows and wanted <= self.columns:
             return
-        held, old = self.held, (self.tokens, self.lengths, self.active, self.worn)
+        try:
+            self._grow(rows, wanted)
+        except torch.OutOfMemoryError:
+            if rows > self.rows or columns > self.columns:
+                self._grow(rows, columns)
+
+    def _grow(self, rows: int, columns: int) -> None:
         rows, columns = max(self.rows, bucket(rows)), max(self.columns, roomy(columns))
-        s, kept_rows, kept_columns = self.sizes, self.rows, self.columns
-        self.held = torch.zeros(
-            2, s.layers, rows, s.heads, columns, s.size, dtype=self.dtype, device=self.device
-        )
-        self.held[:, :, :kept_rows, :, :kept_columns] = held
+        self.age += 1  # also where only some layers find memory
+        for number, held in enumerate(self.held):
+            grown = self._layer(rows, columns)
+            grown[:, : self.rows, :, : self.columns] = held[:, : self.rows, :, : self.columns]
+            self.held[number] = grown  # one layer after the other: there is never all of it twice
+        old = (self.tokens, self.lengths, self.active, self.worn)
         self._state(rows)
         for new, was in zip((self.tokens, self.lengths, self.active, self.worn), old, strict=True):
-            new[:kept_rows] = was
+            new[: self.rows] = was
         self.rows, self.columns = rows, columns
-        self.age += 1
 
     def _state(self, rows: int) -> None:
         self.tokens, self.lengths, self.active, self.worn = (
@@ -70,7 +82,7 @@ class Arena:
         for number, layer in enumerate(cache.layers):
             for kind, states in enumerate((layer.keys, layer.values)):
                 # [rows, columns, heads, size], for an index on either side of a slice comes first
-                self.held[kind, number, first:end, :, :width] = states[rows, :, columns].transpose(1, 2)
+                self.held[number][kind, first:end, :, :width] = states[rows, :, columns].transpose(1, 2)
         self.lengths[first:end] = there
         self.active[first:end] = 1
         self.worn[first:end] = worn
@@ -82,7 +94,8 @@ class Arena:
         movers = sorted(set(range(left, count)) - set(gone))
         if movers:
             to, of = (torch.tensor(x, device=self.device) for x in (holes, movers))
-            self.held[:, :, to] = self.held[:, :, of]
+            for held in self.held:
+                held[:, to] = held[:, of]
             for state in (self.tokens, self.lengths, self.worn):
                 state[to] = state[of]
         for hole, mover in zip(holes, movers, strict=True):

@@ -16,7 +16,7 @@ from tuner.generate.written import Ends, State, Written, refusal, state_of
 
 IDLE = 2
 """Arenas without rows that are kept for those to come."""
-FORESEEN = 4096
+FORESEEN = 2048
 """Columns that are set aside at once where an answer may become longer."""
 
 
@@ -59,7 +59,7 @@ class StaticRows:
         worn = self.steps.wear(state, empty=not self.lengths)
         count = len(self.lengths) + len(chosen)
         longest = max([*self.lengths, *lengths]) + 2
-        self.arena.reserve(bucket(count), max(longest, min(room + 2, FORESEEN)))
+        self.arena.reserve(bucket(count), longest, hoped=min(room + 2, FORESEEN))
         self.arena.enter(len(self.lengths), cache, chosen, lengths, worn)
         self.lengths += lengths
 

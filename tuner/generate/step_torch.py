@@ -114,7 +114,7 @@ def attend(qkv: Tensor, heads: Heads, number: int, where: Place) -> Tensor:
         qkv[:, :width] = qk
     pointwise_torch.rotate(qkv, where.cos, where.sin, both)
     q, k, v = qkv.unflatten(1, (-1, heads.size)).split([heads.queries, heads.keys, heads.keys], 1)
-    held = where.arena.held[:, number]
+    held = where.arena.held[number]
     at = torch.arange(rows, device=qkv.device)
     held[0][at, :, where.lengths], held[1][at, :, where.lengths] = k, v
     keys, values = held[:, :rows, :, : where.columns]

@@ -257,7 +257,7 @@ def splits_of(rows: int, heads: int, columns: int) -> int:
 
 def attend(qkv: Tensor, heads: Heads, number: int, where: Place) -> Tensor:
     rows, d = len(qkv), heads.size
-    keys, values = where.arena.held[0, number], where.arena.held[1, number]
+    keys, values = where.arena.held[number]
     row_stride, head_stride = keys.stride(0), keys.stride(1)
     q_norm, k_norm = heads.norms if heads.norms is not None else (None, None)
     _write[(rows, heads.queries + 2 * heads.keys)](

@@ -186,7 +186,12 @@ def refusal(model: Any) -> str | None:
 
 def _refusals(model: Any) -> Iterator[str]:
     layers = getattr(getattr(model, "model", None), "layers", None)
-    if layers is None or not len(layers) or not all(_known(layer) for layer in layers):
+    if (
+        not hasattr(model, "lm_head")
+        or layers is None
+        or not len(layers)
+        or not all(_known(layer) for layer in layers)
+    ):
         yield "its architecture is not of the Llama family"
         return
     if getattr(model.config, "hidden_act", "silu") not in ("silu", "swish"):
