@@ -235,7 +235,7 @@ def test_rows_keep_what_they_hold_while_others_leave(data: st.DataObject) -> Non
     for turn in range(6):
         if held and data.draw(st.booleans()):
             gone = data.draw(st.lists(st.integers(0, len(held) - 1), unique=True))
-            held = [held[i] for i in arena.leave(len(held), gone)]
+            held = [held[i] for i in arena.leave(len(held), gone, 1)]
         else:
             arena.reserve(len(held) + 1, 100 + 40 * turn)
             arena.held[0][:, len(held)] = arena.tokens[len(held)] = arena.lengths[len(held)] = turn

@@ -87,15 +87,16 @@ class Arena:
         self.active[first:end] = 1
         self.worn[first:end] = worn
 
-    def leave(self, count: int, gone: Sequence[int]) -> list[int]:
-        """Take rows out of the first `count`; the last ones move to their places. Which rows stand there now, in order."""
+    def leave(self, count: int, gone: Sequence[int], columns: int) -> list[int]:
+        """Take rows out of the first `count`, which hold `columns` at most; the last ones move to their places. Which rows
+        stand there now, in order."""
         left = count - len(gone)
         order, holes = list(range(count)), sorted(i for i in gone if i < left)
         movers = sorted(set(range(left, count)) - set(gone))
         if movers:
             to, of = (torch.tensor(x, device=self.device) for x in (holes, movers))
             for held in self.held:
-                held[:, to] = held[:, of]
+                held[:, to, :, :columns] = held[:, of, :, :columns]
             for state in (self.tokens, self.lengths, self.worn):
                 state[to] = state[of]
         for hole, mover in zip(holes, movers, strict=True):

@@ -82,7 +82,7 @@ class StaticRows:
 
     def leave(self, gone: Sequence[int]) -> list[int]:
         """Take rows out; the numbers of those that are left, in the order in which they stand now."""
-        order = self.arena.leave(len(self.lengths), gone)
+        order = self.arena.leave(len(self.lengths), gone, max(self.lengths, default=0))
         self.lengths = [self.lengths[i] for i in order]
         return order
 
