@@ -20,9 +20,9 @@ def train(words: list[str]) -> int:
 def run_here(config: RunConfig, gpus: list[int] | None = None) -> int:
     """Make a run and live it in this terminal; its exit code."""
     from tuner.jobs.foreground import run_in_foreground
-    from tuner.tracking.runs import create_run
+    from tuner.jobs.submit import create, spread
 
-    run = create_run(config, config.called)
+    run = create(spread(config, gpus))
     print(f"run {run.id} in {run.folder}", flush=True)
     code = run_in_foreground(run, gpus=gpus)
     status = run.status()

@@ -23,10 +23,11 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
 from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
-from tuner.engine import adapters, card, methods, optimizers
+from tuner.engine import adapters, card, group, methods, optimizers
 from tuner.engine.live import LiveRun
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
+from tuner.engine.scores import save_value_head
 from tuner.engine.setup import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.engine.truth import note_disk, note_training
@@ -88,9 +89,12 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
         **optimizers.names(config),
     }
     if recompute:
+        alone = config.processes == 1  # the older way calls a layer's backward twice, which DDP takes for two
         settled["gradient_checkpointing_kwargs"] = config.gradient_checkpointing_kwargs or {
-            "use_reentrant": config.use_reentrant_gc
+            "use_reentrant": config.use_reentrant_gc and alone
         }
+    if config.processes > 1 and config.ddp_find_unused_parameters is None:
+        settled["ddp_find_unused_parameters"] = False  # every trained weight takes part in every step
     if config.disable_shuffling:
         settled["train_sampling_strategy"] = "sequential"
     if config.early_stopping_steps and not config.metric_for_best_model:
@@ -131,10 +135,11 @@ def fit(
     if trainer.eval_dataset is not None and (config.do_eval or config.do_train):
         with run.phase("evaluating"):
             found = trainer.evaluate()
-            metrics |= _write_results(run.output, "eval", found | also(found))
+            metrics |= _write_results(run, "eval", found | also(found))
+    group.leave()
     if trainer.eval_dataset is not None and config.do_predict and predict:
         with run.phase("predicting"):
-            metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
+            metrics |= _write_results(run, "predict", predict(trainer, config, run, start))
     with run.phase("writing_results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
@@ -168,8 +173,9 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
     if config.kind.needs_reference:
         adapters.keep_only_adapter_dropout(trainer.model)
     trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
-    run.output.mkdir(parents=True, exist_ok=True)
-    (run.output / "training_args.yaml").write_text(to_yaml(config.changed()), encoding="utf-8")
+    if not run.quiet.is_set():
+        run.output.mkdir(parents=True, exist_ok=True)
+        (run.output / "training_args.yaml").write_text(to_yaml(config.changed()), encoding="utf-8")
     for callback in _callbacks(trainer, config, run, start):
         trainer.add_callback(callback)
     for printer in (PrinterCallback, ProgressCallback):
@@ -187,7 +193,7 @@ def _drop_in_training_only(trainer: Trainer, config: Config, start: Start) -> No
 
     Raises ConfigError where no batch of training is full, which transformers takes for a finished run.
     """
-    size = config.per_device_train_batch_size
+    size = config.per_device_train_batch_size * config.processes
     if config.do_train and not start.streamed and len(start.rows.train) < size:
         raise ConfigError([no_full_batch(len(start.rows.train), size)])
     get = trainer.get_eval_dataloader
@@ -212,7 +218,7 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         from tuner.engine.samples import Sampler
 
         yield Sampler(config, run, load_tokenizer(start.source.folder))
-    if config.enable_torch_profiler:
+    if config.enable_torch_profiler and not run.quiet.is_set():
         yield Profiler(config, run.output)
 
 
@@ -228,7 +234,7 @@ def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict
         metrics["num_input_tokens_seen"] = seen
     if config.include_effective_tokens_per_second:
         metrics["effective_tokens_per_sec"] = seen / max(metrics.get("train_runtime", 0.0), 1e-9)
-    return _write_results(run.output, "train", metrics)
+    return _write_results(run, "train", metrics)
 
 
 def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
@@ -255,6 +261,10 @@ def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     """The adapter or model with its tokenizer, in the output folder."""
     run.output.mkdir(parents=True, exist_ok=True)
     trainer.save_model(str(run.output))
+    if config.kind.scores:
+        save_value_head(trainer.model, run.output, run.quiet.is_set())
+    if run.quiet.is_set():
+        return run.output
     (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
     if (
@@ -267,11 +277,13 @@ def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     return run.output
 
 
-def _write_results(output: Path, name: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+def _write_results(run: LiveRun, name: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """<name>_results.json, as transformers' scripts write it."""
     plain = {k: float(v) for k, v in sorted(metrics.items()) if isinstance(v, int | float)}
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}_results.json").write_text(json.dumps(plain, indent=4) + "\n", encoding="utf-8")
+    if run.quiet.is_set():
+        return plain
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / f"{name}_results.json").write_text(json.dumps(plain, indent=4) + "\n", encoding="utf-8")
     return plain
 
 

@@ -63,6 +63,19 @@ class MetricsLog:
                 del self._waiting[:written]
 
 
+class SilentLog(MetricsLog):
+    """The log of a process that is not the first of its run: it keeps nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def log(self, step: int, values: Mapping[str, float], at: float | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _is_number(value: object) -> bool:
     # numpy's and torch's scalars convert too; a bool or a word is no measure.
     if isinstance(value, bool | str | bytes) or value is None:

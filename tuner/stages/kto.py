@@ -23,7 +23,8 @@ def train(config: Config, run: LiveRun) -> Outcome:
             run.note(message("note.kto_one_prompt"))
         if len(labels := {bool(row["label"]) for row in rows}) == 1:
             run.note(message("note.kto_only_good" if labels == {True} else "note.kto_only_bad"))
-        start.rows.train = mismatched(rows, config, config.per_device_train_batch_size)
+        together = config.per_device_train_batch_size * config.processes
+        start.rows.train = mismatched(rows, config, together)
         start.rows.eval = {
             name: mismatched(held, config, config.per_device_eval_batch_size, others=rows)
             for name, held in held_out.items()

@@ -1,0 +1,41 @@
+"""A worker whose run is several: in each of its processes, the stages that the run's name lists, one after the other.
+
+`python -m tests.ranks_worker RUN_ID`: the real worker with its real processes, which cost seconds to start; in them the
+runs `RUN_ID-<stage>` are trained, whose folders are there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tuner import worker
+from tuner.config.config import Config
+from tuner.engine.live import LiveRun
+from tuner.jobs import ranks
+from tuner.jobs.live import Outcome
+from tuner.runs.run import Run, SilentRun
+
+
+def all_of_them(config: Config, live: LiveRun) -> Outcome:
+    from tuner.engine import group
+
+    leave, group.leave = group.leave, group.wait
+    for name in live.run.status().name.split():
+        run = SilentRun(name) if ranks.rank() else Run(name)
+        inner = run.config()
+        assert isinstance(inner, Config)
+        work(inner)(inner, LiveRun(run, inner))
+    group.leave = leave
+    group.leave()
+    return Outcome()
+
+
+work: Any = worker.work_of
+
+if __name__ == "__main__":
+    worker.work_of = lambda config: all_of_them
+    code = worker.main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(code)

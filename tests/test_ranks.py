@@ -1,0 +1,268 @@
+"""A run in several processes: it learns what one process would, and is one run whatever happens to any of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from tuner import hardware
+from tuner.config.config import Config, check, make
+from tuner.config.kinds import STAGES
+from tuner.config.knobs import ConfigError
+from tuner.data.rows import Rows
+from tuner.engine import dealing
+from tuner.engine.live import LiveRun
+from tuner.jobs import control, launch, planning, queue, ranks, slots, submit, supervisor
+from tuner.runs import checkpoints
+from tuner.runs.run import Run
+
+SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
+CLOCKS = ("tokens_per_second", "time", "runtime", "per_second")
+
+
+@pytest.fixture
+def studio(launching_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    tiny.model(launching_home / "model")
+    tiny.data(launching_home / "data", rows=13)
+    yield launching_home
+
+
+def config_of(stage: str, processes: int, **changes: Any) -> Config:
+    """10 rows to learn from in steps of 8: in the last batch of an epoch the second of two processes has none."""
+    values = {
+        "model_name_or_path": "model",
+        "stage": stage,
+        "do_train": True,
+        "dataset": SETS[stage],
+        "dataset_dir": "data",
+        "val_size": 3,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4 // processes,
+        "per_device_eval_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "do_eval": True,
+        "cutoff_len": 16 if stage == "pt" else 48,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_steps": 3,
+        "use_cpu": True,
+        "engine": "trl",
+    }
+    if processes > 1:
+        values["nproc_per_node"] = processes
+    return make(values | changes)
+
+
+def by_one(config: Config, name: str) -> Run:
+    """A run of one process, trained here."""
+    run = Run(name)
+    run.create(config, name)
+    run.update(state="finished")
+    module = importlib.import_module(f"tuner.stages.{config.stage}")
+    module.train(config, LiveRun(run, config))
+    return run
+
+
+def measured(run: Run) -> list[dict[str, float]]:
+    """What it logged, without clocks."""
+    rows, _ = run.metrics()
+    return [
+        {n: v for n, v in row.items() if not n.endswith(CLOCKS)}
+        for row in rows
+        if "system/cpu" not in str(row)
+    ]
+
+
+def adapter(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(checkpoints.output_of(run, run.config()) / "adapter_model.safetensors")
+    return found
+
+
+def assert_alike(one: Run, two: Run) -> None:
+    before, after = measured(one), measured(two)
+    assert len(before) == len(after) >= 3
+    for expected, got in zip(before, after, strict=True):
+        assert got == pytest.approx(expected, rel=1e-6, abs=2e-6 if "kl" in got else 1e-6)
+    expected_weights, weights = adapter(one), adapter(two)
+    assert set(expected_weights) == set(weights)
+    for name, value in expected_weights.items():
+        assert abs(weights[name] - value).max() < 1e-6, name
+
+
+def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage's losses, metrics, evaluations and adapter."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
+    pairs = []
+    for stage in STAGES:
+        inner = Run(f"two-{stage}")
+        inner.create(config_of(stage, 2), inner.id)
+        inner.update(state="finished")  # nobody is to look after it
+        ranks.folder(inner).mkdir()
+        pairs.append(inner)
+    run = submit.submit(config_of("sft", 2), " ".join(inner.id for inner in pairs))
+    ones = [by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES]
+    status = control.wait(run, timeout=300)
+    assert status.state == "finished", (status.reason, run.log_tail(4000))
+    for one, two in zip(ones, pairs, strict=True):
+        assert_alike(one, two)
+        kept = sorted(p.name for p in checkpoints.of(two)[-1].iterdir())
+        assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(kept)
+    assert (ranks.folder(run) / "1.log").read_text().strip() == ""
+    assert json.loads((run.folder / "plan.json").read_text())["plan"]["devices"] == 2
+
+
+# --- what is decided before launch -----------------------------------------------------------------------------------
+
+
+def cards(count: int, used: int = 0) -> tuple[hardware.Gpu, ...]:
+    return tuple(hardware.Gpu(i, "A100", 80 << 30, (used << 30) * i, (8, 0)) for i in range(count))
+
+
+def test_the_plan_counts_devices_once(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = planning.planned(config_of("sft", 1, val_size=0.0, do_eval=False))
+    two = planning.planned(config_of("sft", 2, val_size=0.0, do_eval=False))
+    assert (one.devices, two.devices) == (1, 2)
+    assert one.examples_per_step == two.examples_per_step == 8 and one.steps == two.steps == 4
+    assert two.free * 2 <= one.free * 1.1  # they share the CPU's memory
+    assert slots.wanted(None, True, (), two.devices) == (("cpu",), 1)
+    monkeypatch.setattr(hardware, "gpus", lambda: cards(4, used=10))
+    four = planning.planned(config_of("sft", 1, num_gpus=4, use_cpu=False, val_size=0.0, do_eval=False))
+    assert (four.devices, four.examples_per_step, four.free) == (4, 32, 50 << 30)
+    assert slots.wanted(None, False, range(4), four.devices)[1] == 4
+    assert planning.planned(config_of("sft", 1, num_gpus=2, use_cpu=False), gpus=(0, 1)).free == 70 << 30
+
+
+def test_what_is_spread_takes_a_part_of_the_memory_on_each(studio: Path) -> None:
+    values = {"finetuning_type": "full", "val_size": 0.0, "do_eval": False}
+    whole = planning.planned(config_of("sft", 2, **values)).memory
+    part = planning.planned(config_of("sft", 2, fsdp="full_shard", **values)).memory
+    assert whole and part
+    assert part.optimizer == whole.optimizer // 2 and part.gradients == whole.gradients // 2
+
+
+def test_chosen_gpus_make_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: cards(4))
+    config = config_of("sft", 1, use_cpu=False)
+    assert submit.spread(config, None) is config
+    several = submit.spread(config, [0, 2])
+    assert isinstance(several, Config) and several.num_gpus == several.processes == 2
+    for asked, gpus in ((4, [0, 1]), (2, [0])):
+        with pytest.raises(ConfigError, match=f"names {len(gpus)}, and the run takes {asked}"):
+            submit.spread(config.with_values(num_gpus=asked), gpus)
+
+
+def test_a_worker_sees_its_own_gpus_and_nothing_of_what_launched_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_FSDP", "TUNER_RANK"):
+        monkeypatch.setenv(name, "1")
+    given = launch.environment(("gpu1", "gpu3"))
+    assert given["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert not {"RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_FSDP", "TUNER_RANK"} & set(given)
+    other = ranks.environment(1, 2, 29400)
+    assert (other["RANK"], other["LOCAL_RANK"], other["WORLD_SIZE"]) == ("1", "1", "2")
+    assert (other["MASTER_ADDR"], other["MASTER_PORT"]) == ("127.0.0.1", "29400")
+
+
+@pytest.mark.parametrize(
+    ("values", "knob", "said"),
+    [
+        ({"num_gpus": 2, "nproc_per_node": 4}, "nproc_per_node", "leave one of them out"),
+        ({"num_gpus": 2, "use_cpu": True}, "num_gpus", "--nproc_per_node 2"),
+        ({"fsdp": "full_shard"}, "fsdp", "set --num_gpus 2 or more"),
+        ({"fsdp": "full_shard", "nproc_per_node": 2, "quantization_bit": 4}, "fsdp", "quantized"),
+        ({"fsdp": "full_shard", "nproc_per_node": 2, "probe": "a"}, "probe", "tuner evaluate"),
+    ],
+)
+def test_what_does_not_go_together_is_said(values: dict[str, Any], knob: str, said: str) -> None:
+    found = check({"model_name_or_path": "m", "dataset": "a", "do_train": True} | values)[1]
+    assert [(p.knob, said in p.sentence) for p in found] == [(knob, True)]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4))
+def test_every_row_is_dealt_to_one_rank_and_shares_add_up(rows: int, size: int, count: int) -> None:
+    for start in range(0, rows, size * count):
+        batch = list(range(start, min(rows, start + size * count)))
+        pieces = [dealing.dealt(batch, rank, count, size) for rank in range(count)]
+        assert [row for mine, share in pieces if share for row in mine] == batch
+        assert sum(share for _, share in pieces) == pytest.approx(count)
+        assert all(len(mine) == 1 for mine, share in pieces if not share)
+
+
+def test_rows_that_one_process_wrote_are_read_by_another(tmp_path: Path) -> None:
+    rows = Rows()
+    for number in range(5):
+        rows.append({"ids": list(range(number)), "label": bool(number % 2)})
+    for part in (rows, rows.take([3, 1]), rows.take([])):
+        folder = tmp_path / str(len(part))
+        part.save(folder)
+        read = Rows.saved(folder)
+        assert list(read) == list(part) and read.lengths("ids").tolist() == part.lengths("ids").tolist()
+        assert list(read.take(range(len(part) // 2))) == list(part.take(range(len(part) // 2)))
+
+
+# --- the queue -------------------------------------------------------------------------------------------------------
+
+
+def waiting(name: str, devices: int, created: float) -> Run:
+    run = Run(name)
+    run.create(make({"model_name_or_path": "m", "num_gpus": devices}), name)
+    run.update(created=created)
+    submit.place(run)
+    return run
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_that_needs_several_gpus_is_not_starved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four are free, and it needs three: no later run takes one of them. Runs before it in the order do."""
+    monkeypatch.setattr(hardware, "gpus", lambda: cards(4))
+    started: dict[str, dict[str, int]] = {}
+
+    def begin(self: Any, run: Run, lock: int, taken: dict[str, int]) -> None:
+        started[run.id] = taken
+        run.update(state="preparing")
+        os.close(lock)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_launch", begin)
+    busy = slots.take("other", ("gpu0", "gpu1"), 2)
+    assert busy
+    first, big, small = (waiting(*row) for row in (("first", 2, 1.0), ("big", 3, 2.0), ("small", 1, 3.0)))
+    queue.move(big.id, 1)
+    machine = supervisor.Supervisor()
+
+    def look() -> dict[str, tuple[str, ...]]:
+        machine._start_next(queue.waiting(), queue.unended())
+        return {run: tuple(taken) for run, taken in started.items()}
+
+    assert look() == {}
+    assert "Waits for" in next(row.why for row in queue.queue() if row.id == big.id)
+    queue.move(first.id, 1)
+    assert look() == {first.id: ("gpu2", "gpu3")}
+    slots.release(busy)
+    assert set(look()) == {first.id}  # two are free again, and kept for the one that waits for three
+    slots.release(started.pop(first.id))
+    assert look() == {big.id: ("gpu0", "gpu1", "gpu2"), small.id: ("gpu3",)}
+
+
+@pytest.mark.usefixtures("home")
+def test_a_run_that_needs_more_gpus_than_there_are_lets_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: cards(2))
+    big, small = waiting("big", 3, 1.0), waiting("small", 1, 2.0)
+    started: list[str] = []
+    monkeypatch.setattr(
+        supervisor.Supervisor, "_launch", lambda self, run, lock, taken: started.append(run.id)
+    )
+    supervisor.Supervisor()._start_next(queue.waiting(), queue.unended())
+    assert started == [small.id]
+    assert "Waits for 3 GPUs, and this machine has 2" in next(r.why for r in queue.queue() if r.id == big.id)
