@@ -83,42 +83,76 @@ def measured(run: Run) -> list[dict[str, float]]:
     ]
 
 
-def adapter(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = load_file(checkpoints.output_of(run, run.config()) / "adapter_model.safetensors")
+def weights(run: Run) -> dict[str, Any]:
+    """The adapter or the model that it left."""
+    (file,) = checkpoints.output_of(run, run.config()).glob("*model.safetensors")
+    found: dict[str, Any] = load_file(file)
     return found
 
 
 def assert_alike(one: Run, two: Run) -> None:
     before, after = measured(one), measured(two)
     assert len(before) == len(after) >= 3
-    for expected, got in zip(before, after, strict=True):
-        assert got == pytest.approx(expected, rel=1e-6, abs=2e-6 if "kl" in got else 1e-6)
-    expected_weights, weights = adapter(one), adapter(two)
-    assert set(expected_weights) == set(weights)
-    for name, value in expected_weights.items():
-        assert abs(weights[name] - value).max() < 1e-6, name
+    for was, got in zip(before, after, strict=True):
+        assert got == pytest.approx(was, rel=1e-6, abs=2e-6 if "kl" in got else 1e-6)
+    learned, expected = weights(two), weights(one)
+    assert set(learned) == set(expected)
+    for name, value in expected.items():
+        assert abs(learned[name] - value).max() < 1e-6, name
+
+
+def by_two(configs: dict[str, Config]) -> dict[str, Run]:
+    """Runs of two processes, one after the other in the same two (needs TUNER_WORKER_MODULE=tests.ranks_worker)."""
+    runs = {}
+    for name, config in configs.items():
+        runs[name] = inner = Run(f"two-{name}")
+        inner.create(config, inner.id)
+        inner.update(state="finished")  # nobody is to look after it
+        ranks.folder(inner).mkdir()
+    outer = submit.submit(next(iter(configs.values())), " ".join(inner.id for inner in runs.values()))
+    runs[""] = outer
+    return runs
+
+
+def ended_well(run: Run) -> None:
+    status = control.wait(run, timeout=600)
+    assert status.state == "finished", (status.reason, run.log_tail(4000))
+    assert (ranks.folder(run) / "1.log").read_text().strip() == ""
 
 
 def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage's losses, metrics, evaluations and adapter."""
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
-    pairs = []
-    for stage in STAGES:
-        inner = Run(f"two-{stage}")
-        inner.create(config_of(stage, 2), inner.id)
-        inner.update(state="finished")  # nobody is to look after it
-        ranks.folder(inner).mkdir()
-        pairs.append(inner)
-    run = submit.submit(config_of("sft", 2), " ".join(inner.id for inner in pairs))
-    ones = [by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES]
-    status = control.wait(run, timeout=300)
-    assert status.state == "finished", (status.reason, run.log_tail(4000))
-    for one, two in zip(ones, pairs, strict=True):
+    twos = by_two({stage: config_of(stage, 2) for stage in STAGES})
+    ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES}
+    ended_well(twos[""])
+    for stage, one in ones.items():
+        assert_alike(one, twos[stage])
+        kept = {p.name for p in checkpoints.of(twos[stage])[-1].iterdir()}
+        assert {"rng_state_0.pth", "rng_state_1.pth"} <= kept
+    assert json.loads((twos[""].folder / "plan.json").read_text())["plan"]["devices"] == 2
+
+
+SPREAD = {
+    **{f"{stage}-lora": (stage, {}) for stage in STAGES},
+    **{f"{stage}-full": (stage, {"finetuning_type": "full", "learning_rate": 1e-4}) for stage in STAGES},
+}
+
+
+@pytest.mark.slow
+def test_a_model_that_is_spread_learns_the_same(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP2 of adapters and of whole models, in every stage; what is left behind is whole."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
+    fsdp = {"fsdp": "full_shard auto_wrap"}
+    twos = by_two({name: config_of(stage, 2, **fsdp, **more) for name, (stage, more) in SPREAD.items()})
+    ones = {
+        name: by_one(config_of(stage, 1, **more), f"one-{name}") for name, (stage, more) in SPREAD.items()
+    }
+    ended_well(twos[""])
+    for name, one in ones.items():
+        two = twos[name]
+        assert {(ranks.folder(two) / f"{rank}.kind").read_text() for rank in (0, 1)} == {"FSDP"}
         assert_alike(one, two)
-        kept = sorted(p.name for p in checkpoints.of(two)[-1].iterdir())
-        assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(kept)
-    assert (ranks.folder(run) / "1.log").read_text().strip() == ""
-    assert json.loads((run.folder / "plan.json").read_text())["plan"]["devices"] == 2
 
 
 # --- what is decided before launch -----------------------------------------------------------------------------------

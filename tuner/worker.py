@@ -124,7 +124,7 @@ def _live(run: Run, mirror: MirrorProcess) -> int:
 @contextmanager
 def measuring(live: Live) -> Iterator[None]:
     """Sample the machine's load as long as the run lives."""
-    system = SystemMetrics(live.run, live.log)
+    system = SystemMetrics(live.run, live.log, others=lambda: live.pids)
     try:
         yield
     finally:

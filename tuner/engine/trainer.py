@@ -18,9 +18,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from tuner import paths
 from tuner.config.config import Config, to_yaml
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
+from tuner.config.spelling import asks_for_fsdp
 from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, group, methods, optimizers
@@ -95,11 +97,36 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
         }
     if config.processes > 1 and config.ddp_find_unused_parameters is None:
         settled["ddp_find_unused_parameters"] = False  # every trained weight takes part in every step
+    if asks_for_fsdp(config.fsdp):
+        settled |= {"fsdp": True, "fsdp_config": fsdp_settings(config), "gradient_checkpointing": False}
+        settled["fsdp_config"].setdefault("activation_checkpointing", recompute)
+    else:
+        settled["fsdp"] = None  # a word for no
+    if run.quiet.is_set() and config.log_level_replica == "warning":
+        settled["log_level_replica"] = "error"  # the first process says the rest
     if config.disable_shuffling:
         settled["train_sampling_strategy"] = "sequential"
     if config.early_stopping_steps and not config.metric_for_best_model:
         settled["metric_for_best_model"] = "eval_loss"
     return settled
+
+
+def fsdp_settings(config: Config) -> dict[str, Any]:
+    """`fsdp_config` with what older spellings of `fsdp` say, FSDP2 where nothing else is asked for.
+
+    Whole models are saved in pieces, by each process its own; an adapter is small, and whole in each checkpoint.
+    """
+    said = config.fsdp_config
+    if isinstance(said, str):
+        said = json.loads((paths.home() / said).read_text(encoding="utf-8"))
+    given = {str(name).removeprefix("fsdp_"): value for name, value in dict(said or {}).items()}
+    words = (config.fsdp or "").lower().split()
+    if "offload" in words:
+        given.setdefault("cpu_offload", True)
+    if "shard_grad_op" in words:
+        given.setdefault("reshard_after_forward", False)
+    whole = config.finetuning_type in ("full", "freeze")
+    return {"version": 2, "state_dict_type": "SHARDED_STATE_DICT" if whole else "FULL_STATE_DICT"} | given
 
 
 def tokens_counted(config: Config) -> str:
@@ -260,6 +287,8 @@ def _last_step(trainer: Trainer) -> int:
 def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     """The adapter or model with its tokenizer, in the output folder."""
     run.output.mkdir(parents=True, exist_ok=True)
+    if trainer.is_fsdp_enabled:  # what came out is whole, also where checkpoints are in pieces
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(run.output))
     if config.kind.scores:
         save_value_head(trainer.model, run.output, run.quiet.is_set())

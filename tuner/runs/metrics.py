@@ -8,7 +8,7 @@ import posixpath
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import psutil
@@ -97,8 +97,11 @@ class SystemMetrics:
     The step is whole seconds since the first sample of the run, so that a resumed run goes on to the right.
     """
 
-    def __init__(self, run: Run, log: MetricsLog, every: float = 5.0):
-        self._log, self._every = log, every
+    def __init__(
+        self, run: Run, log: MetricsLog, every: float = 5.0, others: Callable[[], Mapping[int, int]] = dict
+    ):
+        """`others` tells the run's other processes, pids by their ranks."""
+        self._log, self._every, self._others = log, every, others
         # Counted by a clock that nobody sets: a step back would drop an hour of points.
         self._before, self._since = _sampled_until(run), time.monotonic()
         self._end = threading.Event()
@@ -127,6 +130,9 @@ class SystemMetrics:
             "system_memory_usage_percentage": memory.percent,
             "process_memory_usage_megabytes": self._process.memory_info().rss / 2**20,
         }
+        for rank, pid in self._others().items():
+            with suppress(psutil.Error):
+                found[f"rank_{rank}_memory_usage_megabytes"] = psutil.Process(pid).memory_info().rss / 2**20
         for gpu in hardware.gpus():
             found[f"gpu_{gpu.index}_memory_usage_megabytes"] = gpu.memory_used / 2**20
             if gpu.utilisation is not None:
