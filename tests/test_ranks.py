@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tiny
 from hypothesis import given
@@ -23,8 +27,9 @@ from tuner.data.rows import Rows
 from tuner.engine import dealing
 from tuner.engine.live import LiveRun
 from tuner.jobs import control, launch, planning, queue, ranks, slots, submit, supervisor
-from tuner.runs import checkpoints
+from tuner.runs import checkpoints, reasons
 from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
 CLOCKS = ("tokens_per_second", "time", "runtime", "per_second")
@@ -91,10 +96,17 @@ def weights(run: Run) -> dict[str, Any]:
 
 
 def assert_alike(one: Run, two: Run) -> None:
-    before, after = measured(one), measured(two)
-    assert len(before) == len(after) >= 3
+    assert len(measured(one)) == len(measured(two)) >= 3
+    assert_rows_alike(measured(one), measured(two))
+    assert_weights_alike(one, two)
+
+
+def assert_rows_alike(before: list[dict[str, float]], after: list[dict[str, float]]) -> None:
     for was, got in zip(before, after, strict=True):
         assert got == pytest.approx(was, rel=1e-6, abs=2e-6 if "kl" in got else 1e-6)
+
+
+def assert_weights_alike(one: Run, two: Run) -> None:
     learned, expected = weights(two), weights(one)
     assert set(learned) == set(expected)
     for name, value in expected.items():
@@ -123,9 +135,15 @@ def ended_well(run: Run) -> None:
 def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage's losses, metrics, evaluations and adapter."""
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
-    twos = by_two({stage: config_of(stage, 2) for stage in STAGES})
+    at_three = {"resume_from_checkpoint": "mlruns/runs/two-sft/checkpoints/checkpoint-3"}
+    again = config_of("sft", 2, **at_three)
+    twos = by_two({stage: config_of(stage, 2) for stage in STAGES} | {"again": again})
     ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES}
     ended_well(twos[""])
+    for resumed in (twos["again"], by_one(config_of("sft", 1, **at_three), "again-by-one")):
+        assert_rows_alike(measured(ones["sft"])[-2:], measured(resumed)[-2:])
+        assert_weights_alike(ones["sft"], resumed)
+    assert "another number of processes (2)" in " ".join(Run("again-by-one").status().notes)
     for stage, one in ones.items():
         assert_alike(one, twos[stage])
         kept = {p.name for p in checkpoints.of(twos[stage])[-1].iterdir()}
@@ -144,7 +162,11 @@ def test_a_model_that_is_spread_learns_the_same(studio: Path, monkeypatch: pytes
     """FSDP2 of adapters and of whole models, in every stage; what is left behind is whole."""
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
     fsdp = {"fsdp": "full_shard auto_wrap"}
-    twos = by_two({name: config_of(stage, 2, **fsdp, **more) for name, (stage, more) in SPREAD.items()})
+    configs = {name: config_of(stage, 2, **fsdp, **more) for name, (stage, more) in SPREAD.items()}
+    for name in ("sft-lora", "sft-full"):
+        begin = f"mlruns/runs/two-{name}/checkpoints/checkpoint-3"
+        configs[f"{name}-again"] = configs[name].with_values(resume_from_checkpoint=begin)
+    twos = by_two(configs)
     ones = {
         name: by_one(config_of(stage, 1, **more), f"one-{name}") for name, (stage, more) in SPREAD.items()
     }
@@ -153,6 +175,8 @@ def test_a_model_that_is_spread_learns_the_same(studio: Path, monkeypatch: pytes
         two = twos[name]
         assert {(ranks.folder(two) / f"{rank}.kind").read_text() for rank in (0, 1)} == {"FSDP"}
         assert_alike(one, two)
+    for name in ("sft-lora", "sft-full"):
+        assert_weights_alike(ones[name], twos[f"{name}-again"])
 
 
 # --- what is decided before launch -----------------------------------------------------------------------------------
@@ -300,3 +324,118 @@ def test_a_run_that_needs_more_gpus_than_there_are_lets_others_pass(monkeypatch:
     supervisor.Supervisor()._start_next(queue.waiting(), queue.unended())
     assert started == [small.id]
     assert "Waits for 3 GPUs, and this machine has 2" in next(r.why for r in queue.queue() if r.id == big.id)
+
+
+# --- death of a process ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(launching_home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run of three short processes, all at work."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.short_ranks")
+    run = Run("short")
+    run.create(make({"model_name_or_path": "m", "nproc_per_node": 3}), "short")
+    submit.launch(run)
+    until(lambda: len(pids(run)) == 3)
+    return run
+
+
+def until(true: Any, seconds: float = 60.0) -> float:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() < began + seconds, f"not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def pids(run: Run) -> dict[int, int]:
+    with suppress(FileNotFoundError):
+        return {int(p.name): int(p.read_text()) for p in (run.folder / "pids").glob("[!.]*")}
+    return {}
+
+
+def left(run: Run) -> list[int]:
+    """Which of its processes still live."""
+    return [rank for rank, pid in pids(run).items() if psutil.pid_exists(pid) and alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_killed_process_ends_the_run_and_is_named(short: Run) -> None:
+    os.kill(pids(short)[2], signal.SIGKILL)
+    took = until(lambda: short.status().state in ENDED)
+    status = short.status()
+    assert took < 30 and (status.state, status.reason_code) == ("failed", "rank")
+    assert status.reason.startswith("Process 2 of 3: The worker was killed by signal 9 (SIGKILL)")
+    assert status.remedies == [reasons.RESUME] and control.why_not_resumable(short) is None
+    until(lambda: not left(short))
+
+
+def test_the_last_words_of_a_process_are_the_runs_reason(short: Run) -> None:
+    (short.folder / "words").write_text("1")
+    until(lambda: short.status().state in ENDED)
+    status = short.status()
+    assert status.reason.startswith("Process 1 of 3: Out of memory: batch"), status.reason
+    assert status.remedies[0]["code"] == "halve_batch"
+    until(lambda: not left(short))
+
+
+def test_nothing_is_left_where_the_first_process_and_the_supervisor_die_together(short: Run) -> None:
+    leader = supervisor.leader()
+    assert leader
+    os.kill(leader, signal.SIGKILL)
+    os.kill(pids(short)[0], signal.SIGKILL)
+    until(lambda: not left(short), 10)  # by the kernel: nobody of ours is there
+    supervisor.ensure_supervisor()
+    until(lambda: short.status().state in ENDED)
+    assert control.why_not_resumable(short) is None
+
+
+PHASES = (
+    "1:phase@loading_libraries",
+    "1:phase@loading_model",
+    "1:substep@3",
+    "1:step@3",
+    "1:saved@2",
+    "1:phase@saving",
+    "1:phase@evaluating",
+    "0:step@3",
+)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", PHASES)
+def test_a_run_whose_process_was_killed_goes_on(
+    studio: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """At any phase: explained within 30 s, nothing left, and resumed it ends as if nothing had been."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.mortal_worker")
+    run = submit.create(config_of("sft", 2, save_steps=2), fault)
+    (run.folder / "fault").write_text(fault)
+    submit.launch(run)
+    until(lambda: not (run.folder / "fault").exists(), 300)
+    took = until(lambda: run.status().state in ENDED, 120)
+    status = run.status()
+    assert status.state == "failed" and "SIGKILL" in status.reason, (status.reason, run.log_tail(3000))
+    assert status.reason.startswith("Process 1 of 2") == fault.startswith("1:")
+    assert took < 60  # some of them seconds in which the killed one was only armed
+    until(lambda: not members(run), 10)
+    control.resume(run)
+    status = control.wait(run, timeout=300)
+    assert status.state == "finished", (status.reason, run.log_tail(3000))
+    one = by_one(config_of("sft", 1, save_steps=2), "undisturbed")
+    assert_weights_alike(one, run)
+
+
+def members(run: Run) -> list[int]:
+    """Processes that work on a run."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if run.id in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found

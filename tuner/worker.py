@@ -205,6 +205,11 @@ def _learn(live: LiveRun, listener: socket.socket | None = None) -> Outcome:
             train = work_of(config)
             from tuner.engine import group
             from tuner.engine.trainer import on_gpu
+
+            if config.sharded:
+                from tuner.engine.pieces import only_descriptions
+
+                only_descriptions()
         shared = private.shared(live.output) if config.output_dir else nullcontext()
         with shared, group.joined(config.processes, on_gpu(config), config.ddp_timeout, listener):
             return train(config, live)

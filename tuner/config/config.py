@@ -69,6 +69,11 @@ class Config(
         return self.nproc_per_node or self.num_gpus
 
     @property
+    def examples_per_step(self) -> int:
+        """How many examples all processes together learn from in an optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.processes
+
+    @property
     def sharded(self) -> bool:
         """Whether weights, gradients and optimizer are spread over the processes."""
         return bool(self.deepspeed) or asks_for_fsdp(self.fsdp)

@@ -91,10 +91,10 @@ class Rows(Sequence[dict[str, Any]]):
         about, rows = json.loads((folder / "about.json").read_text(encoding="utf-8")), cls()
         for name in about["columns"]:
             rows._columns[name] = column = Column()
-            column.flat = np.load(folder / f"{name}.ids.npy", mmap_mode="r")
-            column.ends = np.load(folder / f"{name}.ends.npy", mmap_mode="r")
+            column.flat = np.load(folder / f"{name}.ids.npy", mmap_mode="r", allow_pickle=False)
+            column.ends = np.load(folder / f"{name}.ends.npy", mmap_mode="r", allow_pickle=False)
         if (folder / "order.npy").exists():
-            rows._order = np.load(folder / "order.npy")
+            rows._order = np.load(folder / "order.npy", allow_pickle=False)
         rows._flags, rows._count = about["flags"], about["count"]
         return rows
 

@@ -37,7 +37,12 @@ class LiveRun(Live):
         folder = self.run.checkpoints / f"checkpoint-{step}"
         if folder.is_dir():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
-            checkpoints.seal(folder, self.run)
+            checkpoints.seal(
+                folder,
+                self.run,
+                processes=self.config.processes,
+                examples_per_step=self.config.examples_per_step,
+            )
             if self.config.output_dir:
                 private.share(folder, *folder.rglob("*"))
             checkpoints.rotate(self.run, self.config.save_total_limit, Path(best) if best else None)

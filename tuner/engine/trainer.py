@@ -251,7 +251,7 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
 
 def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict[str, float]:
     if begin := start.checkpoint:
-        _go_on(trainer, run, begin)
+        _go_on(trainer, config, run, begin)
     with run.phase("training"):
         result = trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     note_training(trainer, run, start.plan)
@@ -264,7 +264,7 @@ def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict
     return _write_results(run, "train", metrics)
 
 
-def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
+def _go_on(trainer: Trainer, config: Config, run: LiveRun, begin: Path) -> None:
     """Say where the run goes on from; refuse when nothing is left to do."""
     state = json.loads((begin / "trainer_state.json").read_text(encoding="utf-8"))
     step, last = int(state.get("global_step", 0)), _last_step(trainer)
@@ -277,6 +277,11 @@ def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
     said = checkpoints.manifest(begin) or {}
     run.record(began_from=str(begin), continues=said.get("run") or run.run.id)
     run.note(message("note.resumed", checkpoint=begin.name, step=step, total=last))
+    before, batch = said.get("processes", config.processes), config.examples_per_step
+    if before != config.processes:
+        run.note(message("note.other_processes", before=before, now=config.processes))
+    if said.get("examples_per_step", batch) != batch:
+        run.note(message("note.other_batch", before=said["examples_per_step"], now=batch))
 
 
 def _last_step(trainer: Trainer) -> int:

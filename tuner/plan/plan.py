@@ -84,13 +84,12 @@ def plan(config: RunConfig, machine: Machine, data: Data, model: Model) -> Plan:
 
 
 def _training(config: Config, whole: Plan, machine: Machine, data: Data, model: Model) -> Plan:
-    batch = config.per_device_train_batch_size * whole.devices
     steps = _steps(config, data)
     saves = counting.saves(config.save_strategy, config.save_steps, config.num_train_epochs, steps or 0)
     whole = replace(
         whole,
         data=data,
-        examples_per_step=batch * config.gradient_accumulation_steps,
+        examples_per_step=config.examples_per_step,
         steps=steps,
         roughly=packs(config) and config.max_steps <= 0,
         saves=saves if steps else None,

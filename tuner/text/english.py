@@ -129,6 +129,10 @@ MESSAGES: dict[str, str] = {
     "versions in another one.",
     "note.not_asked": "Not asked: {count:,} rows, because of {reason}.",
     "note.resumed": "Went on from {checkpoint} (step {step} of {total}).",
+    "note.other_processes": "The checkpoint is of another number of processes ({before}), and this run has {now}: what is drawn by chance (dropout) "
+    "goes on otherwise.",
+    "note.other_batch": "A step is {now} examples now and was {before} before the checkpoint: steps and what is left of the epoch "
+    "are counted anew.",
     "note.resumed_by_itself": "The machine was restarted[ at step {step}]; the run went on by itself from "
     "[{checkpoint}|the beginning].[ Passed over, damaged: {damaged}]",
     "note.passed_over": "Passed over, damaged: {damaged}",
