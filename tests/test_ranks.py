@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from tuner import hardware
-from tuner.config.config import Config, check, make
+from tuner import cli, hardware
+from tuner.cli import launchers
+from tuner.config.config import Config, check, make, to_yaml
 from tuner.config.kinds import STAGES
 from tuner.config.knobs import ConfigError
 from tuner.data.rows import Rows
@@ -28,7 +31,7 @@ from tuner.engine import dealing
 from tuner.engine.live import LiveRun
 from tuner.jobs import control, launch, planning, queue, ranks, slots, submit, supervisor
 from tuner.runs import checkpoints, reasons
-from tuner.runs.run import Run
+from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
@@ -136,17 +139,24 @@ def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.Mon
     """Every stage's losses, metrics, evaluations and adapter."""
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
     at_three = {"resume_from_checkpoint": "mlruns/runs/two-sft/checkpoints/checkpoint-3"}
-    again = config_of("sft", 2, **at_three)
-    twos = by_two({stage: config_of(stage, 2) for stage in STAGES} | {"again": again})
+    again = {"again": config_of("sft", 2, **at_three)}
+    packed = {f"{stage}-packed": config_of(stage, 2, engine="auto") for stage in STAGES}
+    twos = by_two({stage: config_of(stage, 2) for stage in STAGES} | packed | again)
     ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES}
+    for stage in STAGES:  # packed rows keep the batch of a process together, so one process takes it as often
+        alone = config_of(
+            stage, 1, engine="auto", per_device_train_batch_size=2, gradient_accumulation_steps=4
+        )
+        ones[f"{stage}-packed"] = by_one(alone, f"one-{stage}-packed")
     ended_well(twos[""])
     for resumed in (twos["again"], by_one(config_of("sft", 1, **at_three), "again-by-one")):
         assert_rows_alike(measured(ones["sft"])[-2:], measured(resumed)[-2:])
         assert_weights_alike(ones["sft"], resumed)
     assert "another number of processes (2)" in " ".join(Run("again-by-one").status().notes)
-    for stage, one in ones.items():
-        assert_alike(one, twos[stage])
-        kept = {p.name for p in checkpoints.of(twos[stage])[-1].iterdir()}
+    for name, one in ones.items():
+        assert_alike(one, twos[name])
+        assert ("packed" in name) == any("packed rows" in said for said in twos[name].status().notes)
+        kept = {p.name for p in checkpoints.of(twos[name])[-1].iterdir()}
         assert {"rng_state_0.pth", "rng_state_1.pth"} <= kept
     assert json.loads((twos[""].folder / "plan.json").read_text())["plan"]["devices"] == 2
 
@@ -314,6 +324,26 @@ def test_a_run_that_needs_several_gpus_is_not_starved(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("home")
+def test_a_sweep_fills_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: cards(4))
+    monkeypatch.setattr(submit, "ensure_supervisor", lambda: False)
+    started: list[tuple[str, ...]] = []
+
+    def begin(self: Any, run: Run, lock: int, taken: dict[str, int]) -> None:
+        started.append(tuple(taken))
+        run.update(state="preparing")
+        os.close(lock)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_launch", begin)
+    rates = "1e-4,2e-4,3e-4"
+    submit.sweep(
+        {"model_name_or_path": "m", "dataset": "a", "do_train": True, "learning_rate": rates, "num_gpus": 2}
+    )
+    supervisor.Supervisor()._start_next(queue.waiting(), queue.unended())
+    assert started == [("gpu0", "gpu1"), ("gpu2", "gpu3")] and len(queue.waiting()) == 1
+
+
+@pytest.mark.usefixtures("home")
 def test_a_run_that_needs_more_gpus_than_there_are_lets_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "gpus", lambda: cards(2))
     big, small = waiting("big", 3, 1.0), waiting("small", 1, 2.0)
@@ -439,3 +469,115 @@ def members(run: Run) -> list[int]:
             if run.id in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
     return found
+
+
+# --- ways in ---------------------------------------------------------------------------------------------------------
+
+TORCHRUN = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "GROUP_WORLD_SIZE": "1",
+}
+ACCELERATE = TORCHRUN | {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+SPREAD_BY_FILE = {"fsdp": "true", "fsdp_config": {"version": "2", "reshard_after_forward": "true"}}
+
+
+@pytest.fixture
+def unlaunched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in launch.LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, {}),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, {}),
+        ({"FORCE_TORCHRUN": "1"}, {"nproc_per_node": 3}),
+        ({"FORCE_TORCHRUN": "0"}, {}),
+        ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "NNODES": "1"}, {"nproc_per_node": 2}),
+        (TORCHRUN, {"nproc_per_node": 2}),
+        (ACCELERATE, {"nproc_per_node": 2} | SPREAD_BY_FILE),
+        (
+            TORCHRUN | {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "z3.json"},
+            {"nproc_per_node": 2, "deepspeed": "z3.json"},
+        ),
+    ],
+)
+def test_what_launchers_ask_for(
+    unlaunched: pytest.MonkeyPatch, environment: dict[str, str], asked: dict[str, Any]
+) -> None:
+    unlaunched.setattr(hardware, "gpus", lambda: cards(3))
+    for name, value in environment.items():
+        unlaunched.setenv(name, value)
+    assert launchers.asked() == asked and not launchers.spare()
+    made = make({"model_name_or_path": "m", "dataset": "a", "do_train": True} | launchers.asked())
+    assert made.processes == asked.get("nproc_per_node", 1)
+
+
+def test_a_process_that_a_launcher_started_beside_the_first_makes_no_run(
+    unlaunched: pytest.MonkeyPatch, home: Path
+) -> None:
+    for name, value in (TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1"}).items():
+        unlaunched.setenv(name, value)
+    assert cli.main(["train", "--model_name_or_path", "m"]) == 0
+    assert not (home / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    "environment", [{"NNODES": "2"}, TORCHRUN | {"WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}]
+)
+def test_several_machines_are_refused_in_a_sentence(
+    unlaunched: pytest.MonkeyPatch, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment.items():
+        unlaunched.setenv(name, value)
+    assert cli.main(["train", "--model_name_or_path", "m"]) == 2
+    assert "asks for several machines" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["torch.distributed.run", "--nproc_per_node", "2"],
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
+        [],
+    ],
+    ids=["torchrun", "accelerate", "variables"],
+)
+def test_a_launcher_makes_one_run(studio: Path, unlaunched: pytest.MonkeyPatch, words: list[str]) -> None:
+    (studio / "my file.yaml").write_text(to_yaml(config_of("sft", 1, max_steps=2).changed()))
+    if not words:
+        unlaunched.setenv("FORCE_TORCHRUN", "1")
+        unlaunched.setenv("NPROC_PER_NODE", "2")
+    command = [sys.executable, *(["-m"] if words else []), *words, "-m", "tuner", "train", "my file.yaml"]
+    done = subprocess.run(command, cwd=studio, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (run,) = all_runs()
+    config, status = run.config(), run.status()
+    assert isinstance(config, Config) and config.processes == 2
+    assert (status.state, status.step) == ("finished", 2)
+    assert f"run {run.id} finished" in done.stdout
+    until(lambda: not members(run), 10)
+
+
+@pytest.mark.slow
+def test_stop_reaches_all_and_saves(studio: Path) -> None:
+    run = submit.submit(config_of("sft", 2, num_train_epochs=500, save_strategy="no"), "long")
+    until(lambda: run.status().step >= 3, 300)
+    control.stop(run)
+    status = control.wait(run, timeout=120)
+    assert (status.state, status.reason_code) == ("stopped", "stopped"), (status.reason, run.log_tail(3000))
+    (kept,) = checkpoints.of(run)
+    assert checkpoints.step_of(kept) == status.checkpoint_step == status.step
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in kept.iterdir()}
+    until(lambda: not members(run), 10)
+    assert control.why_not_resumable(run) is None

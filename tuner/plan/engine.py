@@ -15,8 +15,6 @@ WRITTEN_OUT = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types of the Llama family, whose layers the packed engine has written out."""
 LEGACY = frozenset({"qwen", "internlm2"})
 """Old formats of that family, read as one of them."""
-PACKED_IN_PROCESSES = False
-"""Whether packed rows are dealt to several processes."""
 LINEARS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
 
 
@@ -81,7 +79,6 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.own_optimizer": lambda c: any(getattr(c, name) for name in _OWN_OPTIMIZERS),
     "engine.reference": lambda c: c.ref_model or c.ref_model_adapters,
     "engine.fp16": lambda c: c.fp16,
-    "engine.processes": lambda c: c.processes > 1 and not PACKED_IN_PROCESSES,
     "engine.sharded": lambda c: c.sharded,
     "engine.neftune": lambda c: c.neftune_noise_alpha,
     "engine.quantized": lambda c: c.quantization_bit and c.quantization_method != "bnb",

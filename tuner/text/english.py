@@ -111,7 +111,6 @@ MESSAGES: dict[str, str] = {
     "engine.attention_dropout": "the model's attention has dropout.",
     "engine.reference": "a separate reference model is given.",
     "engine.fp16": "fp16 needs loss scaling; use bf16.",
-    "engine.processes": "the run has several processes.",
     "engine.sharded": "the model is spread over several processes.",
     "engine.neftune": "neftune_noise_alpha adds noise to the embeddings.",
     "engine.quantized": "the base model is quantized by another library than bitsandbytes.",
