@@ -31,8 +31,10 @@ from tuner.engine import dealing
 from tuner.engine.live import LiveRun
 from tuner.jobs import control, launch, planning, queue, ranks, slots, submit, supervisor
 from tuner.runs import checkpoints, reasons
+from tuner.runs.metrics import MetricsLog, SystemMetrics
 from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED
+from tuner.ui.chart_table import charts_of
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
 CLOCKS = ("tokens_per_second", "time", "runtime", "per_second")
@@ -60,7 +62,7 @@ def config_of(stage: str, processes: int, **changes: Any) -> Config:
         "gradient_accumulation_steps": 2,
         "do_eval": True,
         "cutoff_len": 16 if stage == "pt" else 48,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-4,  # Adam makes steps of this size of gradients that are rounding errors
         "logging_steps": 1,
         "save_steps": 3,
         "use_cpu": True,
@@ -581,3 +583,32 @@ def test_stop_reaches_all_and_saves(studio: Path) -> None:
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in kept.iterdir()}
     until(lambda: not members(run), 10)
     assert control.why_not_resumable(run) is None
+
+
+# --- what a page shows -----------------------------------------------------------------------------------------------
+
+
+def test_charts_have_a_line_for_every_gpu_and_process() -> None:
+    measured = [f"system/gpu_{n}_utilization_percentage" for n in (3, 1)]
+    measured += [f"system/gpu_{n}_memory_usage_megabytes" for n in (1, 3)] + [
+        "system/rank_1_memory_usage_megabytes"
+    ]
+    charts = {chart.key: [line.label for line in chart.lines] for chart in charts_of("sft", measured)}
+    assert charts["load"] == ["CPU", "GPU 1", "GPU 3"]
+    assert charts["memory"][2:] == ["GPU 1", "RAM, process 1", "GPU 3"]
+    assert [line.label for chart in charts_of("sft") if chart.key == "load" for line in chart.lines] == [
+        "CPU",
+        "GPU",
+    ]
+
+
+def test_the_memory_of_other_processes_is_measured(home: Path) -> None:
+    run = Run("a")
+    run.create(make({"model_name_or_path": "m"}), "a")
+    system = SystemMetrics(run, MetricsLog(run), others=lambda: {1: os.getpid(), 2: 2**22 + 1})
+    found = system.sample()
+    system.close()
+    assert found["system/rank_1_memory_usage_megabytes"] == pytest.approx(
+        found["system/process_memory_usage_megabytes"], rel=0.5
+    )
+    assert "system/rank_2_memory_usage_megabytes" not in found  # it is gone

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import io
+import logging as python_logging
 import os
 import socket
 import sys
@@ -256,6 +257,7 @@ def quieten(silent: bool = False) -> None:
     logging.disable_progress_bar()
     if silent:
         logging.set_verbosity_error()
+        python_logging.getLogger("tuner").setLevel(python_logging.ERROR)
 
 
 def _keep(live: LiveRun, mirror: MirrorProcess, result: Outcome, folder: Path) -> None:
