@@ -432,7 +432,7 @@ PHASES = (
     "1:phase@loading_model",
     "1:substep@3",
     "1:step@3",
-    "1:saved@2",
+    "1:saved@4",
     "1:phase@saving",
     "1:phase@evaluating",
     "0:step@3",

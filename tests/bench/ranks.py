@@ -12,6 +12,7 @@ steps is left out; `ratio` is the rate beside the first number of GPUs of that c
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -163,8 +164,9 @@ def rates(run: Run, examples: int) -> dict[str, Any]:
     first, last = rows[0], rows[-1]
     took = last["time"] - first["time"]
     steps = last["step"] - first["step"]
+    tokens = sum(b["tokens_per_second"] * (b["time"] - a["time"]) for a, b in itertools.pairwise(rows))
     return {
-        "tokens_a_second": round((last["num_input_tokens_seen"] - first["num_input_tokens_seen"]) / took, 1),
+        "tokens_a_second": round(tokens / took, 1),
         "examples_a_second": round(steps * examples / took, 2),
         "ms_a_step": round(1000 * took / steps, 1),
         "peak_gib": round(run.status().memory_peak / 2**30, 2),

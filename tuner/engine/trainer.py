@@ -265,16 +265,16 @@ def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict
 
 
 def _go_on(trainer: Trainer, config: Config, run: LiveRun, begin: Path) -> None:
-    """Say where the run goes on from; refuse when nothing is left to do."""
+    """Say where the run goes on from; refuse when nothing is left to do but what another run did."""
     state = json.loads((begin / "trainer_state.json").read_text(encoding="utf-8"))
     step, last = int(state.get("global_step", 0)), _last_step(trainer)
-    if step >= last:
+    said = checkpoints.manifest(begin) or {}
+    if step >= last and said.get("run") != run.run.id:  # its own: it died between its last step and its end
         sentence = (
             f"{begin} is at step {step} and this config ends at step {last}: there is nothing left to train. "
             "Give more --num_train_epochs, or set --overwrite_output_dir True to start afresh."
         )
         raise ConfigError([Problem("overwrite_output_dir", sentence, {"overwrite_output_dir": True})])
-    said = checkpoints.manifest(begin) or {}
     run.record(began_from=str(begin), continues=said.get("run") or run.run.id)
     run.note(message("note.resumed", checkpoint=begin.name, step=step, total=last))
     before, batch = said.get("processes", config.processes), config.examples_per_step
