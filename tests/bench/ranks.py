@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("--cases", default="sft,dpo")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--shape", default="1.8b", choices=SHAPES)
-    parser.add_argument("--steps", type=int, default=45)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--batch", type=int, default=8, help="examples a GPU and step")
     parser.add_argument("--longest", type=int, default=512, help="words of the longest answer")
     parser.add_argument("--cpu", action="store_true")
@@ -138,7 +138,7 @@ def measured(case: str, count: int, options: argparse.Namespace) -> dict[str, An
         changes.pop("fsdp", None)
     values = {
         "model_name_or_path": "model", "dataset_dir": "data", "do_train": True, "engine": options.engine,
-        "per_device_train_batch_size": options.batch, "max_steps": options.steps, "logging_steps": 1, "bf16": not options.cpu,
+        "per_device_train_batch_size": options.batch, "max_steps": options.steps, "logging_steps": max(1, options.steps // 18), "bf16": not options.cpu,
         "cutoff_len": 2048, "save_strategy": "no", "use_cpu": options.cpu,
     }  # fmt: skip
     run = Run(f"{case}-{count}-{time.time_ns()}")
@@ -176,7 +176,11 @@ def rates(run: Run, examples: int) -> dict[str, Any]:
 
 
 def be_a_process(run_id: str) -> None:
-    """Be one of a run's processes; the first starts the others."""
+    """Be one of a run's processes; the first starts the others. A whole model is not saved: that measures a disk."""
+    from tuner.engine import trainer
+
+    save = trainer.save
+    trainer.save = lambda *words: None if words[1].finetuning_type == "full" else save(*words)
     if ranks.rank():
         sys.exit(worker.live_as_rank(SilentRun(run_id), ranks.rank()))
     run = Run(run_id)
