@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs.live import Asked
 
 WISHES: tuple[Asked | None, ...] = (None, "stop", "cancel")
@@ -23,11 +24,14 @@ WISHES: tuple[Asked | None, ...] = (None, "stop", "cancel")
 def joined(processes: int, on_gpu: bool, timeout: float, listener: socket.socket | None) -> Iterator[None]:
     """Be one of a run's processes in this block, by torch's standard environment; `listener` is the first one's socket.
 
-    `timeout` is how long they wait for each other, in seconds.
+    `timeout` is how long they wait for each other, in seconds. Raises ConfigError where there are too few GPUs.
     """
     if processes == 1:
         yield
         return
+    if on_gpu and (seen := torch.cuda.device_count()) < processes:
+        said = f"--nproc_per_node {processes} needs as many GPUs, and this run sees {seen}."
+        raise ConfigError([Problem("nproc_per_node", said)])
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     wait = timedelta(seconds=timeout)

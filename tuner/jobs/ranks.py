@@ -102,12 +102,14 @@ class Ranks:
         self.members: dict[int, subprocess.Popen[bytes]] = {}
         self._over = threading.Event()
         self._before: Mapping[str, str] = {}
+        self._oom = watch.OomKills(os.getpid())
 
     def __enter__(self) -> Self:
         shutil.rmtree(folder(self.run), ignore_errors=True)
         if self.count == 1:
             return self
         folder(self.run).mkdir()
+        self._oom.look()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=4 * self.count)
         port = self.listener.getsockname()[1]
         self._before = dict(os.environ)
@@ -180,9 +182,12 @@ class Ranks:
         with suppress(OSError):
             text = (folder(self.run) / f"{number}.log").read_text(encoding="utf-8", errors="replace")
             status = self.run.status()
-            code = self.members[number].returncode
             ending = reasons.ExitInfo(
-                code, status.step, log_tail=text[-8000:], checkpoint=_kept(status.checkpoint)
+                self.members[number].returncode,
+                status.step,
+                oom_killed=self._oom.grew(),
+                log_tail=text[-8000:],
+                checkpoint=_kept(status.checkpoint),
             )
             return reasons.from_exit(ending, self.run.values())
         return reasons.Reason(message.plain(f"exit code {self.members[number].returncode}"))
