@@ -160,9 +160,7 @@ class Ranks:
             if not self._over.wait(GRACE) and (reason := self._reason()):
                 self.run.update(phase=watch.CLOSING, **reason.changes())
                 print(reason.sentence, file=sys.stderr, flush=True)
-                os._exit(
-                    1
-                )  # whoever watches this process reads the reason there, as of any that died closing
+                os._exit(1)  # whoever watches this process reads the reason there
 
     def _dead(self) -> int | None:
         """The rank that failed, the first to do so where several did; None while none has."""
