@@ -163,6 +163,39 @@ def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.Mon
     assert json.loads((twos[""].folder / "plan.json").read_text())["plan"]["devices"] == 2
 
 
+@pytest.mark.slow
+def test_what_else_a_run_can_be_is_the_same_in_two_processes(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams, packs, whole models, recomputed layers, held-out questions, answers written in the end."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
+    stream = {"streaming": True, "buffer_size": 8, "max_steps": 6, "val_size": 0.0, "do_eval": False}
+    twists: dict[str, tuple[str, dict[str, Any]]] = {
+        "streamed": ("sft", stream),
+        "streamed-pairs": ("rm", stream),
+        "packs": ("sft", {"packing": True, "cutoff_len": 64}),
+        "recomputed": ("dpo", {"finetuning_type": "full", "gradient_checkpointing": True}),
+        "bco": ("dpo", {"pref_bco_weight": 0.5}),
+        "own-losses": ("dpo", {"pref_loss": "sigmoid,aot,sft", "pref_loss_weights": "0.5,0.5,1"}),
+        "asked": ("sft", {"probe": "chat", "probe_samples": 4, "probe_new_tokens": 4}),
+        "predicted": ("sft", {"do_predict": True, "max_new_tokens": 4, "do_sample": False}),
+    }
+    twos = by_two(
+        {name: config_of(stage, 2, **more) for name, (stage, more) in twists.items() if name != "predicted"}
+    )
+    ones = {
+        name: by_one(config_of(stage, 1, **more), f"one-{name}") for name, (stage, more) in twists.items()
+    }
+    ended_well(twos[""])
+    stage, more = twists["predicted"]
+    twos["predicted"] = submit.submit(config_of(stage, 2, **more), "predicted")
+    ended_well(twos["predicted"])
+    for name, one in ones.items():
+        assert_alike(one, twos[name])
+    for name, file in (("asked", "samples.json"), ("predicted", "output/generated_predictions.jsonl")):
+        assert (ones[name].folder / file).read_text() == (twos[name].folder / file).read_text()
+
+
 SPREAD = {
     **{f"{stage}-lora": (stage, {}) for stage in STAGES},
     **{f"{stage}-full": (stage, {"finetuning_type": "full", "learning_rate": 1e-4}) for stage in STAGES},
