@@ -1,7 +1,7 @@
 """A worker whose run is several: in each of its processes, the stages that the run's name lists, one after the other.
 
 `python -m tests.ranks_worker RUN_ID`: the real worker with its real processes, which cost seconds to start; in them the
-runs `RUN_ID-<stage>` are trained, whose folders are there.
+runs are trained that its name lists, whose folders are there.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ def all_of_them(config: Config, live: LiveRun) -> Outcome:
 
     from tuner.engine import group
 
+    names = [name for name in live.run.name.split() if Run(name).exists]
+    if not names:  # a run like any other
+        done: Outcome = work(config)(config, live)
+        return done
     if config.fsdp:
         spread_on_the_cpu()
     leave, group.leave = group.leave, group.wait
-    for name in live.run.status().name.split():
+    for name in names:
         run = SilentRun(name) if ranks.rank() else Run(name)
         inner = run.config()
         assert isinstance(inner, Config)
