@@ -612,7 +612,7 @@ def test_stop_reaches_all_and_saves(studio: Path) -> None:
     status = control.wait(run, timeout=120)
     assert (status.state, status.reason_code) == ("stopped", "stopped"), (status.reason, run.log_tail(3000))
     (kept,) = checkpoints.of(run)
-    assert checkpoints.step_of(kept) == status.checkpoint_step == status.step
+    assert checkpoints.step_of(kept) == status.checkpoint_step >= status.step
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in kept.iterdir()}
     until(lambda: not members(run), 10)
     assert control.why_not_resumable(run) is None
