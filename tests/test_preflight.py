@@ -99,6 +99,8 @@ def test_more_gpus_than_are_here_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     (problem,) = preflight.problems(config(num_gpus=2))
     assert "--nproc_per_node 2" in problem.sentence and problem.mend == {"num_gpus": 1}
     assert preflight.problems(config(nproc_per_node=2)) == []
+    (problem,) = preflight.problems(config(nproc_per_node=2, fsdp="full_shard"))
+    assert problem.knob == "fsdp" and "computes on the CPU" in problem.sentence
     cards = tuple(hardware.Gpu(i, "A100", 80 << 30, 0, (8, 0)) for i in range(2))
     monkeypatch.setattr(hardware, "gpus", lambda: cards)
     assert preflight.problems(config(num_gpus=2)) == []

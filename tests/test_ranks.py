@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import tiny
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -583,13 +584,16 @@ def test_several_machines_are_refused_in_a_sentence(
     "words",
     [
         ["torch.distributed.run", "--nproc_per_node", "2"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"],
+        ["accelerate.commands.launch", "--config_file", "two.yaml"],
         [],
     ],
     ids=["torchrun", "accelerate", "variables"],
 )
 def test_a_launcher_makes_one_run(studio: Path, unlaunched: pytest.MonkeyPatch, words: list[str]) -> None:
     (studio / "my file.yaml").write_text(to_yaml(config_of("sft", 1, max_steps=2).changed()))
+    said = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_processes": 2}
+    said |= {"num_machines": 1, "machine_rank": 0, "use_cpu": True, "mixed_precision": "no"}
+    (studio / "two.yaml").write_text(yaml.safe_dump(said))
     if not words:
         unlaunched.setenv("FORCE_TORCHRUN", "1")
         unlaunched.setenv("NPROC_PER_NODE", "2")

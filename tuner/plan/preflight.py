@@ -18,6 +18,7 @@ from tuner.config import layer_names, libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal, needs_remote_code
+from tuner.config.spelling import asks_for_fsdp
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
@@ -282,6 +283,12 @@ def _machine(config: Config) -> Iterator[Problem]:
         knob = "nproc_per_node" if config.nproc_per_node else "num_gpus"
         said = f"--{knob} {config.processes} needs as many GPUs, and this machine has {len(cards)}."
         yield Problem(knob, said, {knob: len(cards)})
+    if asks_for_fsdp(config.fsdp) and not cards:
+        said = (
+            f"--fsdp {config.fsdp} spreads a model over GPUs, and this run computes on the CPU, where it would stay whole "
+            "in each process; leave it out."
+        )
+        yield Problem("fsdp", said, {"fsdp": None})
     if (config.bf16 or config.pure_bf16) and (old := [g for g in cards if not g.bf16]):
         name = "bf16" if config.bf16 else "pure_bf16"
         said = (
