@@ -591,8 +591,8 @@ def test_several_machines_are_refused_in_a_sentence(
 )
 def test_a_launcher_makes_one_run(studio: Path, unlaunched: pytest.MonkeyPatch, words: list[str]) -> None:
     (studio / "my file.yaml").write_text(to_yaml(config_of("sft", 1, max_steps=2).changed()))
-    said = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "num_processes": 2}
-    said |= {"num_machines": 1, "machine_rank": 0, "use_cpu": True, "mixed_precision": "no"}
+    said = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_processes": 2}
+    said |= {"num_machines": 1, "machine_rank": 0, "mixed_precision": "no"}
     (studio / "two.yaml").write_text(yaml.safe_dump(said))
     if not words:
         unlaunched.setenv("FORCE_TORCHRUN", "1")
