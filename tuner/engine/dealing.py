@@ -9,6 +9,7 @@ weight 0, because the others wait for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -145,7 +146,20 @@ class DealingTrainer(Trainer):
         """Values of a batch, one a row, with those of the other ranks where they learn one batch together."""
         if not self.model.training:
             return values
-        return group.all_rows(values.detach() if share else values.detach()[:0], self.args.train_batch_size)
+        return group.all_rows(values.detach() if share else values.detach()[:0])
+
+    @contextmanager
+    def gathering(self, share: float) -> Iterator[None]:
+        """Let what TRL gathers in this block be rows of different numbers, and of those none that only kept company."""
+        accelerator, gather = self.accelerator, self.accelerator.gather
+        if group.size() > 1:
+            accelerator.gather = lambda values: group.all_rows(
+                torch.atleast_1d(values)[: None if share else 0]
+            )
+        try:
+            yield
+        finally:
+            accelerator.gather = gather
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         if not inputs.get(SHARE, 1.0):  # all count together, and this one has nothing to count

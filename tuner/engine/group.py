@@ -102,13 +102,13 @@ def gathered(thing: Any) -> list[Any]:
     return found
 
 
-def all_rows(rows: Tensor, most: int) -> Tensor:
-    """The rows of all processes, one behind the other; each has up to `most`."""
+def all_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes, one behind the other; each may have another number of them."""
     if size() == 1:
         return rows
-    padded = rows.new_zeros(most, *rows.shape[1:])
-    padded[: len(rows)] = rows
     counts = gathered(len(rows))
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded.contiguous())
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -76,7 +76,8 @@ class PreferenceTrainer(DealingTrainer, DPOTrainer):
         """The mean loss of a batch whose first half is chosen and second half rejected (scalar)."""
         share = self.share_of(inputs)
         if not self.losses:
-            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with self.gathering(share):
+                found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return (share * found[0], found[1]) if return_outputs else share * found
         (policy, balance), mask = self._token_log_probs(model, inputs), inputs["completion_mask"][:, 1:]
         chosen, rejected = (policy * length_weights(mask, self.losses[0][0].ld_alpha)).sum(1).chunk(2)
