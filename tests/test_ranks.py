@@ -177,10 +177,7 @@ def test_what_else_a_run_can_be_is_the_same_in_two_processes(
         "packs": ("sft", {"packing": True, "cutoff_len": 64}),
         "recomputed": ("dpo", {"finetuning_type": "full", "gradient_checkpointing": True}),
         "bco": ("dpo", {"pref_bco_weight": 0.5}),
-        "own-losses": (
-            "dpo",
-            {"pref_loss": "sigmoid,aot,sft", "pref_loss_weights": "0.5,0.5,1", "do_eval": False},
-        ),
+        "trls-own": ("dpo", {"pref_loss": "discopop", "do_eval": False}),
         "asked": ("sft", {"probe": "chat", "probe_samples": 4, "probe_new_tokens": 4}),
         "predicted": ("sft", {"do_predict": True, "max_new_tokens": 4, "do_sample": False}),
     }
