@@ -29,7 +29,7 @@ test-faults: $(VENV)/ready-dev ## the long form of the fault tests; ends with on
 test-security: $(VENV)/ready-dev ## the threats of docs/security.md, the slow ones too; ends with one line of JSON
 	$(BIN)/python -m tests.security.long
 
-test-scale: $(VENV)/ready-dev ## the slow tests of scale, then its figures as one line of JSON (ten minutes)
+test-scale: $(VENV)/ready-dev ## the slow tests of scale, then its figures as one line of JSON (half an hour)
 	$(BIN)/python -m pytest -m slow tests/test_scale.py
 	$(BIN)/python -m tests.scale.long
 

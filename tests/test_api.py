@@ -235,6 +235,24 @@ def test_echo_measures_the_prompt(served: Served, client: Any) -> None:
     assert len(measured.choices[0].logprobs.tokens) == len(ids[0])
 
 
+def test_a_streamed_completion_s_tokens_lie_where_they_lie_in_the_whole(client: Any) -> None:
+    for more in ({"echo": True}, {"n": 2}):
+        asked = {
+            "model": "base",
+            "prompt": "Mia lives",
+            "temperature": 0,
+            "max_tokens": 6,
+            "logprobs": 1,
+            **more,
+        }
+        whole = client.completions.create(**asked).choices
+        streamed: list[list[int]] = [[] for _ in whole]
+        for chunk in client.completions.create(stream=True, **asked):
+            streamed[chunk.choices[0].index] += chunk.choices[0].logprobs.text_offset
+        assert streamed == [choice.logprobs.text_offset for choice in whole]
+        assert all(len(set(offsets)) > 6 - 1 for offsets in streamed)
+
+
 # --- JSON
 
 
@@ -501,6 +519,21 @@ def test_too_many_are_sent_away_and_the_dropped_free_their_rows(narrow: Served) 
         chat(narrow.client(timeout=0.3), **endless)
     _until(lambda: counts() == (0, 0), 1.0)
     assert chat(client).choices[0].message.content
+
+
+def test_no_more_may_wait_than_the_config_says(home: Path) -> None:
+    for served in serving(home, api_rows=3, api_waiting=1):
+        client = served.client()
+        with pytest.raises(openai.BadRequestError, match="5 answers are asked for at once"):
+            chat(client, n=5)
+        assert len(chat(client, n=4, max_tokens=2).choices) == 4
+        endless = {"max_tokens": 900, "extra_body": {"min_tokens": 900}}
+        with closing(chat(client, stream=True, n=4, **endless)) as several:
+            next(iter(several))
+            scheduler = served.loaded.scheduler
+            _until(lambda scheduler=scheduler: scheduler.running == 3)
+            with pytest.raises(openai.RateLimitError):
+                chat(client)
 
 
 def _until(true: Any, seconds: float = 10.0) -> None:

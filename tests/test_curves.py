@@ -189,9 +189,9 @@ def test_a_file_is_read_in_pieces_that_end_with_a_line(
     whole = b"".join(b"%d %s\n" % (n, b"x" * (n * 37 % 300)) for n in range(100))
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(whole + b'{"step": 9, "time"')
-    pieces = list(lines.blocks(path, 0))
+    pieces = [bytes(piece) for piece in lines.blocks(path, 0)]
     assert b"".join(pieces) == whole and all(piece.endswith(b"\n") for piece in pieces) and len(pieces) > 20
-    assert b"".join(lines.blocks(path, 5)) == whole[5:]
+    assert b"".join(map(bytes, lines.blocks(path, 5))) == whole[5:]
 
 
 def long_run(name: str = "long") -> Run:

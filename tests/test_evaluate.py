@@ -272,6 +272,40 @@ def test_a_judge_marks_answers(studio: Path, monkeypatch: pytest.MonkeyPatch) ->
     server.shutdown()
 
 
+def test_a_judge_s_key_is_shown_to_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(str(self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+
+        class Leading(Other):
+            def do_POST(self) -> None:
+                self.send_response(302)
+                self.send_header("Location", f"http://127.0.0.1:{other.server_port}/")
+                self.end_headers()
+
+        with HTTPServer(("127.0.0.1", 0), Leading) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            monkeypatch.setenv("JUDGE_API_KEY", "key")
+            judge = Judge(config_of(judge_url=f"http://127.0.0.1:{server.server_port}/v1"))
+            with pytest.raises(ConfigError, match="gave no answer"):
+                judge.mark(Question("asked", "expected", [1], [2], {}), "good")
+            server.shutdown()
+        other.shutdown()
+    assert asked == []
+
+
 def test_what_was_measured_is_read_back_from_a_version() -> None:
     told = json.dumps({"run_id": "r", "rows": 3, "at": 2.0, "metrics": {"exact": 50}, "base": {"exact": 10}})
     newest, older = of_tags({"evaluation/b": told, "evaluation/a": "{}", "evaluation/c": "?", "other": told})

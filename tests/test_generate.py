@@ -277,6 +277,40 @@ def test_one_that_fails_fails_alone() -> None:
         _ = asked[1].answer
 
 
+def test_after_one_that_fails_the_next_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model, too, whose rows cannot stand beside others."""
+    model, prompts = model_of("qwen3_next"), prompts_of(2)
+    decoder = Decoder(model)
+    assert not decoder.joins
+    scheduler = Scheduler(decoder, spelled)
+    failing, next_one = (Collected(p, Sampling(max_tokens=6)) for p in prompts)
+    with torch.no_grad():
+        scheduler.submit(failing.request)
+        scheduler.step()
+        with monkeypatch.context() as broken:
+            broken.setattr(decoder, "called", None)  # as if the memory were full
+            scheduler.submit(next_one.request)
+            scheduler.step()
+        assert failing.request.finish == "error" and not next_one.request.finish
+        while scheduler.busy:
+            scheduler.step()
+    assert list(next_one.answer.ids) == generated(model, prompts[1], 6)
+
+
+def test_those_that_left_while_waiting_are_told_and_not_read() -> None:
+    scheduler = Scheduler(Decoder(model_of("llama")), spelled, most=1)
+    asked = [Collected(p, Sampling(max_tokens=4)) for p in prompts_of(4)]
+    for one in asked:
+        scheduler.submit(one.request)
+    for one in asked[1:3]:
+        one.request.cancel()
+    with torch.no_grad():
+        while scheduler.busy:
+            scheduler.step()
+    assert [one.request.finish for one in asked] == ["length", "cancelled", "cancelled", "length"]
+    assert scheduler.read == sum(len(asked[i].request.prompt) for i in (0, 3))
+
+
 # --- choosing
 
 

@@ -6,6 +6,7 @@ Slow, and skipped where there is no GPU: `pytest -m slow tests/test_gpu.py`.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -13,8 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
+from tests.test_generate import model_of, prompts_of, spelled
+from tests.test_generate_written import Switched, finished
 from tuner.config.config import make
+from tuner.generate.answers import Collected
+from tuner.generate.decoder import Decoder
+from tuner.generate.request import Sampling
+from tuner.generate.scheduler import Scheduler
 from tuner.jobs import control, submit
 from tuner.runs import checkpoints
 from tuner.runs.run import Run, series
@@ -120,3 +128,35 @@ def test_kto_with_graphs_is_that_of_the_cpu_at_every_size_of_micro_batch(
         apart = max(abs(ours[step] - theirs[step]) for step in ours)
         print(f"{name} at {batch}x{accumulation}: at most {apart:.2e} apart")
         assert apart < near, (name, ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])
+def test_text_from_replayed_steps_is_the_model_s_own(kind: str) -> None:
+    """Greedy and drawn, of the base and two adapters beside each other, while rows come and go; in float32."""
+    model = get_peft_model(
+        model_of(kind, hidden_size=64, head_dim=16),
+        LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear"),
+    )
+    model.add_adapter(
+        "other", LoraConfig(r=12, init_lora_weights=False, target_modules=["q_proj", "down_proj"])
+    )
+    model.to("cuda").eval()
+    prompts, names = prompts_of(9), ("default", "", "other")
+
+    def made(decoder: Decoder, rows: int) -> list[tuple[int, ...]]:
+        asked = [
+            Collected(
+                p,
+                Sampling(max_tokens=20 + 9 * i, temperature=i % 2, top_k=9 * (i % 4 > 1), seed=i),
+                names[i % 3],
+            )
+            for i, p in enumerate(prompts)
+        ]
+        scheduler = Scheduler(decoder, spelled, Switched(model), most=rows)
+        finished(scheduler, asked, random.Random(1))
+        return [one.answer.ids for one in asked]
+
+    expected = made(Decoder(model, written=False), 1)
+    decoder = Decoder(model)
+    assert made(decoder, 6) == made(decoder, 1) == expected
+    assert decoder.statics is not None and decoder.statics.idle[-1].graphs, "nothing was captured"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 import threading
 import types
@@ -194,3 +196,46 @@ def test_openmind_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_OPENMIND_HUB", "1")
     with pytest.raises(ModelError, match="USE_MODELSCOPE_HUB"):
         resolve_model("org/native")
+
+
+ASKING = """
+from tuner import worker
+from tuner.config.config import make
+from tuner.config.knobs import ConfigError
+from tuner.data.hub import catalog_text
+worker.show_token(make({"model_name_or_path": "m", "hf_hub_token": "the person's own token"}))
+try:
+    catalog_text("somebody/sets")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_data_sets_are_asked_for_with_the_token_that_was_given() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Asked(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(404)
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *said: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Asked) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        own = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "another",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", ASKING], env={**os.environ, **own}, capture_output=True, text=True
+        )
+        hub.shutdown()
+    assert done.returncode == 0 and "cannot be fetched" in done.stdout, done.stderr
+    shown = {header for path, header in asked if "somebody/sets" in path}
+    assert shown == {"Bearer the person's own token"}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from test_packed import arguments, assert_close
-from tiny_packed import CPU, FAMILIES, SIZES, pair_rows
+from tiny_packed import CPU, RELATIVES, SIZES, pair_rows
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from tuner.engine.packed.autograd_policy import AutogradPolicy
@@ -20,13 +20,20 @@ from tuner.engine.packed.trainer import PackedTrainer
 from tuner.engine.scores import padded
 
 PAD = 0
-KINDS = {"qwen2": "qwen2", "qwen3": "qwen3", "llama": "llama", "neox": "gpt_neox"}
+KINDS = {
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "llama": "llama",
+    "neox": "gpt_neox",
+    "gemma2": "gemma2",
+    "phi3": "phi3",
+}
 
 
 def build(family: str) -> torch.nn.Module:
     """A tiny model that scores, its adapter and its head with something to say."""
     torch.manual_seed(0)
-    more = {"head_dim": 16} if family == "qwen3" else {}
+    more = {"head_dim": 16} if family == "qwen3" else RELATIVES.get(family, {})
     config = AutoConfig.for_model(KINDS[family], **SIZES, num_labels=1, **more)
     model = AutoModelForSequenceClassification.from_config(config)
     settings = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="SEQ_CLS")
@@ -45,7 +52,7 @@ def rows_of_pairs() -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_scores_loss_and_gradients_equal_transformers(family: str) -> None:
     rows, micro = rows_of_pairs(), 2
     model = build(family)

@@ -23,16 +23,17 @@ from tuner.config.kinds import KINDS, ONLY_TRL, STAGES
 from tuner.config.knobs import ConfigError
 from tuner.engine import trainer as engine_trainer
 from tuner.engine.losses import PAIR_LOSSES
+from tuner.engine.packed.forms import ACTIVATIONS, NORMS
 from tuner.engine.packed.memory import rows_with
 from tuner.engine.packed.trainer import PackedTrainer
 from tuner.jobs import planning, slots
 from tuner.jobs.live import Outcome
 from tuner.models.llama_family import LAYER_CLASSES
+from tuner.plan import engine
 from tuner.plan.engine import PACKED, TRL, WRITTEN_OUT, refusal, written_out
-from tuner.plan.facts import Data, Machine, Model, model_of
+from tuner.plan.facts import Data, Machine, model_of
 from tuner.plan.memory import weights
-from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
-from tuner.plan.shape import Lengths
+from tuner.plan.plan import Plan, Truth, as_plain, plan_of, truth_of
 from tuner.runs import checkpoints
 from tuner.runs.run import Run
 
@@ -255,14 +256,15 @@ def test_packed_rows_asked_for_in_vain_are_refused_before_launch(studio: Path) -
 
 def test_what_the_tables_of_both_towers_hold_is_the_same() -> None:
     assert set(KINDS["dpo"].losses) - ONLY_TRL == set(PAIR_LOSSES)
-    assert {f"{name}decoderlayer" for name in WRITTEN_OUT} == {name.lower() for name in LAYER_CLASSES}
+    assert NORMS.keys() == WRITTEN_OUT and ACTIVATIONS.keys() == engine.ACTIVATIONS
+    assert {name.lower().removesuffix("decoderlayer") for name in LAYER_CLASSES} <= WRITTEN_OUT
 
 
 def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> None:
     config = config_of("dpo")
     for model, word in [
         ({"model_type": "llama", "quantization_config": {"bits": 4, "quant_method": "gptq"}}, "quantized"),
-        ({"model_type": "gpt2", "layer_types": ["sliding_attention"]}, "plain causal"),
+        ({"model_type": "llama4_text", "layer_types": ["chunked_attention"]}, "plain causal"),
         ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "length of the input"),
         ({"model_type": "gemma3", "vision_config": {}}, "more than text"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "decoder"),
@@ -270,8 +272,9 @@ def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> Non
         ({"model_type": "cohere", "logit_scale": 0.1}, "rescales"),
     ]:
         assert word in str(refusal(config, model)), model
-    long = plan(config, Machine(False, 0), Data(9, Lengths(9, 1, 99)), Model({"sliding_window": 8}, {}))
-    assert (long.engine, "8 tokens back" in str(long.why)) == (TRL, True)
+    assert not refusal(
+        config, {"model_type": "cohere2", "layer_types": ["sliding_attention", "full_attention"]}
+    )
     continued = config_of("dpo", pref_loss="simpo", adapter_name_or_path="a")
     assert "not LoRA" in str(refusal(continued, {}, {"peft_type": "OFT"}))
     assert not refusal(continued, {}, {"peft_type": "LORA", "r": 4, "modules_to_save": ["lm_head"]})

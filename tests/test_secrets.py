@@ -15,7 +15,8 @@ import tiny
 from tests.security.canaries import Canaries, open_to_others
 from tests.security.secrets_walk import Walk, refused_lines
 from tuner import cli
-from tuner.config.config import KNOBS, check, command, make
+from tuner.config.config import KNOBS, check, command, load, make
+from tuner.config.knobs import ConfigError
 from tuner.jobs import resuming
 from tuner.runs.run import Run
 from tuner.text.message import plain
@@ -171,6 +172,29 @@ def test_a_secret_in_a_knob_that_is_recorded_is_refused(values: dict[str, object
     _, problems = check({"model_name_or_path": "m", "dataset": "d", **values})
     knob = next(iter(values))
     assert [p.knob for p in problems if "holds a password or a token" in p.sentence] == [knob]
+
+
+@pytest.mark.parametrize(
+    ("stage", "knob", "value"),
+    [
+        ("evaluate", "judge_url", "http://me:CANARY-pw@host/v1"),
+        ("evaluate", "judge_url", "http://host/v1?key=sk-CANARY1234567890abcdefgh"),
+        ("serve", "api_model_name", "hf_" + "a1B" * 10),
+        ("export", "export_dir", "https://me:CANARY-pw@host/x"),
+        ("import", "adapter_name_or_path", "https://me:CANARY-pw@host/x"),
+    ],
+)
+def test_runs_that_do_not_train_refuse_it_as_well(stage: str, knob: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--{knob} holds a password or a token") as refused:
+        load({"stage": stage, "model_name_or_path": "m", knob: value})
+    assert "CANARY" not in str(refused.value)
+
+
+def test_the_secrets_of_runs_that_do_not_train_are_in_no_record() -> None:
+    for stage, knob in (("serve", "api_key"), ("evaluate", "hf_hub_token"), ("export", "hf_hub_token")):
+        config = load({"stage": stage, "model_name_or_path": "m", knob: "CANARY-of-mine"})
+        assert config.secrets() == {knob: "CANARY-of-mine"}
+        assert "CANARY" not in json.dumps([config.plain(), config.changed()])
 
 
 def test_the_shipped_recipes_hold_none() -> None:

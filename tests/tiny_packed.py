@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -36,6 +38,30 @@ FAMILIES = {
     "neox": lambda: GPTNeoXForCausalLM(
         GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"})
     ),
+}
+
+
+SLIDING = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}
+RELATIVES = {
+    "mistral": {"sliding_window": 12},
+    "gemma": {"head_dim": 16, "hidden_act": "gelu_pytorch_tanh"},
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0,
+               "final_logit_softcapping": 3.0, **SLIDING},
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 20, **SLIDING},
+    "phi3": {"sliding_window": 12, "partial_rotary_factor": 0.5},
+    "glm": {"head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": True},
+    "glm4": {"head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": True},
+    "olmo2": {},
+    "olmo3": SLIDING,
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "seed_oss": {"head_dim": 16, "attention_bias": True, "residual_dropout": 0.0, "attention_dropout": 0.0},
+}  # fmt: skip
+"""Families whose layers are written out too, with windows shorter than the rows of the tests."""
+FAMILIES |= {
+    name: lambda name=name: AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(name, **SIZES, **RELATIVES[name]), dtype=torch.float32
+    )
+    for name in RELATIVES
 }
 
 

@@ -161,10 +161,16 @@ def _known() -> re.Pattern[str] | None:
 
 def _of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if "://" in value and "@" in value:
-            yield from _passwords(value)
-        if len(value) >= SHORTEST_KNOWN and _SECRET_VARIABLE.search(name):
-            yield value
+        yield from _of_variable(name, value)
+
+
+@lru_cache(maxsize=1024)
+def _of_variable(name: str, value: str) -> tuple[str, ...]:
+    """Its secrets. Kept, for every text is held against all variables, and they hardly ever change."""
+    found = [*_passwords(value)] if "://" in value and "@" in value else []
+    if len(value) >= SHORTEST_KNOWN and _SECRET_VARIABLE.search(name):
+        found.append(value)
+    return tuple(found)
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://(?:[^\s/?#@:]{0,100}:)?(\S{1,400})@[^\s@]*")

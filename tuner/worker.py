@@ -89,6 +89,7 @@ def _live(run: Run, mirror: MirrorProcess) -> int:
     result = Outcome()
     try:
         config = run.config()
+        show_token(config)
         live = LiveRun(run, config) if isinstance(config, Config) else Live(run)
         with live.listening(), measuring(live):
             result = _train(live, mirror) if isinstance(live, LiveRun) else _work(config, live, mirror)
@@ -228,6 +229,13 @@ def live_as_rank(run: SilentRun, number: int) -> int:
         ranks.leave_word(run, number, reasons.from_exception(error, run.values()))
         return 1
     return 0
+
+
+def show_token(config: RunConfig) -> None:
+    """Let this process ask the hub as the person whose token the config has: the libraries that fetch data sets and
+    catalogs, and those that upload, take it from the environment."""
+    if token := config.secrets().get("hf_hub_token"):
+        os.environ["HF_TOKEN"] = token
 
 
 def lineage(config: Config) -> str:

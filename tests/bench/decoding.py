@@ -88,7 +88,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options_of = argparse.ArgumentParser()
     options_of.add_argument("--model", default=str(root / "data" / "starter"))
     options_of.add_argument("--prompts", type=int, default=16)
-    options_of.add_argument("--new", type=int, default=48)
+    options_of.add_argument("--new", type=int, help="tokens of an answer: 48, on a GPU 256")
     options_of.add_argument("--times", type=int, default=3)
     options_of.add_argument("--dtype", default="float32")
     options_of.add_argument("--device", default=None)
@@ -101,6 +101,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options_of.add_argument("--sweep", action="store_true", help="also try the kernels' tiles")
     options = options_of.parse_args(words)
     options.device = options.device or ("cuda" if options.gpu else "cpu")
+    options.new = options.new or (256 if options.gpu else 48)
     if options.gpu:
         from tests.bench import decoding_gpu
 

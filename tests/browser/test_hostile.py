@@ -69,6 +69,7 @@ def hostile_run(studio, record) -> tuple[str, str]:
         runs.set_note(id, HOSTILE)
         runs.set_tag(id, "kind", HOSTILE)
         evaluated(run)
+        exported(run)
         found.append(id)
     return found[0], found[1]
 
@@ -86,6 +87,15 @@ def evaluated(run) -> None:
         versions.append({"label": f"{HOSTILE} {place}", "folder": place, "metrics": {HOSTILE: 1.0}})
     told = {"dataset": [HOSTILE], "rows": 1, "left_out": {HOSTILE: 1}, "versions": versions}
     (run.folder / "output" / RESULTS).write_text(json.dumps(told))
+
+
+def exported(run) -> None:
+    """An export whose folder, files and answers are hostile."""
+    from tuner.jobs.exporting import RECORD
+
+    answer = {"prompt": HOSTILE, "source": HOSTILE, "exported": HOSTILE, "same": False, "difference": 0.1}
+    told = {"folder": HOSTILE, "files": [{"name": HOSTILE, "size": 1}], "answers": [answer], "seconds": 1.0}
+    (run.folder / "output" / RECORD).write_text(json.dumps(told))
 
 
 def adapter(studio, run_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -202,7 +203,7 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     wire = Wire(ron)
     ron = log_in(browser, studio, provider, "ron", ron)
     expect(ron.get_by_text(called(f"{RON}, reader"))).to_be_visible()
-    before = files(studio.home)
+    before = at_rest(studio.home, waits)
 
     go(ron, studio, f"runs?run={run.id}")
     expect(ron.get_by_text(called("launched by Mia@example.org"))).to_be_visible()
@@ -259,6 +260,20 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     assert row is not None and not row.deleted and not list_adapters()[0].aliases
     assert Run(waits).status().state == "queued"
     ron.context.close()
+
+
+def at_rest(home: Path, waits: str) -> object:
+    """What lies in a studio once MLflow has been told of the run that waits: nobody but a page changes it then."""
+    from tuner.runs.run import Run
+    from tuner.tracking.sync_state import SyncState
+
+    end, found = time.monotonic() + 120, files(home)
+    while time.monotonic() < end:
+        time.sleep(3.0)
+        before, found = found, files(home)
+        if SyncState.of(Run(waits)).mlflow_id and found == before:
+            break
+    return found
 
 
 def files(home: Path) -> set[str]:

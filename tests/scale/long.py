@@ -107,9 +107,13 @@ def lists(ask: Asked) -> dict[str, Any]:
         f"{name}_10000_to_100": ratio(many, few, name)
         for name in ("newest", "search", "failed", "one", "choices", "queue")
     }
+    found |= {
+        f"{name}_changed_10000_to_100": ratio(many, few, f"{name}_changed")
+        for name in ("newest", "search", "failed", "one", "choices")
+    }
     for name in ("newest", "search"):
-        mlflow = {name: many.get(f"{name}_mlflow")}
-        found[f"{name}_to_mlflow"] = ratio(many, mlflow, name)
+        mlflow = {f"{name}_changed": many.get(f"{name}_mlflow")}
+        found[f"{name}_to_mlflow"] = ratio(many, mlflow, f"{name}_changed")
     for name in (*PAGES, "adapters"):
         small, large = ask(str(FEW), "page", name), ask(str(MANY), "page", name)
         found[f"{name}_page_10000_to_100"] = ratio(large, small, "seconds")
@@ -142,7 +146,9 @@ def queue(ask: Asked) -> dict[str, Any]:
 def sessions(ask: Asked) -> dict[str, Any]:
     found = ask.beside("beside", SESSIONS, 40.0)
     names = ("per_session_minute", "share", "redraws", "mib_a_session")
-    return {f"sessions_{name}": _rounded(found.get(name)) for name in names}
+    told = {f"sessions_{name}": _rounded(found.get(name)) for name in names}
+    found = ask.beside("step_time", SESSIONS, 60, 2.5)
+    return told | {f"beside_a_run_{name}": _rounded(value) for name, value in found.items()}
 
 
 def soak(ask: Asked) -> dict[str, Any]:

@@ -30,8 +30,9 @@ def run_id(number: int) -> str:
 
 
 def name(number: int) -> str:
-    """Every 40th run is called beta something, and nothing else is."""
-    return f"{'beta' if number % 40 == 7 else 'alpha'} run {number}"
+    """Fifteen of the first hundred runs and of the others every 40th are called beta something, and nothing else is."""
+    every = 6 if number < 96 else 40
+    return f"{'beta' if number % every == every - 1 else 'alpha'} run {number}"
 
 
 def end(number: int) -> str:

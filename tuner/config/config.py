@@ -104,9 +104,12 @@ def load(values: Values) -> RunConfig:
 def made_of(kind: type[C], values: Values) -> C:
     """A config of a class of its own. Raises ConfigError."""
     try:
-        return kind(**values)
+        config = kind(**values)
     except ValidationError as error:
         raise ConfigError(_problem(e, knobs_of(kind)) for e in error.errors()) from error
+    if problems := list(_secrets_in_the_open(config)):
+        raise ConfigError(problems)
+    return config
 
 
 def make(values: Values) -> Config:
@@ -130,10 +133,10 @@ def check(values: Values) -> tuple[Config | None, list[Problem]]:
     return config, [*problems, *_secrets_in_the_open(config), *broken_rules(config)]
 
 
-def _secrets_in_the_open(config: Config) -> Iterator[Problem]:
+def _secrets_in_the_open(config: RunConfig) -> Iterator[Problem]:
     """What may not be recorded, in knobs that are."""
-    for name, value in config.plain().items():
-        if value and value != KNOBS[name].default and _holds_secret(value):
+    for name, value in config.changed().items():
+        if _holds_secret(value):
             yield Problem(
                 name,
                 f"--{name} holds a password or a token, and every run's values are recorded; leave it out and give it"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from peft import get_peft_model
@@ -15,13 +13,13 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
 from tuner.engine.live import LiveRun
 from tuner.engine.packed.objective import Objective, TokenObjective
-from tuner.engine.packed.support import too_long_for, unsupported
+from tuner.engine.packed.support import unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedTrainer, began_packed
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments, on_gpu
 from tuner.jobs import planning
 from tuner.models.llama_family import causal_lm
-from tuner.plan.engine import PACKED, TRL, refusal, too_long
+from tuner.plan.engine import PACKED, TRL, refusal
 from tuner.plan.facts import Model
 from tuner.plan.memory import layers_of
 from tuner.plan.plan import layers_to_recompute
@@ -66,7 +64,7 @@ def _refusal(config: Config, start: Start) -> Message:
     if fresh is not None:
         set_seed(config.seed)  # as TRL does before it adds an adapter
         start.model = get_peft_model(start.model, fresh)
-    why = unsupported(start.model) or _too_long(config, start)
+    why = unsupported(start.model)
     if why and fresh is not None:
         start.model = start.model.unload()
     elif fresh is not None:
@@ -81,18 +79,6 @@ def _run_by(config: Config, start: Start) -> Layers:
         (peft.r for peft in getattr(start.model, "peft_config", {}).values()), default=config.lora_rank
     )
     return layers_of(config, model.shape, rank, written_out=False)
-
-
-def _too_long(config: Config, start: Start) -> Message:
-    """Why rows are too long; of those of a stream only the most that they may be is known."""
-    if start.streamed:
-        return too_long(causal_lm(start.model).config.get_text_config().to_dict(), config.cutoff_len)
-    return too_long_for(start.model, _rows(start))
-
-
-def _rows(start: Start) -> Iterator[Mapping[str, Any]]:
-    """Every row, of evaluation too."""
-    return itertools.chain(start.rows.train, *start.rows.eval.values())
 
 
 def _build(

@@ -24,10 +24,18 @@ MARK = re.compile(r"\b(10|[1-9])\b")
 SECONDS = 120
 
 
+class _Direct(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: urllib would take the key along to whatever host an answer names."""
+
+    def redirect_request(self, *asked: object) -> None:
+        return None
+
+
 class Judge:
     """The judge of a config."""
 
     def __init__(self, config: EvaluateConfig):
+        self._opened = urllib.request.build_opener(_Direct)
         self.url = str(config.judge_url).rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self.model = config.judge_model or "default"
 
@@ -60,7 +68,7 @@ class Judge:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)  # noqa: S310  the person's own
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
+            with self._opened.open(request, timeout=SECONDS) as reply:
                 found = json.loads(reply.read())
             return str(found["choices"][0]["message"]["content"])
         except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:

@@ -32,7 +32,9 @@ class Adapters:
     answers exactly as without them."""
 
     def __init__(self, base: PreTrainedModel):
-        self.base = base
+        self.base = base.requires_grad_(
+            False
+        )  # nothing is trained here, and frozen weights may be put together
         self.model: Any = base
         self.folders: dict[str, Path] = {}
         self.read: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,16 +50,25 @@ def answers(
     """
     each = [wishes] * len(prompts) if isinstance(wishes, Sampling) else wishes
     asked = [Collected(prompt, wish) for prompt, wish in zip(prompts, each, strict=True)]
+    ended: list[int] = []
+    for number, one in enumerate(asked):
+        one.request.told = partial(_heard, ended, number, one)
     scheduler = Scheduler(Decoder(model, pad), decode, most=rows)
     for one in sorted(asked, key=lambda one: len(one.request.prompt)):
         scheduler.submit(one.request)
-    left = dict(enumerate(asked))
     with undisturbed(model):
         while scheduler.busy:
             scheduler.step()
-            for number in [n for n, one in left.items() if one.request.finish]:
-                told(number, left.pop(number).answer)
+            for number in ended:
+                told(number, asked[number].answer)
+            ended.clear()
     return [one.answer for one in asked]
+
+
+def _heard(ended: list[int], number: int, one: Collected, piece: Piece) -> None:
+    one.pieces.append(piece)
+    if piece.finish:
+        ended.append(number)
 
 
 @contextmanager

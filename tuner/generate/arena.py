@@ -1,7 +1,7 @@
 """Keys and values of rows at fixed places, so that a captured step can be replayed over them.
 
 Row i of `count` holds its tokens in columns 0 to length - 1. What a step reads and writes stands in tensors that stay where
-they are: the next token of each row, how many it holds, and whether it is in use.
+they are: the next token of each row, how many it holds, whether it is in use, and the number of the adapter that it wears.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 GRAIN = 128
 """Columns are set aside in steps that grow with their number, and are at least this many."""
@@ -33,30 +32,33 @@ class Arena:
         self.sizes, self.dtype, self.device = sizes, dtype, device
         self.rows = self.columns = self.age = 0
         self.held = torch.empty(2, sizes.layers, 0, sizes.heads, 0, sizes.size, dtype=dtype, device=device)
-        self.tokens, self.lengths, self.active = self._state(0)
+        self._state(0)
 
     def reserve(self, rows: int, columns: int) -> None:
         """Have room for so many; what is held stays."""
         if rows <= self.rows and columns <= self.columns:
             return
-        old = (self.held, self.tokens, self.lengths, self.active)
+        held, old = self.held, (self.tokens, self.lengths, self.active, self.worn)
         rows, columns = max(self.rows, bucket(rows)), max(self.columns, roomy(columns))
         s, kept_rows, kept_columns = self.sizes, self.rows, self.columns
         self.held = torch.zeros(
             2, s.layers, rows, s.heads, columns, s.size, dtype=self.dtype, device=self.device
         )
-        self.held[:, :, :kept_rows, :, :kept_columns] = old[0]
-        self.tokens, self.lengths, self.active = self._state(rows)
-        for new, was in zip((self.tokens, self.lengths, self.active), old[1:], strict=True):
+        self.held[:, :, :kept_rows, :, :kept_columns] = held
+        self._state(rows)
+        for new, was in zip((self.tokens, self.lengths, self.active, self.worn), old, strict=True):
             new[:kept_rows] = was
         self.rows, self.columns = rows, columns
         self.age += 1
 
-    def _state(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        made = [torch.zeros(rows, dtype=torch.long, device=self.device) for _ in range(3)]
-        return made[0], made[1], made[2]
+    def _state(self, rows: int) -> None:
+        self.tokens, self.lengths, self.active, self.worn = (
+            torch.zeros(rows, dtype=torch.long, device=self.device) for _ in range(4)
+        )
 
-    def enter(self, first: int, cache: Any, chosen: Sequence[int], lengths: Sequence[int]) -> None:
+    def enter(
+        self, first: int, cache: Any, chosen: Sequence[int], lengths: Sequence[int], worn: int = 0
+    ) -> None:
         """Put the chosen rows of a padded cache, whose last columns they fill, into rows from `first` on."""
         filled, width = int(cache.get_seq_length()), max(lengths)
         there = torch.tensor(lengths, device=self.device)
@@ -71,6 +73,7 @@ class Arena:
                 self.held[kind, number, first:end, :, :width] = states[rows, :, columns].transpose(1, 2)
         self.lengths[first:end] = there
         self.active[first:end] = 1
+        self.worn[first:end] = worn
 
     def leave(self, count: int, gone: Sequence[int]) -> list[int]:
         """Take rows out of the first `count`; the last ones move to their places. Which rows stand there now, in order."""
@@ -80,7 +83,7 @@ class Arena:
         if movers:
             to, of = (torch.tensor(x, device=self.device) for x in (holes, movers))
             self.held[:, :, to] = self.held[:, :, of]
-            for state in (self.tokens, self.lengths):
+            for state in (self.tokens, self.lengths, self.worn):
                 state[to] = state[of]
         for hole, mover in zip(holes, movers, strict=True):
             order[hole] = mover

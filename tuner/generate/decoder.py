@@ -7,7 +7,7 @@ the model.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,10 @@ AnyRows = Rows | StaticRows
 
 class Decoder:
     """Reads and continues rows with a transformers model. `pad` is an id that means nothing; `written` says whether the
-    written-out layers are used where they can be."""
+    written-out layers are used where they can be, `ahead` whether a step is asked for before the tokens of the one before
+    are told: on a GPU, where they run side by side."""
 
-    def __init__(self, model: PreTrainedModel, pad: int = 0, written: bool = True):
+    def __init__(self, model: PreTrainedModel, pad: int = 0, written: bool = True, ahead: bool | None = None):
         self.model, self.pad = model, pad
         called = getattr(model, "get_base_model", lambda: model)()
         self.takes = set(
@@ -48,7 +49,8 @@ class Decoder:
         )  # what it is wrapped in hides them
         self.called = called
         self.joins = _plain_attention(called)
-        self.statics = Statics(called) if written and self.joins else None
+        overlaps = self.device.type == "cuda" if ahead is None else ahead
+        self.statics = Statics(called, overlaps) if written and self.joins else None
         self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
 
     @property
@@ -75,14 +77,19 @@ class Decoder:
     def enter(self, held: AnyRows | None, rows: Rows, chosen: Sequence[int], room: int) -> AnyRows:
         """Put the chosen of rows that were just read beside those that are being continued. `room` is how many tokens the
         longest of all may come to hold."""
-        if held is None and self.statics is not None:
-            held = self.statics.rows()
-        if isinstance(held, StaticRows):
-            held.enter(rows.cache, chosen, [rows.lengths[i] for i in chosen], room)
-            return held
+        if self.statics is not None and not isinstance(held, Rows) and self.statics.ends() is not None:
+            lengths = [rows.lengths[i] for i in chosen]
+            return self.statics.enter(held, rows.cache, chosen, lengths, room)
+        assert not isinstance(held, StaticRows)
         if held is None and len(chosen) == len(rows.lengths):
             return rows
         return self.join([*([] if held is None else [(held, range(len(held.lengths)))]), (rows, chosen)])
+
+    def shared(self) -> Hashable | None:
+        """What rows have in common that can be continued together whatever adapter they wear; None for the model as it is
+        now if its rows cannot."""
+        ends = None if self.statics is None else self.statics.ends()
+        return None if ends is None else ends.key
 
     def step(self, rows: AnyRows, tokens: Sequence[int]) -> torch.Tensor:
         """Read one token more of each row; logits [rows, vocabulary] after it, until the next step."""

@@ -13,17 +13,22 @@ import torch
 from torch import Tensor
 
 from tuner.generate.arena import Arena, bucket
-from tuner.generate.written import State, Worn, Written
+from tuner.generate.written import Ends, Outfit, State, Written
 
 logger = logging.getLogger(__name__)
 
 
-class Steps:
-    """Steps of one arena with what is worn while its rows are there. Logits are overwritten by the next step."""
+MOST_OUTFITS = 8
+"""Adapters whose rows stand in one arena; when it is empty and has had so many, it forgets them."""
 
-    def __init__(self, written: Written, worn: Worn, arena: Arena, state: State, capture: bool):
-        self.written, self.worn, self.arena = written, worn, arena
-        self.state, self.capture = state, capture
+
+class Steps:
+    """Steps of one arena, whose rows wear what they wore when they entered. Logits are overwritten by the next step."""
+
+    def __init__(self, written: Written, ends: Ends, arena: Arena, capture: bool):
+        self.written, self.ends, self.arena, self.capture = written, ends, arena, capture
+        self.outfits: dict[State, Outfit] = {}
+        self.worn = written.worn(ends, [])
         self.table: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
         self.seen: set[int] = set()
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -31,19 +36,35 @@ class Steps:
         self.stream = torch.cuda.Stream() if capture else None
         self.age = -1
 
+    def wear(self, state: State, empty: bool) -> int:
+        """The number of what is on the model now among what is worn here; what is new is taken in."""
+        if state not in self.outfits:
+            if empty and len(self.outfits) >= MOST_OUTFITS:
+                self.outfits.clear()
+            self.outfits[state] = self.written.outfit()
+            self.worn = self.written.worn(self.ends, list(self.outfits.values()))
+            self.close()
+        return list(self.outfits).index(state)
+
     def __call__(self, rows: int, columns: int) -> Tensor:
         """Read the next token of the first `rows` rows, which then hold `columns` at most, and put the likeliest one after
         it in its place; logits [rows, vocabulary]."""
         self._renew()
         if not self.capture:
             return self._step(rows, columns)
-        size = bucket(rows)
+        size = self._size(rows)
         if size not in self.graphs and (size not in self.seen or not self._captured(size)):
             self.seen.add(size)
             return self._step(size, self.arena.columns)[:rows]
         graph, logits = self.graphs[size]
         graph.replay()
         return logits[:rows]
+
+    def _size(self, rows: int) -> int:
+        """How many rows a step for these works on: a captured one may do twice as much as it must."""
+        least = bucket(rows)
+        found = [size for size in self.graphs if least <= size <= 2 * least]
+        return min(found, default=least) if rows > 1 else 1
 
     def _renew(self) -> None:
         if self.age != self.arena.age:
@@ -55,6 +76,7 @@ class Steps:
         if self.graphs:
             torch.cuda.synchronize()  # one of them may be at work
         self.graphs.clear()
+        self.pool = None  # it went with the last of them
 
     def _step(self, rows: int, columns: int) -> Tensor:
         arena = self.arena

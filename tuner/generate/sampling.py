@@ -1,8 +1,10 @@
-"""Which token comes next, from logits and what a request wants; pure functions of one row."""
+"""Which token comes next, from logits and what a request wants; each row is chosen for by itself, whatever is beside it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def plain(request: Request) -> bool:
-    """Whether the likeliest token is taken and nothing forbids it: such rows are answered together."""
+    """Whether nothing but the logits says what comes next: such rows are chosen for together."""
     s = request.sampling
     penalties = (s.repetition_penalty - 1, s.presence_penalty, s.frequency_penalty)
-    return s.temperature == 0 and not any(penalties) and request.grammar is None and not _too_early(request)
+    return not any(penalties) and request.grammar is None and not _too_early(request)
 
 
 def steady(request: Request) -> bool:
-    """Whether nothing but the likeliest token is asked for, now and in all steps to come."""
+    """Whether it is plain, now and in all steps to come, and nothing of the logits is told."""
     return plain(request) and request.sampling.logprobs is None
 
 
@@ -34,7 +36,7 @@ def chosen(logits: Tensor, request: Request) -> int:
     scores = penalized(logits, request)
     if request.grammar is not None:
         scores = request.grammar.mask(scores)
-    return drawn(scores, request) if request.sampling.temperature > 0 else int(scores.argmax())
+    return int(likely(scores[None], Wish.of([request]))[0])
 
 
 def penalized(logits: Tensor, request: Request) -> Tensor:
@@ -54,30 +56,87 @@ def penalized(logits: Tensor, request: Request) -> Tensor:
     return scores
 
 
-def drawn(scores: Tensor, request: Request) -> int:
-    """One token by chance: temperature, then top_k, then top_p, as transformers does. One number of the request's own
-    generator is used, so that its answer does not depend on what runs beside it."""
+@dataclass(frozen=True)
+class Wish:
+    """How tokens of some rows are chosen. `numbers` is [4, rows]: temperature, top_k, top_p, and a point from 0 to 1.
+
+    `chance` says that some are drawn, of those `ordered` that some are drawn from the best alone, `free` that some are drawn
+    from all. `most` is the largest top_k, 0 where a row that is ordered has none.
+    """
+
+    numbers: Tensor
+    chance: bool
+    ordered: bool
+    free: bool
+    most: int
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> Wish:
+        """The wishes of requests. One number of each one's own generator is used where it leaves something to chance, so
+        that its answer does not depend on what runs beside it."""
+        asked = [r.sampling for r in requests if r.sampling.temperature > 0]
+        ordered = [s for s in asked if s.top_k or s.top_p < 1]
+        every = bool(ordered) and all(s.top_k for s in ordered)
+        return cls(
+            torch.tensor([_numbers(r) for r in requests], dtype=torch.float64).t(),
+            chance=bool(asked),
+            ordered=bool(ordered),
+            free=len(ordered) < len(asked),
+            most=max(s.top_k for s in ordered) if every else 0,
+        )
+
+    def on(self, device: torch.device) -> Tensor:
+        """The numbers there, on their way where that is another device."""
+        if device.type != "cuda":
+            return self.numbers
+        return self.numbers.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+def _numbers(request: Request) -> tuple[float, float, float, float]:
     s = request.sampling
-    scores = scores / s.temperature
-    if s.top_k:
-        scores, ids = scores.topk(min(s.top_k, len(scores)))
-    elif s.top_p < 1:
-        scores, ids = scores.sort(descending=True)
+    return s.temperature, s.top_k, s.top_p, request.chance.random() if s.temperature > 0 else 0.0
+
+
+def likely(logits: Tensor, wish: Wish) -> Tensor:
+    """The next token of each row [rows] from logits [rows, vocabulary]; the likeliest where temperature is 0."""
+    best = logits.argmax(-1)
+    if not wish.chance:
+        return best
+    numbers = wish.on(logits.device)
+    return torch.where(numbers[0] > 0, drawn(logits.float(), numbers, wish), best)
+
+
+def drawn(logits: Tensor, numbers: Tensor, wish: Wish) -> Tensor:
+    """A token of each row by chance: temperature, then top_k, then top_p, as transformers does."""
+    heat, top_k, top_p, point = numbers[:, :, None]
+    scores = logits / torch.where(heat > 0, heat, 1.0).float()
+    of_all = _places(scores.softmax(-1), point) if wish.free else None
+    if not wish.ordered:
+        assert of_all is not None
+        return of_all
+    of_best = _of_the_best(scores, top_k, top_p, point, wish.most)
+    # a row that leaves nothing out is not put in order because another is: its point would mean another token
+    return of_best if of_all is None else torch.where(((top_k > 0) | (top_p < 1))[:, 0], of_best, of_all)
+
+
+def _of_the_best(scores: Tensor, top_k: Tensor, top_p: Tensor, point: Tensor, most: int) -> Tensor:
+    if most:
+        scores, ids = scores.topk(min(most, scores.shape[1]), dim=-1)
     else:
-        ids = None
-    shares = scores.softmax(-1)
-    if s.top_p < 1:
-        before = shares.cumsum(-1) - shares
-        shares = torch.where(before < s.top_p, shares, 0.0)
-    place = _place(shares, request.chance.random())
-    return place if ids is None else int(ids[place])
+        scores, ids = scores.sort(descending=True, dim=-1)
+    place = torch.arange(scores.shape[1], device=scores.device)
+    shares = scores.masked_fill((top_k > 0) & (place >= top_k), -torch.inf).softmax(-1)
+    before = shares.cumsum(-1) - shares
+    shares = torch.where((before < top_p) | (top_p >= 1), shares, 0.0)
+    return ids.gather(1, _places(shares, point)[:, None])[:, 0]
 
 
-def _place(shares: Tensor, point: float) -> int:
-    """The entry of a distribution at which the sum of shares passes `point` of the whole."""
+def _places(shares: Tensor, point: Tensor) -> Tensor:
+    """The entries of distributions [rows, n] at which the sum of shares passes `point` [rows, 1] of the whole."""
     sums = shares.double().cumsum(-1)
-    found = int(torch.searchsorted(sums, sums[-1] * point, right=True))
-    return min(found, int(shares.nonzero()[-1]))
+    found = torch.searchsorted(sums, sums[:, -1:] * point, right=True)
+    last = torch.arange(shares.shape[1], device=shares.device).where(shares > 0, 0).amax(-1, keepdim=True)
+    return torch.minimum(found, last)[:, 0]
 
 
 def tokens(logits: Tensor, ids: list[int], top: int) -> list[Token]:

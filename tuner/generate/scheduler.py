@@ -1,13 +1,15 @@
 """Requests share the model: those that wait are let in between steps, each step makes one token for every row.
 
-Rows of one adapter stand in one batch (a lane); lanes take turns, because a model can wear one adapter at a time.
+Rows that can be continued together stand in one batch (a lane). Where the model itself continues them, they are of one
+adapter, and lanes take turns, because a model can wear one adapter at a time.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +25,8 @@ from tuner.generate.text import Decodes, Speech
 MOST_ROWS = 32
 PREFILL = 8192
 """Tokens, padding too, that are read at once before answers begin; one longer prompt is read alone."""
+LOOK = 0.1
+"""Seconds between two looks at who has left while waiting; there may be very many."""
 TURN = 8
 """Steps of one lane before the next has its turn, where there are several: switching adapters takes time too."""
 
@@ -37,9 +41,10 @@ class Ahead:
 
 @dataclass
 class Lane:
-    """The requests of one adapter that are being answered, in the order of their rows."""
+    """Requests that are being answered together, in the order of their rows. `adapter` is what the model must wear for it,
+    None where each row knows its own."""
 
-    adapter: str
+    adapter: str | None
     requests: list[Request] = field(default_factory=list)
     rows: AnyRows | None = None
     ahead: Ahead | None = None
@@ -55,10 +60,11 @@ class Scheduler:
         self.switch = switch or AsItIs()
         self.most = most if decoder.joins else 1
         self.waiting: deque[Request] = deque()
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[Hashable, Lane] = {}
         self.speech: dict[Request, Speech] = {}
         self.read = self.made = 0
         self.lock = threading.Condition()
+        self.looked = 0.0
 
     def submit(self, request: Request) -> Request:
         """Take a request in; its answer begins when there is room."""
@@ -79,16 +85,17 @@ class Scheduler:
     def step(self) -> None:
         """Let in who waits, then give each lane its turn."""
         self._drop_waiting()
+        self._drop_failed()
         self._admit()
         several = len(self.lanes) > 1
-        for lane in list(self.lanes.values()):
+        for key, lane in list(self.lanes.items()):
             with self._failing(lane.requests):
-                self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])  # those that failed
-                self.switch.use(lane.adapter)
+                if lane.adapter is not None:
+                    self.switch.use(lane.adapter)
                 for _ in range(TURN if several else 1):
                     self._advance(lane)
             if not lane.requests:
-                del self.lanes[lane.adapter]
+                del self.lanes[key]
 
     def cancel_all(self) -> None:
         """End every request, those that wait too."""
@@ -100,18 +107,27 @@ class Scheduler:
     # --- those that come
 
     def _drop_waiting(self) -> None:
+        if time.monotonic() - self.looked < LOOK:
+            return
+        self.looked = time.monotonic()
         with self.lock:
             gone = [r for r in self.waiting if r.cancelled.is_set()]
             self.waiting = deque(r for r in self.waiting if not r.cancelled.is_set())
         for request in gone:
             self._tell(request, Piece(finish="cancelled"))
 
+    def _drop_failed(self) -> None:
+        """Rows of answers that ended with an error make room before others come: not every model's can stand beside others."""
+        for key, lane in list(self.lanes.items()):
+            self._leave(lane, [i for i, r in enumerate(lane.requests) if r.finish])
+            if not lane.requests:
+                del self.lanes[key]
+
     def _admit(self) -> None:
         for group in self._groups():
-            lane = self.lanes.setdefault(group[0].adapter, Lane(group[0].adapter))
             with self._failing(group):
-                self.switch.use(lane.adapter)
-                self._enter(lane, group)
+                self.switch.use(group[0].adapter)
+                self._enter(group)
 
     def _groups(self) -> Iterator[list[Request]]:
         """Who may enter, by adapter, each group small enough to be read at once."""
@@ -120,11 +136,14 @@ class Scheduler:
             entering = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
         by_adapter: dict[str, list[Request]] = {}
         for request in entering:
-            by_adapter.setdefault(request.adapter, []).append(request)
+            if request.cancelled.is_set():
+                self._tell(request, Piece(finish="cancelled"))
+            else:
+                by_adapter.setdefault(request.adapter, []).append(request)
         for requests in by_adapter.values():
             yield from _readable(sorted(requests, key=lambda r: len(r.prompt)))
 
-    def _enter(self, lane: Lane, group: list[Request]) -> None:
+    def _enter(self, group: list[Request]) -> None:
         every = any(r.sampling.prompt_logprobs for r in group)
         rows, logits = self.decoder.prefill([r.prompt for r in group], every)
         self.read += sum(rows.lengths)
@@ -135,11 +154,18 @@ class Scheduler:
         ended = self._choose(group, logits[:, -1])
         left = [i for i in range(len(group)) if i not in ended]
         if left:
-            coming = [group[i] for i in left]
+            coming, lane = [group[i] for i in left], self._lane(group[0].adapter)
             self._hear(lane)  # what is ahead goes on from tokens that only the device knows
             room = max(len(r.prompt) + r.sampling.max_tokens for r in [*lane.requests, *coming])
             lane.rows = self.decoder.enter(lane.rows, rows, left, min(room, self.decoder.longest))
             lane.requests += coming
+
+    def _lane(self, adapter: str) -> Lane:
+        """Where requests of the adapter that is on the model now are answered."""
+        shared = self.decoder.shared()
+        if shared is None:
+            return self.lanes.setdefault(adapter, Lane(adapter))
+        return self.lanes.setdefault(shared, Lane(None))
 
     def _speech(self, request: Request) -> Speech:
         def decode(ids: Sequence[int]) -> str:
@@ -165,7 +191,8 @@ class Scheduler:
         """Ask for the next tokens, then tell those that were asked for before: the device need not wait for the telling."""
         if lane.ahead is None:
             rows.feed([r.ids[-1] for r in lane.requests])
-        before, lane.ahead = lane.ahead, Ahead(list(lane.requests), rows.launch())
+        launched = rows.launch(sampling.Wish.of(lane.requests))
+        before, lane.ahead = lane.ahead, Ahead(list(lane.requests), launched)
         if not rows.overlaps:
             before, lane.ahead = lane.ahead, None
         self._told(lane, before)
@@ -187,19 +214,23 @@ class Scheduler:
 
     def _choose(self, requests: Sequence[Request], logits: torch.Tensor) -> list[int]:
         """One token for each request, told; the numbers of those that ended with it."""
-        best = logits.argmax(-1).tolist()
-        ids = [
-            best[i] if sampling.plain(r) else self._chosen(r, logits[i], best[i])
-            for i, r in enumerate(requests)
-        ]
+        together = [i for i, r in enumerate(requests) if sampling.plain(r)]
+        ids = [0] * len(requests)
+        if together:
+            wish = sampling.Wish.of([requests[i] for i in together])
+            rows = logits if len(together) == len(requests) else logits[together]
+            for i, token in zip(together, sampling.likely(rows, wish).tolist(), strict=True):
+                ids[i] = token
+        for i in set(range(len(requests))) - set(together):
+            ids[i] = self._chosen(requests[i], logits[i])
         self.made += len(ids)
         said = _said(requests, logits, ids)
         return [i for i, (r, token) in enumerate(zip(requests, said, strict=True)) if self._take(r, token)]
 
-    def _chosen(self, request: Request, logits: torch.Tensor, likeliest: int) -> int:
+    def _chosen(self, request: Request, logits: torch.Tensor) -> int:
         with self._failing([request]):
             return sampling.chosen(logits.float(), request)
-        return likeliest  # of an answer that has ended
+        return 0  # of an answer that has ended
 
     def _take(self, request: Request, token: Token) -> bool:
         """Note a request's next token and tell what may be shown of it. Whether that ended the answer."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tuner.generate.arena import Arena, bucket
 from tuner.generate.replay import Steps
-from tuner.generate.written import State, Written, refusal, state_of
+from tuner.generate.sampling import Wish, likely
+from tuner.generate.written import Ends, State, Written, refusal, state_of
 
 IDLE = 2
 """Arenas without rows that are kept for those to come."""
@@ -39,26 +40,27 @@ class Launched:
 
 @dataclass
 class StaticRows:
-    """Rows of one arena: the first `len(lengths)`, which hold so many tokens each."""
+    """Rows of one arena: the first `len(lengths)`, which hold so many tokens each. `overlaps` says that a step runs beside
+    what is done with the tokens of the one before."""
 
     steps: Steps
+    overlaps: bool
     lengths: list[int] = field(default_factory=list)
 
     @property
     def arena(self) -> Arena:
         return self.steps.arena
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether a step runs beside what is done with the tokens of the one before."""
-        return self.arena.device.type == "cuda"
-
-    def enter(self, cache: Any, chosen: Sequence[int], lengths: Sequence[int], room: int) -> None:
-        """Take in rows of a padded cache; `room` is how many tokens the longest of all may come to hold."""
+    def enter(
+        self, cache: Any, chosen: Sequence[int], lengths: Sequence[int], state: State, room: int
+    ) -> None:
+        """Take in rows of a padded cache, which wear what is on the model now; `room` is how many tokens the longest of all
+        may come to hold."""
+        worn = self.steps.wear(state, empty=not self.lengths)
         count = len(self.lengths) + len(chosen)
         longest = max([*self.lengths, *lengths]) + 2
         self.arena.reserve(bucket(count), max(longest, min(room + 2, FORESEEN)))
-        self.arena.enter(len(self.lengths), cache, chosen, lengths)
+        self.arena.enter(len(self.lengths), cache, chosen, lengths, worn)
         self.lengths += lengths
 
     def feed(self, tokens: Sequence[int]) -> None:
@@ -71,9 +73,11 @@ class StaticRows:
         self.arena.reserve(len(self.lengths), max(self.lengths) + 1)
         return self.steps(len(self.lengths), max(self.lengths))
 
-    def launch(self) -> Launched:
-        """Read a token more of each row; the likeliest after it are on their way."""
-        self.step()
+    def launch(self, wish: Wish) -> Launched:
+        """Read a token more of each row; those that are chosen after it are on their way, and read by the next step."""
+        logits = self.step()
+        if wish.chance:
+            self.arena.tokens[: len(self.lengths)] = likely(logits, wish)
         return Launched(self.arena.tokens[: len(self.lengths)])
 
     def leave(self, gone: Sequence[int]) -> list[int]:
@@ -84,35 +88,47 @@ class StaticRows:
 
 
 class Statics:
-    """The arenas of a model, one for each adapter whose rows are being continued, and some for those to come."""
+    """The arenas of a model: those whose rows are being continued, and some for rows to come."""
 
-    def __init__(self, model: Any, capture: bool | None = None):
-        self.model, self.capture = model, capture
+    def __init__(self, model: Any, overlaps: bool):
+        self.model, self.overlaps = model, overlaps
         self.written: Written | None = None
         self.refused: dict[State, bool] = {}
         self.idle: list[Steps] = []
 
-    def rows(self) -> StaticRows | None:
-        """A place for rows, with what is on the model now; None where the written-out layers cannot continue them."""
+    def ends(self) -> Ends | None:
+        """The ends of the model as it is now, None where the written-out layers cannot continue its rows."""
         state = state_of(self.model)
         if state not in self.refused:
             self.refused[state] = refusal(self.model) is not None
         if self.refused[state]:
             return None
-        found = next((steps for steps in self.idle if steps.state == state), None)
+        self.written = self.written or Written(self.model)
+        return self.written.ends()
+
+    def enter(
+        self, held: StaticRows | None, cache: Any, chosen: Sequence[int], lengths: Sequence[int], room: int
+    ) -> StaticRows:
+        """Put rows of a padded cache beside those that are held, or where none are."""
+        rows = held or StaticRows(self._steps(), self.overlaps)
+        rows.enter(cache, chosen, lengths, state_of(self.model), room)
+        return rows
+
+    def _steps(self) -> Steps:
+        assert self.written is not None
+        written, ends = self.written, self.written.ends()
+        found = next((steps for steps in self.idle if steps.ends.key == ends.key), None)
         if found is not None:
             self.idle.remove(found)
-        return StaticRows(found or self._steps(state))
-
-    def _steps(self, state: State) -> Steps:
-        written = self.written = self.written or Written(self.model)
-        capture = written.device.type == "cuda" if self.capture is None else self.capture
+            return found
         arena = Arena(written.sizes, written.dtype, written.device)
-        return Steps(written, written.worn(), arena, state, capture)
+        return Steps(written, ends, arena, capture=written.device.type == "cuda")
 
     def release(self, rows: StaticRows) -> None:
         """Keep the arena of rows that have all left, and forget the one that waits longest where there are many."""
         rows.leave(range(len(rows.lengths)))
+        if self.overlaps and rows.arena.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # a step for nobody may be at work on it
         self.idle.append(rows.steps)
         if len(self.idle) > IDLE:
             self.idle.pop(0).close()

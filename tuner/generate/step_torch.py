@@ -81,7 +81,7 @@ def product(x: Tensor, linears: Linears, lora: Adapted | None, residual: Tensor 
     if linears.bias is not None:
         out += linears.bias
     if lora is not None:
-        out.addmm_(x @ lora.a.t(), lora.b.t())
+        out.addmm_(lora.read(x), lora.b.t())
     return out if residual is None else out.add_(residual)
 
 

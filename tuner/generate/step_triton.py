@@ -24,8 +24,16 @@ COLUMNS = 64
 """Columns of keys that one program reads at a time."""
 PROGRAMS = 264
 """Programs that keep a GPU busy: two for each processor of an H100."""
-TILES = {"thin": (1, 1024, 4), "few": (8, 512, 4), "many": (16, 512, 4)}
-"""Rows and columns of a weight's tile and warps, by how many rows there are: up to 256, up to 4096, more."""
+RANKS = 256
+"""Ranks of adapters, all together, that the kernels of one row take."""
+
+
+def tile(width: int, gated: bool) -> tuple[int, int, int]:
+    """Rows and columns of a weight's tile and warps, for weights of so many columns: the fastest on an H100 of sixteen, by
+    `tests/bench/decoding.py --gpu --sweep`. They are within a third of what the memory's bandwidth allows."""
+    if width > 2048:
+        return 1, 1024, 8
+    return 1, max(128, triton.next_power_of_2(width)), 8 if gated else 4
 
 
 def place(arena: Arena, rows: int, columns: int, table: tuple[Tensor, Tensor], windows: set[int]) -> Place:
@@ -34,9 +42,9 @@ def place(arena: Arena, rows: int, columns: int, table: tuple[Tensor, Tensor], w
 
 @triton.jit
 def _one_row(
-    x, norm, weight, bias, thin, b, residual, out, eps, stride, n,
-    k: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, biased: tl.constexpr, gated: tl.constexpr,
-    added: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
+    x, norm, weight, bias, thin, b, residual, hidden, out, eps, stride, n,
+    k: tl.constexpr, rank: tl.constexpr, padded: tl.constexpr, normed: tl.constexpr, biased: tl.constexpr, gated: tl.constexpr,
+    added: tl.constexpr, hiding: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
 ):  # fmt: skip
     """out = act(W norm(x) + B thin + bias) + residual for `rows` rows of W."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -68,35 +76,41 @@ def _one_row(
     if biased:
         y += tl.load(bias + row, mask=ok, other=0.0).to(tl.float32)
     if rank:
-        item = tl.arange(0, rank)
-        t = tl.load(thin + item).to(tl.float32)[None, :]
-        lora = tl.load(b + wide[:, None] * rank + item[None, :], mask=ok[:, None], other=0.0).to(tl.float32)
+        item = tl.arange(0, padded)
+        mine = ok[:, None] & (item < rank)[None, :]
+        t = tl.load(thin + item, mask=item < rank, other=0.0).to(tl.float32)[None, :]
+        lora = tl.load(b + wide[:, None] * rank + item[None, :], mask=mine, other=0.0).to(tl.float32)
         y += tl.sum(lora * t, 1)
     if gated:
         if biased:
             up += tl.load(bias + n + row, mask=ok, other=0.0).to(tl.float32)
         if rank:
-            item = tl.arange(0, rank)
-            t = tl.load(thin + item).to(tl.float32)[None, :]
-            lora = tl.load(b + (wide[:, None] + n) * rank + item[None, :], mask=ok[:, None], other=0.0)
+            item = tl.arange(0, padded)
+            mine = ok[:, None] & (item < rank)[None, :]
+            t = tl.load(thin + item, mask=item < rank, other=0.0).to(tl.float32)[None, :]
+            lora = tl.load(b + (wide[:, None] + n) * rank + item[None, :], mask=mine, other=0.0)
             up += tl.sum(lora.to(tl.float32) * t, 1)
         y = y * tl.sigmoid(y) * up
     if added:
         y += tl.load(residual + row, mask=ok, other=0.0).to(tl.float32)
+    if hiding:
+        y = tl.where(tl.load(hidden + row, mask=ok, other=1) != 0, 0.0, y)
     tl.store(out + row, y.to(out.dtype.element_ty), mask=ok)
 
 
 def _vector(
     x: Tensor, weight: Tensor, out: Tensor, norm: Norm | None, bias: Tensor | None = None,
     lora: tuple[Tensor, Tensor] | None = None, residual: Tensor | None = None, gated: bool = False,
+    hidden: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     n = out.shape[1]
-    rows, columns, warps = TILES["thin" if n <= 256 else "few" if n <= 6000 else "many"]
+    rows, columns, warps = tile(x.shape[1], gated)
     thin, b = lora if lora is not None else (x, x)
     _one_row[(triton.cdiv(n, rows),)](
         x, norm.weight if norm else x, weight, x if bias is None else bias, thin, b, x if residual is None else residual,
-        out, norm.eps if norm else 0.0, weight.stride(0), n, x.shape[1], b.shape[1] if lora is not None else 0,
-        norm is not None, bias is not None, gated, residual is not None, rows, columns, num_warps=warps,
+        x if hidden is None else hidden, out, norm.eps if norm else 0.0, weight.stride(0), n, x.shape[1], b.shape[1] if lora is not None else 0,
+        triton.next_power_of_2(b.shape[1]) if lora is not None else 0,
+        norm is not None, bias is not None, gated, residual is not None, hidden is not None, rows, columns, num_warps=warps,
     )  # fmt: skip
     return out
 
@@ -106,15 +120,17 @@ def _alone(
 ) -> Tensor:
     thin = None
     if lora is not None:
-        read = _vector(x, lora.a, x.new_empty(1, len(lora.a), dtype=torch.float32), norm)
+        made = x.new_empty(1, len(lora.a), dtype=torch.float32)
+        read = _vector(
+            x, lora.a, made, norm, hidden=None if lora.hidden is None else lora.hidden.view(torch.uint8)
+        )
         thin = (read, lora.b)
     out = x.new_empty(1, linears.outputs // 2 if gated else linears.outputs)
     return _vector(x, linears.weights[0], out, norm, linears.bias, thin, residual, gated)
 
 
 def _fits(x: Tensor, linears: Linears, lora: Adapted | None) -> bool:
-    rank = 1 if lora is None else len(lora.a)
-    return len(x) == 1 and len(linears.weights) == 1 and rank <= 256 and rank & (rank - 1) == 0
+    return len(x) == 1 and len(linears.weights) == 1 and (lora is None or len(lora.a) <= RANKS)
 
 
 def linear(

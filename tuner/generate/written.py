@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tuner.generate import step_torch
 from tuner.generate.arena import Arena, Sizes
 from tuner.generate.step_torch import Heads, Norm
-from tuner.models.linears import Adapted, Linears, adapted, together
+from tuner.models.linears import Adapted, Linears, Pair, adapted, pairs_on, together
 from tuner.models.llama_family import LAYER_CLASSES, base_of, in_use
 from tuner.plan.engine import HEAD_SIZES
 
@@ -31,13 +31,39 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """What stands before the layers and after them. Rows with the same can stand in one arena."""
+
+    embedding: Tensor
+    head: nn.Linear
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.embedding.data_ptr(), self.head.weight.data_ptr()
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """What one adapter puts on the linears: pairs by layer and group, and on the head."""
+
+    layers: list[tuple[list[Pair], ...]]
+    head: list[Pair]
+
+
+@dataclass(frozen=True)
 class Worn:
-    """What is on the model while one adapter is used: LoRA by layer and group, and the two ends."""
+    """What the rows of an arena wear, by layer and group, and the head. `owners` is whose each rank is, in the kinds that
+    there are, where the rows wear different things."""
 
     groups: list[tuple[Adapted | None, ...]]
     embedding: Tensor
     head: Linears
     head_lora: Adapted | None
+    owners: dict[tuple[int, ...], Tensor]
+
+    def hidden(self, worn: Tensor) -> dict[tuple[int, ...], Tensor]:
+        """Which ranks are not a row's own [rows, R], by kind, from the numbers of what the rows wear."""
+        return {key: owners[None] != worn[:, None] for key, owners in self.owners.items()}
 
 
 State = tuple[str, ...]
@@ -65,15 +91,29 @@ class Written:
         self.sizes = Sizes(len(self.layers), heads.keys, heads.size)
         self.windows = {layer.heads.window for layer in self.layers}
 
-    def worn(self) -> Worn:
-        """What is on the model now."""
-        grain, like = self.kernels.GRAIN, self.decoder.norm.weight
+    def ends(self) -> Ends:
+        """The ends that are in use now."""
+        return Ends(in_use(self.decoder.embed_tokens).weight.data, base_of(in_use(self.model.lm_head)))
+
+    def outfit(self) -> Outfit:
+        """What is on the linears now."""
+        layers = [tuple(pairs_on(group) for group in _groups(layer)) for layer in self.decoder.layers]
+        return Outfit(layers, pairs_on([in_use(self.model.lm_head)]))
+
+    def worn(self, ends: Ends, outfits: Sequence[Outfit]) -> Worn:
+        """Several outfits at once; the first is number 0."""
+        like, grain, head = self.decoder.norm.weight, self.kernels.GRAIN, together([ends.head])
         groups = [
-            tuple(adapted(group, like, grain) for group in _groups(layer)) for layer in self.decoder.layers
+            tuple(
+                adapted([outfit.layers[n][i] for outfit in outfits], group.outputs, like, grain)
+                for i, group in enumerate(layer.groups)
+            )
+            for n, layer in enumerate(self.layers)
         ]
-        head = in_use(self.model.lm_head)
-        own = adapted([head], like, grain)
-        return Worn(groups, in_use(self.decoder.embed_tokens).weight.data, together([head]), own)
+        on_head = adapted([outfit.head for outfit in outfits], head.outputs, like, grain)
+        kinds = {lora.owners for lora in [on_head, *(x for g in groups for x in g)] if lora is not None}
+        owners = {key: torch.tensor(key, device=self.device) for key in kinds} if len(outfits) > 1 else {}
+        return Worn(groups, ends.embedding, head, on_head, owners)
 
     def table(self, positions: int) -> tuple[Tensor, Tensor]:
         """Rotary cosines and sines [positions, D] in float32."""
@@ -88,14 +128,21 @@ class Written:
         """
         k = self.kernels
         where = k.place(arena, rows, columns, table, self.windows)
+        hidden = worn.hidden(arena.worn[:rows])
         x = nn.functional.embedding(arena.tokens[:rows], worn.embedding)
         for number, layer in enumerate(self.layers):
-            (qkv, o, gate_up, down), lora = layer.groups, worn.groups[number]
+            (qkv, o, gate_up, down) = layer.groups
+            lora = [_hiding(one, hidden) for one in worn.groups[number]]
             mixed = k.attend(k.linear(x, qkv, lora[0], norm=layer.norms[0]), layer.heads, number, where)
             x = k.linear(mixed, o, lora[1], residual=x)
             x = k.linear(k.gated(x, gate_up, lora[2], layer.norms[1]), down, lora[3], residual=x)
-        logits: Tensor = k.linear(x, worn.head, worn.head_lora, norm=self.norm)
+        logits: Tensor = k.linear(x, worn.head, _hiding(worn.head_lora, hidden), norm=self.norm)
         return logits
+
+
+def _hiding(lora: Adapted | None, hidden: dict[tuple[int, ...], Tensor]) -> Adapted | None:
+    """LoRA that hides from each row what is not its own."""
+    return lora if lora is None or not hidden else replace(lora, hidden=hidden[lora.owners])
 
 
 def kernels_for(device: torch.device) -> ModuleType:
@@ -187,7 +234,11 @@ def _plain_lora(module: Any) -> bool:
     """Whether what is on a linear, as it is now, adds B A x alone."""
     if not type(module).__module__.startswith("peft.tuners.lora.") or module.merged:
         return False
-    if module.disable_adapters:
+    return module.disable_adapters or all(_plain(module, name) for name in module.active_adapters)
+
+
+def _plain(module: Any, name: str) -> bool:
+    if name not in module.lora_A:
         return True
-    bias = any(getattr(b, "bias", None) is not None for b in module.lora_B.values())
-    return not bias and not any(module.use_dora.values()) and not getattr(module, "lora_variant", None)
+    unusual = module.use_dora.get(name) or name in module.lora_variant or name in module.lora_magnitude_vector
+    return not unusual and module.lora_B[name].bias is None

@@ -25,11 +25,30 @@ class Linears:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """LoRA on linears that stand side by side: A [R, K] with alpha / r folded in, B [N, R]."""
+class Pair:
+    """One LoRA pair: A [r, K] with alpha / r folded in, B [N, r], and the first of its outputs among those of its group."""
 
     a: Tensor
     b: Tensor
+    first: int
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """LoRA of some adapters on linears that stand side by side: A [R, K], B [N, R], and whose each of the R ranks is.
+
+    Where rows wear different adapters `hidden` [M, R] says which ranks are not a row's own.
+    """
+
+    a: Tensor
+    b: Tensor
+    owners: tuple[int, ...]
+    hidden: Tensor | None = None
+
+    def read(self, x: Tensor) -> Tensor:
+        """x [M, K] -> what B is multiplied by [M, R]; nothing of adapters that are not the row's."""
+        thin = x @ self.a.t()
+        return thin if self.hidden is None else thin.masked_fill_(self.hidden, 0.0)
 
 
 def together(modules: Sequence[nn.Module]) -> Linears:
@@ -71,22 +90,13 @@ def _bias(bases: Sequence[nn.Linear]) -> Tensor | None:
     return torch.cat(parts)
 
 
-def adapted(modules: Sequence[Any], like: Tensor, grain: int = 1) -> Adapted | None:
-    """What the active adapters add to these modules' linears, None if nothing. R becomes a multiple of `grain`."""
-    pairs, row = [], 0
+def pairs_on(modules: Sequence[Any]) -> list[Pair]:
+    """What the active adapters add to these modules' linears."""
+    made, first = [], 0
     for module in modules:
-        pairs += [(a, b, row) for a, b in _pairs(module)]
-        row += base_of(module).out_features
-    if not pairs:
-        return None
-    rank = sum(a.shape[0] for a, _, _ in pairs)
-    made_a = like.new_zeros(-(-rank // grain) * grain, pairs[0][0].shape[1])
-    made_b, at = like.new_zeros(row, len(made_a)), 0
-    for a, b, first in pairs:
-        made_a[at : at + len(a)] = a
-        made_b[first : first + len(b), at : at + len(a)] = b
-        at += len(a)
-    return Adapted(made_a, made_b)
+        made += [Pair(a, b, first) for a, b in _pairs(module)]
+        first += base_of(module).out_features
+    return made
 
 
 def _pairs(module: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -97,3 +107,21 @@ def _pairs(module: Any) -> Iterator[tuple[Tensor, Tensor]]:
         if name in module.lora_A:
             a, b = module.lora_A[name].weight.data, module.lora_B[name].weight.data
             yield a * module.scaling[name], b
+
+
+def adapted(sets: Sequence[Sequence[Pair]], outputs: int, like: Tensor, grain: int = 1) -> Adapted | None:
+    """The pairs of several adapters as one, None if there are none. R becomes a multiple of `grain`."""
+    owned = [(number, pair) for number, pairs in enumerate(sets) for pair in pairs]
+    if not owned:
+        return None
+    rank = sum(len(pair.a) for _, pair in owned)
+    a = like.new_zeros(-(-rank // grain) * grain, owned[0][1].a.shape[1])
+    b, owners = like.new_zeros(outputs, len(a)), [-1] * len(a)
+    at = 0
+    for number, pair in owned:
+        end = at + len(pair.a)
+        a[at:end] = pair.a
+        b[pair.first : pair.first + len(pair.b), at:end] = pair.b
+        owners[at:end] = [number] * len(pair.a)
+        at = end
+    return Adapted(a, b, tuple(owners))

@@ -29,25 +29,38 @@ def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, resid
     return g.add_(residual).to(x.dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
-    """Rotary embedding in place on the first `heads * D` columns of x [T, ...]; cos and sin [T, D]
-    float32."""
-    half = cos.shape[1] // 2
-    view = x[:, : heads * 2 * half].unflatten(1, (heads, 2, half))
+def rotate(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    inverse: bool = False,
+    size: int = 0,
+    interleaved: bool = False,
+) -> None:
+    """Rotary embedding in place on the first `heads * D` columns of x [T, ...]; cos and sin [T, R] float32.
+
+    The first R numbers of each head of `size` D (by default R) turn: those of one half with those of the other, or
+    `interleaved` each with its neighbour.
+    """
+    turned = cos.shape[1]
+    half, size = turned // 2, size or turned
+    view = x[:, : heads * size].unflatten(1, (heads, size))[:, :, :turned]
+    pairs = view.unflatten(2, (half, 2)).transpose(2, 3) if interleaved else view.unflatten(2, (2, half))
     c, s = cos[:, None, :half], sin[:, None, :half]
     if inverse:
         s = -s
-    a, b = view[:, :, 0].float(), view[:, :, 1].float()
+    a, b = pairs[:, :, 0].float(), pairs[:, :, 1].float()
     first, second = a * c - b * s, b * c + a * s
-    view[:, :, 0].copy_(first)
-    view[:, :, 1].copy_(second)
+    pairs[:, :, 0].copy_(first)
+    pairs[:, :, 1].copy_(second)
 
 
 def head_norm(
     x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
 ) -> Tensor:
-    """Qwen3's norm of every query and key head: x, out [T, (hq + hk) * D], strided; returns 1/rms [T, hq +
-    hk]."""
+    """A norm of every query and key head, each side as wide as its weight: x, out [T, columns], strided; returns 1/rms
+    [T, hq + hk]."""
     stats, at = [], 0
     for weight, count in zip(weights, heads, strict=True):
         d = weight.shape[0]
@@ -92,3 +105,23 @@ def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     silu.neg_().add_(gate).add_(1.0).mul_(sig).mul_(up)
     torch.mul(silu, dy, out=d_gate)
     return out
+
+
+GELU = 0.7978845608028654, 0.044715
+"""sqrt(2 / pi) and the cubic's share in tanh's approximation of GELU (arXiv 1606.08415)."""
+
+
+def geglu(gate_up: Tensor, out: Tensor) -> None:
+    """out = gelu(gate) * up with tanh's approximation; gate_up [T, 2 I], out [T, I]."""
+    gate, up = gate_up.chunk(2, 1)
+    torch.mul(F.gelu(gate, approximate="tanh"), up, out=out)
+
+
+def geglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
+    """d gate_up [T, 2 I] from dy [T, I] (strided)."""
+    gate, up = (part.float() for part in gate_up.chunk(2, 1))
+    root, share = GELU
+    tanh = torch.tanh(root * (gate + share * gate**3))
+    slope = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh.square()) * root * (1 + 3 * share * gate.square())
+    wide = dy.float()
+    return torch.cat([wide * up * slope, wide * 0.5 * gate * (1 + tanh)], 1).to(gate_up.dtype)

@@ -58,27 +58,42 @@ def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, rstd: Tensor, resid
 
 
 @triton.jit
-def _rotate(x, cos, sin, stride, heads, half: tl.constexpr, sign, block: tl.constexpr):
+def _rotate(
+    x, cos, sin, stride, heads, half: tl.constexpr, size: tl.constexpr, apart: tl.constexpr, step: tl.constexpr,
+    sign, block: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     item = tl.program_id(1) * block + tl.arange(0, block)
     head, i = item // half, item % half
     ok = head < heads
-    at = x + row * stride + head * 2 * half + i
+    at = x + row * stride + head * size + i * step
     c = tl.load(cos + row * 2 * half + i)
     s = tl.load(sin + row * 2 * half + i) * sign
     a = tl.load(at, mask=ok, other=0.0).to(tl.float32)
-    b = tl.load(at + half, mask=ok, other=0.0).to(tl.float32)
+    b = tl.load(at + apart, mask=ok, other=0.0).to(tl.float32)
     tl.store(at, (a * c - b * s).to(x.dtype.element_ty), mask=ok)
-    tl.store(at + half, (b * c + a * s).to(x.dtype.element_ty), mask=ok)
+    tl.store(at + apart, (b * c + a * s).to(x.dtype.element_ty), mask=ok)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int, inverse: bool = False) -> None:
+def rotate(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    inverse: bool = False,
+    size: int = 0,
+    interleaved: bool = False,
+) -> None:
     half = cos.shape[1] // 2
     grid = (x.shape[0], triton.cdiv(heads * half, 1024))
-    _rotate[grid](x, cos, sin, x.stride(0), heads, half, -1.0 if inverse else 1.0, 1024, num_warps=4)
+    pairs = (1, 2) if interleaved else (half, 1)
+    sign = -1.0 if inverse else 1.0
+    _rotate[grid](x, cos, sin, x.stride(0), heads, half, size or 2 * half, *pairs, sign, 1024, num_warps=4)
 
 
-HEADS = 8  # heads that one program of the head norms takes
+def _heads(width: int) -> int:
+    """Heads that one program of the head norms takes: eight of the usual sizes."""
+    return 8 if width <= 512 else 1
 
 
 @triton.jit
@@ -102,13 +117,14 @@ def head_norm(
     x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], eps: float, out: Tensor
 ) -> Tensor:
     rstd = torch.empty(x.shape[0], sum(heads), dtype=torch.float32, device=x.device)
-    d, done = weights[0].shape[0], 0
+    at = done = 0
     for weight, count in zip(weights, heads, strict=True):
-        _head_norm[(x.shape[0], triton.cdiv(count, HEADS))](
-            x[:, done * d :], weight, out[:, done * d :], rstd[:, done:], x.stride(0), out.stride(0),
-            rstd.stride(0), eps, count, d, triton.next_power_of_2(d), HEADS, num_warps=4,
+        d = weight.shape[0]
+        _head_norm[(x.shape[0], triton.cdiv(count, _heads(d)))](
+            x[:, at:], weight, out[:, at:], rstd[:, done:], x.stride(0), out.stride(0),
+            rstd.stride(0), eps, count, d, triton.next_power_of_2(d), _heads(d), num_warps=4,
         )  # fmt: skip
-        done += count
+        at, done = at + count * d, done + count
     return rstd
 
 
@@ -132,13 +148,14 @@ def _head_norm_backward(
 def head_norm_backward(
     dy: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], heads: tuple[int, int], rstd: Tensor
 ) -> None:
-    d, done = weights[0].shape[0], 0
+    at = done = 0
     for weight, count in zip(weights, heads, strict=True):
-        _head_norm_backward[(x.shape[0], triton.cdiv(count, HEADS))](
-            dy[:, done * d :], x[:, done * d :], weight, rstd[:, done:], dy.stride(0), x.stride(0),
-            rstd.stride(0), count, d, triton.next_power_of_2(d), HEADS, num_warps=4,
+        d = weight.shape[0]
+        _head_norm_backward[(x.shape[0], triton.cdiv(count, _heads(d)))](
+            dy[:, at:], x[:, at:], weight, rstd[:, done:], dy.stride(0), x.stride(0),
+            rstd.stride(0), count, d, triton.next_power_of_2(d), _heads(d), num_warps=4,
         )  # fmt: skip
-        done += count
+        at, done = at + count * d, done + count
 
 
 @triton.jit
@@ -176,4 +193,49 @@ def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     out, n = torch.empty_like(gate_up), dy.shape[1]
     grid = (dy.shape[0], triton.cdiv(n, 2048))
     _swiglu_backward[grid](gate_up, dy, out, gate_up.stride(0), dy.stride(0), n, 2048, num_warps=8)
+    return out
+
+
+@triton.jit
+def _tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def _geglu(gate_up, out, stride, out_stride, n, block: tl.constexpr):
+    row = tl.program_id(0)
+    cols = tl.program_id(1) * block + tl.arange(0, block)
+    ok = cols < n
+    gate = tl.load(gate_up + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * stride + n + cols, mask=ok, other=0.0).to(tl.float32)
+    gelu = 0.5 * gate * (1 + _tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
+    tl.store(out + row * out_stride + cols, (gelu * up).to(out.dtype.element_ty), mask=ok)
+
+
+def geglu(gate_up: Tensor, out: Tensor) -> None:
+    n = out.shape[1]
+    grid = (out.shape[0], triton.cdiv(n, 2048))
+    _geglu[grid](gate_up, out, gate_up.stride(0), out.stride(0), n, 2048, num_warps=8)
+
+
+@triton.jit
+def _geglu_backward(gate_up, dy, out, stride, dy_stride, n, block: tl.constexpr):
+    row = tl.program_id(0)
+    cols = tl.program_id(1) * block + tl.arange(0, block)
+    ok = cols < n
+    gate = tl.load(gate_up + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * stride + n + cols, mask=ok, other=0.0).to(tl.float32)
+    g = tl.load(dy + row * dy_stride + cols, mask=ok, other=0.0).to(tl.float32)
+    tanh = _tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate))
+    gelu = 0.5 * gate * (1 + tanh)
+    inner = 0.7978845608028654 * (1 + 0.134145 * gate * gate)
+    slope = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh * tanh) * inner
+    tl.store(out + row * stride + n + cols, (g * gelu).to(out.dtype.element_ty), mask=ok)
+    tl.store(out + row * stride + cols, (g * up * slope).to(out.dtype.element_ty), mask=ok)
+
+
+def geglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
+    out, n = torch.empty_like(gate_up), dy.shape[1]
+    grid = (dy.shape[0], triton.cdiv(n, 2048))
+    _geglu_backward[grid](gate_up, dy, out, gate_up.stride(0), dy.stride(0), n, 2048, num_warps=8)
     return out

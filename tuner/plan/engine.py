@@ -11,18 +11,22 @@ from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
 from tuner.text.message import Message, message
 
 PACKED, TRL = "packed", "trl"
-WRITTEN_OUT = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types of the Llama family, whose layers the packed engine has written out."""
+WRITTEN_OUT = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "glm", "glm4"}
+    | {"olmo2", "olmo3", "smollm3", "seed_oss"}
+)
+"""Model types of the Llama family and its relatives, whose layers the packed engine has written out."""
 LEGACY = frozenset({"qwen", "internlm2"})
 """Old formats of that family, read as one of them."""
-LINEARS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+LINEARS = frozenset(
+    {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"}
+    | {"gate_proj", "up_proj", "gate_up_proj", "down_proj"}
+)
+ACTIVATIONS = frozenset({"silu", "swish", "gelu_pytorch_tanh"})
 
 
 def refusal(config: Config, model: Mapping[str, Any], adapter: Mapping[str, Any] | None = None) -> Message:
-    """Why the packed engine does not take a run; empty where it does. An empty `model` is one that nobody knows yet.
-
-    How long rows are is another question: `too_long`.
-    """
+    """Why the packed engine does not take a run; empty where it does. An empty `model` is one that nobody knows yet."""
     if PACKED not in config.kind.engines:
         return message("engine.kind", label=config.kind.label)
     for code, holds in _RULES.items():
@@ -111,15 +115,18 @@ def _decoder_refusal(model: Mapping[str, Any]) -> Message:
         return message("engine.no_decoder")
     if any(model.get(n) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
         return message("engine.experts")
-    if any(model.get(n) for n in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+    if any(model.get(n) for n in ("logit_scale", "logits_scaling")):
         return message("engine.logits")
-    kinds = set(model.get("layer_types") or ["full_attention"])
-    if kinds != {"full_attention"} or model.get("attn_logit_softcapping"):
+    if not set(model.get("layer_types") or ()) <= {"full_attention", "sliding_attention"}:
         return message("engine.attention")
     return Message()
 
 
-HEAD_SIZES = (16, 32, 64, 128)
+_LAYER_DROPOUTS = ("resid_pdrop", "embd_pdrop", "residual_dropout")
+_USUAL_ACTIVATION = {"gemma": "gelu_pytorch_tanh"}
+"""What transformers takes where a config.json names none."""
+
+HEAD_SIZES = (16, 32, 64, 128, 256)
 """Sizes of attention heads that the packed engine's kernels take on a GPU."""
 
 
@@ -127,13 +134,16 @@ def written_out(
     config: Config, model: Mapping[str, Any], on_gpu: bool, adapter: Mapping[str, Any] | None = None
 ) -> bool:
     """Whether the packed engine runs the model by its own layers, and not by the model's through autograd."""
+    kind = str(model.get("model_type"))
     if on_gpu and _head_size(model) not in HEAD_SIZES:
         return False
     if config.finetuning_type != "lora" or not _plain(config, adapter or {}):
         return False
-    plain = model.get("hidden_act", "silu") in ("silu", "swish") and not config.upcast_layernorm
+    activation = model.get("hidden_activation") or model.get("hidden_act") or _USUAL_ACTIVATION.get(kind)
+    plain = (activation or "silu") in ACTIVATIONS and not config.upcast_layernorm
+    plain = plain and not any(model.get(name) for name in _LAYER_DROPOUTS)
     named = config.lora_target == ("all",) or {n.rsplit(".", 1)[-1] for n in config.lora_target} <= LINEARS
-    return plain and named and model.get("model_type") in WRITTEN_OUT | LEGACY
+    return plain and named and kind in WRITTEN_OUT | LEGACY
 
 
 def _plain(config: Config, adapter: Mapping[str, Any]) -> bool:
@@ -147,21 +157,3 @@ def _head_size(model: Mapping[str, Any]) -> int:
     return int(
         model.get("head_dim") or model.get("hidden_size", 0) // (model.get("num_attention_heads") or 1)
     )
-
-
-def window(model: Mapping[str, Any]) -> int | None:
-    """The sliding window, in tokens, that layers attend through; None where all see everything before them.
-
-    Mistral and Phi-3 name a window and no layer types: it is every layer's. Others list their layers' types.
-    """
-    size, kinds = model.get("sliding_window"), model.get("layer_types")
-    if not size or (kinds is None and not model.get("use_sliding_window", True)):
-        return None
-    return int(size) if kinds is None or "sliding_attention" in kinds else None
-
-
-def too_long(model: Mapping[str, Any], longest: int) -> Message:
-    """Why rows of up to so many tokens need attention that packed rows do not have: up to its length a window hides
-    nothing."""
-    size = window(model)
-    return message("engine.window", window=size, longest=longest) if size and longest > size else Message()

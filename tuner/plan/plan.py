@@ -111,10 +111,6 @@ def _steps(config: Config, data: Data) -> int | None:
 def _with_engine(config: Config, whole: Plan, data: Data, model: Model) -> Plan:
     """Which engine, and why, once the model is known."""
     why = engines.refusal(config, model.config, model.adapter)
-    if not why and data.lengths:
-        why = engines.too_long(model.config, min(data.lengths.longest, config.cutoff_len))
-    elif not why and config.streaming:
-        why = engines.too_long(model.config, config.cutoff_len)
     return replace(whole, engine=engines.TRL if why else engines.PACKED, why=why)
 
 

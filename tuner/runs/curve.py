@@ -63,12 +63,11 @@ class Curve:
             self.rows = self.rows[:-1]
 
     def _shorten(self, most: int) -> None:
-        while True:
-            inner = _merged(self.rows[1:-1], self.width)
-            self.rows = np.concatenate([self.rows[:1], inner, self.rows[-1:]])
-            if len(self.rows) <= most:
-                return
+        steps = np.ascontiguousarray(self.rows["step"][1:-1])
+        while len(_edges(steps, self.width)[0]) + 2 > most:
             self.width *= 2
+        inner = _merged(self.rows[1:-1], self.width)
+        self.rows = np.concatenate([self.rows[:1], inner, self.rows[-1:]])
 
     def series(self) -> Series:
         """The lowest and the highest point of each row, in the order of their steps."""
@@ -115,8 +114,14 @@ def _stretches(steps: Steps, values: Values, width: int) -> Rows:
 
 def _edges(steps: Steps, width: int) -> tuple[Steps, Steps]:
     """Where each stretch of `width` begins among rising steps, and how many there are of it."""
-    stretch = steps >> (width.bit_length() - 1)  # many times as quick as a division
-    starts = np.flatnonzero(np.diff(stretch, prepend=stretch[0] - 1))
+    power = width.bit_length() - 1  # a shift is many times as quick as a division
+    first, last = int(steps[0]) >> power, int(steps[-1]) >> power
+    if last - first < len(steps):  # as it is but where steps are far apart
+        later = np.searchsorted(steps, np.arange(first + 1, last + 1) << power)
+        starts = np.append(0, later[np.append(later[1:] != later[:-1], True)[: len(later)]])
+    else:
+        stretch = steps >> power
+        starts = np.flatnonzero(np.diff(stretch, prepend=stretch[0] - 1))
     return starts, np.diff(starts, append=len(steps))
 
 

@@ -98,7 +98,7 @@ class Tail:
             self._curves, self._offset = found, stat.st_size
             self._kept = self._offset
 
-    def _take(self, block: bytes) -> None:
+    def _take(self, block: memoryview) -> None:
         self._offset += len(block)
         found = lines.points(block)
         for name, _, _ in found:

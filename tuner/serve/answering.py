@@ -84,12 +84,22 @@ async def _gone(caller: HttpRequest) -> None:
         await asyncio.sleep(LOOK)
 
 
+def _there_is_room(loaded: Loaded, wanted: int) -> None:
+    """Those that find a free row do not wait; of the others as many may wait as the run's config says."""
+    scheduler, most = loaded.scheduler, loaded.config.api_waiting
+    if wanted > scheduler.most + most:
+        raise ApiError(
+            400, f"{wanted} answers are asked for at once; ask for at most {scheduler.most + most}."
+        )
+    waiting = len(scheduler.waiting)
+    if waiting + wanted - max(0, scheduler.most - scheduler.running) > most:
+        raise ApiError(429, f"{waiting} answers wait already; ask again later.", code="busy")
+
+
 @asynccontextmanager
 async def answering(loaded: Loaded, choice: Choice, wanted: Sequence[Prompted]) -> AsyncIterator[Answers]:
     """Ask the generator, and let go of what has not ended when the block ends. Raises ApiError 429 where too many wait."""
-    scheduler = loaded.scheduler
-    if len(scheduler.waiting) + len(wanted) > max(loaded.config.api_waiting, loaded.config.api_rows):
-        raise ApiError(429, f"{len(scheduler.waiting)} answers wait already; ask again later.", code="busy")
+    _there_is_room(loaded, len(wanted))
     if choice.folder is not None:
         loaded.adapters.know(choice.adapter, choice.folder)
     loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
-from tuner.generate.request import Piece, Request, Sampling
+from tuner.generate.request import Piece, Request, Sampling, Token
 from tuner.serve.answering import Prompted, answering, now
 from tuner.serve.errors import ApiError
 from tuner.serve.loaded import Loaded
@@ -128,17 +128,21 @@ async def chunks(loaded: Loaded, text: Text) -> AsyncIterator[dict[str, Any]]:
     """The answer's chunks: the prompt first where it is echoed, then what is new."""
     head = text.head() | ({"usage": None} if text.asked.tells_usage else {})
     async with answering(loaded, text.choice, text.wanted) as answers:
-        told = [not text.asked.echo] * len(text.wanted)
+        told, at = [not text.asked.echo] * len(text.wanted), [0] * len(text.wanted)
         async for number, piece in answers.pieces():
             echo = "" if told[number] else text.echo(number)
             before = [] if told[number] else list(answers.requests[number].prompt_tokens)
             told[number] = True
-            yield {**head, "choices": [_part(text, number, echo + piece.text, before, piece)]}
+            tokens = [*before, *piece.tokens]
+            yield {
+                **head,
+                "choices": [_part(text, number, echo + piece.text, tokens, piece.finish, at[number])],
+            }
+            at[number] += text.texts.length(tokens)
         if text.asked.tells_usage:
             yield {**head, "choices": [], "usage": _usage(text, answers.requests)}
 
 
-def _part(text: Text, number: int, said: str, before: list[Any], piece: Piece) -> dict[str, Any]:
-    tokens = [*before, *piece.tokens]
-    told = text.texts.listed(tokens, 0) if text.asked.logprobs is not None else None
-    return {"index": number, "text": said, "logprobs": told, "finish_reason": piece.finish or None}
+def _part(text: Text, number: int, said: str, tokens: list[Token], finish: str, start: int) -> dict[str, Any]:
+    told = text.texts.listed(tokens, start) if text.asked.logprobs is not None else None
+    return {"index": number, "text": said, "logprobs": told, "finish_reason": finish or None}

@@ -65,6 +65,10 @@ class TokenTexts:
             "text_offset": offsets,
         }
 
+    def length(self, tokens: list[Token]) -> int:
+        """Characters of these tokens, as `listed` counts them."""
+        return sum(len(self.tokenizer.decode([token.id])) for token in tokens)
+
     def _likeliest(self, token: Token) -> dict[str, float] | None:
         """By text, the chosen one among them. The likelier of two tokens of the same text is told."""
         if token.logprob is None:

@@ -123,7 +123,6 @@ MESSAGES: dict[str, str] = {
     "engine.logits": "it rescales its logits.",
     "engine.attention": "its attention is not plain causal attention.",
     "engine.fixed_attention": "its attention cannot be replaced.",
-    "engine.window": "its attention sees {window} tokens back (sliding_window) and rows have up to {longest}.",
     "note.other_template": "{label} was taught in a chat template of its own, and is asked in its base's here; --template asks all "
     "versions in another one.",
     "note.not_asked": "Not asked: {count:,} rows, because of {reason}.",

@@ -21,6 +21,7 @@ from tuner.runs.curve import Series
 from tuner.tracking.rows import VOTE, Details, Head, RunFilter
 from tuner.tracking.search import OURS, mentions, versions_where, where
 from tuner.tracking.store import TrackerError, sentence
+from tuner.tracking.unchanged import kept
 
 INFINITE = 1.7976931348623157e308  # what MLflow stores for an infinity
 
@@ -61,7 +62,8 @@ WITH RECURSIVE keys(key) AS (
 
 
 class SqliteReader:
-    """One short-lived read-only connection for each question. Raises TrackerError where the file cannot be read.
+    """One short-lived read-only connection for each question, which is not asked again of an unchanged file. Raises
+    TrackerError where the file cannot be read.
 
     Make one for each look: what it was told of the runs there are serves it to its end.
     """
@@ -83,6 +85,9 @@ class SqliteReader:
             raise TrackerError(sentence(error)) from error
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return kept(self._file, (sql, *values), lambda: self._ask(sql, values))
+
+    def _ask(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         with self._open() as db:
             return db.execute(sql, values).fetchall()
 
@@ -94,6 +99,10 @@ class SqliteReader:
 
     def fits(self) -> bool:
         """Whether this file has the tables and columns that are read here. Raises TrackerError if it is no database."""
+        return not kept(self._file, "fits", self._lacking)
+
+    def _lacking(self) -> list[tuple[str]]:
+        """The first table that is not as it is known here."""
         with self._open() as db:
             for table, columns in KNOWN.items():
                 try:
@@ -101,8 +110,8 @@ class SqliteReader:
                 except sqlite3.OperationalError as error:
                     if "no such" not in str(error):
                         raise
-                    return False
-        return True
+                    return [(table,)]
+        return []
 
     # --- which runs there are
 

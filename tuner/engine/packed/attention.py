@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 
 from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.rows import AttentionRule
 from tuner.plan.engine import HEAD_SIZES
 
 NAME = "tuner_packed"
@@ -47,6 +48,8 @@ def _forward(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """q [1, Hq, T, D], k and v [1, Hk, T, D] -> [1, T, Hq, D]."""
@@ -57,26 +60,27 @@ def _forward(
         query, key, value = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (query, key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    rule = AttentionRule(scale, softcap, sliding_window)
     if not q.is_cuda:
-        return _Attend.apply(q, k, v, row, scale, kernels_torch)[None], None
+        return _Attend.apply(q, k, v, row, rule, kernels_torch)[None], None
     if q.shape[-1] in HEAD_SIZES:
         from tuner.engine.packed import kernels_triton
 
         parts = (x.contiguous() for x in (q, k, v))
-        return _Attend.apply(*parts, row, scale, kernels_triton)[None], None
-    if q.dtype == torch.float32:  # torch's varlen attention is flash attention, which has none
-        return _Attend.apply(q, k, v, row, scale, kernels_torch)[None], None
-    return varlen(q, k, v, row, scale)[None], None
+        return _Attend.apply(*parts, row, rule, kernels_triton)[None], None
+    if q.dtype == torch.float32 or softcap:  # torch's varlen attention is flash attention, which has neither
+        return _Attend.apply(q, k, v, row, rule, kernels_torch)[None], None
+    return varlen(q, k, v, row, rule)[None], None
 
 
 class _Attend(torch.autograd.Function):
     """The engine's attention kernels under autograd; q [T, Hq, D], k and v [T, Hk, D] -> [T, Hq, D]."""
 
     @staticmethod
-    def forward(ctx, q, k, v, row, scale, kernels):  # type: ignore[no-untyped-def]
+    def forward(ctx, q, k, v, row, rule, kernels):  # type: ignore[no-untyped-def]
         out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
-        ctx.attention = kernels.attention(q, k, v, row, scale, out, True)
-        ctx.row, ctx.scale, ctx.kernels = row, scale, kernels
+        ctx.attention = kernels.attention(q, k, v, row, rule, out, True)
+        ctx.row, ctx.rule, ctx.kernels = row, rule, kernels
         return out.view(q.shape)
 
     @staticmethod
@@ -84,19 +88,19 @@ class _Attend(torch.autograd.Function):
         q, k, _ = ctx.attention[:3]
         grad = q.new_empty(q.shape[0], (q.shape[1] + 2 * k.shape[1]) * q.shape[2])
         dout = dout.reshape(q.shape[0], -1)
-        ctx.kernels.attention_backward(ctx.attention, dout, ctx.row, ctx.scale, grad)
+        ctx.kernels.attention_backward(ctx.attention, dout, ctx.row, ctx.rule, grad)
         parts = grad.unflatten(1, (-1, q.shape[2])).split([q.shape[1], k.shape[1], k.shape[1]], 1)
         return *parts, None, None, None
 
 
-def varlen(q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float) -> Tensor:
+def varlen(q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, rule: AttentionRule) -> Tensor:
     """torch's varlen attention over gathered keys and values; q [T, Hq, D] -> [T, Hq, D]."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"scale": scale}
+    options: dict[str, Any] = {"scale": rule.scale}
     if "window_size" in known:
-        options["window_size"] = (-1, 0)
+        options["window_size"] = (-1 if rule.window is None else rule.window - 1, 0)
     else:
         options["is_causal"] = True
     if k.shape[1] != q.shape[1]:

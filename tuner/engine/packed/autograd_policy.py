@@ -36,6 +36,7 @@ class AutogradPolicy:
         rows = logits_bytes // (self.inner.config.get_text_config().vocab_size * 4)
         self.chunk = max(16, rows // 16 * 16)
         self.layers = int(self.inner.config.get_text_config().num_hidden_layers)
+        self.softcap = getattr(self.inner.config, "final_logit_softcapping", None)
         self._recompute = 0
 
     @property
@@ -71,7 +72,7 @@ class AutogradPolicy:
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         scored = _ScoredByTrained if head.requires_grad else _Scored
-        return scored.apply(hidden, head, targets, self.kernels, self.chunk, keep, measure)
+        return scored.apply(hidden, head, targets, self.kernels, self.chunk, keep, measure, self.softcap)
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
         # layers that are recomputed attend again, over the same row
@@ -102,8 +103,9 @@ class _Scored(torch.autograd.Function):
     """`score_tokens` under autograd; the head is frozen."""
 
     @staticmethod
-    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure):  # type: ignore[no-untyped-def]
-        scores, grads = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, keep, measure)
+    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure, softcap):  # type: ignore[no-untyped-def]
+        weight = head.to(hidden.dtype)
+        scores, grads = score_tokens(hidden, weight, targets, kernels, chunk, keep, measure, softcap)
         if keep:
             ctx.save_for_backward(grads)
         return scores
@@ -111,17 +113,18 @@ class _Scored(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_scores):  # type: ignore[no-untyped-def]
         (grads,) = ctx.saved_tensors
-        return grads * d_scores[0, :, None].to(grads.dtype), *[None] * 6
+        return grads * d_scores[0, :, None].to(grads.dtype), *[None] * 7
 
 
 class _ScoredByTrained(torch.autograd.Function):
     """The same where the head learns too: its gradient needs the loss's, so logits are made again, a chunk at a time."""
 
     @staticmethod
-    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure):  # type: ignore[no-untyped-def]
-        scores, _ = score_tokens(hidden, head.to(hidden.dtype), targets, kernels, chunk, False, measure)
+    def forward(ctx, hidden, head, targets, kernels, chunk, keep, measure, softcap):  # type: ignore[no-untyped-def]
+        weight = head.to(hidden.dtype)
+        scores, _ = score_tokens(hidden, weight, targets, kernels, chunk, False, measure, softcap)
         ctx.save_for_backward(hidden, head, targets)
-        ctx.kernels, ctx.chunk = kernels, chunk
+        ctx.kernels, ctx.chunk, ctx.softcap = kernels, chunk, softcap
         return scores
 
     @staticmethod
@@ -133,8 +136,8 @@ class _ScoredByTrained(torch.autograd.Function):
         for at in range(0, len(targets), ctx.chunk):
             part = slice(at, at + ctx.chunk)
             logits = hidden[part] @ weight.t()
-            ctx.kernels.score_logits(logits, targets[part], spent[:, part], True)
+            ctx.kernels.score_logits(logits, targets[part], spent[:, part], True, ctx.softcap)
             logits *= -d_scores[0, part, None].to(logits.dtype)
             torch.mm(logits, weight, out=d_hidden[part])
             d_head += logits.t() @ hidden[part]
-        return d_hidden, d_head.to(head.dtype), *[None] * 5
+        return d_hidden, d_head.to(head.dtype), *[None] * 6

@@ -42,6 +42,7 @@ class DeviceRow:
             view = self.buffer[offset : offset + int(np.prod(shape))].view(shape)
             self.views[name] = view.view(torch.float32) if kind is np.float32 else view
         self.segments, self.dtype = row.segments, dtype
+        self._pieces: dict[int | None, list[tuple[Spans, Spans, Tensor]]] = {}
         self.load(row)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -54,24 +55,29 @@ class DeviceRow:
             host = host.pin_memory()
         self.buffer.copy_(host, non_blocking=True)
 
-    @cached_property
-    def pieces(self) -> list[tuple[Spans, Spans, Tensor]]:
+    def pieces(self, window: int | None = None) -> list[tuple[Spans, Spans, Tensor]]:
         """What attention loops over on a CPU: (query spans, key spans, additive mask [queries, keys]).
 
-        Per unit: the prompt over itself, and its answers, as one run, over the prompt and themselves.
+        Per unit: the prompt over itself, and its answers, as one run, over the prompt and themselves, each token over at
+        most `window` ending with itself.
         """
+        if window not in self._pieces:
+            self._pieces[window] = self._made_pieces(window)
+        return self._pieces[window]
+
+    def _made_pieces(self, window: int | None) -> list[tuple[Spans, Spans, Tensor]]:
         found: list[tuple[Spans, Spans, Tensor]] = []
         for prompt, answers in self.segments:
             size = prompt[1] - prompt[0]
             if size:
-                found.append(((prompt,), (prompt,), self._mask(0, [size])))
+                found.append(((prompt,), (prompt,), self._mask(0, [size], window)))
             if answers and answers[-1][1] > answers[0][0]:
                 run = (answers[0][0], answers[-1][1])
                 keys = (prompt, run) if size else (run,)
-                found.append(((run,), keys, self._mask(size, [e - s for s, e in answers])))
+                found.append(((run,), keys, self._mask(size, [e - s for s, e in answers], window)))
         return found
 
-    def _mask(self, prefix: int, sizes: list[int]) -> Tensor:
+    def _mask(self, prefix: int, sizes: list[int], window: int | None) -> Tensor:
         """[sum(sizes), prefix + sum(sizes)]: 0 where a token of a causal segment may look, else -inf."""
         total = sum(sizes)
         mask = torch.full((total, prefix + total), float("-inf"), dtype=self.dtype, device=self.buffer.device)
@@ -81,6 +87,10 @@ class DeviceRow:
             own = mask[at : at + size, prefix + at : prefix + at + size]
             own.triu_(1)  # keeps -inf above the diagonal, writes 0 on and below it
             at += size
+        if window is not None:
+            queries = torch.cat([prefix + torch.arange(size) for size in sizes])
+            places = torch.cat([torch.arange(prefix), queries])
+            mask[queries[:, None] - places[None] >= window] = float("-inf")
         return mask
 
     @cached_property

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.rows import AttentionRule
+from tuner.models.pointwise_torch import geglu as geglu
+from tuner.models.pointwise_torch import geglu_backward as geglu_backward
 from tuner.models.pointwise_torch import head_norm as head_norm
 from tuner.models.pointwise_torch import head_norm_backward as head_norm_backward
 from tuner.models.pointwise_torch import rms_norm as rms_norm
@@ -36,9 +39,16 @@ class ScaledCopies:
             )
 
 
-def score_logits(logits: Tensor, targets: Tensor, scores: Tensor, gradient: bool) -> None:
+def score_logits(
+    logits: Tensor, targets: Tensor, scores: Tensor, gradient: bool, softcap: float | None = None
+) -> None:
     """Scores [1 or 3, n] of the targets (see `logps.py`), from logits [n, V], which are spent: with `gradient` they become
-    softmax minus one-hot, in place."""
+    softmax minus one-hot, in place. With `softcap` the logits are first softcap * tanh(logits / softcap)."""
+    slope = None
+    if softcap:
+        tanh = logits.div_(softcap).tanh_()
+        slope = 1 - tanh.square() if gradient else None
+        logits = tanh.mul_(softcap)
     rows = torch.arange(len(targets), device=logits.device)
     targets = targets.long()
     picked = logits[rows, targets].float()
@@ -59,10 +69,12 @@ def score_logits(logits: Tensor, targets: Tensor, scores: Tensor, gradient: bool
             powers / total[:, None]
         )
         logits[rows, targets] -= 1.0
+        if slope is not None:
+            logits.mul_(slope)
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, scale: float, out: Tensor, keep: bool
+    q: Tensor, k: Tensor, v: Tensor, row: DeviceRow, rule: AttentionRule, out: Tensor, keep: bool
 ) -> tuple[Tensor, ...]:
     """Attention over a packed row, unit by unit; q [T, Hq, D], k and v [T, Hk, D], out [T, Hq * D].
 
@@ -70,10 +82,11 @@ def attention(
     small: they grow with the square of the length and are cheap to compute again.
     """
     place = out.unflatten(1, q.shape[1:])
-    size = q.shape[1] * sum(mask.numel() for _, _, mask in row.pieces)
+    pieces = row.pieces(rule.window)
+    size = q.shape[1] * sum(mask.numel() for _, _, mask in pieces)
     kept: list[Tensor] = []
-    for queries, keys, mask in row.pieces:
-        weights = _probabilities(q, k, queries, keys, mask, scale)
+    for queries, keys, mask in pieces:
+        weights = _probabilities(q, k, queries, keys, mask, rule)
         _put(place, queries, weights @ _heads(v, keys))
         if keep and size <= KEPT_NUMBERS:
             kept.append(weights)
@@ -81,7 +94,7 @@ def attention(
 
 
 def attention_backward(
-    saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, scale: float, dqkv: Tensor
+    saved: tuple[Tensor, ...], dout: Tensor, row: DeviceRow, rule: AttentionRule, dqkv: Tensor
 ) -> None:
     """Writes dq, dk, dv side by side into dqkv [T, (Hq + 2 Hk) * D]; dout [T, Hq * D]."""
     q, k, v, *kept = saved
@@ -91,13 +104,15 @@ def attention_backward(
     dq, dk, dv = dqkv.unflatten(1, (sum(heads), q.shape[2])).split(heads, 1)
     dk.zero_()
     dv.zero_()
-    for i, (queries, keys, mask) in enumerate(row.pieces):
-        weights = kept[i] if kept else _probabilities(q, k, queries, keys, mask, scale)
+    for i, (queries, keys, mask) in enumerate(row.pieces(rule.window)):
+        weights = kept[i] if kept else _probabilities(q, k, queries, keys, mask, rule)
         grad = _heads(dout, queries, groups)
         _add(dv, keys, weights.transpose(1, 2) @ grad)
         d_weights = grad @ _heads(v, keys).transpose(1, 2)
         inner = (d_weights * weights).sum(-1, keepdim=True)  # rounds less than sum(dout * out) does
-        d_weights.sub_(inner).mul_(weights).mul_(scale)
+        d_weights.sub_(inner).mul_(weights).mul_(rule.scale)
+        if rule.softcap:
+            d_weights.mul_(1 - _tanh(q, k, queries, keys, rule).square())
         _put(dq, queries, d_weights @ _heads(k, keys))
         _add(dk, keys, d_weights.transpose(1, 2) @ _heads(q, queries, groups))
 
@@ -105,14 +120,26 @@ def attention_backward(
 Spans = tuple[tuple[int, int], ...]
 
 
-def _probabilities(q: Tensor, k: Tensor, queries: Spans, keys: Spans, mask: Tensor, scale: float) -> Tensor:
+def _probabilities(
+    q: Tensor, k: Tensor, queries: Spans, keys: Spans, mask: Tensor, rule: AttentionRule
+) -> Tensor:
     """softmax(q k^T * scale + mask): [Hk, repeats * queries, keys]; the query heads of a key head lie
     together."""
     groups = k.shape[1]
     repeats = q.shape[1] // groups
     bias = (mask if repeats == 1 else mask.repeat(repeats, 1)).to(q.dtype)
-    scores = torch.baddbmm(bias, _heads(q, queries, groups), _heads(k, keys).transpose(1, 2), alpha=scale)
+    if rule.softcap:
+        scores = torch.add(bias, _tanh(q, k, queries, keys, rule), alpha=rule.softcap)
+    else:
+        pair = _heads(q, queries, groups), _heads(k, keys).transpose(1, 2)
+        scores = torch.baddbmm(bias, *pair, alpha=rule.scale)
     return torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
+
+
+def _tanh(q: Tensor, k: Tensor, queries: Spans, keys: Spans, rule: AttentionRule) -> Tensor:
+    """tanh(q k^T * scale / softcap), in the shape of `_probabilities`."""
+    scores = _heads(q, queries, k.shape[1]) @ _heads(k, keys).transpose(1, 2)
+    return scores.mul_(rule.scale / (rule.softcap or 1.0)).tanh_()
 
 
 def _heads(x: Tensor, spans: Spans, groups: int | None = None) -> Tensor:

@@ -18,6 +18,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from tuner.engine.packed.forms import Norm
+
 
 def score_tokens(
     hidden: Tensor,
@@ -27,6 +29,7 @@ def score_tokens(
     chunk: int,
     gradient: bool,
     measure: bool = False,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores of `targets` [N] given hidden [N, H], and the log-probs' gradients [N, H] if asked for."""
     scores = hidden.new_empty(3 if measure else 1, hidden.shape[0], dtype=torch.float32)
@@ -34,7 +37,7 @@ def score_tokens(
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
         logits = hidden[part] @ head.t()
-        kernels.score_logits(logits, targets[part], scores[:, part], gradient)
+        kernels.score_logits(logits, targets[part], scores[:, part], gradient, softcap)
         if grads is not None:
             torch.mm(logits, head, out=grads[part])
     return scores, None if grads is None else grads.neg_()
@@ -43,8 +46,15 @@ def score_tokens(
 class FrozenHead:
     """Final norm and language model head on the rows that predict an answer token."""
 
-    def __init__(self, norm: nn.Module, head: nn.Linear, kernels: ModuleType, logits_bytes: int) -> None:
-        self.norm, self.head, self.kernels = norm, head, kernels
+    def __init__(
+        self,
+        norm: Norm,
+        head: nn.Linear,
+        kernels: ModuleType,
+        logits_bytes: int,
+        softcap: float | None = None,
+    ) -> None:
+        self.norm, self.head, self.kernels, self.softcap = norm, head, kernels, softcap
         rows = logits_bytes // (head.weight.shape[0] * head.weight.element_size())
         self.chunk = max(16, rows // 16 * 16)
 
@@ -54,9 +64,11 @@ class FrozenHead:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x [N, H] before the final norm -> scores of the targets, and what `backward` needs."""
         normed = torch.empty_like(x)
-        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
+        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.eps, normed)
         weight = self.head.weight
-        scores, grads = score_tokens(normed, weight, targets, self.kernels, self.chunk, keep, measure)
+        scores, grads = score_tokens(
+            normed, weight, targets, self.kernels, self.chunk, keep, measure, self.softcap
+        )
         if not keep or grads is None:
             return scores, ()
         return scores, (x, rstd, grads)
@@ -72,7 +84,7 @@ class FrozenHead:
 class ScoreHead:
     """Final norm and a trained row of weights [1, H] that makes one number of a hidden state, in float32."""
 
-    def __init__(self, norm: nn.Module, score: nn.Linear, kernels: ModuleType, grad: Tensor) -> None:
+    def __init__(self, norm: Norm, score: nn.Linear, kernels: ModuleType, grad: Tensor) -> None:
         self.norm, self.score, self.kernels, self.grad = norm, score, kernels, grad
 
     @torch.no_grad()
@@ -81,7 +93,7 @@ class ScoreHead:
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x [N, H] before the final norm -> numbers [1, N], and what `backward` needs; there are no targets."""
         normed = torch.empty_like(x)
-        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.variance_epsilon, normed)
+        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.eps, normed)
         scores = self.score.weight.float() @ normed.float().t()
         return scores, (x, rstd, normed) if keep else ()
 

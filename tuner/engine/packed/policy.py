@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.forms import ACTIVATIONS, NORMS, activation_of, linears, norm_of
 from tuner.engine.packed.layers import FusedTrunk, lora_parameters
 from tuner.engine.packed.logps import FrozenHead, ScoreHead
 from tuner.engine.packed.lora import GradientBuffer
-from tuner.models.llama_family import LAYER_CLASSES, adapter_of, base_of, causal_lm, in_use
+from tuner.models.llama_family import adapter_of, base_of, causal_lm, in_use
 from tuner.models.quantized import quantized
 from tuner.plan.engine import HEAD_SIZES
 
@@ -71,11 +72,13 @@ class FusedPolicy:
         self.gradients = GradientBuffer([*lora_parameters(inner.model), *own])
         self.trunk = FusedTrunk(inner.model, self.gradients, kernels)
         self.head: FrozenHead | ScoreHead
+        norm: Any = norm_of(inner.model.norm)
         if score is None:
-            self.head = FrozenHead(inner.model.norm, base_of(inner.lm_head), kernels, logits_bytes)
+            softcap = getattr(inner.config, "final_logit_softcapping", None)
+            self.head = FrozenHead(norm, base_of(inner.lm_head), kernels, logits_bytes, softcap)
         else:
             grad = self.gradients.view(own[0])
-            self.head = ScoreHead(inner.model.norm, score, kernels, grad)
+            self.head = ScoreHead(norm, score, kernels, grad)
         self.capturable = self.blocks = device.type == "cuda"
         self.layers = len(self.trunk.layers)
         self.refresh()
@@ -116,16 +119,17 @@ def fused_refusal(model: nn.Module) -> str | None:
     """Why the written-out layers cannot run this model, or None if they can."""
     inner = causal_lm(model)
     layers = getattr(getattr(inner, "model", None), "layers", None)
-    if layers is None or len(layers) == 0 or type(layers[0]).__name__ not in LAYER_CLASSES:
-        return "its architecture is not of the Llama family"
     config = inner.config
-    if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
-        return f"its activation is {config.hidden_act}"
+    if layers is None or len(layers) == 0 or not known_layers(config, layers[0]):
+        return "its layers are not written out"
+    if activation_of(config) not in ACTIVATIONS:
+        return f"its activation is {activation_of(config)}"
+    if any(getattr(config, name, 0) for name in ("resid_pdrop", "embd_pdrop", "residual_dropout")):
+        return "its layers have dropout"
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     known: set[int] = set()
     for layer in layers:
-        a, m = layer.self_attn, layer.mlp
-        for module in (a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj):
+        for module in (part for group in linears(layer) for part in group):
             if type(base_of(module)) is not nn.Linear and not quantized(base_of(module)):
                 return f"a projection is a {type(base_of(module)).__name__}"
             if any(getattr(d, "p", 0) for d in getattr(module, "lora_dropout", {}).values()):
@@ -142,6 +146,13 @@ def fused_refusal(model: nn.Module) -> str | None:
     if len(dtypes) != 1 or next(iter(dtypes)) not in (torch.float32, torch.bfloat16):
         return "its frozen weights are not all float32 or all bfloat16"
     return head_refusal(int(layers[0].self_attn.head_dim), inner.model.norm.weight.device.type)
+
+
+def known_layers(config: Any, layer: nn.Module) -> bool:
+    """Whether a layer is transformers' own of a family that is written out."""
+    kind = str(getattr(config, "model_type", ""))
+    name = type(layer).__name__.removesuffix("DecoderLayer").lower()
+    return kind in NORMS and kind.removesuffix("_text").replace("_", "") == name
 
 
 def head_refusal(size: int, device: str) -> str | None:

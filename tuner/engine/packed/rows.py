@@ -32,6 +32,16 @@ STRAY_IDS = "KL_completion_ids"
 
 
 @dataclass(frozen=True)
+class AttentionRule:
+    """What attention does with the product of query and key: times `scale`, then softcap * tanh(score / softcap), and only
+    over the `window` tokens that end with the query's own."""
+
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True)
 class Unit:
     """A prompt and the answers that share it, with its share of the optimizer step's mean.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from tuner.engine.packed.policy import fused_refusal, score_of
 from tuner.models.llama_family import causal_lm, in_use
-from tuner.plan.engine import adapter_refusal, model_refusal, too_long, window
+from tuner.plan.engine import adapter_refusal, model_refusal
 from tuner.text.message import Message, message
 
 
@@ -32,19 +31,3 @@ def _decoder_refusal(inner: Any) -> Message:
         if getattr(inner, "_supports_attention_backend", False)
         else message("engine.fixed_attention")
     )
-
-
-def too_long_for(model: nn.Module, rows: Iterable[Mapping[str, Any]]) -> Message:
-    """Why these rows need attention that packed rows do not have; empty where they do not."""
-    description = causal_lm(model).config.get_text_config().to_dict()
-    if window(description) is None:
-        return Message()
-    return too_long(description, max((length(row) for row in rows), default=0))
-
-
-def length(row: Mapping[str, Any]) -> int:
-    """Tokens of a row's prompt with the longest of its answers, or of the longest text that it holds."""
-    if "input_ids" in row:
-        return max(row.get("seq_lengths") or [len(row["input_ids"])])
-    answers = (len(ids) for name, ids in row.items() if name.endswith("_ids") and name != "prompt_ids")
-    return len(row["prompt_ids"]) + max(answers, default=0)

@@ -32,7 +32,6 @@ from tuner.engine.packed.ranks import Ranks, every_batch
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
-from tuner.engine.packed.support import too_long_for
 from tuner.plan.rows import Layers, RowBudget
 from tuner.plan.steps import steps as count_steps
 
@@ -315,8 +314,6 @@ class PackedTrainer(Trainer):
         return self._units([self.train_dataset[i] for i in stretch], self.micro_batch)
 
     def _units(self, rows: Sequence[Mapping[str, Any]], micro_batch: int) -> list[Unit]:
-        if refused := too_long_for(self.model, rows):
-            raise ValueError(f"These rows do not fit the packed engine: {refused}")
         return self.prepare().objective.units(rows, micro_batch) if rows else []
 
     def _count(self, kind: str, result: StepResult) -> None:
