@@ -150,16 +150,20 @@ class DealingTrainer(Trainer):
 
     @contextmanager
     def gathering(self, share: float) -> Iterator[None]:
-        """Let what TRL gathers in this block be rows of different numbers, and of those none that only kept company."""
-        accelerator, gather = self.accelerator, self.accelerator.gather
+        """Let what TRL gathers in this block be rows of different numbers, and of those none that only kept company. At an
+        epoch's end `gather_for_metrics` would also cut off what it takes for repeated rows."""
+        accelerator = self.accelerator
+        before = accelerator.gather, accelerator.gather_for_metrics
+
+        def of_all(values: Tensor, *_: Any, **__: Any) -> Tensor:
+            return group.all_rows(torch.atleast_1d(values)[: None if share else 0])
+
         if group.size() > 1:
-            accelerator.gather = lambda values: group.all_rows(
-                torch.atleast_1d(values)[: None if share else 0]
-            )
+            accelerator.gather = accelerator.gather_for_metrics = of_all
         try:
             yield
         finally:
-            accelerator.gather = gather
+            accelerator.gather, accelerator.gather_for_metrics = before
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         if not inputs.get(SHARE, 1.0):  # all count together, and this one has nothing to count
