@@ -230,8 +230,8 @@ def test_runs_on_two_gpus_side_by_side_and_one_that_wants_both_is_not_starved() 
 def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match="GPU 97 is not in this machine"):
         slots.check_gpus([97])
-    with pytest.raises(ConfigError, match="--gpus 0,1 names several, and one run takes one GPU"):
-        slots.check_gpus([0, 1])
+    with pytest.raises(ConfigError, match="--gpus 0,0 names a GPU twice"):
+        slots.check_gpus([0, 0])
 
 
 # --- death of a worker
@@ -1025,7 +1025,7 @@ def test_the_workers_environment_is_calm_and_the_persons_own_wins(monkeypatch: p
 
 @pytest.mark.parametrize("present", [0, 2])
 @pytest.mark.parametrize("said", [None, "2,3", "", "GPU-5ac8c6c2,GPU-73e1e9cf"])
-def test_a_worker_never_sees_more_than_its_own_card(
+def test_a_worker_never_sees_more_than_its_own_cards(
     monkeypatch: pytest.MonkeyPatch, present: int, said: str | None
 ) -> None:
     cards = tuple(hardware.Gpu(i, "A", 1, 0, (9, 0)) for i in range(present))
@@ -1038,6 +1038,6 @@ def test_a_worker_never_sees_more_than_its_own_card(
         return launch.environment(dict.fromkeys(taken, 0))["CUDA_VISIBLE_DEVICES"]
 
     assert visible("gpu1") == "1"
-    assert visible("gpu1", "gpu0") == "0"  # of a run that an older version queued
+    assert visible("gpu1", "gpu0") == "0,1"
     # Where the driver's library sees none, torch may see some all the same.
     assert visible("cpu") == ("" if present else "0" if said is None else said.split(",")[0])

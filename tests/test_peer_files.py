@@ -137,7 +137,7 @@ def test_null_empties_and_nested_names_reach_inside(tmp_path: Path) -> None:
     )  # fmt: skip
     found, problems = c.check(c.read(path))
     assert found is not None and found.report_to == ("none",) and found.fsdp == "full_shard auto_wrap"
-    assert [p.knob for p in problems] == ["fsdp"]  # a run takes one GPU
+    assert [p.knob for p in problems] == ["fsdp"]  # a run takes one GPU unless it asks for more
     path = write(tmp_path, {k: v for k, v in yaml.safe_load(Path(path).read_text()).items() if k != "fsdp"})
     words = [
         path,

@@ -95,15 +95,18 @@ def test_bfloat16_is_refused_on_a_gpu_that_has_none(monkeypatch: pytest.MonkeyPa
     assert preflight.problems(config(**{knob: True}, use_cpu=True)) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("WORLD_SIZE", "2"), ("FORCE_TORCHRUN", "1"), ("FORCE_TORCHRUN", "true")]
-)
-def test_several_gpus_for_one_run_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(name, value)
-    (problem,) = preflight.problems(config())
-    assert name in problem.sentence and "one run takes one GPU" in problem.sentence
-    monkeypatch.setenv(name, "1" if name == "WORLD_SIZE" else "0")
-    assert preflight.problems(config()) == []
+def test_more_gpus_than_are_here_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = preflight.problems(config(num_gpus=2))
+    assert "--nproc_per_node 2" in problem.sentence and problem.mend == {"num_gpus": 1}
+    assert preflight.problems(config(nproc_per_node=2)) == []
+    (problem,) = preflight.problems(config(nproc_per_node=2, fsdp="full_shard"))
+    assert problem.knob == "fsdp" and "computes on the CPU" in problem.sentence
+    cards = tuple(hardware.Gpu(i, "A100", 80 << 30, 0, (8, 0)) for i in range(2))
+    monkeypatch.setattr(hardware, "gpus", lambda: cards)
+    assert preflight.problems(config(num_gpus=2)) == []
+    for knob in ("num_gpus", "nproc_per_node"):
+        (problem,) = preflight.problems(config(**{knob: 4}))
+        assert problem.knob == knob and problem.mend == {knob: 2} and "has 2" in problem.sentence
 
 
 def test_of_several_gpus_the_run_takes_one_and_the_card_counts_with_one(
@@ -112,7 +115,9 @@ def test_of_several_gpus_the_run_takes_one_and_the_card_counts_with_one(
     one = planned(config())
     cards = tuple(hardware.Gpu(i, "A100", 80 << 30, 0, (8, 0)) for i in range(4))
     monkeypatch.setattr(hardware, "gpus", lambda: cards)
-    assert "4 GPUs" in " ".join(preflight.notes(config()))
+    (said,) = preflight.notes(config())
+    assert "4 GPUs and this run takes one" in said and "--num_gpus 4" in said
+    assert preflight.notes(config(num_gpus=2)) == []
     four = planned(config())
     assert (four.steps, four.examples_per_step) == (one.steps, one.examples_per_step)
 

@@ -29,6 +29,7 @@ from tuner.text.message import plain
 CONFIG, _ = check({"model_name_or_path": "m"})
 assert CONFIG is not None
 YAML = to_yaml({"model_name_or_path": "m"})
+TWO = to_yaml({"model_name_or_path": "m", "num_gpus": 2})
 PICK = st.integers(0, 3)
 PAIR = [hardware.Gpu(i, "pretended", 2**33, 0, (9, 0)) for i in range(2)]
 
@@ -77,12 +78,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- people
 
-    @rule(gpus=st.sampled_from([None, (0,), (1,), (0, 1)]))
-    def submit(self, gpus: tuple[int, ...] | None) -> None:
+    @rule(gpus=st.sampled_from([None, (0,), (1,), (0, 1)]), several=st.booleans())
+    def submit(self, gpus: tuple[int, ...] | None, several: bool = False) -> None:
+        """One that chooses its GPUs, or one that wants any, or any two."""
         self.count += 1
         run = Run(f"run{self.count:03d}")
         run.folder.mkdir(parents=True)
-        (run.folder / "config.yaml").write_text(YAML)
+        (run.folder / "config.yaml").write_text(TWO if several and gpus is None else YAML)
         run.write(Status(created=float(self.count)))
         self.started[run.id], self.submitted[run.id] = 0, 1
         self.order.append(run.id)
@@ -227,6 +229,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert used.setdefault(slot, run_id) == run_id
             chosen = Run(run_id).status().gpus
             assert not record or not chosen or record.gpus == tuple(chosen)
+            assert not record or chosen or len(record.gpus) == Run(run_id).status().devices
 
     @invariant()
     def what_ended_is_explained(self) -> None:

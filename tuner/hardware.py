@@ -15,8 +15,6 @@ from typing import Any
 import psutil
 
 GIB = 1024**3
-ONE_GPU = "one run takes one GPU here; --gradient_accumulation_steps makes the batch that several GPUs would"
-"""What is said wherever several are asked for: a second card in one process would silently double the batch."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,14 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(g for g in found if g.index in wanted)
 
 
-def own_gpu() -> str:
-    """CUDA_VISIBLE_DEVICES for a process that nobody gave a GPU to: the first that it could see, if there is any.
+def own_gpus(count: int = 1) -> str:
+    """CUDA_VISIBLE_DEVICES for a process that nobody gave GPUs to: the first `count` that it could see, if there are any.
 
-    Needed where the driver's library does not say what there is: torch may see several all the same.
+    Needed where the driver's library does not say what there is: torch may see more all the same.
     """
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    words = map(str, range(count)) if seen is None else [word.strip() for word in seen.split(",")][:count]
+    return ",".join(words)
 
 
 def usage(where: Path) -> Usage:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import gc
 import importlib
 import io
+import logging as python_logging
 import os
+import socket
 import sys
 import time
 import traceback
@@ -24,13 +26,13 @@ from tuner.config.inference import InferenceConfig
 from tuner.config.run_config import RunConfig
 from tuner.engine import library_imports
 from tuner.engine.live import LiveRun
-from tuner.jobs import planning
+from tuner.jobs import planning, ranks
 from tuner.jobs.live import Live, Outcome, StoppedError, gone
 from tuner.plan import preflight
 from tuner.redact import redact
 from tuner.runs import checkpoints, locks, reasons, worker_lock
 from tuner.runs.metrics import SystemMetrics
-from tuner.runs.run import Run
+from tuner.runs.run import Run, SilentRun
 from tuner.runs.status import State
 from tuner.runs.weights import check_finite
 from tuner.text.message import message, plain
@@ -45,8 +47,11 @@ EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 def main(run_id: str) -> int:
     """Live one run. Returns the exit code: 0 finished or stopped, 1 failed, 2 refused."""
     process.begin()
-    os.environ["CUDA_VISIBLE_DEVICES"] = hardware.own_gpu()  # one at most, however this was started
+    if number := ranks.rank():
+        return live_as_rank(SilentRun(run_id), number)
     run = Run(run_id)
+    # no more than it takes, however this was started
+    os.environ["CUDA_VISIBLE_DEVICES"] = hardware.own_gpus(run.status().devices)
     if not run.exists:
         print(f"There is no run {run_id}; `tuner runs` lists them.", file=sys.stderr)
         return 2
@@ -91,6 +96,9 @@ def _live(run: Run, mirror: MirrorProcess) -> int:
         state, reason = _ended(live, result)
     except StoppedError:
         state, reason = _ended(live, Outcome(stopped=True))
+    except ranks.RankDiedError as error:
+        traceback.print_exc(file=sys.stderr)
+        state, reason = "failed", error.reason
     except Exception as error:  # whatever it was, the run must end with a reason
         if not run.exists:  # but for one whose folder was deleted: there is nothing to write into
             run.remove_remains()
@@ -118,7 +126,7 @@ def _live(run: Run, mirror: MirrorProcess) -> int:
 @contextmanager
 def measuring(live: Live) -> Iterator[None]:
     """Sample the machine's load as long as the run lives."""
-    system = SystemMetrics(live.run, live.log)
+    system = SystemMetrics(live.run, live.log, others=lambda: live.pids)
     try:
         yield
     finally:
@@ -174,17 +182,53 @@ def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
     for said in preflight.notes(live.config):
         live.note(plain(said))
-    with only_whole_checkpoints(live), library_imports.without_bitsandbytes(live.config):
-        with live.phase("loading_libraries"):
-            only_tensors(live.config.deepspeed)
-            library_imports.begin()
-            quieten()
-            train = work_of(live.config)
-        with private.shared(live.output) if live.config.output_dir else nullcontext():
-            result = train(live.config, live)
+    with only_whole_checkpoints(live):
+        with ranks.Ranks(live.run, live.config.processes) as others:
+            live.pids = others.pids
+            try:
+                result = _learn(live, others.listener)
+            except StoppedError:
+                raise
+            except Exception as error:
+                raise others.blamed(error) from error
         if result.weights and not result.stopped:
             _keep(live, mirror, result, result.weights)
         return result
+
+
+def _learn(live: LiveRun, listener: socket.socket | None = None) -> Outcome:
+    """What every process of a run does: load the libraries, meet the others, train."""
+    config = live.config
+    with library_imports.without_bitsandbytes(config):
+        with live.phase("loading_libraries"):
+            only_tensors(config.deepspeed)
+            library_imports.begin()
+            quieten(silent=live.quiet.is_set())
+            train = work_of(config)
+            from tuner.engine import group
+            from tuner.engine.trainer import on_gpu
+
+            if config.sharded:
+                from tuner.engine.pieces import only_descriptions
+
+                only_descriptions()
+        shared = private.shared(live.output) if config.output_dir else nullcontext()
+        with shared, group.joined(config.processes, on_gpu(config), config.ddp_timeout, listener):
+            return train(config, live)
+
+
+def live_as_rank(run: SilentRun, number: int) -> int:
+    """Be another process of a run than its first, which alone says anything. Returns the exit code."""
+    ranks.die_with_the_first()
+    try:
+        config = run.config()
+        if isinstance(config, Config):
+            _learn(LiveRun(run, config))
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        ranks.leave_word(run, number, reasons.from_exception(error, run.values()))
+        return 1
+    return 0
 
 
 def show_token(config: RunConfig) -> None:
@@ -210,14 +254,18 @@ def only_tensors(deepspeed: object = None) -> None:
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
-def quieten() -> None:
-    """Keep progress bars and libraries' notes to their own developers out of a log that people read."""
+def quieten(silent: bool = False) -> None:
+    """Keep progress bars and libraries' notes to their own developers out of a log that people read; in a `silent`
+    process all but errors, which the first one says too."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if silent:
+        logging.set_verbosity_error()
+        python_logging.getLogger("tuner").setLevel(python_logging.ERROR)
 
 
 def _keep(live: LiveRun, mirror: MirrorProcess, result: Outcome, folder: Path) -> None:

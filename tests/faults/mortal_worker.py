@@ -1,7 +1,8 @@
 """The real worker, killed at an exact place in its training loop: a file `fault` in the run's folder names it once.
 
 `substep@5` after the first micro-batch of step 5, `step@5` after step 5, `save@6` after the checkpoint of step 6 is
-sealed, `saved@6` before it is: the trainer's own files are there and nothing vouches for them.
+sealed, `saved@6` before it is: the trainer's own files are there and nothing vouches for them. `phase@loading_model` as
+that phase begins. `1:step@5` names the process of the run that dies, where it has several; else it is the first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from tuner import worker
 from tuner.engine import live
+from tuner.jobs import ranks
 from tuner.runs.run import Run
 
 
@@ -21,8 +23,14 @@ def arm(run: Run) -> None:
     file = run.folder / "fault"
     if not file.exists():
         return
-    event, _, at = file.read_text().partition("@")
+    rank, _, fault = file.read_text().rpartition(":")
+    if int(rank or 0) != ranks.rank():
+        return
+    event, _, at = fault.partition("@")
     file.unlink()
+    if event == "phase":
+        live.LiveRun.phase = _deadly_at(at, live.LiveRun.phase)
+        return
     make = live._callback
 
     def mortal(alive: live.LiveRun) -> Any:
@@ -43,6 +51,15 @@ def arm(run: Run) -> None:
         return callback
 
     live._callback = mortal
+
+
+def _deadly_at(name: str, phase: Any) -> Any:
+    def begin(self: Any, which: str) -> Any:
+        if which == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return phase(self, which)
+
+    return begin
 
 
 if __name__ == "__main__":

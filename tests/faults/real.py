@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+import psutil
 import tiny
 from safetensors.numpy import load_file
 
@@ -34,6 +35,7 @@ class Result:
     kills: int = 0
     launched_twice: int = 0
     unexplained: int = 0
+    left_running: int = 0
     unloadable: int = 0
     points_lost: int = 0
     points_doubled: int = 0
@@ -41,11 +43,12 @@ class Result:
     worst_detection_s: float = 0.0
 
 
-def kill_and_resume(kills: int, seed: int) -> Result:
-    """In the studio that TUNER_HOME names, with TUNER_WORKER_MODULE unset."""
+def kill_and_resume(kills: int, seed: int, processes: int = 1) -> Result:
+    """In the studio that TUNER_HOME names, with TUNER_WORKER_MODULE unset. Of several processes any is killed."""
     tiny.model(paths.home() / "model")
     tiny.data(paths.home() / "data")
-    config = resumed.config("sft", num_train_epochs=EPOCHS, save_total_limit=2)
+    several = {"nproc_per_node": processes, "per_device_train_batch_size": 1} if processes > 1 else {}
+    config = resumed.config("sft", num_train_epochs=EPOCHS, save_total_limit=2, **several)
     calm = submit.submit(config, "calm")
     expected = resumed.outcome(calm)
     run, chance, result = submit.submit(config, "killed"), random.Random(seed), Result()
@@ -69,6 +72,8 @@ def _kill(run: Run, chance: random.Random, result: Result) -> None:
         until(lambda: run.status().state == "running" or run.status().state in ENDED)
     time.sleep(chance.uniform(0, 1.5))
     pid = control.pid_of(run)
+    if pid and (family := _ranks(run)) and chance.random() < 0.7:
+        pid = chance.choice(family)
     if not pid:
         return
     with suppress(ProcessLookupError):
@@ -77,12 +82,30 @@ def _kill(run: Run, chance: random.Random, result: Result) -> None:
     took = until(lambda: run.status().state in ENDED)
     result.worst_detection_s = round(max(result.worst_detection_s, took), 2)
     result.unexplained += not run.status().reason and run.status().state != "finished"
+    with suppress(AssertionError):
+        until(lambda: not _ranks(run), 10)
+    result.left_running += len(_ranks(run))
     newest = checkpoints.latest(run)
     try:
         assert newest is not None and set(run.checkpoints.iterdir()) >= {newest}
         load_file(newest / "adapter_model.safetensors")
     except Exception:  # noqa: BLE001  whatever it is, that one does not load
         result.unloadable += 1
+
+
+def _ranks(run: Run) -> list[int]:
+    """The processes of a run beside its first."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if (
+                run.id in words
+                and "TUNER_RANK" in process.environ()
+                and process.environ()["TUNER_RANK"] != "0"
+            ):
+                found.append(process.pid)
+    return found
 
 
 def _count_points(run: Run, steps: list[int], result: Result) -> None:

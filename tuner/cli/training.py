@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tuner import samples
+from tuner.cli import launchers
 from tuner.cli.words import OK
 from tuner.config.config import Config, make, parse_words
 from tuner.config.knobs import ConfigError, Problem
@@ -13,6 +14,8 @@ from tuner.config.run_config import RunConfig
 
 def train(words: list[str]) -> int:
     """Train here and now; prints the run's id and state last."""
+    if launchers.spare():
+        return OK
     words, gpus = _gpus(words)
     return run_here(_checked(words), gpus)
 
@@ -20,9 +23,9 @@ def train(words: list[str]) -> int:
 def run_here(config: RunConfig, gpus: list[int] | None = None) -> int:
     """Make a run and live it in this terminal; its exit code."""
     from tuner.jobs.foreground import run_in_foreground
-    from tuner.tracking.runs import create_run
+    from tuner.jobs.submit import create, spread
 
-    run = create_run(config, config.called)
+    run = create(spread(config, gpus))
     print(f"run {run.id} in {run.folder}", flush=True)
     code = run_in_foreground(run, gpus=gpus)
     status = run.status()
@@ -36,8 +39,10 @@ def submit(words: list[str]) -> int:
     """Put a run in the queue and come back at once; prints its id. Several values for a knob queue a sweep."""
     from tuner.jobs import submit as jobs
 
+    if launchers.spare():
+        return OK
     words, gpus = _gpus(words)
-    values = parse_words(words)
+    values = launchers.asked() | parse_words(words)
     if jobs.swept(values):
         _say_notes([_check(make(row)) for row in jobs.expand(values)])
         for run in jobs.sweep(values, str(values.get("run_name") or ""), gpus):
@@ -74,7 +79,7 @@ def _gpus(words: list[str]) -> tuple[list[str], list[int] | None]:
 
 def _checked(words: list[str]) -> Config:
     """The config behind a command line, held against this machine before anything is loaded."""
-    return _check(make(parse_words(words)))
+    return _check(make(launchers.asked() | parse_words(words)))
 
 
 def _check(config: Config) -> Config:

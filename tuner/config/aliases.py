@@ -110,7 +110,7 @@ def _each(sentence: str, **defaults: Any) -> dict[str, Refusal]:
 
 _UNSLOTH = "unsloth's kernels are not used; --flash_attn auto and --bf16 True are the fast way here."
 _KT = "KTransformers is not used; for a model that does not fit, set --quantization_bit 4."
-_MEGATRON = "Megatron is not used; one run takes one GPU here, and a model that does not fit is loaded with --quantization_bit 4."
+_MEGATRON = "Megatron is not used; a model that does not fit is spread with --fsdp full_shard, or loaded with --quantization_bit 4."
 _RAY = "Ray is not used; runs wait in the studio's own queue (`tuner submit`)."
 _SWANLAB = "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
 _SERVING = "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
@@ -189,6 +189,7 @@ MEANT: dict[str, str] = {
     "dpo_loss": "pref_loss", "dpo_beta": "pref_beta", "dpo_ftx": "pref_ftx", "kto_beta": "pref_beta", "beta": "pref_beta",
     "loss_type": "pref_loss", "orpo_beta": "pref_beta", "r": "lora_rank", "lora_r": "lora_rank", "peft_type": "finetuning_type",
     "target_modules": "lora_target", "lora_target_modules": "lora_target", "modules_to_save": "additional_target",
+    "num_processes": "nproc_per_node", "world_size": "nproc_per_node", "n_gpu": "num_gpus", "n_gpus": "num_gpus",
     "output": "output_dir", "name": "run_name", "early_stopping_patience": "early_stopping_steps", "resume": "resume_from_checkpoint",
 }  # fmt: skip
 """What a knob is called elsewhere, where the letters alone would not lead to it."""

@@ -24,7 +24,7 @@ from tuner.config.rules import broken_rules
 from tuner.config.run_config import RunConfig, as_plain
 from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.config.sections import Data, Model, Output, Samples, Task, Training
-from tuner.config.spelling import Dumper, flag, literal
+from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal
 from tuner.config.training_arguments import TrainingArguments
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
@@ -62,6 +62,21 @@ class Config(
     def kind(self) -> Kind:
         """What this run is, by its stage."""
         return KINDS[self.stage]
+
+    @property
+    def processes(self) -> int:
+        """How many processes the run has: one a GPU, or so many on the CPU."""
+        return self.nproc_per_node or self.num_gpus
+
+    @property
+    def examples_per_step(self) -> int:
+        """How many examples all processes together learn from in an optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.processes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights, gradients and optimizer are spread over the processes."""
+        return bool(self.deepspeed) or asks_for_fsdp(self.fsdp)
 
     def with_values(self, **values: Any) -> Config:
         """This config with some knobs set otherwise. Raises ConfigError."""

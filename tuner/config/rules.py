@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.config import loop_rules
 from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem
+from tuner.config.spelling import asks_for_fsdp
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
@@ -194,11 +195,49 @@ RULES: tuple[Rule, ...] = (
         {"disable_gradient_checkpointing": False},
     ),
     Rule(
+        "nproc_per_node",
+        lambda c: c.num_gpus > 1 and c.nproc_per_node not in (None, c.num_gpus),
+        "--num_gpus {num_gpus} is one process each, and --nproc_per_node {nproc_per_node} asks for another number; "
+        "leave one of them out.",
+        {"nproc_per_node": None},
+    ),
+    Rule(
+        "num_gpus",
+        lambda c: c.num_gpus > 1 and c.use_cpu,
+        "--num_gpus {num_gpus} and --use_cpu True ask for opposite things; processes that share the CPU are asked for "
+        "with --nproc_per_node {num_gpus}.",
+        lambda c: {"num_gpus": 1, "nproc_per_node": c.num_gpus},
+    ),
+    Rule(
         "fsdp",
-        lambda c: (c.fsdp or "").strip().lower() not in ("", "false", "none"),
-        "--fsdp {fsdp} spreads a run over several GPUs, and one run takes one GPU here; leave it out. "
-        "For a model that does not fit, set --quantization_bit 4.",
+        lambda c: asks_for_fsdp(c.fsdp) and c.processes == 1,
+        "--fsdp {fsdp} spreads a model over several processes, and this run has one; set --num_gpus 2 or more, or leave "
+        "it out.",
         {"fsdp": None},
+    ),
+    Rule(
+        "fsdp",
+        lambda c: asks_for_fsdp(c.fsdp) and bool(c.deepspeed),
+        "--fsdp and --deepspeed both spread the model; keep one of them.",
+        {"fsdp": None},
+    ),
+    Rule(
+        "fsdp",
+        lambda c: asks_for_fsdp(c.fsdp) and bool(c.quantization_bit),
+        "--fsdp {fsdp} does not spread a quantized model; leave it out, and every GPU holds the whole quantized model.",
+        {"fsdp": None},
+    ),
+    Rule(
+        "do_predict",
+        lambda c: asks_for_fsdp(c.fsdp) and c.do_predict,
+        "--do_predict needs the model whole, and --fsdp spreads it; leave it out and run `tuner evaluate` afterwards.",
+        {"do_predict": False},
+    ),
+    Rule(
+        "probe",
+        lambda c: asks_for_fsdp(c.fsdp) and bool(c.probe),
+        "--probe needs the model whole, and --fsdp spreads it; leave it out and run `tuner evaluate` afterwards.",
+        {"probe": None},
     ),
     Rule(
         "use_eaft_loss",

@@ -170,6 +170,23 @@ class Machine(Section):
         needs={"stage": PACKED},
     )
 
+    num_gpus: int = knob(
+        1,
+        "How many GPUs the run computes on, one process each; the batch of a step grows with them.",
+        ge=1,
+        raised="more examples a second, and fewer steps for the same data.",
+        lowered="GPUs are left to other runs.",
+        usual="1",
+        unit="GPUs",
+    )
+    nproc_per_node: OptionalInt = knob(
+        None,
+        "How many processes the run has; empty takes one a GPU. Without a GPU they share the CPU.",
+        ge=1,
+        usual="empty",
+        unit="processes",
+        advanced=True,
+    )
     disable_gradient_checkpointing: bool = knob(
         False,
         "Keep everything the backward pass needs in memory: faster, takes more of it. "

@@ -225,7 +225,7 @@ class Data(Section):
     )
     data_shared_file_system: bool = knob(
         False,
-        "All machines of a run see the same disk; no effect here, where a run has one process.",
+        "All machines of a run see the same disk; no effect here, where a run is on one machine.",
         shown=False,
     )
     eval_num_beams: OptionalInt = knob(

@@ -48,3 +48,8 @@ def _plain(part: Any) -> bool:
     """Whether a part of a list can stand between commas."""
     text = str(part)
     return bool(text) and text == text.strip() and "," not in text and text.lower() != "null"
+
+
+def asks_for_fsdp(said: str | None) -> bool:
+    """Whether `fsdp` asks for it, in any of transformers' spellings."""
+    return (said or "").strip().lower() not in ("", "false", "none", "no", "0")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXPORT = "training exports nothing; `tuner export` does, by the same names"
 REASONS = {
-    "data_shared_file_system": "a run is one process on one machine, which prepares its rows itself",
+    "data_shared_file_system": "a run is on one machine, where one process prepares the rows for all",
     "ignore_pad_token_for_loss": "padding is never learned",
     "use_fast_tokenizer": "every tokenizer is a fast one",
     "remove_unused_columns": "rows hold what the stage reads and nothing else",

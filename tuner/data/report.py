@@ -244,11 +244,11 @@ def _histogram(lengths: NDArray[np.int32]) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def steps(config: Config, rows: int, replicas: int = 1) -> int:
+def steps(config: Config, rows: int) -> int:
     """Optimizer steps that a run over `rows` rows takes."""
     return counting.steps(
         rows,
-        batch=config.per_device_train_batch_size * replicas,
+        batch=config.per_device_train_batch_size * config.processes,
         accumulation=config.gradient_accumulation_steps,
         epochs=config.num_train_epochs,
         max_steps=config.max_steps,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -16,15 +18,16 @@ class Column:
     """Lists of ids of different lengths, one behind the other."""
 
     def __init__(self) -> None:
-        self.flat = array("i")
-        self.ends = array("q", [0])
+        self.flat: Any = array("i")
+        self.ends: Any = array("q", [0])
 
     def append(self, ids: Iterable[int]) -> None:
         self.flat.extend(ids)
         self.ends.append(len(self.flat))
 
     def __getitem__(self, index: int) -> list[int]:
-        return self.flat[self.ends[index] : self.ends[index + 1]].tolist()
+        ids: list[int] = self.flat[self.ends[index] : self.ends[index + 1]].tolist()
+        return ids
 
     def lengths(self) -> Ints:
         ends: Ints = np.frombuffer(self.ends, dtype=np.int64)
@@ -70,6 +73,30 @@ class Rows(Sequence[dict[str, Any]]):
         chosen = np.fromiter(order, dtype=np.int64)
         view._order = chosen if self._order is None else self._order[chosen]
         return view
+
+    def save(self, folder: Path) -> None:
+        """Write them to a new folder, from where other processes of this machine read the same memory."""
+        folder.mkdir(parents=True)
+        for name, column in self._columns.items():
+            np.save(folder / f"{name}.ids.npy", np.asarray(column.flat, dtype=np.int32))
+            np.save(folder / f"{name}.ends.npy", np.asarray(column.ends, dtype=np.int64))
+        if self._order is not None:
+            np.save(folder / "order.npy", self._order)
+        about = {"columns": list(self._columns), "flags": self._flags, "count": self._count}
+        (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+    @classmethod
+    def saved(cls, folder: Path) -> Rows:
+        """What `save` wrote; rows can be read and taken, and none added."""
+        about, rows = json.loads((folder / "about.json").read_text(encoding="utf-8")), cls()
+        for name in about["columns"]:
+            rows._columns[name] = column = Column()
+            column.flat = np.load(folder / f"{name}.ids.npy", mmap_mode="r", allow_pickle=False)
+            column.ends = np.load(folder / f"{name}.ends.npy", mmap_mode="r", allow_pickle=False)
+        if (folder / "order.npy").exists():
+            rows._order = np.load(folder / "order.npy", allow_pickle=False)
+        rows._flags, rows._count = about["flags"], about["count"]
+        return rows
 
     @property
     def keys(self) -> list[str]:

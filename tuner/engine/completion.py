@@ -14,6 +14,7 @@ from trl.trainer.utils import use_adapter
 
 from tuner.config.config import Config
 from tuner.engine import methods, token_losses
+from tuner.engine.dealing import DealingTrainer
 from tuner.engine.live import LiveRun
 from tuner.engine.metric_means import Means
 from tuner.engine.setup import Start
@@ -25,7 +26,7 @@ PLACEHOLDER = Dataset.from_list([{"input_ids": [0, 0], "labels": [0, 0]}])
 _LABELS = frozenset({"labels"})
 
 
-class CompletionTrainer(SFTTrainer):
+class CompletionTrainer(DealingTrainer, SFTTrainer):
     """SFTTrainer whose rows are {"input_ids", "labels"} with -100 where nothing is learned; packed ones say seq_lengths.
 
     `reference` is the frozen model of asft where no adapter can be switched off.
@@ -45,42 +46,47 @@ class CompletionTrainer(SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Summed token losses over the learned tokens of the whole optimizer step (scalar)."""
+        share = self.share_of(inputs)
         if self.label_smoother is not None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         routed = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        losses, mask, balance = self._token_losses(model, {**inputs, **routed, "use_cache": False})
+        losses, mask, balance = self._token_losses(model, {**inputs, **routed, "use_cache": False}, share)
         count = mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         loss = losses.sum() / count.clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the count is that of all, the gradient is averaged
         if balance is not None:  # a mean over this micro-batch, so of the whole step it is only a part
             parts = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-            loss = loss + self.router_aux_loss_coef * balance / parts
+            loss = loss + share * self.router_aux_loss_coef * balance / parts
         return (loss, {}) if return_outputs else loss
 
-    def _token_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _token_losses(
+        self, model: nn.Module, inputs: dict[str, Any], share: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Losses [B, T], which of them count, and the balance of a mixture of experts where one is asked for."""
         if self.config.use_eaft_loss or self.config.use_asft_loss:
-            return self._with_logits(model, inputs)
+            return self._with_logits(model, inputs, share)
         output = model(**inputs, fused_lm_head=True)
         measured = {
             "mean_token_accuracy": output.is_top1[output.label_mask],
             "entropy": output.entropy[output.label_mask],
         }
-        self.means.add(self.model.training, measured)
+        self.means.add(self.model.training, measured, share)
         if self.config.compute_accuracy and not self.model.training:
             each = output.is_top1.sum(1) / output.label_mask.sum(1).clamp(min=1)
-            self.means.add(False, {"accuracy": each})
+            self.means.add(False, {"accuracy": each}, share)
         loss = token_losses.dft if self.config.use_dft_loss else token_losses.nll
         return loss(output.log_probs), output.label_mask, output.aux_loss
 
-    def _with_logits(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _with_logits(
+        self, model: nn.Module, inputs: dict[str, Any], share: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         given = {name: value for name, value in inputs.items() if name not in _LABELS}
         output, labels = model(**given), inputs["labels"][:, 1:]
         logits, balance = output.logits[:, :-1], getattr(output, "aux_loss", None)
         found, mask = token_losses.log_probs_of(logits, labels), labels != -100
         self.means.add(
-            self.model.training, {"mean_token_accuracy": (logits.argmax(-1) == labels)[mask].float()}
+            self.model.training, {"mean_token_accuracy": (logits.argmax(-1) == labels)[mask].float()}, share
         )
         if self.config.use_eaft_loss:
             return token_losses.eaft(found, logits, self.config.eaft_alpha), mask, balance
@@ -95,7 +101,7 @@ class CompletionTrainer(SFTTrainer):
         return logits
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.means.take(self.model.training, self.accelerator, logs))
+        logs.update(self.means.take(self.model.training, logs))
         super().log(logs, start_time)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from trl import KTOConfig, KTOTrainer
 
 from tuner.config.config import Config
-from tuner.engine import methods
+from tuner.engine import group, methods
+from tuner.engine.dealing import DealingTrainer
 from tuner.engine.live import LiveRun
 from tuner.engine.loss_mix import Mixture
 from tuner.engine.losses import LossSettings, kl_estimate, kto_loss
@@ -21,7 +22,7 @@ from tuner.engine.trainer import arguments
 PLACEHOLDER = Dataset.from_list([{"prompt": "a", "completion": "b", "label": True}])
 
 
-class LabelledTrainer(KTOTrainer):
+class LabelledTrainer(DealingTrainer, KTOTrainer):
     """KTOTrainer whose loss is `kto_loss`; rows are {"prompt_ids", "completion_ids", "KL_completion_ids", "label"}."""
 
     def __init__(self, *args: Any, settings: LossSettings, **rest: Any):
@@ -37,6 +38,7 @@ class LabelledTrainer(KTOTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The mean loss of a batch of marked answers (scalar)."""
+        share = self.share_of(inputs)
         good = inputs["label"].float()
         answers, strays = _half(inputs, ""), _half(inputs, "KL_")
         policy, balance = self._log_probs(model, answers, routed=self.aux_loss_enabled)
@@ -46,14 +48,15 @@ class LabelledTrainer(KTOTrainer):
                 self._log_probs(model, strays)[0],
                 self.compute_ref_log_probs(self.ref_model or model, strays)[0],
             )
-        distance = kl_estimate(*self.accelerator.gather(pair))
+        distance = kl_estimate(*(self.of_all(log_probs, share) for log_probs in pair))
         losses, rewards = kto_loss(policy, reference, good, distance, self.settings)
         if self.settings.pref_ftx > 1e-6:
             losses = losses - self.settings.pref_ftx * good * policy / answers["completion_mask"].sum(
                 1
             ).clamp(min=1)
-        self._measure(good.bool(), rewards, policy, distance)
+        self._measure(good.bool(), rewards, policy, distance, share)
         loss = losses.mean() if balance is None else losses.mean() + self.router_aux_loss_coef * balance
+        loss = share * loss
         return (loss, {}) if return_outputs else loss
 
     def _log_probs(
@@ -67,17 +70,17 @@ class LabelledTrainer(KTOTrainer):
         output = model(**given, **more, labels=labels, use_cache=False, fused_lm_head=True)
         return output.log_probs[:, -(mask.shape[1] - 1) :].float().sum(1), output.aux_loss
 
-    def _measure(self, good: Tensor, rewards: Tensor, policy: Tensor, distance: Tensor) -> None:
+    def _measure(self, good: Tensor, rewards: Tensor, policy: Tensor, distance: Tensor, share: float) -> None:
         sides = {"chosen": good, "rejected": ~good}
         for name, side in sides.items():
             if bool(side.any()):
-                self.means.add(
-                    self.model.training, {f"rewards/{name}": rewards[side], f"logps/{name}": policy[side]}
-                )
-        self.means.add(self.model.training, {"kl": distance})
+                found = {f"rewards/{name}": rewards[side], f"logps/{name}": policy[side]}
+                self.means.add(self.model.training, found, share)
+        once = share if group.rank() == 0 or not self.model.training else 0.0  # all have the same one
+        self.means.add(self.model.training, {"kl": distance}, once)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        found = self.means.take(self.model.training, self.accelerator, logs)
+        found = self.means.take(self.model.training, logs)
         prefix = "" if self.model.training else measured_as(logs) or "eval_"
         if {f"{prefix}rewards/chosen", f"{prefix}rewards/rejected"} <= set(found):
             found[f"{prefix}rewards/margins"] = (

@@ -37,7 +37,12 @@ class LiveRun(Live):
         folder = self.run.checkpoints / f"checkpoint-{step}"
         if folder.is_dir():
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
-            checkpoints.seal(folder, self.run)
+            checkpoints.seal(
+                folder,
+                self.run,
+                processes=self.config.processes,
+                examples_per_step=self.config.examples_per_step,
+            )
             if self.config.output_dir:
                 private.share(folder, *folder.rglob("*"))
             checkpoints.rotate(self.run, self.config.save_total_limit, Path(best) if best else None)
@@ -51,7 +56,7 @@ class LiveRun(Live):
             return self.run.checkpoints
         with private.as_the_person():
             self.output.mkdir(parents=True, exist_ok=True)
-        if not self.run.checkpoints.exists():
+        if not self.quiet.is_set() and not self.run.checkpoints.exists():
             self.run.checkpoints.symlink_to(self.output, target_is_directory=True)
         return self.output
 
@@ -67,6 +72,8 @@ def _measured(done: int, loader: Any) -> tuple[float, Message]:
 def _callback(live: LiveRun) -> TrainerCallback:
     from transformers import TrainerCallback
 
+    from tuner.engine import group
+
     class Reports(TrainerCallback):
         """Carries the loop's events to the run, and the run's wishes to the loop."""
 
@@ -80,7 +87,8 @@ def _callback(live: LiveRun) -> TrainerCallback:
             live.began(state.global_step, state.max_steps)
 
         def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            if live.wanted() == "cancel":
+            live.asked = group.agreed(live.wanted())
+            if live.asked == "cancel":
                 control.should_training_stop = True
             return control
 
@@ -88,7 +96,7 @@ def _callback(live: LiveRun) -> TrainerCallback:
             live.stepped(
                 state.global_step, state.max_steps, state.epoch or 0.0, state.num_input_tokens_seen, self.pace
             )
-            asked = live.wanted()
+            live.asked = asked = group.agreed(live.wanted())
             if asked and state.global_step < state.max_steps:
                 control.should_save = asked == "stop"
                 control.should_evaluate = False
@@ -121,6 +129,7 @@ def _callback(live: LiveRun) -> TrainerCallback:
             self.tokens, self.at = state.num_input_tokens_seen, now
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            group.wait()  # each process saves the state of its own random numbers
             if state.is_world_process_zero:
                 live.sealed(state.global_step, state.best_model_checkpoint)
 

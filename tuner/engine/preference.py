@@ -19,6 +19,7 @@ from trl import DPOConfig, DPOTrainer
 
 from tuner.config.config import Config
 from tuner.engine import methods
+from tuner.engine.dealing import DealingTrainer
 from tuner.engine.live import LiveRun
 from tuner.engine.loss_mix import Mixture, trl_settings
 from tuner.engine.losses import needs_reference, preference_loss, running_baseline
@@ -49,7 +50,7 @@ class Baseline(TrainerCallback, ExportableState):
         return deltas[-1]
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(DealingTrainer, DPOTrainer):
     """DPOTrainer whose loss is a sum of `preference_loss`; rows are {"prompt_ids", "chosen_ids", "rejected_ids"}.
 
     Without `losses` the loss is TRL's own, as its config says.
@@ -73,8 +74,11 @@ class PreferenceTrainer(DPOTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The mean loss of a batch whose first half is chosen and second half rejected (scalar)."""
+        share = self.share_of(inputs)
         if not self.losses:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with self.gathering(share):
+                found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return (share * found[0], found[1]) if return_outputs else share * found
         (policy, balance), mask = self._token_log_probs(model, inputs), inputs["completion_mask"][:, 1:]
         chosen, rejected = (policy * length_weights(mask, self.losses[0][0].ld_alpha)).sum(1).chunk(2)
         ref_chosen: Tensor | None = None
@@ -84,20 +88,20 @@ class PreferenceTrainer(DPOTrainer):
         lengths, reference = mask.sum(1).chunk(2), (ref_chosen, ref_rejected)
         loss_of = partial(
             preference_loss,
-            bco_delta=self._baseline_after(chosen, rejected, reference),
+            bco_delta=self._baseline_after(chosen, rejected, reference, share),
             chosen_nll=-policy.chunk(2)[0].sum(1) / lengths[0].clamp(min=1),
         )
-        found = [
+        each = [
             (weight, *loss_of(s.pref_loss, chosen, rejected, *reference, lengths[0], lengths[1], s))
             for s, weight in self.losses
         ]
-        loss = sum(weight * losses.mean() for weight, losses, _, _ in found)
+        loss = sum(weight * losses.mean() for weight, losses, _, _ in each)
         if balance is not None:
             loss = loss + self.router_aux_loss_coef * balance
-        self._measure(chosen, rejected, *found[0][2:])
-        return (loss, {}) if return_outputs else loss
+        self._measure(chosen, rejected, *each[0][2:], share)
+        return (share * loss, {}) if return_outputs else share * loss
 
-    def _measure(self, chosen: Tensor, rejected: Tensor, good: Tensor, bad: Tensor) -> None:
+    def _measure(self, chosen: Tensor, rejected: Tensor, good: Tensor, bad: Tensor, share: float) -> None:
         self.means.add(
             self.model.training,
             {
@@ -108,6 +112,7 @@ class PreferenceTrainer(DPOTrainer):
                 "logps/chosen": chosen,
                 "logps/rejected": rejected,
             },
+            share,
         )
 
     def _token_log_probs(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -120,18 +125,20 @@ class PreferenceTrainer(DPOTrainer):
         return output.log_probs[:, -(mask.shape[1] - 1) :].float(), output.aux_loss
 
     def _baseline_after(
-        self, chosen: Tensor, rejected: Tensor, reference: tuple[Tensor | None, Tensor | None]
+        self, chosen: Tensor, rejected: Tensor, reference: tuple[Tensor | None, Tensor | None], share: float
     ) -> Tensor | None:
         settings = self.losses[0][0]
         if settings.pref_bco_weight <= 1e-6 or reference[0] is None or reference[1] is None:
             return None
-        rewards = settings.pref_beta * torch.cat([chosen - reference[0], rejected - reference[1]]).detach()
+        rewards = (
+            settings.pref_beta * torch.stack([chosen - reference[0], rejected - reference[1]], 1).detach()
+        )
         if not self.model.training:
             return rewards.new_tensor(self.baseline.mean)
-        return self.baseline.update(self.accelerator.gather(rewards))
+        return self.baseline.update(self.of_all(rewards, share))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.means.take(self.model.training, self.accelerator, logs))
+        logs.update(self.means.take(self.model.training, logs))
         if (
             prefix := measured_as(logs) or "eval_"
         ) != "eval_":  # TRL calls its own measures of each set the same

@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from tuner.config.config import Config
+from tuner.engine.dealing import DealingTrainer
 from tuner.engine.live import LiveRun
 from tuner.engine.metric_means import Means
 from tuner.engine.scores import padded
@@ -20,7 +21,7 @@ PLACEHOLDER = Dataset.from_list([{"chosen_ids": [0], "rejected_ids": [0]}])
 """TRL builds its trainer around a data set; the real rows are put in afterwards."""
 
 
-class RewardTrainer(trl.RewardTrainer):
+class RewardTrainer(DealingTrainer, trl.RewardTrainer):
     """-log sigmoid(chosen - rejected) (Bradley-Terry) with the metrics every preference stage shows."""
 
     def __init__(self, *args: Any, **rest: Any):
@@ -35,9 +36,10 @@ class RewardTrainer(trl.RewardTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The mean loss of a batch whose first half is chosen and second half rejected (scalar)."""
+        share = self.share_of(inputs)
         output = model(**inputs, use_cache=False)
         chosen, rejected = output.logits.squeeze(-1).float().chunk(2)
-        loss = -F.logsigmoid(chosen - rejected).mean()
+        loss = -share * F.logsigmoid(chosen - rejected).mean()
         self.means.add(
             self.model.training,
             {
@@ -46,11 +48,12 @@ class RewardTrainer(trl.RewardTrainer):
                 "rewards/margins": chosen - rejected,
                 "rewards/accuracies": (chosen > rejected).float(),
             },
+            share,
         )
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update(self.means.take(self.model.training, self.accelerator, logs))
+        logs.update(self.means.take(self.model.training, logs))
         super().log(logs, start_time)
 
 

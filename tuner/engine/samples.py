@@ -25,10 +25,10 @@ from tuner.data.scoring import check_patterns, score
 from tuner.data.template_choice import template_of
 from tuner.data.templates import stop_ids
 from tuner.data.tokens import Tokenizer
+from tuner.engine import group
 from tuner.engine.live import LiveRun
 from tuner.generate.answers import answers
 from tuner.generate.request import Answer, Sampling
-from tuner.runs.files import replace_text
 from tuner.text.message import message
 
 if TYPE_CHECKING:
@@ -137,17 +137,22 @@ class Sampler(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         # Someone who asked the run to stop is waiting for it.
-        if state.global_step < state.max_steps and not self.run.asked:
+        if state.global_step < state.max_steps and not group.agreed(self.run.asked):
             self._ask(model, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if not self.run.asked:
+        if not group.agreed(self.run.asked):
             self._ask(model, state.global_step, "after")
 
     def _ask(self, model: Any, step: int, when: str = "") -> None:
-        if self.run.quiet.is_set() or self.samples.asked_at == step:
+        if self.samples.asked_at == step:
             return
         self.samples.asked_at = step
+        if not self.run.quiet.is_set():
+            self._answers(model, step, when)
+        group.wait()
+
+    def _answers(self, model: Any, step: int, when: str) -> None:
         before = self.run.run.status().phase
         with self.run.phase("answering"):
             answers = answer(
@@ -181,6 +186,5 @@ class Sampler(TrainerCallback):
             self.samples.rows = json.loads(path.read_text(encoding="utf-8"))["data"]
 
     def _write(self) -> None:
-        path = self.run.run.folder / "samples.json"
         table = {"columns": ["step", "prompt", "expected", "answer"], "data": self.samples.rows}
-        replace_text(path, json.dumps(table, ensure_ascii=False))
+        self.run.run.put("samples.json", json.dumps(table, ensure_ascii=False))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tuner.config.config import Config
@@ -58,12 +59,15 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
     }
 
 
-def save_value_head(model: nn.Module, folder: Path) -> None:
+def save_value_head(model: nn.Module, folder: Path, silent: bool = False) -> None:
     """value_head.safetensors as other tools look for it; the same weights are in the model's or adapter's own file."""
     for name, weight in model.named_parameters():
         if name.endswith(("score.weight", "score.modules_to_save.default.weight")) and weight.requires_grad:
+            whole = weight.full_tensor() if isinstance(weight, DTensor) else weight  # of all processes
             head = {
-                "v_head.summary.weight": weight.detach().cpu().contiguous(),
+                "v_head.summary.weight": whole.detach().cpu().contiguous(),
                 "v_head.summary.bias": torch.zeros(1),
             }
+            if silent:
+                continue
             save_file(head, folder / "value_head.safetensors", metadata={"format": "pt"})

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoModelForCausalLM
 
 from tuner.config.config import Config
-from tuner.data.prepare import Prepared, prepare
+from tuner.data.prepare import Prepared
 from tuner.data.stream import Stream
 from tuner.data.template_choice import to_save
 from tuner.data.templates import stop_ids
 from tuner.data.tokens import load_tokenizer
-from tuner.engine import adapters, methods, vocabulary
+from tuner.engine import adapters, methods, shared_rows, vocabulary
 from tuner.engine.live import LiveRun
 from tuner.jobs import planning
 from tuner.models import loading
@@ -61,15 +61,17 @@ def begin(
     config: Config, run: LiveRun, kind: type[_BaseAutoModelClass] = AutoModelForCausalLM, **changes: Any
 ) -> Start:
     """Find, read, load; each a phase of the run. `changes` go to the model's own configuration."""
+    shared_rows.wait_for_the_first(run)
     with run.phase("finding_model"):
         checkpoint = checkpoints.start_of(run.run, config) if config.do_train else None
         source = adapters.base_of(config, vocabulary.widened(config, loading.find(config)))
         adapters.check_layers(config, source, kind, **changes)
     with run.phase("preparing_data"):
         words = load_tokenizer(source.folder)
-        rows = prepare(config, words, run.progress)
+        rows = shared_rows.prepared(config, words, run)
         run.learned_from(rows.inputs)
     plan = planning.settled(run.run, config, source.folder)
+    shared_rows.let_others_begin(run, config)
     with run.phase("loading_model"):
         tokenizer = loading.tokenizer(config, source)
         # Saved with the weights, so that others ask in the words it was taught in.

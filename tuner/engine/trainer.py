@@ -18,15 +18,18 @@ from transformers import (
     TrainingArguments,
 )
 
+from tuner import paths
 from tuner.config.config import Config, to_yaml
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
+from tuner.config.spelling import asks_for_fsdp
 from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
-from tuner.engine import adapters, card, methods, optimizers
+from tuner.engine import adapters, card, group, methods, optimizers
 from tuner.engine.live import LiveRun
 from tuner.engine.picture import draw
 from tuner.engine.profiler import Profiler
+from tuner.engine.scores import save_value_head
 from tuner.engine.setup import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.engine.truth import note_disk, note_training
@@ -88,14 +91,42 @@ def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
         **optimizers.names(config),
     }
     if recompute:
+        alone = config.processes == 1  # the older way calls a layer's backward twice, which DDP takes for two
         settled["gradient_checkpointing_kwargs"] = config.gradient_checkpointing_kwargs or {
-            "use_reentrant": config.use_reentrant_gc
+            "use_reentrant": config.use_reentrant_gc and alone
         }
+    if config.processes > 1 and config.ddp_find_unused_parameters is None:
+        settled["ddp_find_unused_parameters"] = False  # every trained weight takes part in every step
+    if asks_for_fsdp(config.fsdp):
+        settled |= {"fsdp": True, "fsdp_config": fsdp_settings(config), "gradient_checkpointing": False}
+        settled["fsdp_config"].setdefault("activation_checkpointing", recompute)
+    else:
+        settled["fsdp"] = None  # a word for no
+    if run.quiet.is_set() and config.log_level_replica == "warning":
+        settled["log_level_replica"] = "error"  # the first process says the rest
     if config.disable_shuffling:
         settled["train_sampling_strategy"] = "sequential"
     if config.early_stopping_steps and not config.metric_for_best_model:
         settled["metric_for_best_model"] = "eval_loss"
     return settled
+
+
+def fsdp_settings(config: Config) -> dict[str, Any]:
+    """`fsdp_config` with what older spellings of `fsdp` say, FSDP2 where nothing else is asked for.
+
+    Whole models are saved in pieces, by each process its own; an adapter is small, and whole in each checkpoint.
+    """
+    said = config.fsdp_config
+    if isinstance(said, str):
+        said = json.loads((paths.home() / said).read_text(encoding="utf-8"))
+    given = {str(name).removeprefix("fsdp_"): value for name, value in dict(said or {}).items()}
+    words = (config.fsdp or "").lower().split()
+    if "offload" in words:
+        given.setdefault("cpu_offload", True)
+    if "shard_grad_op" in words:
+        given.setdefault("reshard_after_forward", False)
+    whole = config.finetuning_type in ("full", "freeze")
+    return {"version": 2, "state_dict_type": "SHARDED_STATE_DICT" if whole else "FULL_STATE_DICT"} | given
 
 
 def tokens_counted(config: Config) -> str:
@@ -131,10 +162,11 @@ def fit(
     if trainer.eval_dataset is not None and (config.do_eval or config.do_train):
         with run.phase("evaluating"):
             found = trainer.evaluate()
-            metrics |= _write_results(run.output, "eval", found | also(found))
+            metrics |= _write_results(run, "eval", found | also(found))
+    group.leave()
     if trainer.eval_dataset is not None and config.do_predict and predict:
         with run.phase("predicting"):
-            metrics |= _write_results(run.output, "predict", predict(trainer, config, run, start))
+            metrics |= _write_results(run, "predict", predict(trainer, config, run, start))
     with run.phase("writing_results"):
         trainer.state.save_to_json(str(run.output / "trainer_state.json"))
         _merge_json(run.output / "all_results.json", metrics)
@@ -168,8 +200,9 @@ def _prepare(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> No
     if config.kind.needs_reference:
         adapters.keep_only_adapter_dropout(trainer.model)
     trainer.optimizer = optimizers.make(config, trainer) if config.do_train else None
-    run.output.mkdir(parents=True, exist_ok=True)
-    (run.output / "training_args.yaml").write_text(to_yaml(config.changed()), encoding="utf-8")
+    if not run.quiet.is_set():
+        run.output.mkdir(parents=True, exist_ok=True)
+        (run.output / "training_args.yaml").write_text(to_yaml(config.changed()), encoding="utf-8")
     for callback in _callbacks(trainer, config, run, start):
         trainer.add_callback(callback)
     for printer in (PrinterCallback, ProgressCallback):
@@ -187,7 +220,7 @@ def _drop_in_training_only(trainer: Trainer, config: Config, start: Start) -> No
 
     Raises ConfigError where no batch of training is full, which transformers takes for a finished run.
     """
-    size = config.per_device_train_batch_size
+    size = config.per_device_train_batch_size * config.processes
     if config.do_train and not start.streamed and len(start.rows.train) < size:
         raise ConfigError([no_full_batch(len(start.rows.train), size)])
     get = trainer.get_eval_dataloader
@@ -212,13 +245,13 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         from tuner.engine.samples import Sampler
 
         yield Sampler(config, run, load_tokenizer(start.source.folder))
-    if config.enable_torch_profiler:
+    if config.enable_torch_profiler and not run.quiet.is_set():
         yield Profiler(config, run.output)
 
 
 def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict[str, float]:
     if begin := start.checkpoint:
-        _go_on(trainer, run, begin)
+        _go_on(trainer, config, run, begin)
     with run.phase("training"):
         result = trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     note_training(trainer, run, start.plan)
@@ -228,22 +261,27 @@ def _train(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict
         metrics["num_input_tokens_seen"] = seen
     if config.include_effective_tokens_per_second:
         metrics["effective_tokens_per_sec"] = seen / max(metrics.get("train_runtime", 0.0), 1e-9)
-    return _write_results(run.output, "train", metrics)
+    return _write_results(run, "train", metrics)
 
 
-def _go_on(trainer: Trainer, run: LiveRun, begin: Path) -> None:
-    """Say where the run goes on from; refuse when nothing is left to do."""
+def _go_on(trainer: Trainer, config: Config, run: LiveRun, begin: Path) -> None:
+    """Say where the run goes on from; refuse when nothing is left to do but what another run did."""
     state = json.loads((begin / "trainer_state.json").read_text(encoding="utf-8"))
     step, last = int(state.get("global_step", 0)), _last_step(trainer)
-    if step >= last:
+    said = checkpoints.manifest(begin) or {}
+    if step >= last and said.get("run") != run.run.id:  # its own: it died between its last step and its end
         sentence = (
             f"{begin} is at step {step} and this config ends at step {last}: there is nothing left to train. "
             "Give more --num_train_epochs, or set --overwrite_output_dir True to start afresh."
         )
         raise ConfigError([Problem("overwrite_output_dir", sentence, {"overwrite_output_dir": True})])
-    said = checkpoints.manifest(begin) or {}
     run.record(began_from=str(begin), continues=said.get("run") or run.run.id)
     run.note(message("note.resumed", checkpoint=begin.name, step=step, total=last))
+    before, batch = said.get("processes", config.processes), config.examples_per_step
+    if before != config.processes:
+        run.note(message("note.other_processes", before=before, now=config.processes))
+    if said.get("examples_per_step", batch) != batch:
+        run.note(message("note.other_batch", before=said["examples_per_step"], now=batch))
 
 
 def _last_step(trainer: Trainer) -> int:
@@ -254,7 +292,13 @@ def _last_step(trainer: Trainer) -> int:
 def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     """The adapter or model with its tokenizer, in the output folder."""
     run.output.mkdir(parents=True, exist_ok=True)
+    if trainer.is_fsdp_enabled:  # what came out is whole, also where checkpoints are in pieces
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(run.output))
+    if config.kind.scores:
+        save_value_head(trainer.model, run.output, run.quiet.is_set())
+    if run.quiet.is_set():
+        return run.output
     (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
     if (
@@ -267,11 +311,13 @@ def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
     return run.output
 
 
-def _write_results(output: Path, name: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+def _write_results(run: LiveRun, name: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """<name>_results.json, as transformers' scripts write it."""
     plain = {k: float(v) for k, v in sorted(metrics.items()) if isinstance(v, int | float)}
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}_results.json").write_text(json.dumps(plain, indent=4) + "\n", encoding="utf-8")
+    if run.quiet.is_set():
+        return plain
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / f"{name}_results.json").write_text(json.dumps(plain, indent=4) + "\n", encoding="utf-8")
     return plain
 
 

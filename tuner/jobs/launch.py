@@ -29,6 +29,31 @@ from tuner.runs.files import replace_text
 from tuner.runs.run import Run
 
 WORKER_VARIABLE = "TUNER_WORKER_MODULE"
+LAUNCHERS = (
+    (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "GROUP_WORLD_SIZE",
+        "ROLE_RANK",
+        "ROLE_NAME",
+    )
+    + (
+        "ROLE_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "NODE_RANK",
+        "NNODES",
+        "NPROC_PER_NODE",
+        "FORCE_TORCHRUN",
+    )
+    + ("TUNER_RANK", "TUNER_FIRST")
+)
+LAUNCHED = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+"""What torchrun and accelerate leave in the environment of what they start, and what its names begin with: a run starts
+its own processes, as its config says."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +141,7 @@ def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
             "MALLOC_TRIM_THRESHOLD_": "8000000000",
             "MALLOC_TOP_PAD_": "268435456",
         }
-    # One card, or none where cards are left to others: with two in sight transformers spreads each batch over both.
-    visible = str(gpus[0]) if gpus else "" if hardware.gpus() else hardware.own_gpu()
-    return {**calm, **os.environ, "TUNER_HOME": str(paths.home()), "CUDA_VISIBLE_DEVICES": visible}
+    # Those it was given and no other: none where all are left to others.
+    visible = ",".join(map(str, gpus)) if gpus else "" if hardware.gpus() else hardware.own_gpus()
+    kept = {n: v for n, v in os.environ.items() if n not in LAUNCHERS and not n.startswith(LAUNCHED)}
+    return {**calm, **kept, "TUNER_HOME": str(paths.home()), "CUDA_VISIBLE_DEVICES": visible}

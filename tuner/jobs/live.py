@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from tuner.runs.files import FULL
 from tuner.runs.inputs import DataInput, record_inputs
-from tuner.runs.metrics import MetricsLog
-from tuner.runs.run import Run
+from tuner.runs.metrics import MetricsLog, SilentLog
+from tuner.runs.run import Run, SilentRun
 from tuner.text.message import Message, render, term
 
 Asked = Literal["stop", "cancel"]
@@ -70,10 +70,14 @@ class Live:
     def __init__(self, run: Run, output: Path | None = None):
         self.run = run
         self.output = output or run.folder / "output"
-        self.log = MetricsLog(run)
+        silent = isinstance(run, SilentRun)
+        self.log = SilentLog() if silent else MetricsLog(run)
         self.asked: Asked | None = None
         self.at_work = False  # from the first step on, the work ends itself when asked to, and saves
         self.quiet = threading.Event()  # set on every rank but the first
+        if silent:
+            self.quiet.set()
+        self.pids: Mapping[int, int] = {}  # of the run's other processes, by their ranks
         self._written: dict[str, float] = {}
         self._works_since = 0.0
         self._signals = 0
@@ -103,6 +107,8 @@ class Live:
 
         Raises FileNotFoundError when that is gone: a save would make a new one, and it would look like a run.
         """
+        if self.quiet.is_set():
+            return self.asked  # the first process hears it, and tells
         if not self.run.exists:
             raise gone(self.run)
         if self.run.requested("cancel"):

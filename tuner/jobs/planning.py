@@ -13,8 +13,7 @@ from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
 from tuner.plan.facts import Data, Model, data_of, machine, model_of
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
-from tuner.runs.files import replace_text
-from tuner.runs.run import Run
+from tuner.runs.run import Run, SilentRun
 from tuner.tracking.duration_estimate import expected_seconds
 from tuner.tracking.store import TrackerError
 
@@ -23,7 +22,8 @@ def planned(config: RunConfig, gpus: tuple[int, ...] = ()) -> Plan:
     """The plan of a config on this machine as it is now."""
     if not isinstance(config, Config):
         return plan(config, machine(bool(getattr(config, "use_cpu", False)), gpus), Data(), Model({}, {}))
-    made = plan(config, machine(config.use_cpu, gpus), data_of(config), model_of(config))
+    here = machine(config.use_cpu, gpus, config.processes)
+    made = plan(config, here, data_of(config), model_of(config))
     with suppress(TrackerError):  # without past runs there is no pace
         examples = (made.steps or 0) * made.examples_per_step
         return replace(made, seconds=expected_seconds(config, examples) if examples else None)
@@ -45,7 +45,9 @@ def settled(run: Run, config: Config, base: Path) -> Plan:
     weights are loaded. Data that was counted before is not counted again."""
     before = of(run) or Plan()
     data = before.data if before.rows is not None else data_of(config)
-    made = plan(config, machine(config.use_cpu), data, model_of(config, base))
+    if isinstance(run, SilentRun):
+        return before  # the first process has made it
+    made = plan(config, machine(config.use_cpu, (), config.processes), data, model_of(config, base))
     made = replace(made, seconds=before.seconds)
     _write(run, made, truth(run))
     return made
@@ -78,4 +80,4 @@ def _read(run: Run) -> dict[str, Any]:
 
 def _write(run: Run, made: Plan, came: Truth) -> None:
     text = json.dumps({"plan": as_plain(made), "truth": as_plain(came)}, indent=1)
-    replace_text(run.folder / "plan.json", text + "\n")
+    run.put("plan.json", text + "\n")

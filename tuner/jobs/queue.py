@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tuner import paths
+from tuner import hardware, paths
 from tuner.jobs import launch, slots
 from tuner.runs import files, locks, worker_lock
 from tuner.runs.run import Run
@@ -170,6 +170,9 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
         return f"{position - 1} before it."
     if short := short_of_room():
         return short
+    choice, count = slots_of(status, [g.index for g in hardware.gpus()])
+    if count > len(choice):
+        return f"Waits for {count} GPUs, and this machine has {len(choice)}."
     taken = [Run(s.run).name for s in slots.slots() if s.run and s.run != run_id]
     return f"Waits for {', '.join(taken)} to end." if taken else "Starts now."
 

@@ -63,12 +63,10 @@ def wanted(
 
 
 def check_gpus(gpus: Sequence[int] | None) -> None:
-    """Raises ConfigError with one sentence when chosen GPUs are not in this machine, or are several."""
-    if len(set(gpus or ())) > 1:
+    """Raises ConfigError with one sentence when chosen GPUs are not in this machine, or one is named twice."""
+    if len(set(gpus or ())) < len(gpus or ()):
         named = ",".join(map(str, gpus or ()))
-        raise ConfigError(
-            [Problem("gpus", f"--gpus {named} names several, and {hardware.ONE_GPU}. Name one of them.")]
-        )
+        raise ConfigError([Problem("gpus", f"--gpus {named} names a GPU twice; name each once.")])
     present = [g.index for g in hardware.gpus()]
     if missing := [str(index) for index in gpus or () if index not in present]:
         here = f"it has {', '.join(map(str, present))}" if present else "it has none; leave the choice out"

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuner.config.config import KNOBS, make, word
+from tuner.config.config import KNOBS, Config, make, word
+from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.jobs import planning, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
@@ -30,8 +31,23 @@ def submit(
 
     Raises ConfigError when a chosen GPU is not in this machine.
     """
+    return launch(create(spread(config, gpus), name, tags), gpus)
+
+
+def spread(config: RunConfig, gpus: Sequence[int] | None) -> RunConfig:
+    """A config with as many processes as GPUs were chosen for it. Raises ConfigError where it asks for other ones."""
     slots.check_gpus(gpus)
-    return launch(create(config, name, tags), gpus)
+    if not gpus:
+        return config
+    named, processes = ",".join(map(str, gpus)), config.processes if isinstance(config, Config) else 1
+    if processes == len(gpus):
+        return config
+    if isinstance(config, Config) and processes == 1 and config.nproc_per_node is None:
+        return config.with_values(num_gpus=len(gpus))
+    said = (
+        f"--gpus {named} names {len(gpus)}, and the run takes {processes}; name as many, or leave --gpus out."
+    )
+    raise ConfigError([Problem("gpus", said)])
 
 
 def launch(run: Run, gpus: Sequence[int] | None = None) -> Run:

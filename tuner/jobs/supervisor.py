@@ -194,12 +194,13 @@ class Supervisor:
                 free -= self._start(Run(run_id), runs[run_id], free)
 
     def _start(self, run: Run, status: Status, free: set[str]) -> set[str]:
-        """Start one run if its slots are free. The slots that later runs must leave alone now."""
-        chosen = status.gpus
+        """Start one run if its slots are free. The slots that later runs must leave alone now: of one that waits for
+        several, all that it may have, or smaller runs would take them one by one for ever."""
         choice, count = queue.slots_of(status, self._gpus())
         open_to_it = [name for name in choice if name in free]
         if len(open_to_it) < count:
-            return set(choice) if chosen else set()
+            waits = (status.gpus or count > 1) and count <= len(choice)
+            return set(choice) if waits else set()
         lock = locks.lock(run.lock_path)
         if lock is None:  # a terminal waits its turn with it, or somebody cancels it
             return set(choice)

@@ -83,7 +83,7 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.own_optimizer": lambda c: any(getattr(c, name) for name in _OWN_OPTIMIZERS),
     "engine.reference": lambda c: c.ref_model or c.ref_model_adapters,
     "engine.fp16": lambda c: c.fp16,
-    "engine.processes": lambda c: c.deepspeed or c.fsdp,
+    "engine.sharded": lambda c: c.sharded,
     "engine.neftune": lambda c: c.neftune_noise_alpha,
     "engine.quantized": lambda c: c.quantization_bit and c.quantization_method != "bnb",
     "engine.whole_modules": lambda c: not goes_on(c) and compares(c) and (c.additional_target or grows(c)),

@@ -70,12 +70,14 @@ class Model:
         return rank if isinstance(rank, int) else config.lora_rank
 
 
-def machine(use_cpu: bool = False, gpus: Sequence[int] = ()) -> Machine:
-    """What a run gets here: the GPU that was chosen, else the one with most room, else the CPU."""
+def machine(use_cpu: bool = False, gpus: Sequence[int] = (), devices: int = 1) -> Machine:
+    """What each process of a run gets here: a GPU of those that were chosen, else of those with most room, of several
+    the one with least; else a share of the CPU's memory."""
     present = () if use_cpu else hardware.gpus()
     if cards := [g for g in present if g.index in gpus] or present:
-        return Machine(True, max(g.memory_total - g.memory_used for g in cards))
-    return Machine(False, int(psutil.virtual_memory().available))
+        free = sorted((g.memory_total - g.memory_used for g in cards), reverse=True)
+        return Machine(True, free[min(devices, len(free)) - 1])
+    return Machine(False, int(psutil.virtual_memory().available) // devices)
 
 
 def place(text: str) -> Path:

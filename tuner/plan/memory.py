@@ -24,19 +24,20 @@ def run_memory(
     rank: int,
     run_by: Layers = OWN_LAYERS,
 ) -> Memory:
-    """What a run holds at its peak on its device; `budget` are the packed engine's rows, None for TRL's batches."""
+    """What a run holds at its peak on each of its devices; `budget` are the packed engine's rows, None for TRL's batches."""
     trained_numbers, width = trained(config, shape, rank), trained_bytes(config)
     steps = (
         _packed_step(config, shape, lengths, budget, rank, run_by)
         if budget
         else _padded_step(config, shape, lengths, on_gpu)
     )
+    parts = config.processes if config.sharded else 1
     return replace(
         steps,
-        weights=weights(config, shape) + steps.weights,
-        adapters=0 if _whole(config) else trained_numbers * width,
-        gradients=trained_numbers * width,
-        optimizer=optimizer(config, trained_numbers),
+        weights=weights(config, shape) // parts + steps.weights,
+        adapters=0 if _whole(config) else trained_numbers * width // parts,
+        gradients=trained_numbers * width // parts,
+        optimizer=optimizer(config, trained_numbers) // parts,
     )
 
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """`devices` are GPUs, 1 on a machine without. A figure is None where the model's or the data's size is not known yet,
+    """`devices` are GPUs, one process each; on a machine without, processes that share the CPU. A figure is None where the model's or the data's size is not known yet,
     and where a run of this kind has none.
 
     `rows` are those of the files, before any is dropped, and `steps` count them; `roughly` where several examples share
@@ -78,18 +78,18 @@ class Truth:
 
 def plan(config: RunConfig, machine: Machine, data: Data, model: Model) -> Plan:
     """The plan of a run. One that does not train has its devices and no more."""
-    whole = Plan(config.kind.devices, machine.on_gpu, machine.free)
+    devices = config.processes if isinstance(config, Config) else config.kind.devices
+    whole = Plan(devices, machine.on_gpu, machine.free)
     return _training(config, whole, machine, data, model) if isinstance(config, Config) else whole
 
 
 def _training(config: Config, whole: Plan, machine: Machine, data: Data, model: Model) -> Plan:
-    batch = config.per_device_train_batch_size * whole.devices
-    steps = _steps(config, whole.devices, data)
+    steps = _steps(config, data)
     saves = counting.saves(config.save_strategy, config.save_steps, config.num_train_epochs, steps or 0)
     whole = replace(
         whole,
         data=data,
-        examples_per_step=batch * config.gradient_accumulation_steps,
+        examples_per_step=config.examples_per_step,
         steps=steps,
         roughly=packs(config) and config.max_steps <= 0,
         saves=saves if steps else None,
@@ -98,14 +98,14 @@ def _training(config: Config, whole: Plan, machine: Machine, data: Data, model: 
     return _sized(config, _with_engine(config, whole, data, model), machine, model)
 
 
-def _steps(config: Config, devices: int, data: Data) -> int | None:
+def _steps(config: Config, data: Data) -> int | None:
     rows = data.rows
     if rows is None or config.streaming:
         return max(0, config.max_steps) or None
     if packs(config) and data.lengths:
         full = min(data.lengths.mean, config.cutoff_len) / config.cutoff_len
         rows = max(1, math.ceil(rows * full))
-    return optimizer_steps(config, rows, devices)
+    return optimizer_steps(config, rows)
 
 
 def _with_engine(config: Config, whole: Plan, data: Data, model: Model) -> Plan:

@@ -18,6 +18,7 @@ from tuner.config import layer_names, libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal, needs_remote_code
+from tuner.config.spelling import asks_for_fsdp
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
@@ -28,7 +29,6 @@ from tuner.text.message import Message
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 LEGACY = ("qwen", "internlm2")
-_PLAINLY = "Start it as `tuner train`, without torchrun and without that variable."
 
 
 def problems(config: Config) -> list[Problem]:
@@ -226,8 +226,9 @@ def _data(config: Config) -> Iterator[Problem]:
     except ConfigError as error:
         yield from error.problems
     rows = learnt_rows(config) if config.dataloader_drop_last and not config.streaming else None
-    if rows is not None and rows < config.per_device_train_batch_size:
-        yield no_full_batch(rows, config.per_device_train_batch_size)
+    size = config.per_device_train_batch_size * config.processes
+    if rows is not None and rows < size:
+        yield no_full_batch(rows, size)
     if found := unknown(config.template):
         yield found
 
@@ -271,16 +272,23 @@ def packed_in_vain(why: Message) -> Problem:
 
 
 def _machine(config: Config) -> Iterator[Problem]:
-    processes = os.environ.get("WORLD_SIZE", "1").strip()
-    if processes not in ("", "0", "1"):
-        yield Problem(
-            "gpus", f"WORLD_SIZE={processes} asks for several processes, and {hardware.ONE_GPU}. {_PLAINLY}"
-        )
-    elif os.environ.get("FORCE_TORCHRUN", "").strip().lower() in ("1", "true", "y", "yes", "on"):
-        yield Problem(
-            "gpus", f"FORCE_TORCHRUN asks for several processes, and {hardware.ONE_GPU}. {_PLAINLY}"
-        )
     cards = () if config.use_cpu else hardware.gpus()
+    if config.num_gpus > 1 and not cards:
+        said = (
+            f"--num_gpus {config.num_gpus} needs as many GPUs, and none is here; processes that share the CPU are asked "
+            f"for with --nproc_per_node {config.num_gpus}."
+        )
+        yield Problem("num_gpus", said, {"num_gpus": 1})
+    elif cards and config.processes > len(cards):
+        knob = "nproc_per_node" if config.nproc_per_node else "num_gpus"
+        said = f"--{knob} {config.processes} needs as many GPUs, and this machine has {len(cards)}."
+        yield Problem(knob, said, {knob: len(cards)})
+    if asks_for_fsdp(config.fsdp) and not cards:
+        said = (
+            f"--fsdp {config.fsdp} spreads a model over GPUs, and this run computes on the CPU, where it would stay whole "
+            "in each process; leave it out."
+        )
+        yield Problem("fsdp", said, {"fsdp": None})
     if (config.bf16 or config.pure_bf16) and (old := [g for g in cards if not g.bf16]):
         name = "bf16" if config.bf16 else "pure_bf16"
         said = (
@@ -342,8 +350,8 @@ def _keeps_the_last(config: Config) -> Iterator[str]:
 
 def _one_of_several(config: Config) -> Iterator[str]:
     cards = () if config.use_cpu else hardware.gpus()
-    if len(cards) > 1:
-        yield f"This machine has {len(cards)} GPUs; {hardware.ONE_GPU}."
+    if len(cards) > 1 and config.processes == 1:
+        yield f"This machine has {len(cards)} GPUs and this run takes one; --num_gpus {len(cards)} takes all."
 
 
 def _output(config: Config) -> Iterator[Problem]:

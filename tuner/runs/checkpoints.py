@@ -33,15 +33,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(folder: Path, run: Run) -> None:
-    """Sync every file of a fresh checkpoint and write its manifest, which makes it count."""
+def seal(folder: Path, run: Run, **facts: int) -> None:
+    """Sync every file of a fresh checkpoint and write its manifest, which makes it count; with `facts` in it."""
     files = {}
     for path in sorted(
         p for p in folder.rglob("*") if p.is_file() and not p.name.lstrip(".").startswith(MANIFEST)
     ):
         _sync(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "size": path.stat().st_size}
-    text = json.dumps({"run": run.id, "step": step_of(folder), "files": files}, indent=1)
+    text = json.dumps({"run": run.id, "step": step_of(folder), **facts, "files": files}, indent=1)
     with replacing(folder / MANIFEST) as fresh:
         fresh.write_text(text, encoding="utf-8")
         _sync(fresh)

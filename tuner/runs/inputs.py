@@ -42,7 +42,7 @@ def record_inputs(run: Run, inputs: Iterable[DataInput], context: str = "trainin
         row = InputRow(one.name[:500], str(one.source), one.digest[:36], context, one.rows)
         if row not in rows:
             rows.append(row)
-    (run.folder / "inputs.json").write_text(json.dumps([asdict(r) for r in rows]), encoding="utf-8")
+    run.put("inputs.json", json.dumps([asdict(r) for r in rows]))
 
 
 def recorded(run: Run) -> list[InputRow]:

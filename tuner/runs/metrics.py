@@ -8,7 +8,7 @@ import posixpath
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import psutil
@@ -63,6 +63,19 @@ class MetricsLog:
                 del self._waiting[:written]
 
 
+class SilentLog(MetricsLog):
+    """The log of a process that is not the first of its run: it keeps nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def log(self, step: int, values: Mapping[str, float], at: float | None = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _is_number(value: object) -> bool:
     # numpy's and torch's scalars convert too; a bool or a word is no measure.
     if isinstance(value, bool | str | bytes) or value is None:
@@ -84,8 +97,11 @@ class SystemMetrics:
     The step is whole seconds since the first sample of the run, so that a resumed run goes on to the right.
     """
 
-    def __init__(self, run: Run, log: MetricsLog, every: float = 5.0):
-        self._log, self._every = log, every
+    def __init__(
+        self, run: Run, log: MetricsLog, every: float = 5.0, others: Callable[[], Mapping[int, int]] = dict
+    ):
+        """`others` tells the run's other processes, pids by their ranks."""
+        self._log, self._every, self._others = log, every, others
         # Counted by a clock that nobody sets: a step back would drop an hour of points.
         self._before, self._since = _sampled_until(run), time.monotonic()
         self._end = threading.Event()
@@ -114,6 +130,9 @@ class SystemMetrics:
             "system_memory_usage_percentage": memory.percent,
             "process_memory_usage_megabytes": self._process.memory_info().rss / 2**20,
         }
+        for rank, pid in self._others().items():
+            with suppress(psutil.Error):
+                found[f"rank_{rank}_memory_usage_megabytes"] = psutil.Process(pid).memory_info().rss / 2**20
         for gpu in hardware.gpus():
             found[f"gpu_{gpu.index}_memory_usage_megabytes"] = gpu.memory_used / 2**20
             if gpu.utilisation is not None:

@@ -186,6 +186,10 @@ class Run:
         with _WRITING, locks.trying(self.folder / "status.lock", wait=2) as held:
             yield held  # or not: a suspended process must not suspend the others
 
+    def put(self, name: str, text: str) -> None:
+        """Replace a file of the folder whole."""
+        replace_text(self.folder / name, text)
+
     # --- what is asked of it
 
     def request(self, what: Literal["stop", "cancel"]) -> None:
@@ -223,6 +227,21 @@ class Run:
             file.seek(max(0, file.tell() - size))
             return file.read().decode("utf-8", errors="replace")
         return ""
+
+
+class SilentRun(Run):
+    """A run as its other processes have it: they read it, and only the first one writes."""
+
+    def update(self, **changes: Any) -> Status:
+        """The status as it would be."""
+        before = self.status()
+        return replace(before, **{n: v(before) if callable(v) else v for n, v in changes.items()})
+
+    def write(self, status: Status) -> None:
+        pass
+
+    def put(self, name: str, text: str) -> None:
+        pass
 
 
 def open_marks() -> Path:

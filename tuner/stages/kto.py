@@ -11,6 +11,7 @@ from tuner.engine.packed.objective import PreferenceObjective
 from tuner.engine.setup import begin
 from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
+from tuner.plan.engine import TRL
 from tuner.text.message import message
 
 
@@ -23,7 +24,9 @@ def train(config: Config, run: LiveRun) -> Outcome:
             run.note(message("note.kto_one_prompt"))
         if len(labels := {bool(row["label"]) for row in rows}) == 1:
             run.note(message("note.kto_only_good" if labels == {True} else "note.kto_only_bad"))
-        start.rows.train = mismatched(rows, config, config.per_device_train_batch_size)
+        # Packed rows keep a process's batch together, TRL's trainers learn from those of all at once.
+        together = config.processes if start.plan.engine == TRL else 1
+        start.rows.train = mismatched(rows, config, config.per_device_train_batch_size * together)
         start.rows.eval = {
             name: mismatched(held, config, config.per_device_eval_batch_size, others=rows)
             for name, held in held_out.items()

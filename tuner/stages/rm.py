@@ -8,7 +8,7 @@ from tuner.config.config import Config
 from tuner.engine.choice import packed_trainer
 from tuner.engine.live import LiveRun
 from tuner.engine.packed.objective import RewardObjective
-from tuner.engine.scores import predict, save_value_head
+from tuner.engine.scores import predict
 from tuner.engine.setup import begin
 from tuner.engine.trainer import fit
 from tuner.jobs.live import Outcome
@@ -24,7 +24,4 @@ def train(config: Config, run: LiveRun) -> Outcome:
             from tuner.engine.reward import build  # TRL takes a second to import
 
             trainer = build(config, run, start)
-    outcome = fit(trainer, config, run, start, predict=predict)
-    if outcome.weights:
-        save_value_head(trainer.model, outcome.weights)
-    return outcome
+    return fit(trainer, config, run, start, predict=predict)

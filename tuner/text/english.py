@@ -58,6 +58,7 @@ MESSAGES: dict[str, str] = {
     "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step] and without a word: "
     "[{line}|its log is empty.][ {checkpoint} is kept.]",
     "error.not_started": "The worker could not be started: {detail}.",
+    "rank": "Process {number} of {count}: {why}",
     "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed": "The worker was killed by {signal}[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed.unseen": "The worker died[ at step {step}| before its first step] with nobody watching: killed from outside, "
@@ -110,7 +111,7 @@ MESSAGES: dict[str, str] = {
     "engine.attention_dropout": "the model's attention has dropout.",
     "engine.reference": "a separate reference model is given.",
     "engine.fp16": "fp16 needs loss scaling; use bf16.",
-    "engine.processes": "the run is spread over several processes.",
+    "engine.sharded": "the model is spread over several processes.",
     "engine.neftune": "neftune_noise_alpha adds noise to the embeddings.",
     "engine.quantized": "the base model is quantized by another library than bitsandbytes.",
     "engine.whole_modules": "whole modules are trained beside the adapter (additional_target, or tokens that were added).",
@@ -126,6 +127,10 @@ MESSAGES: dict[str, str] = {
     "versions in another one.",
     "note.not_asked": "Not asked: {count:,} rows, because of {reason}.",
     "note.resumed": "Went on from {checkpoint} (step {step} of {total}).",
+    "note.other_processes": "The checkpoint is of another number of processes ({before}), and this run has {now}: what is drawn by chance (dropout) "
+    "goes on otherwise.",
+    "note.other_batch": "A step is {now} examples now and was {before} before the checkpoint: steps and what is left of the epoch "
+    "are counted anew.",
     "note.resumed_by_itself": "The machine was restarted[ at step {step}]; the run went on by itself from "
     "[{checkpoint}|the beginning].[ Passed over, damaged: {damaged}]",
     "note.passed_over": "Passed over, damaged: {damaged}",

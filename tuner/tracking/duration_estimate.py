@@ -26,8 +26,9 @@ LIKE = (
     "engine_preset",
     "quantization_bit",
     "use_cpu",
+    "processes",
 )
-"""Knobs in which a run is like another."""
+"""In which a run is like another."""
 
 ASKING = "answering"
 """The phase in which a run answers the questions of its probe; within the training, as far as the clock goes."""
@@ -67,8 +68,7 @@ def _of_finished(run_id: str, ended: float) -> Pace | None:
     status, config = Run(run_id).status(), Run(run_id).config()
     if not isinstance(config, Config):
         return None
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    examples = (status.step - status.first_step) * per_step
+    examples = (status.step - status.first_step) * config.examples_per_step
     seconds = status.seconds  # questions are asked at each save, within the training
     training = seconds.get("training", 0.0) - seconds.get(ASKING, 0.0)
     # A resumed run tells of its last worker's steps, but of the seconds of all.

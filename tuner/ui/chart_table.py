@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -202,7 +203,30 @@ def charts_of(stage: str, measured: Iterable[str] = ()) -> tuple[Chart, ...]:
     """The charts of a stage's run; `measured` are its metrics."""
     own = KINDS[stage].charts if stage in KINDS else ("loss",)
     charts = (*(NAMED[name] for name in own), *(_PLAIN if trains(stage) else _MACHINE))
+    charts = tuple(_each_device(chart, measured) for chart in charts)
     return charts if is_scored(measured) else tuple(EXACT if chart is SCORE else chart for chart in charts)
+
+
+def _each_device(chart: Chart, measured: Iterable[str]) -> Chart:
+    """The chart with a line for every GPU that was measured, and for every process beside the first."""
+    alone = [line for line in chart.lines if "gpu_0" in line.metric]
+    if not alone:
+        return chart
+    lines = [line for line in chart.lines if line not in alone]
+    found = {name: int(at[1]) for name in measured if (at := _DEVICE.search(name))}
+    for name, place in sorted(found.items(), key=lambda one: one[1]):
+        for line in alone:
+            if name == line.metric.replace("gpu_0", f"gpu_{place}"):
+                lines.append(Line(name, f"GPU {place}", line.tone))
+        if chart is MEMORY and name.startswith("system/rank_"):
+            lines.append(Line(name, f"RAM, process {place}", "third"))
+    any_gpu = any("gpu_" in line.metric for line in lines)
+    return replace(
+        chart, lines=tuple(lines if any_gpu else [*lines, *alone])
+    )  # one has its place before it is measured
+
+
+_DEVICE = re.compile(r"^system/(?:gpu|rank)_(\d+)_")
 
 
 def is_scored(measured: Iterable[str]) -> bool:

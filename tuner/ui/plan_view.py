@@ -27,11 +27,17 @@ def planned(run: Run) -> None:
         st.caption(f"Not packed rows: {safe(why)}")
 
 
+def _devices(made: Plan) -> str:
+    if made.on_gpu:
+        return count(made.devices, "GPU")
+    return "CPU" if made.devices == 1 else f"CPU, {count(made.devices, 'process', 'processes')}"
+
+
 def _figures(made: Plan, came: Truth) -> list[tuple[str, str, str]]:
     """(name, planned, measured), without those that the run has neither of."""
     memory = made.memory.total if made.memory else None
     found = [
-        ("Device", count(made.devices, "GPU") if made.on_gpu else "CPU", NONE),
+        ("Device", _devices(made), NONE),
         ("Steps", count(made.steps), count(came.steps)),
         ("Engine", engine(made.engine), engine(came.engine or "")),
         ("Recomputed layers", count(made.recompute), count(came.recompute)),

@@ -51,7 +51,7 @@ def _at_work() -> None:
         st.rerun()  # something started, ended or was moved, perhaps from a shell: the lists below change too
     for row in rows:
         with theme.card(f"work-{row.id}"):
-            working(Run(row.id))
+            working(Run(row.id), row.gpus)
     if not rows:
         with theme.card("no-work"):
             theme.empty("bedtime", "Nothing is running", _idle(every))
@@ -66,13 +66,15 @@ def _idle(waiting: Sequence[QueueRow]) -> str:
     return f"Next in the queue is {safe(following.name)}. {safe(following.why)}"
 
 
-def working(run: Run) -> None:
-    """One run at work: name, state, progress, time left."""
+def working(run: Run, gpus: Sequence[int] = ()) -> None:
+    """One run at work: name, state, its GPUs where it has several, progress, time left."""
     status = run.status()
     seen = look(status.state)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         link(run.id, run.name)
         st.badge(seen.word, icon=seen.icon, color=seen.colour)
+        if len(gpus) > 1:
+            st.markdown(f":gray[GPU {', '.join(map(str, gpus))}]", width="content")
         st.space("stretch")
         left = time_left(run, status)
         if left is not None:

@@ -109,6 +109,7 @@ class PackedTrainer(Trainer):
         self._objective, self.engine, self.each_text = objective, engine or EngineSettings(), each_text
         self.micro_batch, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
         self.ranks = Ranks.here()
+        self.whole_batch = self.micro_batch * self.ranks.count
         super().__init__(
             model=model,
             args=step_arguments(args, self.ranks.count),
@@ -124,11 +125,11 @@ class PackedTrainer(Trainer):
         self._totals: dict[str, Tensor] = {}
 
     def get_train_dataloader(self) -> Any:
-        """A batch is a whole step here, and what drop_last leaves out is a micro-batch that is not full: of the last
+        """A batch is a whole step here, and what drop_last leaves out is a micro-batch of all processes that is not full: of the last
         step only so many rows, and all of it where there are no more."""
         if self.drop_last and self._countable:
             rest = len(self.train_dataset) % self.args.per_device_train_batch_size
-            self.args.dataloader_drop_last = rest < self.micro_batch
+            self.args.dataloader_drop_last = rest < self.whole_batch
         return super().get_train_dataloader()
 
     @property
@@ -175,7 +176,7 @@ class PackedTrainer(Trainer):
         runner = self.prepare()
         rows = inputs["batch"].rows
         if self.drop_last:
-            rows = rows[: len(rows) // self.micro_batch * self.micro_batch]
+            rows = rows[: len(rows) // self.whole_batch * self.whole_batch]
         units = self._units(rows, self.micro_batch)
         references = self._references(units, ahead=True)
         try:
@@ -253,8 +254,8 @@ class PackedTrainer(Trainer):
         a_step = args.per_device_train_batch_size  # a batch is a whole step here
         steps = count_steps(
             len(self.train_dataset),
-            batch=self.micro_batch,
-            accumulation=a_step // self.micro_batch,
+            batch=self.whole_batch,
+            accumulation=a_step // self.whole_batch,
             epochs=args.num_train_epochs,
             max_steps=args.max_steps,
             drop_last=self.drop_last,
