@@ -77,7 +77,11 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tuner-ranks-", ignore_cleanup_errors=True) as fresh:
         home = Path(options.home or fresh)
-        os.environ |= {"TUNER_HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        os.environ |= {
+            "TUNER_HOME": str(home),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "HF_HUB_OFFLINE": "1",
+        }
         made(home, options.shape, options.longest)
         failed = 0
         for case in options.cases.split(","):
