@@ -479,6 +479,23 @@ def test_foreign_hosts_are_refused(served: Served) -> None:
             chat(client)
 
 
+def test_a_chat_may_name_its_template(served: Served, client: Any) -> None:
+    from tuner.data.template_choice import template_of
+
+    loaded = served.loaded
+    alpaca = template_of(loaded.config.loading().model_copy(update={"template": "alpaca"}), loaded.tokenizer)
+    made = chat(client, extra_body={"template": "alpaca"})
+    assert (
+        made.usage.prompt_tokens == len(loaded.tokenizer.encode(alpaca.prompt(ASKS))) != len(served.prompt())
+    )
+    assert chat(client).usage.prompt_tokens == len(served.prompt())
+    with pytest.raises(
+        openai.BadRequestError, match="template alpacca is not known; did you mean alpaca"
+    ) as no:
+        chat(client, extra_body={"template": "alpacca"})
+    assert no.value.param == "template"
+
+
 def test_the_run_s_own_seed_and_any_name(home: Path) -> None:
     for served in serving(home, api_open=True, seed=11):
         client = served.client()

@@ -120,6 +120,14 @@ def test_tools_that_are_none_are_refused_in_a_sentence(text: str) -> None:
         talks.read_tools(text)
 
 
+def test_a_template_is_asked_for_where_one_is_chosen() -> None:
+    talk, first = talks.asked(TWO, "Hello?")
+    assert "template" not in talks.request(talk, first.id, "base", 0)
+    chosen = replace(talk, template="chatml")
+    assert talks.request(chosen, first.id, "base", 0)["template"] == "chatml"
+    assert talks.of_json(json.loads(json.dumps(talks.to_json(chosen)))).template == "chatml"
+
+
 def test_an_exchange_becomes_a_row_and_a_talk_a_file() -> None:
     talk, first = talks.asked(TWO, "Hello?")
     with pytest.raises(ValueError, match="no answer to keep yet"):

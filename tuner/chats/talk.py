@@ -103,8 +103,9 @@ class Turn:
 class Talk:
     """A talk: whom with, how, and the tree of its turns by id. `leaf` is the last turn of the open branch.
 
-    `columns` are model ids: "base", or NAME/NUMBER. `tools` is JSON, empty for none; `run` is the serve run that answered
-    last, and `by` whose talk it is, empty where nobody logs in.
+    `columns` are model ids: "base", or NAME/NUMBER. `tools` is JSON, empty for none; `template` is a chat template's name,
+    empty for each model's own; `run` is the serve run that answered last, and `by` whose talk it is, empty where nobody
+    logs in.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Talk:
     columns: tuple[str, ...] = ()
     system: str = ""
     tools: str = ""
+    template: str = ""
     decoding: Decoding = field(default_factory=Decoding)
     turns: Mapping[str, Turn] = field(default_factory=dict)
     leaf: str = ""
@@ -244,7 +246,9 @@ def request(talk: Talk, turn_id: str, column: str, seed: int) -> dict[str, Any]:
     """The body of the question to the server. Raises ValueError with one sentence for tools that are none."""
     asked_for = {**asdict(talk.decoding), "seed": seed, "model": column}
     tools = read_tools(talk.tools)
-    return asked_for | {"messages": messages(talk, turn_id, column)} | ({"tools": tools} if tools else {})
+    more: dict[str, Any] = {"tools": tools} if tools else {}
+    more |= {"template": talk.template} if talk.template else {}
+    return asked_for | {"messages": messages(talk, turn_id, column)} | more
 
 
 def read_tools(text: str) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ async def prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
 def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     refuse_unsupported(asked)
     loaded.must(score=False)
-    choice = loaded.models.named(asked.model)
+    choice = replace(loaded.models.named(asked.model), template=asked.template or None)
     tools = _tools(asked)
     messages, begun = _begun([_message(m) for m in asked.messages], asked)
     prompt = loaded.prompt(choice, messages, tools, begun)

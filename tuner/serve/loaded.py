@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoModelForSequenceClassification
 
 from tuner.config.serving import ServeConfig
-from tuner.data.template_choice import template_of
+from tuner.data.template_choice import template_of, unknown
 from tuner.data.templates import RefusedError, Template, stop_ids
 from tuner.data.tokens import Tokenizer, load_tokenizer
 from tuner.generate.adapters import Adapters
@@ -46,7 +46,7 @@ class Loaded:
     adapters: Adapters
     service: Service
     scores: bool
-    voices: dict[Path | None, Voice] = field(default_factory=dict)
+    voices: dict[tuple[Path | None, str | None], Voice] = field(default_factory=dict)
 
     @property
     def scheduler(self) -> Scheduler:
@@ -58,13 +58,15 @@ class Loaded:
         return self.scheduler.decoder.longest
 
     def voice(self, choice: Choice) -> Voice:
-        """The template of a model: the one that the run names, else the one that an adapter brings, else the base's."""
-        own = choice.folder if self.config.template is None else None
-        if own not in self.voices:
+        """The template of a model: the one that the request or the run names, else the one that an adapter brings, else the
+        base's. Raises ConfigError for a name that is not known."""
+        named = choice.template or self.config.template
+        own = choice.folder if named is None else None
+        if (own, named) not in self.voices:
             tokenizer = _tokenizer_in(own) or self.tokenizer
-            template = template_of(self.config.loading(), tokenizer)
-            self.voices[own] = Voice(template, tuple(stop_ids(template, self.tokenizer)))
-        return self.voices[own]
+            template = template_of(self.config.loading().model_copy(update={"template": named}), tokenizer)
+            self.voices[own, named] = Voice(template, tuple(stop_ids(template, self.tokenizer)))
+        return self.voices[own, named]
 
     def must(self, score: bool) -> None:
         """Raises ApiError where the model is not of the kind that is asked for."""
@@ -121,7 +123,10 @@ class Loaded:
         tools: Sequence[Any] = (),
         begun: str = "",
     ) -> list[int]:
-        """The ids that ask for an answer to a chat, which begins as `begun`. Raises ApiError where the template cannot write it."""
+        """The ids that ask for an answer to a chat, which begins as `begun`. Raises ApiError where the template is not known
+        or cannot write it."""
+        if choice.template and (found := unknown(choice.template)):
+            raise ApiError(400, found.sentence.replace("--template", "template"), "template")
         try:
             return self.tokenizer.encode(self.voice(choice).template.prompt(messages, tools) + begun)
         except RefusedError as error:

@@ -28,12 +28,14 @@ SHORT = 12
 
 @dataclass(frozen=True)
 class Choice:
-    """The model of one request. `adapter` is its name for the generator, BASE without one; `fingerprint` its checksum."""
+    """The model of one request. `adapter` is its name for the generator, BASE without one; `fingerprint` its checksum.
+    `template` is the chat template that the request names."""
 
     id: str
     adapter: str
     fingerprint: str
     folder: Path | None = None
+    template: str | None = None
 
 
 class Models:

@@ -53,6 +53,8 @@ class ChatAsked(Asked):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
+    template: str | None = None
+    """One of LLaMA-Factory's names; the model's own without it."""
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -21,6 +21,7 @@ from tuner.chats import kept, writing
 from tuner.chats import talk as talks
 from tuner.chats.talk import MOST_COLUMNS, OPEN, Answer, Decoding, Talk
 from tuner.config.knobs import ConfigError
+from tuner.data import templates
 from tuner.jobs.serving import same_base
 from tuner.text.message import message
 from tuner.tracking.votes import BASE
@@ -221,7 +222,7 @@ def settings(talk: Talk) -> None:
 
 
 def _system(talk: Talk) -> None:
-    icon = ":material/check:" if talk.system or talk.tools else ":material/settings:"
+    icon = ":material/check:" if talk.system or talk.tools or talk.template else ":material/settings:"
     with st.popover("System prompt", icon=icon, key=f"system-of-{talk.id}"):
         for name, label, help in (
             ("system", "System prompt", "What every model reads before the first message."),
@@ -237,6 +238,20 @@ def _system(talk: Talk) -> None:
                 args=(talk, name),
                 **writes.locked(help=help),
             )
+        names = ["", *templates.names()]
+        st.selectbox(
+            "Chat template",
+            names,
+            index=names.index(talk.template) if talk.template in names else 0,
+            format_func=lambda name: name or "Each model's own",
+            key=f"template-{talk.id}",
+            width=420,
+            on_change=_take_template,
+            args=(talk,),
+            **writes.locked(
+                help="How a chat is written for the model. A model answers best in the words it was taught in."
+            ),
+        )
         try:
             talks.read_tools(talk.tools)
         except ValueError as error:
@@ -261,6 +276,11 @@ def _take_decoding(talk: Talk, made: Decoding) -> None:
 def _take_text(talk: Talk, name: str) -> None:
     text = str(st.session_state.get(f"{name}-{talk.id}") or "")
     _take(talk, lambda now: replace(now, system=text) if name == "system" else replace(now, tools=text))
+
+
+def _take_template(talk: Talk) -> None:
+    name = str(st.session_state.get(f"template-{talk.id}") or "")
+    _take(talk, lambda now: replace(now, template=name))
 
 
 def _take(talk: Talk, new: Callable[[Talk], Talk]) -> None:
