@@ -201,7 +201,7 @@ def settings(talk: Talk) -> None:
             on_change=_take_base,
             args=(talk,),
             width=230,
-            **writes.locked(help="The model that is loaded. Its own template writes the prompt."),
+            **writes.locked(help="The model that is loaded."),
         )
         st.multiselect(
             "Who answers",
