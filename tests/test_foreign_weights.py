@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import pickle
 import shutil
@@ -244,6 +245,16 @@ def test_the_index_of_a_checkpoint_in_pieces_holds_descriptions_only(
     with pytest.raises(checkpoint.api.CheckpointException, match="no part of a checkpoint's description"):
         checkpoint.load(found, checkpoint_id=tmp_path / "mine")
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["io.BytesIO", "Path", "BytesIO"])
+def test_what_a_module_of_descriptions_has_imported_is_no_description(name: str) -> None:
+    from tuner.engine.pieces import FROM, _Descriptions
+
+    text = [FROM[1].encode(), name.encode()]
+    asks = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(part)]) + part for part in text) + b"\x93."
+    with pytest.raises((pickle.UnpicklingError, AttributeError)):
+        _Descriptions(io.BytesIO(asks)).load()
 
 
 FORBIDDEN = {"pickle", "cPickle", "joblib", "cloudpickle", "dill", "shelve", "marshal", "pandas.read_pickle"}

@@ -25,11 +25,14 @@ SINGLE = frozenset(
 
 class _Descriptions(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if module in FROM or (module, name) in SINGLE else None
-        if found is None and module == "torch" and name in _DTYPES:
+        if (module, name) in SINGLE:
+            return super().find_class(module, name)
+        if module == "torch" and name in _DTYPES:
             return getattr(torch, name)
-        if isinstance(found, type) or (module, name) in SINGLE:
-            return found
+        if module in FROM and "." not in name:  # a dotted name leads on to what the module itself has imported
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
         raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's description.")
 
 
