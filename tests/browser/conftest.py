@@ -194,7 +194,8 @@ def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     """A page that fails the test if anything outside this machine is asked for."""
-    tabs = browser.new_context(viewport={"width": 1440, "height": 1000})
+    # No pictures are drawn of things that fade in: without a GPU each costs as much as the page itself.
+    tabs = browser.new_context(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
     opened = tabs.new_page()
     opened.set_default_timeout(60_000)  # a click waits as long as the page takes to be drawn
     opened.said = []

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.browser
 
 DOORS = ("/", "/history", "/_stcore/health", "/_stcore/metrics", "/_stcore/host-config", "/media/x.png")
 DOORS += ("/component/x/index.html", "/static/x.js", "/app/static/x", "/_stcore/script-health-check")
-PAGES = ("", "datasets", "new_run", "runs", "compare", "history", "adapters")
+SOME = ("", "new_run", "history")
+PAGES = (*SOME, "datasets", "runs", "compare", "adapters")
 
 
 class Elsewhere:
@@ -119,8 +120,11 @@ def test_a_page_of_another_port_opens_sends_and_frames_nothing(studio, browser, 
     hostile.close()
 
 
+@pytest.mark.parametrize(
+    "pages", [pytest.param(SOME, id="some"), pytest.param(PAGES, id="all", marks=pytest.mark.slow)]
+)
 def test_pages_ask_nothing_of_another_host_and_their_policy_hinders_nothing_of_their_own(
-    studio, browser, elsewhere, monkeypatch: pytest.MonkeyPatch, record_property
+    studio, browser, elsewhere, pages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, record_property
 ) -> None:
     from tuner.config.config import make
     from tuner.tracking.runs import create_run, set_note, set_tag
@@ -130,9 +134,9 @@ def test_pages_ask_nothing_of_another_host_and_their_policy_hinders_nothing_of_t
     run = create_run(make({"model_name_or_path": "models/tiny", "dataset": "tiny_sft"}), f"a run {picture}")
     set_note(run.id, picture)
     set_tag(run.id, "seen", picture)
-    page, said = browser.new_page(), list[str]()
+    page, said = browser.new_page(reduced_motion="reduce"), list[str]()
     page.on("console", lambda message: said.append(message.text))
-    for name in (*PAGES, f"runs?run={run.id}", f"compare?runs={run.id}"):
+    for name in (*pages, f"runs?run={run.id}", f"compare?runs={run.id}"):
         page.goto(f"{studio.url}/{name}")
         expect(page.get_by_test_id("stSidebarNav")).to_be_visible()
         still(page)
