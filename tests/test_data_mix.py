@@ -345,6 +345,7 @@ REPORTED = {  # checked by hand against the files
 
 @needs_real
 @needs_qwen
+@pytest.mark.slow  # each of these files is read whole in test_data_prepare.py; reports of small sets are above
 def test_the_report_of_each_real_file_is_right() -> None:
     tk = qwen()
     stages = {

@@ -121,6 +121,7 @@ def test_penalties_and_early_ends_are_transformers_own() -> None:
         assert list(answer.ids) == theirs
 
 
+@pytest.mark.slow  # few streams are above, and thirty-two over the wire in test_api.py
 def test_thirty_two_streams_equal_their_sequential_answers(starter: Any, tokens: Tokenizer) -> None:
     """They begin at different times, end at different lengths, some by chance with a seed, some cancelled."""
     chance = random.Random(1)

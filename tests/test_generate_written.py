@@ -37,7 +37,7 @@ def finished(scheduler: Scheduler, asked: list[Collected], chance: random.Random
             scheduler.step()
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("ahead", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_rows_that_come_and_go_are_answered_as_if_alone(ahead: bool) -> None:
     """Short and long, by chance and not, with a stop id, with words counted, cancelled: beside each other."""
     model, chance = model_of("qwen3"), random.Random(3)
@@ -121,7 +121,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("ahead", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_rows_of_several_adapters_share_a_step(tmp_path: Path, ahead: bool) -> None:
     model, prompts = several(tmp_path, KINDS), prompts_of(3)
     switch, expected = Switched(model), {}

@@ -178,7 +178,14 @@ def trl_kto(tmp_path_factory):
     return trainer
 
 
-@pytest.mark.parametrize(("count", "micro"), [(8, 2), (5, 1), (1, 1), (7, 2), (7, 3), (5, 8)])
+@pytest.mark.parametrize(
+    ("count", "micro"),
+    [
+        (5, 1),
+        (7, 3),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((8, 2), (1, 1), (7, 2), (5, 8))),
+    ],
+)
 def test_kto_equals_trl_at_every_size_of_micro_batch(trl_kto, tmp_path, count: int, micro: int) -> None:
     """Loss, gradients, distance and evaluation; the last micro-batch may be short or of one row."""
     rows = labelled_rows(8)[:count]

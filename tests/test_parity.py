@@ -192,24 +192,26 @@ UNEVEN = {"per_device_eval_batch_size": 2, "val_size": 5, "eval_strategy": "step
     ("stage", "changes"),
     [
         ("dpo", UNEVEN),
-        ("kto", {}),
+        pytest.param("kto", {}, marks=pytest.mark.slow),  # the next one, evenly
         (
             "kto",
             UNEVEN | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3, "pref_ftx": 0.3},
         ),
-        (
-            "dpo",
-            UNEVEN
-            | {"dataloader_drop_last": True, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
-            | EPOCHS,
+        *(
+            pytest.param(
+                "dpo",
+                UNEVEN
+                | {"dataloader_drop_last": True, "gradient_accumulation_steps": steps, "num_train_epochs": 2}
+                | EPOCHS,
+                marks=marks,
+            )
+            for steps, marks in ((2, pytest.mark.slow), (5, ()))
         ),
-        (
-            "dpo",
-            UNEVEN
-            | {"dataloader_drop_last": True, "gradient_accumulation_steps": 5, "num_train_epochs": 2}
-            | EPOCHS,
+        pytest.param(
+            "kto",
+            {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "cutoff_len": 12},
+            marks=pytest.mark.slow,
         ),
-        ("kto", {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "cutoff_len": 12}),
     ],
 )
 def test_both_engines_draw_one_curve(studio: Path, stage: str, changes: dict[str, Any]) -> None:

@@ -78,8 +78,8 @@ def elsewhere(folder: Path) -> torch.nn.Module:
         {"stage": "sft", "additional_target": "norm", "lora_rank": 24},
         {"stage": "sft", "model_name_or_path": "tied", "lora_target": "embed_tokens,q_proj"},
         {"stage": "sft", "model_name_or_path": "tied", "additional_target": "embed_tokens"},
-        {"stage": "dpo"},
-        {"stage": "kto"},
+        pytest.param({"stage": "dpo"}, marks=pytest.mark.slow),
+        pytest.param({"stage": "kto"}, marks=pytest.mark.slow),
     ],
     ids=lambda c: "-".join(map(str, c.values())),
 )
@@ -104,7 +104,7 @@ def test_every_save_fits_the_model_as_it_was(studio: Path, changes: dict[str, An
     "changes",
     [
         pytest.param({"stage": "sft"}, marks=pytest.mark.slow),
-        {"stage": "sft", "use_dora": True},
+        pytest.param({"stage": "sft", "use_dora": True}, marks=pytest.mark.slow),
         {"stage": "dpo"},
     ],
     ids=str,

@@ -149,11 +149,15 @@ def _four_bits() -> dict[str, Any]:
 
 
 def cases() -> list[Any]:
-    """The table; what test_pissa.py holds to more is left to the slow suite here."""
-    return [
-        pytest.param(c, id=c.name, marks=[pytest.mark.slow] if "pissa_init" in c.changes else [])
-        for c in TABLE
-    ]
+    """The table; in the fast suite each stage with LoRA, each method with SFT, and what is of one stage alone."""
+    return [pytest.param(c, id=c.name, marks=[] if is_quick(c) else [pytest.mark.slow]) for c in TABLE]
+
+
+def is_quick(case: Case) -> bool:
+    """Whole and frozen weights take one way in every stage; what test_pissa.py holds to more is there."""
+    method = case.changes.get("finetuning_type", "lora")
+    again = case.stage != "sft" and (method in ("full", "freeze") or "streaming" in case.changes)
+    return not again and "pissa_init" not in case.changes
 
 
 @pytest.mark.parametrize("case", cases())
