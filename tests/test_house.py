@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
@@ -112,8 +110,12 @@ def ours(name: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down_only(module: str) -> None:
+def test_imports_go_down_only() -> None:
+    for module in MODULES:
+        imports_go_down(module)
+
+
+def imports_go_down(module: str) -> None:
     here = room(module)
     for name in imports(MODULES[module], module):
         target = ours(name)
@@ -139,8 +141,12 @@ def test_no_page_imports_a_page_and_no_stage_a_stage() -> None:
                 raise AssertionError(f"{module} imports {target}")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_heavy_libraries_stay_in_their_rooms(module: str) -> None:
+def test_heavy_libraries_stay_in_their_rooms() -> None:
+    for module in MODULES:
+        heavy_libraries_stay(module)
+
+
+def heavy_libraries_stay(module: str) -> None:
     here = room(module)
     for name in imports(MODULES[module], module):
         top = name.split(".")[0]
