@@ -34,7 +34,13 @@ def calm(stage: str, engine: str) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("engine", "place"), [("trl", "inside an accumulation"), ("packed", "in the middle of an epoch")]
+    ("engine", "place"),
+    [
+        pytest.param(
+            "trl", "inside an accumulation", marks=pytest.mark.slow
+        ),  # make test-faults has every place
+        ("packed", "in the middle of an epoch"),
+    ],
 )
 def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_that_was_not(
     studio: Path, engine: str, place: str

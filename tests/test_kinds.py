@@ -55,6 +55,7 @@ def test_it_is_queued_runs_and_is_kept(counts: Path) -> None:
     assert "loss" in [chart.key for chart in charts_of("count", row.metrics)]
 
 
+@pytest.mark.slow  # how a run is stopped, and how it failed, does not know its kind: tests/test_jobs.py
 def test_it_is_stopped_and_explained(counts: Path) -> None:
     slow, failing = launched(upto=1000, pause=0.05), launched(trips_at=2)
     while slow.status().step < 1:

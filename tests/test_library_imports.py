@@ -45,6 +45,7 @@ def test_what_a_run_does_not_need_is_not_imported_and_can_be_later() -> None:
     assert loaded("starter-dpo") == [[], "LlamaForCausalLM", "Dataset"]
 
 
+@pytest.mark.slow  # a process that imports everything once more, for one library
 def test_a_library_that_quantizes_is_seen_by_a_run_that_asks_for_it() -> None:
     pytest.importorskip("bitsandbytes")
     there, *_ = loaded("starter-dpo", "--quantization_bit", "4")

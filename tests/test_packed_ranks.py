@@ -65,8 +65,8 @@ def trained(name: str, folder: Path, accumulation: int) -> dict[str, np.ndarray]
     return found | seen | weights
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
-    """A process of its own: every case, what it found kept in a file."""
+def one_of_two(rank: int, port: int, folder: Path, names: list[str]) -> None:
+    """A process of its own: these cases, what it found kept in a file."""
     place = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -76,22 +76,32 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     }
     os.environ.update({key: str(value) for key, value in place.items()})
     torch.set_num_threads(1)
-    for name in CASES:
+    for name in names:
         np.savez(folder / f"{name}-{rank}.npz", **trained(name, folder / name, accumulation=1))
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> Path:
+def two(tmp_path_factory, request: pytest.FixtureRequest) -> Path:
+    """What two processes left of the cases that are asked for here."""
+    here = [item for item in request.session.items if item.path == request.path]
+    asked = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
+    names = [name for name in CASES if name in asked | {"dpo"}]
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(one_of_two, (port, folder), nprocs=2, start_method="spawn")
+    torch.multiprocessing.start_processes(one_of_two, (port, folder, names), nprocs=2, start_method="spawn")
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("sft", "dpo")
+"""Tokens and pairs; the others share their way through the processes and are tested with `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def test_two_processes_train_as_one_does(two: Path, tmp_path: Path, name: str) -> None:
     alone = trained(name, tmp_path, accumulation=2)
     ranks = [dict(np.load(two / f"{name}-{rank}.npz")) for rank in (0, 1)]
