@@ -26,6 +26,7 @@ def picture(page: sync_api.Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
+@pytest.mark.slow  # an export as a run is in tests/test_export.py; here are a training, an export and six pages
 def test_a_version_is_exported_from_its_card(studio: Studio, page: sync_api.Page) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
     studio.tuner("train", *TRAINED)

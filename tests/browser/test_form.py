@@ -27,6 +27,7 @@ def type_into(page, name: str, text: str) -> None:
     expect(page.locator(f"[class*='st-key-reset-{name}']")).to_be_visible()
 
 
+@pytest.mark.slow  # the form's own way, from a recipe to a launch, is in test_way.py
 def test_probe_is_checked_emptied_and_drafts_stay_apart(studio, page, record) -> None:
     launch = page.get_by_role("button", name="Launch")
     own = tiny.data(studio.home / "own", rows=16)

@@ -144,7 +144,9 @@ def talk(version: str) -> tuple[str, str]:
     return begun.id, fought.id
 
 
-def test_no_text_of_others_reaches_out_or_runs(studio, page, record) -> None:
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_text_of_others_reaches_out_or_runs(studio, page, record, every: bool) -> None:
+    """On every page; in the fast suite on those that have the most texts of others: a run's, data's and a talk's."""
     first, second = hostile_run(studio, record)
     adapter(studio, first)
     chat, fought = talk("plain/1")
@@ -159,7 +161,9 @@ def test_no_text_of_others_reaches_out_or_runs(studio, page, record) -> None:
         f"/chat?chat={chat}", f"/arena?battle={fought}", "/arena", f"/chat?base={named}&column={named}",
         "/evaluate", "/evaluate?adapter=plain/1", f"/evaluate?adapter={named}/1", "/new_run", f"/runs?run={urllib.parse.quote(HOSTILE)}",
     ]  # fmt: skip
-    for place in places:
+    for place in (
+        places if every else [f"/runs?run={second}", "/datasets?dataset=hostile", f"/chat?chat={chat}"]
+    ):
         page.goto(f"{studio.url}{place}")
         still(page)
         found += [f"{place}: {said}" for said in page.evaluate(LEADING, HOST)]

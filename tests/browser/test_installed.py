@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
@@ -96,11 +97,19 @@ def studio(install: Callable[[Path], Installed], tmp_path: Path) -> Installed:
     return install(tmp_path)
 
 
-def test_the_first_start_lays_out_the_samples_and_every_page_is_there(studio: Installed, page) -> None:
+def test_the_first_start_lays_out_the_samples(studio: Installed) -> None:
     studio.start()
     assert (studio.home / "mlruns").is_dir()
     for file in ("dataset_info.json", "starter/model.safetensors", "starter_dpo.json"):
         assert (studio.home / "data" / file).read_bytes() == (ROOT / "data" / file).read_bytes()
+    font = "static/fonts/inter-latin-wght-normal.woff2"
+    with urllib.request.urlopen(f"{studio.url}/app/{font}", timeout=60) as answer:
+        assert answer.read() == (ROOT / font).read_bytes()
+
+
+@pytest.mark.slow  # the same pages of the checkout are in the other files here
+def test_every_page_is_there(studio: Installed, page) -> None:
+    studio.start()
     page.goto(studio.url)
     links = page.get_by_test_id("stSidebarNav").get_by_role("link")
     expect(links).to_have_count(10)

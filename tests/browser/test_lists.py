@@ -9,6 +9,8 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from test_queue import press, waiting  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 VALUES = {"model_name_or_path": "models/tiny", "dataset": "pairs"}
@@ -89,3 +91,24 @@ def test_room_is_made_only_once_somebody_agreed(studio, page, record) -> None:
     expect(page.get_by_text(re.compile("1 thing removed, 3"))).to_be_visible()
     assert [c.name for c in checkpoints.within(run.checkpoints)] == ["checkpoint-20"]
     assert checkpoints.valid(run.checkpoints / "checkpoint-20") is None
+
+
+def test_what_waits_is_moved_and_taken_out_by_clicking(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a queue does beside a run at work is in test_queue.py."""
+    from tuner.config.config import make
+    from tuner.jobs import queue, submit
+
+    monkeypatch.setenv("TUNER_HOME", str(studio.home))
+    queue.pause()
+    values = {"stage": "sft", "do_train": True, "model_name_or_path": "models/tiny", "dataset": "chat"}
+    first, second, third = (submit.create(make(values), name) for name in ("one", "two", "three"))
+    for run in (first, second, third):
+        submit.place(run)
+    page.goto(f"{studio.url}/runs")
+    waiting(page, "one", "two", "three")
+    press(page, "keyboard_arrow_up", third.id)
+    waiting(page, "one", "three", "two")
+    press(page, "close", first.id)
+    waiting(page, "three", "two")
+    assert [row.id for row in queue.queue()] == [third.id, second.id]
+    assert first.status().state == "stopped"

@@ -29,6 +29,7 @@ def choose(page, key: str, option: str) -> None:
     page.get_by_role("option", name=option).first.click()
 
 
+@pytest.mark.slow  # the page and its ways are in the upload below; this is about another folder than the usual one
 def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) -> None:
     own = tiny.data(studio.home / "own", rows=4)
     (own / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "chat.json"}}))

@@ -137,6 +137,7 @@ def clone(page, wire: Wire, name: str) -> str:
     return str(re.search(r"run=(\w+)", page.url).group(1))
 
 
+@pytest.mark.slow  # its order by clicking is in test_lists.py, a dashboard killed beside a run in test_way.py
 def test_a_queue_outlives_the_dashboard(studio, page, monkeypatch: pytest.MonkeyPatch) -> None:
     from tuner.jobs import control
     from tuner.runs import checkpoints
