@@ -29,7 +29,9 @@ class _Descriptions(pickle.Unpickler):
             return super().find_class(module, name)
         if module == "torch" and name in _DTYPES:
             return getattr(torch, name)
-        if module in FROM and "." not in name:  # a dotted name leads on to what the module itself has imported
+        if (
+            module in FROM and "." not in name
+        ):  # a dotted name leads on to what the module itself has imported
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module:
                 return found
