@@ -132,7 +132,7 @@ def test_shape_and_adapters_match_a_real_model(family: str) -> None:
     assert shape.lora_parameters(4) == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gemma2", "gemma3_text", "glm4", "olmo2"])
 def test_activations_per_layer_match_what_a_step_keeps(family: str) -> None:
     model = build(family)
     policy = FusedPolicy(model)
