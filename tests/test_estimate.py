@@ -149,6 +149,13 @@ def test_activations_per_layer_match_what_a_step_keeps(family: str) -> None:
     assert want <= sum(storages.values()) <= want + row.shape.tokens * 4 * (4 * 16 + 8)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma2", "gemma3_text", "olmo2", "smollm3"])
+def test_a_head_that_no_file_tells_of_is_the_one_that_the_library_makes(family: str) -> None:
+    config = build(family).get_base_model().config.to_dict()
+    tied = config.pop("tie_word_embeddings")
+    assert ModelShape.from_config(config).tied == tied
+
+
 def test_recomputing_and_shorter_rows_need_less() -> None:
     sizes = {"tokens": 1700, "scored": 800}
     whole, half, none = (packed_memory(QWEN_18, **sizes, recompute=n).total for n in (0, 12, 24))
