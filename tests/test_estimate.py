@@ -132,7 +132,7 @@ def test_shape_and_adapters_match_a_real_model(family: str) -> None:
     assert shape.lora_parameters(4) == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gemma2", "gemma3_text", "glm4", "olmo2"])
 def test_activations_per_layer_match_what_a_step_keeps(family: str) -> None:
     model = build(family)
     policy = FusedPolicy(model)
@@ -147,6 +147,13 @@ def test_activations_per_layer_match_what_a_step_keeps(family: str) -> None:
     want = layer_activations(shape, weight_bytes=4) * row.shape.tokens
     # the adapters' extra columns (at most 12 here, in four inputs) and 1/rms per head come on top
     assert want <= sum(storages.values()) <= want + row.shape.tokens * 4 * (4 * 16 + 8)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma2", "gemma3_text", "olmo2", "smollm3"])
+def test_a_head_that_no_file_tells_of_is_the_one_that_the_library_makes(family: str) -> None:
+    config = build(family).get_base_model().config.to_dict()
+    tied = config.pop("tie_word_embeddings")
+    assert ModelShape.from_config(config).tied == tied
 
 
 def test_recomputing_and_shorter_rows_need_less() -> None:

@@ -144,6 +144,19 @@ def test_rows_of_several_adapters_share_a_step(tmp_path: Path, ahead: bool) -> N
     assert {(), ("thin",), ("wide",)} in sets and {("whole",)} in sets
 
 
+def test_adapters_are_told_apart_where_another_s_embedding_is_trained_whole(tmp_path: Path) -> None:
+    whole = {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}
+    model = several(tmp_path, {"whole": whole, "thin": KINDS["thin"], "wide": KINDS["wide"]})
+    switch, prompt, decoder = Switched(model), prompts_of(1)[0], Decoder(model)
+    scheduler = Scheduler(decoder, spelled, switch)
+    for name in ("whole", "wide", "thin", "", "wide"):
+        switch.use(name)
+        expected = generated(model, prompt, 12)
+        one = Collected(prompt, Sampling(max_tokens=12), name)
+        finished(scheduler, [one], random.Random(0))
+        assert list(one.answer.ids) == expected, name
+
+
 def test_the_base_beside_an_adapter_is_the_base_to_the_last_bit(tmp_path: Path) -> None:
     model, prompt = several(tmp_path, KINDS), prompts_of(1)[0]
     switch = Switched(model)

@@ -17,6 +17,7 @@ from tuner.engine.losses import LossSettings, preference_loss
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import choose_levels, drawn_sizes, level_count, level_shape
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.forms import activation_of
 from tuner.engine.packed.objective import PreferenceObjective, answer_sums, finish_metrics
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal, head_refusal
 from tuner.engine.packed.reference import weights_fingerprint
@@ -444,6 +445,28 @@ def test_rows_padded_to_the_levels_of_their_data_train_the_same(tmp_path) -> Non
         losses.append([h["loss"] for h in trainer.state.log_history if "loss" in h])
         losses[-1].append(trainer.evaluate()["eval_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_what_a_model_does_with_its_weights_is_in_a_cache_s_name() -> None:
+    """Positions stretched, or another window, are other references of the same weights; another folder is not."""
+    model = build("mistral", trained=False)
+    config, first = model.config, weights_fingerprint(model, torch.float32)
+    config._name_or_path, config.use_cache = "elsewhere", False
+    assert weights_fingerprint(model, torch.float32) == first
+    names = {first}
+    for name, value in [
+        ("rope_parameters", {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+        ("sliding_window", 7),
+    ]:
+        setattr(config, name, value)
+        names.add(weights_fingerprint(model, torch.float32))
+    assert len(names) == 3
+
+
+def test_gemma_s_activation_is_the_one_that_its_layers_have() -> None:
+    """They never read what later generations are told by."""
+    config = AutoConfig.for_model("gemma", hidden_act="silu", hidden_activation="gelu_pytorch_tanh")
+    assert activation_of(config) == "silu"
 
 
 def test_a_broken_cache_file_is_made_anew(tmp_path) -> None:

@@ -265,6 +265,9 @@ def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> Non
     for model, word in [
         ({"model_type": "llama", "quantization_config": {"bits": 4, "quant_method": "gptq"}}, "quantized"),
         ({"model_type": "llama4_text", "layer_types": ["chunked_attention"]}, "plain causal"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "plain causal"),
+        ({"model_type": "llama", "is_causal": False}, "plain causal"),
+        ({"model_type": "recurrent_gemma", "block_types": ["recurrent", "attention"]}, "plain causal"),
         ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "length of the input"),
         ({"model_type": "gemma3", "vision_config": {}}, "more than text"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "decoder"),

@@ -111,6 +111,19 @@ def test_another_file_in_its_place_is_another_one(file: Path, tmp_path: Path) ->
     assert named() == {FIRST}
 
 
+def test_a_file_that_was_forgotten_meanwhile_is_looked_at_anew(file: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(file)) as db:
+        assert named() == {SECOND}
+        for number in range(unchanged.MOST_FILES):
+            other = tmp_path / f"{number}.db"
+            write(other, "CREATE TABLE others(name)")
+            unchanged.kept(other, "any", list)
+        # into the log beside the file, which itself stays as it was: one more change, as its first look was one
+        assert db.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+        write(file, f"UPDATE runs SET name = 'beta too' WHERE run_uuid = '{FIRST}'")
+        assert named() == {FIRST, SECOND}
+
+
 def test_answers_in_memory_have_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unchanged, "MOST_ROWS", 50)
     reader = SqliteReader(file)

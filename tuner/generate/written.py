@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from tuner.generate import step_torch
@@ -71,8 +72,9 @@ State = tuple[str, ...]
 
 def state_of(model: nn.Module) -> State:
     """Which adapters are on a model now: `Worn` is another where this is."""
-    worn = (m for m in model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
-    first: Any = next(worn, None)  # of PEFT's layers; they are switched together
+    # PEFT switches its layers together, but not what is trained whole: that is off while another's adapter is on.
+    worn = (m for m in model.modules() if isinstance(m, BaseTunerLayer))
+    first = next(worn, None)
     return () if first is None or first.disable_adapters else tuple(first.active_adapters)
 
 

@@ -106,6 +106,8 @@ def model_refusal(model: Mapping[str, Any]) -> Message:
     rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
     if (kind := rope.get("rope_type", rope.get("type", "default"))) in ("dynamic", "longrope"):
         return message("engine.rotary", kind=kind)
+    if model.get("use_bidirectional_attention") or model.get("is_causal") is False:
+        return message("engine.attention")
     return Message() if model.get("model_type") in WRITTEN_OUT | LEGACY else _decoder_refusal(model)
 
 
@@ -117,7 +119,10 @@ def _decoder_refusal(model: Mapping[str, Any]) -> Message:
         return message("engine.experts")
     if any(model.get(n) for n in ("logit_scale", "logits_scaling")):
         return message("engine.logits")
-    if not set(model.get("layer_types") or ()) <= {"full_attention", "sliding_attention"}:
+    if not set(model.get("layer_types") or ()) <= {"full_attention", "sliding_attention"} or any(
+        model.get(n)
+        for n in ("block_types", "layers_block_type")  # of recurrent layers, by their older names
+    ):
         return message("engine.attention")
     return Message()
 
@@ -139,7 +144,8 @@ def written_out(
         return False
     if config.finetuning_type != "lora" or not _plain(config, adapter or {}):
         return False
-    activation = model.get("hidden_activation") or model.get("hidden_act") or _USUAL_ACTIVATION.get(kind)
+    named = None if kind == "gemma" else model.get("hidden_activation")  # Gemma itself takes the other one
+    activation = named or model.get("hidden_act") or _USUAL_ACTIVATION.get(kind)
     plain = (activation or "silu") in ACTIVATIONS and not config.upcast_layernorm
     plain = plain and not any(model.get(name) for name in _LAYER_DROPOUTS)
     named = config.lora_target == ("all",) or {n.rsplit(".", 1)[-1] for n in config.lora_target} <= LINEARS

@@ -76,6 +76,7 @@ def layer_activations(shape: ModelShape, weight_bytes: int = 2) -> int:
     """Bytes per token that one layer keeps for its backward pass."""
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     numbers = 4 * shape.hidden + q + 2 * kv + q + 3 * shape.ffn + (q + kv if shape.normed_heads else 0)
+    numbers += 2 * shape.hidden if shape.normed_results else 0
     return weight_bytes * numbers + 4 * (shape.heads + 2)
 
 

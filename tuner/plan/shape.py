@@ -6,6 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+TIED = frozenset({"gemma", "gemma2", "gemma3_text", "smollm3"})
+"""Model types whose head is their embedding where a config.json says nothing; files of transformers 4 leave that out."""
+NORMED_HEADS = frozenset({"qwen3", "gemma3_text", "olmo2", "olmo3"})
+"""Model types whose queries and keys are normed."""
+NORMED_RESULTS = frozenset({"gemma2", "gemma3_text", "glm4", "olmo2", "olmo3"})
+"""Model types with a norm behind attention and behind the MLP, whose backward reads what came before it."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -20,6 +27,7 @@ class ModelShape:
     vocab: int
     tied: bool = False
     normed_heads: bool = False
+    normed_results: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -34,8 +42,9 @@ class ModelShape:
             head_size=int(config.get("head_dim") or hidden // heads),
             ffn=int(config["intermediate_size"]) // (2 if config.get("model_type") == "qwen" else 1),
             vocab=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            normed_heads=config.get("model_type") == "qwen3",
+            tied=bool(config.get("tie_word_embeddings", config.get("model_type") in TIED)),
+            normed_heads=config.get("model_type") in NORMED_HEADS,
+            normed_results=config.get("model_type") in NORMED_RESULTS,
         )
 
     @property

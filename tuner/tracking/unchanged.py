@@ -7,6 +7,7 @@ SQLite tells a connection that stays open whether any other one, of whatever pro
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
@@ -23,10 +24,12 @@ MOST_FILES = 4
 
 
 class Watch(NamedTuple):
-    """The connection that is told of changes, and the process and file that it is of."""
+    """The connection that is told of changes, the process and file that it is of, and its own number: each connection
+    counts changes from its own beginning."""
 
     of: Version
     db: sqlite3.Connection
+    number: int
 
 
 class Answer(NamedTuple):
@@ -35,6 +38,7 @@ class Answer(NamedTuple):
 
 
 _lock = threading.Lock()
+_numbers = itertools.count()
 _watches: OrderedDict[str, Watch] = OrderedDict()
 _answers: OrderedDict[tuple[str, Hashable], Answer] = OrderedDict()
 
@@ -71,12 +75,12 @@ def _version(file: str) -> Version:
         of = (os.getpid(), stat.st_dev, stat.st_ino)
         watch = _watches.get(file)
         if watch is None or watch.of != of:
-            watch = _watches[file] = Watch(of, _connection(file))
+            watch = _watches[file] = Watch(of, _connection(file), next(_numbers))
             while len(_watches) > MOST_FILES:
                 _watches.popitem(last=False)[1].db.close()
         ((version,),) = watch.db.execute("PRAGMA data_version").fetchall()
         # A backup that is copied over the file is no commit, but another size or time.
-        return (*of, stat.st_size, stat.st_mtime_ns, version)
+        return (*of, stat.st_size, stat.st_mtime_ns, watch.number, version)
     return ()
 
 

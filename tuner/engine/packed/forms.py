@@ -87,8 +87,9 @@ def linears(layer: Any) -> tuple[list[nn.Module], ...]:
 
 
 def activation_of(config: Any) -> str:
-    """The name of a model's activation, as its config has it."""
-    return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None) or "silu")
+    """The name of a model's activation, as its config has it; Gemma's first generation reads no `hidden_activation`."""
+    named = None if config.model_type == "gemma" else getattr(config, "hidden_activation", None)
+    return str(named or getattr(config, "hidden_act", None) or "silu")
 
 
 def form_of(layer: Any, config: Any) -> Form:

@@ -1,11 +1,13 @@
 """Reference log-probabilities: computed once per answer, kept by content, shared by runs through a file.
 
-The key of a value is the content of prompt and answer; the file's name is a fingerprint of the weights. So
+The key of a value is the content of prompt and answer; the file's name is a fingerprint of the weights and of what is
+computed with them. So
 a resumed run, a second epoch and another run over the same model and data find them there.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +21,7 @@ from torch import nn
 
 from tuner.engine.packed.ranks import ALONE, Ranks
 from tuner.engine.packed.rows import Unit, split_units
+from tuner.models.llama_family import causal_lm
 from tuner.runs.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -94,9 +97,23 @@ class ReferenceCache:
             return {}
 
 
+_SAYS_NOTHING = frozenset(
+    {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache"}
+    | {"quantization_config", "pad_token_id", "bos_token_id", "eos_token_id"}
+)
+"""Of a model's config: what does not change its numbers, or is seen in its weights."""
+
+
+def _computed(model: nn.Module) -> str:
+    """What a model does with its weights, as its config says it: positions, windows, caps."""
+    config: dict[str, object] = causal_lm(model).config.to_dict()
+    told = {name: value for name, value in config.items() if name not in _SAYS_NOTHING}
+    return json.dumps(told, sort_keys=True, default=str)
+
+
 def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:
-    """A short name for the frozen weights of a model, from integer sums over their bits (exact on any
-    device)."""
+    """A short name for a model without its adapters: what it computes, and its frozen weights, from integer sums over
+    their bits (exact on any device)."""
     sums, names = [], []
     for name, p in model.named_parameters():
         if p.requires_grad or "lora_" in name:
@@ -108,7 +125,7 @@ def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:
         by_row = rows.sum(1, dtype=torch.int64) * torch.arange(1, len(rows) + 1, device=rows.device)
         sums.append(torch.stack([(by_column * place).sum(), by_row.sum()]))
         names.append(f"{name.replace('.base_layer', '')} {tuple(p.shape)} {p.dtype}")
-    digest = blake2b(str(compute_dtype).encode(), digest_size=12)
+    digest = blake2b(f"{compute_dtype} {_computed(model)}".encode(), digest_size=12)
     for name, pair in zip(names, torch.stack(sums).cpu().numpy(), strict=True):
         digest.update(name.encode() + pair.tobytes())
     return digest.hexdigest()
