@@ -260,6 +260,14 @@ def test_what_the_tables_of_both_towers_hold_is_the_same() -> None:
     assert {name.lower().removesuffix("decoderlayer") for name in LAYER_CLASSES} <= WRITTEN_OUT
 
 
+def test_a_running_mean_over_several_processes_is_left_to_trl() -> None:
+    alone = config_of("dpo", pref_bco_weight=0.5, use_cpu=True)
+    assert not refusal(alone, {"model_type": "llama"})
+    several = config_of("dpo", pref_bco_weight=0.5, use_cpu=True, nproc_per_node=2)
+    assert "running mean" in str(refusal(several, {"model_type": "llama"}))
+    assert not refusal(config_of("dpo", use_cpu=True, nproc_per_node=2), {"model_type": "llama"})
+
+
 def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> None:
     config = config_of("dpo")
     for model, word in [

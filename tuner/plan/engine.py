@@ -84,6 +84,7 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.reference": lambda c: c.ref_model or c.ref_model_adapters,
     "engine.fp16": lambda c: c.fp16,
     "engine.sharded": lambda c: c.sharded,
+    "engine.running_mean": lambda c: c.processes > 1 and c.pref_bco_weight > 1e-6,
     "engine.neftune": lambda c: c.neftune_noise_alpha,
     "engine.quantized": lambda c: c.quantization_bit and c.quantization_method != "bnb",
     "engine.whole_modules": lambda c: not goes_on(c) and compares(c) and (c.additional_target or grows(c)),

@@ -112,6 +112,7 @@ MESSAGES: dict[str, str] = {
     "engine.reference": "a separate reference model is given.",
     "engine.fp16": "fp16 needs loss scaling; use bf16.",
     "engine.sharded": "the model is spread over several processes.",
+    "engine.running_mean": "pref_bco_weight keeps a running mean of rewards over several processes.",
     "engine.neftune": "neftune_noise_alpha adds noise to the embeddings.",
     "engine.quantized": "the base model is quantized by another library than bitsandbytes.",
     "engine.whole_modules": "whole modules are trained beside the adapter (additional_target, or tokens that were added).",
