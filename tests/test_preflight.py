@@ -109,6 +109,12 @@ def test_more_gpus_than_are_here_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         assert problem.knob == knob and problem.mend == {knob: 2} and "has 2" in problem.sentence
 
 
+def test_more_processes_than_the_memory_holds_are_refused() -> None:
+    (problem,) = preflight.problems(config(nproc_per_node=100_000))
+    assert problem.knob == "nproc_per_node" and problem.mend is not None
+    assert "cores" in problem.sentence and preflight.problems(config(**problem.mend)) == []
+
+
 def test_of_several_gpus_the_run_takes_one_and_the_card_counts_with_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -635,7 +635,10 @@ def test_charts_have_a_line_for_every_gpu_and_process() -> None:
     ]
     charts = {chart.key: [line.label for line in chart.lines] for chart in charts_of("sft", measured)}
     assert charts["load"] == ["CPU", "GPU 1", "GPU 3"]
-    assert charts["memory"][2:] == ["GPU 1", "RAM, process 1", "GPU 3"]
+    assert charts["memory"][1:] == ["RAM, process 0", "GPU 1", "RAM, process 1", "GPU 3"]
+    for chart in charts_of("sft", measured):
+        marks = [(line.tone, line.place) for line in chart.lines]
+        assert len(set(marks)) == len(marks), (chart.key, marks)
     assert [line.label for chart in charts_of("sft") if chart.key == "load" for line in chart.lines] == [
         "CPU",
         "GPU",

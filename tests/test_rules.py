@@ -188,6 +188,13 @@ def test_best_by_what_is_not_measured_is_refused(changes: dict[str, Any], parts:
     assert not check(values | dict(problem.mend))[1]
 
 
+def test_a_reward_model_is_asked_no_questions() -> None:
+    values = MINIMAL | {"stage": "rm", "probe": "starter_eval_dpo"}
+    (problem,) = check(values)[1]
+    assert problem.knob == "probe" and "writes none" in problem.sentence
+    assert not check(values | dict(problem.mend))[1]
+
+
 # --- names of layers -----------------------------------------------------------------------------------------------
 
 

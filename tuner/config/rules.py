@@ -240,6 +240,12 @@ RULES: tuple[Rule, ...] = (
         {"probe": None},
     ),
     Rule(
+        "probe",
+        lambda c: c.kind.predicts == "scores" and bool(c.probe),
+        "--probe asks questions, and a reward model scores answers and writes none; leave it out.",
+        {"probe": None},
+    ),
+    Rule(
         "use_eaft_loss",
         lambda c: sum((c.use_dft_loss, c.use_asft_loss, c.use_eaft_loss)) > 1,
         "use_dft_loss, use_asft_loss and use_eaft_loss each replace the loss; keep one of them.",

@@ -177,14 +177,12 @@ class Machine(Section):
         raised="more examples a second, and fewer steps for the same data.",
         lowered="GPUs are left to other runs.",
         usual="1",
-        unit="GPUs",
     )
     nproc_per_node: OptionalInt = knob(
         None,
         "How many processes the run has; empty takes one a GPU. Without a GPU they share the CPU.",
         ge=1,
         usual="empty",
-        unit="processes",
         advanced=True,
     )
     disable_gradient_checkpointing: bool = knob(

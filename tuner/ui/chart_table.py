@@ -18,11 +18,13 @@ Measured = Mapping[str, Series]
 
 @dataclass(frozen=True)
 class Line:
-    """One metric in a chart. `tone` is its part: good and bad keep their colours in every chart."""
+    """One metric in a chart. `tone` is its part: good and bad keep their colours in every chart. `place` is its dash
+    among lines of one tone."""
 
     metric: str
     label: str
     tone: Tone = "first"
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,13 @@ LOAD = Chart(
     span=(0, 100),
     axis="seconds",
 )
+_OF_THE_FIRST = Line("system/process_memory_usage_megabytes", "RAM, this run", "third")
 MEMORY = Chart(
     "memory",
     "Memory",
     (
         Line("system/system_memory_usage_megabytes", "RAM, whole machine"),
-        Line("system/process_memory_usage_megabytes", "RAM, this run", "third"),
+        _OF_THE_FIRST,
         Line("system/gpu_0_memory_usage_megabytes", "GPU", "second"),
     ),
     "Memory in use. Steady after the first steps; a slow climb is a leak.",
@@ -217,9 +220,12 @@ def _each_device(chart: Chart, measured: Iterable[str]) -> Chart:
     for name, place in sorted(found.items(), key=lambda one: one[1]):
         for line in alone:
             if name == line.metric.replace("gpu_0", f"gpu_{place}"):
-                lines.append(Line(name, f"GPU {place}", line.tone))
+                before = sum("gpu_" in one.metric for one in lines)
+                lines.append(Line(name, f"GPU {place}", line.tone, before))
         if chart is MEMORY and name.startswith("system/rank_"):
-            lines.append(Line(name, f"RAM, process {place}", "third"))
+            lines.append(Line(name, f"RAM, process {place}", "third", place))
+    if any("rank_" in line.metric for line in lines):
+        lines = [replace(one, label="RAM, process 0") if one == _OF_THE_FIRST else one for one in lines]
     any_gpu = any("gpu_" in line.metric for line in lines)
     return replace(
         chart, lines=tuple(lines if any_gpu else [*lines, *alone])

@@ -62,7 +62,8 @@ def figure(
     for line in present:
         weight = smoothing if chart.smoothed else 0.0
         points, middle = _scaled(chart, line.metric, measured, means)
-        _add(drawn, points, middle, line.label, _tone(colours, line.tone), weight=weight)
+        dash = DASHES[line.place % len(DASHES)]
+        _add(drawn, points, middle, line.label, _tone(colours, line.tone), weight=weight, dash=dash)
     drawn.update_layout(showlegend=len(present) > 1)
     if not present:
         _wait(drawn, colours)

@@ -228,6 +228,8 @@ _LABELS = {
     "trust_remote_code": "Trust remote code",
     "use_rslora": "rsLoRA",
     "use_dora": "DoRA",
+    "num_gpus": "Number of GPUs",
+    "nproc_per_node": "Number of processes",
     "eval_on_each_dataset": "Evaluate on each data set",
     "eval_dataset": "Data sets to evaluate on",
 }
