@@ -439,7 +439,7 @@ def test_a_killed_process_ends_the_run_and_is_named(short: Run) -> None:
     took = until(lambda: short.status().state in ENDED)
     status = short.status()
     assert took < 30 and (status.state, status.reason_code) == ("failed", "rank")
-    assert status.reason.startswith("Process 2 of 3: The worker was killed by signal 9 (SIGKILL)")
+    assert status.reason.startswith("Rank 2 (3 processes): The worker was killed by signal 9 (SIGKILL)")
     assert status.remedies == [reasons.RESUME] and control.why_not_resumable(short) is None
     until(lambda: not left(short))
 
@@ -448,7 +448,7 @@ def test_the_last_words_of_a_process_are_the_runs_reason(short: Run) -> None:
     (short.folder / "words").write_text("1")
     until(lambda: short.status().state in ENDED)
     status = short.status()
-    assert status.reason.startswith("Process 1 of 3: Out of memory: batch"), status.reason
+    assert status.reason.startswith("Rank 1 (3 processes): Out of memory: batch"), status.reason
     assert status.remedies[0]["code"] == "halve_batch"
     until(lambda: not left(short))
 
@@ -490,7 +490,7 @@ def test_a_run_whose_process_was_killed_goes_on(
     took = until(lambda: run.status().state in ENDED, 120)
     status = run.status()
     assert status.state == "failed" and "SIGKILL" in status.reason, (status.reason, run.log_tail(3000))
-    assert status.reason.startswith("Process 1 of 2") == fault.startswith("1:")
+    assert status.reason.startswith("Rank 1 (2 processes)") == fault.startswith("1:")
     assert took < 60  # some of them seconds in which the killed one was only armed
     until(lambda: not members(run), 10)
     control.resume(run)
@@ -541,6 +541,7 @@ def unlaunched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({"WORLD_SIZE": "1", "RANK": "0"}, {}),
         ({"FORCE_TORCHRUN": "1"}, {"nproc_per_node": 3}),
         ({"FORCE_TORCHRUN": "0"}, {}),
+        ({"NPROC_PER_NODE": "gpu"}, {"nproc_per_node": 3}),
         ({"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "NNODES": "1"}, {"nproc_per_node": 2}),
         (TORCHRUN, {"nproc_per_node": 2}),
         (ACCELERATE, {"nproc_per_node": 2} | SPREAD_BY_FILE),
@@ -559,6 +560,13 @@ def test_what_launchers_ask_for(
     assert launchers.asked() == asked and not launchers.spare()
     made = make({"model_name_or_path": "m", "dataset": "a", "do_train": True} | launchers.asked())
     assert made.processes == asked.get("nproc_per_node", 1)
+
+
+@pytest.mark.parametrize("junk", ["two", "0", "-1"])
+def test_a_number_of_processes_that_is_none_is_refused(unlaunched: pytest.MonkeyPatch, junk: str) -> None:
+    unlaunched.setenv("NPROC_PER_NODE", junk)
+    with pytest.raises(ConfigError, match="NPROC_PER_NODE in the environment is"):
+        launchers.asked()
 
 
 def test_a_process_that_a_launcher_started_beside_the_first_makes_no_run(

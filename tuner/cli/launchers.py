@@ -61,12 +61,16 @@ def _knobs(said: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
 
 
 def _processes() -> int:
-    """How many are asked for; 0 where nothing asks for several, or for one explicitly."""
+    """How many are asked for; 0 where nothing asks for several, or for one explicitly. Raises ConfigError."""
     if (world := _number("WORLD_SIZE")) > 1:
         return world
-    if count := _number("NPROC_PER_NODE"):
-        return count
-    return max(1, len(hardware.gpus())) if _yes("FORCE_TORCHRUN") else 0
+    named = os.environ.get("NPROC_PER_NODE", "").strip().lower()
+    if named in ("gpu", "auto") or (not named and _yes("FORCE_TORCHRUN")):
+        return max(1, len(hardware.gpus()))
+    if named and not (named.isdigit() and int(named)):
+        said = f"NPROC_PER_NODE in the environment is {named!r}; set it to a number from 1 on, to gpu or to auto."
+        raise ConfigError([Problem("nproc_per_node", said)])
+    return int(named or 0)
 
 
 def _zero(said: Mapping[str, str]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ MESSAGES: dict[str, str] = {
     "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step] and without a word: "
     "[{line}|its log is empty.][ {checkpoint} is kept.]",
     "error.not_started": "The worker could not be started: {detail}.",
-    "rank": "Process {number} of {count}: {why}",
+    "rank": "Rank {number} ({count} processes): {why}",
     "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed": "The worker was killed by {signal}[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed.unseen": "The worker died[ at step {step}| before its first step] with nobody watching: killed from outside, "
