@@ -277,6 +277,10 @@ def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> Non
         ({"model_type": "llama", "is_causal": False}, "plain causal"),
         ({"model_type": "recurrent_gemma", "block_types": ["recurrent", "attention"]}, "plain causal"),
         ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "length of the input"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "dynamic"}}},
+            "length of",
+        ),
         ({"model_type": "gemma3", "vision_config": {}}, "more than text"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "decoder"),
         ({"model_type": "mixtral", "num_local_experts": 8}, "experts"),

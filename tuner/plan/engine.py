@@ -3,7 +3,7 @@ that is gone on with, its adapter_config.json. The form asks before launch, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tuner.config.config import Config
@@ -104,12 +104,18 @@ def model_refusal(model: Mapping[str, Any]) -> Message:
         return message("engine.more_than_text")
     if (model.get("quantization_config") or {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
         return message("engine.quantized")
-    rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
-    if (kind := rope.get("rope_type", rope.get("type", "default"))) in ("dynamic", "longrope"):
+    if kind := next((kind for kind in _ropes(model) if kind in ("dynamic", "longrope")), ""):
         return message("engine.rotary", kind=kind)
     if model.get("use_bidirectional_attention") or model.get("is_causal") is False:
         return message("engine.attention")
     return Message() if model.get("model_type") in WRITTEN_OUT | LEGACY else _decoder_refusal(model)
+
+
+def _ropes(model: Mapping[str, Any]) -> Iterator[str]:
+    """The kinds of rotary embedding that a model has; those with layers of several types list one for each."""
+    rope = model.get("rope_scaling") or model.get("rope_parameters") or {}
+    for one in [rope, *(part for part in rope.values() if isinstance(part, Mapping))]:
+        yield str(one.get("rope_type", one.get("type", "default")))
 
 
 def _decoder_refusal(model: Mapping[str, Any]) -> Message:
