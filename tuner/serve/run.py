@@ -31,6 +31,9 @@ QUIET = 10.0
 FAREWELL = 10.0
 """Seconds in which answers may be finished when another run wants the place."""
 
+KEPT_OPEN = 75
+"""Seconds that a connection may idle: longer than clients keep theirs (httpx five), or one is closed as it is used again."""
+
 
 def serve(config: ServeConfig, live: Live) -> Outcome:
     """Load, listen, and answer until it is over."""
@@ -113,7 +116,12 @@ def _url(listening: socket.socket) -> str:
 def _listening(app: hosts.Asgi, at: socket.socket, loaded: Loaded) -> Iterator[None]:
     """Serve in a thread of its own: the main one hears signals and words left in the run's folder."""
     settings = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=KEPT_OPEN,
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, args=([at],), name="serve", daemon=True)
