@@ -15,17 +15,10 @@ from torch import Tensor
 from tuner.generate.arena import Arena
 from tuner.models import pointwise_torch
 from tuner.models.linears import Adapted, Linears
+from tuner.models.llama_family import Norm
 
 GRAIN = 1
 """Ranks of adapters are rounded up to a multiple of this."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """Root mean square norm: its weight [H] and epsilon."""
-
-    weight: Tensor
-    eps: float
 
 
 @dataclass(frozen=True)

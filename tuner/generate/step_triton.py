@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tuner.generate import step_torch
 from tuner.generate.arena import Arena
-from tuner.generate.step_torch import Heads, Norm, Place
+from tuner.generate.step_torch import Heads, Place
 from tuner.models import pointwise_triton
 from tuner.models.linears import Adapted, Linears
+from tuner.models.llama_family import Norm
 
 GRAIN = 16
 LOG2E = 1.4426950408889634

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tuner.generate import step_torch
 from tuner.generate.arena import Arena, Sizes
-from tuner.generate.step_torch import Heads, Norm
+from tuner.generate.step_torch import Heads
 from tuner.models.linears import Adapted, Linears, Pair, adapted, pairs_on, together
-from tuner.models.llama_family import LAYER_CLASSES, base_of, in_use
+from tuner.models.llama_family import LAYER_CLASSES, Norm, base_of, in_use
 from tuner.plan.engine import HEAD_SIZES
 
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 LAYER_CLASSES = frozenset(
     {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 )
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Root mean square norm: its weight [H] and epsilon."""
+
+    weight: Tensor
+    eps: float
 
 
 def adapter_of(module: Any) -> tuple[nn.Parameter, nn.Parameter, float] | None:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tuner.engine.packed.rows import AttentionRule
-from tuner.models.llama_family import base_of
+from tuner.models.llama_family import Norm, base_of
 
 PLACES = ("before_attention", "after_attention", "before_mlp", "after_mlp")
 _USUAL = ("input_layernorm", None, "post_attention_layernorm", None)
@@ -35,14 +35,6 @@ INTERLEAVED = frozenset({"glm", "glm4"})
 """Types that turn neighbouring numbers of a head, not one of each half."""
 ACTIVATIONS = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu"}
 """Kernel by the activation's name in transformers."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A weight and the epsilon beside the mean square."""
-
-    weight: Tensor
-    eps: float
 
 
 def norm_of(module: Any) -> Norm | None:

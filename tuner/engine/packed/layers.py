@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.forms import Norm, form_of, linears
+from tuner.engine.packed.forms import form_of, linears
 from tuner.engine.packed.lora import GradientBuffer, LinearGroup
-from tuner.models.llama_family import adapter_of
+from tuner.models.llama_family import Norm, adapter_of
 from tuner.models.quantized import Scratch
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from tuner.engine.packed.forms import Norm
+from tuner.models.llama_family import Norm
 
 
 def score_tokens(
