@@ -45,7 +45,7 @@ GPU_CASES: dict[str, dict[str, Any]] = {
                    "options": NO_CHECKPOINTING},
     "full64-trl-packed": {"engine": "trl_sft", "batch": (4, 2), "first": 2, "last": 8, "load": "full",
                           "options": {**NO_CHECKPOINTING, "packing": True}},
-    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 4, "last": 14, "load": "full", "profile": True},
+    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 24, "last": 44, "load": "full", "profile": True},
     "rm8-trl": {"engine": "trl_rm", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},
     "rm8-packed": {"engine": "packed_rm", "batch": (8, 1), "first": 80, "last": 140, "profile": True},
     "kto8-trl": {"engine": "trl_kto", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},

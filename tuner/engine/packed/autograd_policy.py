@@ -24,8 +24,6 @@ class AutogradPolicy:
     `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
     """
 
-    capturable = False
-
     def __init__(self, model: Any, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
         self.model, self.inner, self.autocast = model, causal_lm(model), autocast
         self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
@@ -33,6 +31,7 @@ class AutogradPolicy:
         self.decoder = getattr(self.inner, self.inner.base_model_prefix)
         weight = next(self.decoder.parameters())
         self.kernels, self.blocks = kernels_for(weight.device), weight.device.type == "cuda"
+        self.capturable = self.blocks
         rows = logits_bytes // (self.inner.config.get_text_config().vocab_size * 4)
         self.chunk = max(16, rows // 16 * 16)
         self.layers = int(self.inner.config.get_text_config().num_hidden_layers)
@@ -47,7 +46,7 @@ class AutogradPolicy:
     @recompute.setter
     def recompute(self, layers: int) -> None:
         if layers and not self._recompute:
-            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+            self.inner.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         elif self._recompute and not layers:
             self.inner.gradient_checkpointing_disable()
         self._recompute = self.layers if layers else 0
