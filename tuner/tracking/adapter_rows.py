@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +75,12 @@ def find_adapters(text: str = "", page: int = 1, size: int = 20) -> Page[Adapter
     number = max(1, min(page, -(-len(ids) // size) or 1))
     rows = _sorted(asked.adapters(ids[(number - 1) * size : number * size]))
     return Page(tuple(rows), len(ids), number, size)
+
+
+def adapters_of(runs: Collection[str]) -> list[AdapterRow]:
+    """The versions that these runs left, newest first. Raises TrackerError while the tracker is away."""
+    asked = reader()
+    return [row for row in _sorted(asked.adapters(asked.adapters_of(runs))) if row.run_id in runs]
 
 
 def get_adapter(name: str, version: int) -> AdapterRow | None:

@@ -127,6 +127,10 @@ class ClientReader:
         found.sort(key=lambda row: (-(row["created"] or 0), row["name"], -row["version"]))
         return [(row["name"], row["version"]) for row in found]
 
+    def adapters_of(self, runs: Collection[str]) -> list[tuple[str, int]]:
+        found = [row for row in self._versions() if (row["tags"].get("run_id") or row["run_id"]) in runs]
+        return [(row["name"], row["version"]) for row in found]
+
     def adapters(
         self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
     ) -> list[dict[str, Any]]:

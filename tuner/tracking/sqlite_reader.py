@@ -273,6 +273,15 @@ class SqliteReader:
         order = "ORDER BY coalesce(creation_time, 0) DESC, name, version DESC"
         return self._all(f"SELECT name, version FROM model_versions v WHERE {condition} {order}", values)  # noqa: S608
 
+    def adapters_of(self, runs: Collection[str]) -> list[tuple[str, int]]:
+        """Names and versions of what these runs left."""
+        of = "IN (SELECT value FROM json_each(?))"
+        return self._all(
+            f"SELECT name, version FROM model_versions WHERE run_id {of} UNION "  # noqa: S608
+            f"SELECT name, version FROM model_version_tags WHERE key = 'run_id' AND value {of}",
+            [json.dumps(list(runs))] * 2,
+        )
+
     def adapters(
         self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
     ) -> list[dict[str, Any]]:
