@@ -19,7 +19,8 @@ def plain(request: Request) -> bool:
     """Whether nothing but the logits says what comes next: such rows are chosen for together."""
     s = request.sampling
     penalties = (s.repetition_penalty - 1, s.presence_penalty, s.frequency_penalty)
-    return not any(penalties) and request.grammar is None and not _too_early(request)
+    steered = any(penalties) or s.bias or request.grammar is not None
+    return not steered and not _too_early(request)
 
 
 def steady(request: Request) -> bool:
@@ -40,7 +41,7 @@ def chosen(logits: Tensor, request: Request) -> int:
 
 
 def penalized(logits: Tensor, request: Request) -> Tensor:
-    """Logits less what was said before, and without the ends that come too early."""
+    """Logits with what was asked to be added, less what was said before, and without the ends that come too early."""
     s, scores = request.sampling, logits.clone()
     if s.repetition_penalty != 1.0:  # transformers': over prompt and answer
         seen = torch.tensor(sorted({*request.prompt, *request.ids}), device=scores.device)
@@ -51,6 +52,9 @@ def penalized(logits: Tensor, request: Request) -> Tensor:
         ids = torch.tensor(list(counts), device=scores.device)
         times = torch.tensor(list(counts.values()), device=scores.device, dtype=scores.dtype)
         scores[ids] -= s.presence_penalty + s.frequency_penalty * times
+    if s.bias:  # OpenAI's
+        added = torch.tensor([value for _, value in s.bias], device=scores.device, dtype=scores.dtype)
+        scores[[token for token, _ in s.bias]] += added
     if _too_early(request):
         scores[list(s.stop_ids)] = -torch.inf
     return scores
