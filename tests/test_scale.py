@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -478,6 +479,20 @@ def test_the_file_and_the_api_find_the_same_adapters(
     ]
     assert [[row["tags"] for row in rows] for rows in by_place][0] == [row["tags"] for row in by_place[1]]
     assert [row["aliases"] for row in by_place[0]] == [row["aliases"] for row in by_place[1]]
+
+
+def test_adapters_are_listed_as_a_tree(shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases, below them their adapters, below those their versions: none is torn apart, and what is newest is first."""
+    monkeypatch.setenv("TUNER_HOME", str(shelves[40]))
+    everything = adapter_rows.list_adapters()
+    rows = adapter_rows.find_adapters(size=1000).items
+    assert rows[0] == everything[0] and len(rows) == 40
+    for level in (lambda row: row.base, lambda row: (row.base, row.name)):
+        groups = [group for group, _ in itertools.groupby(rows, level)]
+        assert len(groups) == len(set(groups)) > 1
+    bases = list(dict.fromkeys(row.base for row in rows))
+    newest = {base: max(row.created for row in rows if row.base == base) for base in bases}
+    assert bases == sorted(bases, key=lambda base: -newest[base])
 
 
 def test_the_adapters_of_a_few_runs_are_found_without_reading_all(

@@ -120,6 +120,16 @@ def figure(value: float | None, metric: str) -> str:
     return f"{value * _SHARES[metric]:.1f}%" if metric in _SHARES else number(value)
 
 
+def briefly(measured: Sequence[Measured]) -> str:
+    """The newest evaluation in a few words: its first metric, what the base had there, the data set."""
+    if not measured:
+        return ""
+    newest = measured[0]
+    name = next((name for name in _TITLES if name in newest.metrics), next(iter(newest.metrics), ""))
+    base = f" (base {figure(newest.base[name], name)})" if name in newest.base else ""
+    return f"{title(name)} {figure(newest.metrics.get(name), name)}{base} on {newest.dataset}"
+
+
 def of_version(measured: Sequence[Measured]) -> None:
     """A version's evaluations, a data set each, held against its base's figures where they were measured with it."""
     for one in measured:
