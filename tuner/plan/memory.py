@@ -19,17 +19,18 @@ def run_memory(
     config: Config,
     shape: ModelShape,
     lengths: Lengths,
-    on_gpu: bool,
+    again: bool,
     budget: RowBudget | None,
     rank: int,
     run_by: Layers = OWN_LAYERS,
 ) -> Memory:
-    """What a run holds at its peak on each of its devices; `budget` are the packed engine's rows, None for TRL's batches."""
+    """What a run holds at its peak on each of its devices; `budget` are the packed engine's rows, None for TRL's batches,
+    whose activations are computed `again` in the backward pass or kept."""
     trained_numbers, width = trained(config, shape, rank), trained_bytes(config)
     steps = (
         _packed_step(config, shape, lengths, budget, rank, run_by)
         if budget
-        else _padded_step(config, shape, lengths, on_gpu)
+        else _padded_step(config, shape, lengths, again)
     )
     parts = config.processes if config.sharded else 1
     return replace(
@@ -159,23 +160,30 @@ def _scored(config: Config, tokens: int) -> int:
     return 0 if config.kind.scores else tokens // 2
 
 
-def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
+def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: bool) -> Memory:
     """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
     each = config.cutoff_len if packs(config) else min(config.cutoff_len, lengths.longest)
     tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
     layer, width = autograd_activations(shape, half=_half(config), whole=_whole(config)), frozen_bytes(config)
     kept = shape.layers * layer
-    if recomputes(config, on_gpu):
+    if again:
         kept = shape.layers * width * shape.hidden + layer
     logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
     return Memory(0, 0, 0, 0, tokens * kept, logits)
 
 
-def recomputes(config: Config, on_gpu: bool) -> bool:
-    """Whether TRL's trainers compute activations again in the backward pass: as asked, else on a GPU, where memory is
-    short."""
+ROOM = 0.7
+"""Share of a GPU's free memory that a step may take which keeps its activations: what is estimated is not what comes."""
+
+
+def recomputes(config: Config, on_gpu: bool, kept: int | None = None, free: int = 0) -> bool:
+    """Whether TRL's trainers compute activations again in the backward pass: as asked, else on a GPU on which a run that
+    keeps them, of `kept` bytes in all, would not fit well into `free`, or whose size is not known."""
     asked = asked_to_recompute(config)
-    return on_gpu if asked is None else asked
+    if asked is not None:
+        return asked
+    fits = kept is not None and kept <= ROOM * free and config.flash_attn != "disabled"
+    return on_gpu and not fits
 
 
 def asked_to_recompute(config: Config) -> bool | None:

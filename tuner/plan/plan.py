@@ -117,27 +117,24 @@ def _with_engine(config: Config, whole: Plan, data: Data, model: Model) -> Plan:
 def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:
     """Recomputed layers, the rows of the packed engine, memory and disk."""
     shape, rank = model.shape, model.rank(config)
+
+    def held(again: bool) -> Memory | None:
+        if shape is None or whole.data.lengths is None:
+            return None
+        run_by = _run_by(config, machine, model)
+        return run_memory(config, shape, whole.data.lengths, again, whole.budget, rank, run_by)
+
     if whole.engine == engines.PACKED:
         budget = packed_budget(config, machine, model)
         whole = replace(whole, budget=budget, recompute=budget.recompute)
+        memory = held(False)
     else:
-        again = recomputes(config, machine.on_gpu)
-        whole = replace(whole, recompute=0 if not again else whole.layers)
+        kept = held(False)
+        again = recomputes(config, machine.on_gpu, kept.total if kept else None, machine.free)
+        whole = replace(whole, recompute=whole.layers if again else 0)
+        memory = held(again)
     if shape is None:
         return whole
-    memory = (
-        run_memory(
-            config,
-            shape,
-            whole.data.lengths,
-            machine.on_gpu,
-            whole.budget,
-            rank,
-            _run_by(config, machine, model),
-        )
-        if whole.data.lengths
-        else None
-    )
     disk = run_disk(config, shape, whole.saves, rank) if whole.saves is not None else None
     return replace(whole, memory=memory, disk=disk)
 
