@@ -73,8 +73,10 @@ def test_choices_of_the_board_bring_only_their_own_fields(tmp_path: Path) -> Non
     assert more["adapter_name_or_path"] == ["saves/Qwen2.5-0.5B-Instruct/lora/train_2024"]
     assert more["pissa_init"] and more["pissa_convert"]
     assert from_board({**BOARD, "top.model_name": "My Own"})["model_name_or_path"] == "My Own"
-    ppo = write(tmp_path, {**BOARD, "train.training_stage": "PPO"})
-    assert "--stage ppo is refused: PPO is not here" in refused([ppo])
+    scored = {"train.reward_model": ["saves/rm"], "train.ppo_score_norm": True}
+    ppo = from_board({**BOARD, "train.training_stage": "PPO", **scored})
+    assert (ppo["stage"], ppo["reward_model"], ppo["ppo_score_norm"]) == ("ppo", ["saves/rm"], True)
+    assert "ppo_score_norm" not in dpo
 
 
 @pytest.mark.parametrize(

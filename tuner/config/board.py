@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.config.kinds import KINDS, PREFERENCES
+from tuner.config.kinds import KINDS, PREFERENCES, REWARDED
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import known_models
 
 Values = Mapping[str, Any]
 
-STAGES = {kind.board: name for name, kind in KINDS.items() if kind.board} | {"PPO": "ppo"}
+STAGES = {kind.board: name for name, kind in KINDS.items() if kind.board}
 # What the board calls otherwise than its own flags; every other `train.x` is the flag x.
 NAMES = {
     "batch_size": "per_device_train_batch_size",
@@ -34,8 +34,8 @@ ONLY_WITH = {
     "apollo_": ("use_apollo", True),
     "badam_": ("use_badam", True),
     "swanlab_": ("use_swanlab", True),
-    "ppo_": ("stage", "ppo"),
-    "reward_model": ("stage", "ppo"),
+    "ppo_": ("stage", REWARDED),
+    "reward_model": ("stage", REWARDED),
 }
 # Not of the run: the page's own state, and what is for pictures and trackers that are not asked for.
 APART = (
@@ -136,7 +136,7 @@ def _derived(train: Values, knobs: Values) -> dict[str, Any]:
         found["packing"] = True
     if train.get("use_pissa") and knobs.get("finetuning_type") == "lora":
         found["pissa_convert"] = True
-    if float(train.get("val_size") or 0) > 1e-6 and knobs.get("stage") != "ppo":
+    if float(train.get("val_size") or 0) > 1e-6 and knobs.get("stage") not in REWARDED:
         found |= {"eval_strategy": "steps", "eval_steps": train.get("save_steps", 100)}
         found["per_device_eval_batch_size"] = train.get("batch_size", 2)
     if str(train.get("ds_stage", "none")) != "none":

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from tuner.config.config import KNOBS, command, stored, to_yaml, word
-from tuner.config.kinds import KINDS, trains
+from tuner.config.kinds import KINDS, default_of, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import planning, queue, watch
 from tuner.runs import checkpoints, events
@@ -264,7 +264,12 @@ def config(run: Run) -> None:
     except ConfigError as error:
         st.error(safe(error))
         return
-    changed = {n: v for n, v in values.items() if n not in KNOBS or word(v) != word(KNOBS[n].default)}
+    stage = values.get("stage")
+    changed = {
+        n: v
+        for n, v in values.items()
+        if n not in KNOBS or word(v) != word(default_of(stage, n, KNOBS[n].default))
+    }
     every = st.toggle("Show the defaults too", key="config-all")
     rows = [
         {
