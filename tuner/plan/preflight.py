@@ -25,6 +25,7 @@ from tuner.data.mix import kept_aside
 from tuner.data.template_choice import unknown
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of, place
+from tuner.rewards import registry
 from tuner.text.message import Message
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -42,6 +43,7 @@ def problems(config: Config) -> list[Problem]:
         *_adapters(config),
         *_data(config),
         *_probe(config),
+        *registry.problems(config),
         *_engine(config),
         *_machine(config),
         *libraries.missing(config),

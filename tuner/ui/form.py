@@ -10,7 +10,7 @@ import streamlit as st
 from tuner.config.config import KNOBS, form_sections, word
 from tuner.config.knobs import Knob, Problem, Section
 from tuner.ui import draft as drafts
-from tuner.ui import theme
+from tuner.ui import rewarding, theme
 from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer
 from tuner.ui.words import label, number, safe, value
@@ -105,10 +105,21 @@ def _section(
             st.subheader(f"{section.icon} {section.title}", anchor=False)
             if changed:
                 st.badge(f"{changed} changed", color="primary")
+        for knob in (k for k in knobs if k.name == rewarding.KNOB):
+            _wide(knob, draft, problems, explained)
         with st.grid("auto", min_column_width=280, gap=(26, 28)) as grid:
-            for knob in knobs:
+            for knob in (k for k in knobs if k.name != rewarding.KNOB):
                 with grid.cell():
                     field(knob, draft, problems, explained)
+
+
+def _wide(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
+    """A knob whose field takes all of its section's width."""
+    with st.container(key=f"field-{knob.name}", gap="small"):
+        if explained:
+            st.caption(_explanation(knob))
+        rewarding.field(draft, explained)
+        _wrong(knob, problems)
 
 
 def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
@@ -122,11 +133,17 @@ def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool
                     act(knob, draft)
         else:
             _widget(knob, draft)
-        wrong = [p for p in problems if p.knob == knob.name]
-        for problem in wrong:
-            st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+        wrong = _wrong(knob, problems)
         if explained and not wrong:
             st.caption(_explanation(knob))
+
+
+def _wrong(knob: Knob, problems: Sequence[Problem]) -> bool:
+    """What is wrong with a knob, under its field; whether anything is."""
+    wrong = [p for p in problems if p.knob == knob.name]
+    for problem in wrong:
+        st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+    return bool(wrong)
 
 
 def _explanation(knob: Knob) -> str:
