@@ -369,3 +369,21 @@ def test_benchmarks_are_lm_eval_s_own_numbers(studio: Path, tmp_path: Path) -> N
             tasks=["colours"], task_manager=known, bootstrap_iters=0,
         )  # fmt: skip
         assert theirs["results"]["colours"]["acc,none"] == accuracy
+
+
+def test_rewards_score_the_answers(studio: Path) -> None:
+    """Each answer's reward is what its parts come to."""
+    wanted = [{"length": {"most": 0, "slack": 24}}, {"equals_label": {"weight": 2.0}}]
+    config = config_of(versions="base", max_samples=6, reward_funcs=json.dumps(wanted))
+    assert of_evaluation(config) == [] and load(config.plain()) == config
+    run, _ = measured(config, "rewarded")
+    said = answers_in(run, "base")
+    for row in said:
+        parts = row["rewards"]
+        assert set(parts) == {"length", "equals_label"}
+        assert row["reward"] == pytest.approx(parts["length"] + 2 * parts["equals_label"])
+    metrics = results(run)["versions"][0]["metrics"]
+    assert metrics["reward"] == pytest.approx(sum(row["reward"] for row in said) / 6)
+    assert metrics["rewards/length/std"] >= 0 and "perplexity" in metrics
+    wrong = of_evaluation(config_of(reward_funcs="contians"))
+    assert "did you mean contains?" in wrong[0].sentence

@@ -14,6 +14,7 @@ from tuner.config.models import adapter_refusal
 from tuner.data.catalog import named
 from tuner.plan import preflight
 from tuner.plan.facts import place
+from tuner.rewards.registry import wrong_with
 from tuner.tracking.adapters import folder_of, named_version
 from tuner.tracking.store import TrackerError
 
@@ -79,7 +80,7 @@ def of_evaluation(config: EvaluateConfig) -> list[Problem]:
                 "judge_url", f"--judge_url {config.judge_url} is no address; begin with http:// or https://."
             )
         )
-    return found
+    return [*found, *wrong_with(config.reward_funcs)]
 
 
 def of_import(config: ImportConfig) -> list[Problem]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import command, to_yaml
+from tuner.config.config import command, to_yaml, word
 from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
@@ -52,10 +52,7 @@ def form() -> tuple[EvaluateConfig | None, list[Problem]]:
 
 def judged(values: Mapping[str, Any]) -> tuple[EvaluateConfig | None, list[Problem]]:
     """The config that values make, and all that would stop its run."""
-    words = [
-        f"--{name}={','.join(map(str, v)) if isinstance(v, list | tuple) else v}"
-        for name, v in values.items()
-    ]
+    words = [f"--{name}={word(given)}" for name, given in values.items()]
     try:
         config, _ = read_words(EvaluateConfig, words)
     except ConfigError as error:

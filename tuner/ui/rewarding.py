@@ -66,9 +66,9 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
         return
     if explained:
         st.caption(safe(f"{named.about}"))
-    with st.grid("auto", min_column_width=200, gap="small") as grid:
+    with st.grid("auto", min_column_width=230, gap="small") as grid:
         for parameter in [*named.parameters.values(), _WEIGHT]:
-            with grid.cell():
+            with grid.cell(), st.container(gap="xsmall"):
                 _parameter(place, parameter, given, f"{key}:{place}:{name}:{parameter.name}", explained)
 
 
