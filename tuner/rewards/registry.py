@@ -169,13 +169,25 @@ def of(config: Config) -> tuple[Reward, ...]:
     """The rewards that a config names, a server among them where it is its reward model. A reward model that is loaded is
     none of these: its weight is `model_weight`. Raises ConfigError."""
     found = parsed(config.reward_funcs)
-    found = [_weighed(one, weight) for one, weight in zip(found, _weights(config, found), strict=True)]
+    weights = _weights(config, [one.weight for one in found])
+    found = [_weighed(one, weight) for one, weight in zip(found, weights, strict=True)]
     return (*found, *_served(config))
 
 
 def parsed(specs: Sequence[Any]) -> list[Reward]:
     """The rewards behind a config's items, each with a name of its own. Raises ConfigError."""
     return [parse(said, name) for said, name in zip(specs, names(specs), strict=True)]
+
+
+def weighed(config: Config) -> list[Any]:
+    """The config's items with the weights that `reward_weights` gives them, and the server that is its reward model. Raises
+    ValueError for an item that is none."""
+    asked = [spec(said) for said in config.reward_funcs]
+    weights = _weights(config, [one.weight for one in asked])
+    found = [{one.name: {**one.given, WEIGHT: w}} for one, w in zip(asked, weights, strict=True)]
+    if config.reward_model and config.reward_model_type == "api":
+        found.append({"http": {"url": config.reward_model, WEIGHT: model_weight(config)}})
+    return found
 
 
 def model_weight(config: Config) -> float:
@@ -235,8 +247,7 @@ def _sentence(said: Any, why: str) -> str:
     return f"--reward_funcs: {name!s:.80} {why}."
 
 
-def _weights(config: Config, found: Sequence[Reward]) -> Sequence[float]:
-    own = [reward.weight for reward in found]
+def _weights(config: Config, own: Sequence[float]) -> Sequence[float]:
     return config.reward_weights[: len(own)] if config.reward_weights else own
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -70,9 +70,15 @@ def options() -> tuple[bool, str, bool]:
 
 
 def sections(
-    draft: Draft, problems: Sequence[Problem], *, advanced: bool, search: str, explained: bool
+    draft: Draft,
+    problems: Sequence[Problem],
+    *,
+    advanced: bool,
+    search: str,
+    explained: bool,
+    below: Mapping[str, Callable[[], None]] | None = None,
 ) -> None:
-    """Draw the form, a card a section."""
+    """Draw the form, a card a section. `below` draws more at the foot of a section, by its class's name."""
     found = visible(draft, advanced=advanced, search=search)
     if not found:
         theme.empty(
@@ -81,7 +87,8 @@ def sections(
     for group in _rows(found):
         with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
             for section in group:
-                _section(section, found[section], draft, problems, explained)
+                more = (below or {}).get(section.__name__)
+                _section(section, found[section], draft, problems, explained, more)
 
 
 def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
@@ -97,7 +104,12 @@ def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
 
 
 def _section(
-    section: type[Section], knobs: list[Knob], draft: Draft, problems: Sequence[Problem], explained: bool
+    section: type[Section],
+    knobs: list[Knob],
+    draft: Draft,
+    problems: Sequence[Problem],
+    explained: bool,
+    below: Callable[[], None] | None,
 ) -> None:
     changed = sum(k.name in draft.changes for k in knobs)
     with theme.card(f"section-{section.__name__}", height="stretch"):
@@ -111,6 +123,8 @@ def _section(
             for knob in (k for k in knobs if k.name != rewarding.KNOB):
                 with grid.cell():
                     field(knob, draft, problems, explained)
+        if below:
+            below()
 
 
 def _wide(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
