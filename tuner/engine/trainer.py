@@ -241,7 +241,7 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         yield TrainerLog(run)
     if config.early_stopping_steps:
         yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
-    if config.probe:
+    if config.probe and not config.kind.rewarded:
         from tuner.engine.samples import Sampler
 
         yield Sampler(config, run, load_tokenizer(start.source.folder))

@@ -111,7 +111,8 @@ def _steps(config: Config, data: Data) -> int | None:
 def _with_engine(config: Config, whole: Plan, data: Data, model: Model) -> Plan:
     """Which engine, and why, once the model is known."""
     why = engines.refusal(config, model.config, model.adapter)
-    return replace(whole, engine=engines.TRL if why else engines.PACKED, why=why)
+    other = engines.PADDED if config.kind.rewarded else engines.TRL
+    return replace(whole, engine=other if why else engines.PACKED, why=why)
 
 
 def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:

@@ -91,11 +91,13 @@ MESSAGES: dict[str, str] = {
     # notes on a run's page
     "note.engine_packed": "Engine: packed rows.",
     "note.engine_trl": "Engine: TRL, because {why}",
+    "note.engine_padded": "Engine: padded sequences, because {why}",
     "note.engine_other": "Before launch the other engine was planned: what was loaded said more than its description.",
     "note.less_memory": "Rows hold {tokens:,} tokens and {recompute} of {layers} layers are recomputed, not {planned:,} and "
     "{planned_recompute} as planned: less memory was free than before launch.",
     "computed_by.packed": "Packed",
     "computed_by.trl": "TRL",
+    "computed_by.padded": "padded sequences",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",
     "engine.begun": "the run began with it, and goes on as it began.",

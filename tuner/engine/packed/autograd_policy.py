@@ -25,6 +25,8 @@ class AutogradPolicy:
     """
 
     capturable = False
+    temperature = 1.0
+    """What logits are divided by."""
 
     def __init__(self, model: Any, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
         self.model, self.inner, self.autocast = model, causal_lm(model), autocast
@@ -71,6 +73,8 @@ class AutogradPolicy:
         head = in_use(self.inner.get_output_embeddings()).weight
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        if self.temperature != 1.0:
+            hidden = hidden / self.temperature  # the head is linear
         scored = _ScoredByTrained if head.requires_grad else _Scored
         return scored.apply(hidden, head, targets, self.kernels, self.chunk, keep, measure, self.softcap)
 
