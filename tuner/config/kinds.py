@@ -22,6 +22,9 @@ Baseline = Literal["", "mean", "others", "value"]
 
 REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
 LOGPS = ("logps/chosen", "logps/rejected")
+ANSWERED = (
+    "answer_reward", "reward_parts", "distance", "signal", "answer_lengths", "cut", "entropy", "objective", "limited", "step_time",
+)  # fmt: skip
 DRAWN_FREELY: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 512}
 """TRL's way of drawing answers to learn from: by the very probabilities that the loss then moves."""
 
@@ -160,7 +163,7 @@ _TABLE = (
         reads=("chat",),
         rows="prompts",
         metrics=("reward",),
-        charts=("loss", "kl"),
+        charts=ANSWERED,
         engines=("packed", "trl"),
         streams=False,
         baseline="mean",
@@ -173,7 +176,7 @@ _TABLE = (
         reads=("chat",),
         rows="prompts",
         metrics=("reward",),
-        charts=("loss", "kl"),
+        charts=ANSWERED,
         engines=("packed", "trl"),
         streams=False,
         baseline="others",
@@ -186,7 +189,7 @@ _TABLE = (
         reads=("chat",),
         rows="prompts",
         metrics=("reward",),
-        charts=("loss", "kl"),
+        charts=(*(name for name in ANSWERED if name != "signal"), "value_loss"),
         streams=False,
         baseline="value",
         board="PPO",

@@ -11,7 +11,8 @@ from tuner.jobs import room
 from tuner.runs.curve import Series
 from tuner.runs.events import BY
 from tuner.tracking.rows import RunRow
-from tuner.ui.chart_table import Chart, of_metric
+from tuner.ui.chart import Chart
+from tuner.ui.chart_table import of_metric
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, date, duration, look, number, size
 
