@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.config.config import Config
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.encode import Encoder
@@ -21,6 +22,8 @@ from tuner.text.message import Message, message
 
 TOO_LONG = "prompt too long"
 BAD = "its answer is marked bad"
+PROMPTS = frozenset(rows for kind in KINDS.values() if kind.rewarded for rows in kind.reads)
+"""What a data set holds whose rows need no answer to be asked."""
 Progress = Callable[[float, Message], None]
 
 
@@ -85,7 +88,7 @@ def questions(
 
 def _of(source: Source, entry: Entry, encoder: Encoder, unanswered: bool) -> Iterator[Question | str]:
     for _, record in source:
-        row = convert(record, entry)
+        row = convert(record, entry, prompts=unanswered and entry.kind in PROMPTS)
         yield row.reason if isinstance(row, Dropped) else _question(row, record, encoder, unanswered)
 
 
@@ -123,6 +126,8 @@ def _rendered(
 def _split(row: Row) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """The turns before the answer that is expected, and that answer; of a pair the better one."""
     messages = list(row.get("messages", ()))
+    if "columns" in row:
+        return messages, None if row["label"] is None else {"role": "assistant", "content": row["label"]}
     reply = row.get("chosen") or row.get("completion")
     if reply is None and messages and messages[-1]["role"] == "assistant":
         reply = messages.pop()

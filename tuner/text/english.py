@@ -156,6 +156,7 @@ MESSAGES: dict[str, str] = {
     "note.modelfile_without": "The Modelfile has no TEMPLATE: the chat template is no row of turns, which is all that Ollama knows.",
     "note.tokens_differ": "llama.cpp splits {differ} of {texts} texts otherwise than the model learned, for example {first!r}.",
     # what rewards say of answers
+    "reward.labels": "Of the first {asked:,} prompts {share:.0%} have a label, the answer that their row expects.",
     "reward.unsaid": "No reward had a word on any of {count:,} answers: rewards that look at a label, tools or a column need rows "
     "that have them.",
     "reward.same": "All {count:,} answers got the same reward, {value}: there is nothing to learn from that. Choose a reward that "

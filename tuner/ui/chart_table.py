@@ -227,7 +227,7 @@ def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[C
 
 
 def _has_points(chart: Chart, measured: Measured) -> bool:
-    if chart is EXACT:  # a line along zero looks like a failure, and says nothing
+    if chart in (EXACT, reward_charts.LIMITED):  # a line along zero looks like a failure, and says nothing
         return any(measured[line.metric][1].any() for line in chart.lines if line.metric in measured)
     return any(line.metric in measured for line in chart.lines)
 

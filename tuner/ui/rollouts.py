@@ -23,6 +23,9 @@ from tuner.ui.words import NONE, count, number, safe
 
 FILE = "rollouts.jsonl"
 A_PAGE = 6
+BEST, WORST = ("Best answer", "thumb_up", "after"), ("Worst answer", "thumb_down", "before")
+ALL_ALIKE = ("An answer", "smart_toy", "before")
+"""What stands over an answer, its icon, and the colour of its bubble."""
 LATELY = 10
 """Logged steps from which the page says that there is nothing to learn."""
 FEWEST = 3
@@ -138,12 +141,10 @@ def _group(one: Group, key: str) -> None:
     best, worst = one.answers[0], one.answers[-1]
     left, right = st.columns(2, gap="small")
     with left:
-        _answer(best, f"best-{key}", "Best answer" if one.differs else "An answer", "thumb_up", "after")
+        _answer(best, f"best-{key}", *(BEST if one.differs else ALL_ALIKE))
     if len(one.answers) > 1:
         with right:
-            _answer(
-                worst, f"worst-{key}", "Worst answer" if one.differs else "Another", "thumb_down", "before"
-            )
+            _answer(worst, f"worst-{key}", *(WORST if one.differs else ALL_ALIKE))
     if one.label:
         st.caption(f"Expected: {safe(one.label)}")
     if len(one.answers) > 2:

@@ -13,6 +13,7 @@ import streamlit as st
 from tuner.config.config import Config
 from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.knobs import ConfigError, Problem, knobs_of
+from tuner.data.verbs import labelled
 from tuner.jobs.checking import of_evaluation
 from tuner.rewards import registry
 from tuner.runs.run import Run
@@ -31,7 +32,10 @@ ASKED = "tried"
 
 def panel(config: Config | None, problems: Sequence[Problem]) -> None:
     """The button that starts it, and what the last one found."""
-    if config is None or not config.reward_funcs:
+    if config is None:
+        return
+    _labels(config)
+    if not config.reward_funcs:
         return
     wrong = [
         p for p in problems if p.knob in ("reward_funcs", "reward_weights", "dataset", "model_name_or_path")
@@ -52,6 +56,24 @@ def panel(config: Config | None, problems: Sequence[Problem]) -> None:
             st.caption("The reward model is not asked before launch.", width="content")
     if (run := _last()) is not None:
         live.piece(_shown, run, 1.5)
+
+
+def _labels(config: Config) -> None:
+    """How many of the first prompts have a label: what rewards hold answers against."""
+    if not config.dataset:
+        return
+    asked, known = _labelled(tuple(config.dataset), str(config.dataset_dir))
+    if asked:
+        st.caption(
+            f":material/label: {safe(render(message('reward.labels', asked=asked, share=known / asked)))}"
+        )
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def _labelled(names: tuple[str, ...], folder: str) -> tuple[int, int]:
+    with suppress(ConfigError, OSError):
+        return labelled(names, folder)
+    return 0, 0
 
 
 def asking(config: Config) -> EvaluateConfig:
