@@ -74,7 +74,7 @@ def from_board(values: Values) -> dict[str, Any]:
     for name, value in train.items():
         if name not in APART and name != "training_stage" and _counts(name, knobs):
             knobs[NAMES.get(name, name)] = value or None if value == 0 and name in _EMPTY_AT_ZERO else value
-    return _plain(knobs | _derived(train, knobs) | _extra(train))
+    return _plain(knobs | _derived(train, knobs) | _rewarded(top, train, knobs) | _extra(train))
 
 
 _EMPTY_AT_ZERO = ("neftune_alpha", "loraplus_lr_ratio", "val_size")
@@ -116,15 +116,29 @@ def _top(top: Values) -> dict[str, Any]:
     if top.get("checkpoint_path"):
         chosen = top["checkpoint_path"]
         names = [chosen] if isinstance(chosen, str) else list(chosen)
-        folders = [
-            f"saves/{top.get('model_name')}/{top.get('finetuning_type', 'lora')}/{name}" for name in names
-        ]
+        folders = [_saved(top, name) for name in names]
         knobs |= (
             {"adapter_name_or_path": folders}
             if top.get("finetuning_type", "lora") in ("lora", "oft")
             else {"model_name_or_path": folders[-1]}
         )
     return knobs
+
+
+def _saved(top: Values, name: str) -> str:
+    """Where the board keeps what a run of a model made."""
+    return f"saves/{top.get('model_name')}/{top.get('finetuning_type', 'lora')}/{name}"
+
+
+def _rewarded(top: Values, train: Values, knobs: Values) -> dict[str, Any]:
+    """What it sets for PPO, fields or not: the reward model by its folder, and how answers are drawn."""
+    if knobs.get("stage") not in REWARDED:
+        return {}
+    chosen = train.get("reward_model") or []
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    kind = "lora" if top.get("finetuning_type", "lora") == "lora" else "full"
+    found = {"reward_model": ",".join(_saved(top, name) for name in names), "reward_model_type": kind}
+    return found | {"top_k": 0, "top_p": 0.9}
 
 
 def _derived(train: Values, knobs: Values) -> dict[str, Any]:
