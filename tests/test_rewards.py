@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from conftest import ROOT
 
 from tuner.config.config import Config, command, make, parse_words, read, to_yaml
 from tuner.config.knobs import ConfigError
@@ -253,6 +255,37 @@ def test_what_is_wrong_is_said_before_launch(given: Any, sentence: str) -> None:
     assert len(problems) == 1 and problems[0].knob == "reward_funcs"
     with pytest.raises(ConfigError, match=sentence):
         raise ConfigError(problems)
+
+
+def test_a_page_sees_code_however_it_is_written() -> None:
+    code: tuple[Any, ...] = (
+        "my:f",
+        ["json_valid", "my:f"],
+        [{"my:f": {}}],
+        {"my:f": {}},
+        '["my:f"]',
+        "json_valid,my:f",
+        [["my:f"]],
+    )
+    for said in code:
+        assert registry.refused_by_pages({"reward_funcs": said}), said
+    for said in (
+        (),
+        None,
+        "json_valid",
+        '[{"regex": {"pattern": "a:b"}}]',
+        [{"http": {"url": "http://h/x"}}],
+    ):
+        assert not registry.refused_by_pages({"reward_funcs": said}), said
+
+
+def test_the_page_of_rewards_has_each_with_its_parameters() -> None:
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    for name, named in registry.TABLE.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(f"`{parameter}`" in row for parameter in named.parameters), row
+    example = yaml.safe_load(page[page.index("    stage: grpo") : page.index("\n\nEach item")])
+    assert not list(registry.problems(make(example)))
 
 
 def test_every_reward_says_what_it_does() -> None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, describe, nearest
+from tuner.config.spelling import listed
 from tuner.rewards import labels, own, remote, structure, words
 from tuner.rewards.reward import Completion, Reward, Rule, Scorer, Scores, each
 
@@ -234,17 +235,25 @@ def of_own(specs: Sequence[Any]) -> list[str]:
     return [name for name in named if own.is_own(name)]
 
 
+def chosen(said: Any) -> list[Any]:
+    """The rewards that values name, whichever way they are written; one that cannot be read as it is."""
+    try:
+        found = listed(said)
+    except ValueError:
+        found = said
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
 def refused_by_pages(values: Mapping[str, Any]) -> list[Problem]:
     """What stands against launching values from a page: code that they name."""
-    said = values.get("reward_funcs")
-    names = of_own(list(said) if isinstance(said, list | tuple) else [said] if said else [])
+    names = of_own(chosen(values.get("reward_funcs")))
     why = "is code, and a page runs none; launch this config from a shell with `tuner train FILE`, or take it out."
     return [Problem("reward_funcs", f"{name} {why}") for name in names]
 
 
 def _sentence(said: Any, why: str) -> str:
     name = said if isinstance(said, str) else next(iter(said), "") if isinstance(said, Mapping) else said
-    return f"--reward_funcs: {name!s:.80} {why}."
+    return f"--reward_funcs: {name!s:.80} {why}" + ("" if why.endswith("?") else ".")
 
 
 def _weights(config: Config, own: Sequence[float]) -> Sequence[float]:

@@ -41,8 +41,7 @@ def field(draft: Draft, explained: bool) -> None:
 
 def chosen(draft: Draft) -> list[Any]:
     """The draft's rewards, as the config has them."""
-    said = draft.value(KNOB)
-    return list(said) if isinstance(said, list | tuple) else [said] if said else []
+    return registry.chosen(draft.value(KNOB))
 
 
 def _one(place: int, said: Any, key: str, explained: bool) -> None:
