@@ -11,7 +11,7 @@ import pytest
 
 from tuner.config.kinds import KINDS, REWARDED
 from tuner.runs.run import Run
-from tuner.ui import charts, reward_charts, rollouts
+from tuner.ui import chart_table, charts, reward_charts, rollouts, tables
 from tuner.ui.chart_table import HELD_REWARD, charts_of
 
 
@@ -101,3 +101,17 @@ def test_only_such_runs_have_rollouts(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not rollouts.has_rollouts(learning)
     (learning.folder / rollouts.FILE).write_text(group(1.0) + "\n")
     assert rollouts.has_rollouts(learning)
+
+
+def test_compared_rewards_are_no_percentages() -> None:
+    metrics = ["loss", "reward", "rewards/contains/mean", "score"]
+    assert (
+        chart_table.score_chart(metrics) is HELD_REWARD is chart_table.of_metric("score", score=HELD_REWARD)
+    )
+    assert chart_table.score_chart(["score"]) is chart_table.EXACT
+    assert chart_table.of_metric("rewards/contains/mean").title == "Reward, contains"
+    assert (
+        chart_table.of_metric("rewards/chosen").title != "Reward, chosen"
+        and chart_table.of_metric("kl").key == "kl"
+    )
+    assert tables.lower_is_better("frac_reward_zero_std") and not tables.lower_is_better("reward")

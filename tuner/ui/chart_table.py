@@ -242,10 +242,20 @@ def latest(chart: Chart, measured: Measured) -> str:
     return ""
 
 
-def of_metric(metric: str, *, scored: bool = True) -> Chart:
-    """How one metric is shown by itself: as its chart in a run's page has it. `scored` as `is_scored` says."""
-    if metric == "score" and not scored:
-        return EXACT
+def score_chart(measured: Iterable[str]) -> Chart:
+    """What the score of runs with these metrics is: of what their rewards say, of what their questions say, or exact match."""
+    names = list(measured)
+    if "reward" in names:
+        return HELD_REWARD
+    return SCORE if is_scored(names) else EXACT
+
+
+def of_metric(metric: str, *, score: Chart = SCORE) -> Chart:
+    """How one metric is shown by itself: as its chart in a run's page has it. `score` as `score_chart` says."""
+    if metric == "score" and score is not SCORE:
+        return score
+    if part := reward_charts.part_of(metric):
+        return part
     for chart in (*NAMED.values(), *_PLAIN):
         for line in chart.lines:
             if line.metric == metric:

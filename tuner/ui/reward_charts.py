@@ -62,8 +62,8 @@ ENTROPY = Chart(
     "entropy",
     "Entropy",
     (Line("entropy", "a token"),),
-    "How undecided the model is at each token of its answers. It falls slowly as the run learns; near zero all answers are "
-    "the same, and nothing more is learnt: raise temperature, or stop earlier.",
+    "How undecided the model is at each token, on the mean. Where it learns from answers of its own, near zero means that all of "
+    "them are the same, and nothing more is learnt: raise temperature, or stop earlier.",
     unit="nats",
     optional=True,
 )
@@ -115,6 +115,14 @@ NAMED = {
 """The charts that a kind of run may name as its own."""
 _PART = re.compile(r"^rewards/(.+)/mean$")
 _TONES: tuple[Tone, ...] = ("first", "second", "third")
+
+
+def part_of(metric: str) -> Chart | None:
+    """How the mean of one reward is shown by itself."""
+    if not (found := _PART.match(metric)):
+        return None
+    line = Line(metric, found[1])
+    return replace(PARTS, key=metric.replace("/", "-"), title=f"Reward, {found[1]}", lines=(line,))
 
 
 def each_part(chart: Chart, measured: Iterable[str]) -> Chart:

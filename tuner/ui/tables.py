@@ -78,7 +78,8 @@ def history_columns(rows: Sequence[RunRow]) -> tuple[Column, ...]:
 
 def lower_is_better(metric: str) -> bool:
     """Which way a metric improves, by its name."""
-    return "loss" in metric or metric in ("grad_norm", "kl", "entropy")
+    lower = ("loss", "zero_std", "clipped_ratio", "step_time")
+    return any(part in metric for part in lower) or metric in ("grad_norm", "kl", "entropy")
 
 
 def outcomes(
