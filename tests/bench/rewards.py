@@ -28,15 +28,15 @@ CPU = {"prompts": 8, "answers": 4, "new": 32, "steps": 8}
 GPU = {"prompts": 16, "answers": 8, "new": 256, "steps": 5}
 
 
-def model_of(gpu: bool, folder: Path) -> Path:
+def model_of(gpu: bool, folder: Path, shape: str) -> Path:
     """The starter, or random weights with a tokenizer of as many words."""
     if not gpu:
         return STARTER / "starter"
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    preference.made_apart("qwen-1.8b", str(folder))
-    words = {f"t{i}": i for i in range(3, preference.SHAPES["qwen-1.8b"][1])}
+    preference.made_apart(shape, str(folder))
+    words = {f"t{i}": i for i in range(3, preference.SHAPES[shape][1])}
     words |= {"<end>": 0, "<pad>": 1, "<unk>": 2}
     raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -53,7 +53,7 @@ def prompts_of(gpu: bool, count: int) -> list[str]:
         import random
 
         chance = random.Random(0)
-        return [" ".join(f"t{chance.randrange(3, 150_000)}" for _ in range(100)) for _ in range(count)]
+        return [" ".join(f"t{chance.randrange(3, 8000)}" for _ in range(100)) for _ in range(count)]
     rows = json.loads((STARTER / "starter_alpaca.json").read_text(encoding="utf-8"))[:count]
     asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     return [asked.format(row["instruction"]) for row in rows]
@@ -82,7 +82,7 @@ def load(spec: dict[str, Any]) -> Any:
 
     kind = torch.bfloat16 if spec["gpu"] else torch.float32
     model = AutoModelForCausalLM.from_pretrained(spec["folder"], dtype=kind)
-    if spec["gpu"]:
+    if spec["random"]:
         model.generation_config.eos_token_id = None  # all answers are of one length
     return model
 
@@ -113,7 +113,7 @@ class Clock:
 
 def trl(spec: dict[str, Any], prompts: Sequence[str], clock: Clock) -> list[dict[str, float]]:
     from datasets import Dataset
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
     trainer = GRPOTrainer(
@@ -123,7 +123,10 @@ def trl(spec: dict[str, Any], prompts: Sequence[str], clock: Clock) -> list[dict
         ),
         reward_funcs=lambda completions, **_: [worth(text) for text in completions],
         train_dataset=Dataset.from_list([{"prompt": text} for text in prompts]),
-        processing_class=AutoTokenizer.from_pretrained(spec["folder"]),
+        # by its own class: the model's type would read none of these words
+        processing_class=(PreTrainedTokenizerFast if spec["random"] else AutoTokenizer).from_pretrained(
+            spec["folder"]
+        ),
         peft_config=preference.lora(),
         callbacks=[clock.callback],
     )
@@ -164,7 +167,7 @@ def ours(spec: dict[str, Any], prompts: Sequence[str], clock: Clock) -> list[dic
         TrainingArguments(**common(spec)),
         Sources(
             rows,
-            Writer(model, words, () if spec["gpu"] or end is None else (end,), config),
+            Writer(model, words, () if spec["random"] or end is None else (end,), config),
             [Scorer("worth", 1.0, lambda found: [worth(one.text) for one in found])],
             Schedule(len(rows), spec["answers"], batch, parts, parts),
         ),
@@ -182,17 +185,17 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
 
     if not spec["gpu"]:
         torch.set_num_threads(1)
-    clock, prompts = Clock(spec["gpu"]), prompts_of(spec["gpu"], 4 * spec["prompts"])
+    clock, prompts = Clock(spec["gpu"]), prompts_of(spec["random"], 4 * spec["prompts"])
     logs = {"trl": trl, "ours": ours}[spec["case"]](spec, prompts, clock)
-    steps = [row for row in logs if "loss" in row][WARM:]
+    steps = [row for row in logs if "loss" in row][spec["warm"] :]
     mean = lambda name: round(sum(r.get(name, 0.0) for r in steps) / len(steps), 3)  # noqa: E731
     return {
         "case": spec["case"], "batch": spec["batch"],
-        "seconds_a_step": round(sum(clock.steps[WARM:]) / len(clock.steps[WARM:]), 3),
+        "seconds_a_step": round(sum(clock.steps[spec["warm"] :]) / len(steps), 3),
         "rollout_s": mean("step_time/rollout"), "learning_s": mean("step_time/learning"),
         "tokens_an_answer": mean("completions/mean_length"), "reward": mean("reward"), "entropy": mean("entropy"),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if spec["gpu"] else None,
-        "first_steps": [round(s, 2) for s in clock.steps[:WARM]],
+        "first_steps": [round(s, 2) for s in clock.steps[: spec["warm"]]],
         "device": torch.cuda.get_device_name() if spec["gpu"] else "cpu",
     }  # fmt: skip
 
@@ -200,25 +203,26 @@ def child(spec: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument(
+        "--shape", default="qwen-1.8b", help="of the random weights; tiny-3m to try it on a CPU"
+    )
     parser.add_argument("--child")
     parser.add_argument("--cases", default="")
     asked = parser.parse_args()
     if asked.child:
         print(json.dumps(child(json.loads(asked.child))), flush=True)
         return
-    cases = asked.cases or ("ours:128,trl:16,trl:64" if asked.gpu else "ours:32,trl:32")
+    cases = asked.cases or ("ours:128,trl:64" if asked.gpu else "ours:32,trl:32")
     with tempfile.TemporaryDirectory() as folder:
-        model = str(model_of(asked.gpu, Path(folder)))
+        import torch
+
+        model, cuda = str(model_of(asked.gpu, Path(folder), asked.shape)), torch.cuda.is_available()
         found = []
         for case in cases.split(","):
             name, _, batch = case.partition(":")
-            spec = {
-                **(GPU if asked.gpu else CPU),
-                "case": name,
-                "batch": int(batch),
-                "gpu": asked.gpu,
-                "folder": model,
-            }
+            spec = {**(GPU if asked.gpu else CPU), "case": name, "batch": int(batch), "folder": model}
+            spec |= {"gpu": asked.gpu and cuda, "random": asked.gpu, "warm": WARM}
+            spec |= {"steps": 3, "warm": 1} if name == "trl" and asked.gpu else {}
             found.append(_run(spec))
         _compare([row for row in found if row])
 

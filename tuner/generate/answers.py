@@ -23,7 +23,7 @@ class Collected:
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, adapter: str = ""):
         self.pieces: list[Piece] = []
-        self.request = Request(prompt, sampling, adapter, self.pieces.append)
+        self.request = Request(prompt, sampling, adapter, self.pieces.append, reads_along=bool(sampling.stop))
 
     @property
     def answer(self) -> Answer:

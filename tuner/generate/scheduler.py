@@ -20,7 +20,7 @@ from tuner.generate.adapters import AsItIs, Switch
 from tuner.generate.decoder import AnyRows, Decoder
 from tuner.generate.request import Finish, Piece, Request, Token
 from tuner.generate.static import Launched, StaticRows
-from tuner.generate.text import Decodes, Speech
+from tuner.generate.text import Decodes, Speech, Whole
 
 MOST_ROWS = 32
 PREFILL = 8192
@@ -61,7 +61,7 @@ class Scheduler:
         self.most = most if decoder.joins else 1
         self.waiting: deque[Request] = deque()
         self.lanes: dict[Hashable, Lane] = {}
-        self.speech: dict[Request, Speech] = {}
+        self.speech: dict[Request, Speech | Whole] = {}
         self.read = self.made = 0
         self.lock = threading.Condition()
         self.looked = 0.0
@@ -171,11 +171,11 @@ class Scheduler:
             return self.lanes.setdefault(adapter, Lane(adapter))
         return self.lanes.setdefault(shared, Lane(None))
 
-    def _speech(self, request: Request) -> Speech:
+    def _speech(self, request: Request) -> Speech | Whole:
         def decode(ids: Sequence[int]) -> str:
             return self.decode(ids, request.sampling.skip_special)
 
-        return Speech(decode, request.sampling.stop)
+        return Speech(decode, request.sampling.stop) if request.reads_along else Whole(decode)
 
     # --- those that are there
 

@@ -79,9 +79,9 @@ class Schedule:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
         return order[place * self.prompts : (place + 1) * self.prompts]
 
-    def mixed(self, generation: int) -> Ints:
-        """The order in which the answers of a generation are learnt from."""
-        chance = np.random.default_rng([self.seed, generation, 1])
+    def mixed(self, generation: int, again: int = 0) -> Ints:
+        """The order in which the answers of a generation are learnt from, the first time or `again`."""
+        chance = np.random.default_rng([self.seed, generation, 1 + again])
         return chance.permutation(self.batch * self.written)
 
     def micro_batches(self, order: Ints, update: int) -> Ints:

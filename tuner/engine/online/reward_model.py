@@ -12,9 +12,8 @@ from transformers import AutoModelForSequenceClassification
 
 from tuner import paths
 from tuner.config.config import Config
-from tuner.config.kinds import LABELLED
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.encode import encode
+from tuner.data.encode import Encoder
 from tuner.data.formats import Dropped
 from tuner.data.template_choice import template_of
 from tuner.data.templates import Template
@@ -44,8 +43,8 @@ class RewardModel:
             words,
             weight,
         )
-        # Single answers are encoded as pairs are, by which it was taught.
-        self.config = config.with_values(stage=LABELLED[0], train_on_prompt=False)
+        self.encoder = Encoder(config, template, words)
+        self.encoder.rows = "labelled"  # single answers, cut as the pairs are by which it was taught
         self.pad = int(model.config.pad_token_id or 0)
 
     def score(self, completions: Sequence[Completion]) -> Scores:
@@ -74,7 +73,11 @@ class RewardModel:
         row = {"messages": list(one.messages), "completion": answer, "label": True}
         if one.tools:
             row["tools"] = list(one.tools)
-        made = encode(row, self.config, self.template, self.words)
+        draft = self.encoder.draft(row)
+        if isinstance(draft, Dropped):
+            return []
+        texts = self.words.encode_batch(draft.texts, self.encoder.continues(draft.texts))
+        made = self.encoder.fit(draft, texts)
         return [] if isinstance(made, Dropped) else [*made.row["prompt_ids"], *made.row["completion_ids"]]
 
 

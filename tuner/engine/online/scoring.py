@@ -20,11 +20,18 @@ from tuner.engine.packed.steps import StepRunner
 from tuner.rewards.reward import Reward
 
 
-@torch.no_grad()
 def log_probs(
     runner: StepRunner, learnt: Experience, together: int, reference: Reference | None = None
 ) -> list[Floats]:
     """Each answer's log-probs token by token, by the policy as it is or by its reference."""
+    return [scores[0] for scores in token_scores(runner, learnt, together, reference)]
+
+
+@torch.no_grad()
+def token_scores(
+    runner: StepRunner, learnt: Experience, together: int, reference: Reference | None = None
+) -> list[Floats]:
+    """All that the policy or its reference says of each answer's tokens, [1 or more, T]; the first are log-probs."""
     placed = list(learnt.placed(most=together))
     numbers = {id(unit): answers for unit, answers in placed}
     found: list[Floats] = [np.zeros(0, np.float32)] * len(learnt.answers)
@@ -35,7 +42,7 @@ def log_probs(
             scores, _ = policy.forward(DeviceRow(row, runner.device), keep=False)
             order = [answer for unit in part for answer in numbers[id(unit)]]
             ends = np.cumsum([len(learnt.answers[answer]) for answer in order])
-            for answer, own in zip(order, np.split(scores[0].cpu().numpy(), ends), strict=False):
+            for answer, own in zip(order, np.split(scores.cpu().numpy(), ends, axis=1), strict=False):
                 found[answer] = own
     return found
 

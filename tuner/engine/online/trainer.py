@@ -24,13 +24,14 @@ from tuner.config.kinds import GroupLoss
 from tuner.engine.online import scoring
 from tuner.engine.online.experience import BY_TOKENS, Experience
 from tuner.engine.online.held_out import HeldOut
-from tuner.engine.online.objective import OnlineObjective, finished
+from tuner.engine.online.objective import finished
 from tuner.engine.online.padded_policy import PaddedPolicy
 from tuner.engine.online.references import Reference
 from tuner.engine.online.rollouts import Rollouts, Row, Writer, rollouts
+from tuner.engine.packed.objective import Objective
 from tuner.engine.packed.policy import Policy
-from tuner.engine.packed.rows import Floats
-from tuner.engine.packed.steps import StepResult
+from tuner.engine.packed.rows import Floats, Unit
+from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
 from tuner.plan.rows import RowBudget
 from tuner.plan.schedule import Schedule
@@ -70,7 +71,7 @@ class Sources:
 
 
 class OnlineTrainer(PackedTrainer):
-    """Learns as an `OnlineObjective` says from answers of its own."""
+    """Learns as its objective says from answers of its own."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class OnlineTrainer(PackedTrainer):
         args: TrainingArguments,
         sources: Sources,
         lesson: Lesson,
-        objective: OnlineObjective,
+        objective: Objective,
         *,
         reference: Reference | None = None,
         held_out: HeldOut | None = None,
@@ -106,9 +107,14 @@ class OnlineTrainer(PackedTrainer):
     def schedule(self) -> Schedule:
         return self.sources.schedule
 
+    @property
+    def steps_each(self) -> int:
+        """Steps on each generation."""
+        return self.schedule.updates
+
     def get_train_dataloader(self) -> Any:
         """Nothing but the steps of an epoch: what each learns from follows from its number."""
-        steps = self.schedule.generations * self.schedule.updates
+        steps = self.schedule.generations * self.steps_each
         return DataLoader(range(steps), batch_size=1, collate_fn=_nothing)  # type: ignore[arg-type]
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
@@ -123,10 +129,15 @@ class OnlineTrainer(PackedTrainer):
     ) -> Tensor:
         """Runs one optimizer step, with the writing of answers where it is their turn; returns its loss."""
         runner, began = self.prepare(), time.perf_counter()
-        generation, update = divmod(self.state.global_step, self.schedule.updates)
+        generation, update = divmod(self.state.global_step, self.steps_each)
         learnt = self.experience(generation)
         written = time.perf_counter()
-        units = learnt.units(self._shares(learnt, update), self._together)
+        result = self._learn(runner, learnt.units(self._shares(learnt, update), self._together))
+        self._finish(result, began, written)
+        return result.loss
+
+    def _learn(self, runner: StepRunner, units: list[Unit]) -> StepResult:
+        """The gradients of one optimizer step."""
         try:
             result = runner.train(units, None)
         except torch.OutOfMemoryError:
@@ -134,13 +145,12 @@ class OnlineTrainer(PackedTrainer):
         if result is None:
             logger.warning("Out of memory: trying this step again with %s.", runner.save_memory())
             result = runner.train(units, None)
-        self._finish(result, began, written)
-        return result.loss
-
-    def _finish(self, result: StepResult, began: float, written: float) -> None:
-        self.prepare().policy.gradients.publish()
+        runner.policy.gradients.publish()
         self.state.num_input_tokens_seen += result.tokens
         self._count("train", result)
+        return result
+
+    def _finish(self, result: StepResult, began: float, written: float) -> None:
         if result.loss.is_cuda:
             torch.cuda.synchronize()
         self.measure(
@@ -185,15 +195,18 @@ class OnlineTrainer(PackedTrainer):
             lambda done: self.sources.progress(done, len(asked)),
         )
 
-    def _scored(self, made: Rollouts, generation: int) -> Experience:
-        """Log-probs where the loss needs them, then advantages."""
+    def _answered(self, made: Rollouts, generation: int) -> Experience:
         rows = [self.sources.rows[int(i)] for i in self.schedule.chosen(generation)]
-        learnt = Experience(
+        return Experience(
             prompts=[np.array(row["prompt_ids"], np.int32) for row in rows],
             answers=made.ids,
             kept=np.array([self.lesson.cut or one.finished for one in made.completions], np.bool_),
             order=self.schedule.mixed(generation),
         )
+
+    def _scored(self, made: Rollouts, generation: int) -> Experience:
+        """Log-probs where the loss needs them, then advantages."""
+        learnt = self._answered(made, generation)
         runner = self.prepare()
         if self.lesson.penalty or not self.schedule.on_policy:
             learnt.old = scoring.log_probs(runner, learnt, self._together)
@@ -236,13 +249,16 @@ class OnlineTrainer(PackedTrainer):
         """Adds what was measured since the last log, under TRL's names."""
         if "loss" in logs:
             totals = self._totals.pop("train", None)
-            found = {} if totals is None else finished(totals.tolist())
-            if not self.prepare().objective.beta:  # type: ignore[attr-defined]
-                found.pop("kl", None)
-            logs.update(found)
+            logs.update({} if totals is None else self._means(totals.tolist()))
             logs.update({name: sum(values) / len(values) for name, values in self._measured.items()})
             self._measured.clear()
         Trainer.log(self, logs, *args, **kwargs)
+
+    def _means(self, totals: Sequence[float]) -> dict[str, float]:
+        found = finished(totals)
+        if not self.prepare().objective.beta:  # type: ignore[attr-defined]
+            del found["kl"]
+        return found
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
         """Not counted: a step's tokens are not known before they are written."""
@@ -253,14 +269,14 @@ class OnlineTrainer(PackedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         step = self.state.global_step
-        if step % self.schedule.updates and self._experience is not None:
+        if step % self.steps_each and self._experience is not None:
             self._experience[1].save(Path(self.args.output_dir) / f"checkpoint-{step}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)
         if (found := Experience.saved(folder)) is not None:
-            self._experience = step_of(folder) // self.schedule.updates, found
+            self._experience = step_of(folder) // self.steps_each, found
 
     def _policy(self, rows: RowBudget) -> Policy:
         if not self.padded:
