@@ -10,6 +10,7 @@ import tiny
 
 from tuner.config.config import Config, make
 from tuner.config.knobs import ConfigError
+from tuner.data import verbs
 from tuner.runs.run import Run
 from tuner.ui import trying, writes
 from tuner.ui.evaluation import title
@@ -42,6 +43,13 @@ def test_it_asks_as_the_run_would(config: Config) -> None:
     assert (asked.max_new_tokens, asked.dataset) == (512, ("chat",))
     with pytest.raises(ConfigError, match="no adapter's folder"):
         trying.asking(config.with_values(adapter_name_or_path=["absent folder"]))
+
+
+def test_data_is_looked_at_as_the_run_will_see_it(config: Config) -> None:
+    shown = verbs.show("chat", 0, "model", stage="grpo")
+    assert list(shown["sides"]) == ["prompt"] and not any(t["trained"] for t in shown["sides"]["prompt"])
+    found = verbs.report("chat", "model", stage="grpo")
+    assert (found["kept"], found["labelled"], found["trained_tokens"]) == (4, 4, 0)
 
 
 def test_a_page_launches_no_code(config: Config) -> None:

@@ -25,6 +25,8 @@ LOGPS = ("logps/chosen", "logps/rejected")
 ANSWERED = (
     "answer_reward", "reward_parts", "distance", "signal", "answer_lengths", "cut", "entropy", "objective", "limited", "step_time",
 )  # fmt: skip
+ANYTHING: tuple[Rows, ...] = ("chat", "pairs", "labelled", "text")
+"""Every data set has prompts; plain text is one as it stands."""
 DRAWN_FREELY: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 512}
 """TRL's way of drawing answers to learn from: by the very probabilities that the loss then moves."""
 
@@ -160,7 +162,7 @@ _TABLE = (
         "grpo",
         "Rewards (GRPO)",
         "tuner.stages.grpo:train",
-        reads=("chat",),
+        reads=ANYTHING,
         rows="prompts",
         metrics=("reward",),
         charts=ANSWERED,
@@ -173,7 +175,7 @@ _TABLE = (
         "rloo",
         "Rewards (RLOO)",
         "tuner.stages.rloo:train",
-        reads=("chat",),
+        reads=ANYTHING,
         rows="prompts",
         metrics=("reward",),
         charts=ANSWERED,
@@ -186,7 +188,7 @@ _TABLE = (
         "ppo",
         "Rewards (PPO)",
         "tuner.stages.ppo:train",
-        reads=("chat",),
+        reads=ANYTHING,
         rows="prompts",
         metrics=("reward",),
         charts=(*(name for name in ANSWERED if name != "signal"), "value_loss"),

@@ -60,6 +60,24 @@ def _chat(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
 
 
 def _prompts(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
+    used = set(entry.columns.values())
+    columns = {name: value for name, value in record.items() if name not in used}
+    if entry.kind in ("pairs", "labelled"):
+        row = _BY_KIND[entry.kind](record, entry, notes)
+        return {**_asked(row), "columns": columns}
+    return _with_tools({**_question(record, entry, notes), "columns": columns}, record, entry)
+
+
+def _asked(row: Row) -> Row:
+    """The prompt of a row with one answer or two, and the good one of them."""
+    answer = row["chosen"] if "chosen" in row else row["completion"] if row["label"] else None
+    asked: Row = {"messages": row["messages"], "label": answer["content"] if answer else None}
+    if "tools" in row:
+        asked["tools"] = row["tools"]
+    return asked
+
+
+def _question(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     alpaca = entry.formatting == "alpaca"
     messages = _turns(record, entry, notes, answered=not alpaca or bool(_cell(record, entry, "response")))
     answer = messages.pop() if messages and messages[-1]["role"] == "assistant" else None
@@ -67,9 +85,7 @@ def _prompts(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     for said in messages:
         said.pop("trained", None)
     label = answer["content"] if answer and answer["content"].strip() else None
-    used = set(entry.columns.values())
-    columns = {name: value for name, value in record.items() if name not in used}
-    return _with_tools({"messages": messages, "label": label, "columns": columns}, record, entry)
+    return {"messages": messages, "label": label}
 
 
 def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.config.config import Config
-from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.encode import Encoder
@@ -22,8 +21,6 @@ from tuner.text.message import Message, message
 
 TOO_LONG = "prompt too long"
 BAD = "its answer is marked bad"
-PROMPTS = frozenset(rows for kind in KINDS.values() if kind.rewarded for rows in kind.reads)
-"""What a data set holds whose rows need no answer to be asked."""
 Progress = Callable[[float, Message], None]
 
 
@@ -67,7 +64,7 @@ def questions(
     found = Questions()
     encoder = Encoder(config, template, tokenizer)
     for entry in named(config.dataset, config.dataset_dir):
-        if entry.kind == "text":
+        if entry.kind == "text" and not unanswered:
             sentence = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
             raise ConfigError([Problem("dataset", sentence)])
         source, before = Source(entry, config), len(found.asked)
@@ -88,7 +85,7 @@ def questions(
 
 def _of(source: Source, entry: Entry, encoder: Encoder, unanswered: bool) -> Iterator[Question | str]:
     for _, record in source:
-        row = convert(record, entry, prompts=unanswered and entry.kind in PROMPTS)
+        row = convert(record, entry, prompts=unanswered)
         yield row.reason if isinstance(row, Dropped) else _question(row, record, encoder, unanswered)
 
 

@@ -69,7 +69,8 @@ def of_evaluation(config: EvaluateConfig) -> list[Problem]:
         )
     try:
         for entry in named(config.dataset, config.dataset_dir):
-            if (entry.kind if entry.local else entry.told_kind) == "text":
+            kind = entry.kind if entry.local else entry.told_kind
+            if kind == "text" and not config.reward_funcs:
                 said = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
                 found.append(Problem("dataset", said))
     except ConfigError as error:

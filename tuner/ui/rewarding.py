@@ -17,6 +17,8 @@ from tuner.ui.words import label, safe
 
 KNOB = "reward_funcs"
 """The knob that this field is of."""
+LONGEST = 18
+"""Letters of choices that lie side by side; more go into a list."""
 
 
 def field(draft: Draft, explained: bool) -> None:
@@ -113,7 +115,10 @@ def _parameter(place: int, knob: Knob, given: Mapping[str, Any], key: str, expla
         st.toggle(title, value=str(now).lower() == "true", **common)
     elif knob.kind == "choice":
         choices = list(dict.fromkeys([*knob.choices, *filter(None, [word(now)])]))
-        st.segmented_control(title, choices, default=word(now), required=True, **common)
+        if sum(map(len, choices)) > LONGEST:
+            st.selectbox(title, choices, index=choices.index(word(now)), **common)
+        else:
+            st.segmented_control(title, choices, default=word(now), required=True, **common)
     elif knob.kind == "int" and (now is None or (isinstance(now, int) and now >= (knob.lower or 0))):
         st.number_input(
             title, value=now, min_value=int(knob.lower or 0), step=1, placeholder="empty", **common

@@ -131,7 +131,7 @@ def _shown(run: Run) -> None:
             st.metric(name, figure, width=150)
     tall = {name: st.column_config.TextColumn(name, width="large") for name in ("Answer", "Prompt")}
     st.dataframe(
-        rows, hide_index=True, row_height=70, height=min(480, 40 + 70 * len(rows)), column_config=tall
+        rows, hide_index=True, row_height=52, height=min(480, 40 + 52 * len(rows)), column_config=tall
     )
     st.page_link(
         "pages/runs.py", label="This evaluation", icon=":material/rule:", query_params={"run": run.id}
