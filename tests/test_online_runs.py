@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import tiny
 import torch
 from test_stages import trained
 
-from tuner.config.config import Config, make
+from tuner.config.config import Config, make, read
 from tuner.config.knobs import ConfigError
 from tuner.data.tokens import load_tokenizer
 from tuner.engine.live import LiveRun
 from tuner.engine.online.rollouts import Writer
+from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.schedule import Schedule
 from tuner.runs.run import series
@@ -143,6 +145,42 @@ def test_what_does_not_come_out_even_is_said_before_launch(studio: Path) -> None
     assert "one process" in said(nproc_per_node=2)
     with pytest.raises(ConfigError, match="takes 16 prompts, and there are 12"):
         trained(config_of("grpo", per_device_train_batch_size=128, val_size=4), "too few")
+
+
+def test_a_plan_counts_steps_and_the_memory_of_writing(studio: Path) -> None:
+    config = config_of(
+        "grpo", max_steps=-1, num_train_epochs=2.0, num_iterations=2, per_device_train_batch_size=8
+    )
+    made = planning.planned(config)
+    live, _ = trained(config, "planned")
+    assert made.steps == live.run.status().total_steps == 2 * 16 * 2
+    assert made.engine == "packed" and planning.planned(config_of("grpo", engine="trl")).engine == "padded"
+    longest = made.data.lengths.longest
+    # two layers, two key heads of 16 numbers, keys and values, four bytes each
+    assert made.memory.cache == 8 * (longest + 6) * 2 * 2 * 2 * 16 * 4
+    scored = planning.planned(config_of("grpo", reward_model="scorer"))
+    assert scored.memory.weights > 1.7 * made.memory.weights
+    rounds = config_of(
+        "ppo", max_steps=-1, num_train_epochs=3.0, per_device_train_batch_size=4, ppo_buffer_size=2
+    )
+    assert planning.planned(rounds).steps == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_recipe_learns_what_is_rewarded_with_any_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path))
+    data = Path(__file__).parents[1] / "data"
+    places = {"model_name_or_path": str(data / "starter"), "dataset_dir": str(data), "seed": seed}
+    began = time.process_time()
+    live, _ = trained(make(read("starter-grpo") | places), "recipe")
+    rewards = curve(live, "reward")
+    assert sum(rewards[:3]) / 3 < 0.4 and sum(rewards[-8:]) / 8 > 0.9, rewards
+    assert 0.2 < curve(live, "score/before")[0] < 0.45
+    assert curve(live, "score/after")[0] > 0.9
+    assert time.process_time() - began < 180
 
 
 def test_the_schedule_is_that_of_trl() -> None:

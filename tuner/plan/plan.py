@@ -13,6 +13,7 @@ from tuner.config.run_config import RunConfig
 from tuner.data.encode import packs
 from tuner.data.report import steps as optimizer_steps
 from tuner.plan import engine as engines
+from tuner.plan import schedule
 from tuner.plan import steps as counting
 from tuner.plan.disk import run_disk
 from tuner.plan.facts import Data, Machine, Model
@@ -102,6 +103,8 @@ def _steps(config: Config, data: Data) -> int | None:
     rows = data.rows
     if rows is None or config.streaming:
         return max(0, config.max_steps) or None
+    if config.kind.rewarded:
+        return schedule.steps(config, rows)
     if packs(config) and data.lengths:
         full = min(data.lengths.mean, config.cutoff_len) / config.cutoff_len
         rows = max(1, math.ceil(rows * full))
@@ -139,6 +142,9 @@ def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:
         if whole.data.lengths
         else None
     )
+    if memory and config.kind.rewarded:
+        room = max(0, machine.free - weights(config, shape)) // 4  # what the writing of answers takes at most
+        memory = replace(memory, cache=min(memory.cache, room))
     disk = run_disk(config, shape, whole.saves, rank) if whole.saves is not None else None
     return replace(whole, memory=memory, disk=disk)
 

@@ -7,6 +7,7 @@ that a run that is resumed does what it would have done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -94,6 +95,15 @@ class Schedule:
         """The seed of an answer's chance."""
         said = f"{self.seed} {generation} {row} {answer}".encode()
         return int.from_bytes(blake2b(said, digest_size=6).digest())
+
+
+def steps(config: Config, rows: int) -> int:
+    """Steps of a run of so many prompts: optimizer steps, and for PPO rounds of them."""
+    if config.max_steps > 0:
+        return config.max_steps
+    s = Schedule.of(config, rows)
+    each = s.generations * (1 if config.kind.baseline == "value" else s.updates)
+    return math.ceil(max(each, 1) * config.num_train_epochs)
 
 
 def problems(config: Config, rows: int | None) -> Iterator[Problem]:

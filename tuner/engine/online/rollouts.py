@@ -17,12 +17,11 @@ from tuner.engine.packed.rows import Floats, Ints
 from tuner.generate.answers import answers
 from tuner.generate.decoder import Decoder
 from tuner.generate.request import Answer, Sampling
+from tuner.plan.memory import SIDE_BY_SIDE
 from tuner.rewards.reward import Completion, Reward, Scored, score_all
 
 Row = Mapping[str, Any]
 """An encoded row: `prompt_ids`, and under `asked` the messages before the answer, its label, tools and other columns."""
-SIDE_BY_SIDE = 64
-"""Answers that are written at once on a CPU; there the rest waits for a place."""
 
 
 @dataclass(frozen=True)
