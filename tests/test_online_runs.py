@@ -101,9 +101,19 @@ def test_a_run_that_goes_on_gets_the_rewards_that_it_would_have_got(studio: Path
             if step == 3:
                 self.run.request("stop")
 
-    first, outcome = trained(config, f"{name}-parts", Stopped)
-    assert outcome.stopped
-    first.run.forget_requests()
+    class Killed(type(whole)):  # type: ignore[misc]
+        def stepped(self, step: int, *rest: Any, **more: Any) -> None:
+            super().stepped(step, *rest, **more)
+            if step == 5:  # two steps behind its checkpoint
+                raise KeyboardInterrupt
+
+    if name == "stale":
+        with pytest.raises(KeyboardInterrupt):
+            trained(config, f"{name}-parts", Killed)
+    else:
+        first, outcome = trained(config, f"{name}-parts", Stopped)
+        assert outcome.stopped
+        first.run.forget_requests()
     again, outcome = trained(config, f"{name}-parts")
     assert not outcome.stopped
     for metric in ("reward", "loss", "completions/mean_length"):
