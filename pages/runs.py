@@ -80,7 +80,7 @@ if "Charts" in tabs and tabs["Charts"].open:
         live.piece(run_view.curves, run, 3.0)
 if "Rollouts" in tabs and tabs["Rollouts"].open:
     with tabs["Rollouts"]:
-        rollouts.options()
+        rollouts.options(run)
         live.piece(rollouts.panel, run, 4.0)
 if "Samples" in tabs and tabs["Samples"].open:
     with tabs["Samples"]:

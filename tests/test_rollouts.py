@@ -53,8 +53,11 @@ def test_a_run_without_signal_is_told(alike: list[float], reward: list[float], s
 def test_what_to_do_depends_on_how_high_the_reward_is() -> None:
     won = rollouts.signal(np.array([0.2, 1, 1, 1][-3:]), np.array([0.1, 0.9, 0.9, 0.9]))
     assert "nothing left to learn: end the run" in str(won)
-    lost = rollouts.signal(np.ones(4), np.zeros(4))
-    assert "teach the behaviour first with some steps of sft" in str(lost)
+    lost = str(rollouts.signal(np.ones(4), np.zeros(4)))
+    assert "raise temperature or num_generations, or teach the behaviour first with some steps of sft" in lost
+    alone = str(rollouts.signal(np.ones(4), np.zeros(4), grouped=False))
+    assert "all answers got the same reward" in alone and "raise temperature, or teach" in alone
+    assert not rollouts.signal(np.array([1, 1, 1, 0.0]), np.zeros(4), grouped=False)
 
 
 def test_each_part_of_the_reward_has_a_line() -> None:

@@ -191,7 +191,7 @@ _TABLE = (
         reads=ANYTHING,
         rows="prompts",
         metrics=("reward",),
-        charts=(*(name for name in ANSWERED if name != "signal"), "value_loss"),
+        charts=(*(name for name in ANSWERED if name != "signal"), "value_loss", "kl_weight"),
         streams=False,
         baseline="value",
         board="PPO",

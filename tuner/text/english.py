@@ -163,12 +163,12 @@ MESSAGES: dict[str, str] = {
     "tells answers apart (slack for lengths, a second reward), or teach the behaviour first with some steps of sft.",
     "reward.differ": "Of {count:,} answers {best:,} got more than half of what there is between {lowest} and {highest}: there is "
     "something to learn.",
-    "reward.no_signal": "Nothing to learn: in the last {steps:,} logged steps all answers to each prompt got the same reward, so "
-    "that none is better than another. {why}",
+    "reward.no_signal": "Nothing to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same "
+    "reward, so that none is better than another. {why}",
     "reward.no_signal.best": "It is the highest that this run has seen, so that there may be nothing left to learn: end the run, or "
     "give it harder prompts.",
-    "reward.no_signal.low": "Choose a reward that tells answers apart (slack for lengths, a second reward), raise temperature or "
-    "num_generations, or teach the behaviour first with some steps of sft.",
+    "reward.no_signal.low": "Choose a reward that tells answers apart (slack for lengths, a second reward), raise temperature[ or "
+    "{more}], or teach the behaviour first with some steps of sft.",
     "reward.little_signal": "Little to learn: in {share:.0%} of the groups of the last {steps:,} logged steps all answers got the same "
     "reward. A reward that tells answers apart, or more answers to a prompt (num_generations), gives more.",
     # the tracker, as a run's page tells of it

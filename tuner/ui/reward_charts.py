@@ -80,9 +80,17 @@ LIMITED = Chart(
 VALUE = Chart(
     "value-loss",
     "Value loss",
-    (Line("loss/value", "value"),),
+    (Line("value_loss", "value"),),
     "How far the value head's guess of what an answer will be worth is off. It should fall and then follow the reward.",
     log=True,
+    optional=True,
+)
+HOLD = Chart(
+    "kl-weight",
+    "Weight of the distance",
+    (Line("kl_weight", "weight"),),
+    "What each nat of distance from the start takes off the reward. It climbs while the distance is above ppo_target and falls while "
+    "it is below.",
     optional=True,
 )
 TIME = Chart(
@@ -96,8 +104,8 @@ OBJECTIVE = Chart(
     "loss",
     "Loss",
     (Line("loss", "train"),),
-    "What a step makes small. It stays about zero however well the run learns, for each group's advantages add up to zero: read "
-    "the reward.",
+    "What a step makes small. It need not fall however well the run learns: where answers to a prompt are compared it stays about "
+    "zero, for what they are ahead and behind adds up to nothing. Read the reward.",
 )
 NAMED = {
     "answer_reward": REWARD,
@@ -109,6 +117,7 @@ NAMED = {
     "entropy": ENTROPY,
     "limited": LIMITED,
     "value_loss": VALUE,
+    "kl_weight": HOLD,
     "step_time": TIME,
     "objective": OBJECTIVE,
 }

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from tuner.config.kinds import KINDS
-from tuner.runs.curve import Series
 from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
@@ -22,6 +22,7 @@ from tuner.ui import chat, theme
 from tuner.ui.words import NONE, count, number, safe
 
 FILE = "rollouts.jsonl"
+Floats = NDArray[np.float64]
 A_PAGE = 6
 BEST, WORST = ("Best answer", "thumb_up", "after"), ("Worst answer", "thumb_down", "before")
 ALL_ALIKE = ("An answer", "smart_toy", "before")
@@ -61,36 +62,31 @@ def has_rollouts(run: Run) -> bool:
 def notice(run: Run) -> None:
     """A word on a run whose answers teach it nothing, or little."""
     kind = KINDS.get(str(run.values().get("stage")))
-    if kind and kind.rewarded and (said := signal(*map(_values(run), ("frac_reward_zero_std", "reward")))):
+    if kind is None or not kind.rewarded:
+        return
+    reward, grouped = _values(run, "reward"), kind.baseline != "value"
+    alike = _values(run, "frac_reward_zero_std") if grouped else _values(run, "reward_std") < 1e-9
+    if said := signal(alike.astype(float), reward, grouped=grouped):
         st.warning(safe(render(said)), icon=":material/signal_disconnected:")
 
 
-def _values(run: Run) -> Any:
-    points = tail(run)
-
-    def values(name: str) -> Any:
-        curve = points.curve(name)
-        series: Series | None = curve.series() if curve else None
-        return series[1] if series is not None else np.empty(0)
-
-    return values
+def _values(run: Run, name: str) -> Floats:
+    curve = tail(run).curve(name)
+    return curve.series()[1] if curve else np.empty(0)
 
 
-def signal(alike: Any, reward: Any) -> Message:
+def signal(alike: Floats, reward: Floats, *, grouped: bool = True) -> Message:
     """What is wrong with the last steps: `alike` are their shares of groups without signal, `reward` their rewards, both from
-    the run's first step on. Empty for nothing."""
+    the run's first step on; `grouped` is whether answers are compared with others to their prompt. Empty for nothing."""
     lately = alike[-LATELY:]
     if len(lately) < FEWEST:
         return Message()
     if lately.min() >= ALIKE:
-        highest = (
-            len(reward)
-            and reward[-len(lately) :].mean() >= reward.max() - 1e-6
-            and reward.max() > reward.min() + 1e-6
-        )
-        why = message("reward.no_signal.best" if highest else "reward.no_signal.low")
-        return message("reward.no_signal", steps=len(lately), why=why)
-    if lately.mean() >= MOSTLY:
+        won = len(reward) and reward[-len(lately) :].mean() >= reward.max() - 1e-6 > reward.min()
+        more = "num_generations" if grouped else ""
+        why = message("reward.no_signal.best") if won else message("reward.no_signal.low", more=more)
+        return message("reward.no_signal", steps=len(lately), why=why, each="each" if grouped else "")
+    if grouped and lately.mean() >= MOSTLY:
         return message("reward.little_signal", steps=len(lately), share=float(lately.mean()))
     return Message()
 
@@ -98,10 +94,12 @@ def signal(alike: Any, reward: Any) -> Message:
 # --- the answers ---------------------------------------------------------------------------------------------------
 
 
-def options() -> None:
+def options(run: Run) -> None:
     """What is shown; outside the piece that redraws itself, so that nothing typed is lost."""
+    several = KINDS[str(run.values().get("stage"))].baseline != "value"
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="rollout-options"):
-        st.toggle("Only where answers differ", key="rollouts-differ", bind="query-params")
+        if several:
+            st.toggle("Only where answers differ", key="rollouts-differ", bind="query-params")
         st.text_input(
             "Find in prompts and answers", type="search", key="rollouts-search", placeholder="a word", live=True, width=240,
             label_visibility="collapsed",
@@ -158,6 +156,8 @@ def _group(one: Group, key: str) -> None:
 
 def _lead(one: Group) -> str:
     known = [float(said["reward"]) for said in one.answers if said.get("reward") is not None]
+    if len(one.answers) == 1:
+        return f"Step {count(one.step)}"
     if not known:
         return f"Step {count(one.step)} · no reward had a word on these answers"
     mean = f"mean reward {number(sum(known) / len(known))}"
