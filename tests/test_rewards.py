@@ -20,6 +20,8 @@ from tuner.rewards import patterns, registry, remote
 from tuner.rewards.reward import Completion, Reward, answer_of, score_all
 
 MINIMAL = {"model_name_or_path": "m", "dataset": "d", "stage": "grpo", "do_train": True}
+DOUBLING: dict[str, Any] = {"$ref": "#/$defs/30", "$defs": {"0": {}}}
+DOUBLING["$defs"] |= {str(n + 1): {"allOf": [{"$ref": f"#/$defs/{n}"}] * 2} for n in range(30)}
 CAT = {
     "type": "object",
     "properties": {"name": {"type": "string", "pattern": "^[a-z]+$"}},
@@ -233,12 +235,17 @@ def test_command_and_file_say_the_same(tmp_path: Path) -> None:
     [
         ("contians", "contians is not known; did you mean contains?"),
         ("contains", "contains needs text"),
+        ("accuracy_reward", "TRL's own is trl.rewards:accuracy_reward"),
         ({"contains": {"txt": "a"}}, "contains has no parameter txt; did you mean text?"),
         ({"contains": {"text": "a", "where": "middle"}}, "it is one of anywhere, start, end"),
         ({"contains": "a"}, "write its parameters by name"),
         ({"contains": {"text": "a", "weight": "much"}}, "has weight 'much', and it is a number"),
         ({"regex": {"pattern": "(a"}}, r"pattern is no regular expression: missing \)"),
         ({"regex": {"pattern": "a" * 3000}}, "2000 are the most"),
+        ({"regex": {"pattern": "(" * 25 + "a" + ")+" * 25}}, "has too many repeats around each other"),
+        ({"regex": {"pattern": "((a{1000}){1000}){1000}"}}, "has too many repeats around each other"),
+        ({"json_schema": {"json_schema": {"properties": {"a": {"pattern": "(a"}}}}}, "has a pattern in its schema that is no"),
+        ({"json_schema": {"json_schema": DOUBLING}}, "takes longer than 0.5 s to check"),
         ("regex", "needs a pattern, or a column"),
         ("length", "length needs least, most or both"),
         ({"length": {"least": 3, "most": 2}}, "has least 3 above most 2"),

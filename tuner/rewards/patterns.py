@@ -1,12 +1,15 @@
 """Regular expressions that cannot hold a run up.
 
 Python's own engine cannot be interrupted, and some patterns take it longer than a life on a text of thirty letters. The
-library `regex` reads the same patterns and takes a limit of seconds.
+library `regex` reads the same patterns and takes a limit of seconds. But it writes out what has to be repeated, so that
+twenty repeats around each other take all memory while it compiles: what that comes to is counted first, by Python's own parser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import regex
 
@@ -18,6 +21,8 @@ PATIENCE = 16
 """Texts that may take too long before the pattern is given up."""
 LONGEST = 2000
 """Characters of a pattern: longer ones can take minutes to compile."""
+LARGEST = 200_000
+"""Parts of a pattern whose repeats are written out."""
 
 
 def compiled(pattern: str, ignore_case: bool = False) -> regex.Pattern[str]:
@@ -25,9 +30,26 @@ def compiled(pattern: str, ignore_case: bool = False) -> regex.Pattern[str]:
     if len(pattern) > LONGEST:
         raise ValueError(f"has {len(pattern)} characters, and {LONGEST} are the most")
     try:
+        if _size(re._parser.parse(pattern)) > LARGEST:  # type: ignore[attr-defined]
+            raise ValueError("has too many repeats around each other; write a simpler one")
         return regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
-    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"is no regular expression: {error}") from error
+
+
+def _size(tree: Any) -> int:
+    """Of how many parts a parsed pattern is, each repeat written out as often as it has to match and once more."""
+    if isinstance(tree, tuple) and tree and str(tree[0]).endswith("_REPEAT"):
+        least, _, repeated = tree[1]
+        return (int(least) + 1) * _size(repeated)
+    return 1 + sum(map(_size, _below(tree)))
+
+
+def _below(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, tuple | list):
+        yield from tree
+    elif hasattr(tree, "data"):  # a sequence of the parser's
+        yield from tree.data
 
 
 class Searcher:

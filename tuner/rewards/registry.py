@@ -120,6 +120,10 @@ def _weight(said: Any) -> float:
 def settings_of(asked: Spec) -> Section:
     """The parameters of a reward of the table, checked. Raises ValueError as `spec` does."""
     if asked.name not in TABLE:
+        if asked.name.endswith("_reward"):
+            raise ValueError(
+                f"is not of this table; TRL's own is trl.rewards:{asked.name}, in a file or a shell"
+            )
         like = nearest(asked.name, TABLE)
         hint = f"did you mean {like}?" if like else f"there are {', '.join(TABLE)}, and module:function"
         raise ValueError(f"is not known; {hint}")

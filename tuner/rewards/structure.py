@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from functools import cache, wraps
 from typing import Any, Literal
 
 from tuner.calls import CallReader
@@ -69,15 +71,32 @@ def check_json_schema(settings: JsonSchema) -> str:
     from referencing.exceptions import Unresolvable
 
     try:
+        for pattern in _patterns(settings.json_schema):
+            compiled(pattern)
         Draft202012Validator.check_schema(settings.json_schema)
-        validator(settings.json_schema).is_valid(None)
+        _told(validator(settings.json_schema), None)
     except SchemaError as error:
         return f"has no valid JSON schema: {error.message:.200}"
     except Unresolvable as error:
         return f"names {error.ref} in its schema, which stands nowhere in it; nothing is fetched"
     except RecursionError:
         return "has a schema that goes round in circles"
+    except TimeoutError:
+        return f"has a schema that takes longer than {SECONDS:g} s to check; write a simpler one"
+    except ValueError as error:
+        return f"has a pattern in its schema that {error}"
     return ""
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    """The regular expressions in a schema."""
+    if isinstance(schema, Mapping):
+        yield from (schema["pattern"],) if isinstance(schema.get("pattern"), str) else ()
+        keyed = schema.get("patternProperties")
+        yield from map(str, keyed) if isinstance(keyed, Mapping) else ()
+    below = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ()
+    for one in below:
+        yield from _patterns(one)
 
 
 def json_schema(settings: JsonSchema) -> Rule:
@@ -96,13 +115,38 @@ def follows(checked: Any, value: Any) -> bool:
     from referencing.exceptions import Unresolvable
 
     try:
-        return bool(checked.is_valid(value))
+        return _told(checked, value)
     except (Unresolvable, RecursionError, TimeoutError, ValueError):
         return False
 
 
+_until: ContextVar[float] = ContextVar("until", default=float("inf"))
+
+
+def _told(checked: Any, value: Any) -> bool:
+    """Whether a value follows a schema. Raises TimeoutError where that takes too long: a few references can ask for more steps
+    than a machine has years."""
+    before = _until.set(time.monotonic() + SECONDS)
+    try:
+        return bool(checked.is_valid(value))
+    finally:
+        _until.reset(before)
+
+
+def _limited(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A validator's way into a part of a schema, until its time is up."""
+
+    @wraps(step)
+    def limited(*args: Any, **words: Any) -> Any:
+        if time.monotonic() > _until.get():
+            raise TimeoutError
+        return step(*args, **words)
+
+    return limited
+
+
 def validator(schema: Any) -> Any:
-    """A validator whose patterns have a limit of seconds, and which fetches nothing."""
+    """A validator with a limit of seconds, its patterns too, which fetches nothing."""
     from referencing import Registry
 
     return _timed()(schema, registry=Registry())
@@ -113,7 +157,9 @@ def _timed() -> Any:
     from jsonschema import Draft202012Validator, validators
 
     own = {"pattern": _pattern, "patternProperties": _pattern_properties}
-    return validators.extend(Draft202012Validator, own)
+    made: Any = validators.extend(Draft202012Validator, own)
+    made.descend, made.iter_errors = _limited(made.descend), _limited(made.iter_errors)
+    return made
 
 
 def _pattern(checked: Any, pattern: str, value: Any, schema: Any) -> Iterator[Exception]:

@@ -123,6 +123,12 @@ def _more() -> dict[str, Any]:
             placeholder="arc_easy, my_task.yaml",
             help=KNOBS["tasks"].tooltip,
         )
+        rewards = grid.text_input(
+            "Rewards",
+            key="evaluate-rewards",
+            placeholder='json_valid, or [{"contains": {"text": "thanks"}}]',
+            help=KNOBS["reward_funcs"].tooltip,
+        )
         judge = grid.text_input(
             "Judge's address",
             key="evaluate-judge",
@@ -133,6 +139,7 @@ def _more() -> dict[str, Any]:
     sampled = {"do_sample": True, "temperature": temperature} if temperature else {}
     return sampled | {
         "max_new_tokens": longest, "template": template, "tasks": tasks, "judge_url": judge, "judge_model": judging,
+        "reward_funcs": rewards,
     }  # fmt: skip
 
 

@@ -156,13 +156,20 @@ def _take_out(place: int, key: str) -> None:
         _keep(rewards[:place] + rewards[place + 1 :])
 
 
+def _typed(knob: Knob, raw: Any) -> Any:
+    """What a person typed. A text is kept as it is: a blank at its end is part of what is looked for."""
+    if knob.kind == "text" and isinstance(raw, str):
+        return raw or knob.default
+    return drafts.typed(knob, raw)
+
+
 def _took(place: int, knob: Knob, key: str) -> None:
     """Take what a person set: only what differs from the default is written down."""
     rewards = chosen(drafts.current())
     if not _current(key) or place >= len(rewards):
         return
     name, given = _read(rewards[place])
-    given[knob.name] = drafts.typed(knob, st.session_state[key])
+    given[knob.name] = _typed(knob, st.session_state[key])
     known = {**TABLE[name].parameters, WEIGHT: _WEIGHT}
     kept = {n: v for n, v in given.items() if n not in known or word(v) != word(known[n].default)}
     rewards[place] = {name: kept} if kept else name
