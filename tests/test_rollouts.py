@@ -38,7 +38,9 @@ def test_the_best_answer_of_a_prompt_stands_first() -> None:
     [
         ([1, 1], [0, 0], ""),
         ([1, 1, 1], [0, 0, 0], "Nothing to learn: in the last 3 logged steps all answers to each prompt got the same reward"),
-        ([0.2] * 5 + [1.0] * 10, [0.1] * 5 + [0.9] * 10, "Nothing to learn: in the last 10 logged steps"),
+        ([0.2] * 5 + [1.0] * 10, [0.1] * 5 + [0.5] * 10 + [0.1], "Nothing to learn: in the last 10 logged steps"),
+        ([0.2] * 5 + [1.0] * 10, [0.1] * 5 + [0.9] * 10, "Nothing left to learn: in the last 10 logged steps"),
+        ([0.2] * 5 + [0.9] * 10, [0.1] * 5 + [0.97, 1, 0.97, 0.98, 0.99] * 2, ""),
         ([0.2, 0.9, 0.9, 0.9, 1.0], [0.1] * 5, ""),
         ([0.9, 0.9, 0.8, 1.0], [0.1] * 4, "Little to learn: in 90% of the groups of the last 4 logged steps"),
         ([1, 1, 1, 0.5], [0.1] * 4, "Little to learn"),
@@ -51,8 +53,8 @@ def test_a_run_without_signal_is_told(alike: list[float], reward: list[float], s
 
 
 def test_what_to_do_depends_on_how_high_the_reward_is() -> None:
-    won = rollouts.signal(np.array([0.2, 1, 1, 1][-3:]), np.array([0.1, 0.9, 0.9, 0.9]))
-    assert "nothing left to learn: end the run" in str(won)
+    won = str(rollouts.signal(np.ones(3), np.array([0.1, 0.9, 0.9, 0.9])))
+    assert won.startswith("Nothing left to learn") and "End the run, or give it harder prompts." in won
     lost = str(rollouts.signal(np.ones(4), np.zeros(4)))
     assert "raise temperature or num_generations, or teach the behaviour first with some steps of sft" in lost
     alone = str(rollouts.signal(np.ones(4), np.zeros(4), grouped=False))

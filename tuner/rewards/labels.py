@@ -27,7 +27,7 @@ class EqualsLabel(Section):
 
 
 def equals_label(settings: EqualsLabel) -> Rule:
-    """1 for the expected answer, 0 for another one; None where the row expects none."""
+    """1 for the expected answer, 0 for another one; nothing where the row expects none."""
 
     def rule(one: Completion) -> float | None:
         if one.label is None:
@@ -73,7 +73,7 @@ def check_number_equals(settings: NumberEquals) -> str:
 
 
 def number_equals(settings: NumberEquals) -> Rule:
-    """1 for an answer that comes to the label's number, 0 for another one; None where the label has none."""
+    """1 for an answer that comes to the label's number, 0 for another one; nothing where the label has none."""
     return _by_math if settings.reader == "math" else _plain(settings.tolerance)
 
 

@@ -186,7 +186,7 @@ class ToolCallValid(Section):
 
 
 def tool_call_valid(settings: ToolCallValid) -> Rule:
-    """1 where every call of an answer names a tool of its row with the arguments that the tool takes, 0 else; None where the
+    """1 where every call of an answer names a tool of its row with the arguments that the tool takes, 0 else; nothing where the
     row has no tools."""
 
     def rule(one: Completion) -> float | None:

@@ -56,7 +56,7 @@ def check_matches(settings: Matches) -> str:
 
 
 def matches(settings: Matches) -> Rule:
-    """1 for an answer in which the pattern is found, 0 else; None where the row has no pattern, or looking took too long."""
+    """1 for an answer in which the pattern is found, 0 else; nothing where the row has no pattern, or looking took too long."""
     searched = Searcher(f"The regular expression {settings.pattern or f'in column {settings.column}'}")
     made = lru_cache(maxsize=4096)(compiled)
 

@@ -165,8 +165,8 @@ MESSAGES: dict[str, str] = {
     "something to learn.",
     "reward.no_signal": "Nothing to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same "
     "reward, so that none is better than another. {why}",
-    "reward.no_signal.best": "It is the highest that this run has seen, so that there may be nothing left to learn: end the run, or "
-    "give it harder prompts.",
+    "reward.learnt": "Nothing left to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same reward, and "
+    "it is as high as any before. End the run, or give it harder prompts.",
     "reward.no_signal.low": "Choose a reward that tells answers apart (slack for lengths, a second reward), raise temperature[ or "
     "{more}], or teach the behaviour first with some steps of sft.",
     "reward.little_signal": "Little to learn: in {share:.0%} of the groups of the last {steps:,} logged steps all answers got the same "

@@ -33,6 +33,9 @@ FEWEST = 3
 """Logged steps before it says so."""
 ALIKE, MOSTLY = 0.999, 0.8
 """Shares of groups without signal at which there is nothing, and little, to learn."""
+NEAR = 0.05
+"""How far below the highest reward the last ones may be and are still as high, as a share of how far it rose."""
+LEARNT = "reward.learnt"
 
 
 class Group(NamedTuple):
@@ -67,7 +70,10 @@ def notice(run: Run) -> None:
     reward, grouped = _values(run, "reward"), kind.baseline != "value"
     alike = _values(run, "frac_reward_zero_std") if grouped else _values(run, "reward_std") < 1e-9
     if said := signal(alike.astype(float), reward, grouped=grouped):
-        st.warning(safe(render(said)), icon=":material/signal_disconnected:")
+        if said.code == LEARNT:
+            st.info(safe(render(said)), icon=":material/task_alt:")
+        else:
+            st.warning(safe(render(said)), icon=":material/signal_disconnected:")
 
 
 def _values(run: Run, name: str) -> Floats:
@@ -82,13 +88,22 @@ def signal(alike: Floats, reward: Floats, *, grouped: bool = True) -> Message:
     if len(lately) < FEWEST:
         return Message()
     if lately.min() >= ALIKE:
-        won = len(reward) and reward[-len(lately) :].mean() >= reward.max() - 1e-6 > reward.min()
-        more = "num_generations" if grouped else ""
-        why = message("reward.no_signal.best") if won else message("reward.no_signal.low", more=more)
-        return message("reward.no_signal", steps=len(lately), why=why, each="each" if grouped else "")
-    if grouped and lately.mean() >= MOSTLY:
+        said = {"steps": len(lately), "each": "each" if grouped else ""}
+        if _won(reward, len(lately)):
+            return message(LEARNT, **said)
+        why = message("reward.no_signal.low", more="num_generations" if grouped else "")
+        return message("reward.no_signal", why=why, **said)
+    if grouped and lately.mean() >= MOSTLY and not _won(reward, len(lately)):
         return message("reward.little_signal", steps=len(lately), share=float(lately.mean()))
     return Message()
+
+
+def _won(reward: Floats, steps: int) -> bool:
+    """Whether the last rewards are as good as the highest, after lower ones."""
+    if not len(reward):
+        return False
+    low, high = float(reward.min()), float(reward.max())
+    return high > low + 1e-6 and float(reward[-steps:].mean()) >= high - NEAR * (high - low)
 
 
 # --- the answers ---------------------------------------------------------------------------------------------------
