@@ -174,7 +174,12 @@ def policies(model: torch.nn.Module, heat: float, fused: bool) -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("name", GRPO_CASES)
+QUICK = ("dapo", "stale", "cut")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in GRPO_CASES]
+)
 def test_a_step_of_grpo_is_that_of_trl(tmp_path: Path, name: str) -> None:
     case, made = GRPO_CASES[name], answers()
     stale = case.get("num_iterations", 1) > 1
@@ -211,7 +216,7 @@ def trl_reference(trainer: Any) -> None:
         trainer.model.set_adapter("default")
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.2])
+@pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_a_step_of_rloo_is_that_of_trl(tmp_path: Path, beta: float) -> None:
     made = answers()
     case = {"beta": beta, "normalize_advantages": bool(beta), "reward_clip_range": (0.1, 0.9)}

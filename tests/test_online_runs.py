@@ -88,7 +88,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("stale", "whole") else [pytest.mark.slow]) for n in CASES]
+    "name", [pytest.param(n, marks=[] if n == "stale" else [pytest.mark.slow]) for n in CASES]
 )
 def test_a_run_that_goes_on_gets_the_rewards_that_it_would_have_got(studio: Path, name: str) -> None:
     stage, changes = CASES[name]

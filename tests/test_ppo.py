@@ -193,6 +193,7 @@ top_p: 0.9
 """
 
 
+@pytest.mark.slow
 def test_the_other_tools_file_runs_with_model_and_data_replaced(studio: Path, scorer: Path) -> None:  # noqa: F811
     (studio / "ppo.yaml").write_text(PPO_YAML.replace("REWARD", str(scorer)))
     live, outcome = trained(make(read("ppo.yaml")), "theirs")
