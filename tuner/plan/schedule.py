@@ -70,7 +70,7 @@ class Schedule:
     @property
     def generations(self) -> int:
         """Whole generations of an epoch; prompts that fill none wait for another order."""
-        return self.rows // self.prompts
+        return self.rows // max(self.prompts, 1)  # a batch below one prompt's answers is told as a problem
 
     def chosen(self, generation: int) -> Ints:
         """The prompts of a generation, by their numbers."""
@@ -125,7 +125,8 @@ def problems(config: Config, rows: int | None) -> Iterator[Problem]:
         )
         yield Problem("num_generations", said, {knob: _next(s)})
     elif rows is not None and rows < s.prompts:
-        said = f"A batch of answers takes {s.prompts} prompts, and there are {rows}; lower --{knob} or raise --num_generations."
+        more = " or raise --num_generations" if s.answers > 1 else ""
+        said = f"A batch of answers takes {s.prompts} prompts, and there are {rows}; lower --{knob}{more}."
         yield Problem(knob, said)
 
 
