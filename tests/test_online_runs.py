@@ -122,6 +122,18 @@ def test_a_run_that_goes_on_gets_the_rewards_that_it_would_have_got(studio: Path
     assert both[0] == both[1]
 
 
+def test_a_constant_reward_teaches_nothing_and_the_best_checkpoint_is_by_reward(studio: Path) -> None:
+    same = {"reward_funcs": [{"length": {"most": 99}}], "val_size": 4, "max_steps": 4}
+    kept = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    live, outcome = trained(config_of("grpo", load_best_model_at_end=True, **same, **kept), "constant")
+    assert curve(live, "frac_reward_zero_std") == [1.0] * 4
+    assert curve(live, "loss") == [0.0] * 4 == curve(live, "grad_norm")
+    assert all(value > 1 for value in curve(live, "entropy"))  # measured all the same
+    assert curve(live, "eval_reward")[:2] == [1.0, 1.0]
+    measured, outcome = trained(config_of("grpo", do_train=False, do_eval=True, **same), "only measured")
+    assert outcome.weights is None and outcome.metrics["eval_reward"] == 1.0
+
+
 def test_a_kept_writer_writes_with_the_weights_as_they_are(studio: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -153,6 +165,7 @@ def test_what_does_not_come_out_even_is_said_before_launch(studio: Path) -> None
     )
     assert "takes 40 prompts, and there are 16" in said(per_device_train_batch_size=320)
     assert "one process" in said(nproc_per_node=2)
+    assert "--bf16 True" in said(fp16=True)
     with pytest.raises(ConfigError, match="takes 16 prompts, and there are 12"):
         trained(config_of("grpo", per_device_train_batch_size=128, val_size=4), "too few")
 

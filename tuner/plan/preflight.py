@@ -280,6 +280,9 @@ def _rewarded(config: Config) -> Iterator[Problem]:
         knob = "nproc_per_node" if config.nproc_per_node else "num_gpus"
         said = f"--{knob} {config.processes} is not for --stage {config.stage}, which runs in one process; set it to 1."
         yield Problem(knob, said, {knob: 1})
+    if config.fp16:
+        said = f"--fp16 True is not for --stage {config.stage}, whose gradients are not scaled; use --bf16 True, or neither."
+        yield Problem("fp16", said, {"fp16": False, "bf16": True})
     yield from schedule.problems(config, learnt_rows(config))
 
 

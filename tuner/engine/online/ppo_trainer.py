@@ -88,6 +88,10 @@ class PpoTrainer(OnlineTrainer):
         self._finish(result, began, written)
         return torch.stack(losses).mean()
 
+    def _teaches(self, unit: Unit) -> bool:
+        """Values are learnt from every answer."""
+        return True
+
     def _scored(self, made: Rollouts, generation: int) -> Experience:
         learnt, runner = self._answered(made, generation), self.prepare()
         assert self.reference is not None

@@ -24,7 +24,7 @@ from tuner.config.kinds import GroupLoss
 from tuner.engine.online import scoring
 from tuner.engine.online.experience import BY_TOKENS, Experience
 from tuner.engine.online.held_out import HeldOut
-from tuner.engine.online.objective import finished
+from tuner.engine.online.objective import ADVANTAGE, finished
 from tuner.engine.online.padded_policy import PaddedPolicy
 from tuner.engine.online.references import Reference
 from tuner.engine.online.rollouts import Rollouts, Row, Writer, rollouts
@@ -137,18 +137,29 @@ class OnlineTrainer(PackedTrainer):
         return result.loss
 
     def _learn(self, runner: StepRunner, units: list[Unit]) -> StepResult:
-        """The gradients of one optimizer step."""
+        """The gradients of one optimizer step. What teaches nothing is only measured."""
+        taught, silent = [u for u in units if self._teaches(u)], [u for u in units if not self._teaches(u)]
         try:
-            result = runner.train(units, None)
+            result = runner.train(taught, None)
         except torch.OutOfMemoryError:
             result = None  # tried again below: here the error would keep the failed row's tensors alive
         if result is None:
             logger.warning("Out of memory: trying this step again with %s.", runner.save_memory())
-            result = runner.train(units, None)
+            result = runner.train(taught, None)
+        if silent:
+            seen = runner.evaluate(silent, None)
+            result = StepResult(
+                result.loss + seen.loss, result.metrics + seen.metrics, result.tokens + seen.tokens
+            )
         runner.policy.gradients.publish()
         self.state.num_input_tokens_seen += result.tokens
         self._count("train", result)
         return result
+
+    def _teaches(self, unit: Unit) -> bool:
+        """Whether answers have a gradient: those of a group that all got the same have none, unless they are held back."""
+        held = self.prepare().objective.beta  # type: ignore[attr-defined]
+        return bool(held) or unit.values is None or any(one[ADVANTAGE].any() for one in unit.values)
 
     def _finish(self, result: StepResult, began: float, written: float) -> None:
         if result.loss.is_cuda:
