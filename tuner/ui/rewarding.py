@@ -10,6 +10,7 @@ import streamlit as st
 from tuner.config.config import word
 from tuner.config.knobs import Knob
 from tuner.rewards import registry
+from tuner.rewards.own import is_own
 from tuner.rewards.registry import TABLE, WEIGHT
 from tuner.ui import draft as drafts
 from tuner.ui.draft import Draft
@@ -17,6 +18,7 @@ from tuner.ui.words import label, safe
 
 KNOB = "reward_funcs"
 """The knob that this field is of."""
+OWN = "A function of one's own"
 LONGEST = 18
 """Letters of choices that lie side by side; more go into a list."""
 
@@ -51,7 +53,8 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
     named = TABLE.get(name)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
-            f"**{safe(named.title if named else name)}** :gray[:small[{safe(name)}]]", width="content"
+            f"**{safe(named.title if named else OWN if is_own(name) else 'Unknown')}** :gray[:small[{safe(name)}]]",
+            width="content",
         )
         st.space("stretch")
         st.button(
@@ -79,8 +82,8 @@ _WEIGHT = Knob(
 
 
 def _unknown(name: str) -> str:
-    if ":" in name:
-        return "A function of one's own. A page runs none; launch this config with `tuner train FILE`."
+    if is_own(name):
+        return "A page runs none; launch this config with `tuner train FILE`."
     return "There is no reward of this name."
 
 
