@@ -28,7 +28,7 @@ histories, shown = {}, {}
 with st.grid(2, min_column_width=420, gap="small") as grid:
     for metric in metrics:
         curves, others = compare.asked_alike(metric, history(names, metric), rows, baseline)
-        chart = chart_table.of_metric(metric, scored=chart_table.is_scored(metric_names(curves)))
+        chart = chart_table.of_metric(metric, score=chart_table.score_chart(metric_names(curves)))
         histories[metric], shown[metric] = curves, chart
         with grid.cell(), theme.card(f"chart-{metric.replace('/', '-')}", gap="xsmall"):
             st.markdown(f"**{chart.title}** :gray[{chart.unit}]", help=chart.help or None)

@@ -4,7 +4,7 @@ import streamlit as st
 
 from tuner.config.config import Config
 from tuner.ui import draft as drafts
-from tuner.ui import form, run_card, state, theme, writes
+from tuner.ui import form, run_card, state, theme, trying, writes
 from tuner.ui.words import count, safe
 
 
@@ -84,6 +84,13 @@ with st.container(key="new-run-split"):
     fields, side = st.columns([2.1, 1], gap="medium")
 with fields:
     advanced, search, explained = form.options()
-    form.sections(draft, problems, advanced=advanced, search=search, explained=explained)
+    form.sections(
+        draft,
+        problems,
+        advanced=advanced,
+        search=search,
+        explained=explained,
+        below={"Rewards": lambda: trying.panel(config, problems)},
+    )
 with side, st.container(key="new-run-side"):
     run_card.show(draft, config, problems, launch)

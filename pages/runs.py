@@ -4,7 +4,18 @@ import streamlit as st
 
 from tuner.config.kinds import KINDS, trains
 from tuner.tracking.evaluations import results
-from tuner.ui import answers, evaluation, exporting, live, run_actions, run_list, run_view, state, theme
+from tuner.ui import (
+    answers,
+    evaluation,
+    exporting,
+    live,
+    rollouts,
+    run_actions,
+    run_list,
+    run_view,
+    state,
+    theme,
+)
 
 run_id = state.asked("run")
 if not run_id:
@@ -50,6 +61,8 @@ if exported := exporting.made(run):
     names.insert(0, "Export")
 if measured := bool(results(run)):
     names.insert(0, "Evaluation")
+if rollouts.has_rollouts(run):
+    names.insert(1, "Rollouts")
 if answers.has_samples(run):
     names.insert(1, "Samples")
 if predicted := answers.predictions_of(run):
@@ -65,6 +78,10 @@ if "Charts" in tabs and tabs["Charts"].open:
     with tabs["Charts"]:
         run_view.chart_options()
         live.piece(run_view.curves, run, 3.0)
+if "Rollouts" in tabs and tabs["Rollouts"].open:
+    with tabs["Rollouts"]:
+        rollouts.options(run)
+        live.piece(rollouts.panel, run, 4.0)
 if "Samples" in tabs and tabs["Samples"].open:
     with tabs["Samples"]:
         live.piece(answers.samples, run, 5.0)

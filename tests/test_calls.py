@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuner.calls import Call, CallReader
 from tuner.data.tools import FORMATS
-from tuner.serve.calls import Call, CallReader
 
 NAMES = ("get_weather", "add", "noop")
 VALUES = st.one_of(st.text(max_size=12), st.integers(), st.booleans(), st.lists(st.integers(), max_size=3))

@@ -361,3 +361,34 @@ def test_a_hub_set_is_loaded_and_one_that_is_away_says_so(
     away = entry("away", {"hf_hub_url": "nobody/nothing-here", "ranking": True}, tmp_path)
     with pytest.raises(ConfigError, match="nobody/nothing-here cannot be fetched from its hub"):
         next(iter(hub_records(away)))
+
+
+TALK = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "record", "label", "columns"),
+    [
+        (ALPACA, {"instruction": "q", "output": "a", "level": 3}, "a", {"level": 3}),
+        (ALPACA, {"instruction": "q", "output": ""}, None, {}),
+        (ALPACA, {"instruction": "q"}, None, {}),
+        (OPENAI, {"messages": [USER, ASSISTANT], "answer": "7"}, "a", {"answer": "7"}),
+        (OPENAI, {"messages": [USER]}, None, {}),
+        (RANKED, pair("q", "a", "b"), "a", {}),
+        (LABELLED, {"messages": TALK, "label": True}, "a", {}),
+        (LABELLED, {"messages": TALK, "label": False}, None, {}),
+    ],
+)  # fmt: skip
+def test_any_row_is_a_prompt(
+    attributes: dict[str, Any], record: dict[str, Any], label: str | None, columns: dict[str, Any]
+) -> None:
+    """The answer that a row expects is its label; one that is marked bad is none."""
+    row = convert(record, made(attributes), prompts=True)
+    assert not isinstance(row, Dropped), row
+    assert [turn["content"] for turn in row["messages"]] == ["q"]
+    assert (row["label"], row["columns"]) == (label, columns)
+
+
+def test_an_answer_alone_is_no_prompt() -> None:
+    assert isinstance(convert({"messages": [ASSISTANT]}, made(OPENAI), prompts=True), Dropped)

@@ -25,6 +25,7 @@ from tuner.config.config import load
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError
+from tuner.data.verbs import labelled
 from tuner.evaluate.benchmarks import _plain
 from tuner.evaluate.evaluate import _versions, evaluate
 from tuner.evaluate.judge import Judge
@@ -371,3 +372,31 @@ def test_benchmarks_are_lm_eval_s_own_numbers(studio: Path, tmp_path: Path) -> N
             tasks=["colours"], task_manager=known, bootstrap_iters=0,
         )  # fmt: skip
         assert theirs["results"]["colours"]["acc,none"] == accuracy
+
+
+def test_rewards_score_the_answers(studio: Path) -> None:
+    """Each answer's reward is what its parts come to, and a row without an answer is asked too."""
+    rows = [{"messages": [{"role": "user", "content": f"Say {n}"}]} for n in range(3)]
+    rows.append({"messages": [*rows[0]["messages"], {"role": "assistant", "content": "0"}]})
+    (studio / "data" / "asked.json").write_text(json.dumps(rows), encoding="utf-8")
+    catalog = json.loads((studio / "data" / "dataset_info.json").read_text(encoding="utf-8"))
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    sharegpt = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
+    catalog["asked"] = {"file_name": "asked.json", **sharegpt}
+    (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog), encoding="utf-8")
+    wanted = [{"length": {"most": 0, "slack": 24}}, {"equals_label": {"weight": 2.0}}]
+    config = config_of(dataset="asked", versions="base", reward_funcs=json.dumps(wanted))
+    assert of_evaluation(config) == [] and load(config.plain()) == config
+    assert labelled(["asked"], "data") == (4, 1)
+    run, _ = measured(config, "rewarded")
+    said = answers_in(run, "base")
+    assert [row["rewards"]["equals_label"] is None for row in said] == [True, True, True, False]
+    for row in said:
+        parts = row["rewards"]
+        assert set(parts) == {"length", "equals_label"}
+        assert row["reward"] == pytest.approx(parts["length"] + 2 * (parts["equals_label"] or 0))
+    metrics = results(run)["versions"][0]["metrics"]
+    assert metrics["reward"] == pytest.approx(sum(row["reward"] for row in said) / 4)
+    assert metrics["rewards/length/std"] >= 0 and "perplexity" in metrics
+    wrong = of_evaluation(config_of(reward_funcs="contians"))
+    assert "did you mean contains?" in wrong[0].sentence

@@ -34,6 +34,7 @@ FLOORS = {
     "tuner.runs.files": 1,
     "tuner.runs.locks": 1,
     "tuner.data": 2,
+    "tuner.rewards": 2,
     "tuner.config": 1,
     "tuner.hosts": 0,
     "tuner.text": 0,

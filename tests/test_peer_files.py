@@ -73,8 +73,13 @@ def test_choices_of_the_board_bring_only_their_own_fields(tmp_path: Path) -> Non
     assert more["adapter_name_or_path"] == ["saves/Qwen2.5-0.5B-Instruct/lora/train_2024"]
     assert more["pissa_init"] and more["pissa_convert"]
     assert from_board({**BOARD, "top.model_name": "My Own"})["model_name_or_path"] == "My Own"
-    ppo = write(tmp_path, {**BOARD, "train.training_stage": "PPO"})
-    assert "--stage ppo is refused: PPO is not here" in refused([ppo])
+    scored = {"train.reward_model": ["saves/rm"], "train.ppo_score_norm": True}
+    ppo = from_board({**BOARD, "train.training_stage": "PPO", **scored})
+    model = "saves/Qwen2.5-0.5B-Instruct/lora/saves/rm"
+    assert (ppo["stage"], ppo["reward_model"], ppo["ppo_score_norm"]) == ("ppo", model, True)
+    assert (ppo["reward_model_type"], ppo["top_k"], ppo["top_p"]) == ("lora", 0, 0.9)
+    assert "eval_strategy" not in ppo
+    assert "ppo_score_norm" not in dpo
 
 
 @pytest.mark.parametrize(
@@ -182,3 +187,66 @@ def test_json_of_the_board_that_is_broken_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="train.extra_args of the board's file is not JSON"):
         from_board({**BOARD, "train.extra_args": "{optim: x}"})
     assert json.loads(BOARD["train.extra_args"])["seed"] == 7
+
+
+PPO = """
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+reward_model: saves/llama3-8b/lora/reward
+trust_remote_code: true
+stage: ppo
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 2048
+max_samples: 1000
+overwrite_cache: true
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+output_dir: saves/llama3-8b/lora/ppo
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-5
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+max_new_tokens: 512
+top_k: 0
+top_p: 0.9
+"""
+"""llama3_lora_ppo.yaml of its tag v0.9.3, the last with one."""
+
+
+def test_its_ppo_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "ppo.yaml"
+    file.write_text(PPO)
+    config, problems = c.check(c.read(file))
+    assert config is not None and problems == []
+    assert (config.stage, config.reward_model, config.reward_model_type) == (
+        "ppo",
+        "saves/llama3-8b/lora/reward",
+        "lora",
+    )
+    assert (config.max_new_tokens, config.top_k, config.top_p, config.temperature) == (512, 0, 0.9, 0.95)
+    assert (config.ppo_epochs, config.ppo_target, config.ppo_buffer_size, config.warmup_steps) == (
+        4,
+        6.0,
+        1,
+        0.1,
+    )
+    told = c.check({**c.read(file), "reward_model": "http://127.0.0.1:8001/v1/score/evaluation"})[1]
+    assert [p.mend for p in told] == [{"reward_model_type": "api"}]
+    served = c.check(
+        {**c.read(file), "reward_model": "http://127.0.0.1:8001/score", "reward_model_type": "api"}
+    )
+    assert served[0] is not None and served[1] == []

@@ -17,12 +17,15 @@ import tiny
 import torch
 
 from tuner.config.config import Config, make, read
+from tuner.config.kinds import GROUPED, REWARDED
 from tuner.engine.live import LiveRun
 from tuner.engine.trainer_log import read as read_log
 from tuner.jobs.live import Outcome
 from tuner.runs.run import Run, series
 
-SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
+SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"} | dict.fromkeys(
+    REWARDED, "chat"
+)
 IDS = torch.tensor([[1, 4, 260, 270, 280, 5, 290, 300, 2]])
 
 
@@ -103,6 +106,10 @@ def config_of(stage: str, **changes: Any) -> Config:
         "logging_steps": 1,
         "save_strategy": "no",
     }
+    if stage in REWARDED:
+        values |= {"reward_funcs": ["json_valid"], "max_new_tokens": 8}
+    if stage in GROUPED:
+        values["num_generations"] = 2
     return make(values | changes)
 
 

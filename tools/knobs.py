@@ -66,12 +66,24 @@ def _about(knob: Knob) -> str:
     """What the form's tooltip says, and when it has an effect."""
     parts = [knob.tooltip]
     if knob.needs:
-        parts.append(f"Only with {_condition(knob.needs)}.")
+        also = f", or with {_condition(knob.or_needs)}" if knob.or_needs else ""
+        parts.append(f"Only with {_condition(knob.needs)}{also}.")
+    if elsewhere := _elsewhere(knob.name):
+        parts.append(f"Default with {elsewhere}.")
     if knob.name in REASONS:
         parts.append(f"Taken, without effect here: {REASONS[knob.name]}.")
     if knob.secret and "never stored" not in knob.help:
         parts.append("Never stored.")
     return " ".join(parts)
+
+
+def _elsewhere(name: str) -> str:
+    """The defaults that it has for some stages only; for example: `stage` `rloo`: `0.05`."""
+    found: dict[str, list[str]] = {}
+    for stage, kind in KINDS.items():
+        if name in kind.defaults:
+            found.setdefault(word(kind.defaults[name]), []).append(f"`{stage}`")
+    return ", ".join(f"`stage` {' or '.join(stages)}: `{value}`" for value, stages in found.items())
 
 
 def _condition(needs: Mapping[str, tuple[object, ...]]) -> str:

@@ -75,3 +75,24 @@ def test_probe_is_checked_emptied_and_drafts_stay_apart(studio, page, record) ->
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
     expect(launch).to_be_enabled()
     assert "Traceback" not in studio.said(), studio.said()[-3000:]
+
+
+@pytest.mark.slow  # what a page makes of rewards is in test_trying.py and test_rewards.py
+def test_rewards_are_added_set_and_taken_out(studio, page, record) -> None:
+    values = {"model_name_or_path": "models/tiny", "dataset": "chat", "stage": "grpo", "num_generations": 4}
+    page.goto(f"{studio.url}/new_run?clone={record('rewarded', reward_funcs=['json_valid'], **values)}")
+    rewards, command = field(page, "reward_funcs"), page.get_by_test_id("stCode").first
+    expect(command).to_contain_text("--reward_funcs json_valid")
+    rewards.get_by_label("Add a reward").click()
+    page.get_by_role("option", name=re.compile("Contains a text")).click()
+    expect(page.locator(".st-key-card-run")).to_contain_text("contains needs text")
+    expect(page.get_by_role("button", name="What would be rewarded")).to_be_disabled()
+    text = rewards.get_by_label("Text", exact=True)
+    text.fill("thank you, sir")
+    text.press("Enter")
+    expect(command).to_contain_text('"contains": {"text": "thank you, sir"}')
+    expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+    rewards.get_by_role("button", name="Take out").first.click()
+    expect(command).not_to_contain_text("json_valid")
+    expect(command).to_contain_text("thank you, sir")
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]

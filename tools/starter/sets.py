@@ -57,7 +57,9 @@ CATALOG: dict[str, Row] = {
         "file_name": "starter_defects_dpo.json", "ranking": True,
         "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"},
     },
+    "starter_facts": {"file_name": "starter_facts.json"},
     "starter_eval_sft": {"file_name": "starter_eval_sft.json"},
+    "starter_eval_facts": {"file_name": "starter_eval_facts.json"},
     "starter_eval_dpo": {"file_name": "starter_eval_dpo.json"},
     "hh_rlhf_en": {
         "hf_hub_url": "Anthropic/hh-rlhf", "ranking": True, "columns": {"chosen": "chosen",
@@ -78,6 +80,23 @@ def yaml_row(rng: Random, world: World, held: bool) -> Row:
         "input": given.format(**slots),
         "output": "\n".join(lines),
     }
+
+
+def facts_row(rng: Random, world: World, held: bool) -> Row:
+    """The same order with the answer in one short line, which the base model gives now and then."""
+    row = yaml_row(rng, world, held)
+    lines = row["output"].split("\n")[1:]
+    return row | {"output": " ".join(f"{line}." for line in lines)}
+
+
+def facts(rng: Random, world: World, rows: int = 800) -> list[Row]:
+    """Prompts to learn from by rewards: people's facts, each with the one answer that is right."""
+    return [facts_row(rng, world, held=False) for _ in range(rows)]
+
+
+def eval_facts(rng: Random, world: World, rows: int = 100) -> list[Row]:
+    """The same of held-out people."""
+    return [facts_row(rng, world, held=True) for _ in range(rows)]
 
 
 def alpaca(rng: Random, world: World, rows: int = 1200) -> list[Row]:
@@ -279,6 +298,7 @@ def all_sets(seed: int = 0) -> dict[str, list[Row]]:
         "starter_alpaca": alpaca, "starter_chat": chat, "starter_dpo": pairs, "starter_kto": labels,
         "starter_pt": plain,
         "starter_tools": tools, "starter_eval_sft": eval_sft, "starter_eval_dpo": eval_voice,
+        "starter_facts": facts, "starter_eval_facts": eval_facts,
     }  # fmt: skip
     made = {name: maker(Random(f"{seed} {name}"), world) for name, maker in makers.items()}
     made["starter_defects"] = defects(Random(f"{seed} defects"), world)[0]

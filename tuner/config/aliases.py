@@ -45,6 +45,7 @@ RENAMED: dict[str, Alias] = {
     "group_by_length": Alias(
         "train_sampling_strategy", lambda value: "group_by_length" if _yes(value) else None
     ),
+    "max_completion_length": Alias("max_new_tokens"),
     "save_safetensors": Alias(None),
     "logging_dir": Alias(None),
 }
@@ -115,7 +116,6 @@ _RAY = "Ray is not used; runs wait in the studio's own queue (`tuner submit`)."
 _SWANLAB = "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
 _SERVING = "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
 _MEDIA = "images, video and audio are not trained on; use a text model and text data."
-_PPO = "PPO is not here; teach a preference with --stage dpo or --stage kto."
 _FP8 = "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
 _BENCHMARK = (
     "benchmarks are not run by training; measure with --do_eval, or compare answers with --do_predict."
@@ -146,10 +146,6 @@ REFUSED: dict[str, Refusal] = {
         kt_lora_expert_intermediate_size=None,
     ),
     **_each(
-        _PPO, ppo_buffer_size=1, ppo_epochs=4, ppo_score_norm=False, ppo_target=6.0, ppo_whiten_rewards=False,
-        reward_model=None, reward_model_adapters=None, reward_model_quantization_bit=None, reward_model_type="lora",
-    ),
-    **_each(
         _SWANLAB, use_swanlab=False, swanlab_project="llamafactory", swanlab_workspace=None, swanlab_run_name=None,
         swanlab_mode="cloud", swanlab_api_key=None, swanlab_logdir=None, swanlab_lark_webhook_url=None,
         swanlab_lark_secret=None,
@@ -168,8 +164,6 @@ REFUSED: dict[str, Refusal] = {
     ),
 }  # fmt: skip
 NO_STAGE = {
-    "ppo": _PPO,
-    "grpo": "GRPO is not here; teach a preference with --stage dpo or --stage kto.",
     "simpo": "SimPO is a loss; say --stage dpo --pref_loss simpo.",
     "orpo": "ORPO is a loss; say --stage dpo --pref_loss orpo.",
 }
@@ -186,9 +180,10 @@ MEANT: dict[str, str] = {
     "micro_batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
     "eval_batch_size": "per_device_eval_batch_size", "grad_accum": "gradient_accumulation_steps",
     "warmup": "warmup_steps", "optimizer": "optim", "load_in_4bit": "quantization_bit", "load_in_8bit": "quantization_bit",
-    "dpo_loss": "pref_loss", "dpo_beta": "pref_beta", "dpo_ftx": "pref_ftx", "kto_beta": "pref_beta", "beta": "pref_beta",
-    "loss_type": "pref_loss", "orpo_beta": "pref_beta", "r": "lora_rank", "lora_r": "lora_rank", "peft_type": "finetuning_type",
+    "dpo_loss": "pref_loss", "dpo_beta": "pref_beta", "dpo_ftx": "pref_ftx", "kto_beta": "pref_beta", "orpo_beta": "pref_beta", "r": "lora_rank", "lora_r": "lora_rank", "peft_type": "finetuning_type",
     "target_modules": "lora_target", "lora_target_modules": "lora_target", "modules_to_save": "additional_target",
+    "rewards": "reward_funcs", "reward_functions": "reward_funcs", "group_size": "num_generations",
+    "max_prompt_length": "cutoff_len", "kl_coef": "beta", "cliprange": "epsilon", "clip_range": "epsilon",
     "num_processes": "nproc_per_node", "world_size": "nproc_per_node", "n_gpu": "num_gpus", "n_gpus": "num_gpus",
     "output": "output_dir", "name": "run_name", "early_stopping_patience": "early_stopping_steps", "resume": "resume_from_checkpoint",
 }  # fmt: skip

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.config.kinds import KINDS, PREFERENCES
+from tuner.config.kinds import KINDS, PREFERENCES, REWARDED
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import known_models
 
 Values = Mapping[str, Any]
 
-STAGES = {kind.board: name for name, kind in KINDS.items() if kind.board} | {"PPO": "ppo"}
+STAGES = {kind.board: name for name, kind in KINDS.items() if kind.board}
 # What the board calls otherwise than its own flags; every other `train.x` is the flag x.
 NAMES = {
     "batch_size": "per_device_train_batch_size",
@@ -34,8 +34,8 @@ ONLY_WITH = {
     "apollo_": ("use_apollo", True),
     "badam_": ("use_badam", True),
     "swanlab_": ("use_swanlab", True),
-    "ppo_": ("stage", "ppo"),
-    "reward_model": ("stage", "ppo"),
+    "ppo_": ("stage", REWARDED),
+    "reward_model": ("stage", REWARDED),
 }
 # Not of the run: the page's own state, and what is for pictures and trackers that are not asked for.
 APART = (
@@ -74,7 +74,7 @@ def from_board(values: Values) -> dict[str, Any]:
     for name, value in train.items():
         if name not in APART and name != "training_stage" and _counts(name, knobs):
             knobs[NAMES.get(name, name)] = value or None if value == 0 and name in _EMPTY_AT_ZERO else value
-    return _plain(knobs | _derived(train, knobs) | _extra(train))
+    return _plain(knobs | _derived(train, knobs) | _rewarded(top, train, knobs) | _extra(train))
 
 
 _EMPTY_AT_ZERO = ("neftune_alpha", "loraplus_lr_ratio", "val_size")
@@ -116,15 +116,29 @@ def _top(top: Values) -> dict[str, Any]:
     if top.get("checkpoint_path"):
         chosen = top["checkpoint_path"]
         names = [chosen] if isinstance(chosen, str) else list(chosen)
-        folders = [
-            f"saves/{top.get('model_name')}/{top.get('finetuning_type', 'lora')}/{name}" for name in names
-        ]
+        folders = [_saved(top, name) for name in names]
         knobs |= (
             {"adapter_name_or_path": folders}
             if top.get("finetuning_type", "lora") in ("lora", "oft")
             else {"model_name_or_path": folders[-1]}
         )
     return knobs
+
+
+def _saved(top: Values, name: str) -> str:
+    """Where the board keeps what a run of a model made."""
+    return f"saves/{top.get('model_name')}/{top.get('finetuning_type', 'lora')}/{name}"
+
+
+def _rewarded(top: Values, train: Values, knobs: Values) -> dict[str, Any]:
+    """What it sets for PPO, fields or not: the reward model by its folder, and how answers are drawn."""
+    if knobs.get("stage") not in REWARDED:
+        return {}
+    chosen = train.get("reward_model") or []
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    kind = "lora" if top.get("finetuning_type", "lora") == "lora" else "full"
+    found = {"reward_model": ",".join(_saved(top, name) for name in names), "reward_model_type": kind}
+    return found | {"top_k": 0, "top_p": 0.9}
 
 
 def _derived(train: Values, knobs: Values) -> dict[str, Any]:
@@ -136,7 +150,7 @@ def _derived(train: Values, knobs: Values) -> dict[str, Any]:
         found["packing"] = True
     if train.get("use_pissa") and knobs.get("finetuning_type") == "lora":
         found["pissa_convert"] = True
-    if float(train.get("val_size") or 0) > 1e-6 and knobs.get("stage") != "ppo":
+    if float(train.get("val_size") or 0) > 1e-6 and knobs.get("stage") not in REWARDED:
         found |= {"eval_strategy": "steps", "eval_steps": train.get("save_steps", 100)}
         found["per_device_eval_batch_size"] = train.get("batch_size", 2)
     if str(train.get("ds_stage", "none")) != "none":

@@ -20,6 +20,7 @@ from tuner.config.kinds import DEFAULT, KINDS, Kind
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
 from tuner.config.optimizer_sections import Optimizers
+from tuner.config.reward_sections import Online, Ppo, Rewards
 from tuner.config.rules import broken_rules
 from tuner.config.run_config import RunConfig, as_plain
 from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
@@ -45,6 +46,9 @@ class Config(
     Quantization,
     Preference,
     Answers,
+    Rewards,
+    Online,
+    Ppo,
     Evaluation,
     Generation,
     Samples,
@@ -126,8 +130,9 @@ def make(values: Values) -> Config:
 def check(values: Values) -> tuple[Config | None, list[Problem]]:
     """The config if the values make one, and all that is wrong with it."""
     known, problems = _known(values)
+    kind = KINDS.get(str(known.get("stage", DEFAULT)))
     try:
-        config = Config(**known)
+        config = Config(**{**(kind.defaults if kind else {}), **known})
     except ValidationError as error:
         return None, problems + [_problem(e, KNOBS) for e in error.errors()]
     return config, [*problems, *_secrets_in_the_open(config), *broken_rules(config)]
@@ -377,7 +382,8 @@ def word(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list | tuple):
-        return ",".join(str(v) for v in value)
+        nested = any(isinstance(v, dict) for v in value)
+        return json.dumps(value) if nested else ",".join(str(v) for v in value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return json.dumps(value) if isinstance(value, dict) else str(value)

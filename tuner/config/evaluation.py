@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from tuner.config.inference import InferenceConfig, same
 from tuner.config.knobs import Names, OptionalInt, OptionalText, Section, knob
+from tuner.config.reward_sections import RewardList
 from tuner.config.run_sections import Evaluation
 from tuner.config.sections import Data, Output
 
@@ -26,6 +27,11 @@ class Measuring(Section):
         "commas; empty takes base and adapter_name_or_path.",
     )
     per_device_eval_batch_size: int = same(Evaluation, "per_device_eval_batch_size")
+    reward_funcs: RewardList = knob(
+        (),
+        "Rewards that score each answer, as in a run that learns from them: names, or each with its parameters.",
+        advanced=True,
+    )
     perplexity: bool = knob(True, "Also measure how unexpected the expected answers are to the model.")
     judge_url: OptionalText = knob(
         None,

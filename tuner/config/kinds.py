@@ -5,18 +5,30 @@ Adding a stage is a row (and its name in `Stage`), its function in stages/, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
-Stage = Literal["pt", "sft", "rm", "dpo", "kto"]
+Stage = Literal["pt", "sft", "rm", "dpo", "kto", "grpo", "rloo", "ppo"]
 Family = Literal["train", "evaluate", "export", "serve"]
-Rows = Literal["text", "chat", "pairs", "labelled"]
-"""What a data set holds: plain text, chats, pairs of a better and a worse answer, answers marked good or bad."""
+Rows = Literal["text", "chat", "pairs", "labelled", "prompts"]
+"""What a data set holds: plain text, chats, pairs of a better and a worse answer, answers marked good or bad. Prompts are made
+from chats: each is a question to which the model itself writes the answers."""
 Predicts = Literal["", "answers", "scores"]
+GroupLoss = Literal["dapo", "grpo", "dr_grpo", "bnpo"]
+"""How losses of tokens are averaged where answers to a prompt are compared."""
+Baseline = Literal["", "mean", "others", "value"]
+"""What an answer's reward is compared with: the mean of its group, that of the group's others, or a learnt value."""
 
 REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
 LOGPS = ("logps/chosen", "logps/rejected")
+ANSWERED = (
+    "answer_reward", "reward_parts", "distance", "signal", "answer_lengths", "cut", "entropy", "objective", "limited", "step_time",
+)  # fmt: skip
+ANYTHING: tuple[Rows, ...] = ("chat", "pairs", "labelled", "text")
+"""Every data set has prompts; plain text is one as it stands."""
+DRAWN_FREELY: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 512}
+"""TRL's way of drawing answers to learn from: by the very probabilities that the loss then moves."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,19 @@ class Kind:
     """What LLaMA-Factory's board calls it."""
     goes_on: bool = False
     """Whether a run that ended early finds what it left behind and goes on from there, without a checkpoint."""
+    baseline: Baseline = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Knobs whose default is another one for this kind than for the rest."""
 
     @property
     def learns_tokens(self) -> bool:
         """Whether each row is tokens to predict, so that rows may be packed and token losses chosen."""
         return self.family == "train" and self.rows in ("text", "chat")
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether it learns from answers that it writes itself and that rewards score."""
+        return self.rows == "prompts"
 
     @property
     def compares(self) -> bool:
@@ -139,6 +159,44 @@ _TABLE = (
         board="KTO",
     ),
     Kind(
+        "grpo",
+        "Rewards (GRPO)",
+        "tuner.stages.grpo:train",
+        reads=ANYTHING,
+        rows="prompts",
+        metrics=("reward",),
+        charts=ANSWERED,
+        engines=("packed", "trl"),
+        streams=False,
+        baseline="mean",
+        defaults=DRAWN_FREELY,
+    ),
+    Kind(
+        "rloo",
+        "Rewards (RLOO)",
+        "tuner.stages.rloo:train",
+        reads=ANYTHING,
+        rows="prompts",
+        metrics=("reward",),
+        charts=ANSWERED,
+        engines=("packed", "trl"),
+        streams=False,
+        baseline="others",
+        defaults={**DRAWN_FREELY, "num_generations": 2, "beta": 0.05},
+    ),
+    Kind(
+        "ppo",
+        "Rewards (PPO)",
+        "tuner.stages.ppo:train",
+        reads=ANYTHING,
+        rows="prompts",
+        metrics=("reward",),
+        charts=(*(name for name in ANSWERED if name != "signal"), "value_loss", "kl_weight"),
+        streams=False,
+        baseline="value",
+        board="PPO",
+    ),
+    Kind(
         "serve",
         "Serve",
         "tuner.serve.run:serve",
@@ -191,6 +249,12 @@ def usual_for(rows: Rows) -> str:
     return named(where=lambda kind: kind.usual_for == rows)[0]
 
 
+def default_of(stage: object, name: str, usual: Any) -> Any:
+    """What a knob is at for a stage where nothing is said; `usual` is what it is at for most."""
+    kind = KINDS.get(str(stage))
+    return kind.defaults.get(name, usual) if kind else usual
+
+
 def trains(name: str) -> bool:
     """Whether runs of this name learn; an unknown name is one of an older or a newer studio, whose runs did."""
     return name not in KINDS or KINDS[name].family == "train"
@@ -204,3 +268,8 @@ PACKED = named(where=lambda kind: "packed" in kind.engines)
 PREFERENCES = named(where=lambda kind: kind.needs_reference)
 CHOSEN_LOSS = named(where=lambda kind: kind.losses)
 LABELLED = named(where=lambda kind: kind.rows == "labelled")
+REWARDED = named(where=lambda kind: kind.rewarded)
+GROUPED = named(where=lambda kind: kind.rewarded and kind.baseline != "value")
+CLIPPED = named(where=lambda kind: kind.baseline == "mean")
+BASELINED = named(where=lambda kind: kind.baseline == "others")
+VALUED = named(where=lambda kind: kind.baseline == "value")

@@ -81,6 +81,7 @@ class Knob:
     secret: bool = False
     optional: bool = False
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    or_needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def tooltip(self) -> str:
@@ -96,6 +97,8 @@ class Knob:
 
     def applies(self, values: Mapping[str, Any]) -> bool:
         """Whether the knob has an effect next to these other values."""
+        if any(values.get(name) in allowed for name, allowed in self.or_needs.items()):
+            return True
         return all(values.get(name) in allowed for name, allowed in self.needs.items())
 
 
@@ -111,9 +114,11 @@ def knob(
     shown: bool = True,
     secret: bool = False,
     needs: Mapping[str, tuple[Any, ...]] | None = None,
+    or_needs: Mapping[str, tuple[Any, ...]] | None = None,
     **bounds: float,
 ) -> Any:
-    """Declare a knob. `bounds` are pydantic's (ge, gt, le, lt); `needs` maps another knob to the values it must have."""
+    """Declare a knob. `bounds` are pydantic's (ge, gt, le, lt); `needs` maps another knob to the values it must have,
+    `or_needs` to values any of which is enough."""
     hints = {
         "raised": raised,
         "lowered": lowered,
@@ -123,12 +128,13 @@ def knob(
         "shown": shown,
         "secret": secret,
         "needs": dict(needs or {}),
+        "or_needs": dict(or_needs or {}),
     }
     make: Any = Field  # its overloads do not take bounds by **
     return make(default=default, description=help, json_schema_extra={"knob": hints}, **bounds)
 
 
-def _split(value: Any) -> Any:
+def split(value: Any) -> Any:
     if value is None or (isinstance(value, str) and value.strip().lower() == "null"):
         return ()
     if isinstance(value, str):
@@ -147,7 +153,7 @@ def _json(value: Any) -> Any:
     return none_word(value)
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 """A comma-separated list on the command line, a list or a string in YAML."""
 OptionalText = Annotated[str | None, BeforeValidator(none_word)]
 EmptiableText = Annotated[str | None, BeforeValidator(lambda v: none_word(v) if v != "" else v)]

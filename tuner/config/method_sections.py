@@ -21,6 +21,7 @@ from tuner.config.knobs import (
 PAIRS = {"stage": kinds.CHOSEN_LOSS}
 PREFERENCES = {"stage": kinds.PREFERENCES}
 LABELLED = {"stage": kinds.LABELLED}
+REFERRING = {"stage": kinds.PREFERENCES + kinds.REWARDED}
 LORA = {"finetuning_type": ("lora",)}
 ADAPTER = {"finetuning_type": ("lora", "oft")}
 OFT = {"finetuning_type": ("oft",)}
@@ -362,17 +363,17 @@ class Preference(Section):
     ref_model: OptionalText = knob(
         None,
         "Another model to be held to; empty means the model as it was before this run.",
-        needs=PREFERENCES,
+        needs=REFERRING,
         advanced=True,
     )
-    ref_model_adapters: Names = knob((), "Adapters of that other model.", needs=PREFERENCES, advanced=True)
+    ref_model_adapters: Names = knob((), "Adapters of that other model.", needs=REFERRING, advanced=True)
     ref_model_quantization_bit: OptionalInt = knob(
         None,
         "Load that other model in so many bits, 4 or 8.",
         ge=4,
         le=8,
         unit="bits",
-        needs=PREFERENCES,
+        needs=REFERRING,
         advanced=True,
     )
 

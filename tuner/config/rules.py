@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tuner.config import loop_rules
+from tuner.config import loop_rules, reward_rules
 from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem
 from tuner.config.spelling import asks_for_fsdp
@@ -343,7 +343,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "streaming",
         lambda c: c.streaming and not c.kind.streams,
-        "--streaming does not work with stage kto, which pairs each answer with another prompt; set --streaming False.",
+        "--streaming does not work with stage {stage}, which looks at all rows before it begins; set --streaming False.",
         {"streaming": False},
     ),
     Rule(
@@ -438,4 +438,4 @@ def broken_rules(config: Config) -> list[Problem]:
         )
         for rule in RULES
         if rule.broken(config)
-    ] + list(loop_rules.problems(config))
+    ] + [*loop_rules.problems(config), *reward_rules.problems(config)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tuner.config.kinds import KINDS, Kind
+from tuner.config.kinds import KINDS, Kind, default_of
 from tuner.config.knobs import Section, knobs_of
 
 
@@ -25,12 +25,13 @@ class RunConfig(Section):
         return str(getattr(self, "run_name", None) or "")
 
     def changed(self) -> dict[str, Any]:
-        """The knobs that differ from their defaults, plain enough for YAML and JSON."""
-        knobs = knobs_of(type(self))
+        """The knobs that differ from their defaults for this stage, plain enough for YAML and JSON."""
+        knobs, plain = knobs_of(type(self)), self.plain()
         return {
             name: value
-            for name, value in self.plain().items()
-            if name not in knobs or value != as_plain(knobs[name].default)
+            for name, value in plain.items()
+            if name not in knobs
+            or value != as_plain(default_of(plain.get("stage"), name, knobs[name].default))
         }
 
     def plain(self) -> dict[str, Any]:

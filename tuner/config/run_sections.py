@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from tuner.config.kinds import PACKED
+from tuner.config.kinds import PACKED, REWARDED
 from tuner.config.knobs import (
     Names,
     OptionalBool,
@@ -19,6 +19,8 @@ from tuner.config.knobs import (
 )
 
 PREDICTS = {"do_predict": (True,)}
+WRITES = {"stage": REWARDED}
+"""Answers are written to learn from."""
 
 
 class Evaluation(Section):
@@ -95,15 +97,15 @@ class Generation(Section):
     )
     temperature: float = knob(
         0.95, "How freely words are chosen.", ge=0, raised="more varied, less exact.", lowered="drier and more exact.",
-        usual="0.2 to 1", needs=PREDICTS, advanced=True,
+        usual="0.2 to 1", needs=PREDICTS, or_needs=WRITES,
     )  # fmt: skip
     top_p: float = knob(
         0.7, "Only the likeliest words that make up this share are considered.", gt=0, le=1, raised="more varied.",
-        usual="0.7 to 0.95", needs=PREDICTS, advanced=True,
+        usual="0.7 to 0.95", needs=PREDICTS, or_needs=WRITES, advanced=True,
     )  # fmt: skip
     top_k: int = knob(
         50, "Only so many likeliest words are considered; 0 for all.", ge=0, raised="more varied.", usual="20 to 50",
-        needs=PREDICTS, advanced=True,
+        needs=PREDICTS, or_needs=WRITES, advanced=True,
     )  # fmt: skip
     num_beams: int = knob(
         1, "How many continuations are followed at once.", ge=1, raised="likelier answers, slower.", usual="1",
@@ -115,7 +117,7 @@ class Generation(Section):
     )  # fmt: skip
     max_new_tokens: int = knob(
         1024, "The longest answer.", ge=0, raised="long answers survive, loops cost time.", usual="128 to 1024",
-        unit="tokens", needs=PREDICTS, advanced=True,
+        unit="tokens", needs=PREDICTS, or_needs=WRITES,
     )  # fmt: skip
     repetition_penalty: float = knob(
         1.0, "How strongly words already written are avoided.", gt=0, raised="fewer loops, stranger wording.",

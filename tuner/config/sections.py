@@ -76,7 +76,8 @@ class Task(Section):
     stage: Stage = knob(
         DEFAULT,
         "What the run teaches: dpo learns from pairs of a better and a worse answer, sft from answers, "
-        "kto from thumbs up and down, rm trains a reward model, pt reads plain text.",
+        "kto from thumbs up and down, rm trains a reward model, pt reads plain text; grpo, rloo and ppo write answers "
+        "themselves and learn from what rewards say of them.",
     )
     finetuning_type: Literal["lora", "oft", "freeze", "full"] = knob(
         "lora",

@@ -47,7 +47,26 @@ def flag(name: str, value: Any, word: str) -> str:
 def _plain(part: Any) -> bool:
     """Whether a part of a list can stand between commas."""
     text = str(part)
-    return bool(text) and text == text.strip() and "," not in text and text.lower() != "null"
+    return (
+        not isinstance(part, dict)
+        and bool(text)
+        and text == text.strip()
+        and "," not in text
+        and text.lower() != "null"
+    )
+
+
+def listed(value: Any) -> Any:
+    """A list whose parts may be mappings: as YAML has it, as JSON, or as names with commas between them."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        value = json.loads(value)
+    if isinstance(value, dict):
+        return tuple({name: said} for name, said in value.items())
+    if value is None or (isinstance(value, str) and value.strip().lower() == "null"):
+        return ()
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def asks_for_fsdp(said: str | None) -> bool:

@@ -68,6 +68,8 @@ class Encoder:
         if self.rows == "text":
             return Draft([self._plain(row)], [], row)
         try:
+            if self.rows == "prompts":
+                return Draft([self.template.prompt(row["messages"], row.get("tools", ()))], [], row)
             draft = self._chat(row) if "chosen" not in row else self._pair(row)
         except RefusedError as refused:
             return Dropped("the template refuses", str(refused))
@@ -144,7 +146,7 @@ class Encoder:
 
     def count(self, draft: Draft, counts: Sequence[int]) -> Encoded | None:
         """What `fit` would say of a row, from the lengths of its texts alone; None where the ids are needed to say it."""
-        if self.rows == "text" or self.config.train_on_prompt:
+        if self.rows in ("text", "prompts") or self.config.train_on_prompt:
             return None
         if self.rows == "pairs":
             prompt, better, worse = counts
@@ -167,6 +169,8 @@ class Encoder:
         """The row's ids within the cutoff, or why it cannot be used."""
         if self.rows == "text":
             return self._fit_text(ids[0])
+        if self.rows == "prompts":
+            return self._fit_prompt(draft, ids[0])
         if self.rows == "pairs":
             return self._fit_pair(draft, *ids)
         if self.rows == "labelled":
@@ -181,6 +185,14 @@ class Encoder:
         return Encoded(
             row, len(kept), len(kept), len(ids), "the end of the text" if len(kept) < len(ids) else ""
         )
+
+    def _fit_prompt(self, draft: Draft, prompt: Ids) -> Encoded:
+        kept = _shorten(prompt, self.cutoff, self._opening(draft, prompt, 0))
+        asked = {
+            name: draft.row[name] for name in ("messages", "label", "tools", "columns") if name in draft.row
+        }
+        row = {"prompt_ids": kept, "asked": asked}
+        return Encoded(row, len(kept), 0, len(prompt), _what_went(len(kept) < len(prompt), False))
 
     @property
     def packs(self) -> bool:

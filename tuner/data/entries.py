@@ -61,7 +61,7 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
-KIND_WORDS: dict[Kind, str] = {
+KIND_WORDS: Mapping[str, str] = {
     "text": "plain text",
     "chat": "prompts with answers",
     "pairs": "pairs of a better and a worse answer",

@@ -1,7 +1,8 @@
 """Raw records into the normal form, whatever tool they were written for; what does not fit says why.
 
 Normal rows are plain dicts. chat: {"messages", "tools"?}; pairs: {"messages", "chosen", "rejected", "tools"?};
-labelled: {"messages", "completion", "label", "tools"?}; text: {"text"}. Roles are system, user, assistant and tool.
+labelled: {"messages", "completion", "label", "tools"?}; text: {"text"}; prompts: {"messages", "label", "tools"?, "columns"},
+where the label is the answer that the row expects or None, and columns are all else that it has. Roles are system, user, assistant and tool.
 
 A message is {"role", "content"}, both texts, and only where the row has them:
 
@@ -32,15 +33,15 @@ __all__ = ["Dropped", "Message", "Row", "convert", "is_truth"]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-def convert(record: Mapping[str, Any] | Broken, entry: Entry) -> Row | Dropped:
-    """A record in the normal form of its entry's kind, or why it cannot be used."""
+def convert(record: Mapping[str, Any] | Broken, entry: Entry, prompts: bool = False) -> Row | Dropped:
+    """A record in the normal form of its entry's kind, or of `prompts`; or why it cannot be used."""
     if isinstance(record, Broken):
         return Dropped(
             "broken row", f"{record.reason}: {record.excerpt}" if record.excerpt else record.reason
         )
     notes = Notes()
     try:
-        row = _BY_KIND[entry.kind](record, entry, notes)
+        row = (_prompts if prompts else _BY_KIND[entry.kind])(record, entry, notes)
     except UnfitError as unfit:
         return unfit.dropped
     if notes:
@@ -56,6 +57,35 @@ def _chat(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
         if said["role"] == "assistant":
             _not_empty(said)
     return _with_tools({"messages": messages}, record, entry)
+
+
+def _prompts(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
+    used = set(entry.columns.values())
+    columns = {name: value for name, value in record.items() if name not in used}
+    if entry.kind in ("pairs", "labelled"):
+        row = _BY_KIND[entry.kind](record, entry, notes)
+        return {**_asked(row), "columns": columns}
+    return _with_tools({**_question(record, entry, notes), "columns": columns}, record, entry)
+
+
+def _asked(row: Row) -> Row:
+    """The prompt of a row with one answer or two, and the good one of them."""
+    answer = row["chosen"] if "chosen" in row else row["completion"] if row["label"] else None
+    asked: Row = {"messages": row["messages"], "label": answer["content"] if answer else None}
+    if "tools" in row:
+        asked["tools"] = row["tools"]
+    return asked
+
+
+def _question(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
+    alpaca = entry.formatting == "alpaca"
+    messages = _turns(record, entry, notes, answered=not alpaca or bool(_cell(record, entry, "response")))
+    answer = messages.pop() if messages and messages[-1]["role"] == "assistant" else None
+    _ends_with_prompt(messages)
+    for said in messages:
+        said.pop("trained", None)
+    label = answer["content"] if answer and answer["content"].strip() else None
+    return {"messages": messages, "label": label}
 
 
 def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:

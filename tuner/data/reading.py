@@ -165,7 +165,7 @@ class Reader:
     def _drafted(self, block: Sequence[tuple[Place, Any]], entry: Entry) -> Iterator[tuple[Place, Draft]]:
         for place, record in block:
             self.tally.see(place)
-            row = convert(record, entry)
+            row = convert(record, entry, self.encoder.rows == "prompts")
             draft = row if isinstance(row, Dropped) else self.encoder.draft(row)
             if isinstance(draft, Dropped):
                 self.tally.drop(place, draft)

@@ -67,7 +67,7 @@ class Report:
     `tokens` and `histogram` are about the length that the cutoff is held against: the whole example, for pairs the prompt
     with the longer answer, before any cut. `total_tokens` are those fed to the model after it, for pairs the prompt with
     each answer. `examples` are learnt from in an epoch, in `train_rows` rows (fewer when packed). `duplicates` are kept
-    rows that say the same as one before; `overlap` are rows measured on that are learnt from as well. `there` are the rows
+    rows that say the same as one before; `labelled` are prompts whose row expects an answer; `overlap` are rows measured on that are learnt from as well. `there` are the rows
     of the sets, more than were read where only a sample was: counts are the sample's then, and `steps` is 0, for nobody knows.
     """
 
@@ -86,6 +86,7 @@ class Report:
     trained_tokens: int = 0
     histogram: dict[str, list[float]] = field(default_factory=dict)
     duplicates: int = 0
+    labelled: int = 0
     overlap: int = 0
     examples: int = 0
     train_rows: int = 0
@@ -112,6 +113,11 @@ class Report:
     def trained_share(self) -> float:
         """The share of tokens that carry a loss."""
         return self.trained_tokens / self.total_tokens if self.total_tokens else 0.0
+
+    @property
+    def labelled_share(self) -> float:
+        """The share of kept prompts whose row expects an answer."""
+        return self.labelled / self.kept if self.kept else 0.0
 
     @property
     def cut_share(self) -> float:
@@ -168,6 +174,7 @@ class Tally:
         counts["kept"] += 1
         report.total_tokens += encoded.tokens
         report.trained_tokens += encoded.trained
+        report.labelled += "columns" in draft.row and draft.row["label"] is not None
         self._tokens.append(encoded.tokens)
         self._lengths.append(encoded.length)
         self._prints.append(hash(tuple(draft.texts)))

@@ -58,7 +58,7 @@ def show(
     """What the model sees of a raw record. Raises ConfigError when the template is not known."""
     template = template or template_of(config, tokenizer)
     shown = Shown(config.stage, template.name)
-    row = convert(record, entry)
+    row = convert(record, entry, prompts=config.kind.rewarded)
     if isinstance(row, Dropped):
         shown.dropped, shown.detail = row.reason, row.detail
         return shown
@@ -87,6 +87,8 @@ def sides(row: dict[str, Any]) -> dict[str, tuple[list[int], list[int]]]:
         return {side: _after(row["prompt_ids"], row[f"{side}_ids"]) for side in ("chosen", "rejected")}
     if "completion_ids" in row:
         return {"answer": _after(row["prompt_ids"], row["completion_ids"])}
+    if "prompt_ids" in row:
+        return {"prompt": _after(row["prompt_ids"], [])}
     return {"text": (row["input_ids"], row.get("labels", [MASKED] * len(row["input_ids"])))}
 
 

@@ -93,6 +93,16 @@ def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
     )
 
 
+def labelled(names: Sequence[str], folder: str, most: int = 200) -> tuple[int, int]:
+    """Of the first prompts of some sets, how many there are and how many of them expect an answer. Raises ConfigError."""
+    found: list[Any] = []
+    for entry in named(names, folder):
+        every = (record for file in entry.files() for _, record in records(file))
+        found += [convert(record, entry, prompts=True) for record in islice(every, most)]
+    rows = [row for row in found if not isinstance(row, Dropped)]
+    return len(rows), sum(row["label"] is not None for row in rows)
+
+
 def stage_of(entry: Entry) -> str:
     """The stage that a data set is usually for."""
     return usual_for(entry.kind)

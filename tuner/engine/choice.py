@@ -93,13 +93,18 @@ def _build(
         start.rows.eval or None,
         objective=objective,
         each_text=config.compute_accuracy,
-        engine=EngineSettings(
-            preset=config.engine_preset,
-            token_budget=config.engine_token_budget,
-            recompute=layers_to_recompute(config, start.model.config.num_hidden_layers),
-            run_by=_run_by(config, start),
-            planned=start.plan.budget if start.plan.on_gpu == on_gpu(config) else None,
-            reference_cache=paths.mlruns() / "references",
-        ),
+        engine=settings_of(config, start),
         processing_class=start.tokenizer,
+    )
+
+
+def settings_of(config: Config, start: Start) -> EngineSettings:
+    """How a run's packed rows use the machine."""
+    return EngineSettings(
+        preset=config.engine_preset,
+        token_budget=config.engine_token_budget,
+        recompute=layers_to_recompute(config, start.model.config.num_hidden_layers),
+        run_by=_run_by(config, start),
+        planned=start.plan.budget if start.plan.on_gpu == on_gpu(config) else None,
+        reference_cache=paths.mlruns() / "references",
     )

@@ -46,7 +46,7 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
         with torch.no_grad():
             chosen, rejected = model(**batch, use_cache=False).logits.squeeze(-1).float().chunk(2)
         found += [
-            {"chosen": round(c, 4), "rejected": round(r, 4)}
+            {"chosen": round(c, 6), "rejected": round(r, 6)}
             for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
         ]
         run.progress(len(found) / len(rows), message("doing.pairs", done=len(found), total=len(rows)))

@@ -113,8 +113,8 @@ def _settled(config: Config, run: LiveRun, plan: Plan) -> dict[str, Any]:
         settled["log_level_replica"] = "error"  # the first process says the rest
     if config.disable_shuffling:
         settled["train_sampling_strategy"] = "sequential"
-    if config.early_stopping_steps and not config.metric_for_best_model:
-        settled["metric_for_best_model"] = "eval_loss"
+    if (config.early_stopping_steps or config.load_best_model_at_end) and not config.metric_for_best_model:
+        settled["metric_for_best_model"] = "eval_reward" if config.kind.rewarded else "eval_loss"
     return settled
 
 
@@ -248,7 +248,7 @@ def _callbacks(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> 
         yield TrainerLog(run)
     if config.early_stopping_steps:
         yield EarlyStoppingCallback(early_stopping_patience=config.early_stopping_steps)
-    if config.probe:
+    if config.probe and not config.kind.rewarded:
         from tuner.engine.samples import Sampler
 
         yield Sampler(config, run, load_tokenizer(start.source.folder))

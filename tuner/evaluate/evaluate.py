@@ -27,6 +27,7 @@ from tuner.evaluate.judge import Judge
 from tuner.evaluate.likelihood import log_likelihoods, perplexity
 from tuner.evaluate.predictions import Predictions
 from tuner.evaluate.questions import Question, Questions, questions
+from tuner.evaluate.rewarded import completion, rewarded
 from tuner.generate.adapters import BASE as NO_ADAPTER
 from tuner.generate.adapters import Adapters
 from tuner.generate.answers import answers
@@ -36,6 +37,8 @@ from tuner.models import loading
 from tuner.models.adapter_loading import adapter_folder
 from tuner.models.loading import Source
 from tuner.plan.facts import place
+from tuner.rewards.registry import parsed
+from tuner.rewards.reward import Reward
 from tuner.runs.files import replace_text
 from tuner.text.message import message
 from tuner.tracking.adapters import named_version
@@ -58,6 +61,7 @@ class Version:
 def evaluate(config: EvaluateConfig, live: Live) -> Outcome:
     """Measure each version on the data sets, on the benchmarks, or both."""
     plain = config.loading()
+    rewards = parsed(config.reward_funcs)
     with live.phase("finding_model"):
         source = loading.find(plain)
         versions = _versions(config.measured())
@@ -68,7 +72,7 @@ def evaluate(config: EvaluateConfig, live: Live) -> Outcome:
     live.began(0, len(versions))
     for number, version in enumerate(versions, start=1):
         adapters.use(NO_ADAPTER if version.label == BASE else version.label)
-        measured = _Measured(config, plain, source, adapters.model, live)
+        measured = _Measured(config, plain, source, adapters.model, live, rewards)
         version.metrics = measured.of(version, asked)
         live.measured(number, {f"{name}/{version.folder}": v for name, v in version.metrics.items()})
         live.stepped(number, len(versions))
@@ -102,7 +106,13 @@ def _asked(config: EvaluateConfig, plain: Config, source: Source, live: Live) ->
     if not config.dataset:
         return Questions()
     tokenizer = load_tokenizer(source.folder)
-    found = questions(plain, template_of(plain, tokenizer), tokenizer, live.progress)
+    found = questions(
+        plain,
+        template_of(plain, tokenizer),
+        tokenizer,
+        live.progress,
+        unanswered=bool(config.reward_funcs),
+    )
     live.learned_from(found.inputs)
     for reason, count in found.left_out.items():
         live.note(message("note.not_asked", count=count, reason=reason))
@@ -143,9 +153,10 @@ class _Measured:
         source: Source,
         model: Any,
         live: Live,
+        rewards: Sequence[Reward],
     ):
         self.config, self.plain, self.source = config, plain, source
-        self.model, self.live = model, live
+        self.model, self.live, self.rewards = model, live, rewards
         self.tokenizer = loading.tokenizer(plain, source)
 
     def of(self, version: Version, asked: Questions) -> dict[str, float]:
@@ -166,14 +177,33 @@ class _Measured:
         said = kept.done()
         seconds = time.perf_counter() - began
         with self.live.phase("evaluating"):
-            found = _scores(asked, said)
-            if self.config.perplexity:
-                found["perplexity"] = perplexity(
-                    log_likelihoods(self.model, asked, self.plain.cutoff_len, self._unless_stopped)
-                )
-            if self.config.judge_url:
-                found["judge"] = Judge(self.config).mean(asked, said, self._unless_stopped)
+            found = self._rewarded(kept, asked, said) if self.rewards else {}
+            known = [(one, text) for one, text in zip(asked, said, strict=True) if one.answer]
+            if known:
+                found |= self._held_against(*map(list, zip(*known, strict=True)))
         return found | ({"answers_per_second": fresh / seconds} if fresh == len(asked) else {})
+
+    def _held_against(self, asked: Sequence[Question], said: Sequence[str]) -> dict[str, float]:
+        """What answers come to beside the expected ones."""
+        found = _scores(asked, said)
+        if self.config.perplexity:
+            found["perplexity"] = perplexity(
+                log_likelihoods(self.model, asked, self.plain.cutoff_len, self._unless_stopped)
+            )
+        if self.config.judge_url:
+            found["judge"] = Judge(self.config).mean(asked, said, self._unless_stopped)
+        return found
+
+    def _rewarded(
+        self, kept: Predictions, asked: Sequence[Question], said: Sequence[str]
+    ) -> dict[str, float]:
+        """What the rewards say, written beside each answer."""
+        longest = self.config.max_new_tokens
+        sizes = [len(self.tokenizer(text, add_special_tokens=False).input_ids) for text in said]
+        told = [completion(*one, longest) for one in zip(asked, said, sizes, strict=True)]
+        scored, metrics = rewarded(self.rewards, told)
+        kept.mark([{"reward": one.total, "rewards": dict(one.parts)} for one in scored])
+        return metrics
 
     def _answer(self, kept: Predictions, asked: Sequence[Question]) -> None:
         missing, tokenizer = kept.missing, self.tokenizer

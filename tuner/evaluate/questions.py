@@ -27,13 +27,16 @@ Progress = Callable[[float, Message], None]
 @dataclass(frozen=True)
 class Question:
     """`ids` is the rendered prompt and `answer` the expected answer with what ends it; `shown` is the prompt without its marks and
-    `expected` the answer's own words. `record` is the raw row, which may bring patterns for scoring."""
+    `expected` the answer's own words; both answers are empty where the row has none. `record` is the raw row, which may bring
+    patterns for scoring; `messages` and `tools` are what the prompt was rendered from."""
 
     shown: str
     expected: str
     ids: list[int]
     answer: list[int]
     record: Mapping[str, Any]
+    messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -46,9 +49,14 @@ class Questions:
 
 
 def questions(
-    config: Config, template: Template, tokenizer: Tokenizer, progress: Progress = lambda share, doing: None
+    config: Config,
+    template: Template,
+    tokenizer: Tokenizer,
+    progress: Progress = lambda share, doing: None,
+    *,
+    unanswered: bool = False,
 ) -> Questions:
-    """The questions of a config's data sets, in their order.
+    """The questions of a config's data sets, in their order; with `unanswered` those too whose row has no answer.
 
     A prompt that leaves no room within cutoff_len is left out, not cut: the answer to half a question says nothing.
     Raises ConfigError when there is none.
@@ -56,11 +64,11 @@ def questions(
     found = Questions()
     encoder = Encoder(config, template, tokenizer)
     for entry in named(config.dataset, config.dataset_dir):
-        if entry.kind == "text":
+        if entry.kind == "text" and not unanswered:
             sentence = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
             raise ConfigError([Problem("dataset", sentence)])
         source, before = Source(entry, config), len(found.asked)
-        for one in _of(source, entry, encoder):
+        for one in _of(source, entry, encoder, unanswered):
             if isinstance(one, str):
                 found.left_out[one] += 1
             else:
@@ -75,34 +83,48 @@ def questions(
     return found
 
 
-def _of(source: Source, entry: Entry, encoder: Encoder) -> Iterator[Question | str]:
+def _of(source: Source, entry: Entry, encoder: Encoder, unanswered: bool) -> Iterator[Question | str]:
     for _, record in source:
-        row = convert(record, entry)
-        yield row.reason if isinstance(row, Dropped) else _question(row, record, encoder)
+        row = convert(record, entry, prompts=unanswered)
+        yield row.reason if isinstance(row, Dropped) else _question(row, record, encoder, unanswered)
 
 
-def _question(row: Row, record: Any, encoder: Encoder) -> Question | str:
+def _question(row: Row, record: Any, encoder: Encoder, unanswered: bool) -> Question | str:
     messages, reply = _split(row)
-    if not messages or reply is None:
+    if not messages or (reply is None and not unanswered):
         return "no answer"
     if row.get("label") is False:
         return BAD  # what a model should not say is nothing to expect of it
     try:
-        one = encoder.template.answers(messages, [reply], row.get("tools", ()))[0]
+        ids, answer, expected = _rendered(messages, reply, row.get("tools", ()), encoder)
     except RefusedError as refused:
         return str(refused)
-    texts = [one.prompt, one.answer]
-    ids, answer = encoder.tokenizer.encode_batch(texts, encoder.continues(texts))
     if len(ids) >= encoder.config.cutoff_len:
         return TOO_LONG
-    expected = str(reply.get("content") or "") or one.answer.removesuffix(one.ending)
     shown = encoder.tokenizer.decode(ids, skip_special=True)
-    return Question(shown, expected.strip(), ids, answer, record if isinstance(record, Mapping) else {})
+    raw = record if isinstance(record, Mapping) else {}
+    return Question(shown, expected, ids, answer, raw, tuple(messages), tuple(row.get("tools", ())))
+
+
+def _rendered(
+    messages: list[dict[str, Any]], reply: dict[str, Any] | None, tools: Any, encoder: Encoder
+) -> tuple[list[int], list[int], str]:
+    """The ids of the prompt and of the expected answer, and the answer's words. Raises RefusedError."""
+    if reply is None:
+        prompt = encoder.template.prompt(messages, tools)
+        return encoder.tokenizer.encode_batch([prompt], encoder.continues([prompt]))[0], [], ""
+    one = encoder.template.answers(messages, [reply], tools)[0]
+    texts = [one.prompt, one.answer]
+    ids, answer = encoder.tokenizer.encode_batch(texts, encoder.continues(texts))
+    expected = str(reply.get("content") or "") or one.answer.removesuffix(one.ending)
+    return ids, answer, expected.strip()
 
 
 def _split(row: Row) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """The turns before the answer that is expected, and that answer; of a pair the better one."""
     messages = list(row.get("messages", ()))
+    if "columns" in row:
+        return messages, None if row["label"] is None else {"role": "assistant", "content": row["label"]}
     reply = row.get("chosen") or row.get("completion")
     if reply is None and messages and messages[-1]["role"] == "assistant":
         reply = messages.pop()

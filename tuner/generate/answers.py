@@ -23,7 +23,7 @@ class Collected:
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, adapter: str = ""):
         self.pieces: list[Piece] = []
-        self.request = Request(prompt, sampling, adapter, self.pieces.append)
+        self.request = Request(prompt, sampling, adapter, self.pieces.append, reads_along=bool(sampling.stop))
 
     @property
     def answer(self) -> Answer:
@@ -43,17 +43,19 @@ def answers(
     told: Callable[[int, Answer], None] = lambda number, answer: None,
     pad: int = 0,
     rows: int = 32,
+    decoder: Decoder | None = None,
 ) -> list[Answer]:
     """An answer to each prompt, from the model as it stands. `told` hears each with its number when it ends.
 
-    `rows` are answered side by side; a row that ends makes room for the next.
+    `rows` are answered side by side; a row that ends makes room for the next. A `decoder` that is kept from one call to the
+    next keeps what it has set up.
     """
     each = [wishes] * len(prompts) if isinstance(wishes, Sampling) else wishes
     asked = [Collected(prompt, wish) for prompt, wish in zip(prompts, each, strict=True)]
     ended: list[int] = []
     for number, one in enumerate(asked):
         one.request.told = partial(_heard, ended, number, one)
-    scheduler = Scheduler(Decoder(model, pad), decode, most=rows)
+    scheduler = Scheduler(decoder or Decoder(model, pad), decode, most=rows)
     for one in sorted(asked, key=lambda one: len(one.request.prompt)):
         scheduler.submit(one.request)
     with undisturbed(model):

@@ -39,6 +39,11 @@ class Arena:
         shape = (2, rows, self.sizes.heads, columns, self.sizes.size)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its keys and values."""
+        return sum(held.numel() * held.element_size() for held in self.held)
+
     def reserve(self, rows: int, columns: int, hoped: int = 0) -> None:
         """Have room for so many; what is held stays. `hoped` columns are set aside where there is memory for them."""
         wanted = max(columns, hoped)

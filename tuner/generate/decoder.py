@@ -53,6 +53,16 @@ class Decoder:
         self.statics = Statics(called, overlaps) if written and self.joins else None
         self.longest = int(getattr(called.config, "max_position_embeddings", 0) or 0) or 1 << 30
 
+    def changed(self) -> None:
+        """Adapters were trained since: what was copied of them is copied anew. Only where no row is being continued."""
+        if self.statics is not None:
+            self.statics.changed()
+
+    @property
+    def held(self) -> int:
+        """Bytes of keys and values that are kept for rows to come."""
+        return 0 if self.statics is None else sum(steps.arena.size for steps in self.statics.idle)
+
     @property
     def vocabulary(self) -> int:
         """How many ids it reads."""
@@ -81,7 +91,7 @@ class Decoder:
             lengths = [rows.lengths[i] for i in chosen]
             return self.statics.enter(held, rows.cache, chosen, lengths, room)
         assert not isinstance(held, StaticRows)
-        if held is None and len(chosen) == len(rows.lengths):
+        if held is None and list(chosen) == list(range(len(rows.lengths))):
             return rows
         return self.join([*([] if held is None else [(held, range(len(held.lengths)))]), (rows, chosen)])
 

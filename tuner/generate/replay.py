@@ -46,6 +46,14 @@ class Steps:
             self.close()
         return list(self.outfits).index(state)
 
+    def renew(self, state: State) -> None:
+        """Copy what is on the model now over what was copied of it before, in its place, where graphs read it."""
+        if list(self.outfits) != [state]:
+            self.outfits.clear()  # taken in when it is next worn
+            return
+        self.outfits[state] = self.written.outfit()
+        self.worn.overwrite(self.written.worn(self.ends, list(self.outfits.values())))
+
     def __call__(self, rows: int, columns: int) -> Tensor:
         """Read the next token of the first `rows` rows, which then hold `columns` at most, and put the likeliest one after
         it in its place; logits [rows, vocabulary]."""

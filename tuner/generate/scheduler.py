@@ -20,7 +20,7 @@ from tuner.generate.adapters import AsItIs, Switch
 from tuner.generate.decoder import AnyRows, Decoder
 from tuner.generate.request import Finish, Piece, Request, Token
 from tuner.generate.static import Launched, StaticRows
-from tuner.generate.text import Decodes, Speech
+from tuner.generate.text import Decodes, Speech, Whole
 
 MOST_ROWS = 32
 PREFILL = 8192
@@ -61,7 +61,7 @@ class Scheduler:
         self.most = most if decoder.joins else 1
         self.waiting: deque[Request] = deque()
         self.lanes: dict[Hashable, Lane] = {}
-        self.speech: dict[Request, Speech] = {}
+        self.speech: dict[Request, Speech | Whole] = {}
         self.read = self.made = 0
         self.lock = threading.Condition()
         self.looked = 0.0
@@ -145,19 +145,23 @@ class Scheduler:
 
     def _enter(self, group: list[Request]) -> None:
         every = any(r.sampling.prompt_logprobs for r in group)
-        rows, logits = self.decoder.prefill([r.prompt for r in group], every)
-        self.read += sum(rows.lengths)
+        prompts = list(dict.fromkeys(tuple(r.prompt) for r in group))  # several answers to one begin alike
+        places = {prompt: i for i, prompt in enumerate(prompts)}
+        row = [places[tuple(r.prompt)] for r in group]
+        rows, logits = self.decoder.prefill(prompts, every)
+        self.read += sum(len(r.prompt) for r in group)
         for number, request in enumerate(group):
             self.speech[request] = self._speech(request)
             if request.sampling.prompt_logprobs:
-                request.prompt_tokens = _prompt_tokens(logits[number], request)
-        ended = self._choose(group, logits[:, -1])
+                request.prompt_tokens = _prompt_tokens(logits[row[number]], request)
+        ended = self._choose(group, logits[row, -1])
         left = [i for i in range(len(group)) if i not in ended]
         if left:
             coming, lane = [group[i] for i in left], self._lane(group[0].adapter)
             self._hear(lane)  # what is ahead goes on from tokens that only the device knows
             room = max(len(r.prompt) + r.sampling.max_tokens for r in [*lane.requests, *coming])
-            lane.rows = self.decoder.enter(lane.rows, rows, left, min(room, self.decoder.longest))
+            chosen = [row[i] for i in left]
+            lane.rows = self.decoder.enter(lane.rows, rows, chosen, min(room, self.decoder.longest))
             lane.requests += coming
 
     def _lane(self, adapter: str) -> Lane:
@@ -167,11 +171,11 @@ class Scheduler:
             return self.lanes.setdefault(adapter, Lane(adapter))
         return self.lanes.setdefault(shared, Lane(None))
 
-    def _speech(self, request: Request) -> Speech:
+    def _speech(self, request: Request) -> Speech | Whole:
         def decode(ids: Sequence[int]) -> str:
             return self.decode(ids, request.sampling.skip_special)
 
-        return Speech(decode, request.sampling.stop)
+        return Speech(decode, request.sampling.stop) if request.reads_along else Whole(decode)
 
     # --- those that are there
 

@@ -124,6 +124,11 @@ class Statics:
         arena = Arena(written.sizes, written.dtype, written.device)
         return Steps(written, ends, arena, capture=written.device.type == "cuda")
 
+    def changed(self) -> None:
+        """The adapter on the model was trained: the arenas' copies of it become what it is now."""
+        for steps in self.idle:
+            steps.renew(state_of(self.model))
+
     def release(self, rows: StaticRows) -> None:
         """Keep the arena of rows that have all left, and forget the one that waits longest where there are many."""
         rows.leave(range(len(rows.lengths)))

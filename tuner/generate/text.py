@@ -117,3 +117,20 @@ class Speech:
             count += 1
         gone, self.pending = self.pending[:count], self.pending[count:]
         return tuple(token for _, _, token in gone)
+
+
+class Whole:
+    """Tokens of one answer in, all of it out at its end: for those who do not read along. Without stop strings."""
+
+    def __init__(self, decode: Decode):
+        self.decode = decode
+        self.tokens: list[Token] = []
+
+    def add(self, token: Token, finish: Finish = "") -> Piece | None:
+        """The answer, if it ends with this token."""
+        self.tokens.append(token)
+        return self.end(finish) if finish else None
+
+    def end(self, finish: Finish) -> Piece:
+        """The answer."""
+        return Piece(self.decode([token.id for token in self.tokens]), tuple(self.tokens), finish)

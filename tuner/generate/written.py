@@ -62,9 +62,21 @@ class Worn:
     head_lora: Adapted | None
     owners: dict[tuple[int, ...], Tensor]
 
+    def overwrite(self, fresh: Worn) -> None:
+        """Become another of the same adapters, in the memory of this one."""
+        for own, new in zip([*_parts_of(self)], [*_parts_of(fresh)], strict=True):
+            own.a.copy_(new.a)
+            own.b.copy_(new.b)
+
     def hidden(self, worn: Tensor) -> dict[tuple[int, ...], Tensor]:
         """Which ranks are not a row's own [rows, R], by kind, from the numbers of what the rows wear."""
         return {key: owners[None] != worn[:, None] for key, owners in self.owners.items()}
+
+
+def _parts_of(worn: Worn) -> Iterator[Adapted]:
+    for lora in [*(one for group in worn.groups for one in group), worn.head_lora]:
+        if lora is not None:
+            yield lora
 
 
 State = tuple[str, ...]

@@ -14,6 +14,7 @@ from tuner.config.models import adapter_refusal
 from tuner.data.catalog import named
 from tuner.plan import preflight
 from tuner.plan.facts import place
+from tuner.rewards.registry import wrong_with
 from tuner.tracking.adapters import folder_of, named_version
 from tuner.tracking.store import TrackerError
 
@@ -68,7 +69,8 @@ def of_evaluation(config: EvaluateConfig) -> list[Problem]:
         )
     try:
         for entry in named(config.dataset, config.dataset_dir):
-            if (entry.kind if entry.local else entry.told_kind) == "text":
+            kind = entry.kind if entry.local else entry.told_kind
+            if kind == "text" and not config.reward_funcs:
                 said = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
                 found.append(Problem("dataset", said))
     except ConfigError as error:
@@ -79,7 +81,7 @@ def of_evaluation(config: EvaluateConfig) -> list[Problem]:
                 "judge_url", f"--judge_url {config.judge_url} is no address; begin with http:// or https://."
             )
         )
-    return found
+    return [*found, *wrong_with(config.reward_funcs)]
 
 
 def of_import(config: ImportConfig) -> list[Problem]:

@@ -10,7 +10,8 @@ from tuner.config.config import Config
 from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
 from tuner.text.message import Message, message
 
-PACKED, TRL = "packed", "trl"
+PACKED, TRL, PADDED = "packed", "trl", "padded"
+"""Packed rows, TRL's trainers, and padded sequences: what learns from rewards where packed rows do not fit."""
 WRITTEN_OUT = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "glm", "glm4"}
     | {"olmo2", "olmo3", "smollm3", "seed_oss"}
@@ -81,7 +82,7 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.pissa": lambda c: c.pissa_init and not goes_on(c) and compares(c),
     "engine.optim": lambda c: c.optim not in OPTIMIZERS,
     "engine.own_optimizer": lambda c: any(getattr(c, name) for name in _OWN_OPTIMIZERS),
-    "engine.reference": lambda c: c.ref_model or c.ref_model_adapters,
+    "engine.reference": lambda c: not c.kind.rewarded and (c.ref_model or c.ref_model_adapters),
     "engine.fp16": lambda c: c.fp16,
     "engine.sharded": lambda c: c.sharded,
     "engine.running_mean": lambda c: c.processes > 1 and c.pref_bco_weight > 1e-6,

@@ -12,13 +12,18 @@ from tuner.config.config import Config
 from tuner.data.encode import packs
 from tuner.plan.engine import goes_on, grows
 from tuner.plan.rows import OWN_LAYERS, Layers, RowBudget, autograd_activations, packed_memory
+from tuner.plan.schedule import Schedule
 from tuner.plan.shape import Lengths, Memory, ModelShape
+
+SIDE_BY_SIDE = 64
+"""Answers that are written at once on a CPU; there the rest waits for a place."""
 
 
 def run_memory(
     config: Config,
     shape: ModelShape,
     lengths: Lengths,
+    on_gpu: bool,
     again: bool,
     budget: RowBudget | None,
     rank: int,
@@ -33,6 +38,8 @@ def run_memory(
         else _padded_step(config, shape, lengths, again)
     )
     parts = config.processes if config.sharded else 1
+    if config.kind.rewarded:
+        steps = replace(steps, cache=_written(config, shape, lengths, on_gpu))
     return replace(
         steps,
         weights=weights(config, shape) // parts + steps.weights,
@@ -93,10 +100,14 @@ def weights(config: Config, shape: ModelShape) -> int:
     inner = shape.parameters - embeddings
     per_number = {4: 0.56, 8: 1.0}.get(config.quantization_bit or 0, float(kept))  # 4 bits and their scales
     frozen = int(inner * per_number) + embeddings * kept
+    scorer = (
+        frozen if config.kind.rewarded and config.reward_model and config.reward_model_type == "lora" else 0
+    )
     if not _whole(config):
-        return frozen
+        return frozen + scorer
     own = shape.parameters * (2 if config.pure_bf16 else 4)
-    return own + (frozen if config.kind.needs_reference else 0)
+    first = own if config.kind.rewarded and (config.beta or config.kind.baseline == "value") else 0
+    return own + scorer + first + (frozen if config.kind.needs_reference else 0)
 
 
 def _optimizer_bytes(name: str, width: int) -> float:
@@ -122,6 +133,22 @@ def layers_of(config: Config, shape: ModelShape | None, rank: int, written_out: 
     return Layers(written_out, _whole(config), taken)
 
 
+def _written(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> int:
+    """Keys and values of the answers that are written side by side, each as long as it may become."""
+    schedule = Schedule.of(config, 0)
+    answers = schedule.batch * schedule.written
+    columns = min(config.cutoff_len, lengths.longest) + config.max_new_tokens
+    column = 2 * shape.layers * shape.kv_heads * shape.head_size * frozen_bytes(config)
+    return (answers if on_gpu else min(answers, SIDE_BY_SIDE)) * columns * column
+
+
+def _learnt_tokens(config: Config, lengths: Lengths) -> int:
+    """Tokens of a step that learns from answers of its own: the prompts, each once, and all answers at their longest."""
+    answers = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    prompts = max(1, answers // Schedule.of(config, 0).answers)
+    return int(prompts * min(lengths.mean, config.cutoff_len)) + answers * config.max_new_tokens
+
+
 def _packed_step(
     config: Config, shape: ModelShape, lengths: Lengths, budget: RowBudget, rank: int, run_by: Layers
 ) -> Memory:
@@ -134,6 +161,8 @@ def _packed_step(
     longest = config.cutoff_len * (1 if config.kind.learns_tokens else 2)
     wanted = int(examples * lengths.mean + 3 * examples**0.5 * lengths.deviation)
     wanted = min(examples * longest if packs(config) else wanted, examples * longest)
+    if config.kind.rewarded:
+        wanted, longest = _learnt_tokens(config, lengths), config.cutoff_len + config.max_new_tokens
     # an example longer than the budget gets a row of its own
     tokens = max(min(budget.token_budget, wanted), min(lengths.longest, longest))
     width = frozen_bytes(config)
@@ -155,13 +184,15 @@ def _packed_step(
 
 def _scored(config: Config, tokens: int) -> int:
     """How many of a row's tokens are scored: at most all where tokens are learned, about half of pairs."""
-    if config.kind.learns_tokens:
+    if config.kind.learns_tokens or config.kind.rewarded:
         return tokens
     return 0 if config.kind.scores else tokens // 2
 
 
 def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: bool) -> Memory:
     """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
+    if config.kind.rewarded:
+        return _padded_answers(config, shape, lengths, again)
     each = config.cutoff_len if packs(config) else min(config.cutoff_len, lengths.longest)
     tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
     layer, width = autograd_activations(shape, half=_half(config), whole=_whole(config)), frozen_bytes(config)
@@ -170,6 +201,21 @@ def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: boo
         kept = shape.layers * width * shape.hidden + layer
     logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
     return Memory(0, 0, 0, 0, tokens * kept, logits)
+
+
+def padded_budget(vocab: int) -> int:
+    """Tokens of a row of padded answers, whose logits are made all at once: what 2 GiB hold of them three times over."""
+    return max(512, (2 << 30) // (12 * vocab))
+
+
+def _padded_answers(config: Config, shape: ModelShape, lengths: Lengths, again: bool) -> Memory:
+    """A row of answers as padded sequences, each behind its prompt."""
+    one = min(lengths.longest, config.cutoff_len) + config.max_new_tokens
+    tokens = max(one, min(padded_budget(shape.vocab), _learnt_tokens(config, lengths)))
+    kept = shape.layers * autograd_activations(shape, half=_half(config), whole=_whole(config))
+    if again:
+        kept = shape.layers * frozen_bytes(config) * shape.hidden + kept // shape.layers
+    return Memory(0, 0, 0, 0, tokens * kept, tokens * shape.vocab * 12)
 
 
 ROOM = 0.7

@@ -13,6 +13,7 @@ from tuner.config.run_config import RunConfig
 from tuner.data.encode import packs
 from tuner.data.report import steps as optimizer_steps
 from tuner.plan import engine as engines
+from tuner.plan import schedule
 from tuner.plan import steps as counting
 from tuner.plan.disk import run_disk
 from tuner.plan.facts import Data, Machine, Model
@@ -102,6 +103,8 @@ def _steps(config: Config, data: Data) -> int | None:
     rows = data.rows
     if rows is None or config.streaming:
         return max(0, config.max_steps) or None
+    if config.kind.rewarded:
+        return schedule.steps(config, rows)
     if packs(config) and data.lengths:
         full = min(data.lengths.mean, config.cutoff_len) / config.cutoff_len
         rows = max(1, math.ceil(rows * full))
@@ -111,7 +114,8 @@ def _steps(config: Config, data: Data) -> int | None:
 def _with_engine(config: Config, whole: Plan, data: Data, model: Model) -> Plan:
     """Which engine, and why, once the model is known."""
     why = engines.refusal(config, model.config, model.adapter)
-    return replace(whole, engine=engines.TRL if why else engines.PACKED, why=why)
+    other = engines.PADDED if config.kind.rewarded else engines.TRL
+    return replace(whole, engine=other if why else engines.PACKED, why=why)
 
 
 def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:
@@ -122,19 +126,26 @@ def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:
         if shape is None or whole.data.lengths is None:
             return None
         run_by = _run_by(config, machine, model)
-        return run_memory(config, shape, whole.data.lengths, again, whole.budget, rank, run_by)
+        return run_memory(
+            config, shape, whole.data.lengths, machine.on_gpu, again, whole.budget, rank, run_by
+        )
 
     if whole.engine == engines.PACKED:
         budget = packed_budget(config, machine, model)
         whole = replace(whole, budget=budget, recompute=budget.recompute)
         memory = held(False)
     else:
-        kept = held(False)
+        kept = (
+            held(False) if whole.engine == engines.TRL else None
+        )  # answers come in rows sized by what is free
         again = recomputes(config, machine.on_gpu, kept.total if kept else None, machine.free)
         whole = replace(whole, recompute=whole.layers if again else 0)
         memory = held(again)
     if shape is None:
         return whole
+    if memory and config.kind.rewarded:
+        room = max(0, machine.free - weights(config, shape)) // 4  # what the writing of answers takes at most
+        memory = replace(memory, cache=min(memory.cache, room))
     disk = run_disk(config, shape, whole.saves, rank) if whole.saves is not None else None
     return replace(whole, memory=memory, disk=disk)
 

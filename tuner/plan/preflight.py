@@ -23,8 +23,10 @@ from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
 from tuner.data.template_choice import unknown
+from tuner.plan import schedule
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of, place
+from tuner.rewards import registry
 from tuner.text.message import Message
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -42,7 +44,9 @@ def problems(config: Config) -> list[Problem]:
         *_adapters(config),
         *_data(config),
         *_probe(config),
+        *registry.problems(config),
         *_engine(config),
+        *_rewarded(config),
         *_machine(config),
         *libraries.missing(config),
         *_files(config),
@@ -266,6 +270,20 @@ def _engine(config: Config) -> Iterator[Problem]:
     model = model_of(config)
     if why := refusal(config, model.config, model.adapter):
         yield packed_in_vain(why)
+
+
+def _rewarded(config: Config) -> Iterator[Problem]:
+    """A run that learns from rewards: what its batches do not come out even with."""
+    if not config.kind.rewarded:
+        return
+    if config.processes > 1:
+        knob = "nproc_per_node" if config.nproc_per_node else "num_gpus"
+        said = f"--{knob} {config.processes} is not for --stage {config.stage}, which runs in one process; set it to 1."
+        yield Problem(knob, said, {knob: 1})
+    if config.fp16:
+        said = f"--fp16 True is not for --stage {config.stage}, whose gradients are not scaled; use --bf16 True, or neither."
+        yield Problem("fp16", said, {"fp16": False, "bf16": True})
+    yield from schedule.problems(config, learnt_rows(config))
 
 
 def packed_in_vain(why: Message) -> Problem:

@@ -75,7 +75,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device during a step, by what they hold."""
+    """Bytes on the device during a step, by what they hold; `cache` is keys and values of answers that a run writes."""
 
     weights: int
     adapters: int
@@ -83,6 +83,7 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    cache: int = 0
 
     @property
     def total(self) -> int:

@@ -11,10 +11,10 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
+from tuner.calls import Call, CallReader
 from tuner.generate.request import Grammar, Piece
 from tuner.serve import grammars
 from tuner.serve.answering import Answers, Prompted, answering, now
-from tuner.serve.calls import Call, CallReader
 from tuner.serve.errors import ApiError
 from tuner.serve.loaded import Loaded
 from tuner.serve.models import Choice

@@ -91,11 +91,13 @@ MESSAGES: dict[str, str] = {
     # notes on a run's page
     "note.engine_packed": "Engine: packed rows.",
     "note.engine_trl": "Engine: TRL, because {why}",
+    "note.engine_padded": "Engine: padded sequences, because {why}",
     "note.engine_other": "Before launch the other engine was planned: what was loaded said more than its description.",
     "note.less_memory": "Rows hold {tokens:,} tokens and {recompute} of {layers} layers are recomputed, not {planned:,} and "
     "{planned_recompute} as planned: less memory was free than before launch.",
     "computed_by.packed": "Packed",
     "computed_by.trl": "TRL",
+    "computed_by.padded": "padded sequences",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",
     "engine.begun": "the run began with it, and goes on as it began.",
@@ -153,6 +155,22 @@ MESSAGES: dict[str, str] = {
     "note.gguf_refused": "The file was written, but could not be read back: {detail}.",
     "note.modelfile_without": "The Modelfile has no TEMPLATE: the chat template is no row of turns, which is all that Ollama knows.",
     "note.tokens_differ": "llama.cpp splits {differ} of {texts} texts otherwise than the model learned, for example {first!r}.",
+    # what rewards say of answers
+    "reward.labels": "Of the first {asked:,} prompts {share:.0%} have a label, the answer that their row expects.",
+    "reward.unsaid": "No reward had a word on any of {count:,} answers: rewards that look at a label, tools or a column need rows "
+    "that have them.",
+    "reward.same": "All {count:,} answers got the same reward, {value}: there is nothing to learn from that. Choose a reward that "
+    "tells answers apart (slack for lengths, a second reward), or teach the behaviour first with some steps of sft.",
+    "reward.differ": "Of {count:,} answers {best:,} got more than half of what there is between {lowest} and {highest}: there is "
+    "something to learn.",
+    "reward.no_signal": "Nothing to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same "
+    "reward, so that none is better than another. {why}",
+    "reward.learnt": "Nothing left to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same reward, and "
+    "it is as high as any before. End the run, or give it harder prompts.",
+    "reward.no_signal.low": "Choose a reward that tells answers apart (slack for lengths, a second reward), raise temperature[ or "
+    "{more}], or teach the behaviour first with some steps of sft.",
+    "reward.little_signal": "Little to learn: in {share:.0%} of the groups of the last {steps:,} logged steps all answers got the same "
+    "reward. A reward that tells answers apart, or more answers to a prompt (num_generations), gives more.",
     # the tracker, as a run's page tells of it
     "tracker.pending": "The run is over, but MLflow does not have all of it yet; `tuner sync` sends the rest.",
     "tracker.failed": "The tracker failed: {kind}: {detail}",

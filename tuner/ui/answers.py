@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError
 from tuner.data.pages import Pages
 from tuner.runs import checkpoints
@@ -74,7 +75,8 @@ def samples(run: Run) -> None:
     if not found:
         theme.empty("forum", "No samples yet", "The first are taken before the first step.")
         return
-    _scores(tail(run).last())
+    kind = KINDS.get(str(run.values().get("stage")))
+    _scores(tail(run).last(), rewarded=bool(kind and kind.rewarded))
     for place, one in enumerate(found):
         with st.container(border=True, key=f"card-row-sample-{place}", gap="small"):
             chat.bubble("user", one.prompt, f"asked-{place}", name="Held-out prompt")
@@ -110,24 +112,28 @@ def _moment(step: int) -> str:
     return f"Step {count(step)}" if step else "Before"
 
 
-def _scores(last: Mapping[str, float]) -> None:
-    """The share of good answers before and after, and by how much it moved."""
-    scored = chart_table.is_scored(last)
+def _scores(last: Mapping[str, float], *, rewarded: bool) -> None:
+    """The share of good answers before and after, or their mean reward, and by how much it moved."""
+    scored = rewarded or chart_table.is_scored(last)
     named = {"Score": "", "Right answers": "correct_"} if scored else {"Exact match": ""}
+    named = {"Reward": ""} if rewarded else named
+    shown = number if rewarded else share
     with st.container(horizontal=True, gap="medium"):
         for name, part in named.items():
             before, after = last.get(f"score/{part}before"), last.get(f"score/{part}after")
             if before is None:
                 continue
-            moved = f"{share(before)} before" if after is not None else "before training"
+            moved = f"{shown(before)} before" if after is not None else "before training"
             st.metric(
                 name,
-                share(before if after is None else after),
+                shown(before if after is None else after),
                 moved,
                 delta_color="off",
                 delta_arrow="off",
                 width=170,
-                help=None if scored else chart_table.EXACT.help,
+                help=(chart_table.HELD_REWARD.help if rewarded else None)
+                if scored
+                else chart_table.EXACT.help,
             )
 
 

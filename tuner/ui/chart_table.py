@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from tuner.config.kinds import KINDS, trains
-from tuner.runs.curve import Series
+from tuner.ui import reward_charts
+from tuner.ui.chart import Chart, Line, Measured
 from tuner.ui.words import number
-
-Tone = Literal["first", "second", "third", "good", "bad"]
-Measured = Mapping[str, Series]
-"""Steps and values of each metric a run has logged."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One metric in a chart. `tone` is its part: good and bad keep their colours in every chart. `place` is its dash
-    among lines of one tone."""
-
-    metric: str
-    label: str
-    tone: Tone = "first"
-    place: int = 0
-
-
-@dataclass(frozen=True)
-class Chart:
-    """What a chart shows and how to read it."""
-
-    key: str
-    title: str
-    lines: tuple[Line, ...]
-    help: str
-    unit: str = ""
-    smoothed: bool = True
-    log: bool = False
-    scale: float = 1.0
-    span: tuple[float, float] | None = None
-    axis: str = "step"
-    optional: bool = False
-
 
 LOSS = Chart(
     "loss",
@@ -150,6 +117,17 @@ EXACT = replace(
     "the samples instead.",
 )
 """What the score is where the questions do not say how they are scored."""
+HELD_REWARD = replace(
+    SCORE,
+    title="Reward on held-out prompts",
+    lines=(Line("score", "reward"),),
+    help="What the likeliest answers to prompts that it never trained on are worth, at every save. This is what you want to see "
+    "rise with the reward above; if it stays behind, the run learns its prompts by heart.",
+    unit="",
+    scale=1.0,
+    span=None,
+)
+"""What the score is where rewards score the answers."""
 SPEED = Chart(
     "speed",
     "Speed",
@@ -198,6 +176,7 @@ NAMED = {
     "margin": MARGIN,
     "accuracy": ACCURACY,
     "kl": KL,
+    **reward_charts.NAMED,
 }
 """The charts that a kind of run may name as its own."""
 
@@ -206,7 +185,9 @@ def charts_of(stage: str, measured: Iterable[str] = ()) -> tuple[Chart, ...]:
     """The charts of a stage's run; `measured` are its metrics."""
     own = KINDS[stage].charts if stage in KINDS else ("loss",)
     charts = (*(NAMED[name] for name in own), *(_PLAIN if trains(stage) else _MACHINE))
-    charts = tuple(_each_device(chart, measured) for chart in charts)
+    charts = tuple(reward_charts.each_part(_each_device(chart, measured), measured) for chart in charts)
+    if stage in KINDS and KINDS[stage].rewarded:
+        return tuple(HELD_REWARD if chart is SCORE else chart for chart in charts)
     return charts if is_scored(measured) else tuple(EXACT if chart is SCORE else chart for chart in charts)
 
 
@@ -246,7 +227,7 @@ def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[C
 
 
 def _has_points(chart: Chart, measured: Measured) -> bool:
-    if chart is EXACT:  # a line along zero looks like a failure, and says nothing
+    if chart in (EXACT, reward_charts.LIMITED):  # a line along zero looks like a failure, and says nothing
         return any(measured[line.metric][1].any() for line in chart.lines if line.metric in measured)
     return any(line.metric in measured for line in chart.lines)
 
@@ -261,10 +242,20 @@ def latest(chart: Chart, measured: Measured) -> str:
     return ""
 
 
-def of_metric(metric: str, *, scored: bool = True) -> Chart:
-    """How one metric is shown by itself: as its chart in a run's page has it. `scored` as `is_scored` says."""
-    if metric == "score" and not scored:
-        return EXACT
+def score_chart(measured: Iterable[str]) -> Chart:
+    """What the score of runs with these metrics is: of what their rewards say, of what their questions say, or exact match."""
+    names = list(measured)
+    if "reward" in names:
+        return HELD_REWARD
+    return SCORE if is_scored(names) else EXACT
+
+
+def of_metric(metric: str, *, score: Chart = SCORE) -> Chart:
+    """How one metric is shown by itself: as its chart in a run's page has it. `score` as `score_chart` says."""
+    if metric == "score" and score is not SCORE:
+        return score
+    if part := reward_charts.part_of(metric):
+        return part
     for chart in (*NAMED.values(), *_PLAIN):
         for line in chart.lines:
             if line.metric == metric:

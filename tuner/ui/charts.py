@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamlit.components.v1 import declare_component
 
 from tuner.runs.curve import Series, thinned
-from tuner.ui.chart_table import Chart, Measured, Tone
+from tuner.ui.chart import Chart, Line, Measured, Tone
 from tuner.ui.theme import DASHES, PALETTES, Palette, dark
 from tuner.ui.words import number
 
@@ -63,11 +63,39 @@ def figure(
         weight = smoothing if chart.smoothed else 0.0
         points, middle = _scaled(chart, line.metric, measured, means)
         dash = DASHES[line.place % len(DASHES)]
+        if line.spread in measured:
+            _band(drawn, chart, line, measured, means, _tone(colours, line.tone))
         _add(drawn, points, middle, line.label, _tone(colours, line.tone), weight=weight, dash=dash)
     drawn.update_layout(showlegend=len(present) > 1)
     if not present:
         _wait(drawn, colours)
     return drawn
+
+
+def _band(
+    drawn: go.Figure, chart: Chart, line: Line, measured: Measured, means: Measured, colour: str
+) -> None:
+    """How far single values lie from a line's, as a pale ground on both sides of it."""
+    _, (steps, middle) = _scaled(chart, line.metric, measured, means)
+    _, (at, off) = _scaled(chart, line.spread, measured, means)
+    if len(steps) < 2 or not len(at):
+        return
+    off = np.interp(steps, at, off)
+    x, low = thinned((steps, middle - off), POINTS)
+    back, high = thinned((steps, middle + off), POINTS)
+    drawn.add_trace(
+        go.Scatter(
+            x=np.concatenate([back, x[::-1]]),
+            y=np.concatenate([high, low[::-1]]),
+            fill="toself",
+            fillcolor=colour,
+            line={"width": 0, "color": colour},
+            mode="lines",
+            opacity=0.13,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
 
 
 def _scaled(

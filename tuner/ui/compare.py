@@ -14,6 +14,7 @@ from tuner.ui.history import MOST
 from tuner.ui.words import date, distinct
 
 FIRST_METRICS = (
+    "reward",
     "loss",
     "eval_loss",
     "score",
@@ -23,7 +24,15 @@ FIRST_METRICS = (
     "accuracy",
 )
 
-_QUESTIONS = ("probe", "dataset_dir", "probe_samples", "stage")
+_QUESTIONS = (
+    "probe",
+    "dataset_dir",
+    "probe_samples",
+    "stage",
+    "reward_funcs",
+    "reward_weights",
+    "reward_model",
+)
 """What decides which questions a run was asked, and how its answers were scored."""
 OFFERED = 200
 """The runs made last that the field offers; any other one is named in the address."""
@@ -91,8 +100,8 @@ def metrics(found: Sequence[str]) -> list[str]:
     """The metrics to draw, chosen out of all that these runs have."""
     first = [m for m in FIRST_METRICS if m in found][:4] or list(found)[:2]
     asked = [m for m in state.asked_all("metric") if m in found]
-    scored = chart_table.is_scored(found)
-    titles = distinct({m: chart_table.of_metric(m, scored=scored).title for m in found}, least=250)
+    score = chart_table.score_chart(found)
+    titles = distinct({m: chart_table.of_metric(m, score=score).title for m in found}, least=250)
     told = st.multiselect(
         "Metrics",
         found,

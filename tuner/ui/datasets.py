@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 
 from tuner.config.config import KNOBS, Config
-from tuner.config.kinds import usual_for
+from tuner.config.kinds import REWARDED, usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.entries import Entry
 from tuner.data.pages import Pages
@@ -244,7 +244,11 @@ def _report(found: Report) -> None:
         "Thrown away": count(found.read - found.kept),
         "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
         "Duplicates": count(found.duplicates),
-        "Tokens trained on": share(found.trained_share),
+        **(
+            {"With a label": f"{count(found.labelled)} ({share(found.labelled_share)})"}
+            if found.stage in REWARDED
+            else {"Tokens trained on": share(found.trained_share)}
+        ),
         "Steps": count(found.steps) if found.steps else NONE,
     }
     with st.grid("auto", min_column_width=125, gap="small") as grid:

@@ -20,6 +20,7 @@ import streamlit as st
 
 from tuner import hardware
 from tuner.config.config import KNOBS, check, recipes
+from tuner.config.kinds import DEFAULT, default_of
 from tuner.config.knobs import Knob
 from tuner.plan import preflight
 from tuner.redact import redact
@@ -51,11 +52,14 @@ class Draft:
         return {**self.base, **self.changes}
 
     def value(self, name: str) -> Any:
-        return self.values.get(name, KNOBS[name].default)
+        return self.values.get(name, self._default(name))
 
     def origin(self, name: str) -> Any:
         """What the knob goes back to when it is reset."""
-        return self.base.get(name, KNOBS[name].default)
+        return self.base.get(name, self._default(name))
+
+    def _default(self, name: str) -> Any:
+        return default_of(self.values.get("stage", DEFAULT), name, KNOBS[name].default)
 
     def with_value(self, name: str, value: Any) -> Draft:
         kept = {n: v for n, v in self.changes.items() if n != name}
@@ -222,7 +226,12 @@ def use_dataset(name: str, stage: str, folder: str) -> None:
 
 def differs(base: Mapping[str, Any]) -> list[tuple[Knob, Any]]:
     """What a starting point sets otherwise than the defaults: each knob with its value, in the form's order."""
-    return [(k, base[n]) for n, k in KNOBS.items() if n in base and shown(base[n]) != shown(k.default)]
+    stage = base.get("stage", DEFAULT)
+    return [
+        (k, base[n])
+        for n, k in KNOBS.items()
+        if n in base and shown(base[n]) != shown(default_of(stage, n, k.default))
+    ]
 
 
 def typed(knob: Knob, raw: Any) -> Any:

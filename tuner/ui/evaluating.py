@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import command, to_yaml
+from tuner.config.config import command, to_yaml, word
 from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
@@ -52,10 +52,7 @@ def form() -> tuple[EvaluateConfig | None, list[Problem]]:
 
 def judged(values: Mapping[str, Any]) -> tuple[EvaluateConfig | None, list[Problem]]:
     """The config that values make, and all that would stop its run."""
-    words = [
-        f"--{name}={','.join(map(str, v)) if isinstance(v, list | tuple) else v}"
-        for name, v in values.items()
-    ]
+    words = [f"--{name}={word(given)}" for name, given in values.items()]
     try:
         config, _ = read_words(EvaluateConfig, words)
     except ConfigError as error:
@@ -126,6 +123,12 @@ def _more() -> dict[str, Any]:
             placeholder="arc_easy, my_task.yaml",
             help=KNOBS["tasks"].tooltip,
         )
+        rewards = grid.text_input(
+            "Rewards",
+            key="evaluate-rewards",
+            placeholder='json_valid, or [{"contains": {"text": "thanks"}}]',
+            help=KNOBS["reward_funcs"].tooltip,
+        )
         judge = grid.text_input(
             "Judge's address",
             key="evaluate-judge",
@@ -136,6 +139,7 @@ def _more() -> dict[str, Any]:
     sampled = {"do_sample": True, "temperature": temperature} if temperature else {}
     return sampled | {
         "max_new_tokens": longest, "template": template, "tasks": tasks, "judge_url": judge, "judge_model": judging,
+        "reward_funcs": rewards,
     }  # fmt: skip
 
 

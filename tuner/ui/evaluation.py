@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +30,8 @@ _TITLES = {
         "The share of answers that hold what their row says a right one holds.",
     ),
     "score/preferred": ("Preferred form", "The share of answers in the form that their row prefers."),
+    "reward": ("Reward", "The mean of what the rewards gave the answers, weighted and summed."),
+    "reward_std": ("Spread of the reward", "How far the rewards of single answers are from their mean."),
     "perplexity": (
         "Perplexity",
         "How unexpected the expected answers are to the model; 1 is no surprise. Lower is better.",
@@ -65,6 +67,8 @@ class Row:
     prompt: str
     expected: str
     said: Mapping[str, str]
+    rewards: Mapping[str, str] = field(default_factory=dict)
+    """What rewards gave each version's answer, in words."""
 
     @property
     def disagreement(self) -> float:
@@ -86,6 +90,9 @@ def panel(run: Run) -> None:
 
 def title(metric: str) -> str:
     """What a metric is called."""
+    part = re.fullmatch(r"rewards/(.+)/(mean|std)", metric)
+    if part:
+        return f"{part[1]}{', spread' if part[2] == 'std' else ''}"
     return _TITLES.get(metric, (metric, ""))[0]
 
 
@@ -241,8 +248,17 @@ def _read(files: Sequence[tuple[str, str, int]], by_disagreement: bool) -> list[
     for place in numbers:
         one = next(rows[place] for rows in sides.values() if place in rows)
         said = {label: str(rows[place]["predict"]) for label, rows in sides.items() if place in rows}
-        found.append(Row(place, str(one["prompt"]), str(one["label"]), said))
+        got = {label: told for label, rows in sides.items() if (told := _reward(rows.get(place, {})))}
+        found.append(Row(place, str(one["prompt"]), str(one["label"]), said, got))
     return sorted(found, key=lambda row: (-row.disagreement, row.number)) if by_disagreement else found
+
+
+def _reward(row: Mapping[str, Any]) -> str:
+    """An answer's reward and its parts; empty where none were asked."""
+    if "rewards" not in row:
+        return ""
+    parts = ", ".join(f"{name} {number(value)}" for name, value in row["rewards"].items())
+    return f"Reward {number(row['reward'])}: {parts}"
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -276,6 +292,10 @@ def _said(row: Row, label: str, said: str, other: str, place: int) -> None:
     with st.container(key=f"bubble-after-{row.number}-{place}", gap="xsmall"):
         st.caption(f":material/{icon}: {safe(label)}")
         st.markdown(marked(said, other) or ":gray[nothing]")
+        if label in row.rewards:
+            st.caption(
+                safe(row.rewards[label]), help="What the rewards gave this answer, before their weights."
+            )
 
 
 def marked(text: str, other: str) -> str:

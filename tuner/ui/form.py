@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -10,7 +10,7 @@ import streamlit as st
 from tuner.config.config import KNOBS, form_sections, word
 from tuner.config.knobs import Knob, Problem, Section
 from tuner.ui import draft as drafts
-from tuner.ui import theme
+from tuner.ui import rewarding, theme
 from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer
 from tuner.ui.words import label, number, safe, value
@@ -70,9 +70,15 @@ def options() -> tuple[bool, str, bool]:
 
 
 def sections(
-    draft: Draft, problems: Sequence[Problem], *, advanced: bool, search: str, explained: bool
+    draft: Draft,
+    problems: Sequence[Problem],
+    *,
+    advanced: bool,
+    search: str,
+    explained: bool,
+    below: Mapping[str, Callable[[], None]] | None = None,
 ) -> None:
-    """Draw the form, a card a section."""
+    """Draw the form, a card a section. `below` draws more at the foot of a section, by its class's name."""
     found = visible(draft, advanced=advanced, search=search)
     if not found:
         theme.empty(
@@ -81,7 +87,8 @@ def sections(
     for group in _rows(found):
         with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
             for section in group:
-                _section(section, found[section], draft, problems, explained)
+                more = (below or {}).get(section.__name__)
+                _section(section, found[section], draft, problems, explained, more)
 
 
 def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
@@ -97,7 +104,12 @@ def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
 
 
 def _section(
-    section: type[Section], knobs: list[Knob], draft: Draft, problems: Sequence[Problem], explained: bool
+    section: type[Section],
+    knobs: list[Knob],
+    draft: Draft,
+    problems: Sequence[Problem],
+    explained: bool,
+    below: Callable[[], None] | None,
 ) -> None:
     changed = sum(k.name in draft.changes for k in knobs)
     with theme.card(f"section-{section.__name__}", height="stretch"):
@@ -105,10 +117,23 @@ def _section(
             st.subheader(f"{section.icon} {section.title}", anchor=False)
             if changed:
                 st.badge(f"{changed} changed", color="primary")
+        for knob in (k for k in knobs if k.name == rewarding.KNOB):
+            _wide(knob, draft, problems, explained)
         with st.grid("auto", min_column_width=280, gap=(26, 28)) as grid:
-            for knob in knobs:
+            for knob in (k for k in knobs if k.name != rewarding.KNOB):
                 with grid.cell():
                     field(knob, draft, problems, explained)
+        if below:
+            below()
+
+
+def _wide(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
+    """A knob whose field takes all of its section's width."""
+    with st.container(key=f"field-{knob.name}", gap="small"):
+        if explained:
+            st.caption(_explanation(knob))
+        rewarding.field(draft, explained)
+        _wrong(knob, problems)
 
 
 def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
@@ -122,11 +147,17 @@ def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool
                     act(knob, draft)
         else:
             _widget(knob, draft)
-        wrong = [p for p in problems if p.knob == knob.name]
-        for problem in wrong:
-            st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+        wrong = _wrong(knob, problems)
         if explained and not wrong:
             st.caption(_explanation(knob))
+
+
+def _wrong(knob: Knob, problems: Sequence[Problem]) -> bool:
+    """What is wrong with a knob, under its field; whether anything is."""
+    wrong = [p for p in problems if p.knob == knob.name]
+    for problem in wrong:
+        st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+    return bool(wrong)
 
 
 def _explanation(knob: Knob) -> str:

@@ -15,6 +15,7 @@ from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.plan import Plan
 from tuner.plan.shape import Memory
+from tuner.rewards.registry import refused_by_pages
 from tuner.runs.run import fresh_name
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
@@ -29,7 +30,7 @@ def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
     if config is not None:
         known = {p.knob for p in problems}
         problems = problems + [p for p in preflight.problems(config) if p.knob not in known or not p.knob]
-    return config, problems
+    return config, [*problems, *refused_by_pages(draft.values)]
 
 
 def show(

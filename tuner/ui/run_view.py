@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from tuner.config.config import KNOBS, command, stored, to_yaml, word
-from tuner.config.kinds import KINDS, trains
+from tuner.config.kinds import KINDS, default_of, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import planning, queue, watch
 from tuner.runs import checkpoints, events
@@ -23,7 +23,8 @@ from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
 from tuner.text.message import render, term
 from tuner.tracking.duration_estimate import time_left
-from tuner.ui import chart_table, charts, plan_view, run_actions, theme, writes
+from tuner.ui import chart_table, charts, plan_view, rollouts, run_actions, theme, writes
+from tuner.ui.chart import Chart, Measured
 from tuner.ui.words import (
     NONE,
     STAGES,
@@ -98,6 +99,7 @@ def _progress(status: Status) -> tuple[float, str]:
 def _figures(run: Run, status: Status) -> None:
     last = tail(run).last()
     figures = {
+        **({"Reward": number(last["reward"])} if "reward" in last else {}),
         "Loss": number(last.get("loss")),
         "Elapsed": duration(status.elapsed),
         "Time left": _about(time_left(run, status)),
@@ -134,6 +136,7 @@ def _notices(run: Run, status: Status) -> None:
         st.page_link("pages/adapters.py", label=f"Adapter {safe(name)}{version}", icon=":material/layers:")
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
+    rollouts.notice(run)
     if status.tracking:
         st.caption(f":material/cloud_off: {safe(status.tracking)}")
     for note in status.notes:
@@ -170,7 +173,7 @@ def chosen_options() -> tuple[float, bool]:
 class Drawn(NamedTuple):
     """A chart of a run as every session shows it."""
 
-    chart: chart_table.Chart
+    chart: Chart
     latest: str
     picture: charts.Picture
 
@@ -230,9 +233,7 @@ def _made(run: Run, points: Tail, stage: str, ended: bool, smoothing: float, log
     )
 
 
-def _picture(
-    run: Run, chart: chart_table.Chart, measured: chart_table.Measured, figure: go.Figure
-) -> charts.Picture:
+def _picture(run: Run, chart: Chart, measured: Measured, figure: go.Figure) -> charts.Picture:
     lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
     told = charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale)
     return charts.picture(figure, f"{run.id}-{chart.key}", told)
@@ -264,7 +265,12 @@ def config(run: Run) -> None:
     except ConfigError as error:
         st.error(safe(error))
         return
-    changed = {n: v for n, v in values.items() if n not in KNOBS or word(v) != word(KNOBS[n].default)}
+    stage = values.get("stage")
+    changed = {
+        n: v
+        for n, v in values.items()
+        if n not in KNOBS or word(v) != word(default_of(stage, n, KNOBS[n].default))
+    }
     every = st.toggle("Show the defaults too", key="config-all")
     rows = [
         {

@@ -11,7 +11,8 @@ from tuner.jobs import room
 from tuner.runs.curve import Series
 from tuner.runs.events import BY
 from tuner.tracking.rows import RunRow
-from tuner.ui.chart_table import Chart, of_metric
+from tuner.ui.chart import Chart
+from tuner.ui.chart_table import of_metric
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, date, duration, look, number, size
 
@@ -80,7 +81,8 @@ def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[
 
 def lower_is_better(metric: str) -> bool:
     """Which way a metric improves, by its name."""
-    return "loss" in metric or metric in ("grad_norm", "kl", "entropy")
+    lower = ("loss", "zero_std", "clipped_ratio", "step_time")
+    return any(part in metric for part in lower) or metric in ("grad_norm", "kl", "entropy")
 
 
 def outcomes(

@@ -232,6 +232,10 @@ _LABELS = {
     "nproc_per_node": "Number of processes",
     "eval_on_each_dataset": "Evaluate on each data set",
     "eval_dataset": "Data sets to evaluate on",
+    "reward_funcs": "Rewards",
+    "num_generations": "Answers to a prompt",
+    "beta": "KL weight (beta)",
+    "json_schema": "JSON schema",
 }
 
 

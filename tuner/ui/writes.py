@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
 
 from tuner.chats import asking, battle, kept, writing
 from tuner.config.knobs import ConfigError
+from tuner.config.run_config import RunConfig
 from tuner.data import additions, upload
 from tuner.data.entries import Entry
 from tuner.jobs import cleaning, control, queue, serving
 from tuner.jobs import submit as submitting
+from tuner.rewards.registry import refused_by_pages
 from tuner.runs import events
 from tuner.runs.locks import LockHeldError
 from tuner.runs.run import Run
@@ -140,8 +142,25 @@ def _nothing(*_: object, **__: object) -> Told:
     return iter(())
 
 
-submit = _guarded(submitting.submit, _launched)
-sweep = _guarded(submitting.sweep, _launched)
+def _refuse(values: Mapping[str, Any]) -> None:
+    if problems := refused_by_pages(values):
+        raise ConfigError(problems)
+
+
+def _submit(config: RunConfig, *more: Any, **words: Any) -> Run:
+    """Queue a run, unless its config names code that no page may choose. Raises ConfigError."""
+    _refuse(config.plain())
+    return submitting.submit(config, *more, **words)
+
+
+def _sweep(values: Mapping[str, Any], *more: Any, **words: Any) -> list[Run]:
+    """Queue a run for every combination, unless one names code. Raises ConfigError."""
+    _refuse(values)
+    return submitting.sweep(values, *more, **words)
+
+
+submit = _guarded(_submit, _launched)
+sweep = _guarded(_sweep, _launched)
 stop = _guarded(control.stop, _ended)
 resume = _guarded(control.resume, _resumed)
 

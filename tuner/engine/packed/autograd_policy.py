@@ -25,6 +25,9 @@ class AutogradPolicy:
     `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
     """
 
+    temperature = 1.0
+    """What logits are divided by."""
+
     def __init__(self, model: Any, autocast: Any = nullcontext, logits_bytes: int = LOGITS_BYTES) -> None:
         self.model, self.inner, self.autocast = model, causal_lm(model), autocast
         self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
@@ -80,6 +83,8 @@ class AutogradPolicy:
         head = in_use(self.inner.get_output_embeddings()).weight
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        if self.temperature != 1.0:
+            hidden = hidden / self.temperature  # the head is linear
         scored = _ScoredByTrained if head.requires_grad else _Scored
         return scored.apply(hidden, head, targets, self.kernels, self.chunk, keep, measure, self.softcap)
 

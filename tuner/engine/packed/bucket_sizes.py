@@ -67,7 +67,7 @@ def level_shape(units: Sequence[Unit], capacity: int, levels: Sequence[Level]) -
     if not fitting:
         return bucket_shape(units, capacity)
     tokens, scored = min(fitting, key=lambda level: TOKEN * level[0] + SCORED * level[1])
-    return RowShape(tokens, scored, max(capacity, exact.units), exact.answers, True)
+    return RowShape(tokens, scored, max(capacity, exact.units), exact.answers, True, exact.channels)
 
 
 def _edges(lengths: NDArray[np.int64], count: int) -> list[int]:

@@ -28,8 +28,8 @@ class GatheredKeys:
 
 
 class DeviceRow:
-    """Views: ids, positions [T]; sources, targets, token_weights [N]; counts [S + 1]; lengths, references
-    [S]; weights, labels [U]; groups [U, U]; query_tiles, key_tiles [tiles, 5].
+    """Views: ids, positions [T]; sources, targets, token_weights [N]; token_values [channels, N]; counts [S + 1]; lengths,
+    references [S]; weights, labels [U]; groups [U, U]; query_tiles, key_tiles [tiles, 5].
 
     `load` copies another row of the same shape into the same memory, which is what graph replays need.
     """

@@ -44,7 +44,9 @@ def score_tokens(
 
 
 class FrozenHead:
-    """Final norm and language model head on the rows that predict an answer token."""
+    """Final norm and language model head on the rows that predict an answer token; `temperature` divides their logits."""
+
+    temperature = 1.0
 
     def __init__(
         self,
@@ -65,6 +67,8 @@ class FrozenHead:
         """x [N, H] before the final norm -> scores of the targets, and what `backward` needs."""
         normed = torch.empty_like(x)
         rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.eps, normed)
+        if self.temperature != 1.0:
+            normed /= self.temperature  # the head is linear
         weight = self.head.weight
         scores, grads = score_tokens(
             normed, weight, targets, self.kernels, self.chunk, keep, measure, self.softcap
@@ -77,7 +81,7 @@ class FrozenHead:
     def backward(self, d_logps: Tensor, saved: tuple[Tensor, ...]) -> Tensor:
         """d log-probs [N] -> d x [N, H]."""
         x, rstd, grads = saved
-        d_normed = grads.mul_(d_logps[:, None])
+        d_normed = grads.mul_(d_logps[:, None] / self.temperature)
         return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))
 
 

@@ -91,12 +91,12 @@ class Objective(Protocol):
 def loss_and_grad(
     objective: Objective, scores: Tensor, row: DeviceRow, train: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss scalar, d loss / d log-probs [N], metrics vector) of a row."""
+    """(loss scalar, d loss / d log-probs [N], metrics vector) of a row; of all scores [4, N] where values are among them."""
     with torch.enable_grad():
         leaf = scores.detach().requires_grad_()
         loss, metrics = objective(leaf, row, train)
         (grad,) = torch.autograd.grad(loss, leaf)
-    return loss.detach(), grad[0], metrics.detach()
+    return loss.detach(), grad if len(grad) > 3 else grad[0], metrics.detach()
 
 
 class TokenObjective:

@@ -86,6 +86,15 @@ class FusedPolicy:
         self.refresh()
 
     @property
+    def temperature(self) -> float:
+        """What logits are divided by."""
+        return getattr(self.head, "temperature", 1.0)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.head.temperature = value
+
+    @property
     def recompute(self) -> int:
         """Layers, from the first, whose activations are recomputed in the backward pass."""
         return self.trunk.recompute

@@ -25,6 +25,7 @@ from tuner.data.encode import MASKED
 
 Ints = NDArray[np.int32]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 Span = tuple[int, int, int, int, int, int]  # start, end, prefix start, end, start, end of a prompt's answers
 BLOCK = 64  # tokens of one attention tile on a GPU
 STRAY_IDS = "KL_completion_ids"
@@ -47,7 +48,8 @@ class Unit:
 
     `group` is the micro-batch that the unit would have been in; `label` is KTO's (1 desirable, 0 not). `learnt` says,
     per answer, which of its tokens are predicted; None where all are. With `ends` no token is predicted: one number is
-    read where each answer ends, as a place in prompt and answer.
+    read where each answer ends, as a place in prompt and answer. `values` [channels, predicted tokens] of each answer are
+    numbers that the loss wants beside its tokens.
     """
 
     prompt: Ints
@@ -57,6 +59,12 @@ class Unit:
     label: float = 1.0
     learnt: tuple[Flags, ...] | None = None
     ends: tuple[int, ...] | None = None
+    values: tuple[Floats, ...] | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many numbers stand beside each predicted token."""
+        return len(self.values[0]) if self.values else 0
 
     @property
     def tokens(self) -> int:
@@ -212,6 +220,7 @@ class RowShape:
     units: int
     answers: int
     blocks: bool = False  # whether the attention tiles of a GPU are listed
+    channels: int = 0  # numbers beside each scored token
 
     @property
     def sequences(self) -> int:
@@ -226,7 +235,7 @@ class RowShape:
         """Name -> (offset, shape, numpy type) of everything in the buffer.
 
         ids, positions [T]; query_tiles and key_tiles [tiles, 5]; sources (row index that predicts), targets
-        (token to predict) and token_weights [N]; counts [S + 1] scored tokens per sequence, the last for
+        (token to predict) and token_weights [N]; token_values [channels, N]; counts [S + 1] scored tokens per sequence, the last for
         padding; lengths, references [S]; weights, labels [U]; groups [U, U] averages of micro-batches.
         """
         u, s = self.units, self.sequences
@@ -238,6 +247,7 @@ class RowShape:
             ("sources", (self.scored,), np.int32),
             ("targets", (self.scored,), np.int32),
             ("token_weights", (self.scored,), np.float32),
+            ("token_values", (self.channels, self.scored), np.float32),
             ("counts", (s + 1,), np.int32),
             ("lengths", (s,), np.float32),
             ("references", (s,), np.float32),
@@ -313,6 +323,8 @@ def pack_row(
             v["token_weights"][at_scored:end] = (
                 1.0 if ld_alpha is None else np.where(places + 1 - p < shared, 1.0, ld_alpha)
             )
+            if unit.values is not None:
+                v["token_values"][:, at_scored:end] = unit.values[k]
             v["counts"][n * shape.answers + k] = len(places)
             v["lengths"][n * shape.answers + k] = len(answer)
             spans.append(span)
@@ -365,7 +377,8 @@ def _fill_tiles(v: dict[str, NDArray[np.generic]], row: Row, segments: list[Span
 def exact_shape(units: Sequence[Unit], blocks: bool = False) -> RowShape:
     """The smallest shape that holds these units."""
     answers = max(len(u.answers) for u in units)
-    return RowShape(sum(u.tokens for u in units), sum(u.scored for u in units), len(units), answers, blocks)
+    tokens, scored = sum(u.tokens for u in units), sum(u.scored for u in units)
+    return RowShape(tokens, scored, len(units), answers, blocks, units[0].channels)
 
 
 def bucket_shape(units: Sequence[Unit], capacity: int, grain: int = 128) -> RowShape:
@@ -381,6 +394,7 @@ def bucket_shape(units: Sequence[Unit], capacity: int, grain: int = 128) -> RowS
         max(capacity, exact.units),
         exact.answers,
         True,
+        exact.channels,
     )
 
 

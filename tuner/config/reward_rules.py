@@ -1,0 +1,66 @@
+"""Contradictions in how a run learns from rewards; what each reward's own parameters say is asked in tuner/rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tuner.config.kinds import GROUPED, REWARDED
+from tuner.config.knobs import Problem
+
+if TYPE_CHECKING:
+    from tuner.config.config import Config
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """Every contradiction, with its mend where there is one."""
+    if not config.kind.rewarded:
+        yield from _other_stages(config)
+        return
+    yield from _what_rewards(config)
+    yield from _weights(config)
+    yield from _reward_model(config)
+
+
+def _other_stages(config: Config) -> Iterator[Problem]:
+    """TRL calls the knobs of preference losses by the names that learning from rewards has here."""
+    if config.beta != type(config).model_fields["beta"].default:
+        said = f"--beta {config.beta:g} is for --stage {' or '.join(GROUPED)}; with --stage {config.stage} say --pref_beta."
+        yield Problem("beta", said, {"beta": 0.0, "pref_beta": config.beta})
+    if config.reward_funcs:
+        said = f"--reward_funcs is for --stage {', '.join(REWARDED[:-1])} or {REWARDED[-1]}; stage {config.stage} asks for none."
+        yield Problem("reward_funcs", said, {"reward_funcs": ()})
+
+
+def _what_rewards(config: Config) -> Iterator[Problem]:
+    if config.do_train and not config.reward_funcs and not config.reward_model:
+        said = (
+            "Nothing says which answers are good; name --reward_funcs, for example contains or equals_label, or a "
+            "--reward_model."
+        )
+        yield Problem("reward_funcs", said)
+
+
+def _weights(config: Config) -> Iterator[Problem]:
+    count = len(config.reward_funcs) + bool(config.reward_model)
+    if config.reward_weights and len(config.reward_weights) != count:
+        said = (
+            f"--reward_weights has {len(config.reward_weights)} numbers for {count} rewards; give one for each of "
+            "--reward_funcs, and one more for a --reward_model."
+        )
+        yield Problem("reward_weights", said, {"reward_weights": ()})
+
+
+def _reward_model(config: Config) -> Iterator[Problem]:
+    named = config.reward_model
+    if not named and (config.reward_model_adapters or config.reward_model_quantization_bit):
+        said = "--reward_model_adapters and --reward_model_quantization_bit belong to a --reward_model; name it, or leave them out."
+        yield Problem(
+            "reward_model", said, {"reward_model_adapters": (), "reward_model_quantization_bit": None}
+        )
+    if named and config.reward_model_type == "api" and not named.startswith(("http://", "https://")):
+        said = f"--reward_model {named} is no address, and --reward_model_type api asks one; write http://host:port/path."
+        yield Problem("reward_model", said)
+    if named and config.reward_model_type != "api" and named.startswith(("http://", "https://")):
+        said = f"--reward_model {named} is an address; set --reward_model_type api."
+        yield Problem("reward_model_type", said, {"reward_model_type": "api"})

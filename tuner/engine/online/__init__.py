@@ -1,0 +1,1 @@
+"""Learning from rewards: a model answers prompts, the answers are scored, and it learns from the scores."""

@@ -1,0 +1,63 @@
+"""What a model is held to while it learns from rewards: the model as it was before the run, or another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from tuner.engine.packed.policy import Policy
+
+
+class Reference(Protocol):
+    """Makes a policy score as the reference does."""
+
+    def here(self, policy: Policy) -> AbstractContextManager[Policy]: ...
+
+
+class AdapterOff:
+    """The base model, under an adapter that began as nothing."""
+
+    @contextmanager
+    def here(self, policy: Policy) -> Iterator[Policy]:
+        """Inside, the policy is the reference."""
+        with policy.reference():
+            yield policy
+
+
+class FirstWeights:
+    """The trained weights as they were when this was made: of an adapter that is gone on with, or of a whole model."""
+
+    def __init__(self, model: nn.Module):
+        self.kept = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+
+    @contextmanager
+    def here(self, policy: Policy) -> Iterator[Policy]:
+        """Inside, the policy is the reference."""
+        now = [p.detach().clone() for p, _ in self.kept]
+        self._put([first for _, first in self.kept], policy)
+        try:
+            yield policy
+        finally:
+            self._put(now, policy)
+
+    def _put(self, values: list[torch.Tensor], policy: Policy) -> None:
+        with torch.no_grad():
+            for (p, _), value in zip(self.kept, values, strict=True):
+                p.data.copy_(value)
+        policy.refresh()
+
+
+class AnotherModel:
+    """A model of its own."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    @contextmanager
+    def here(self, policy: Policy) -> Iterator[Policy]:
+        """Inside, scores come from that model."""
+        yield self.policy
