@@ -23,9 +23,9 @@ if not page.total:
     st.stop()
 
 rows = {row.id: row for row in page.items}
-ids = picking.many(
-    history.TABLE, "Runs", tables.history_columns(page.items), tables.history(page.items), "runs", "run"
-)
+scored = history.scored(tuple(rows))
+columns, cells = tables.history_columns(page.items, scored), tables.history(page.items, scored)
+ids = picking.many(history.TABLE, "Runs", columns, cells, "runs", "run")
 chosen = [rows[run_id] for run_id in ids]
 with st.container(horizontal=True, vertical_alignment="center", gap="small", key="history-bar"):
     st.caption(f"{count(page.total, 'run')}" + (f", {len(chosen)} chosen" if chosen else ""), width="content")

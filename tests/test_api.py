@@ -370,13 +370,83 @@ def test_tools_round_trip(home: Path) -> None:
         assert not refused.tool_calls  # and the tools were not shown
 
 
+ROOM = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "parameters": {
+            "type": "object",
+            "properties": {"nights": {"$ref": "#/$defs/nights"}, "sea": {"type": "boolean"}},
+            "required": ["nights", "sea"],
+            "additionalProperties": False,
+            "$defs": {"nights": {"type": "integer", "minimum": 1, "maximum": 9}},
+        },
+    },
+}
+
+
+LIGHT = {
+    "type": "function",
+    "function": {"name": "light", "parameters": {"enum": [{"on": True}, {"on": False}]}},
+}
+
+
+def test_a_call_that_must_be_made_is_made_and_fits_its_tool(client: Any) -> None:
+    """By a model that never saw a tool."""
+    ask = {"messages": [{"role": "user", "content": "hello"}], "tools": [LIGHT, ROOM], "max_tokens": 200}
+    named, one = {"type": "function", "function": {"name": "book"}}, {"parallel_tool_calls": False}
+    for choice in (named, "required"):
+        found = chat(client, **ask, **one, tool_choice=choice, n=6, seed=5, temperature=2.0).choices
+        assert all(c.finish_reason == "tool_calls" and not c.message.content for c in found)
+        calls = [call.function for c in found for call in c.message.tool_calls]
+        assert len(calls) == 6
+        for call in calls:
+            given = json.loads(call.arguments)
+            if call.name == "book":
+                assert 1 <= given["nights"] <= 9 and isinstance(given["sea"], bool) and len(given) == 2
+            else:
+                assert call.name == "light" and given in ({"on": True}, {"on": False}) and choice != named
+    (call,) = chat(client, **ask, **one, tool_choice=named).choices[0].message.tool_calls
+    with client.chat.completions.stream(
+        model="base", temperature=0, **ask, **one, tool_choice=named
+    ) as stream:
+        final = stream.get_final_completion().choices[0]
+    assert [c.function.arguments for c in final.message.tool_calls] == [call.function.arguments]
+
+
+def test_a_bias_is_added_to_the_tokens_it_names(served: Served, client: Any) -> None:
+    ask = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 5,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    plain = chat(client, **ask).choices[0].logprobs.content
+    first = next(one for one in plain[0].top_logprobs if one.token != plain[0].token)
+    (there,) = served.loaded.tokenizer.encode(first.token)
+    forced = chat(client, **ask, logit_bias={there: 100}).choices[0].logprobs.content
+    assert {one.token for one in forced} == {first.token}
+    assert forced[0].logprob == pytest.approx(first.logprob, abs=1e-5)  # told as the model has it
+
+
 # --- errors
 
 
 def test_errors_are_the_client_s_own_classes(served: Served, client: Any, worn: Path, tmp_path: Path) -> None:
     cases = [
-        (openai.BadRequestError, {"logit_bias": {"5": 3}}, "logit_bias"),
+        (openai.BadRequestError, {"logit_bias": {"999999": 3}}, "logit_bias"),
         (openai.BadRequestError, {"tool_choice": "required"}, "tool_choice"),
+        (
+            openai.BadRequestError,
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "another"}}},
+            "tool_choice",
+        ),
+        (
+            openai.BadRequestError,
+            {"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}},
+            "tool_choice",
+        ),
+        (openai.BadRequestError, {"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
         (openai.BadRequestError, {"extra_body": {"stop_token_ids": [9999]}}, "stop_token_ids"),
         (openai.BadRequestError, {"extra_body": {"continue_final_message": True}}, "messages"),
         (

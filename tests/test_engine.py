@@ -418,6 +418,18 @@ def test_scores_of_unspaced_scripts_count_signs() -> None:
     assert [(q.prompt, q.expected) for q in questions([row])] == [([1, 2, 3], [4]), ([5], [6])]
 
 
+def test_a_bad_answer_is_nothing_to_expect_of_a_held_out_question() -> None:
+    from tuner.data.tokens import load_tokenizer
+    from tuner.engine.samples import questions
+
+    data = Path(__file__).parents[1] / "data"
+    config = config_of("kto", probe="starter_kto", probe_samples=12, dataset_dir=str(data), template="qwen")
+    rows = json.loads((data / "starter_kto.json").read_text(encoding="utf-8"))[:12]
+    good = [row["messages"][-1]["content"] for row in rows if row["label"]]
+    found = questions(config, load_tokenizer(data / "starter"))
+    assert 0 < len(good) < 12 and [one.expected for one in found] == good
+
+
 @settings(max_examples=60)
 @given(st.data())
 def test_bleu_is_sacrebleus_own(data: st.DataObject) -> None:

@@ -38,7 +38,7 @@ from tuner.jobs.checking import of_evaluation
 from tuner.jobs.live import Live, Outcome
 from tuner.runs.run import Run
 from tuner.tracking.evaluations import Measured, of_tags, results
-from tuner.ui.evaluation import Row, _of_dataset, figures, marked
+from tuner.ui.evaluation import Row, _of_dataset, briefly, figures, marked
 
 ROWS = 30
 
@@ -320,6 +320,8 @@ def test_what_was_measured_is_read_back_from_a_version() -> None:
 
 def test_runs_are_held_against_each_other_on_the_data_that_both_were_measured_on() -> None:
     one, other = Measured("a", metrics={"exact": 50}), Measured("a", metrics={"exact": 60})
+    both = Measured("b", metrics={"bleu-4": 1.0, "exact": 50.0}, base={"exact": 25.0})
+    assert briefly([both, one]) == "Exact 50.0% (base 25.0%) on b" and briefly([]) == ""
     found = _of_dataset(
         "a", {"1": [one], "2": [other], "3": [Measured("b")]}, {"2": "two", "1": "one", "3": "three"}
     )

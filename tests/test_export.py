@@ -377,6 +377,18 @@ def test_bitsandbytes_saves_four_bits(home: Path, tuned: list[str]) -> None:
     assert said["load_in_4bit"]
 
 
+def test_torchao_saves_eight_bits_that_load_and_answer_alike(home: Path, tuned: list[str]) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    record = exported([*tuned, "--export_format", "torchao"])
+    assert record["outtype"] == "int8" and len(record["answers"]) == 3
+    said = json.loads((home / "out" / "config.json").read_text())["quantization_config"]
+    assert said["quant_method"] == "torchao"
+    exported([*tuned[:-1], "whole"])
+    with torch.no_grad():
+        here, there = (loaded(home / name)(input_ids=IDS).logits for name in ("out", "whole"))
+    assert 0 < (here - there).abs().max() < 0.1 * there.std()
+
+
 def test_gptq_says_what_is_missing(home: Path) -> None:
     if exporting.libraries.CHECKPOINTS["gptq"].there:
         pytest.skip("gptqmodel is installed")

@@ -15,10 +15,16 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tests.test_generate import model_of, prompts_of, spelled
 from tests.test_generate_written import Switched, finished
+from tests.tiny_packed import whole
 from tuner.config.config import make
+from tuner.engine.packed.autograd_policy import AutogradPolicy
+from tuner.engine.packed.objective import TokenObjective
+from tuner.engine.packed.rows import units_of_tokens
+from tuner.engine.packed.steps import StepRunner
 from tuner.generate.answers import Collected
 from tuner.generate.decoder import Decoder
 from tuner.generate.request import Sampling
@@ -35,6 +41,26 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
 ]
+
+
+def own_layers(kind: str) -> torch.nn.Module:
+    """A tiny model of which autograd computes all, with heads that the kernels take."""
+    torch.manual_seed(0)
+    if kind == "whole":
+        return whole("qwen3")
+    sizes = {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
+    neox = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=199, **sizes))
+    base = neox if kind == "neox" else whole("qwen3")
+    options = {"use_dora": kind == "dora", "lora_dropout": 0.3 * (kind == "dropout")}
+    return get_peft_model(
+        base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
+    )
+
+
+def text_rows(count: int, seed: int) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    texts = [[draw.randrange(1, 199) for _ in range(draw.randrange(4, 40))] for _ in range(count)]
+    return [{"input_ids": ids, "labels": ids} for ids in texts]
 
 
 @pytest.fixture
@@ -128,6 +154,39 @@ def test_kto_with_graphs_is_that_of_the_cpu_at_every_size_of_micro_batch(
         apart = max(abs(ours[step] - theirs[step]) for step in ours)
         print(f"{name} at {batch}x{accumulation}: at most {apart:.2e} apart")
         assert apart < near, (name, ours, theirs)
+
+
+@pytest.mark.parametrize("recompute", [0, 2])
+@pytest.mark.parametrize("kind", ["whole", "dora", "neox"])
+def test_a_model_s_own_layers_replayed_from_graphs_learn_as_run_one_by_one(kind: str, recompute: int) -> None:
+    """Rows of one shape are replayed from the third on; in float32."""
+    found = {}
+    for graphs in (False, True):
+        model = own_layers(kind).to("cuda")
+        policy = AutogradPolicy(model)
+        policy.recompute = recompute
+        runner = StepRunner(policy, TokenObjective(), torch.device("cuda"), 4096, graphs)
+        gradients = []
+        for seed in range(6):
+            rows = text_rows(8, seed)
+            runner.levels = [(512, 512)]
+            result = runner.train(units_of_tokens(rows), None)
+            gradients.append((result.loss.item(), policy.gradients.flat.clone()))
+        assert bool(runner.graphs.captured) == graphs and runner.graphs.enabled == graphs
+        found[graphs] = gradients
+    for (loss, gradient), (expected, right) in zip(found[True], found[False], strict=True):
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert (gradient - right).norm() < 1e-5 * right.norm()
+
+
+def test_dropout_in_replayed_steps_is_drawn_anew_each_time() -> None:
+    policy = AutogradPolicy(own_layers("dropout").to("cuda"))
+    runner = StepRunner(policy, TokenObjective(), torch.device("cuda"), 4096, True)
+    runner.levels = [(512, 512)]
+    losses = [runner.train(units_of_tokens(text_rows(8, 0)), None).loss.item() for _ in range(6)]
+    assert runner.graphs.captured and len(set(losses)) == 6
+    policy.recompute = 2
+    assert not policy.capturable
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])

@@ -14,11 +14,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import datasets
 import pytest
 from huggingface_hub import constants
 
+from tuner.config.config import make
 from tuner.config.models import ModelError
+from tuner.data.entries import Entry
+from tuner.data.hub import hub_records
 from tuner.models.hub import resolve_model
+from tuner.worker import show_token
 
 NATIVE = {
     "config.json": b'{"model_type": "qwen2"}',
@@ -180,7 +185,7 @@ def test_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def snapshot_download(name: str, **arguments: object) -> str:
-        calls.append((name, arguments["revision"], arguments["allow_patterns"]))
+        calls.append((name, arguments["revision"], arguments["allow_patterns"], arguments.get("token")))
         (tmp_path / "config.json").write_bytes(NATIVE["config.json"])
         (tmp_path / "model.safetensors").write_bytes(b"w")
         return str(tmp_path)
@@ -189,7 +194,31 @@ def test_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library.snapshot_download = snapshot_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "modelscope", library)
     assert resolve_model("org/native", revision="main") == tmp_path
-    assert calls[0] == ("org/native", None, ["config.json"]) and "*.safetensors" in calls[1][2]
+    assert calls[0] == ("org/native", None, ["config.json"], None) and "*.safetensors" in calls[1][2]
+    resolve_model("org/native", token="hers")
+    assert [token for *_, token in calls[2:]] == ["hers", "hers"]
+
+
+def test_data_sets_of_modelscope_are_asked_for_with_the_token_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    class MsDataset:
+        @staticmethod
+        def load(**arguments: object) -> datasets.Dataset:
+            asked.append(arguments["token"])
+            made = datasets.Dataset.from_list([{"prompt": "a", "response": "b"}])
+            made.to_hf_dataset = lambda: made  # type: ignore[attr-defined]
+            return made
+
+    library = types.ModuleType("modelscope")
+    library.MsDataset = MsDataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modelscope", library)
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "")
+    show_token(make({"model_name_or_path": "m", "ms_hub_token": "hers"}))
+    entry = Entry("set", tmp_path, origin="modelscope", location="org/set")
+    assert [row["prompt"] for _, row in hub_records(entry)] == ["a"] and asked == ["hers"]
 
 
 def test_openmind_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

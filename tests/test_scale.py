@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from tuner.jobs.supervisor import Supervisor, needed
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, STATES
 from tuner.text.message import plain
-from tuner.tracking import client_reader, open_runs, runs, sqlite_reader, store, table
+from tuner.tracking import adapter_rows, client_reader, open_runs, runs, sqlite_reader, store, table
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.runs import RunFilter
 from tuner.tracking.sqlite_reader import SqliteReader
@@ -478,10 +479,34 @@ def test_the_file_and_the_api_find_the_same_adapters(
     ]
     assert [[row["tags"] for row in rows] for rows in by_place][0] == [row["tags"] for row in by_place[1]]
     assert [row["aliases"] for row in by_place[0]] == [row["aliases"] for row in by_place[1]]
-    named = [
-        {(row["name"], row["version"]) for row in r.adapters(name="adapter-3")} for r in (quick, through_api)
-    ]
-    assert named == [{("adapter-3", 1), ("adapter-3", 2)}] * 2
+
+
+def test_adapters_are_listed_as_a_tree(shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases, below them their adapters, below those their versions: none is torn apart, and what is newest is first."""
+    monkeypatch.setenv("TUNER_HOME", str(shelves[40]))
+    everything = adapter_rows.list_adapters()
+    rows = adapter_rows.find_adapters(size=1000).items
+    assert rows[0] == everything[0] and len(rows) == 40
+    for level in (lambda row: row.base, lambda row: (row.base, row.name)):
+        groups = [group for group, _ in itertools.groupby(rows, level)]
+        assert len(groups) == len(set(groups)) > 1
+    bases = list(dict.fromkeys(row.base for row in rows))
+    newest = {base: max(row.created for row in rows if row.base == base) for base in bases}
+    assert bases == sorted(bases, key=lambda base: -newest[base])
+
+
+def test_the_adapters_of_a_few_runs_are_found_without_reading_all(
+    shelves: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(shelves[600]))
+    everything = adapter_rows.list_adapters()
+    wanted = {row.run_id for row in everything[:3]}
+    read: list[str] = []
+    made = adapter_rows._row
+    monkeypatch.setattr(adapter_rows, "_row", lambda found: read.append(found["name"]) or made(found))
+    assert adapter_rows.adapters_of(wanted) == everything[:3] and len(read) == 3
+    of_api = {tuple(pair) for pair in ClientReader().adapters_of(wanted)}
+    assert of_api == {(row.name, row.version) for row in everything[:3]}
 
 
 def test_the_shell_lists_a_screen_of_adapters_or_all(

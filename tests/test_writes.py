@@ -287,7 +287,7 @@ READS = {
     "tuner.runs.reasons": ("label",),
     "tuner.jobs.submit": ("expand",),
     "tuner.jobs.watch": ("stalled",),
-    "tuner.tracking.adapter_rows": ("list_adapters",),
+    "tuner.tracking.adapter_rows": ("adapters_of",),
     "tuner.tracking.adapters": ("are_there_any", "check", "find_adapters", "get_adapter", "list_adapters"),
     "tuner.tracking.evaluations": ("results",),
     "tuner.runs.checkpoints": ("of", "output_of", "step_of", "valid"),

@@ -232,10 +232,11 @@ def live_as_rank(run: SilentRun, number: int) -> int:
 
 
 def show_token(config: RunConfig) -> None:
-    """Let this process ask the hub as the person whose token the config has: the libraries that fetch data sets and
-    catalogs, and those that upload, take it from the environment."""
-    if token := config.secrets().get("hf_hub_token"):
-        os.environ["HF_TOKEN"] = token
+    """Let this process ask the hubs as the person whose tokens the config has: the libraries that fetch data sets and
+    catalogs, and those that upload, take them from the environment."""
+    for knob, name in (("hf_hub_token", "HF_TOKEN"), ("ms_hub_token", "MODELSCOPE_API_TOKEN")):
+        if token := config.secrets().get(knob):
+            os.environ[name] = token
 
 
 def lineage(config: Config) -> str:

@@ -45,7 +45,7 @@ GPU_CASES: dict[str, dict[str, Any]] = {
                    "options": NO_CHECKPOINTING},
     "full64-trl-packed": {"engine": "trl_sft", "batch": (4, 2), "first": 2, "last": 8, "load": "full",
                           "options": {**NO_CHECKPOINTING, "packing": True}},
-    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 4, "last": 14, "load": "full", "profile": True},
+    "full64-packed": {"engine": "packed", "batch": (64, 1), "first": 24, "last": 44, "load": "full", "profile": True},
     "rm8-trl": {"engine": "trl_rm", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},
     "rm8-packed": {"engine": "packed_rm", "batch": (8, 1), "first": 80, "last": 140, "profile": True},
     "kto8-trl": {"engine": "trl_kto", "batch": (8, 1), "first": 4, "last": 14, "options": NO_CHECKPOINTING},
@@ -251,13 +251,30 @@ def _packed(
 
     torch.manual_seed(42)
     model = get_peft_model(model, adapter) if adapter else model
-    settings = EngineSettings(preset=spec.get("preset", "speed"))
+    settings = EngineSettings(preset=spec.get("preset", "speed"), run_by=_layers(spec, model))
     trainer = PackedTrainer(
         model, TrainingArguments(**common), rows, engine=settings,
         callbacks=[clock.callback], objective=objective,
     )  # fmt: skip
     trainer.train()
     return trainer, _mean(rows)
+
+
+def _layers(spec: dict[str, Any], model: Any) -> Any:
+    """What a run of the studio knows of the layers before it sizes its rows."""
+    from tuner.config.config import make
+    from tuner.plan.memory import layers_of
+    from tuner.plan.shape import ModelShape
+
+    values = {
+        "model_name_or_path": spec["folder"],
+        "stage": "sft",
+        "dataset": "x",
+        "do_train": True,
+        "bf16": True,
+    }
+    config = make(values | {"finetuning_type": "full" if spec.get("load") == "full" else "lora"})
+    return layers_of(config, ModelShape.from_config(model.config.to_dict()), 8, written_out=False)
 
 
 def _scorer(spec: dict[str, Any]) -> tuple[Any, Any]:

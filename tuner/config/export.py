@@ -11,7 +11,10 @@ from tuner.config.inference import InferenceConfig
 from tuner.config.knobs import Problem, Section, knob
 from tuner.config.run_sections import Export
 
-Format = Literal["merged", "gguf", "lora_gguf", "adapter", "bnb"]
+Format = Literal["merged", "gguf", "lora_gguf", "adapter", "bnb", "torchao"]
+QUANTIZED = ("bnb", "torchao")
+"""Forms that are merged and then quantized by a library."""
+
 Outtype = Literal[
     "auto", "f32", "f16", "bf16", "q8_0",
     "q6_k", "q5_k_m", "q5_k_s", "q5_0", "q4_k_m", "q4_k_s", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
@@ -30,7 +33,7 @@ class Form(Section):
         "merged",
         "merged is one model with the adapters in its weights, as safetensors; gguf is that model as one file for "
         "llama.cpp and Ollama; lora_gguf is the adapter alone for them; adapter is a zip of its files; bnb is merged, "
-        "in 4 or 8 bits of bitsandbytes.",
+        "in 4 or 8 bits of bitsandbytes; torchao is merged, in 8 bits of torchao.",
     )
     export_outtype: Outtype = knob(
         "auto",
@@ -68,7 +71,7 @@ class ExportConfig(InferenceConfig, Export, Form):
     @property
     def merges(self) -> bool:
         """Whether the model itself is exported, with its adapters in it."""
-        return self.export_format in ("merged", "gguf", "bnb")
+        return self.export_format in ("merged", "gguf", *QUANTIZED)
 
 
 def contradictions(config: ExportConfig) -> Iterator[Problem]:
@@ -106,6 +109,6 @@ def contradictions(config: ExportConfig) -> Iterator[Problem]:
         yield Problem(
             "export_quantization_dataset", "GPTQ needs text; name it with --export_quantization_dataset."
         )
-    if config.export_format in ("merged", "bnb", "lora_gguf") and kind not in ("auto", *FLOATS):
+    if config.export_format in ("merged", "lora_gguf", *QUANTIZED) and kind not in ("auto", *FLOATS):
         said = f"--export_outtype {kind} is a type of --export_format gguf; use {', '.join(FLOATS)} or auto."
         yield Problem("export_outtype", said, {"export_outtype": "auto"})

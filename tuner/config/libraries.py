@@ -55,6 +55,10 @@ CHECKPOINTS = {  # quantization methods of ready-made checkpoints
     "hqq": QUANTIZATION["hqq"],
     "eetq": QUANTIZATION["eetq"],
 }
+EXPORTED = {  # values of export_format
+    "bnb": QUANTIZATION["bnb"],
+    "torchao": _extra("torchao", "torchao", "torchao"),
+}
 SWITCHES = {  # knobs that are on or off
     "use_galore": _extra("GaLore", "galore_torch", "galore"),
     "use_apollo": _extra("APOLLO", "apollo_torch", "apollo"),

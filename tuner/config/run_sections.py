@@ -190,7 +190,7 @@ class Machine(Section):
     disable_gradient_checkpointing: bool = knob(
         False,
         "Keep everything the backward pass needs in memory: faster, takes more of it. "
-        "Left off, a GPU run computes it again and a CPU run keeps it.",
+        "Left off, a GPU run keeps it where it fits well, and a CPU run always.",
     )
     gradient_checkpointing: OptionalBool = knob(
         None, "On or off, whatever the machine; empty decides by the machine.", advanced=True

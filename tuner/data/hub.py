@@ -71,7 +71,11 @@ def _modelscope(entry: Entry) -> Any:
         sentence = f"{entry.name} is on {entry.origin}; install its library, or give an hf_hub_url."
         raise ConfigError([Problem("dataset", sentence)]) from error
     return MsDataset.load(
-        dataset_name=entry.location, subset_name=entry.subset, data_dir=entry.folder, split=entry.split
+        dataset_name=entry.location,
+        subset_name=entry.subset,
+        data_dir=entry.folder,
+        split=entry.split,
+        token=os.environ.get("MODELSCOPE_API_TOKEN"),
     ).to_hf_dataset()
 
 

@@ -88,7 +88,7 @@ def _build(
     order = {"train_sampling_strategy": "sequential"} if config.kind.ordered else {}
     return PackedTrainer(
         start.model,
-        arguments(TrainingArguments, config, run, **order),
+        arguments(TrainingArguments, config, run, start.plan, **order),
         start.rows.train,
         start.rows.eval or None,
         objective=objective,

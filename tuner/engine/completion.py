@@ -117,7 +117,7 @@ def build(config: Config, run: LiveRun, start: Start) -> CompletionTrainer:
     """TRL's trainer around a run's model."""
     return CompletionTrainer(
         model=start.model,
-        args=arguments(SFTConfig, config, run, max_length=None),
+        args=arguments(SFTConfig, config, run, start.plan, max_length=None),
         data_collator=collator(start.tokenizer.pad_token_id, start.packed),
         train_dataset=PLACEHOLDER,
         eval_dataset=PLACEHOLDER if start.rows.eval else None,

@@ -107,7 +107,7 @@ def build(config: Config, run: LiveRun, start: Start, losses: Mixture) -> Labell
     return LabelledTrainer(
         model=start.model,
         ref_model=methods.reference(config, start.source),
-        args=arguments(KTOConfig, config, run, **own),
+        args=arguments(KTOConfig, config, run, start.plan, **own),
         train_dataset=PLACEHOLDER,
         eval_dataset=PLACEHOLDER if start.rows.eval else None,
         processing_class=start.tokenizer,

@@ -165,7 +165,7 @@ def build(config: Config, run: LiveRun, start: Start, losses: Mixture) -> Prefer
     return PreferenceTrainer(
         model=start.model,
         ref_model=methods.reference(config, start.source) if compared else None,
-        args=arguments(DPOConfig, config, run, **own),
+        args=arguments(DPOConfig, config, run, start.plan, **own),
         train_dataset=PLACEHOLDER,
         eval_dataset=PLACEHOLDER if start.rows.eval else None,
         processing_class=start.tokenizer,

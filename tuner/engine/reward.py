@@ -62,7 +62,7 @@ def build(config: Config, run: LiveRun, start: Start) -> RewardTrainer:
     pad_id = start.tokenizer.pad_token_id
     return RewardTrainer(
         model=start.model,
-        args=arguments(trl.RewardConfig, config, run, max_length=None, disable_dropout=False),
+        args=arguments(trl.RewardConfig, config, run, start.plan, max_length=None, disable_dropout=False),
         data_collator=lambda rows: padded(rows, pad_id),
         train_dataset=PLACEHOLDER,
         eval_dataset=PLACEHOLDER if start.rows.eval else None,

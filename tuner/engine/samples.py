@@ -60,6 +60,8 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
             row = convert(record, entry)
             if isinstance(row, Dropped) or not isinstance(record, Mapping):
                 continue
+            if row.get("label") is False:
+                continue  # what a model should not say is nothing to expect of it
             check_patterns(record)
             asked, expected = _split(row)
             if asked:

@@ -34,7 +34,9 @@ from tuner.engine.setup import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.engine.truth import note_disk, note_training
 from tuner.jobs.live import Outcome
+from tuner.plan.engine import TRL
 from tuner.plan.memory import recomputes
+from tuner.plan.plan import Plan
 from tuner.plan.preflight import no_full_batch
 from tuner.runs import checkpoints
 from tuner.text.message import message
@@ -45,11 +47,15 @@ if TYPE_CHECKING:
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
-def arguments(kind: type[Arguments], config: Config, run: LiveRun, **own: Any) -> Arguments:
+def arguments(kind: type[Arguments], config: Config, run: LiveRun, plan: Plan, **own: Any) -> Arguments:
     """Every knob of transformers' TrainingArguments by its own name, what the studio settles itself, and `own`."""
     known = {f.name for f in dataclasses.fields(kind) if f.init}
     given = {name: _plain(getattr(config, name)) for name in NAMES if name in known}
-    given = {name: value for name, value in given.items() if value is not None} | _settled(config, run) | own
+    given = (
+        {name: value for name, value in given.items() if value is not None}
+        | _settled(config, run, plan)
+        | own
+    )
     if "router_aux_loss_coef" in known and config.moe_aux_loss_coef is None:
         given["router_aux_loss_coef"] = 0.0  # as in LLaMA-Factory: experts are balanced when asked for
     elif "router_aux_loss_coef" in known:
@@ -64,10 +70,11 @@ def _plain(value: Any) -> Any:
     return (list(value) or None) if isinstance(value, tuple) else value
 
 
-def _settled(config: Config, run: LiveRun) -> dict[str, Any]:
+def _settled(config: Config, run: LiveRun, plan: Plan) -> dict[str, Any]:
     """Where the studio knows better than a default, or does the work itself."""
     gpu = on_gpu(config)
-    recompute = recomputes(config, gpu)
+    # a plan for packed rows says nothing of a trainer that had to take over
+    recompute = plan.recompute != 0 if plan.engine == TRL else recomputes(config, gpu)
     fused = config.enable_liger_kernel or config.use_liger_kernel
     if fused:
         need(SWITCHES["enable_liger_kernel"], knob="enable_liger_kernel")

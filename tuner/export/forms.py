@@ -177,12 +177,24 @@ def as_adapter(what: Exported, folder: Path, live: Live) -> Made:
 
 def as_bnb(what: Exported, folder: Path, live: Live) -> Made:
     """Merged, then in 8 or 4 bits of bitsandbytes."""
+    return _in_few_bits(
+        what, folder, live, quantized.by_bitsandbytes, f"bnb{what.asked.quantization_bit or 4}"
+    )
+
+
+def as_torchao(what: Exported, folder: Path, live: Live) -> Made:
+    """Merged, then in 8 bits of torchao."""
+    return _in_few_bits(what, folder, live, quantized.by_torchao, "int8")
+
+
+def _in_few_bits(
+    what: Exported, folder: Path, live: Live, by: Callable[[Exported, Path, Path], None], outtype: str
+) -> Made:
     before = _merged(what, folder / BETWEEN, what.type, live)
     with live.phase("quantizing"):
-        quantized.by_bitsandbytes(what, folder / BETWEEN, folder)
+        by(what, folder / BETWEEN, folder)
     shutil.rmtree(folder / BETWEEN)
-    bits = what.asked.quantization_bit or 4
-    return Made(f"bnb{bits}", answers.compared(what, before, _asked(what, folder, live)))
+    return Made(outtype, answers.compared(what, before, _asked(what, folder, live)))
 
 
 def as_gptq(what: Exported, folder: Path, live: Live) -> Made:
@@ -225,5 +237,6 @@ FORMS: dict[str, Callable[[Exported, Path, Live], Made]] = {
     "lora_gguf": as_lora_gguf,
     "adapter": as_adapter,
     "bnb": as_bnb,
+    "torchao": as_torchao,
     "gptq": as_gptq,
 }

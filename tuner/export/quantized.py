@@ -1,4 +1,4 @@
-"""A merged model in fewer bits: by bitsandbytes, and by GPTQ where gptqmodel is installed."""
+"""A merged model in fewer bits: by bitsandbytes, torchao, and by GPTQ where gptqmodel is installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
@@ -22,6 +24,19 @@ def by_bitsandbytes(what: Exported, source: Path, folder: Path) -> None:
     config = what.config.model_copy(update={"quantization_method": "bnb", "quantization_bit": bits})
     model = loading.load(config, Source(source, str(source)), bits=bits, whole=False)
     model.config.use_cache = True
+    model.save_pretrained(folder, max_shard_size=f"{what.asked.export_size}GB")
+    what.tokenizer.save_pretrained(folder)
+
+
+def by_torchao(what: Exported, source: Path, folder: Path) -> None:
+    """The model of `source` with 8-bit weights, a scale a row, saved in `folder`; activations stay as they are."""
+    made: Any = importlib.import_module("torchao.quantization").Int8WeightOnlyConfig()
+    model = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=what.type,
+        quantization_config=TorchAoConfig(made),
+        trust_remote_code=what.config.trust_remote_code,
+    )
     model.save_pretrained(folder, max_shard_size=f"{what.asked.export_size}GB")
     what.tokenizer.save_pretrained(folder)
 

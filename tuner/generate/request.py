@@ -42,6 +42,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
+    bias: tuple[tuple[int, float], ...] = ()
+    """Tokens and what is added to their logits."""
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     logprobs: int | None = None

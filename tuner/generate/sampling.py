@@ -19,7 +19,8 @@ def plain(request: Request) -> bool:
     """Whether nothing but the logits says what comes next: such rows are chosen for together."""
     s = request.sampling
     penalties = (s.repetition_penalty - 1, s.presence_penalty, s.frequency_penalty)
-    return not any(penalties) and request.grammar is None and not _too_early(request)
+    steered = any(penalties) or s.bias or request.grammar is not None
+    return not steered and not _too_early(request)
 
 
 def steady(request: Request) -> bool:
@@ -40,7 +41,7 @@ def chosen(logits: Tensor, request: Request) -> int:
 
 
 def penalized(logits: Tensor, request: Request) -> Tensor:
-    """Logits less what was said before, and without the ends that come too early."""
+    """Logits with what was asked to be added, less what was said before, and without the ends that come too early."""
     s, scores = request.sampling, logits.clone()
     if s.repetition_penalty != 1.0:  # transformers': over prompt and answer
         seen = torch.tensor(sorted({*request.prompt, *request.ids}), device=scores.device)
@@ -51,6 +52,9 @@ def penalized(logits: Tensor, request: Request) -> Tensor:
         ids = torch.tensor(list(counts), device=scores.device)
         times = torch.tensor(list(counts.values()), device=scores.device, dtype=scores.dtype)
         scores[ids] -= s.presence_penalty + s.frequency_penalty * times
+    if s.bias:  # OpenAI's
+        added = torch.tensor([value for _, value in s.bias], device=scores.device, dtype=scores.dtype)
+        scores[[token for token, _ in s.bias]] += added
     if _too_early(request):
         scores[list(s.stop_ids)] = -torch.inf
     return scores
@@ -120,15 +124,25 @@ def drawn(logits: Tensor, numbers: Tensor, wish: Wish) -> Tensor:
 
 
 def _of_the_best(scores: Tensor, top_k: Tensor, top_p: Tensor, point: Tensor, most: int) -> Tensor:
+    # of equals the one of the lower id comes first, whatever the rows beside it ask for
     if most:
-        scores, ids = scores.topk(min(most, scores.shape[1]), dim=-1)
+        ids = _ranked(scores).topk(min(most, scores.shape[1]), dim=-1).indices
+        scores = scores.gather(1, ids)
     else:
-        scores, ids = scores.sort(descending=True, dim=-1)
+        scores, ids = scores.sort(descending=True, stable=True, dim=-1)
     place = torch.arange(scores.shape[1], device=scores.device)
     shares = scores.masked_fill((top_k > 0) & (place >= top_k), -torch.inf).softmax(-1)
     before = shares.cumsum(-1) - shares
     shares = torch.where((before < top_p) | (top_p >= 1), shares, 0.0)
     return ids.gather(1, _places(shares, point)[:, None])[:, 0]
+
+
+def _ranked(scores: Tensor) -> Tensor:
+    """Whole numbers in the order of float32 scores [rows, n], of which no two in a row are equal: of equal scores the first
+    is the highest."""
+    bits = scores.contiguous().view(torch.int32)
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # negative floats rise as their bits fall
+    return rising * scores.shape[1] - torch.arange(scores.shape[1], device=scores.device)
 
 
 def _places(shares: Tensor, point: Tensor) -> Tensor:

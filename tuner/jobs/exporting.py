@@ -15,7 +15,7 @@ import psutil
 
 from tuner import hardware, tensors
 from tuner.config import libraries
-from tuner.config.export import WRITTEN, ExportConfig, contradictions
+from tuner.config.export import QUANTIZED, WRITTEN, ExportConfig, contradictions
 from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs import checking
 from tuner.plan.facts import place
@@ -101,8 +101,9 @@ def _scores(config: ExportConfig, folder: Path) -> str:
 
 def _libraries(config: ExportConfig) -> Iterator[Problem]:
     """What is not installed, and whose absence would be found after minutes."""
-    if config.export_format == "bnb" and not libraries.QUANTIZATION["bnb"].there:
-        yield libraries.QUANTIZATION["bnb"].missing("export_format")
+    library = libraries.EXPORTED.get(config.export_format)
+    if library and not library.there:
+        yield library.missing("export_format")
     if config.export_quantization_bit and not libraries.CHECKPOINTS["gptq"].there:
         yield libraries.CHECKPOINTS["gptq"].missing("export_quantization_bit")
     kind = config.export_outtype
@@ -198,7 +199,7 @@ def told(needs: Estimate) -> str:
 
 def _between(config: ExportConfig, numbers: int, read: int) -> int:
     """Bytes of files that are made on the way and not kept."""
-    if config.export_format == "bnb":
+    if config.export_format in QUANTIZED:
         return read
     if config.export_format == "lora_gguf":
         return 4 * numbers

@@ -146,8 +146,8 @@ def _modelscope(
             "USE_MODELSCOPE_HUB is set, but the library modelscope is not installed: "
             "run `pip install modelscope`, or unset it to use Hugging Face."
         ) from None
-    if token:
-        importlib.import_module("modelscope").HubApi().login(token)
+    # Its login would write the token down where it stays; an argument lasts as long as the call.
+    known = {"token": token} if token else {}
     try:
         with private.as_the_person():
             folder = download(
@@ -158,6 +158,7 @@ def _modelscope(
                 cache_dir=str(cache_dir) if cache_dir else None,
                 allow_patterns=patterns,
                 ignore_patterns=_IGNORED,
+                **known,
             )
     except Exception as error:  # its errors share no base class
         raise ModelError(_no_network(name, "ModelScope", error)) from error

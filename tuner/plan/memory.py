@@ -23,21 +23,20 @@ def run_memory(
     config: Config,
     shape: ModelShape,
     lengths: Lengths,
-    on_gpu: bool,
+    again: bool,
     budget: RowBudget | None,
     rank: int,
     run_by: Layers = OWN_LAYERS,
 ) -> Memory:
-    """What a run holds at its peak on each of its devices; `budget` are the packed engine's rows, None for TRL's batches."""
+    """What a run holds at its peak on each of its devices; `budget` are the packed engine's rows, None for TRL's batches,
+    whose activations are computed `again` in the backward pass or kept."""
     trained_numbers, width = trained(config, shape, rank), trained_bytes(config)
     steps = (
         _packed_step(config, shape, lengths, budget, rank, run_by)
         if budget
-        else _padded_step(config, shape, lengths, on_gpu)
+        else _padded_step(config, shape, lengths, again)
     )
     parts = config.processes if config.sharded else 1
-    if config.kind.rewarded:
-        steps = replace(steps, cache=_written(config, shape, lengths, on_gpu))
     return replace(
         steps,
         weights=weights(config, shape) // parts + steps.weights,
@@ -131,7 +130,7 @@ def layers_of(config: Config, shape: ModelShape | None, rank: int, written_out: 
     return Layers(written_out, _whole(config), taken)
 
 
-def _written(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> int:
+def written(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> int:
     """Keys and values of the answers that are written side by side, each as long as it may become."""
     schedule = Schedule.of(config, 0)
     answers = schedule.batch * schedule.written
@@ -187,15 +186,15 @@ def _scored(config: Config, tokens: int) -> int:
     return 0 if config.kind.scores else tokens // 2
 
 
-def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
+def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: bool) -> Memory:
     """A micro-batch of TRL's trainers, as long as its longest example; logits are made in pieces of 256 tokens."""
     if config.kind.rewarded:
-        return _padded_answers(config, shape, lengths, on_gpu)
+        return _padded_answers(config, shape, lengths, again)
     each = config.cutoff_len if packs(config) else min(config.cutoff_len, lengths.longest)
     tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
     layer, width = autograd_activations(shape, half=_half(config), whole=_whole(config)), frozen_bytes(config)
     kept = shape.layers * layer
-    if recomputes(config, on_gpu):
+    if again:
         kept = shape.layers * width * shape.hidden + layer
     logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
     return Memory(0, 0, 0, 0, tokens * kept, logits)
@@ -206,21 +205,28 @@ def padded_budget(vocab: int) -> int:
     return max(512, (2 << 30) // (12 * vocab))
 
 
-def _padded_answers(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> Memory:
+def _padded_answers(config: Config, shape: ModelShape, lengths: Lengths, again: bool) -> Memory:
     """A row of answers as padded sequences, each behind its prompt."""
     one = min(lengths.longest, config.cutoff_len) + config.max_new_tokens
     tokens = max(one, min(padded_budget(shape.vocab), _learnt_tokens(config, lengths)))
     kept = shape.layers * autograd_activations(shape, half=_half(config), whole=_whole(config))
-    if recomputes(config, on_gpu):
+    if again:
         kept = shape.layers * frozen_bytes(config) * shape.hidden + kept // shape.layers
     return Memory(0, 0, 0, 0, tokens * kept, tokens * shape.vocab * 12)
 
 
-def recomputes(config: Config, on_gpu: bool) -> bool:
-    """Whether TRL's trainers compute activations again in the backward pass: as asked, else on a GPU, where memory is
-    short."""
+ROOM = 0.7
+"""Share of a GPU's free memory that a step may take which keeps its activations: what is estimated is not what comes."""
+
+
+def recomputes(config: Config, on_gpu: bool, kept: int | None = None, free: int = 0) -> bool:
+    """Whether TRL's trainers compute activations again in the backward pass: as asked, else on a GPU on which a run that
+    keeps them, of `kept` bytes in all, would not fit well into `free`, or whose size is not known."""
     asked = asked_to_recompute(config)
-    return on_gpu if asked is None else asked
+    if asked is not None:
+        return asked
+    fits = kept is not None and kept <= ROOM * free and config.flash_attn != "disabled"
+    return on_gpu and not fits
 
 
 def asked_to_recompute(config: Config) -> bool | None:

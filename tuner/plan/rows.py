@@ -190,7 +190,8 @@ def row_budget(
     elif not on_gpu or shape is None:
         tokens, again = CPU_TOKENS, 0
     else:
-        share = max(0, int(SHARE * free))
+        # what the step takes once is there once; a row's activations are there twice
+        share = max(0, run_by.taken + int(SHARE * (free - run_by.taken)))
         tokens, again = packed_rows(
             shape, share, rank=rank, weight_bytes=weight_bytes, recompute=recompute, layers=run_by
         )
@@ -212,8 +213,7 @@ def holds(
     weight_bytes: int = 2,
     run_by: Layers = OWN_LAYERS,
 ) -> bool:
-    """Whether a row of this size fits twice, eager and captured in a graph, into `free` bytes beside the weights; once
-    where it is autograd's, which captures none."""
+    """Whether a row of this size fits twice, eager and captured in a graph, into `free` bytes beside the weights."""
     needed = packed_memory(
         shape,
         tokens=budget.token_budget,
@@ -224,5 +224,4 @@ def holds(
         logits_bytes=budget.logits_bytes,
         layers=run_by,
     )
-    times = 2 if run_by.written_out else 1
-    return times * (needed.activations + needed.logits) + run_by.taken <= free
+    return 2 * (needed.activations + needed.logits) + run_by.taken <= free

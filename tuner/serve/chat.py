@@ -58,28 +58,60 @@ def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     refuse_unsupported(asked)
     loaded.must(score=False)
     choice = replace(loaded.models.named(asked.model), template=asked.template or None)
-    tools = _tools(asked)
+    tools, called = _tools(asked), _called(asked)
     messages, begun = _begun([_message(m) for m in asked.messages], asked)
     prompt = loaded.prompt(choice, messages, tools, begun)
     tokens = asked.max_completion_tokens or asked.max_tokens
     sampling = loaded.sampling(asked, choice, prompt, tokens, logprobs=asked.top)
     if asked.n * len(prompt) > 1 << 20:
         raise ApiError(400, "n times the prompt is too much for one request.", "n")
-    wanted = [
-        Prompted(prompt, replace(sampling, seed=loaded.seed(asked, number)), _grammar(loaded, choice, asked))
-        for number in range(asked.n)
-    ]
+    seeds = [replace(sampling, seed=loaded.seed(asked, number)) for number in range(asked.n)]
+    wanted = [Prompted(prompt, seeded, _grammar(loaded, choice, asked, called)) for seeded in seeds]
     return Chat(asked, choice, wanted, _names(tools), texts, f"chatcmpl-{uuid.uuid4().hex}", now())
 
 
-def _grammar(loaded: Loaded, choice: Choice, asked: ChatAsked) -> Grammar | None:
-    return grammars.of(asked.response_format, loaded.tokenizer, loaded.voice(choice).stops)
+def _grammar(
+    loaded: Loaded, choice: Choice, asked: ChatAsked, called: Sequence[Mapping[str, Any]]
+) -> Grammar | None:
+    stops = loaded.voice(choice).stops
+    if called:
+        return grammars.of_calls(called, asked.parallel_tool_calls, loaded.tokenizer, stops)
+    return grammars.of(asked.response_format, loaded.tokenizer, stops)
 
 
 def _tools(asked: ChatAsked) -> list[dict[str, Any]]:
-    if asked.tool_choice not in (None, "auto", "none"):
-        raise ApiError(400, "tool_choice can be auto or none here.", "tool_choice", "unsupported_parameter")
+    """The tools that the model is shown."""
     return [] if asked.tool_choice == "none" else list(asked.tools or ())
+
+
+def _called(asked: ChatAsked) -> list[Mapping[str, Any]]:
+    """The functions of which one must be called; empty where the model may choose to. Raises ApiError."""
+    choice = asked.tool_choice
+    if choice in (None, "auto", "none"):
+        return []
+    functions: list[Mapping[str, Any]] = [tool.get("function") or tool for tool in asked.tools or ()]
+    if choice != "required":
+        name = _chosen_name(choice)
+        functions = [function for function in functions if function.get("name") == name]
+    if not functions:
+        raise ApiError(400, "tool_choice asks for a call, and there is no such tool in tools.", "tool_choice")
+    if asked.response_format and asked.response_format.get("type") != "text":
+        raise ApiError(
+            400, "response_format and a tool_choice that asks for a call exclude each other.", "tool_choice"
+        )
+    return functions
+
+
+def _chosen_name(choice: Any) -> str:
+    function = (
+        choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    )
+    if not isinstance(function, dict):
+        sentence = (
+            'tool_choice can be auto, none, required or {"type": "function", "function": {"name": ...}}.'
+        )
+        raise ApiError(400, sentence, "tool_choice", "unsupported_parameter")
+    return str(function.get("name"))
 
 
 def _names(tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Answers that must be JSON: `response_format` as a grammar that is followed token by token."""
+"""Answers that must be JSON, as a `response_format` or a `tool_choice` asks: grammars that are followed token by token."""
 
 from __future__ import annotations
 
@@ -65,7 +65,32 @@ def of(asked: Mapping[str, Any] | None, tokenizer: Tokenizer, stops: Sequence[in
     if kind not in ("json_object", "json_schema"):
         raise ApiError(400, f"{PARAM} {kind!r} is not known; use text, json_object or json_schema.", PARAM)
     schema = {"type": "object"} if kind == "json_object" else _schema(asked or {})
-    return _followed(schema, tokenizer, stops)
+    return _followed(schema, tokenizer, stops, PARAM)
+
+
+def of_calls(
+    functions: Sequence[Mapping[str, Any]], several: bool, tokenizer: Tokenizer, stops: Sequence[int]
+) -> Followed:
+    """The grammar of an answer that is a list of calls of these functions, of one or more, and nothing else. Raises ApiError.
+
+    All models write that form alike, whatever marks their templates put around calls.
+    """
+    shared: dict[str, Any] = {}
+    calls = {"type": "array", "minItems": 1, "items": {"anyOf": [_of_call(f, shared) for f in functions]}}
+    limit = {} if several else {"maxItems": 1}
+    return _followed({**calls, **limit, "$defs": shared}, tokenizer, stops, "tools")
+
+
+def _of_call(function: Mapping[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    """One call. What a function's own schema refers to moves into `shared`, at the whole schema's root."""
+    given = dict(function.get("parameters") or {"type": "object"})
+    shared |= given.pop("$defs", {})
+    return {
+        "type": "object",
+        "properties": {"name": {"const": function.get("name")}, "arguments": given},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
 
 
 def _schema(asked: Mapping[str, Any]) -> Any:
@@ -75,21 +100,19 @@ def _schema(asked: Mapping[str, Any]) -> Any:
     return found
 
 
-def _followed(schema: Any, tokenizer: Tokenizer, stops: Sequence[int]) -> Followed:
+def _followed(schema: Any, tokenizer: Tokenizer, stops: Sequence[int], param: str) -> Followed:
     try:
         from llguidance import LLMatcher
     except ImportError as error:
-        sentence = (
-            "JSON answers need the library llguidance, which is not installed; `pip install llguidance`."
-        )
-        raise ApiError(400, sentence, PARAM, "unsupported_parameter") from error
+        sentence = "JSON answers and calls that must be made need the library llguidance, which is not installed; `pip install llguidance`."
+        raise ApiError(400, sentence, param, "unsupported_parameter") from error
     # Bounded: a model that is not sure how to go on would write spaces for ever.
     grammar = LLMatcher.grammar_from_json_schema(
         json.dumps(schema), overrides={"whitespace_pattern": r"\n?[ ]{0,8}"}
     )
     matcher = LLMatcher(_reader(tokenizer), grammar, log_level=0)
     if matcher.is_error():
-        raise ApiError(400, f"{PARAM}: {matcher.get_error().splitlines()[0]}", PARAM, "invalid_schema")
+        raise ApiError(400, f"{param}: {matcher.get_error().splitlines()[0]}", param, "invalid_schema")
     return Followed(matcher, tokenizer.size, stops)
 
 

@@ -94,8 +94,9 @@ class Loaded:
             )
             raise ApiError(400, sentence, "messages", "context_length_exceeded")
         config = self.config
-        if any(not 0 <= i < self.scheduler.decoder.vocabulary for i in asked.stop_token_ids):
-            raise ApiError(400, "stop_token_ids has ids outside the vocabulary.", "stop_token_ids")
+        for name, ids in (("stop_token_ids", asked.stop_token_ids), ("logit_bias", asked.logit_bias)):
+            if any(not 0 <= i < self.scheduler.decoder.vocabulary for i in ids):
+                raise ApiError(400, f"{name} has ids outside the vocabulary.", name)
         temperature = config.temperature if asked.temperature is None else asked.temperature
         samples = config.do_sample if asked.temperature is None else True
         samples = samples if asked.do_sample is None else asked.do_sample
@@ -110,6 +111,7 @@ class Loaded:
             repetition_penalty=config.repetition_penalty if penalty is None else penalty,
             presence_penalty=asked.presence_penalty,
             frequency_penalty=asked.frequency_penalty,
+            bias=tuple(asked.logit_bias.items()),
             stop=asked.stops,
             stop_ids=tuple(sorted({*self.voice(choice).stops, *asked.stop_token_ids})),
             skip_special=config.skip_special_tokens,

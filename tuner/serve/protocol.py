@@ -3,7 +3,7 @@ are refused by `refuse_unsupported`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
@@ -33,7 +33,7 @@ class Asked(BaseModel):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0)
     do_sample: bool | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = {}
     best_of: int | None = None
     suffix: str | None = None
     functions: list[Any] | None = None
@@ -60,6 +60,7 @@ class ChatAsked(Asked):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
     response_format: dict[str, Any] | None = None
     continue_final_message: bool = False
     """Whether the last message, the assistant's, is the beginning of the answer; vLLM's word."""
@@ -89,7 +90,6 @@ class ScoreAsked(BaseModel):
 def refuse_unsupported(asked: Asked) -> None:
     """Raises ApiError for a field that would change the answer and that nothing here obeys."""
     given = {
-        "logit_bias": asked.logit_bias,
         "suffix": asked.suffix,
         "functions": asked.functions,
         "audio": asked.audio,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,15 +66,23 @@ def list_adapters(name: str = "") -> list[AdapterRow]:
 
 
 def find_adapters(text: str = "", page: int = 1, size: int = 20) -> Page[AdapterRow]:
-    """One page of the versions that have every word of a text, newest first; `page` counts from 1.
+    """One page of the versions that have every word of a text, by base, adapter and version, in each the one with the
+    newest version first; `page` counts from 1.
 
     A word may stand in name, base, stage, data sets or aliases. Raises TrackerError while the tracker is away.
     """
     asked = reader()
     ids = asked.find_adapters(text.lower().split())
     number = max(1, min(page, -(-len(ids) // size) or 1))
-    rows = _sorted(asked.adapters(ids[(number - 1) * size : number * size]))
-    return Page(tuple(rows), len(ids), number, size)
+    here = ids[(number - 1) * size : number * size]
+    rows = {(row.name, row.version): row for row in map(_row, asked.adapters(here))}
+    return Page(tuple(rows[id] for id in here if id in rows), len(ids), number, size)
+
+
+def adapters_of(runs: Collection[str]) -> list[AdapterRow]:
+    """The versions that these runs left, newest first. Raises TrackerError while the tracker is away."""
+    asked = reader()
+    return [row for row in _sorted(asked.adapters(asked.adapters_of(runs))) if row.run_id in runs]
 
 
 def get_adapter(name: str, version: int) -> AdapterRow | None:

@@ -124,7 +124,20 @@ class ClientReader:
     def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
         # A registry's search has no "or", and a word may stand in any of several places.
         found = [row for row in self._versions() if _has_all(row, words)]
-        found.sort(key=lambda row: (-(row["created"] or 0), row["name"], -row["version"]))
+        newest: dict[tuple[str, ...], int] = {}
+        for row in found:
+            base, made = row["tags"].get("base", ""), row["created"] or 0
+            for group in ((base,), (base, row["name"])):
+                newest[group] = max(newest.get(group, 0), made)
+
+        def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+            base, name = row["tags"].get("base", ""), row["name"]
+            return -newest[base,], base, -newest[base, name], name, -row["version"]
+
+        return [(row["name"], row["version"]) for row in sorted(found, key=place)]
+
+    def adapters_of(self, runs: Collection[str]) -> list[tuple[str, int]]:
+        found = [row for row in self._versions() if (row["tags"].get("run_id") or row["run_id"]) in runs]
         return [(row["name"], row["version"]) for row in found]
 
     def adapters(

@@ -23,6 +23,7 @@ class Reader(Protocol):
     def history(self, id: str, metric: str) -> Iterator[Series]: ...
     def stamp(self, id: str, metric: str) -> str: ...
     def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]: ...
+    def adapters_of(self, runs: Collection[str]) -> list[tuple[str, int]]: ...
     def adapters(
         self, ids: Collection[tuple[str, int]] | None = None, name: str = ""
     ) -> list[dict[str, Any]]: ...
@@ -55,6 +56,9 @@ class EmptyReader:
         return ""
 
     def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
+        return []
+
+    def adapters_of(self, runs: Collection[str]) -> list[tuple[str, int]]:
         return []
 
     def adapters(

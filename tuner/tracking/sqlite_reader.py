@@ -268,10 +268,26 @@ class SqliteReader:
         )
 
     def find_adapters(self, words: Sequence[str] = ()) -> list[tuple[str, int]]:
-        """Names and versions of what has every word, each in lower case, the newest first."""
+        """Names and versions of what has every word, each in lower case: by base, by adapter, by version, in each the one
+        with the newest version first."""
         condition, values = versions_where(words)
-        order = "ORDER BY coalesce(creation_time, 0) DESC, name, version DESC"
-        return self._all(f"SELECT name, version FROM model_versions v WHERE {condition} {order}", values)  # noqa: S608
+        return self._all(
+            "SELECT name, version FROM (SELECT v.name, v.version, coalesce(v.creation_time, 0) made, "  # noqa: S608
+            "coalesce(t.value, '') base FROM model_versions v LEFT JOIN model_version_tags t "
+            "ON t.key = 'base' AND t.name = v.name AND t.version = v.version AND t.workspace = v.workspace "
+            f"WHERE {condition}) ORDER BY max(made) OVER (PARTITION BY base) DESC, base, "
+            "max(made) OVER (PARTITION BY base, name) DESC, name, version DESC",
+            values,
+        )
+
+    def adapters_of(self, runs: Collection[str]) -> list[tuple[str, int]]:
+        """Names and versions of what these runs left."""
+        of = "IN (SELECT value FROM json_each(?))"
+        return self._all(
+            f"SELECT name, version FROM model_versions WHERE run_id {of} UNION "  # noqa: S608
+            f"SELECT name, version FROM model_version_tags WHERE key = 'run_id' AND value {of}",
+            [json.dumps(list(runs))] * 2,
+        )
 
     def adapters(
         self, ids: Collection[tuple[str, int]] | None = None, name: str = ""

@@ -15,7 +15,7 @@ from tuner.tracking.adapters import AdapterRow, list_adapters
 from tuner.tracking.rows import Page
 from tuner.tracking.votes import BASE
 from tuner.ui import draft, evaluation, exporting, lineage, picking, scoreboard, state, theme, writes
-from tuner.ui.picking import Column
+from tuner.ui.picking import Column, Place
 from tuner.ui.words import NONE, ago, count, date, listed, place, safe, safe_lines, size
 
 _STATES = {
@@ -30,7 +30,7 @@ IMPORTED = knobs_of(ImportConfig)
 COLUMNS = (
     Column("Name", "link"),
     Column("Version", "figure"),
-    Column("Base"),
+    Column("Scored"),
     Column("Method"),
     Column("Data"),
     Column("Aliases", "tags"),
@@ -61,8 +61,18 @@ def table(page: Page[AdapterRow], chosen: str) -> None:
     """The versions of one page, of which another one is opened by its name."""
     rows = {_id(row): _cells(row) for row in page.items}
     also = {"q": state.asked("q")} if state.asked("q") else {}
+    above = (None, *page.items)
+    places = {_id(row): _place(row, before) for row, before in zip(page.items, above, strict=False)}
     picking.one(
-        "adapters", "Adapters", COLUMNS, rows, chosen, "adapter", lambda id: state.tell(adapter=id), also
+        "adapters",
+        "Adapters",
+        COLUMNS,
+        rows,
+        chosen,
+        "adapter",
+        lambda id: state.tell(adapter=id),
+        also,
+        places,
     )
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption(count(page.total, "version"), width="content")
@@ -83,11 +93,17 @@ def _id(row: AdapterRow) -> str:
     return f"{row.name}/{row.version}"
 
 
+def _place(row: AdapterRow, above: AdapterRow | None) -> Place:
+    """Its base is the heading; a version below another of the same adapter is a further one."""
+    further = above is not None and (above.base, above.name) == (row.base, row.name)
+    return Place(place(row.base) or "Unknown base", further)
+
+
 def _cells(row: AdapterRow) -> dict[str, object]:
     return {
         "Name": row.name,
         "Version": str(row.version),
-        "Base": place(row.base) or NONE,
+        "Scored": evaluation.briefly(row.evaluations) or NONE,
         "Method": " ".join(filter(None, (row.stage, row.method))) or NONE,
         "Data": listed(row.datasets),
         "Aliases": list(row.aliases),

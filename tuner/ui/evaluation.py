@@ -15,7 +15,7 @@ from typing import Any
 import streamlit as st
 
 from tuner.runs.run import Run
-from tuner.tracking.adapter_rows import list_adapters
+from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.evaluations import Measured, results
 from tuner.ui import chat, theme
 from tuner.ui.words import NONE, count, number, safe, safe_lines
@@ -127,6 +127,16 @@ def figure(value: float | None, metric: str) -> str:
     return f"{value * _SHARES[metric]:.1f}%" if metric in _SHARES else number(value)
 
 
+def briefly(measured: Sequence[Measured]) -> str:
+    """The newest evaluation in a few words: its first metric, what the base had there, the data set."""
+    if not measured:
+        return ""
+    newest = measured[0]
+    name = next((name for name in _TITLES if name in newest.metrics), next(iter(newest.metrics), ""))
+    base = f" (base {figure(newest.base[name], name)})" if name in newest.base else ""
+    return f"{title(name)} {figure(newest.metrics.get(name), name)}{base} on {newest.dataset}"
+
+
 def of_version(measured: Sequence[Measured]) -> None:
     """A version's evaluations, a data set each, held against its base's figures where they were measured with it."""
     for one in measured:
@@ -154,9 +164,7 @@ def of_version(measured: Sequence[Measured]) -> None:
 def compared(names: Mapping[str, str], baseline: str) -> None:
     """What the adapters of several runs scored, a table a data set that two of them were measured on, held against the
     run `baseline`; `names` goes by run id. Nothing where there is none. Raises TrackerError."""
-    scored = {
-        row.run_id: row.evaluations for row in list_adapters() if row.run_id in names and row.evaluations
-    }
+    scored = {row.run_id: row.evaluations for row in adapters_of(names) if row.evaluations}
     datasets = dict.fromkeys(one.dataset for found in scored.values() for one in found)
     tables = {name: _of_dataset(name, scored, names) for name in datasets}
     tables = {name: table for name, table in tables.items() if len(table) > 1}

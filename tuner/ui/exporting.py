@@ -23,6 +23,7 @@ FORMS = {
     "lora_gguf": "LoRA as GGUF, for a base that is there",
     "adapter": "Zip of the adapter",
     "bnb": "Merged, in 4 bits (bitsandbytes)",
+    "torchao": "Merged, in 8 bits (torchao)",
 }
 K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
 TYPES = {"merged": ("auto", *FLOATS), "lora_gguf": ("auto", *FLOATS), "gguf": ("auto", *WRITTEN)}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import streamlit as st
 
 from tuner.runs.status import STATES
 from tuner.tracking import runs, store
+from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.rows import RunFilter, RunRow
-from tuner.ui import picking, state, theme, writes
+from tuner.ui import evaluation, picking, state, theme, writes
 from tuner.ui.words import count, look, safe
 
 TABLE = "history"
@@ -84,6 +86,14 @@ def _one(name: str, choices: tuple[str, ...], width: int) -> str:
         st.selectbox(name, choices, index=None, key=key, bind="query-params", placeholder="any", width=width)
         or ""
     )
+
+
+def scored(ids: Collection[str]) -> dict[str, str]:
+    """What evaluations found of the adapters that these runs left, in a few words; nothing while the tracker is away."""
+    with suppress(store.TrackerError):
+        newest = {row.run_id: row for row in reversed(adapters_of(ids))}
+        return {id: evaluation.briefly(row.evaluations) for id, row in newest.items() if row.evaluations}
+    return {}
 
 
 def nothing(filter: RunFilter) -> None:

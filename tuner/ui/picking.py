@@ -37,6 +37,14 @@ Row = Mapping[str, Any]
 """A row's values by its columns' names; the first column is its name."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands in a tree: under which heading, and whether it is a further one of what the row above is."""
+
+    heading: str = ""
+    further: bool = False
+
+
 def many(
     key: str, label: str, columns: Sequence[Column], rows: Mapping[str, Row], page: str, query: str
 ) -> list[str]:
@@ -74,17 +82,17 @@ def one(
     query: str,
     choose: Callable[[str], None],
     also: Mapping[str, str] = MappingProxyType({}),
+    places: Mapping[str, Place] = MappingProxyType({}),
 ) -> None:
     """A table in which one row is open, the one with the id `chosen`; `choose` is called with the id of another.
 
-    A row's link is this page with `?query=ID`, and with what `also` has.
+    A row's link is this page with `?query=ID`, and with what `also` has. `places` makes a tree of the rows.
     """
-    data = _data(label, columns, rows, f"?{urlencode(also)}{'&' if also else ''}{{}}", query) | {
-        "many": False,
-        "chosen": [chosen],
-        "turn": 0,
-    }
-    _draw(key, data, choose)
+    data = _data(label, columns, rows, f"?{urlencode(also)}{'&' if also else ''}{{}}", query)
+    for row in data["rows"]:
+        place = places.get(row["id"], Place())
+        row |= {"heading": place.heading, "further": place.further}
+    _draw(key, data | {"many": False, "chosen": [chosen], "turn": 0}, choose)
 
 
 def _data(

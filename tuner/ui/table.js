@@ -39,12 +39,28 @@ function table(now) {
     head.append(cell);
   }
   const body = made.createTBody();
-  for (const row of now.data.rows) body.append(line(now, row));
+  let heading = "";
+  for (const row of now.data.rows) {
+    if ((row.heading ?? "") !== heading) body.append(headed(now, (heading = row.heading)));
+    body.append(line(now, row));
+  }
+  return made;
+}
+
+function headed(now, heading) {
+  const made = element("tr");
+  made.className = "heading";
+  const cell = element("th", heading);
+  cell.scope = "rowgroup";
+  cell.colSpan = now.data.columns.length;
+  cell.title = heading;
+  made.append(cell);
   return made;
 }
 
 function line(now, row) {
   const made = element("tr");
+  if (row.further) made.className = "further";
   made.dataset.row = row.id;
   if (now.data.many) made.insertCell().append(box(now, row.id, `tick ${row.id}`, `Choose ${row.cells[0]}`));
   row.cells.forEach((value, place) => {
@@ -101,7 +117,7 @@ function open(now, id) {
 
 function mark(now) {
   let ticked = 0;
-  for (const line of now.table.tBodies[0].rows) {
+  for (const line of now.table.tBodies[0].querySelectorAll("[data-row]")) {
     const on = now.chosen.has(line.dataset.row);
     ticked += on;
     line.classList.toggle("chosen", on);

@@ -29,14 +29,15 @@ _MARKS = {
 }
 
 
-def history(rows: Sequence[RunRow]) -> dict[str, dict[str, Any]]:
-    """A row a run, by id, with the columns of `HISTORY`."""
+def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """A row a run, by id, with the columns of `history_columns`; `scored` is what evaluations found, by run id."""
     return {
         row.id: {
             "Name": row.name,
             "State": f"{_MARKS.get(row.state, '')} {look(row.state).word}".strip(),
             "Loss": list(row.spark),
             "Last loss": number(row.metrics.get("loss")),
+            "Scored": scored.get(row.id, NONE),
             "Stage": row.stage,
             "Model": row.model.rsplit("/", 1)[-1],
             "Data sets": ", ".join(row.datasets),
@@ -68,12 +69,14 @@ HISTORY = (
 """The history's columns."""
 
 
-def history_columns(rows: Sequence[RunRow]) -> tuple[Column, ...]:
-    """Those of `HISTORY`, and who launched each run, where people log in."""
-    if not any(row.facts.get(BY) for row in rows):
-        return HISTORY
-    place = [column.name for column in HISTORY].index("Tags")
-    return (*HISTORY[:place], Column("By"), *HISTORY[place:])
+def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[Column, ...]:
+    """Those of `HISTORY`; what evaluations found, where one did; and who launched each run, where people log in."""
+    found = list(HISTORY)
+    if any(row.facts.get(BY) for row in rows):
+        found.insert([column.name for column in found].index("Tags"), Column("By"))
+    if scored:
+        found.insert([column.name for column in found].index("Stage"), Column("Scored"))
+    return tuple(found)
 
 
 def lower_is_better(metric: str) -> bool:

@@ -47,7 +47,7 @@ def build(config: Config, run: LiveRun, start: Start) -> OnlineTrainer:
     objective = OnlineObjective(_clipping(config), config.beta if grouped else 0.0, _on_policy(config))
     return OnlineTrainer(
         start.model,
-        arguments(TrainingArguments, config, run),
+        arguments(TrainingArguments, config, run, start.plan),
         sources,
         _lesson(config),
         objective,

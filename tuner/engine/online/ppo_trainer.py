@@ -175,7 +175,7 @@ def trainer_of(config: Config, run: LiveRun, start: Start) -> PpoTrainer:
     build.is_padded(config, run, start)
     return PpoTrainer(
         start.model,
-        arguments(TrainingArguments, config, run),
+        arguments(TrainingArguments, config, run, start.plan),
         sources,
         Lesson(lambda rewards: rewards, longest=config.max_new_tokens),
         PpoObjective(),

@@ -68,6 +68,8 @@ def _forward(
 
         parts = (x.contiguous() for x in (q, k, v))
         return _Attend.apply(*parts, row, rule, kernels_triton)[None], None
+    if torch.cuda.is_current_stream_capturing():  # a graph would attend over this row's segments for ever
+        raise RuntimeError(f"attention heads of {q.shape[-1]} numbers cannot be captured")
     if q.dtype == torch.float32 or softcap:  # torch's varlen attention is flash attention, which has neither
         return _Attend.apply(q, k, v, row, rule, kernels_torch)[None], None
     return varlen(q, k, v, row, rule)[None], None

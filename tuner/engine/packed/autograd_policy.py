@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuner.engine.packed import attention
 from tuner.engine.packed.device_row import DeviceRow
@@ -16,6 +16,7 @@ from tuner.engine.packed.logps import score_tokens
 from tuner.engine.packed.lora import GradientBuffer
 from tuner.engine.packed.policy import LOGITS_BYTES, kernels_for, score_of
 from tuner.models.llama_family import causal_lm, in_use
+from tuner.plan.engine import HEAD_SIZES
 
 
 class AutogradPolicy:
@@ -24,7 +25,6 @@ class AutogradPolicy:
     `autocast` makes the context under which the model runs (mixed precision as the trainer has it).
     """
 
-    capturable = False
     temperature = 1.0
     """What logits are divided by."""
 
@@ -35,11 +35,20 @@ class AutogradPolicy:
         self.decoder = getattr(self.inner, self.inner.base_model_prefix)
         weight = next(self.decoder.parameters())
         self.kernels, self.blocks = kernels_for(weight.device), weight.device.type == "cuda"
+        self.random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
         rows = logits_bytes // (self.inner.config.get_text_config().vocab_size * 4)
         self.chunk = max(16, rows // 16 * 16)
         self.layers = int(self.inner.config.get_text_config().num_hidden_layers)
         self.softcap = getattr(self.inner.config, "final_logit_softcapping", None)
         self._recompute = 0
+
+    @property
+    def capturable(self) -> bool:
+        """Whether rows may be replayed from graphs. What is drawn twice alike needs the generator's state, which a graph
+        cannot ask for, and without a kernel attention is laid out by the host."""
+        config = self.inner.config.get_text_config()
+        heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return self.blocks and heads in HEAD_SIZES and not (self.random and self._recompute)
 
     @property
     def recompute(self) -> int:
@@ -49,7 +58,8 @@ class AutogradPolicy:
     @recompute.setter
     def recompute(self, layers: int) -> None:
         if layers and not self._recompute:
-            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+            options = {"use_reentrant": False, "preserve_rng_state": self.random}
+            self.inner.gradient_checkpointing_enable(options)
         elif self._recompute and not layers:
             self.inner.gradient_checkpointing_disable()
         self._recompute = self.layers if layers else 0

@@ -32,9 +32,11 @@ class Policy(Protocol):
     log-probs)."""
 
     gradients: GradientBuffer
-    capturable: bool
     blocks: bool
     layers: int
+
+    @property
+    def capturable(self) -> bool: ...
 
     @property
     def recompute(self) -> int: ...
