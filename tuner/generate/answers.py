@@ -23,7 +23,7 @@ class Collected:
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, adapter: str = ""):
         self.pieces: list[Piece] = []
-        self.request = Request(prompt, sampling, adapter, self.pieces.append, reads_along=bool(sampling.stop))
+        self.request = Request(prompt, sampling, adapter, self.pieces.append)
 
     @property
     def answer(self) -> Answer:
@@ -55,6 +55,7 @@ def answers(
     ended: list[int] = []
     for number, one in enumerate(asked):
         one.request.told = partial(_heard, ended, number, one)
+        one.request.reads_along = bool(one.request.sampling.stop)
     scheduler = Scheduler(decoder or Decoder(model, pad), decode, most=rows)
     for one in sorted(asked, key=lambda one: len(one.request.prompt)):
         scheduler.submit(one.request)

@@ -23,7 +23,6 @@ def run_memory(
     config: Config,
     shape: ModelShape,
     lengths: Lengths,
-    on_gpu: bool,
     again: bool,
     budget: RowBudget | None,
     rank: int,
@@ -38,8 +37,6 @@ def run_memory(
         else _padded_step(config, shape, lengths, again)
     )
     parts = config.processes if config.sharded else 1
-    if config.kind.rewarded:
-        steps = replace(steps, cache=_written(config, shape, lengths, on_gpu))
     return replace(
         steps,
         weights=weights(config, shape) // parts + steps.weights,
@@ -133,7 +130,7 @@ def layers_of(config: Config, shape: ModelShape | None, rank: int, written_out: 
     return Layers(written_out, _whole(config), taken)
 
 
-def _written(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> int:
+def written(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> int:
     """Keys and values of the answers that are written side by side, each as long as it may become."""
     schedule = Schedule.of(config, 0)
     answers = schedule.batch * schedule.written

@@ -17,7 +17,15 @@ from tuner.plan import schedule
 from tuner.plan import steps as counting
 from tuner.plan.disk import run_disk
 from tuner.plan.facts import Data, Machine, Model
-from tuner.plan.memory import asked_to_recompute, frozen_bytes, layers_of, recomputes, run_memory, weights
+from tuner.plan.memory import (
+    asked_to_recompute,
+    frozen_bytes,
+    layers_of,
+    recomputes,
+    run_memory,
+    weights,
+    written,
+)
 from tuner.plan.rows import Layers, RowBudget, row_budget
 from tuner.plan.shape import Lengths, Memory
 from tuner.text.message import Message, of, to_plain
@@ -126,26 +134,23 @@ def _sized(config: Config, whole: Plan, machine: Machine, model: Model) -> Plan:
         if shape is None or whole.data.lengths is None:
             return None
         run_by = _run_by(config, machine, model)
-        return run_memory(
-            config, shape, whole.data.lengths, machine.on_gpu, again, whole.budget, rank, run_by
-        )
+        return run_memory(config, shape, whole.data.lengths, again, whole.budget, rank, run_by)
 
     if whole.engine == engines.PACKED:
         budget = packed_budget(config, machine, model)
         whole = replace(whole, budget=budget, recompute=budget.recompute)
         memory = held(False)
     else:
-        kept = (
-            held(False) if whole.engine == engines.TRL else None
-        )  # answers come in rows sized by what is free
+        # answers that a model writes itself come in rows that are sized by what is free
+        kept = held(False) if whole.engine == engines.TRL else None
         again = recomputes(config, machine.on_gpu, kept.total if kept else None, machine.free)
         whole = replace(whole, recompute=whole.layers if again else 0)
         memory = held(again)
     if shape is None:
         return whole
-    if memory and config.kind.rewarded:
+    if memory and config.kind.rewarded and whole.data.lengths:
         room = max(0, machine.free - weights(config, shape)) // 4  # what the writing of answers takes at most
-        memory = replace(memory, cache=min(memory.cache, room))
+        memory = replace(memory, cache=min(written(config, shape, whole.data.lengths, machine.on_gpu), room))
     disk = run_disk(config, shape, whole.saves, rank) if whole.saves is not None else None
     return replace(whole, memory=memory, disk=disk)
 
