@@ -56,5 +56,6 @@ EXTRAS = {
     "Authlib": "a login for more than one person: pip install 'tuner[auth]'",
     "bitsandbytes": "4 and 8 bit QLoRA: pip install 'tuner[qlora]'",
     "deepspeed": "ZeRO over several GPUs: pip install deepspeed",
+    "ray": "runs on many machines: pip install 'tuner[ray]'",
     "liger-kernel": "fused kernels on a GPU: pip install liger-kernel",
 }
