@@ -13,12 +13,15 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jobs_api
 import psutil
 import pytest
 import tiny
@@ -215,6 +218,24 @@ def test_log_metrics_files_and_the_row_in_mlflow_are_read_in_one_way(
     assert [p.value for p in open_store().get_metric_history(run.id, "loss")] == [1, 1 / 2, 1 / 3, 1 / 4]
 
 
+FOREGROUND = """
+import sys
+from tuner.jobs.foreground import run_in_foreground
+from tuner.runs.run import Run
+sys.exit(run_in_foreground(Run(sys.argv[1])))
+"""
+
+
+@at("stand-in")
+def test_a_terminal_shows_the_log_of_a_run_and_ends_with_it(place: str) -> None:
+    run = new_run(fault="left@2")
+    done = subprocess.run(
+        [sys.executable, "-c", FOREGROUND, run.id], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and "Segmentation fault, more or less" in done.stdout, done.stderr
+    assert (run.status().state, run.status().exit_code) == ("failed", 3)
+
+
 # --- on a cluster
 
 
@@ -330,6 +351,24 @@ def test_a_cluster_that_takes_no_jobs_keeps_the_run_and_is_asked_again(
     jobs.no_node = False
     assert control.wait(run, timeout=60).state == "finished"
     assert len(jobs.asked) == 1
+
+
+def test_who_was_put_on_hold_while_nobody_watched_is_taken_from_the_door(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_api, "CPUS", 0)  # what is submitted waits
+    settle_on(launching_home, jobs.address)
+    run = new_run()
+    submit.place(run)
+    runs = {run.id: run.status()}
+    first = Ray()
+    until(lambda: not list(first.start_next([run.id], runs)) and jobs.asked)
+    (job,) = jobs.asked
+    second = Ray()
+    assert not list(second.start_next([], runs))
+    until(lambda: job in jobs.stopped)
+    assert launch.record(run) is None and run.status().state == "queued"
+    until(lambda: not list(second.start_next([run.id], runs)) and len(jobs.asked) == 2)
 
 
 def test_what_a_job_is_asked_with_shows_no_variable_of_the_studio(

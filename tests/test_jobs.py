@@ -216,6 +216,8 @@ def test_runs_on_two_gpus_side_by_side_and_one_that_wants_both_is_not_starved() 
 def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match="GPU 97 is not in this machine"):
         slots.check_gpus([97])
+    with pytest.raises(ConfigError, match="GPUs 97, 98 are not in this machine"):
+        slots.check_gpus([97, 98])
     with pytest.raises(ConfigError, match="--gpus 0,0 names a GPU twice"):
         slots.check_gpus([0, 0])
 

@@ -166,8 +166,9 @@ class Supervisor:
         wanted = [i for i in startable if i not in self.watches]
         here = [i for i in wanted if which.lives_here(runs[i])]
         there = [i for i in wanted if i not in set(here)]
-        for watch in (*self.local.start_next(here, runs), *self.ray.start_next(there, runs)):
-            self.watches[watch.run.id] = watch
+        for started in (self.local.start_next(here, runs), self.ray.start_next(there, runs)):
+            for watch in started:  # one by one: trouble with the cluster loses none that was started here
+                self.watches[watch.run.id] = watch
 
     # --- telling MLflow
 

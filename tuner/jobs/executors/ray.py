@@ -175,9 +175,9 @@ class Ray:
 
     def start_next(self, ids: Sequence[str], runs: Mapping[str, Status]) -> Iterator[RayWatch]:
         """Bring the first run to the door, take another one away from it, see whether it has begun."""
+        yield from self._find(ids, runs)
         if not ids and self._door is None:
             return
-        self._find(ids, runs)
         door = self._door
         if door is not None and (not ids or door.run.id != ids[0]):
             yield from self._leave(door)
@@ -192,16 +192,19 @@ class Ray:
             self._reports = Reports(Cluster(known.ray_address))
         return self._reports
 
-    def _find(self, ids: Sequence[str], runs: Mapping[str, Status]) -> None:
-        """Once: the run that an earlier supervisor brought to the door."""
+    def _find(self, ids: Sequence[str], runs: Mapping[str, Status]) -> Iterator[RayWatch]:
+        """Once: what an earlier supervisor brought to the door. It stays there if it is still the next one."""
         if self._looked:
             return
         self._looked = True
-        for run_id in ids:
-            found = launch.elsewhere(Run(run_id))
-            if found is not None:
-                self._door = Door(Run(run_id), found.job, runs[run_id])
-                return
+        for run_id in (i for i, status in runs.items() if status.state == "queued"):
+            if (found := launch.elsewhere(Run(run_id))) is None:
+                continue
+            door = Door(Run(run_id), found.job, runs[run_id])
+            if ids and run_id == ids[0]:
+                self._door = door
+            elif found.pid == 0:
+                yield from self._leave(door)
 
     def _come(self, run: Run, status: Status) -> Door | None:
         """Write down what is about to be submitted, then submit it: whoever comes after finds the job by its name."""
