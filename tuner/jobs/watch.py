@@ -149,7 +149,7 @@ def _oom_count(file: Path) -> int:
 class Watch:
     """One living worker. `process` is None for one that an earlier supervisor or a terminal started.
 
-    `slack` are seconds left, beside its grace, to whoever else sees to its end.
+    `slack` are seconds left, beside its grace, to whoever else sees to its end; `job` is what a cluster calls its start.
     """
 
     run: Run
@@ -161,6 +161,7 @@ class Watch:
     pressed: int = 0
     told: bool = False
     slack: float = 0.0
+    job: str = ""
 
     def dead(self) -> bool:
         """Whether the worker has ended. Its own child is not yet reaped then, so that its pid is still its own."""
@@ -186,6 +187,13 @@ class Watch:
         )
         if bool(says) != self.told:
             self._tell(says)
+
+    def is_last_start(self) -> bool:
+        """Whether the run was not queued again since the worker that is watched here was started."""
+        record = launch.record(self.run)
+        if self.job:
+            return record is not None and record.job == self.job
+        return record is not None or self.run.status().state != "queued"
 
     def press(self) -> None:
         """A worker that was asked to end and does not: terminate it after its grace, then kill all of it."""
@@ -234,8 +242,7 @@ class Watch:
         if lock is None:
             return None
         try:
-            record = launch.record(self.run)
-            if record is None and self.run.status().state == "queued":
+            if not self.is_last_start():
                 return self.run.status()  # it ended, and was queued again before anybody looked
             return finalize(self.run, code, self.oom is not None and self.oom.grew())
         finally:

@@ -73,7 +73,7 @@ MESSAGES: dict[str, str] = {
     "cluster.no_agent": "Waits for the cluster: {address} answers, but takes no jobs (no agent on its head).",
     "cluster.token": "Waits for the cluster: {address} wants a token; set RAY_AUTH_TOKEN where the studio is started.",
     "cluster.refused": "Waits for the cluster: {address} takes no run (status {status}: {why}).",
-    "cluster.pending": "Waits for room in the cluster: it takes {count:d} of its GPUs or, without, CPUs at once.",
+    "cluster.pending": "Waits for room in the cluster, on one node: cores {cpus}[, GPUs {gpus} (where it has none, set use_cpu)].",
     "cancelled": "Cancelled; what was not saved before is gone.",
     "stopped": "Stopped at step {step}; resume goes on from there.",
     "stopped.unsaved": "Stopped before there was anything to save.",

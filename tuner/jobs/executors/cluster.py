@@ -86,12 +86,6 @@ class Cluster:
         """End a job; nothing where there is none. Raises AwayError."""
         self._call("POST", f"jobs/{quote(job)}/stop", {})
 
-    def has_gpus(self) -> bool:
-        """Whether any node has a GPU. Raises AwayError."""
-        raw = self._call("GET", "cluster_status") or {}
-        report = ((raw.get("data") or {}).get("clusterStatus") or {}).get("loadMetricsReport") or {}
-        return float(((report.get("usage") or {}).get("GPU") or [0, 0])[1]) > 0
-
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, wait: float = ASK
     ) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def main(run_id: str, job: str) -> int:
     found = launch.record(run)
     if lock is None or found is None or not _wanted(run, job) or run.status().state != "queued":
         return _refuse(f"Run {run_id} is not to be started by {job} any more.")
-    return _watch(_start(run, found, lock), job)
+    return _watch(_start(run, found, lock))
 
 
 def _refuse(sentence: str) -> int:
@@ -103,7 +103,7 @@ def _start(run: Run, found: launch.Launch, lock: int) -> Watch:
         )
     os.close(lock)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster that ends a job tells each of its processes
-    return Watch(run, worker, worker.pid)
+    return Watch(run, worker, worker.pid, job=found.job)
 
 
 def _take_variables(run: Run) -> None:
@@ -118,8 +118,8 @@ def _gpus(run: Run) -> str:
     return "" if run.status().use_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
-def _watch(watch: Watch, job: str) -> int:
-    beaten = float("-inf")
+def _watch(watch: Watch) -> int:
+    beaten, job = float("-inf"), watch.job
     while not watch.dead():
         if not _wanted(watch.run, job):
             kill_tree(watch.pid)

@@ -30,7 +30,7 @@ from tuner.jobs.executors.cluster import AwayError, Cluster, ExistsError, Job
 from tuner.runs import locks
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run
-from tuner.runs.status import ENDED, Status
+from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text import message as texts
 from tuner.text.message import Message, message, render
 
@@ -141,10 +141,9 @@ class Door:
 
     def _send(self, cluster: Cluster, known: Settings) -> None:
         command = shlex.join([known.ray_python, "-m", node.__name__, self.run.id, self.job])
-        count = self.status.devices
+        cpus, gpus = _needs(self.status, known)
         try:
-            gpus = count if not self.status.use_cpu and cluster.has_gpus() else 0
-            cluster.submit(self.job, command, known.ray_cpus * count, gpus, {"TUNER_HOME": str(paths.home())})
+            cluster.submit(self.job, command, cpus, gpus, {"TUNER_HOME": str(paths.home())})
         except ExistsError:
             pass  # the answer to an earlier attempt was lost
         except AwayError as away:
@@ -171,7 +170,7 @@ class Ray:
         with suppress(ConfigError):
             reports = self._cluster(settings())
         start = launch.record(run)
-        return RayWatch(run, start=start, reports=reports, job=start.job if start else "")
+        return RayWatch(run, reports=reports, job=start.job if start else "")
 
     def start_next(self, ids: Sequence[str], runs: Mapping[str, Status]) -> Iterator[RayWatch]:
         """Bring the first run to the door, take another one away from it, see whether it has begun."""
@@ -246,7 +245,7 @@ class Ray:
         door.send(reports.cluster, known)
         said = reports.of(door.job) if door.sent else None
         if said is None or said.state == "PENDING":
-            self._tell(door.run, door.trouble or reports.trouble or _pending(door, said))
+            self._tell(door.run, door.trouble or reports.trouble or _pending(door, known, said))
             return False
         if not said.state:  # a cluster that was started anew
             door.sent = False
@@ -262,11 +261,18 @@ class Ray:
                 replace_text(_note(), json.dumps({"run": run.id, "said": texts.to_plain(said)}))
 
 
-def _pending(door: Door, said: Job | None) -> Message:
+def _needs(status: Status, known: Settings) -> tuple[int, int]:
+    """The cores and GPUs that a run asks for: one GPU for each of its processes, unless it is to use the CPU. Whether the
+    cluster has any is not asked: one whose nodes are still joining would make it a run on the CPU."""
+    return known.ray_cpus * status.devices, 0 if status.use_cpu else status.devices
+
+
+def _pending(door: Door, known: Settings, said: Job | None) -> Message:
     """What a run waits for that the cluster has."""
     if said is None:
         return Message()
-    return message("cluster.pending", count=door.status.devices)
+    cpus, gpus = _needs(door.status, known)
+    return message("cluster.pending", cpus=cpus, gpus=gpus)
 
 
 def _line(said: str) -> str:
@@ -278,9 +284,7 @@ def _line(said: str) -> str:
 class RayWatch(watch.Watch):
     """A watch over a run on a node, by what the cluster says of its job and by the node's heartbeat."""
 
-    start: launch.Launch | None = None
     reports: Reports | None = None
-    job: str = ""
     beat: str = ""
     beaten: float = field(default_factory=time.monotonic)
     over: float = 0.0
@@ -324,20 +328,17 @@ class RayWatch(watch.Watch):
         if lock is None:
             return None
         try:
-            if not self._is_last_start():  # queued again before anybody looked
+            if not self.is_last_start():  # queued again before anybody looked
                 return self._done(self.run.status())
             return self._done(watch.finalize(self.run, None, lost=self.lost))
         finally:
             os.close(lock)
 
-    def _is_last_start(self) -> bool:
-        found = launch.record(self.run)
-        return found is not None and found.job == self.job
-
     def _fence(self) -> None:
         """Tell what may be left of the worker, on a node that nobody can reach, to end itself."""
         found = launch.record(self.run)
-        if found and found.job == self.job and not found.over and self.run.status().state not in ENDED:
+        if found and found.job == self.job and not found.over and self.run.status().state in LIVE:
+            # of no other state: a run that is just being queued again has no record of this start any more
             launch.write_record(self.run, replace(found, over=True))
 
     def _lock(self) -> int | None:
