@@ -8,6 +8,7 @@ says what the figures mean.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -31,13 +32,16 @@ def main() -> int:
     options.add_argument("--waiting", type=int, default=1000, help="runs that wait")
     options.add_argument("--writers", type=int, default=4, help="processes that write at once")
     options.add_argument("--only-looks", action="store_true", help="not what disk and tracker take")
+    options.add_argument(
+        "--ray", action="store_true", help="only how fast real Ray starts runs, on this machine"
+    )
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="fleet") as folder:
         os.environ["TUNER_HOME"] = folder
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        said = fleet(given.slots, given.waiting)
-        if not given.only_looks:
+        said = door() if given.ray else fleet(given.slots, given.waiting)
+        if not given.ray and not given.only_looks:
             said |= disk(given.writers) | tracker(given.writers)
     said["load"] = os.getloadavg()[0]
     print(json.dumps({name: round(value, 5) for name, value in said.items()}), flush=True)
@@ -114,6 +118,37 @@ class Server:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
+
+
+def door(count: int = 8) -> dict[str, float]:
+    """Seconds from one run at the door of a real cluster to the next, where there is room for all."""
+    from test_executors import TOKEN, new_run, settle_on, until
+
+    os.environ |= {"RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(ROOT), "TUNER_SUPERVISOR_IDLE": "1"}
+    os.environ["TUNER_WORKER_MODULE"] = "tests.faults.short_worker"
+    from ray_cluster import TwoNodes
+
+    from tuner import paths
+    from tuner.jobs import control, launch, queue, submit, supervisor
+
+    cluster = TwoNodes()
+    try:
+        cluster.add(cpus=count)
+        settle_on(paths.home(), cluster.address)
+        queue.pause()
+        runs = [submit.launch(new_run(steps=100_000)) for _ in range(count)]
+        queue.pause(False)
+        supervisor.ensure_supervisor()
+        until(lambda: all(run.status().step for run in runs), 300)
+        times = sorted(found.time for run in runs if (found := launch.record(run)))
+        apart = [after - before for before, after in itertools.pairwise(times)]
+        for run in runs:
+            control.stop(run, now=True)
+        for run in runs:
+            control.wait(run, timeout=60)
+        return {"door_s_least": min(apart), "door_s": sum(apart) / len(apart), "door_s_most": max(apart)}
+    finally:
+        cluster.close()
 
 
 # --- what the disk and the tracker take
