@@ -9,6 +9,7 @@ from importlib import metadata
 
 from tuner import __version__, hardware, paths
 from tuner.cli.words import OK, parser, refuse
+from tuner.config.settings import settings
 
 
 def webui(words: list[str]) -> int:
@@ -23,6 +24,7 @@ def doctor(words: list[str]) -> int:
     load = hardware.usage(paths.home())
     print(f"tuner     {__version__} in {paths.home()}")
     print(f"machine   {hardware.describe()}; {load.disk_free / hardware.GIB:.0f} GiB disk free")
+    print(f"runs      {_where_runs_live()}")
     print(f"Python    {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(f"bfloat16  {'yes' if hardware.bf16() else 'no: leave --bf16 off'}")
     missing = []
@@ -50,6 +52,12 @@ def doctor(words: list[str]) -> int:
     if not hardware.gpus():
         print("No GPU is visible: runs go on the CPU, one at a time.")
     return refuse([f"{', '.join(missing)} missing; install tuner again."]) if missing else OK
+
+
+def _where_runs_live() -> str:
+    """The executor, as settings.yaml names it. Raises ConfigError."""
+    known = settings()
+    return f"on the nodes of the Ray cluster at {known.ray_address}" if known.elsewhere else "on this machine"
 
 
 EXTRAS = {
