@@ -117,20 +117,6 @@ def test_a_submitted_run_is_started_watched_and_ends() -> None:
     until(lambda: not supervisor.supervised())  # gone when idle
 
 
-def test_stop_saves_first_and_resume_goes_on_from_there() -> None:
-    run = submit.launch(new_run(steps=500))
-    until(lambda: run.status().step > 2)
-    assert "saved" in control.stop(run)
-    stopped = control.wait(run, timeout=60)
-    assert stopped.state == "stopped" and 2 < stopped.step < 500
-    control.resume(run)
-    until(lambda: run.status().step > stopped.step)
-    assert run.status().first_step == stopped.step
-    control.stop(run, now=True)
-    assert control.wait(run, timeout=60).state == "stopped"
-    assert [n for _, n, _ in starts(run)] == [0, 1]
-
-
 def child_of(run: Run) -> int:
     """The process id that a deaf worker writes down of its child, once it is written."""
     file = run.folder / "child"
@@ -230,6 +216,8 @@ def test_runs_on_two_gpus_side_by_side_and_one_that_wants_both_is_not_starved() 
 def test_a_gpu_that_is_not_there_is_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match="GPU 97 is not in this machine"):
         slots.check_gpus([97])
+    with pytest.raises(ConfigError, match="GPUs 97, 98 are not in this machine"):
+        slots.check_gpus([97, 98])
     with pytest.raises(ConfigError, match="--gpus 0,0 names a GPU twice"):
         slots.check_gpus([0, 0])
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from tuner import hardware
 from tuner.config.kinds import trains
 from tuner.jobs import launch, queue, resuming, watch
+from tuner.jobs.executors import which
 from tuner.jobs.resuming import Refused, why_not_resumable
-from tuner.jobs.supervisor import STOP_GRACE, ensure_supervisor
+from tuner.jobs.supervisor import ensure_supervisor
+from tuner.jobs.watch import STOP_GRACE
 from tuner.runs import locks, worker_lock
 from tuner.runs.run import Run
-from tuner.runs.status import ENDED, Status
+from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text.message import message, render
 
 __all__ = ["Refused", "pid_of", "resume", "stop", "wait", "why_not_resumable"]
@@ -33,7 +35,7 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
     _must_exist(run)
     if run.status().state in ENDED:
         return f"Run {run.id} has ended already: {run.status().state}."
-    lock = locks.lock(run.lock_path)
+    lock = None if _at_work_elsewhere(run) else locks.lock(run.lock_path)
     if lock is not None:
         try:
             said = _end_without_worker(run)
@@ -64,9 +66,15 @@ def _end_without_worker(run: Run) -> str:
         run.update(state="stopped", cause=said, ended=status.ended_now())
         watch.mark_unsettled(run)
         queue.forget(run.id)
+        which.take_back(run)
         return render(said)
     watch.finalize(run, None)
     return f"Run {run.id} had no worker any more: {run.status().reason}"
+
+
+def _at_work_elsewhere(run: Run) -> bool:
+    """Whether a run lives on another machine, whose lock this one may not see."""
+    return launch.elsewhere(run) is not None and run.status().state in LIVE
 
 
 def pid_of(run: Run) -> int | None:

@@ -16,12 +16,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tuner import hardware
+from tuner.config.settings import settings
 from tuner.jobs import control, launch, queue, slots, watch
 from tuner.jobs.control import Refused
-from tuner.jobs.submit import write_needs
+from tuner.jobs.submit import place, stays, write_needs
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 from tuner.text.message import Message, message
 
 Say = Callable[[str], None]
@@ -42,6 +44,8 @@ def run_in_foreground(
 
     Ctrl-C and SIGTERM stop the run (it saves first), a second one cancels it. Raises Refused, see `take_slot`.
     """
+    if settings().elsewhere and not stays(run):
+        return _follow(run, gpus, say)
     lock, taken = take_slot(run, wait, gpus, say)
     shown = run.log_path.stat().st_size if run.log_path.exists() else 0
     process = launch.start(run, lock, taken)
@@ -57,6 +61,25 @@ def run_in_foreground(
             shown = _show(run, shown)
     _show(run, shown)
     return _settled(run, process)
+
+
+def _follow(run: Run, gpus: Sequence[int] | None, say: Say) -> int:
+    """Queue a run that lives on another machine and show its log until it ends: 0 if it finished or was stopped, else 1."""
+    place(run, gpus)
+    shown, told, look_again = 0, "", 0.0
+    with _asking(run, say):
+        while (status := run.status()).state not in ENDED:
+            if time.monotonic() >= look_again:
+                look_again = time.monotonic() + LOOK
+                ensure_supervisor(only_if_needed=True)
+                why = next((row.why for row in queue.queue() if row.id == run.id and row.position), "")
+                if why and why != told:
+                    say(why)
+                told = why
+            time.sleep(0.2)
+            shown = _show(run, shown)
+    _show(run, shown)
+    return 0 if status.state in ("finished", "stopped") else 1
 
 
 def _settled(run: Run, process: subprocess.Popen[bytes]) -> int:
@@ -127,7 +150,7 @@ def take_slot(
 
 def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
     status = run.status()
-    choice, count = queue.slots_of(status, [g.index for g in hardware.gpus()])
+    choice, count = slots.slots_of(status, [g.index for g in hardware.gpus()])
     told, look_again = "", 0.0
     while True:
         ahead = _ahead(run, choice)
@@ -165,4 +188,4 @@ def _ahead(run: Run, choice: Sequence[str]) -> list[str]:
         return []
     present = [g.index for g in hardware.gpus()]
     before = ids[: ids.index(run.id)]
-    return [i for i in before if set(queue.slots_of(runs[i], present)[0]) & set(choice)]
+    return [i for i in before if set(slots.slots_of(runs[i], present)[0]) & set(choice)]

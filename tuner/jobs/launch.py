@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -27,6 +28,7 @@ from tuner.jobs import slots
 from tuner.runs import worker_lock
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run
+from tuner.runs.status import LIVE
 
 WORKER_VARIABLE = "TUNER_WORKER_MODULE"
 LAUNCHERS = (
@@ -58,13 +60,20 @@ its own processes, as its config says."""
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of a worker, as launch.json keeps it. `slots` are those it was given."""
+    """One start of a worker, as launch.json keeps it. `slots` are those it was given.
+
+    Of one on another machine `job` is what a cluster knows it by, `node` where it lives, and pid and boot_id are that
+    machine's; once it is `over`, whatever is left of it ends itself.
+    """
 
     time: float
     boot_id: str
     starter: int
     slots: tuple[str, ...] = ()
     pid: int = 0
+    job: str = ""
+    node: str = ""
+    over: bool = False
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -81,6 +90,20 @@ def record(run: Run) -> Launch | None:
 
 def write_record(run: Run, launch: Launch) -> None:
     replace_text(run.folder / "launch.json", json.dumps(asdict(launch)))
+
+
+def elsewhere(run: Run) -> Launch | None:
+    """The start of a run whose worker is a cluster's to end, and is not known to have ended."""
+    found = record(run)
+    return found if found and found.job and not found.over else None
+
+
+def alive(run: Run) -> bool:
+    """Whether a run's worker lives. Of one on another machine its supervisor says when it does not, by its status: not
+    every shared disk shows a lock to all that mount it."""
+    if worker_lock.alive(run):
+        return True
+    return elsewhere(run) is not None and run.status().state in LIVE
 
 
 def forget_record(run: Run) -> None:
@@ -108,8 +131,17 @@ def start(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]
     return process
 
 
-def spawn(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]:
-    """The worker's process: its own session, its output in log.txt, the locks inherited."""
+def spawn(
+    run: Run,
+    lock: int,
+    taken: dict[str, int],
+    visible: str | None = None,
+    before: Callable[[], object] | None = None,
+) -> subprocess.Popen[bytes]:
+    """The worker's process: its own session, its output in log.txt, the locks inherited.
+
+    `visible` are the GPUs of one that has no slots, as CUDA counts them; `before` is called in it first.
+    """
     module = os.environ.get(WORKER_VARIABLE, "tuner.worker")
     with run.log_path.open("ab") as log:
         return subprocess.Popen(
@@ -117,14 +149,16 @@ def spawn(run: Run, lock: int, taken: dict[str, int]) -> subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(taken) | {worker_lock.LOCK_VARIABLE: str(lock)},
+            env=environment(taken, visible) | {worker_lock.LOCK_VARIABLE: str(lock)},
             pass_fds=(lock, *taken.values()),
             start_new_session=True,
+            preexec_fn=before,
         )
 
 
-def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
-    """The worker's environment. What the person set wins, except which GPUs the run was given."""
+def environment(taken: Mapping[str, int] | tuple[str, ...], visible: str | None = None) -> dict[str, str]:
+    """The worker's environment. What the person set wins, except which GPUs the run was given: those of its slots, or
+    the `visible` ones."""
     cores = os.cpu_count() or 1
     calm = {
         "PYTHONUNBUFFERED": "1",
@@ -134,7 +168,7 @@ def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of the slots' numbers, which come from the driver
     }
     gpus = slots.gpus_of(tuple(taken))
-    if not gpus:
+    if not (gpus or visible):
         # glibc gives every large tensor back to the kernel and asks for it again: a third of a CPU step.
         calm |= {
             "MALLOC_MMAP_MAX_": "0",
@@ -142,6 +176,7 @@ def environment(taken: dict[str, int] | tuple[str, ...]) -> dict[str, str]:
             "MALLOC_TOP_PAD_": "268435456",
         }
     # Those it was given and no other: none where all are left to others.
-    visible = ",".join(map(str, gpus)) if gpus else "" if hardware.gpus() else hardware.own_gpus()
+    if visible is None:
+        visible = ",".join(map(str, gpus)) if gpus else "" if hardware.gpus() else hardware.own_gpus()
     kept = {n: v for n, v in os.environ.items() if n not in LAUNCHERS and not n.startswith(LAUNCHED)}
     return {**calm, **kept, "TUNER_HOME": str(paths.home()), "CUDA_VISIBLE_DEVICES": visible}

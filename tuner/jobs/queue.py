@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from tuner import hardware, paths
 from tuner.jobs import launch, slots
+from tuner.jobs.executors import which
 from tuner.runs import files, locks, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE, Status
@@ -154,11 +155,6 @@ def _gpus(position: int, run_id: str, status: Status) -> tuple[int, ...]:
     return given.gpus if given else tuple(status.gpus)
 
 
-def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
-    """The slots that a queued run may have, and how many of them it needs, on a machine with these GPUs."""
-    return slots.wanted(status.gpus or None, status.use_cpu, present, status.devices)
-
-
 def _why(position: int, run_id: str, status: Status, now: Order) -> str:
     if position == 0:
         return term("phase", status.phase)
@@ -170,7 +166,9 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
         return f"{position - 1} before it."
     if short := short_of_room():
         return short
-    choice, count = slots_of(status, [g.index for g in hardware.gpus()])
+    if (elsewhere := which.waits_for(Run(run_id), status)) is not None:
+        return elsewhere
+    choice, count = slots.slots_of(status, [g.index for g in hardware.gpus()])
     if count > len(choice):
         return f"Waits for {count} GPUs, and this machine has {len(choice)}."
     taken = [Run(s.run).name for s in slots.slots() if s.run and s.run != run_id]

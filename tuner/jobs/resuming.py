@@ -10,7 +10,7 @@ from typing import Any
 
 from tuner.config.kinds import KINDS
 from tuner.jobs import launch, queue, watch
-from tuner.runs import checkpoints, locks, worker_lock
+from tuner.runs import checkpoints, locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
 from tuner.text.message import Message, message
@@ -29,7 +29,7 @@ def why_not_resumable(run: Run) -> str | None:
         return "It waits in the queue already."
     if status.state == "finished":
         return "It has finished; clone it and raise num_train_epochs to train further."
-    if status.state not in ENDED and worker_lock.alive(run):
+    if status.state not in ENDED and launch.alive(run):
         return "It is still at work; stop it first."
     if not (goes_on(run) or checkpoints.to_go_on_from(run)):
         return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."

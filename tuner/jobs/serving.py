@@ -97,7 +97,7 @@ def claimant(run: Run, idle: bool) -> Run | None:
 
 def _needs(status: Status, present: Sequence[int], held: Sequence[str]) -> bool:
     """Whether a queued run may have one of these slots, and has not enough others that are free."""
-    choice, count = queue.slots_of(status, present)
+    choice, count = slots.slots_of(status, present)
     free = [name for name in choice if not locks.locked(slots.path(name))]
     return len(free) < count and bool(set(choice) & set(held))
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tuner import hardware, paths
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.settings import FILE, settings
 from tuner.runs import locks
 from tuner.runs.locks import locked
+from tuner.runs.status import Status
 
 CPU = "cpu"
 
@@ -62,15 +64,24 @@ def wanted(
     return tuple(f"gpu{index}" for index in present), devices
 
 
+def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], int]:
+    """The slots that a queued run may have, and how many of them it needs, on a machine with these GPUs."""
+    return wanted(status.gpus or None, status.use_cpu, present, status.devices)
+
+
 def check_gpus(gpus: Sequence[int] | None) -> None:
     """Raises ConfigError with one sentence when chosen GPUs are not in this machine, or one is named twice."""
+    if gpus and settings().elsewhere:
+        said = f"--gpus chooses among this machine's, and runs go to a cluster ({FILE}); say how many: --num_gpus {len(gpus)}."
+        raise ConfigError([Problem("gpus", said)])
     if len(set(gpus or ())) < len(gpus or ()):
         named = ",".join(map(str, gpus or ()))
         raise ConfigError([Problem("gpus", f"--gpus {named} names a GPU twice; name each once.")])
     present = [g.index for g in hardware.gpus()]
     if missing := [str(index) for index in gpus or () if index not in present]:
         here = f"it has {', '.join(map(str, present))}" if present else "it has none; leave the choice out"
-        raise ConfigError([Problem("gpus", f"GPU {', '.join(missing)} is not in this machine: {here}.")])
+        named = f"GPUs {', '.join(missing)} are" if len(missing) > 1 else f"GPU {missing[0]} is"
+        raise ConfigError([Problem("gpus", f"{named} not in this machine: {here}.")])
 
 
 def take(run_id: str, choice: Collection[str], count: int) -> dict[str, int] | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.config.config import KNOBS, Config, make, word
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.jobs import planning, queue, slots
@@ -67,7 +68,14 @@ def place(run: Run, gpus: Sequence[int] | None = None) -> None:
 def write_needs(run: Run, gpus: Sequence[int] | None) -> None:
     """Plan the run, and note what the queue must know of it. The caller holds the run's lock."""
     made = planning.keep(run, tuple(gpus or ()))
-    run.update(gpus=list(gpus or ()), use_cpu=bool(run.values().get("use_cpu")), devices=made.devices)
+    use_cpu = bool(run.values().get("use_cpu"))
+    run.update(gpus=list(gpus or ()), use_cpu=use_cpu, devices=made.devices, stays=stays(run))
+
+
+def stays(run: Run) -> bool:
+    """Whether a run lives on this machine wherever others do: it answers at its loopback."""
+    kind = KINDS.get(str(run.values().get("stage")))
+    return kind is not None and kind.family == "serve"
 
 
 def expand(values: Mapping[str, Any]) -> list[dict[str, Any]]:

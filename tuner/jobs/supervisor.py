@@ -14,17 +14,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from tuner import hardware, paths, process
-from tuner.jobs import launch, queue, reconcile, resuming, slots
-from tuner.jobs.watch import Watch, end_session, kill_tree
+from tuner import paths, process
+from tuner.jobs import launch, queue, reconcile, resuming
+from tuner.jobs.executors import which
+from tuner.jobs.executors.local import Local
+from tuner.jobs.executors.ray import Ray
+from tuner.jobs.watch import Watch, logged
 from tuner.runs import files, locks, reasons, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import LIVE, Status
-from tuner.text.message import message
 from tuner.tracking import open_runs
 from tuner.tracking.outcome import forget_old_secrets
 
@@ -33,12 +34,8 @@ log = logging.getLogger("tuner.supervisor")
 IDLE = 20.0
 """Seconds without work after which the supervisor goes."""
 TICK = 0.25
-STOP_GRACE = 60.0
-"""Seconds a stopped worker has to save before it is terminated."""
 CLOCK_STEP = 2_000_000_000
 """Nanoseconds within which two files may be made without the folder's time telling them apart."""
-LAST_GRACE = 3.0
-"""Seconds between terminating and killing, at most; no more than the first grace."""
 
 
 def leader_path() -> Path:
@@ -97,8 +94,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.watches: dict[str, Watch] = {}
         self.settling: subprocess.Popen[bytes] | None = None
-        self.gpus: tuple[int, ...] = ()
-        self.gpus_seen = float("-inf")
+        self.local, self.ray = Local(), Ray()
         self.untouched: dict[str, int] = {}
 
     def tick(self) -> bool:
@@ -107,10 +103,11 @@ class Supervisor:
         runs = queue.unended()
         self._adopt(runs)
         for watch in list(self.watches.values()):
-            with _logged(watch.run.id):
+            with logged(watch.run.id):
                 self._watch(watch, runs.get(watch.run.id))
         startable = _startable(runs)
-        self._start_next(startable, runs)
+        with logged("the queue"):
+            self._start_next(startable, runs)
         return bool(self.watches or startable) | self._settle(runs)
 
     # --- workers that are there
@@ -121,7 +118,9 @@ class Supervisor:
         for run_id, status in runs.items():
             if run_id not in self.watches and (status.state in LIVE or self._began(root, run_id)):
                 log.info("%s: watching it", run_id)
-                self.watches[run_id] = Watch(Run(run_id))
+                run = Run(run_id)
+                executor: which.Executor = self.ray if launch.elsewhere(run) else self.local
+                self.watches[run_id] = executor.watch(run)
         self.untouched = {i: made for i, made in self.untouched.items() if i in runs}
 
     def _began(self, root: str, run_id: str) -> bool:
@@ -146,9 +145,7 @@ class Supervisor:
         if watch.dead():
             if not watch.run.folder.is_dir():
                 log.info("%s: its folder was deleted", watch.run.id)
-                end_session(watch.pid)
-                if watch.process:
-                    watch.process.wait()
+                watch.clear()
                 del self.watches[watch.run.id]
                 return
             after = resuming.after_reboot(watch.run) or watch.finalize()
@@ -158,77 +155,20 @@ class Supervisor:
             return
         if status is not None:
             watch.look(status)
-        self._press(watch)
-
-    def _press(self, watch: Watch) -> None:
-        """A worker that was asked to end and does not: terminate it after its grace, then kill all of it."""
-        if not (watch.run.requested("stop") or watch.run.requested("cancel")):
-            watch.asked, watch.pressed = 0.0, 0
-            return
-        now = time.monotonic()
-        watch.asked = watch.asked or now
-        grace = grace_of(watch.run)
-        late = now - watch.asked - grace
-        if late > 0 and watch.pressed == 0 and watch.pid:
-            log.info("%s: terminating it", watch.run.id)
-            with suppress(OSError):
-                os.kill(watch.pid, signal.SIGTERM)
-            watch.pressed = 1
-        if late > min(LAST_GRACE, grace) and watch.pid:
-            log.info("%s: killing it", watch.run.id)
-            kill_tree(watch.pid)
+        watch.press()
 
     # --- workers to come
 
     def _start_next(self, startable: list[str], runs: dict[str, Status]) -> None:
-        """Start queued runs in order, as far as slots are free. A slot that an earlier one waits for is kept for it."""
-        if not startable or queue.short_of_room():
+        """Let each executor start what it can of the runs that are its own, in order."""
+        if queue.short_of_room():
             return
-        free = {name for name in slots.names(self._gpus()) if not locks.locked(slots.path(name))}
-        for run_id in startable:
-            if not free:
-                return
-            if run_id in self.watches:
-                continue
-            with _logged(run_id):
-                free -= self._start(Run(run_id), runs[run_id], free)
-
-    def _start(self, run: Run, status: Status, free: set[str]) -> set[str]:
-        """Start one run if its slots are free. The slots that later runs must leave alone now: of one that waits for
-        several, all that it may have, or smaller runs would take them one by one for ever."""
-        choice, count = queue.slots_of(status, self._gpus())
-        open_to_it = [name for name in choice if name in free]
-        if len(open_to_it) < count:
-            waits = (status.gpus or count > 1) and count <= len(choice)
-            return set(choice) if waits else set()
-        lock = locks.lock(run.lock_path)
-        if lock is None:  # a terminal waits its turn with it, or somebody cancels it
-            return set(choice)
-        taken = slots.take(run.id, open_to_it, count) if run.status().state == "queued" else None
-        if taken is None:
-            os.close(lock)
-            return set()
-        self._launch(run, lock, taken)
-        return set(taken)
-
-    def _launch(self, run: Run, lock: int, taken: dict[str, int]) -> None:
-        try:
-            process = launch.start(run, lock, taken)
-        except OSError as error:
-            said = message("error.not_started", detail=str(error))
-            try:
-                run.update(state="failed", ended=run.status().ended_now(), cause=said)
-            finally:
-                slots.release(taken)
-                os.close(lock)
-            return
-        log.info("%s: started as process %d on %s", run.id, process.pid, ", ".join(taken))
-        self.watches[run.id] = Watch(run, process, process.pid)
-
-    def _gpus(self) -> tuple[int, ...]:
-        if time.monotonic() - self.gpus_seen > 60:
-            self.gpus, self.gpus_seen = tuple(g.index for g in hardware.gpus()), time.monotonic()
-        return self.gpus
+        wanted = [i for i in startable if i not in self.watches]
+        here = [i for i in wanted if which.lives_here(runs[i])]
+        there = [i for i in wanted if i not in set(here)]
+        for started in (self.local.start_next(here, runs), self.ray.start_next(there, runs)):
+            for watch in started:  # one by one: trouble with the cluster loses none that was started here
+                self.watches[watch.run.id] = watch
 
     # --- telling MLflow
 
@@ -238,29 +178,6 @@ class Supervisor:
             return True
         self.settling = reconcile.start() if reconcile.due(runs) else None
         return self.settling is not None
-
-
-def grace_of(run: Run) -> float:
-    """Seconds the run's worker has to end by itself once it was asked."""
-    with suppress(OSError, ValueError):
-        return float((run.folder / "requests" / "grace").read_text())
-    return STOP_GRACE
-
-
-_troubles: dict[str, str] = {}
-
-
-@contextmanager
-def _logged(run_id: str) -> Iterator[None]:
-    """Trouble with one run is written down, once and not at every look, and must not touch the others."""
-    try:
-        yield
-        _troubles.pop(run_id, None)
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        if _troubles.get(run_id) != said:
-            log.exception("%s: went on without it", run_id)
-        _troubles[run_id] = said
 
 
 # --- the process ---------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import statistics
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,16 @@ from tuner.text import message
 from tuner.text.message import Message, render
 from tuner.tracking.outcome import is_settled
 
+log = logging.getLogger("tuner.supervisor")
+
 STALL_FLOOR = 60.0
 """Seconds without a step before anything is said; a slow step is no stall."""
 PREPARING_FLOOR = 600.0
 """The same for phases that do not step: loading, reading, evaluating."""
+STOP_GRACE = 60.0
+"""Seconds a stopped worker has to save before it is terminated."""
+LAST_GRACE = 3.0
+"""Seconds between terminating and killing, at most; no more than the first grace."""
 CLOSING = "closing"
 """The worker's last phase: the outcome is decided and its reason written, only MLflow has yet to hear of it."""
 WAITING = "serving"
@@ -84,7 +92,7 @@ def stalled(run: Run) -> str:
     """What the supervisor says of a run that makes no progress; empty when it does."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         said = json.loads((run.folder / "watch.json").read_text(encoding="utf-8"))
-        if said["mark"] == _mark(run.status()) and worker_lock.alive(run):
+        if said["mark"] == _mark(run.status()) and launch.alive(run):
             return render(message.of(said["stalled"]))
     return ""
 
@@ -139,7 +147,10 @@ def _oom_count(file: Path) -> int:
 
 @dataclass
 class Watch:
-    """One living worker. `process` is None for one that an earlier supervisor or a terminal started."""
+    """One living worker. `process` is None for one that an earlier supervisor or a terminal started.
+
+    `slack` are seconds left, beside its grace, to whoever else sees to its end; `job` is what a cluster calls its start.
+    """
 
     run: Run
     process: subprocess.Popen[bytes] | None = None
@@ -149,6 +160,8 @@ class Watch:
     asked: float = 0.0
     pressed: int = 0
     told: bool = False
+    slack: float = 0.0
+    job: str = ""
 
     def dead(self) -> bool:
         """Whether the worker has ended. Its own child is not yet reaped then, so that its pid is still its own."""
@@ -175,6 +188,45 @@ class Watch:
         if bool(says) != self.told:
             self._tell(says)
 
+    def is_last_start(self) -> bool:
+        """Whether the run was not queued again since the worker that is watched here was started."""
+        record = launch.record(self.run)
+        if self.job:
+            return record is not None and record.job == self.job
+        return record is not None or self.run.status().state != "queued"
+
+    def press(self) -> None:
+        """A worker that was asked to end and does not: terminate it after its grace, then kill all of it."""
+        if not (self.run.requested("stop") or self.run.requested("cancel")):
+            self.asked, self.pressed = 0.0, 0
+            return
+        now = time.monotonic()
+        self.asked = self.asked or now
+        grace = grace_of(self.run)
+        late = now - self.asked - grace - self.slack
+        if late > 0 and self.pressed == 0:
+            self.pressed = 1
+            self.terminate()
+        if late > min(LAST_GRACE, grace):
+            self.kill()
+
+    def terminate(self) -> None:
+        if self.pid:
+            log.info("%s: terminating it", self.run.id)
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self.pid:
+            log.info("%s: killing it", self.run.id)
+            kill_tree(self.pid)
+
+    def clear(self) -> None:
+        """Clear away what is left of a worker whose run's folder was deleted."""
+        end_session(self.pid)
+        if self.process:
+            self.process.wait()
+
     def _tell(self, says: Message) -> None:
         replace_text(
             self.run.folder / "watch.json",
@@ -190,12 +242,18 @@ class Watch:
         if lock is None:
             return None
         try:
-            record = launch.record(self.run)
-            if record is None and self.run.status().state == "queued":
+            if not self.is_last_start():
                 return self.run.status()  # it ended, and was queued again before anybody looked
             return finalize(self.run, code, self.oom is not None and self.oom.grew())
         finally:
             os.close(lock)
+
+
+def grace_of(run: Run) -> float:
+    """Seconds the run's worker has to end by itself once it was asked."""
+    with suppress(OSError, ValueError):
+        return float((run.folder / "requests" / "grace").read_text())
+    return STOP_GRACE
 
 
 def _launched(run: Run) -> int:
@@ -250,10 +308,12 @@ def kill_tree(pid: int) -> None:
 # --- the outcome ---------------------------------------------------------------------------------------------------
 
 
-def finalize(run: Run, exit_code: int | None, oom_killed: bool = False) -> Status:
+def finalize(
+    run: Run, exit_code: int | None, oom_killed: bool = False, lost: Message | None = None
+) -> Status:
     """Write how a dead worker's run ended, if it did not say so itself. The caller holds the run's lock.
 
-    `exit_code` as subprocess has it; None when nobody watched.
+    `exit_code` as subprocess has it; None when nobody watched. `lost` is why, of one on a machine that is gone.
     """
     status = run.status()
     if status.state in ENDED:
@@ -261,7 +321,7 @@ def finalize(run: Run, exit_code: int | None, oom_killed: bool = False) -> Statu
             mark_unsettled(run)
         return status
     mark_unsettled(run)
-    state, reason = _outcome(run, status, exit_code, oom_killed)
+    state, reason = _outcome(run, status, _exit_info(run, status, exit_code, oom_killed, lost))
     ended = _last_sign(status) if reason.code == "rebooted" else status.ended_now()
     return run.update(
         state=state,
@@ -275,22 +335,21 @@ def finalize(run: Run, exit_code: int | None, oom_killed: bool = False) -> Statu
     )
 
 
-def _outcome(
-    run: Run, status: Status, exit_code: int | None, oom_killed: bool
-) -> tuple[State, reasons.Reason]:
+def _outcome(run: Run, status: Status, ending: reasons.ExitInfo) -> tuple[State, reasons.Reason]:
     if status.phase == CLOSING:  # all was done and decided; it died while it told MLflow
         said = reasons.Reason(status.cause, status.remedies)
         ends: dict[str, State] = {"": "finished", "stopped": "stopped", "cancelled": "stopped"}
         return ends.get(said.code, "failed"), said
-    ending = _exit_info(run, status, exit_code, oom_killed)
     # A reboot ends what was asked of the run too, but it was the reboot that ended it.
     if (run.requested("stop") or run.requested("cancel")) and not ending.rebooted:
         return "stopped", _stopped(ending)
-    unknown = ending.rebooted or exit_code is None
+    unknown = ending.rebooted or ending.exit_code is None
     return "interrupted" if unknown else "failed", reasons.from_exit(ending, run.values())
 
 
-def _exit_info(run: Run, status: Status, exit_code: int | None, oom_killed: bool) -> reasons.ExitInfo:
+def _exit_info(
+    run: Run, status: Status, exit_code: int | None, oom_killed: bool, lost: Message | None
+) -> reasons.ExitInfo:
     kept = next((c for c in reversed(checkpoints.of(run)) if checkpoints.valid(c, deep=False) is None), None)
     return reasons.ExitInfo(
         exit_code=exit_code,
@@ -300,12 +359,15 @@ def _exit_info(run: Run, status: Status, exit_code: int | None, oom_killed: bool
         began=bool(status.pid),
         log_tail=run.log_tail(8000),
         checkpoint=kept.name if kept else "",
+        lost=lost,
     )
 
 
 def rebooted(run: Run, status: Status) -> bool:
     """Whether the machine was started anew since the run's worker began."""
     record = launch.record(run)
+    if record and record.job:  # another machine's
+        return False
     began_on = status.boot_id or (record.boot_id if record else "")
     return bool(began_on) and began_on != hardware.boot_id()
 
@@ -329,3 +391,22 @@ def unsettled() -> Path:
 def mark_unsettled(run: Run) -> None:
     unsettled().mkdir(parents=True, exist_ok=True)
     (unsettled() / run.id).touch()
+
+
+# --- trouble ---------------------------------------------------------------------------------------------------------
+
+
+_troubles: dict[str, str] = {}
+
+
+@contextmanager
+def logged(run_id: str) -> Iterator[None]:
+    """Trouble with one run is written down, once and not at every look, and must not touch the others."""
+    try:
+        yield
+        _troubles.pop(run_id, None)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        if _troubles.get(run_id) != said:
+            log.exception("%s: went on without it", run_id)
+        _troubles[run_id] = said

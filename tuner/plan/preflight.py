@@ -18,6 +18,7 @@ from tuner.config import layer_names, libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal, needs_remote_code
+from tuner.config.settings import settings
 from tuner.config.spelling import asks_for_fsdp
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
@@ -133,7 +134,7 @@ def _rank(config: Config) -> Iterator[Problem]:
         return
     needed = 16 * shape.lora_parameters(config.lora_rank, config.lora_target)
     there = hardware.whole_memory(config.use_cpu)
-    if needed > there:
+    if needed > there and not settings().elsewhere:
         said = (
             f"--lora_rank {config.lora_rank} makes adapters that take {needed / hardware.GIB:,.0f} GiB to train, and the "
             f"device has {there / hardware.GIB:,.0f} GiB in all; 8 to 64 is usual."
@@ -304,6 +305,9 @@ def _shares(config: Config) -> Iterator[Problem]:
 
 
 def _machine(config: Config) -> Iterator[Problem]:
+    """What this machine cannot do. Of a run that goes to a cluster its node says it."""
+    if settings().elsewhere:
+        return
     cards = () if config.use_cpu else hardware.gpus()
     if config.num_gpus > 1 and not cards:
         said = (
@@ -366,7 +370,7 @@ def notes(config: Config) -> list[str]:
 
 
 def _slow_bf16(config: Config) -> Iterator[str]:
-    on_cpu = config.use_cpu or not hardware.gpus()
+    on_cpu = (config.use_cpu or not hardware.gpus()) and not settings().elsewhere
     if (config.bf16 or config.pure_bf16) and on_cpu and not hardware.cpu_bf16():
         yield (
             "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
@@ -384,7 +388,7 @@ def _keeps_the_last(config: Config) -> Iterator[str]:
 
 def _one_of_several(config: Config) -> Iterator[str]:
     cards = () if config.use_cpu else hardware.gpus()
-    if len(cards) > 1 and config.processes == 1:
+    if len(cards) > 1 and config.processes == 1 and not settings().elsewhere:
         yield f"This machine has {len(cards)} GPUs and this run takes one; --num_gpus {len(cards)} takes all."
 
 

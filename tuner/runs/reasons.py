@@ -272,6 +272,7 @@ class ExitInfo:
     began: bool = True
     log_tail: str = ""
     checkpoint: str = ""
+    lost: Message | None = None
 
 
 def from_exit(ending: ExitInfo, values: Values) -> Reason:
@@ -280,6 +281,8 @@ def from_exit(ending: ExitInfo, values: Values) -> Reason:
     again = [RESUME] if ending.checkpoint or not ending.step else []
     if ending.rebooted:
         return Reason(message("rebooted", **known), again)
+    if ending.lost:
+        return Reason(message("node_lost", why=ending.lost, **known), again)
     if ending.oom_killed:
         return Reason(message("out_of_memory.killed", **known), smaller(values) + again)
     if ending.exit_code is None:

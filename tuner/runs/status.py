@@ -22,7 +22,8 @@ ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupt
 class Status:
     """Where a run stands. Times in seconds since the epoch; `seconds` maps a phase to what it took.
 
-    `name` and `tags` are what it was made with, `gpus` and `use_cpu` what it asked for, `devices` how many it takes. `cause` is why it ended, `said` are
+    `name` and `tags` are what it was made with, `gpus` and `use_cpu` what it asked for, `devices` how many it takes,
+    and whether it `stays` on this machine: one that answers at its loopback. `cause` is why it ended, `said` are
     notes for whoever reads its page, `tracker` what keeps it from MLflow. `doing` tells how far a phase is, `part` the same
     from 0 to 1. `resume_from` is the checkpoint that its next worker is to go on from, `began_from` the one that the last
     worker did, `continues` the run that this one goes on from. Memory in bytes.
@@ -59,6 +60,7 @@ class Status:
     gpus: list[int] = field(default_factory=list)
     use_cpu: bool = False
     devices: int = 1
+    stays: bool = False
     doing: Message = field(default_factory=Message)
     part: float = 0.0
     checkpoint: str = ""

@@ -65,6 +65,15 @@ MESSAGES: dict[str, str] = {
     "most likely.[ {checkpoint} is kept.]",
     "killed.starting": "The worker died while it started,[ at step {step}| before its first step] with nobody watching: "
     "killed from outside, most likely.[ {checkpoint} is kept.]",
+    "node_lost": "What it ran on is gone[, at step {step}|, before its first step]: {why}[ {checkpoint} is kept.]",
+    "lost.job": "the cluster's job has [{state}|vanished][: {said}].",
+    "lost.silent": "its node gave no sign of life for {seconds:.0f} s.",
+    # why a cluster takes no run
+    "cluster.away": "Waits for the cluster: {address} does not answer ({why}).",
+    "cluster.no_agent": "Waits for the cluster: {address} answers, but takes no jobs (no agent on its head).",
+    "cluster.token": "Waits for the cluster: {address} wants a token; set RAY_AUTH_TOKEN where the studio is started.",
+    "cluster.refused": "Waits for the cluster: {address} takes no run (status {status}: {why}).",
+    "cluster.pending": "Waits for room in the cluster, on one node: cores {cpus}[, GPUs {gpus} (where it has none, set use_cpu)].",
     "cancelled": "Cancelled; what was not saved before is gone.",
     "stopped": "Stopped at step {step}; resume goes on from there.",
     "stopped.unsaved": "Stopped before there was anything to save.",

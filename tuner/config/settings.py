@@ -1,0 +1,75 @@
+"""The studio's own settings: settings.yaml in its folder, beside data/ and mlruns/. Without the file all is as it comes.
+
+    executor: ray                          # where runs go: local (as it comes) or ray
+    ray_address: http://10.0.0.1:8265      # the cluster's dashboard
+    ray_python: /shared/venv/bin/python    # on the nodes; as it comes, the one that the studio itself runs with
+    ray_cpus: 4                            # cores that each process of a run is given
+
+A file and no variables: the dashboard, a shell and the supervisor that either of them starts must not differ in it. The
+cluster's token is no setting: it comes from the environment, by Ray's own names, see jobs/executors/cluster.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tuner import paths, redact
+from tuner.config.knobs import ConfigError, Problem
+
+FILE = "settings.yaml"
+
+
+class Settings(BaseModel):
+    """What settings.yaml holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str = Field("http://127.0.0.1:8265", pattern=r"^https?://[^\s/@]+/?$")
+    ray_python: str = sys.executable
+    ray_cpus: int = Field(1, ge=1)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether runs live on other machines than this one."""
+        return self.executor != "local"
+
+
+def path() -> Path:
+    return paths.home() / FILE
+
+
+def settings() -> Settings:
+    """The settings as the file has them now. Raises ConfigError with one sentence where it cannot be read."""
+    try:
+        raw = yaml.safe_load(path().read_text(encoding="utf-8")) or {}
+        if not isinstance(raw, dict):
+            raise ValueError("it holds no names with values")
+        return Settings(**{str(name): value for name, value in raw.items()})
+    except FileNotFoundError:
+        return Settings()
+    except ValidationError as error:
+        raise _wrong(_first(error)) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _wrong(str(error).partition("\n")[0]) from None
+
+
+def _first(error: ValidationError) -> str:
+    wrong: Any = error.errors()[0]
+    name = ".".join(map(str, wrong["loc"]))
+    if wrong["type"] == "extra_forbidden":
+        return f"{name} is none of {', '.join(Settings.model_fields)}"
+    if name == "ray_address":
+        return "ray_address is no address like http://10.0.0.1:8265, without a path or a password"
+    return f"{name}: {wrong['msg'].lower()}"
+
+
+def _wrong(why: str) -> ConfigError:
+    return ConfigError(
+        [Problem("settings", redact.redact(f"{path()} cannot be used: {why}; mend the file."))]
+    )

@@ -1,0 +1,46 @@
+"""Where runs live: on this machine or on a cluster's nodes. Queue, pages and shell ask here and know no more of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from tuner.config.knobs import ConfigError
+from tuner.config.settings import settings
+from tuner.jobs import launch
+from tuner.jobs.executors import ray
+from tuner.jobs.watch import Watch
+from tuner.runs.run import Run
+from tuner.runs.status import Status
+
+
+class Executor(Protocol):
+    """How runs are started at one place, and watched there. What a run does and says is read from its folder, which
+    every place writes in the same way: status, metrics, log, checkpoints, output."""
+
+    def start_next(self, ids: Sequence[str], runs: Mapping[str, Status]) -> Iterator[Watch]:
+        """Start what can be started of the queued runs `ids`, in that order: a watch over each that has begun."""
+
+    def watch(self, run: Run) -> Watch:
+        """A watch over a run that an earlier supervisor started."""
+
+
+def lives_here(status: Status) -> bool:
+    """Whether a run that is to be started lives on this machine. Raises ConfigError where settings.yaml is damaged."""
+    return status.stays or not settings().elsewhere
+
+
+def waits_for(run: Run, status: Status) -> str | None:
+    """What a run that is first in the queue waits for, as a sentence; None where that is a slot of this machine."""
+    try:
+        return None if lives_here(status) else ray.waits_for(run)
+    except ConfigError as error:
+        return str(error)
+
+
+def take_back(run: Run) -> None:
+    """Let a cluster forget a run that it has not begun with."""
+    if launch.elsewhere(run) is not None:
+        with suppress(ConfigError):
+            ray.take_back(run)
