@@ -299,28 +299,27 @@ class SqliteReader:
         some, values = ("", []) if ids is None else (f" AND {THESE}", [json.dumps(list(ids))])
         if name:
             some, values = f"{some} AND name = ?", [*values, name]
-        with self._open() as db:
-            rows = db.execute(
-                "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "  # noqa: S608
-                f"FROM model_versions WHERE current_stage != 'Deleted_Internal'{some}",
-                values,
-            ).fetchall()
-            keys = ("name", "version", "created", "run_id", "location", "description")
-            found = {
-                (r[0], r[1]): dict(zip(keys, r, strict=True)) | {"tags": {}, "aliases": []} for r in rows
-            }
-            for name, version, key, value in db.execute(
-                f"SELECT name, version, key, value FROM model_version_tags WHERE key NOT GLOB ?{some}",  # noqa: S608
-                [f"{VOTE}*", *values],
-            ):
-                if (name, version) in found:
-                    found[name, version]["tags"][key] = value
-            for name, version, alias in db.execute(
-                f"SELECT name, version, alias FROM registered_model_aliases WHERE TRUE{some}",  # noqa: S608
-                values,
-            ):
-                if (name, version) in found:
-                    found[name, version]["aliases"].append(alias)
+        rows = self._all(
+            "SELECT name, version, creation_time, run_id, coalesce(storage_location, source), description "  # noqa: S608
+            f"FROM model_versions WHERE current_stage != 'Deleted_Internal'{some}",
+            values,
+        )
+        keys = ("name", "version", "created", "run_id", "location", "description")
+        found = {(r[0], r[1]): dict(zip(keys, r, strict=True)) | {"tags": {}, "aliases": []} for r in rows}
+        tags = self._all(
+            f"SELECT name, version, key, value FROM model_version_tags WHERE key NOT GLOB ?{some}",  # noqa: S608
+            [f"{VOTE}*", *values],
+        )
+        for of, version, key, value in tags:
+            if (of, version) in found:
+                found[of, version]["tags"][key] = value
+        aliases = self._all(
+            f"SELECT name, version, alias FROM registered_model_aliases WHERE TRUE{some}",  # noqa: S608
+            values,
+        )
+        for of, version, alias in aliases:
+            if (of, version) in found:
+                found[of, version]["aliases"].append(alias)
         return list(found.values())
 
     def votes(self) -> list[str]:
