@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 
 from tests.test_generate import adapter, generated, model_of
 from tuner import hosts
 from tuner.config.serving import ServeConfig
 from tuner.serve.app import application
+from tuner.serve.grammars import calls
 from tuner.serve.loaded import Loaded, load
 from tuner.serve.run import _listening, _socket, _url
 
@@ -711,3 +713,17 @@ def test_lm_eval_measures_the_same_through_the_api(served: Served, worn: Path, t
     assert through[0] == direct[0] and len(through[1]) == len(direct[1]) == 400
     for ours, theirs in zip(through[1], direct[1], strict=True):
         assert ours[0] == pytest.approx(theirs[0], abs=1e-4) and ours[1] == theirs[1]
+
+
+def test_functions_may_call_different_things_by_one_name() -> None:
+    """Each function's schema refers to its own parts, by either word that JSON schema has had for them."""
+
+    def function(name: str, word: str, kind: str) -> dict[str, Any]:
+        item = {"properties": {"item": {"$ref": f"#/{word}/Item"}}, word: {"Item": {"type": kind}}}
+        return {"name": name, "parameters": {"type": "object", "required": ["item"], **item}}
+
+    schema = calls([function("buy", "$defs", "string"), function("count", "definitions", "integer")], True)
+    valid = Draft202012Validator(schema).is_valid
+    for name, right, wrong in (("buy", "tea", 3), ("count", 3, "tea")):
+        assert valid([{"name": name, "arguments": {"item": right}}])
+        assert not valid([{"name": name, "arguments": {"item": wrong}}])

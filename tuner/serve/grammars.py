@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+_NAMED = re.compile(r"^#/(?:\$defs|definitions)/")
 PARAM = "response_format"
 _readers: weakref.WeakKeyDictionary[Tokenizer, LLTokenizer] = weakref.WeakKeyDictionary()
 
@@ -75,21 +77,42 @@ def of_calls(
 
     All models write that form alike, whatever marks their templates put around calls.
     """
+    return _followed(calls(functions, several), tokenizer, stops, "tools")
+
+
+def calls(functions: Sequence[Mapping[str, Any]], several: bool) -> dict[str, Any]:
+    """The JSON schema of such a list."""
     shared: dict[str, Any] = {}
-    calls = {"type": "array", "minItems": 1, "items": {"anyOf": [_of_call(f, shared) for f in functions]}}
+    each = [_call(function, number, shared) for number, function in enumerate(functions)]
     limit = {} if several else {"maxItems": 1}
-    return _followed({**calls, **limit, "$defs": shared}, tokenizer, stops, "tools")
+    return {"type": "array", "minItems": 1, "items": {"anyOf": each}, **limit, "$defs": shared}
 
 
-def _of_call(function: Mapping[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    """One call. What a function's own schema refers to moves into `shared`, at the whole schema's root."""
-    given = dict(function.get("parameters") or {"type": "object"})
-    shared |= given.pop("$defs", {})
+def _call(function: Mapping[str, Any], number: int, shared: dict[str, Any]) -> dict[str, Any]:
+    """One call. What a function's own schema refers to moves into `shared`, at the whole schema's root, under names that no
+    other function's have."""
+    given = _referring(dict(function.get("parameters") or {"type": "object"}), number)
+    for word in ("$defs", "definitions"):
+        shared |= {f"{number}.{name}": part for name, part in given.pop(word, {}).items()}
     return {
         "type": "object",
         "properties": {"name": {"const": function.get("name")}, "arguments": given},
         "required": ["name", "arguments"],
         "additionalProperties": False,
+    }
+
+
+def _referring(schema: Any, number: int) -> Any:
+    """A part of a function's schema with what it refers to by the names of the whole schema."""
+    if isinstance(schema, list):
+        return [_referring(one, number) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: _NAMED.sub(f"#/$defs/{number}.", part)
+        if key == "$ref" and isinstance(part, str)
+        else _referring(part, number)
+        for key, part in schema.items()
     }
 
 
