@@ -20,6 +20,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _what_rewards(config)
     yield from _weights(config)
     yield from _reward_model(config)
+    yield from _drawn(config)
 
 
 def _other_stages(config: Config) -> Iterator[Problem]:
@@ -33,7 +34,7 @@ def _other_stages(config: Config) -> Iterator[Problem]:
 
 
 def _what_rewards(config: Config) -> Iterator[Problem]:
-    if config.do_train and not config.reward_funcs and not config.reward_model:
+    if (config.do_train or config.do_eval) and not config.reward_funcs and not config.reward_model:
         said = (
             "Nothing says which answers are good; name --reward_funcs, for example contains or equals_label, or a "
             "--reward_model."
@@ -64,3 +65,16 @@ def _reward_model(config: Config) -> Iterator[Problem]:
     if named and config.reward_model_type != "api" and named.startswith(("http://", "https://")):
         said = f"--reward_model {named} is an address; set --reward_model_type api."
         yield Problem("reward_model_type", said, {"reward_model_type": "api"})
+
+
+def _drawn(config: Config) -> Iterator[Problem]:
+    """Answers that are all alike or empty, and log-probs divided by a temperature of 0."""
+    if config.temperature == 0:
+        said = (
+            f"--temperature 0 takes the likeliest word every time, and --stage {config.stage} learns from answers drawn by "
+            "chance; set it above 0, usually to 1."
+        )
+        yield Problem("temperature", said, {"temperature": 1.0})
+    if config.max_new_tokens == 0:
+        said = f"--max_new_tokens 0 leaves no room for the answers that --stage {config.stage} learns from; set it, for example to 512."
+        yield Problem("max_new_tokens", said, {"max_new_tokens": 512})
