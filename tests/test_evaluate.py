@@ -33,6 +33,7 @@ from tuner.evaluate.likelihood import log_likelihoods, perplexity
 from tuner.evaluate.peer_scores import available, peer_scores
 from tuner.evaluate.predictions import FILE, Predictions
 from tuner.evaluate.questions import Question
+from tuner.evaluate.rewarded import completion
 from tuner.jobs import resuming
 from tuner.jobs.checking import of_evaluation
 from tuner.jobs.live import Live, Outcome
@@ -377,26 +378,41 @@ def test_benchmarks_are_lm_eval_s_own_numbers(studio: Path, tmp_path: Path) -> N
 def test_rewards_score_the_answers(studio: Path) -> None:
     """Each answer's reward is what its parts come to, and a row without an answer is asked too."""
     rows = [{"messages": [{"role": "user", "content": f"Say {n}"}]} for n in range(3)]
-    rows.append({"messages": [*rows[0]["messages"], {"role": "assistant", "content": "0"}]})
+    rows.append({"messages": [*rows[0]["messages"], {"role": "assistant", "content": "0"}], "level": "."})
     (studio / "data" / "asked.json").write_text(json.dumps(rows), encoding="utf-8")
     catalog = json.loads((studio / "data" / "dataset_info.json").read_text(encoding="utf-8"))
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     sharegpt = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
     catalog["asked"] = {"file_name": "asked.json", **sharegpt}
     (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog), encoding="utf-8")
-    wanted = [{"length": {"most": 0, "slack": 24}}, {"equals_label": {"weight": 2.0}}]
+    wanted = [
+        {"length": {"most": 0, "slack": 24}},
+        {"equals_label": {"weight": 2.0}},
+        {"regex": {"column": "level", "weight": 0}},
+        {"regex": {"column": "messages", "weight": 0}},
+    ]
     config = config_of(dataset="asked", versions="base", reward_funcs=json.dumps(wanted))
     assert of_evaluation(config) == [] and load(config.plain()) == config
     assert labelled(["asked"], "data") == (4, 1)
     run, _ = measured(config, "rewarded")
     said = answers_in(run, "base")
     assert [row["rewards"]["equals_label"] is None for row in said] == [True, True, True, False]
+    assert [row["rewards"]["regex"] is None for row in said] == [True, True, True, False]
     for row in said:
         parts = row["rewards"]
-        assert set(parts) == {"length", "equals_label"}
+        assert set(parts) == {"length", "equals_label", "regex", "regex_2"}
+        assert parts["regex_2"] is None, "what a row asks is none of its other columns, as in training"
         assert row["reward"] == pytest.approx(parts["length"] + 2 * (parts["equals_label"] or 0))
     metrics = results(run)["versions"][0]["metrics"]
     assert metrics["reward"] == pytest.approx(sum(row["reward"] for row in said) / 4)
     assert metrics["rewards/length/std"] >= 0 and "perplexity" in metrics
     wrong = of_evaluation(config_of(reward_funcs="contians"))
     assert "did you mean contains?" in wrong[0].sentence
+
+
+def test_an_answer_has_the_length_that_it_has_in_training() -> None:
+    """There the token that ended it counts, and here only the words are kept."""
+    asked = Question("q", "", [1], [], {"level": 3, "messages": []}, columns={"level": 3})
+    whole, cut = (completion(asked, "a b", size, 12) for size in (11, 12))
+    assert (whole.tokens, whole.finished, cut.tokens, cut.finished) == (12, True, 12, False)
+    assert whole.columns == {"level": 3}

@@ -28,7 +28,7 @@ Progress = Callable[[float, Message], None]
 class Question:
     """`ids` is the rendered prompt and `answer` the expected answer with what ends it; `shown` is the prompt without its marks and
     `expected` the answer's own words; both answers are empty where the row has none. `record` is the raw row, which may bring
-    patterns for scoring; `messages` and `tools` are what the prompt was rendered from."""
+    patterns for scoring; `messages` and `tools` are what the prompt was rendered from, and `columns` what else the row has."""
 
     shown: str
     expected: str
@@ -37,6 +37,7 @@ class Question:
     record: Mapping[str, Any]
     messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Any, ...] = ()
+    columns: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -103,7 +104,8 @@ def _question(row: Row, record: Any, encoder: Encoder, unanswered: bool) -> Ques
         return TOO_LONG
     shown = encoder.tokenizer.decode(ids, skip_special=True)
     raw = record if isinstance(record, Mapping) else {}
-    return Question(shown, expected, ids, answer, raw, tuple(messages), tuple(row.get("tools", ())))
+    tools, columns = tuple(row.get("tools", ())), row.get("columns", {})
+    return Question(shown, expected, ids, answer, raw, tuple(messages), tools, columns)
 
 
 def _rendered(

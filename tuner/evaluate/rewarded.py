@@ -10,17 +10,18 @@ from tuner.rewards.reward import Completion, Reward, Scored, score_all
 
 
 def completion(one: Question, said: str, tokens: int, longest: int) -> Completion:
-    """An answer as rewards see it; one that is as long as answers may be was cut."""
+    """An answer of so many tokens as rewards see it; one that is as long as answers may be was cut, and any other has one
+    more, which ended it."""
     turns = [str(turn.get("content") or "") for turn in one.messages if turn.get("role") == "user"]
     return Completion(
         prompt=turns[-1] if turns else one.shown,
         messages=one.messages,
         text=said,
         label=one.expected if one.answer else None,
-        tokens=tokens,
+        tokens=min(tokens + 1, longest),
         finished=tokens < longest,
         tools=one.tools,
-        columns=one.record,
+        columns=one.columns,
     )
 
 
