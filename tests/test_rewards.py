@@ -120,6 +120,8 @@ def test_what_an_answer_scores(name: str, given: dict[str, Any], text: str, scor
         ("number_equals", {}, "-3", "3", 0),
         ("number_equals", {}, "1e3", "1000", 1),
         ("number_equals", {"tolerance": 0.01}, "3.14", "3.1416", 1),
+        ("number_equals", {"tolerance": 0.1}, "0.14", "0.05", 0),
+        ("number_equals", {"tolerance": 0.1}, "0.045", "0.05", 1),
         ("number_equals", {}, "3.14", "3.1416", 0),
     ],
 )
