@@ -376,6 +376,14 @@ def test_a_server_is_asked_as_llama_factory_asks_it(server: str, monkeypatch: py
     assert _Server.asked == [(body, "Bearer a-key-of-mine")] * 2
 
 
+def test_no_proxy_hears_what_this_machine_is_asked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    _Server.replies = [(200, {"scores": [1]})]
+    assert reward("http", url=server).score([said("a")]) == [1]
+
+
 @pytest.mark.parametrize(
     ("replies", "sentence"),
     [

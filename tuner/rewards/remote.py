@@ -22,6 +22,7 @@ from tuner.rewards.reward import Completion, Scores, wrong
 KEY = "REWARD_API_KEY"
 LARGEST = 2**24
 """Bytes of a reply that are read."""
+HERE = (*LOOPBACK, "::1")
 PAUSES = (0.5, 2.0)
 """Seconds before each further try."""
 
@@ -48,7 +49,7 @@ def check_http(settings: Http) -> str:
         named = False
     if not named:
         return f"has url {redact(settings.url) or 'empty'}; write http://host:port/path"
-    if os.environ.get(KEY) and parts.scheme == "http" and parts.hostname not in (*LOOPBACK, "::1"):
+    if os.environ.get(KEY) and parts.scheme == "http" and parts.hostname not in HERE:
         return f"would send {KEY} to {parts.hostname} unencrypted; use https, or a server on this machine"
     return ""
 
@@ -60,9 +61,14 @@ class _Direct(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _proxies(url: str) -> list[urllib.request.ProxyHandler]:
+    """No proxy to this machine itself, whatever the environment says: what goes there has no other cover for the key."""
+    return [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in HERE else []
+
+
 def http(settings: Http) -> Callable[[Sequence[Completion]], Scores]:
     """The server's score of each answer. Raises ConfigError where it gives none after three tries."""
-    opener = urllib.request.build_opener(_Direct)
+    opener = urllib.request.build_opener(_Direct, *_proxies(settings.url))
 
     def scores(completions: Sequence[Completion]) -> Scores:
         if not completions:
