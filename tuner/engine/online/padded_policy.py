@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.lora import GradientBuffer
 from tuner.models.llama_family import causal_lm
+from tuner.plan.memory import padded_budget
 
 Sequences = list[tuple[Tensor, int]]
 
@@ -41,6 +42,10 @@ class PaddedPolicy:
         self.gradients = GradientBuffer(trained)
         self.layers, self._recompute = 1, 0
         self.blocks = next(model.parameters()).device.type == "cuda"
+
+    def most(self, budget: int) -> int:
+        """How many of so many tokens a row may have: it makes the logits of all at once."""
+        return min(budget, padded_budget(causal_lm(self.model).config.get_text_config().vocab_size))
 
     @property
     def recompute(self) -> int:

@@ -29,7 +29,8 @@ class AdapterOff:
 
 
 class FirstWeights:
-    """The trained weights as they were when this was made: of an adapter that is gone on with, or of a whole model."""
+    """The trained weights as they were when this was made: of an adapter that is gone on with, or of a whole model. Inside
+    `here` the present ones are kept instead."""
 
     def __init__(self, model: nn.Module):
         self.kept = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
@@ -37,17 +38,19 @@ class FirstWeights:
     @contextmanager
     def here(self, policy: Policy) -> Iterator[Policy]:
         """Inside, the policy is the reference."""
-        now = [p.detach().clone() for p, _ in self.kept]
-        self._put([first for _, first in self.kept], policy)
+        self._exchange(policy)
         try:
             yield policy
         finally:
-            self._put(now, policy)
+            self._exchange(policy)
 
-    def _put(self, values: list[torch.Tensor], policy: Policy) -> None:
+    def _exchange(self, policy: Policy) -> None:
+        """The weights of then and of now in each other's place, one after the other: there is no third copy of all."""
         with torch.no_grad():
-            for (p, _), value in zip(self.kept, values, strict=True):
-                p.data.copy_(value)
+            for p, other in self.kept:
+                before = p.detach().clone()
+                p.data.copy_(other)
+                other.copy_(before)
         policy.refresh()
 
 

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from tuner.engine.online.advantages import spread, without_signal
 from tuner.engine.online.experience import Experience
+from tuner.engine.online.padded_policy import PaddedPolicy
 from tuner.engine.online.references import Reference
 from tuner.engine.online.rollouts import Rollouts
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.rows import Floats, exact_shape, pack_row, split_units
 from tuner.engine.packed.steps import StepRunner
 from tuner.rewards.reward import Reward
+
+ALONE = 1
+"""Tokens of a prompt's answers that lie side by side where each answer gets the prompt anew: one answer alone."""
 
 
 def log_probs(
@@ -32,12 +36,15 @@ def token_scores(
     runner: StepRunner, learnt: Experience, together: int, reference: Reference | None = None
 ) -> list[Floats]:
     """All that the policy or its reference says of each answer's tokens, [1 or more, T]; the first are log-probs."""
-    placed = list(learnt.placed(most=together))
-    numbers = {id(unit): answers for unit, answers in placed}
     found: list[Floats] = [np.zeros(0, np.float32)] * len(learnt.answers)
     runner.policy.refresh()
     with nullcontext(runner.policy) if reference is None else reference.here(runner.policy) as policy:
-        for part in split_units([unit for unit, _ in placed], runner.budget, keep_groups=False):
+        budget = runner.budget
+        if reference is not None and isinstance(policy, PaddedPolicy):
+            budget, together = policy.most(budget), ALONE
+        placed = list(learnt.placed(most=together))
+        numbers = {id(unit): answers for unit, answers in placed}
+        for part in split_units([unit for unit, _ in placed], budget, keep_groups=False):
             row = pack_row(part, shape=exact_shape(part, policy.blocks))
             scores, _ = policy.forward(DeviceRow(row, runner.device), keep=False)
             order = [answer for unit in part for answer in numbers[id(unit)]]

@@ -46,7 +46,10 @@ class GradientBuffer:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         size = sum(p.numel() for p in self.parameters)
-        self.flat = torch.zeros(size, dtype=torch.float32, device=self.parameters[0].device)
+        device = (
+            self.parameters[0].device if self.parameters else None
+        )  # a model that only scores trains none
+        self.flat = torch.zeros(size, dtype=torch.float32, device=device)
         self.offsets: dict[int, int] = {}
         at = 0
         for p in self.parameters:
