@@ -231,3 +231,16 @@ def test_a_reward_model_scores_as_its_own_run_predicted(studio: Path, scorer: Pa
         assert model.score(asked) == pytest.approx([pair[side] for pair in said], abs=1e-5)
     by_run = rewards_of(config_of("grpo", reward_model="scorer"), start, words)[-1]
     assert by_run.score(asked) == model.score(asked)
+    long = Completion("q", ({"role": "user", "content": "q"},), asked[0].text)
+    short = config.with_values(cutoff_len=len(model._ids(long)) - 2, max_new_tokens=6)  # type: ignore[attr-defined]
+    assert rewards_of(short, start, words)[-1].score([long]) == pytest.approx(model.score([long]), abs=1e-6)
+
+
+def test_no_limit_of_the_gradient_is_none_in_any_step_of_a_round(studio: Path) -> None:  # noqa: F811
+    """0 is no limit to the Trainer, and a very high one is the same."""
+    small = {"max_steps": 2, "per_device_train_batch_size": 2, "ppo_epochs": 3, "learning_rate": 1e-3}
+    none, high = (
+        trained(config_of("ppo", max_grad_norm=limit, **small), f"limit-{limit:g}")[0] for limit in (0, 1e9)
+    )
+    for name in ("loss", "clip_ratio/region_mean", "value_loss"):
+        assert curve(none, name) == pytest.approx(curve(high, name), rel=1e-5)

@@ -78,7 +78,8 @@ class PpoTrainer(OnlineTrainer):
         written, losses = time.perf_counter(), []
         for update in range(self.schedule.updates):
             if update:
-                self.clip_gradients(None, self.args.max_grad_norm)
+                if self.args.max_grad_norm > 0:  # 0 is no limit, as to the Trainer
+                    self.clip_gradients(None, self.args.max_grad_norm)
                 self.optimizer.step()
             again = update // self.config.ppo_buffer_size
             batches = self.schedule.micro_batches(self.schedule.mixed(number, again), update)
@@ -157,7 +158,14 @@ class PpoTrainer(OnlineTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        head = load_file(Path(resume_from_checkpoint) / VALUE_HEAD)
+        self._load_head(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_head(Path(str(self.state.best_model_checkpoint)))
+
+    def _load_head(self, folder: Path) -> None:
+        head = load_file(folder / VALUE_HEAD)
         with torch.no_grad():
             self.value_head.weight.copy_(head["v_head.summary.weight"])
             self.value_head.bias.copy_(head["v_head.summary.bias"])

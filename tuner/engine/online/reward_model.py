@@ -44,7 +44,10 @@ class RewardModel:
             weight,
         )
         self.encoder = Encoder(config, template, words)
-        self.encoder.rows = "labelled"  # single answers, cut as the pairs are by which it was taught
+        self.encoder.rows = "labelled"  # single answers, rendered as the pairs are by which it was taught
+        self.encoder.cutoff += (
+            config.max_new_tokens
+        )  # the cutoff is the prompt's, and the answer comes on top
         self.pad = int(model.config.pad_token_id or 0)
 
     def score(self, completions: Sequence[Completion]) -> Scores:
