@@ -42,6 +42,10 @@ def test_advantages_by_hand() -> None:
     batch = of_group(rewards[:2], "batch")[0, 0]
     assert batch.item() == pytest.approx(0.5 / (np.std([1, 0, 0, 1, 2, 2, 2, 2], ddof=1) + 1e-4))
     assert without_signal(rewards).tolist() == [False, True, False]
+    assert without_signal(table([NAN, NAN], [NAN, 1.0])).tolist() == [
+        True,
+        True,
+    ]  # as nothing can be compared
     lone = leave_one_out(table([NAN, 3.0, NAN]))
     assert lone.tolist() == [[0, 0, 0]]  # nobody to compare it with
 

@@ -49,8 +49,9 @@ def leave_one_out(rewards: Tensor, normalize: bool = False) -> Tensor:
 
 
 def without_signal(rewards: Tensor) -> Tensor:
-    """Which groups [P] have nothing to teach: all of their answers got the same reward."""
-    return torch.isclose(spread(rewards), rewards.new_zeros(()))
+    """Which groups [P] have nothing to teach: all of their answers that were scored got the same reward, or fewer than two
+    were scored."""
+    return torch.isclose(spread(rewards).nan_to_num(0.0), rewards.new_zeros(()))
 
 
 # --- PPO
