@@ -12,12 +12,14 @@ import pytest
 import tiny
 import torch
 from test_stages import trained
+from transformers import TrainingArguments
 
-from tuner.config.config import Config, make, read
+from tuner.config.config import Config, check, make, read
 from tuner.config.knobs import ConfigError
 from tuner.data.tokens import load_tokenizer
 from tuner.engine.live import LiveRun
 from tuner.engine.online.rollouts import Writer
+from tuner.engine.trainer import arguments
 from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.schedule import Schedule
@@ -132,6 +134,54 @@ def test_a_constant_reward_teaches_nothing_and_the_best_checkpoint_is_by_reward(
     assert curve(live, "eval_reward")[:2] == [1.0, 1.0]
     measured, outcome = trained(config_of("grpo", do_train=False, do_eval=True, **same), "only measured")
     assert outcome.weights is None and outcome.metrics["eval_reward"] == 1.0
+
+
+def test_what_is_said_of_the_end_is_said_of_the_best_checkpoint(studio: Path) -> None:
+    """The worst one counts as the best here, for it is sure to be another one than the last."""
+    config = config_of(
+        "grpo", max_steps=12, val_size=4, eval_strategy="steps", eval_steps=4, save_strategy="steps", save_steps=4,
+        load_best_model_at_end=True, greater_is_better=False,
+    )  # fmt: skip
+    live, outcome = trained(config, "best-at-end")
+    rows = live.run.metrics()[0]
+    measured = [row["eval_reward"] for row in rows if "eval_reward" in row]
+    assert min(measured[:3]) < measured[2]  # the weights of the last step are others than the best
+    assert curve(live, "score/after")[0] == outcome.metrics["eval_reward"] == min(measured[:3])
+
+
+def test_a_reward_that_looks_at_labels_is_refused_where_no_row_has_one(studio: Path) -> None:
+    config = config_of("grpo", dataset="text", reward_funcs=["equals_label", {"contains": {"text": "e"}}])
+    with pytest.raises(ConfigError, match="equals_label holds answers against the one that a row expects"):
+        trained(config, "no-labels")
+
+
+def test_each_set_is_measured_by_itself_and_one_of_them_can_say_what_is_best(studio: Path) -> None:
+    """A rate that falls when nothing gets better knows that more reward is better."""
+    config = config_of(
+        "grpo", max_steps=2, eval_dataset="chat,pairs", eval_on_each_dataset=True, probe_samples=2, eval_strategy="steps",
+        eval_steps=1, metric_for_best_model="eval_pairs_reward", lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0},
+    )  # fmt: skip
+    assert not check(config.changed())[1]
+    live, outcome = trained(config, "each-set")
+    both = [curve(live, f"eval_{name}_reward")[-1] for name in ("chat", "pairs")]
+    assert curve(live, "score/after")[0] == pytest.approx(sum(both) / 2)
+    assert outcome.metrics["eval_pairs_reward"] == both[1] and "eval_reward" not in outcome.metrics
+    args = arguments(TrainingArguments, config, live, planning.planned(config))
+    assert args.lr_scheduler_kwargs == {"mode": "max", "patience": 0} and args.greater_is_better
+    said = check(config.changed() | {"metric_for_best_model": "eval_pairs_loss"})[1]
+    assert [p.mend for p in said] == [{"metric_for_best_model": "eval_pairs_reward"}]
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_another_model_can_be_the_reference(studio: Path, stage: str) -> None:
+    """The model itself, named as another one, is no distance away at the first step, whatever the temperature."""
+    config = config_of(
+        stage, ref_model="model", beta=0.1 if stage == "grpo" else 0.0, temperature=0.7, max_steps=1, num_generations=2,
+        per_device_train_batch_size=2,
+    )  # fmt: skip
+    live, _ = trained(config, f"another-{stage}")
+    assert curve(live, "kl")[0] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_kept_writer_writes_with_the_weights_as_they_are(studio: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tuner.config.config import KNOBS, Config, check, command, make, parse_words
 from tuner.config.kinds import BASELINED, CLIPPED, GROUPED, REWARDED, VALUED
+from tuner.config.without_effect import unheeded
 from tuner.ui.draft import Draft
 
 BASE = {"model_name_or_path": "m", "dataset": "d", "do_train": True, "reward_funcs": ["json_valid"]}
@@ -72,6 +73,8 @@ def test_the_form_shows_the_default_of_the_stage() -> None:
         ({"stage": "ppo", "reward_model": "http://h/x"}, "set --reward_model_type api"),
         ({"stage": "grpo", "num_generations": 1}, "greater than or equal to 2"),
         ({"stage": "rloo", "reward_clip_range": "5,-5"}, "two numbers, the lower one first"),
+        ({"stage": "grpo", "temperature": 0}, "--temperature 0 takes the likeliest word every time"),
+        ({"stage": "ppo", "max_new_tokens": 0}, "--max_new_tokens 0 leaves no room"),
         ({"stage": "grpo", "loss_type": "sigmoid"}, "it is one of dapo, grpo, dr_grpo, bnpo"),
         ({"stage": "grpo", "streaming": True, "max_steps": 3}, "--streaming does not work with stage grpo"),
     ],
@@ -90,3 +93,9 @@ def test_names_of_other_tools_are_taken() -> None:
     assert config.max_new_tokens == 64 and config.reward_clip_range is None
     assert of("rloo", reward_clip_range="-5,5").reward_clip_range == (-5.0, 5.0)
     assert "did you mean --beta?" in check({**BASE, "stage": "grpo", "kl_coef": 0.1})[1][0].sentence
+
+
+def test_a_probe_beside_rows_kept_aside_is_told_to_have_no_effect() -> None:
+    assert not list(unheeded(of("grpo", probe="p")))
+    said = list(unheeded(of("grpo", probe="p", val_size=0.1)))
+    assert said == ["--probe has no effect: the rows kept aside are asked and scored instead."]

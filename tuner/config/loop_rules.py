@@ -126,7 +126,8 @@ def _multiple(saves: float, every: float) -> bool:
 
 
 def _known_metric(config: Config) -> Iterator[Problem]:
-    asked = (config.metric_for_best_model or "loss").removeprefix("eval_")
+    first = "reward" if config.kind.rewarded else "loss"
+    asked = (config.metric_for_best_model or first).removeprefix("eval_")
     known = results(config)
     if asked in known:
         return
@@ -137,7 +138,7 @@ def _known_metric(config: Config) -> Iterator[Problem]:
         return
     like = nearest(f"eval_{asked}", names) or names[0]
     if config.eval_on_each_dataset and not config.metric_for_best_model:
-        losses = [name for name in names if name.endswith("_loss")]
+        losses = [name for name in names if name.endswith(f"_{first}")]
         said = f"Each --eval_dataset is measured by itself, so that best needs a name: {_either(losses)}"
     else:
         said = (
@@ -148,7 +149,8 @@ def _known_metric(config: Config) -> Iterator[Problem]:
 
 def results(config: Config) -> list[str]:
     """The names, without eval_, under which an evaluation tells what it found; each set's own with eval_on_each_dataset."""
-    names = ["loss", *config.kind.metrics]
+    # answers that are scored have no loss of their own
+    names = [*config.kind.metrics] if config.kind.rewarded else ["loss", *config.kind.metrics]
     if config.kind.learns_tokens:
         whole = config.use_asft_loss or config.use_eaft_loss  # these need all logits and measure less
         names = [n for n in names if not (whole and n == "entropy")]

@@ -41,6 +41,8 @@ def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
         )
     if config.do_train:
         yield "infer_dtype", "it is for runs that only evaluate or predict; training has --bf16 and --fp16"
+    if config.kind.rewarded and (config.val_size or config.eval_dataset):
+        yield "probe", "the rows kept aside are asked and scored instead"
     if not config.kind.learns_tokens:
         yield (
             "label_smoothing_factor",

@@ -22,6 +22,7 @@ from tuner import paths
 from tuner.config.config import Config, to_yaml
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
+from tuner.config.loop_rules import MEASURED_BY, asks_for_best
 from tuner.config.spelling import asks_for_fsdp
 from tuner.config.training_arguments import NAMES
 from tuner.data.tokens import load_tokenizer
@@ -113,8 +114,10 @@ def _settled(config: Config, run: LiveRun, plan: Plan) -> dict[str, Any]:
         settled["log_level_replica"] = "error"  # the first process says the rest
     if config.disable_shuffling:
         settled["train_sampling_strategy"] = "sequential"
-    if (config.early_stopping_steps or config.load_best_model_at_end) and not config.metric_for_best_model:
+    if asks_for_best(config) and not config.metric_for_best_model:
         settled["metric_for_best_model"] = "eval_reward" if config.kind.rewarded else "eval_loss"
+    if config.lr_scheduler_type in MEASURED_BY and config.kind.rewarded:  # torch takes less for better
+        settled["lr_scheduler_kwargs"] = {"mode": "max"} | dict(config.lr_scheduler_kwargs or {})
     return settled
 
 

@@ -233,6 +233,12 @@ def wrong_with(specs: Sequence[Any]) -> Iterator[Problem]:
             yield Problem("reward_funcs", _sentence(said, why))
 
 
+def of_labels(specs: Sequence[Any]) -> list[str]:
+    """Those of them that say nothing of an answer whose row expects none."""
+    asked = [spec(said).name for said in specs]
+    return [name for name in asked if name in TABLE and TABLE[name].needs_label]
+
+
 def of_own(specs: Sequence[Any]) -> list[str]:
     """The functions of somebody's own among them, which no page runs."""
     named = [str(next(iter(said), "")) if isinstance(said, Mapping) else str(said) for said in specs]

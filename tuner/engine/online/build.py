@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from peft import get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from tuner.config.config import Config
-from tuner.config.knobs import ConfigError
+from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.encode import Encoder
 from tuner.data.reading import Reader
@@ -36,6 +37,7 @@ from tuner.plan import schedule
 from tuner.plan.engine import PACKED, PADDED, refusal
 from tuner.plan.preflight import packed_in_vain
 from tuner.plan.schedule import Schedule
+from tuner.rewards import registry
 from tuner.text.message import Message, message
 
 
@@ -80,22 +82,34 @@ def sources_of(config: Config, run: LiveRun, start: Start) -> Sources:
         told=Record(run).add,
         progress=partial(_progress, run),
     )
-    if found := list(schedule.problems(config, len(start.rows.train))):
+    if found := [*schedule.problems(config, len(start.rows.train)), *_unlabelled(config, start)]:
         raise ConfigError(found)
     return made
 
 
+def _unlabelled(config: Config, start: Start) -> Iterator[Problem]:
+    """A reward that looks at labels where no row has one: it would be silent from the first answer to the last."""
+    asking = registry.of_labels(config.reward_funcs)
+    if asking and not any(row["asked"]["label"] is not None for row in start.rows.train):
+        said = (
+            f"--reward_funcs {' and '.join(asking)} holds answers against the one that a row expects, and no row of --dataset "
+            "expects any; take another reward, or data with answers."
+        )
+        yield Problem("reward_funcs", said)
+
+
 def held_out_of(config: Config, run: LiveRun, start: Start, sources: Sources) -> HeldOut | None:
     """Prompts that are not learnt from: the rows kept aside, else those of the probe."""
-    rows = [row for held in start.rows.eval.values() for row in held]
-    if not rows and config.probe:
+    sets: dict[str, Any] = {name: rows for name, rows in start.rows.eval.items() if len(rows)}
+    if not sets and config.probe:
         reader = Reader(
             Encoder(
                 config, start.rows.template or template_of(config, sources.writer.words), sources.writer.words
             )
         )
         rows = list(reader.read(named([config.probe], config.dataset_dir)[0]).rows)
-    return HeldOut(rows, sources.writer, sources.rewards, run, config) if rows else None
+        sets = {"": rows} if rows else {}
+    return HeldOut(sets, sources.writer, sources.rewards, run, config) if sets else None
 
 
 def _progress(run: LiveRun, done: int, total: int) -> None:
@@ -132,7 +146,9 @@ def reference_of(config: Config, start: Start, fresh: bool) -> Reference:
     if not config.ref_model:
         return FirstWeights(start.model)
     other: Any = methods.reference(config, start.source)
-    return AnotherModel(PaddedPolicy(other.to(start.model.device), temperature=config.temperature))
+    # PPO takes its own log-probs without the temperature, and the reference's alike
+    temperature = 1.0 if config.kind.baseline == "value" else config.temperature
+    return AnotherModel(PaddedPolicy(other.to(start.model.device), temperature=temperature))
 
 
 def is_padded(config: Config, run: LiveRun, start: Start) -> bool:

@@ -6,7 +6,7 @@ The mean reward goes to the metrics as `score`, the first answers to samples.jso
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +24,29 @@ if TYPE_CHECKING:
     from tuner.runs.run import Run
 
 
+ALL = "all of them"
+"""What the means over all sets are kept under, which is no name of one."""
+
+
 class HeldOut:
-    """Prompts, and how answers to them are written and scored. The answers of a step are written once."""
+    """Prompts, and how answers to them are written and scored. The answers of a step are written once. Sets that are
+    measured by themselves have names; the only one has none."""
 
     def __init__(
-        self, rows: Sequence[Row], writer: Writer, rewards: Sequence[Reward], run: LiveRun, config: Config
+        self,
+        sets: Mapping[str, Sequence[Row]],
+        writer: Writer,
+        rewards: Sequence[Reward],
+        run: LiveRun,
+        config: Config,
     ):
-        self.rows = [rows[i] for i in range(min(len(rows), config.probe_samples))]
+        most = config.probe_samples
+        self.sets = {name: [rows[i] for i in range(min(len(rows), most))] for name, rows in sets.items()}
+        self.rows = [row for rows in self.sets.values() for row in rows]
         self.writer, self.rewards_of, self.run = writer, rewards, run
         self.samples = Samples()
         self.ready: Callable[[], object] = lambda: None
-        self._last: tuple[int, dict[str, float]] = (-1, {})
+        self._last: tuple[int, dict[str, dict[str, float]]] = (-1, {})
 
     @cached_property
     def callback(self) -> TrainerCallback:
@@ -42,20 +54,35 @@ class HeldOut:
         return _Asks(self)
 
     def rewards(self, step: int) -> dict[str, float]:
-        """The mean reward of a step's answers, and of each part."""
+        """The mean reward of a step's answers, and of each part; of each set by its name."""
+        found = self._measured(step)
+        return {f"{name}_{n}" if name else n: value for name in self.sets for n, value in found[name].items()}
+
+    def _measured(self, step: int) -> dict[str, dict[str, float]]:
         if self._last[0] != step:
             self._last = step, self._answered(step)
-        return dict(self._last[1])
+        return self._last[1]
 
-    def _answered(self, step: int) -> dict[str, float]:
+    def forget(self) -> None:
+        """Other weights are on the model now: what was answered at this step is no longer its answer."""
+        self._last = (-1, {})
+
+    def _answered(self, step: int) -> dict[str, dict[str, float]]:
         self.ready()
         made = rollouts(self.writer, self.rows, None, self.rewards_of, self._told)
         self._show(step, made)
+        found, begin = {ALL: self._means(made, slice(None))}, 0
+        for name, rows in self.sets.items():
+            found[name] = self._means(made, slice(begin, begin + len(rows)))
+            begin += len(rows)
+        return found
+
+    def _means(self, made: Rollouts, of: slice) -> dict[str, float]:
         names = [reward.name for reward in self.rewards_of]
-        found = {"reward": _mean(made.rewards)} | {
-            f"rewards/{name}/mean": _mean(made.part(name)) for name in names
+        found = {"reward": _mean(made.rewards[of])} | {
+            f"rewards/{name}/mean": _mean(made.part(name)[of]) for name in names
         }
-        lengths = [one.tokens for one in made.completions]
+        lengths = [one.tokens for one in made.completions[of]]
         return found | {"completions/mean_length": sum(lengths) / len(lengths)}
 
     def ask(self, step: int, when: str = "") -> None:
@@ -63,7 +90,7 @@ class HeldOut:
         run: Run = self.run.run
         before = run.status().phase
         with self.run.phase("answering"):
-            found = {"score": self.rewards(step)["reward"]}
+            found = {"score": self._measured(step)[ALL]["reward"]}
         run.update(phase=before)
         if when:
             found[f"score/{when}"] = found["score"]
@@ -81,6 +108,7 @@ class HeldOut:
         self.run.progress(done / total, message("doing.questions", done=done, total=total))
 
     def _show(self, step: int, made: Rollouts) -> None:
+        self.samples.rows = [row for row in self.samples.rows if row[0] != step]
         self.samples.rows += [
             [step, one.prompt, one.label or "", one.text] for one in made.completions[:SHOWN]
         ]

@@ -172,9 +172,18 @@ class OnlineTrainer(PackedTrainer):
         batches = self.schedule.micro_batches(learnt.order, update)
         return learnt.weights(batches, self.lesson.normalizer, self.lesson.longest)
 
+    def prepare(self) -> StepRunner:
+        """The runner, whose padded rows are no larger than their logits allow, unless their size was asked for."""
+        fresh, runner = self.runner is None, super().prepare()
+        if fresh and isinstance(runner.policy, PaddedPolicy) and self.engine.token_budget is None:
+            runner.budget = runner.policy.most(runner.budget)
+        return runner
+
     @property
     def _together(self) -> int:
         runner = self.prepare()
+        if isinstance(runner.policy, PaddedPolicy):
+            return scoring.ALONE
         return min(runner.budget, TOGETHER if runner.device.type == "cpu" else 1 << 30)
 
     def measure(self, values: Mapping[str, float]) -> None:
@@ -288,6 +297,11 @@ class OnlineTrainer(PackedTrainer):
         folder = Path(resume_from_checkpoint)
         if (found := Experience.saved(folder)) is not None:
             self._experience = step_of(folder) // self.steps_each, found
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.held_out is not None:
+            self.held_out.forget()
 
     def _policy(self, rows: RowBudget) -> Policy:
         if not self.padded:
