@@ -20,9 +20,12 @@ from jsonschema import Draft202012Validator
 from tests.test_generate import adapter, generated, model_of
 from tuner import hosts
 from tuner.config.serving import ServeConfig
+from tuner.generate.request import Piece
 from tuner.serve.app import application
+from tuner.serve.chat import Chat, _choice, _new
 from tuner.serve.grammars import calls
 from tuner.serve.loaded import Loaded, load
+from tuner.serve.protocol import ChatAsked
 from tuner.serve.run import _listening, _socket, _url
 
 openai = pytest.importorskip("openai", reason="the openai client is a test's requirement: pip install openai")
@@ -727,3 +730,16 @@ def test_functions_may_call_different_things_by_one_name() -> None:
     for name, right, wrong in (("buy", "tea", 3), ("count", 3, "tea")):
         assert valid([{"name": name, "arguments": {"item": right}}])
         assert not valid([{"name": name, "arguments": {"item": wrong}}])
+
+
+@pytest.mark.parametrize(("several", "names"), [(True, ["a", "b"]), (False, ["a"])])
+def test_one_call_is_passed_on_where_several_are_not_wanted(several: bool, names: list[str]) -> None:
+    """Whole and in pieces, also where the model was free to call."""
+    asked = ChatAsked(messages=[{"role": "user", "content": "q"}], parallel_tool_calls=several)
+    asking: Any = Chat(asked, None, [], ("a", "b"), None, "id", 0)  # type: ignore[arg-type]
+    both = "".join(f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>' for name in "ab")
+    message = _choice(asking, 0, [Piece(both, (), "stop")])["message"]
+    assert [call["function"]["name"] for call in message["tool_calls"]] == names
+    deltas = [one["delta"] for one in _new(asking, 0, Piece(both, (), "stop"), asking.reader())]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert [call["function"]["name"] for call in calls if "name" in call["function"]] == names

@@ -22,6 +22,8 @@ from tuner.serve.protocol import ChatAsked, refuse_unsupported
 from tuner.serve.token_text import TokenTexts
 from tuner.serve.usage import usage
 
+MANY = 1 << 30
+
 
 @dataclass(frozen=True)
 class Chat:
@@ -37,6 +39,11 @@ class Chat:
 
     def reader(self) -> CallReader:
         return CallReader(self.tools)
+
+    @property
+    def most_calls(self) -> int:
+        """How many calls of an answer are passed on: what a model writes of its own accord may be more than was wanted."""
+        return MANY if self.asked.parallel_tool_calls else 1
 
     def head(self, kind: str) -> dict[str, Any]:
         """What every object of this answer begins with."""
@@ -192,6 +199,7 @@ async def whole(loaded: Loaded, chat: Chat, caller: HttpRequest) -> dict[str, An
 def _choice(chat: Chat, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
     reader = chat.reader()
     text, calls = reader.all("".join(piece.text for piece in pieces))
+    calls = calls[: chat.most_calls]
     message: dict[str, Any] = {
         "role": "assistant",
         "content": text or (None if calls else ""),
@@ -242,13 +250,18 @@ async def chunks(loaded: Loaded, chat: Chat) -> AsyncIterator[dict[str, Any]]:
 def _new(chat: Chat, number: int, piece: Piece, reader: CallReader) -> list[dict[str, Any]]:
     """The choices that one piece makes: content or parts of calls, and the end."""
     deltas = reader.deltas(piece.text, ended=bool(piece.finish))
-    found = [_delta(number, delta) for delta in deltas]
+    found = [_delta(number, delta) for delta in deltas if _call_number(delta) in range(chat.most_calls)]
     if chat.asked.logprobs and piece.tokens:
         found = found or [_delta(number, {})]
         found[0]["logprobs"] = _logprobs(chat, [piece])
     if piece.finish:
         found.append({**_delta(number, {}), "finish_reason": _finish(piece, reader.calls)})
     return found
+
+
+def _call_number(delta: Mapping[str, Any]) -> int:
+    """Which call a delta is of; 0 for words."""
+    return int(delta["tool_calls"][0]["index"]) if "tool_calls" in delta else 0
 
 
 def _delta(number: int, delta: Mapping[str, Any]) -> dict[str, Any]:
