@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from tuner.config.config import Config, check, make, read
 from tuner.config.knobs import ConfigError
+from tuner.data import tokenized_cache
 from tuner.data.tokens import load_tokenizer
 from tuner.engine.live import LiveRun
 from tuner.engine.online.rollouts import Writer
@@ -269,3 +270,20 @@ def test_the_schedule_is_that_of_trl() -> None:
     assert sorted(first + second) == list(range(8))  # every prompt once an epoch
     assert shuffled.chosen(2).tolist() != first
     assert len({shuffled.seed_of(g, r, k) for g in range(3) for r in range(3) for k in range(3)}) == 27
+
+
+def test_prompts_on_disk_are_the_prompts_that_were_written_there(tmp_path: Path) -> None:
+    """Rows with and without labels, with tools and columns of any kind, in any order."""
+    tools = [{"name": name, "parameters": {"properties": {name: {"type": "string"}}}} for name in "ab"]
+    asked = [
+        {"messages": [{"role": "user", "content": "q"}], "label": None, "columns": {}},
+        {"messages": [], "label": "a", "columns": {"level": 3}, "tools": tools[:1]},
+        {"messages": [], "label": "a", "columns": {"level": "high", "more": [1]}, "tools": tools[1:]},
+    ]
+    rows = [{"prompt_ids": [n], "asked": asked[0 if n < 1000 else n - 999]} for n in range(1002)]
+    folder = tmp_path / "rows"
+    tokenized_cache.write(folder, {"train": rows}, {})
+    found, _, _ = tokenized_cache.read(folder, config_of("grpo"))
+    assert list(found) == rows
+    with pytest.raises(ConfigError, match="holds rows for stage grpo or rloo or ppo, and this run is sft"):
+        tokenized_cache.read(folder, config_of("sft", reward_funcs=()))

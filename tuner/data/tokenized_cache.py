@@ -10,7 +10,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import Config
-from tuner.config.kinds import LABELLED, TOKENS, named
+from tuner.config.kinds import LABELLED, REWARDED, TOKENS, named
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.encode import MASKED
 from tuner.data.rows import Rows
@@ -21,6 +21,7 @@ STAGES_OF = {
     "labels": TOKENS,
     "chosen_ids": named(where=lambda kind: kind.rows == "pairs"),
     "completion_ids": LABELLED,
+    "asked": REWARDED,
 }
 
 
@@ -70,6 +71,11 @@ def write(folder: Path, parts: Mapping[str, Sequence[dict[str, Any]]], about: Ma
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _written(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as a table holds it: what was asked is text, for no two rows' tools and columns need to be alike."""
+    return row | {"asked": json.dumps(row["asked"], default=str)} if "asked" in row else row
+
+
 def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     import pyarrow as pa
 
@@ -78,7 +84,8 @@ def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = None
     with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink:
         for start in range(0, len(rows), 1000):
-            table = pa.Table.from_pylist(list(rows[start : start + 1000]), schema=schema)
+            part = [_written(row) for row in rows[start : start + 1000]]
+            table = pa.Table.from_pylist(part, schema=schema)
             schema = table.schema
             writer = writer or pa.ipc.new_stream(sink, schema)
             writer.write_table(table)
@@ -149,6 +156,8 @@ def _ours(record: Mapping[str, Any]) -> dict[str, Any]:
     if "kto_tags" in record:
         prompt, answer = _apart(record["input_ids"], record["labels"])
         return {"prompt_ids": prompt, "completion_ids": answer, "label": bool(record["kto_tags"])}
+    if "asked" in record:
+        return {**record, "asked": json.loads(record["asked"])}
     if "prompt_ids" in record:
         return dict(record)
     ids = record["input_ids"]
