@@ -244,3 +244,9 @@ def test_no_limit_of_the_gradient_is_none_in_any_step_of_a_round(studio: Path) -
     )
     for name in ("loss", "clip_ratio/region_mean", "value_loss"):
         assert curve(none, name) == pytest.approx(curve(high, name), rel=1e-5)
+
+
+def test_answers_of_which_no_reward_says_anything_teach_nothing(studio: Path) -> None:  # noqa: F811
+    silent = [{"regex": {"column": "none of the data"}}]
+    live, _ = trained(config_of("ppo", reward_funcs=silent, max_steps=1), "silent")
+    assert curve(live, "loss") == [0.0] == curve(live, "grad_norm")

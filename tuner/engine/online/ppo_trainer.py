@@ -96,6 +96,7 @@ class PpoTrainer(OnlineTrainer):
     def _scored(self, made: Rollouts, generation: int) -> Experience:
         learnt, runner = self._answered(made, generation), self.prepare()
         assert self.reference is not None
+        learnt.kept &= ~np.isnan(made.rewards)  # an answer of which nothing was said is no answer worth 0
         self.seen = scoring.token_scores(runner, learnt, self._together)
         learnt.old = [one[0] for one in self.seen]
         learnt.reference = scoring.log_probs(runner, learnt, self._together, self.reference)
