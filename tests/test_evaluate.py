@@ -416,3 +416,4 @@ def test_an_answer_has_the_length_that_it_has_in_training() -> None:
     whole, cut = (completion(asked, "a b", size, 12) for size in (11, 12))
     assert (whole.tokens, whole.finished, cut.tokens, cut.finished) == (12, True, 12, False)
     assert whole.columns == {"level": 3}
+    assert completion(asked, "a b", 2, 12, "<user>q<assistant>").whole == "<user>q<assistant>a b"

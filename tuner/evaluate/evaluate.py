@@ -200,7 +200,11 @@ class _Measured:
         """What the rewards say, written beside each answer."""
         longest = self.config.max_new_tokens
         sizes = [len(self.tokenizer(text, add_special_tokens=False).input_ids) for text in said]
-        told = [completion(*one, longest) for one in zip(asked, said, sizes, strict=True)]
+        prompts = [self.tokenizer.decode(one.ids) for one in asked]
+        told = [
+            completion(one, text, size, longest, prompt)
+            for one, text, size, prompt in zip(asked, said, sizes, prompts, strict=True)
+        ]
         scored, metrics = rewarded(self.rewards, told)
         kept.mark([{"reward": one.total, "rewards": dict(one.parts)} for one in scored])
         return metrics

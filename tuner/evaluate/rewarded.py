@@ -9,9 +9,9 @@ from tuner.evaluate.questions import Question
 from tuner.rewards.reward import Completion, Reward, Scored, score_all
 
 
-def completion(one: Question, said: str, tokens: int, longest: int) -> Completion:
+def completion(one: Question, said: str, tokens: int, longest: int, rendered: str = "") -> Completion:
     """An answer of so many tokens as rewards see it; one that is as long as answers may be was cut, and any other has one
-    more, which ended it."""
+    more, which ended it. `rendered` is the prompt with its marks."""
     turns = [str(turn.get("content") or "") for turn in one.messages if turn.get("role") == "user"]
     return Completion(
         prompt=turns[-1] if turns else one.shown,
@@ -22,6 +22,7 @@ def completion(one: Question, said: str, tokens: int, longest: int) -> Completio
         finished=tokens < longest,
         tools=one.tools,
         columns=one.columns,
+        whole=rendered and rendered + said,
     )
 
 
