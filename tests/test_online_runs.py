@@ -161,12 +161,14 @@ def test_each_set_is_measured_by_itself_and_one_of_them_can_say_what_is_best(stu
     config = config_of(
         "grpo", max_steps=2, eval_dataset="chat,pairs", eval_on_each_dataset=True, probe_samples=2, eval_strategy="steps",
         eval_steps=1, metric_for_best_model="eval_pairs_reward", lr_scheduler_type="reduce_lr_on_plateau",
-        lr_scheduler_kwargs={"patience": 0},
+        lr_scheduler_kwargs={"patience": 0}, reward_funcs=[{"contains": {"text": "e"}}, {"regex": {"column": "level"}}],
     )  # fmt: skip
     assert not check(config.changed())[1]
     live, outcome = trained(config, "each-set")
     both = [curve(live, f"eval_{name}_reward")[-1] for name in ("chat", "pairs")]
     assert curve(live, "score/after")[0] == pytest.approx(sum(both) / 2)
+    measured = outcome.metrics.keys()  # a reward that said nothing has no mean
+    assert "eval_chat_rewards/contains/mean" in measured and "eval_chat_rewards/regex/mean" not in measured
     assert outcome.metrics["eval_pairs_reward"] == both[1] and "eval_reward" not in outcome.metrics
     args = arguments(TrainingArguments, config, live, planning.planned(config))
     assert args.lr_scheduler_kwargs == {"mode": "max", "patience": 0} and args.greater_is_better

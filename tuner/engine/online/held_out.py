@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers import TrainerCallback
 
 from tuner.config.config import Config
@@ -78,10 +79,10 @@ class HeldOut:
         return found
 
     def _means(self, made: Rollouts, of: slice) -> dict[str, float]:
-        names = [reward.name for reward in self.rewards_of]
-        found = {"reward": _mean(made.rewards[of])} | {
-            f"rewards/{name}/mean": _mean(made.part(name)[of]) for name in names
-        }
+        parts = {reward.name: made.part(reward.name)[of] for reward in self.rewards_of}
+        known = {name: values for name, values in parts.items() if not np.isnan(values).all()}
+        found = {"reward": _mean(made.rewards[of])}
+        found |= {f"rewards/{name}/mean": _mean(values) for name, values in known.items()}
         lengths = [one.tokens for one in made.completions[of]]
         return found | {"completions/mean_length": sum(lengths) / len(lengths)}
 
