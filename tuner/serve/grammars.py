@@ -82,8 +82,9 @@ def of_calls(
 
 
 def _of_call(function: Mapping[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    """One call. What a function's own schema refers to moves into `shared`, at the whole schema's root."""
-    given = dict(function.get("parameters") or {"type": "object"})
+    """One call. What a function's own schema refers to moves into `shared`, at the whole schema's root. A function that
+    names no parameters takes none."""
+    given = dict(function.get("parameters") or {"type": "object", "maxProperties": 0})
     shared |= given.pop("$defs", {})
     return {
         "type": "object",
