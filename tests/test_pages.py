@@ -273,6 +273,22 @@ def test_a_score_is_held_against_scores_of_the_same_questions_only() -> None:
     assert told[0]["c"] == words.NONE and told[0]["b"] == "90.0%"
 
 
+def test_only_what_measures_the_same_is_called_better_or_worse() -> None:
+    def row(run_id: str, stage: str, **params: str) -> RunRow:
+        return RunRow(id=run_id, name=run_id, state="finished", params={"stage": stage, **params})
+
+    rows = [row("a", "sft"), row("b", "sft"), row("c", "dpo"), row("d", "grpo", reward_funcs="x")]
+    rows += [row("e", "rloo", reward_funcs="x"), row("f", "rloo", reward_funcs="y")]
+    assert compare.judged("loss", rows, "a") == compare.judged("eval_loss", rows, "a") == {"a", "b"}
+    assert compare.judged("loss", rows, "d") == {"d"}  # about zero, however well it learns
+    assert compare.judged("reward", rows, "d") == {"d", "e"}
+    assert len(compare.judged("grad_norm", rows, "a")) == len(rows)
+    curves = {"loss": {i: (np.arange(1), np.array([v])) for i, v in (("a", 0.5), ("b", 0.4), ("c", 0.3))}}
+    judged = {"loss": compare.judged("loss", rows, "a")}
+    told = tables.outcomes(curves, {i: i for i in "abc"}, "a", judged=judged)[0]
+    assert "better by 0.1" in told["b"] and told["c"] == "0.3"
+
+
 def test_exact_match_is_not_called_a_score() -> None:
     def shown(measured: dict[str, object]) -> list[str]:
         charts = chart_table.charts_of("dpo", measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -90,11 +90,12 @@ def outcomes(
     names: Mapping[str, str],
     baseline: str,
     charts: Mapping[str, Chart] = MappingProxyType({}),
+    judged: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Table:
     """Last and best of each metric, a column a run, each held against the baseline's.
 
     `histories` goes metric -> run id -> (steps, values); `names` run id -> name; `charts` are those of metrics that are
-    not shown as usual.
+    not shown as usual; `judged` the ids that are held against the baseline, for metrics where not all can be.
     """
     table = []
     for metric, runs in histories.items():
@@ -106,7 +107,7 @@ def outcomes(
             for run_id, name in names.items():
                 head = f"{name} (baseline)" if run_id == baseline else name
                 own = ends.get(run_id)
-                origin = ends.get(baseline) if run_id != baseline else None
+                origin = ends.get(baseline) if run_id in judged.get(metric, names) else None
                 row[head] = _held(own and own[place], origin and origin[place], low, chart)
             table.append(row)
     return table
