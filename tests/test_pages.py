@@ -273,6 +273,17 @@ def test_a_score_is_held_against_scores_of_the_same_questions_only() -> None:
     assert told[0]["c"] == words.NONE and told[0]["b"] == "90.0%"
 
 
+def test_the_history_has_a_reward_where_a_run_has_one() -> None:
+    rows = [
+        RunRow(id=i, name=i, state="finished", metrics={name: 0.5})
+        for i, name in (("a", "loss"), ("b", "reward"))
+    ]
+    assert "Reward" not in [column.name for column in tables.history_columns(rows[:1], {})]
+    assert "Reward" in [column.name for column in tables.history_columns(rows, {})]
+    cells = tables.history(rows, {})
+    assert (cells["a"]["Reward"], cells["b"]["Reward"]) == (words.NONE, "0.5")
+
+
 def test_only_what_measures_the_same_is_called_better_or_worse() -> None:
     def row(run_id: str, stage: str, **params: str) -> RunRow:
         return RunRow(id=run_id, name=run_id, state="finished", params={"stage": stage, **params})

@@ -35,7 +35,8 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
         row.id: {
             "Name": row.name,
             "State": f"{_MARKS.get(row.state, '')} {look(row.state).word}".strip(),
-            "Loss": list(row.spark),
+            "Curve": list(row.spark),
+            "Reward": number(row.metrics.get("reward")),
             "Last loss": number(row.metrics.get("loss")),
             "Scored": scored.get(row.id, NONE),
             "Stage": row.stage,
@@ -55,7 +56,7 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
 HISTORY = (
     Column("Name", "link"),
     Column("State"),
-    Column("Loss", "spark"),
+    Column("Curve", "spark"),
     Column("Last loss", "figure"),
     Column("Stage"),
     Column("Model"),
@@ -70,8 +71,11 @@ HISTORY = (
 
 
 def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[Column, ...]:
-    """Those of `HISTORY`; what evaluations found, where one did; and who launched each run, where people log in."""
+    """Those of `HISTORY`; the reward, where a run has one; what evaluations found, where one did; and who launched each
+    run, where people log in."""
     found = list(HISTORY)
+    if any("reward" in row.metrics for row in rows):
+        found.insert([column.name for column in found].index("Last loss"), Column("Reward", "figure"))
     if any(row.facts.get(BY) for row in rows):
         found.insert([column.name for column in found].index("Tags"), Column("By"))
     if scored:
