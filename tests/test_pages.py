@@ -293,6 +293,9 @@ def test_only_what_measures_the_same_is_called_better_or_worse() -> None:
     assert compare.judged("loss", rows, "a") == compare.judged("eval_loss", rows, "a") == {"a", "b"}
     assert compare.judged("loss", rows, "d") == {"d"}  # about zero, however well it learns
     assert compare.judged("reward", rows, "d") == {"d", "e"}
+    assert (
+        compare.judged("rewards/contains/std", rows, "d") == compare.judged("reward_std", rows, "d") == {"d"}
+    )
     assert len(compare.judged("grad_norm", rows, "a")) == len(rows)
     curves = {"loss": {i: (np.arange(1), np.array([v])) for i, v in (("a", 0.5), ("b", 0.4), ("c", 0.3))}}
     judged = {"loss": compare.judged("loss", rows, "a")}

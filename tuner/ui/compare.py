@@ -129,7 +129,9 @@ def judged(metric: str, rows: Sequence[RunRow], baseline: str) -> set[str]:
 
 
 def _measured(metric: str, row: RunRow) -> tuple[str, ...]:
-    """What a metric's figure is one of, for this run."""
+    """What a metric's figure is one of, for this run; a spread or a length is neither better nor worse than any."""
+    if metric.endswith(("reward_std", "/std", "length")):
+        return (row.id,)
     if "loss" in metric:
         stage = row.params.get("stage", "")
         kind = KINDS.get(stage)

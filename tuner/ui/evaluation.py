@@ -57,6 +57,8 @@ _SHARES = {"exact": 1, "score/correct": 100, "score/preferred": 100}
 """What makes a share of a metric a percentage."""
 _LOW = frozenset({"perplexity"})
 """Metrics that are better when they are lower."""
+_NEITHER = ("answers_per_second", "reward_std")
+"""Metrics that are neither better nor worse."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def figures(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def held(value: float | None, origin: float | None, metric: str) -> str:
     """A figure, and how far it is from another; the triangle points to better or worse."""
-    if value is None or origin is None or value == origin or metric == "answers_per_second":
+    if value is None or origin is None or value == origin or metric in _NEITHER:
         return figure(value, metric)
     mark = "▲ better by" if (value < origin) == (metric in _LOW) else "▼ worse by"
     return f"{figure(value, metric)}   {mark} {figure(abs(value - origin), metric)}"
