@@ -322,6 +322,8 @@ def test_runs_are_held_against_each_other_on_the_data_that_both_were_measured_on
     one, other = Measured("a", metrics={"exact": 50}), Measured("a", metrics={"exact": 60})
     both = Measured("b", metrics={"bleu-4": 1.0, "exact": 50.0}, base={"exact": 25.0})
     assert briefly([both, one]) == "Exact 50.0% (base 25.0%) on b" and briefly([]) == ""
+    asked = Measured("c", metrics={"exact": 0.0, "reward": 1.5}, base={"exact": 0.0, "reward": 0.5})
+    assert briefly([asked]) == "Reward 1.5 (base 0.5) on c"
     found = _of_dataset(
         "a", {"1": [one], "2": [other], "3": [Measured("b")]}, {"2": "two", "1": "one", "3": "three"}
     )

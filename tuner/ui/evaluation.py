@@ -130,11 +130,13 @@ def figure(value: float | None, metric: str) -> str:
 
 
 def briefly(measured: Sequence[Measured]) -> str:
-    """The newest evaluation in a few words: its first metric, what the base had there, the data set."""
+    """The newest evaluation in a few words: its reward if one was asked for, else its first metric; what the base had
+    there, and the data set."""
     if not measured:
         return ""
     newest = measured[0]
-    name = next((name for name in _TITLES if name in newest.metrics), next(iter(newest.metrics), ""))
+    known = (name for name in ("reward", *_TITLES) if name in newest.metrics)
+    name = next(known, next(iter(newest.metrics), ""))
     base = f" (base {figure(newest.base[name], name)})" if name in newest.base else ""
     return f"{title(name)} {figure(newest.metrics.get(name), name)}{base} on {newest.dataset}"
 
