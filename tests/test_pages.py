@@ -20,7 +20,20 @@ from tuner.jobs import submit
 from tuner.runs.run import Run
 from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
-from tuner.ui import answers, chart_table, charts, compare, draft, form, run_view, sweep, tables, theme, words
+from tuner.ui import (
+    answers,
+    chart_table,
+    charts,
+    compare,
+    draft,
+    form,
+    run_card,
+    run_view,
+    sweep,
+    tables,
+    theme,
+    words,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -427,3 +440,12 @@ def test_the_theme_file_and_the_charts_have_the_same_colours() -> None:
     assert file["server"]["enableStaticServing"]  # which serves static/ as app/static/
     assert all((ROOT / f["url"].removeprefix("app/")).is_file() for f in file["theme"]["fontFaces"])
     assert len(str(file["theme"])) < 8000  # it goes to every browser with each redraw of each piece
+
+
+def test_a_run_that_writes_answers_is_counted_in_answers() -> None:
+    def read_as(stage: str) -> tuple[str, int]:
+        config = Config(stage=stage, cutoff_len=100, max_new_tokens=10, num_generations=4)
+        return run_card.read_as(config)
+
+    assert read_as("sft") == ("Examples", 100)
+    assert read_as("grpo") == ("Answers", 140) and read_as("ppo") == ("Answers", 110)
