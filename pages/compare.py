@@ -41,7 +41,12 @@ with st.grid(2, min_column_width=420, gap="small") as grid:
                 )
 
 st.subheader("What they reached", anchor=False)
-st.dataframe(tables.outcomes(histories, names, baseline, shown), hide_index=True)
+judged = {metric: compare.judged(metric, rows, baseline) for metric in metrics}
+st.dataframe(tables.outcomes(histories, names, baseline, shown, judged), hide_index=True)
+if any(histories[metric].keys() - ids and len(histories[metric]) > 1 for metric, ids in judged.items()):
+    st.caption(
+        "Not called better or worse: losses of other stages or from rewards, and rewards by other rules."
+    )
 
 st.subheader("What was set otherwise", anchor=False)
 different = tables.knobs(rows, names)

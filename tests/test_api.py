@@ -400,8 +400,8 @@ def test_a_call_that_must_be_made_is_made_and_fits_its_tool(client: Any) -> None
     """By a model that never saw a tool."""
     ask = {"messages": [{"role": "user", "content": "hello"}], "tools": [LIGHT, ROOM], "max_tokens": 200}
     named, one = {"type": "function", "function": {"name": "book"}}, {"parallel_tool_calls": False}
-    for choice in (named, "required"):
-        found = chat(client, **ask, **one, tool_choice=choice, n=6, seed=5, temperature=2.0).choices
+    for choice, limit in ((named, {}), ("required", one)):  # one that is named is called once
+        found = chat(client, **ask, **limit, tool_choice=choice, n=6, seed=5, temperature=2.0).choices
         assert all(c.finish_reason == "tool_calls" and not c.message.content for c in found)
         calls = [call.function for c in found for call in c.message.tool_calls]
         assert len(calls) == 6
@@ -411,6 +411,10 @@ def test_a_call_that_must_be_made_is_made_and_fits_its_tool(client: Any) -> None
                 assert 1 <= given["nights"] <= 9 and isinstance(given["sea"], bool) and len(given) == 2
             else:
                 assert call.name == "light" and given in ({"on": True}, {"on": False}) and choice != named
+    bare = {"type": "function", "function": {"name": "ping"}}
+    asked = {**ask, "tools": [bare], "logit_bias": None, "parallel_tool_calls": None, "n": None}
+    (call,) = chat(client, **asked, tool_choice=bare).choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {}
     (call,) = chat(client, **ask, **one, tool_choice=named).choices[0].message.tool_calls
     with client.chat.completions.stream(
         model="base", temperature=0, **ask, **one, tool_choice=named

@@ -202,6 +202,13 @@ def long_run(name: str = "long") -> Run:
     return run
 
 
+def test_a_run_that_learns_from_rewards_is_drawn_by_its_reward(home: Path) -> None:
+    run = runs.create_run(make({"model_name_or_path": "m"}), "rewarded")
+    rows = [{"step": s, "time": s, "loss": 0.0, "reward": s / 4} for s in range(4)]
+    run.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert points.spark(run) == (0.0, 0.25, 0.5, 0.75)
+
+
 def ended_run() -> Run:
     run = long_run()
     run.update(state="finished")

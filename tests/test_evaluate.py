@@ -323,6 +323,8 @@ def test_runs_are_held_against_each_other_on_the_data_that_both_were_measured_on
     one, other = Measured("a", metrics={"exact": 50}), Measured("a", metrics={"exact": 60})
     both = Measured("b", metrics={"bleu-4": 1.0, "exact": 50.0}, base={"exact": 25.0})
     assert briefly([both, one]) == "Exact 50.0% (base 25.0%) on b" and briefly([]) == ""
+    asked = Measured("c", metrics={"exact": 0.0, "reward": 1.5}, base={"exact": 0.0, "reward": 0.5})
+    assert briefly([asked]) == "Reward 1.5 (base 0.5) on c"
     found = _of_dataset(
         "a", {"1": [one], "2": [other], "3": [Measured("b")]}, {"2": "two", "1": "one", "3": "three"}
     )
@@ -375,16 +377,32 @@ def test_benchmarks_are_lm_eval_s_own_numbers(studio: Path, tmp_path: Path) -> N
         assert theirs["results"]["colours"]["acc,none"] == accuracy
 
 
+def add_chats(studio: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """One more data set in the studio's catalog."""
+    (studio / "data" / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    catalog = json.loads((studio / "data" / "dataset_info.json").read_text(encoding="utf-8"))
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    sharegpt = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
+    catalog[name] = {"file_name": f"{name}.json", **sharegpt}
+    (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog), encoding="utf-8")
+
+
+def test_rows_are_drawn_by_chances_of_their_own(studio: Path) -> None:
+    """The same question six times gets more than one answer, and gets the same ones again."""
+    turns = [{"role": "user", "content": "Say 1"}, {"role": "assistant", "content": "1"}]
+    add_chats(studio, "again", [{"messages": turns}] * 6)
+    said = []
+    for name in ("drawn", "drawn again"):
+        run, _ = measured(config_of(dataset="again", versions="base", do_sample="True"), name)
+        said.append([row["predict"] for row in answers_in(run, "base")])
+    assert len(set(said[0])) > 1 and said[0] == said[1]
+
+
 def test_rewards_score_the_answers(studio: Path) -> None:
     """Each answer's reward is what its parts come to, and a row without an answer is asked too."""
     rows = [{"messages": [{"role": "user", "content": f"Say {n}"}]} for n in range(3)]
     rows.append({"messages": [*rows[0]["messages"], {"role": "assistant", "content": "0"}], "level": "."})
-    (studio / "data" / "asked.json").write_text(json.dumps(rows), encoding="utf-8")
-    catalog = json.loads((studio / "data" / "dataset_info.json").read_text(encoding="utf-8"))
-    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-    sharegpt = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
-    catalog["asked"] = {"file_name": "asked.json", **sharegpt}
-    (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog), encoding="utf-8")
+    add_chats(studio, "asked", rows)
     wanted = [
         {"length": {"most": 0, "slack": 24}},
         {"equals_label": {"weight": 2.0}},

@@ -20,7 +20,20 @@ from tuner.jobs import submit
 from tuner.runs.run import Run
 from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
-from tuner.ui import answers, chart_table, charts, compare, draft, form, run_view, sweep, tables, theme, words
+from tuner.ui import (
+    answers,
+    chart_table,
+    charts,
+    compare,
+    draft,
+    form,
+    run_card,
+    run_view,
+    sweep,
+    tables,
+    theme,
+    words,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,6 +286,36 @@ def test_a_score_is_held_against_scores_of_the_same_questions_only() -> None:
     assert told[0]["c"] == words.NONE and told[0]["b"] == "90.0%"
 
 
+def test_the_history_has_a_reward_where_a_run_has_one() -> None:
+    rows = [
+        RunRow(id=i, name=i, state="finished", metrics={name: 0.5})
+        for i, name in (("a", "loss"), ("b", "reward"))
+    ]
+    assert "Reward" not in [column.name for column in tables.history_columns(rows[:1], {})]
+    assert "Reward" in [column.name for column in tables.history_columns(rows, {})]
+    cells = tables.history(rows, {})
+    assert (cells["a"]["Reward"], cells["b"]["Reward"]) == (words.NONE, "0.5")
+
+
+def test_only_what_measures_the_same_is_called_better_or_worse() -> None:
+    def row(run_id: str, stage: str, **params: str) -> RunRow:
+        return RunRow(id=run_id, name=run_id, state="finished", params={"stage": stage, **params})
+
+    rows = [row("a", "sft"), row("b", "sft"), row("c", "dpo"), row("d", "grpo", reward_funcs="x")]
+    rows += [row("e", "rloo", reward_funcs="x"), row("f", "rloo", reward_funcs="y")]
+    assert compare.judged("loss", rows, "a") == compare.judged("eval_loss", rows, "a") == {"a", "b"}
+    assert compare.judged("loss", rows, "d") == {"d"}  # about zero, however well it learns
+    assert compare.judged("reward", rows, "d") == {"d", "e"}
+    assert (
+        compare.judged("rewards/contains/std", rows, "d") == compare.judged("reward_std", rows, "d") == {"d"}
+    )
+    assert len(compare.judged("grad_norm", rows, "a")) == len(rows)
+    curves = {"loss": {i: (np.arange(1), np.array([v])) for i, v in (("a", 0.5), ("b", 0.4), ("c", 0.3))}}
+    judged = {"loss": compare.judged("loss", rows, "a")}
+    told = tables.outcomes(curves, {i: i for i in "abc"}, "a", judged=judged)[0]
+    assert "better by 0.1" in told["b"] and told["c"] == "0.3"
+
+
 def test_exact_match_is_not_called_a_score() -> None:
     def shown(measured: dict[str, object]) -> list[str]:
         charts = chart_table.charts_of("dpo", measured)
@@ -397,3 +440,12 @@ def test_the_theme_file_and_the_charts_have_the_same_colours() -> None:
     assert file["server"]["enableStaticServing"]  # which serves static/ as app/static/
     assert all((ROOT / f["url"].removeprefix("app/")).is_file() for f in file["theme"]["fontFaces"])
     assert len(str(file["theme"])) < 8000  # it goes to every browser with each redraw of each piece
+
+
+def test_a_run_that_writes_answers_is_counted_in_answers() -> None:
+    def read_as(stage: str) -> tuple[str, int]:
+        config = Config(stage=stage, cutoff_len=100, max_new_tokens=10, num_generations=4)
+        return run_card.read_as(config)
+
+    assert read_as("sft") == ("Examples", 100)
+    assert read_as("grpo") == ("Answers", 140) and read_as("ppo") == ("Answers", 110)

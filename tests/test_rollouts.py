@@ -70,9 +70,11 @@ def test_each_part_of_the_reward_has_a_line() -> None:
         "rewards/contains/mean",
         "rewards/chosen",
     ]
+    one = (np.arange(1), np.ones(1))
     for stage in REWARDED:
         chart = next(one for one in charts_of(stage, measured) if one.key == "reward-parts")
         assert [line.label for line in chart.lines] == ["contains", "length"]
+        assert chart_table.latest(chart, dict.fromkeys((line.metric for line in chart.lines), one)) == ""
         assert charts_of(stage)[0] is reward_charts.REWARD and HELD_REWARD in charts_of(stage, ["score"])
     assert all(one.key != "reward-parts" for one in charts_of("dpo", measured))
     assert KINDS["ppo"].charts.count("signal") == 0

@@ -211,7 +211,7 @@ class _Measured:
 
     def _answer(self, kept: Predictions, asked: Sequence[Question]) -> None:
         missing, tokenizer = kept.missing, self.tokenizer
-        wishes = _wishes(self.plain, stop_ids(self._template(), load_tokenizer(self.source.folder)))
+        wish = _wishes(self.plain, stop_ids(self._template(), load_tokenizer(self.source.folder)))
 
         def told(number: int, answer: Answer) -> None:
             kept.add(missing[number], answer.text.strip())
@@ -224,7 +224,7 @@ class _Measured:
             self.model,
             lambda ids, skip: str(tokenizer.decode(ids, skip_special_tokens=skip)),
             [asked[number].ids for number in missing],
-            wishes,
+            [seeded(wish, number) for number in missing],
             told,
             tokenizer.pad_token_id or 0,
             self.config.per_device_eval_batch_size,
@@ -252,6 +252,11 @@ def _wishes(plain: Config, stops: Sequence[int]) -> Sampling:
         stop_ids=tuple(stops),
         skip_special=plain.skip_special_tokens,
     )
+
+
+def seeded(wish: Sampling, number: int) -> Sampling:
+    """The wish for one row, with a seed of its own: of one seed for all, every row would draw the same turns of phrase."""
+    return replace(wish, seed=(wish.seed or 0) + number)
 
 
 def _scores(asked: Sequence[Question], said: Sequence[str]) -> dict[str, float]:

@@ -145,9 +145,10 @@ def tail(run: Run) -> Tail:
 
 
 def spark(run: Run, points: int = 32) -> tuple[float, ...]:
-    """The loss in a few numbers, for lists: the mean of each stretch, finite only."""
+    """The reward of a run that learns from one, whose loss stays about zero, else the loss; in a few numbers, for lists:
+    the mean of each stretch, finite only."""
     found = tail(run)
-    for name in ("loss", "train_loss", "eval_loss"):
+    for name in ("reward", "loss", "train_loss", "eval_loss"):
         values = (found.curve(name) or Curve()).means()[1]
         values = values[np.isfinite(values)]
         if len(values) > 1:

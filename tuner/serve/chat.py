@@ -82,7 +82,8 @@ def _grammar(
 ) -> Grammar | None:
     stops = loaded.voice(choice).stops
     if called:
-        return grammars.of_calls(called, asked.parallel_tool_calls, loaded.tokenizer, stops)
+        several = asked.parallel_tool_calls and asked.tool_choice == "required"
+        return grammars.of_calls(called, several, loaded.tokenizer, stops)
     return grammars.of(asked.response_format, loaded.tokenizer, stops)
 
 

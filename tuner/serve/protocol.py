@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from tuner.serve.errors import ApiError
 
@@ -39,6 +39,12 @@ class Asked(BaseModel):
     functions: list[Any] | None = None
     audio: Any = None
     modalities: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls(cls, sent: Any) -> Any:
+        """A field that is null is one that was not sent: OpenAI lets most be null, and many clients send all of them."""
+        return {n: v for n, v in sent.items() if v is not None} if isinstance(sent, dict) else sent
 
     @property
     def stops(self) -> tuple[str, ...]:

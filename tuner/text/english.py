@@ -106,7 +106,7 @@ MESSAGES: dict[str, str] = {
     "{planned_recompute} as planned: less memory was free than before launch.",
     "computed_by.packed": "Packed",
     "computed_by.trl": "TRL",
-    "computed_by.padded": "padded sequences",
+    "computed_by.padded": "Padded",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",
     "engine.begun": "the run began with it, and goes on as it began.",

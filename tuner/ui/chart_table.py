@@ -233,7 +233,9 @@ def _has_points(chart: Chart, measured: Measured) -> bool:
 
 
 def latest(chart: Chart, measured: Measured) -> str:
-    """The newest value of a chart's main line, with its unit."""
+    """The newest value of a chart's main line, with its unit; of several rewards none is the main one."""
+    if chart.key == reward_charts.PARTS.key and len(chart.lines) > 1:
+        return ""
     for line in chart.lines:
         if line.metric in measured and len(measured[line.metric][1]):
             value = float(measured[line.metric][1][-1]) * chart.scale

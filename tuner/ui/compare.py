@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from tuner.config.kinds import KINDS
 from tuner.runs.curve import Series
 from tuner.tracking.rows import Brief, RunRow
 from tuner.tracking.runs import get_row, newest
@@ -24,15 +25,9 @@ FIRST_METRICS = (
     "accuracy",
 )
 
-_QUESTIONS = (
-    "probe",
-    "dataset_dir",
-    "probe_samples",
-    "stage",
-    "reward_funcs",
-    "reward_weights",
-    "reward_model",
-)
+_SCORERS = ("reward_funcs", "reward_weights", "reward_model")
+"""What decides how answers were scored."""
+_QUESTIONS = ("probe", "dataset_dir", "probe_samples", "stage", *_SCORERS)
 """What decides which questions a run was asked, and how its answers were scored."""
 OFFERED = 200
 """The runs made last that the field offers; any other one is named in the address."""
@@ -124,3 +119,21 @@ def asked_alike(
     first = baseline if baseline in curves else next(iter(curves))
     kept = {run_id: curve for run_id, curve in curves.items() if asked[run_id] == asked[first]}
     return kept, [run_id for run_id in curves if run_id not in kept]
+
+
+def judged(metric: str, rows: Sequence[RunRow], baseline: str) -> set[str]:
+    """The ids of runs whose figure can be called better or worse than the baseline's. A loss of another stage is another
+    thing, that of a run which learns from rewards is about zero however well it learns, and a reward is one of its rules."""
+    first = next(_measured(metric, row) for row in rows if row.id == baseline)
+    return {row.id for row in rows if _measured(metric, row) == first}
+
+
+def _measured(metric: str, row: RunRow) -> tuple[str, ...]:
+    """What a metric's figure is one of, for this run; a spread or a length is neither better nor worse than any."""
+    if metric.endswith(("reward_std", "/std", "length")):
+        return (row.id,)
+    if "loss" in metric:
+        stage = row.params.get("stage", "")
+        kind = KINDS.get(stage)
+        return (stage, row.id if kind and kind.rewarded else "")
+    return tuple(row.params.get(name, "") for name in _SCORERS) if metric.startswith("reward") else ()

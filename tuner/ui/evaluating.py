@@ -107,6 +107,9 @@ def _datasets(column: Any) -> list[str]:
     return told
 
 
+_REWARDS = 'json_valid, or [{"contains": {"text": "thanks"}}]'
+
+
 def _more() -> dict[str, Any]:
     with st.grid(3, min_column_width=200, gap="small") as grid:
         longest = grid.number_input(
@@ -123,12 +126,6 @@ def _more() -> dict[str, Any]:
             placeholder="arc_easy, my_task.yaml",
             help=KNOBS["tasks"].tooltip,
         )
-        rewards = grid.text_input(
-            "Rewards",
-            key="evaluate-rewards",
-            placeholder='json_valid, or [{"contains": {"text": "thanks"}}]',
-            help=KNOBS["reward_funcs"].tooltip,
-        )
         judge = grid.text_input(
             "Judge's address",
             key="evaluate-judge",
@@ -136,6 +133,10 @@ def _more() -> dict[str, Any]:
             help=KNOBS["judge_url"].tooltip,
         )
         judging = grid.text_input("Judge's model", key="evaluate-judging", help=KNOBS["judge_model"].tooltip)
+    rewards = st.text_input(  # a row of its own: parameters are long
+        "Rewards", key="evaluate-rewards", placeholder=_REWARDS, help=KNOBS["reward_funcs"].tooltip
+    )
+    st.caption("Names with commas between, or with their parameters, as the command of a New run shows them.")
     sampled = {"do_sample": True, "temperature": temperature} if temperature else {}
     return sampled | {
         "max_new_tokens": longest, "template": template, "tasks": tasks, "judge_url": judge, "judge_model": judging,

@@ -57,6 +57,8 @@ _SHARES = {"exact": 1, "score/correct": 100, "score/preferred": 100}
 """What makes a share of a metric a percentage."""
 _LOW = frozenset({"perplexity"})
 """Metrics that are better when they are lower."""
+_NEITHER = ("answers_per_second", "reward_std")
+"""Metrics that are neither better nor worse."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def figures(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def held(value: float | None, origin: float | None, metric: str) -> str:
     """A figure, and how far it is from another; the triangle points to better or worse."""
-    if value is None or origin is None or value == origin or metric == "answers_per_second":
+    if value is None or origin is None or value == origin or metric in _NEITHER:
         return figure(value, metric)
     mark = "▲ better by" if (value < origin) == (metric in _LOW) else "▼ worse by"
     return f"{figure(value, metric)}   {mark} {figure(abs(value - origin), metric)}"
@@ -128,11 +130,13 @@ def figure(value: float | None, metric: str) -> str:
 
 
 def briefly(measured: Sequence[Measured]) -> str:
-    """The newest evaluation in a few words: its first metric, what the base had there, the data set."""
+    """The newest evaluation in a few words: its reward if one was asked for, else its first metric; what the base had
+    there, and the data set."""
     if not measured:
         return ""
     newest = measured[0]
-    name = next((name for name in _TITLES if name in newest.metrics), next(iter(newest.metrics), ""))
+    known = (name for name in ("reward", *_TITLES) if name in newest.metrics)
+    name = next(known, next(iter(newest.metrics), ""))
     base = f" (base {figure(newest.base[name], name)})" if name in newest.base else ""
     return f"{title(name)} {figure(newest.metrics.get(name), name)}{base} on {newest.dataset}"
 

@@ -26,6 +26,7 @@ SORTS = {
     "Newest first": ("created", True),
     "Oldest first": ("created", False),
     "Lowest loss": ("metrics.loss", False),
+    "Highest reward": ("metrics.reward", True),
     "Longest": ("duration", True),
     "Name": ("name", False),
 }

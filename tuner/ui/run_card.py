@@ -14,6 +14,7 @@ from tuner.config.knobs import Problem
 from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.plan import Plan
+from tuner.plan.schedule import Schedule
 from tuner.plan.shape import Memory
 from tuner.rewards.registry import refused_by_pages
 from tuner.runs.run import fresh_name
@@ -86,19 +87,30 @@ def _figures(config: Config) -> None:
             f"≈ {count(plan.steps)}" if plan.roughly and plan.steps else count(plan.steps),
             help="How often the weights move: examples times epochs, over examples a step.",
         )
+        what, each = read_as(config)
         right.metric(
-            "Examples a step",
+            f"{what} a step",
             count(plan.examples_per_step),
             help="Batch size times accumulation times devices. 8 to 64 is usual.",
         )
-        left.metric("Examples", count(plan.rows), help="Rows of the data sets before any is dropped.")
-        tokens = plan.rows * config.cutoff_len if plan.rows else None
+        rows = "Prompts" if config.kind.rewarded else what
+        left.metric(rows, count(plan.rows), help="Rows of the data sets before any is dropped.")
+        tokens = plan.rows * each if plan.rows else None
         right.metric(
             "Tokens an epoch",
             f"≤ {_short(tokens)}" if tokens else NONE,
-            help="At most: every example as long as the cutoff. The data report has the real count.",
+            help="At most: every example as long as the cutoff, and every answer that is written as long as it may be. "
+            "The data report has the real count of the examples.",
         )
         _needs(plan)
+
+
+def read_as(config: Config) -> tuple[str, int]:
+    """What a batch counts, and the most tokens that a row comes to."""
+    if not config.kind.rewarded:
+        return "Examples", config.cutoff_len
+    answers = Schedule.of(config, 1).answers
+    return "Answers", config.cutoff_len + answers * config.max_new_tokens
 
 
 def _needs(plan: Plan) -> None:

@@ -157,7 +157,7 @@ def _try(act: Callable[[], object]) -> None:
 
 
 def lately(most: int = 6) -> None:
-    """The runs that ended last, a card each, with the loss in small."""
+    """The runs that ended last, a card each, with the loss or the reward in small."""
     rows = first_runs(most, RunFilter(states=tuple(ENDED)))
     if not rows:
         return
@@ -170,7 +170,7 @@ def lately(most: int = 6) -> None:
 
 
 def outcome(row: RunRow) -> None:
-    """A run that ended: its loss as a curve, its outcome in words."""
+    """A run that ended: its loss or its reward as a curve, its outcome in words."""
     seen = look(row.state)
     with theme.card(f"ended-{row.id}", gap="xsmall", height="stretch"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -179,8 +179,9 @@ def outcome(row: RunRow) -> None:
         st.caption(_told(row))
         if row.spark:
             sparkline.draw(row.spark, row.id)
-            last = row.metrics.get("loss", row.spark[-1])
-            st.markdown(f":gray[Loss] **{number(row.spark[0])}** :gray[to] **{number(last)}**")
+            name = "Reward" if "reward" in row.metrics else "Loss"
+            last = row.metrics.get(name.lower(), row.spark[-1])
+            st.markdown(f":gray[{name}] **{number(row.spark[0])}** :gray[to] **{number(last)}**")
         if row.reason and row.state != "finished":
             st.caption(safe(row.reason))
 

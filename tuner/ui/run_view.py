@@ -109,7 +109,9 @@ def _figures(run: Run, status: Status) -> None:
     }
     if peak := status.memory_peak:
         figures["Peak memory"] = size(peak)
-    if status.state in ENDED:  # what has no figure by now will never have one
+    if status.state in ENDED or not trains(
+        str(run.values().get("stage"))
+    ):  # what has no figure by now will never have one
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -35,7 +35,8 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
         row.id: {
             "Name": row.name,
             "State": f"{_MARKS.get(row.state, '')} {look(row.state).word}".strip(),
-            "Loss": list(row.spark),
+            "Curve": list(row.spark),
+            "Reward": number(row.metrics.get("reward")),
             "Last loss": number(row.metrics.get("loss")),
             "Scored": scored.get(row.id, NONE),
             "Stage": row.stage,
@@ -55,7 +56,7 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
 HISTORY = (
     Column("Name", "link"),
     Column("State"),
-    Column("Loss", "spark"),
+    Column("Curve", "spark"),
     Column("Last loss", "figure"),
     Column("Stage"),
     Column("Model"),
@@ -70,8 +71,11 @@ HISTORY = (
 
 
 def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[Column, ...]:
-    """Those of `HISTORY`; what evaluations found, where one did; and who launched each run, where people log in."""
+    """Those of `HISTORY`; the reward, where a run has one; what evaluations found, where one did; and who launched each
+    run, where people log in."""
     found = list(HISTORY)
+    if any("reward" in row.metrics for row in rows):
+        found.insert([column.name for column in found].index("Last loss"), Column("Reward", "figure"))
     if any(row.facts.get(BY) for row in rows):
         found.insert([column.name for column in found].index("Tags"), Column("By"))
     if scored:
@@ -90,11 +94,12 @@ def outcomes(
     names: Mapping[str, str],
     baseline: str,
     charts: Mapping[str, Chart] = MappingProxyType({}),
+    judged: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Table:
     """Last and best of each metric, a column a run, each held against the baseline's.
 
     `histories` goes metric -> run id -> (steps, values); `names` run id -> name; `charts` are those of metrics that are
-    not shown as usual.
+    not shown as usual; `judged` the ids that are held against the baseline, for metrics where not all can be.
     """
     table = []
     for metric, runs in histories.items():
@@ -106,7 +111,7 @@ def outcomes(
             for run_id, name in names.items():
                 head = f"{name} (baseline)" if run_id == baseline else name
                 own = ends.get(run_id)
-                origin = ends.get(baseline) if run_id != baseline else None
+                origin = ends.get(baseline) if run_id in judged.get(metric, names) else None
                 row[head] = _held(own and own[place], origin and origin[place], low, chart)
             table.append(row)
     return table
