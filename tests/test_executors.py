@@ -425,6 +425,49 @@ def test_a_cluster_that_does_not_answer_keeps_the_order_and_says_so(
     assert starts(first)[0][2] < starts(second)[0][2]
 
 
+def test_a_run_that_is_sent_to_this_machine_instead_is_watched_as_one_of_it(
+    launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same supervisor that had brought it to a cluster which does not answer."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.short_worker")
+    settle_on(launching_home, "http://127.0.0.1:9")
+    run, looking = new_run(steps=3000), supervisor.Supervisor()
+    submit.place(run)
+    until(lambda: looking.tick() and launch.elsewhere(run))
+    (launching_home / "settings.yaml").unlink()
+    until(lambda: looking.tick() and run.status().step)
+    watch, found = looking.watches[run.id], launch.record(run)
+    assert type(watch) is Watch and watch.process is not None and found is not None and found.slots
+    control.stop(run, now=True)
+    until(lambda: not looking.tick() or run.id not in looking.watches)
+    assert run.status().state == "stopped" and watch.process.returncode is not None
+
+
+def test_a_run_that_began_is_not_ended_at_the_door_where_its_lock_is_not_seen(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk without locks between machines; other runs are watched before the door is looked at."""
+    monkeypatch.setattr(jobs_api, "CPUS", 0)
+    settle_on(launching_home, jobs.address)
+    run, executor = new_run(), Ray()
+    submit.place(run)
+    until(lambda: not list(executor.start_next([run.id], {run.id: run.status()})) and jobs.asked)
+    run.update(state="running")
+    (watch,) = executor.start_next([], {run.id: run.status()})
+    assert [watch.job] == list(jobs.asked)
+    time.sleep(2 * ray.LOOK)
+    assert not jobs.stopped
+
+
+def test_a_run_that_stays_here_starts_whatever_is_in_the_settings(launching_home: Path) -> None:
+    runs = {"a": Status(), "b": Status(stays=True)}
+    assert which.parted(["a", "b"], runs) == (["a", "b"], [])
+    settle_on(launching_home, "http://127.0.0.1:9")
+    assert which.parted(["a", "b"], runs) == (["b"], ["a"])
+    (launching_home / "settings.yaml").write_text("executor: slurm")
+    assert which.parted(["a", "b"], runs) == (["b"], None)
+
+
 def test_settings_that_cannot_be_read_start_nothing_and_are_named(launching_home: Path) -> None:
     for text, said in {
         "executor: slurm": "'local' or 'ray'",

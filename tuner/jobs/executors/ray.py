@@ -224,19 +224,27 @@ class Ray:
     def _leave(self, door: Door) -> Iterator[RayWatch]:
         """Another run is first now, or this one is not to start at all."""
         self._door = None
-        lock = locks.lock(door.run.lock_path)
-        if lock is None:  # too late: it begins
+        if self._too_late(door):
             yield self.watch(door.run)
             return
-        try:
-            found = launch.record(door.run)
-            if found and found.job == door.job and door.run.status().state == "queued":
-                launch.forget_record(door.run)
-        finally:
-            os.close(lock)
-        reports = self._cluster(settings())
+        reports = self._reports or self._cluster(settings())
         reports.stop(door.job)
         reports.forget(door.job)
+
+    def _too_late(self, door: Door) -> bool:
+        """Whether the run at the door begins at the cluster; else what was written down for that is taken back. Its lock
+        alone does not tell: settings.yaml may have sent it to this machine meanwhile, and not every disk shows a lock."""
+        lock = locks.lock(door.run.lock_path)
+        try:
+            found, state = launch.record(door.run), door.run.status().state
+            if found is None or found.job != door.job:
+                return False
+            if lock is not None and state == "queued":
+                launch.forget_record(door.run)
+            return lock is None or state in LIVE
+        finally:
+            if lock is not None:
+                os.close(lock)
 
     def _let_in(self, door: Door) -> bool:
         """Whether the run at the door has begun; else see to it that it can, and say what it waits for."""
