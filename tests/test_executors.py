@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -235,6 +236,17 @@ def test_a_terminal_shows_the_log_of_a_run_and_ends_with_it(place: str) -> None:
     assert done.returncode == 1 and "Segmentation fault, more or less" in done.stdout, done.stderr
     assert run.status().state in ("failed", "interrupted")  # the second where a supervisor here was quicker
     assert run.status().exit_code == 3 or place == "local"
+
+
+def test_a_terminal_ends_with_a_run_that_is_deleted(jobs: Jobs, launching_home: Path) -> None:
+    settle_on(launching_home, jobs.address)
+    queue.pause()
+    run = new_run()
+    terminal = subprocess.Popen([sys.executable, "-c", FOREGROUND, run.id], stderr=subprocess.PIPE, text=True)
+    until(lambda: run.id in queue.order().ids)
+    shutil.rmtree(run.folder)
+    _, said = terminal.communicate(timeout=30)
+    assert terminal.returncode == 1 and f"Run {run.id} was deleted." in said
 
 
 # --- on a cluster

@@ -69,9 +69,12 @@ def _follow(run: Run, gpus: Sequence[int] | None, say: Say) -> int:
     shown, told, look_again = 0, "", 0.0
     with _asking(run, say):
         while (status := run.status()).state not in ENDED:
+            if not run.exists:  # it would read as queued for ever
+                raise Refused(f"Run {run.id} was deleted.")
             if time.monotonic() >= look_again:
                 look_again = time.monotonic() + LOOK
-                ensure_supervisor(only_if_needed=True)
+                with suppress(OSError):  # the run itself goes on
+                    ensure_supervisor(only_if_needed=True)
                 why = next((row.why for row in queue.queue() if row.id == run.id and row.position), "")
                 if why and why != told:
                     say(why)
