@@ -16,10 +16,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jobs_api
@@ -38,12 +41,14 @@ from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError
 from tuner.config.settings import settings
 from tuner.jobs import control, launch, queue, reconcile, submit, supervisor
-from tuner.jobs.executors import ray, which
+from tuner.jobs.executors import node, ray, which
+from tuner.jobs.executors.cluster import AwayError, Cluster, Job
 from tuner.jobs.executors.ray import Ray
 from tuner.jobs.watch import Watch
 from tuner.runs import checkpoints, reasons
 from tuner.runs.run import Run, series
 from tuner.runs.status import ENDED, Status
+from tuner.text.message import render
 
 TOKEN = secrets.token_hex(16)
 
@@ -380,6 +385,7 @@ def test_who_was_put_on_hold_while_nobody_watched_is_taken_from_the_door(
     second = Ray()
     assert not list(second.start_next([], runs))
     until(lambda: job in jobs.stopped)
+    assert not (run.folder / "node.json").exists()
     assert launch.record(run) is None and run.status().state == "queued"
     until(lambda: not list(second.start_next([run.id], runs)) and len(jobs.asked) == 2)
 
@@ -422,6 +428,148 @@ def test_a_node_that_gives_no_sign_of_life_is_given_up(
     status = run.status()
     assert (status.state, status.reason_code) == ("interrupted", "node_lost")
     assert "no sign of life" in status.reason
+
+
+def test_passwords_left_for_a_start_go_with_it(jobs: Jobs, launching_home: Path) -> None:
+    settle_on(launching_home, jobs.address)
+    run = new_run()
+    submit.place(run)
+    list(Ray().start_next([run.id], {run.id: run.status()}))
+    assert (run.folder / "node.json").stat().st_mode & 0o777 == 0o600
+    control.stop(run)
+    assert not (run.folder / "node.json").exists()
+
+
+def at_work(jobs: Jobs, job: str) -> Run:
+    """A run that is at work on a node, as far as its folder says."""
+    run = new_run()
+    submit.place(run)
+    run.update(state="running")
+    launch.write_record(run, launch.Launch(time.time(), "", 1, pid=1, job=job))
+    return run
+
+
+def test_a_run_that_went_on_is_not_given_up_for_its_earlier_heartbeat(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "SILENT", 0.2)
+    run = at_work(jobs, "second")
+    run.put(node.FILE, "first 1")
+    watch = Ray().watch(run)
+    assert not watch.dead()
+    time.sleep(0.4)
+    assert not watch.dead()
+    run.put(node.FILE, "second 1")
+    assert not watch.dead()
+    time.sleep(0.4)
+    assert watch.dead()
+
+
+def test_a_cluster_that_knows_nothing_of_a_job_does_not_end_a_run_whose_node_lives(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another one does, once settings.yaml names it and a new supervisor looks."""
+    monkeypatch.setattr(ray, "SETTLES", 0.0)
+    monkeypatch.setattr(ray, "UNKNOWN", 0.5)
+    settle_on(launching_home, jobs.address)
+    run = at_work(jobs, "elsewhere")
+    watch = Ray().watch(run)
+    assert isinstance(watch, ray.RayWatch) and watch.reports is not None
+    beats = 0
+    while beats < 3 or watch.reports.of("elsewhere") is None:
+        run.put(node.FILE, f"elsewhere {(beats := beats + 1)}")
+        assert not watch.dead()
+        time.sleep(0.1)
+    until(watch.dead, 5)
+    assert render(watch.lost) == "the cluster's job has vanished."
+
+
+def test_a_disk_that_does_not_answer_does_not_end_a_worker(launching_home: Path) -> None:
+    run = new_run()
+    launch.write_record(run, launch.Launch(time.time(), "", 1, job="a"))
+    assert node._wanted(run, "a") and not node._wanted(run, "b")
+    file = run.folder / "launch.json"
+    file.unlink()
+    assert not node._wanted(run, "a")
+    file.symlink_to(file)  # an error other than "not there", also to root
+    assert node._wanted(run, "a")
+
+
+def test_what_a_job_printed_last_is_why_it_failed() -> None:
+    first = "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):"
+    assert (
+        ray._line(f"{first}\nwarning: a\nn2 has no /x; share it, see docs.\n")
+        == "n2 has no /x; share it, see docs"
+    )
+    assert ray._line("Job supervisor actor died.\nTraceback ...") == "Job supervisor actor died"
+
+
+@contextmanager
+def answering(get: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server that answers every question in one way; its address."""
+
+    class Answers(BaseHTTPRequestHandler):
+        do_GET = do_POST = get
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def say(asked: BaseHTTPRequestHandler, status: int, text: str = "{}", **headers: str) -> None:
+    asked.send_response(status)
+    for name, value in {"Content-Length": str(len(text)), **headers}.items():
+        asked.send_header(name, value)
+    asked.end_headers()
+    asked.wfile.write(text.encode())
+
+
+def test_an_answer_that_leads_elsewhere_takes_no_token_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    heard: list[str | None] = []
+
+    def listens(asked: BaseHTTPRequestHandler) -> None:
+        heard.append(asked.headers["Authorization"])
+        say(asked, 200)
+
+    with answering(listens) as other, answering(lambda asked: say(asked, 302, Location=other)) as address:
+        Cluster(other).job("a")
+        assert heard == [f"Bearer {TOKEN}"]
+        for ask in (
+            lambda: Cluster(address).job("a"),
+            lambda: Cluster(address).submit("a", "true", 1, 0, {}),
+        ):
+            with pytest.raises(AwayError, match="status 302"):
+                ask()
+    assert len(heard) == 1
+
+
+def test_a_token_that_cannot_be_sent_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "first-half\nsecond-half")
+    with pytest.raises(AwayError) as raised:
+        Cluster("http://127.0.0.1:9").job("a")
+    assert "first-half" not in str(raised.value) and "second-half" not in str(raised.value)
+
+
+def test_a_job_that_cannot_be_stopped_keeps_no_news_of_the_others_away() -> None:
+    def answers(asked: BaseHTTPRequestHandler) -> None:
+        stops = asked.path.endswith("/stop")
+        say(
+            asked,
+            400 if stops else 200,
+            "Can only stop submission type jobs" if stops else '{"status": "RUNNING"}',
+        )
+
+    with answering(answers) as address:
+        reports = ray.Reports(Cluster(address))
+        reports.stop("a")
+        until(lambda: reports.trouble, 5)
+        assert reports.of("b") is None
+        until(lambda: reports.of("b") == Job("RUNNING"), 5)
 
 
 def test_a_cluster_that_does_not_answer_keeps_the_order_and_says_so(
