@@ -40,7 +40,7 @@ from tuner.config.config import check
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError
 from tuner.config.settings import settings
-from tuner.jobs import control, launch, queue, reconcile, submit, supervisor
+from tuner.jobs import control, foreground, launch, queue, reconcile, serving, slots, submit, supervisor
 from tuner.jobs.executors import node, ray, which
 from tuner.jobs.executors.cluster import AwayError, Cluster, Job
 from tuner.jobs.executors.ray import Ray
@@ -610,6 +610,45 @@ def test_a_run_that_began_is_not_ended_at_the_door_where_its_lock_is_not_seen(
     assert [watch.job] == list(jobs.asked)
     time.sleep(2 * ray.LOOK)
     assert not jobs.stopped
+
+
+def test_a_run_at_the_door_of_a_cluster_that_is_changed_is_not_started_by_both(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_api, "CPUS", 0)
+    settle_on(launching_home, jobs.address)
+    run, executor, other = new_run(), Ray(), Jobs()
+    try:
+        submit.place(run)
+        runs = {run.id: run.status()}
+        until(lambda: not list(executor.start_next([run.id], runs)) and jobs.asked)
+        settle_on(launching_home, other.address)
+        until(lambda: not list(executor.start_next([run.id], runs)) and other.asked)
+        until(lambda: jobs.stopped)
+        found = launch.record(run)
+        assert found is not None and [found.job] == list(other.asked) and found.job not in jobs.asked
+    finally:
+        other.close()
+
+
+def test_what_is_served_here_makes_no_room_for_runs_of_a_cluster(launching_home: Path) -> None:
+    serves, waits = new_run(), new_run()
+    for run in (serves, waits):
+        submit.place(run)
+    held = slots.take(serves.id, ["cpu"], 1)
+    try:
+        launch.write_record(serves, launch.Launch(time.time(), "", 1, ("cpu",)))
+        serves.update(state="running", stays=True)
+        assert serving.claimant(serves, idle=False) == waits
+        settle_on(launching_home, "http://127.0.0.1:9")
+        assert serving.claimant(serves, idle=False) is None
+        serves.update(state="queued")
+        queue.move(serves.id, 2)
+        assert foreground._ahead(serves, ["cpu"]) == []
+        (launching_home / "settings.yaml").unlink()
+        assert foreground._ahead(serves, ["cpu"]) == [waits.id]
+    finally:
+        slots.release(held or {})
 
 
 def test_a_run_that_stays_here_starts_whatever_is_in_the_settings(launching_home: Path) -> None:

@@ -19,6 +19,7 @@ from tuner import hardware
 from tuner.config.settings import settings
 from tuner.jobs import control, launch, queue, slots, watch
 from tuner.jobs.control import Refused
+from tuner.jobs.executors import which
 from tuner.jobs.submit import place, stays, write_needs
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
@@ -190,5 +191,5 @@ def _ahead(run: Run, choice: Sequence[str]) -> list[str]:
     if now.paused or run.id not in ids:
         return []
     present = [g.index for g in hardware.gpus()]
-    before = ids[: ids.index(run.id)]
+    before = which.for_slots(ids[: ids.index(run.id)], runs)
     return [i for i in before if set(slots.slots_of(runs[i], present)[0]) & set(choice)]

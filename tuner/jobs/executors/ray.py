@@ -259,8 +259,14 @@ class Ray:
 
     def _let_in(self, door: Door) -> bool:
         """Whether the run at the door has begun; else see to it that it can, and say what it waits for."""
-        known = settings()
+        known, before = settings(), self._reports
         reports = self._cluster(known)
+        if (
+            before is not None and before is not reports
+        ):  # by another name: the first cluster may have begun with it
+            before.stop(door.job)
+            self._door = self._come(door.run, door.status)
+            return False
         door.send(reports.cluster, known)
         said = reports.of(door.job) if door.sent else None
         if said is None or said.state == "PENDING":

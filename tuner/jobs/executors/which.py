@@ -37,6 +37,12 @@ def parted(ids: Sequence[str], runs: Mapping[str, Status]) -> tuple[list[str], l
     return stay, None
 
 
+def for_slots(ids: Sequence[str], runs: Mapping[str, Status]) -> list[str]:
+    """The queued runs that want slots of this machine, in order; all where settings.yaml, damaged, does not tell."""
+    here, there = parted(ids, runs)
+    return list(ids) if there is None else here
+
+
 def waits_for(run: Run, status: Status) -> str | None:
     """What a run that is first in the queue waits for, as a sentence; None where that is a slot of this machine."""
     try:
