@@ -665,6 +665,7 @@ def test_settings_that_cannot_be_read_start_nothing_and_are_named(launching_home
         "executor: slurm": "'local' or 'ray'",
         "ray_adress: http://x": "ray_adress is none of executor",
         "ray_address: http://me:pass@x:1": "without a path or a password",
+        "ray_python: ''": "ray_python: string should have at least 1 character",
         "- a": "it holds no names with values",
         "executor: [": "mend the file",
     }.items():

@@ -124,7 +124,7 @@ def _take_variables(run: Run) -> None:
     file = run.folder / HANDED_ON
     with suppress(OSError, ValueError):
         os.environ |= {**json.loads(file.read_text(encoding="utf-8")), "TUNER_HOME": str(paths.home())}
-    file.unlink(missing_ok=True)
+    take_away(run)
 
 
 def _gpus(run: Run) -> str:
