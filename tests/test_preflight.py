@@ -105,6 +105,19 @@ def test_bfloat16_is_taken_on_any_processor_with_a_word_on_its_time(
     assert preflight.notes(config(**{knob: True})) == []
 
 
+def test_what_is_slow_where_a_run_lives_is_said_there(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx2"}))
+    file = studio / "settings.yaml"
+    file.write_text("executor: ray")
+    try:
+        assert preflight.notes(config(bf16=True)) == []
+        assert "times as long" in " ".join(preflight.notes(config(bf16=True), at_work=True))
+    finally:
+        file.unlink()
+
+
 @pytest.mark.parametrize("knob", ["bf16", "pure_bf16"])
 def test_bfloat16_is_refused_on_a_gpu_that_has_none(monkeypatch: pytest.MonkeyPatch, knob: str) -> None:
     monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu(0, "Tesla T4", 16 << 30, 0, (7, 5)),))

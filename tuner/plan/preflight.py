@@ -374,10 +374,11 @@ def _files(config: Config) -> Iterator[Problem]:
         yield Problem("deepspeed", said, {"deepspeed": None})
 
 
-def notes(config: Config) -> list[str]:
-    """What does not stop the run and is not what everybody expects, each in one sentence."""
+def notes(config: Config, at_work: bool = False) -> list[str]:
+    """What does not stop the run and is not what everybody expects, each in one sentence. Of one that is `at_work` this
+    machine is the one that it lives on."""
     return [
-        *_slow_bf16(config),
+        *(_slow_bf16(config) if at_work or not _elsewhere() else ()),
         *_one_of_several(config),
         *_keeps_the_last(config),
         *unheeded(config),
@@ -385,7 +386,7 @@ def notes(config: Config) -> list[str]:
 
 
 def _slow_bf16(config: Config) -> Iterator[str]:
-    on_cpu = (config.use_cpu or not hardware.gpus()) and not _elsewhere()
+    on_cpu = config.use_cpu or not hardware.gpus()
     if (config.bf16 or config.pure_bf16) and on_cpu and not hardware.cpu_bf16():
         yield (
             "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
