@@ -440,6 +440,19 @@ def test_passwords_left_for_a_start_go_with_it(jobs: Jobs, launching_home: Path)
     assert not (run.folder / "node.json").exists()
 
 
+def test_a_run_that_is_deleted_is_taken_from_the_door(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_api, "CPUS", 0)
+    settle_on(launching_home, jobs.address)
+    run, executor = new_run(), Ray()
+    submit.place(run)
+    until(lambda: not list(executor.start_next([run.id], {run.id: run.status()})) and jobs.asked)
+    shutil.rmtree(run.folder)
+    assert not list(executor.start_next([], {}))
+    until(lambda: list(jobs.stopped) == list(jobs.asked), 10)
+
+
 def at_work(jobs: Jobs, job: str) -> Run:
     """A run that is at work on a node, as far as its folder says."""
     run = new_run()

@@ -244,6 +244,8 @@ class Ray:
     def _too_late(self, door: Door) -> bool:
         """Whether the run at the door begins at the cluster; else what was written down for that is taken back. Its lock
         alone does not tell: settings.yaml may have sent it to this machine meanwhile, and not every disk shows a lock."""
+        if not door.run.folder.is_dir():  # deleted
+            return False
         lock = locks.lock(door.run.lock_path)
         try:
             found, state = launch.record(door.run), door.run.status().state
