@@ -11,14 +11,18 @@ import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jobs_api
@@ -36,13 +40,15 @@ from tuner.config.config import check
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError
 from tuner.config.settings import settings
-from tuner.jobs import control, launch, queue, reconcile, submit, supervisor
-from tuner.jobs.executors import ray, which
+from tuner.jobs import control, foreground, launch, queue, reconcile, serving, slots, submit, supervisor
+from tuner.jobs.executors import node, ray, which
+from tuner.jobs.executors.cluster import AwayError, Cluster, Job
 from tuner.jobs.executors.ray import Ray
 from tuner.jobs.watch import Watch
 from tuner.runs import checkpoints, reasons
 from tuner.runs.run import Run, series
 from tuner.runs.status import ENDED, Status
+from tuner.text.message import render
 
 TOKEN = secrets.token_hex(16)
 
@@ -237,6 +243,17 @@ def test_a_terminal_shows_the_log_of_a_run_and_ends_with_it(place: str) -> None:
     assert run.status().exit_code == 3 or place == "local"
 
 
+def test_a_terminal_ends_with_a_run_that_is_deleted(jobs: Jobs, launching_home: Path) -> None:
+    settle_on(launching_home, jobs.address)
+    queue.pause()
+    run = new_run()
+    terminal = subprocess.Popen([sys.executable, "-c", FOREGROUND, run.id], stderr=subprocess.PIPE, text=True)
+    until(lambda: run.id in queue.order().ids)
+    shutil.rmtree(run.folder)
+    _, said = terminal.communicate(timeout=30)
+    assert terminal.returncode == 1 and f"Run {run.id} was deleted." in said
+
+
 # --- on a cluster
 
 
@@ -368,6 +385,7 @@ def test_who_was_put_on_hold_while_nobody_watched_is_taken_from_the_door(
     second = Ray()
     assert not list(second.start_next([], runs))
     until(lambda: job in jobs.stopped)
+    assert not (run.folder / "node.json").exists()
     assert launch.record(run) is None and run.status().state == "queued"
     until(lambda: not list(second.start_next([run.id], runs)) and len(jobs.asked) == 2)
 
@@ -412,6 +430,154 @@ def test_a_node_that_gives_no_sign_of_life_is_given_up(
     assert "no sign of life" in status.reason
 
 
+def test_passwords_left_for_a_start_go_with_it(jobs: Jobs, launching_home: Path) -> None:
+    settle_on(launching_home, jobs.address)
+    run = new_run()
+    submit.place(run)
+    list(Ray().start_next([run.id], {run.id: run.status()}))
+    assert (run.folder / "node.json").stat().st_mode & 0o777 == 0o600
+    control.stop(run)
+    assert not (run.folder / "node.json").exists()
+
+
+def test_a_run_that_is_deleted_is_taken_from_the_door(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_api, "CPUS", 0)
+    settle_on(launching_home, jobs.address)
+    run, executor = new_run(), Ray()
+    submit.place(run)
+    until(lambda: not list(executor.start_next([run.id], {run.id: run.status()})) and jobs.asked)
+    shutil.rmtree(run.folder)
+    assert not list(executor.start_next([], {}))
+    until(lambda: list(jobs.stopped) == list(jobs.asked), 10)
+
+
+def at_work(jobs: Jobs, job: str) -> Run:
+    """A run that is at work on a node, as far as its folder says."""
+    run = new_run()
+    submit.place(run)
+    run.update(state="running")
+    launch.write_record(run, launch.Launch(time.time(), "", 1, pid=1, job=job))
+    return run
+
+
+def test_a_run_that_went_on_is_not_given_up_for_its_earlier_heartbeat(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "SILENT", 0.2)
+    run = at_work(jobs, "second")
+    run.put(node.FILE, "first 1")
+    watch = Ray().watch(run)
+    assert not watch.dead()
+    time.sleep(0.4)
+    assert not watch.dead()
+    run.put(node.FILE, "second 1")
+    assert not watch.dead()
+    time.sleep(0.4)
+    assert watch.dead()
+
+
+def test_a_cluster_that_knows_nothing_of_a_job_does_not_end_a_run_whose_node_lives(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another one does, once settings.yaml names it and a new supervisor looks."""
+    monkeypatch.setattr(ray, "SETTLES", 0.0)
+    monkeypatch.setattr(ray, "UNKNOWN", 0.5)
+    settle_on(launching_home, jobs.address)
+    run = at_work(jobs, "elsewhere")
+    watch = Ray().watch(run)
+    assert isinstance(watch, ray.RayWatch) and watch.reports is not None
+    beats = 0
+    while beats < 3 or watch.reports.of("elsewhere") is None:
+        run.put(node.FILE, f"elsewhere {(beats := beats + 1)}")
+        assert not watch.dead()
+        time.sleep(0.1)
+    until(watch.dead, 5)
+    assert render(watch.lost) == "the cluster's job has vanished."
+
+
+def test_a_disk_that_does_not_answer_does_not_end_a_worker(launching_home: Path) -> None:
+    run = new_run()
+    launch.write_record(run, launch.Launch(time.time(), "", 1, job="a"))
+    assert node._wanted(run, "a") and not node._wanted(run, "b")
+    file = run.folder / "launch.json"
+    file.unlink()
+    assert not node._wanted(run, "a")
+    file.symlink_to(file)  # an error other than "not there", also to root
+    assert node._wanted(run, "a")
+
+
+def test_what_a_job_printed_last_is_why_it_failed() -> None:
+    first = "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):"
+    assert (
+        ray._line(f"{first}\nwarning: a\nn2 has no /x; share it, see docs.\n")
+        == "n2 has no /x; share it, see docs"
+    )
+    assert ray._line("Job supervisor actor died.\nTraceback ...") == "Job supervisor actor died"
+
+
+@contextmanager
+def answering(get: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server that answers every question in one way; its address."""
+
+    class Answers(BaseHTTPRequestHandler):
+        do_GET = do_POST = get
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def say(asked: BaseHTTPRequestHandler, status: int, text: str = "{}", **headers: str) -> None:
+    asked.send_response(status)
+    for name, value in {"Content-Length": str(len(text)), **headers}.items():
+        asked.send_header(name, value)
+    asked.end_headers()
+    asked.wfile.write(text.encode())
+
+
+def test_an_answer_that_leads_elsewhere_takes_no_token_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    heard: list[str | None] = []
+
+    def listens(asked: BaseHTTPRequestHandler) -> None:
+        heard.append(asked.headers["Authorization"])
+        say(asked, 200)
+
+    with answering(listens) as other, answering(lambda asked: say(asked, 302, Location=other)) as address:
+        Cluster(other).job("a")
+        assert heard == [f"Bearer {TOKEN}"]
+        for ask in (
+            lambda: Cluster(address).job("a"),
+            lambda: Cluster(address).submit("a", "true", 1, 0, {}),
+        ):
+            with pytest.raises(AwayError, match="status 302"):
+                ask()
+    assert len(heard) == 1
+
+
+def test_a_job_that_cannot_be_stopped_keeps_no_news_of_the_others_away() -> None:
+    def answers(asked: BaseHTTPRequestHandler) -> None:
+        stops = asked.path.endswith("/stop")
+        say(
+            asked,
+            400 if stops else 200,
+            "Can only stop submission type jobs" if stops else '{"status": "RUNNING"}',
+        )
+
+    with answering(answers) as address:
+        reports = ray.Reports(Cluster(address))
+        reports.stop("a")
+        until(lambda: reports.trouble, 5)
+        assert reports.of("b") is None
+        until(lambda: reports.of("b") == Job("RUNNING"), 5)
+
+
 def test_a_cluster_that_does_not_answer_keeps_the_order_and_says_so(
     launching_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,11 +591,94 @@ def test_a_cluster_that_does_not_answer_keeps_the_order_and_says_so(
     assert starts(first)[0][2] < starts(second)[0][2]
 
 
+def test_a_run_that_is_sent_to_this_machine_instead_is_watched_as_one_of_it(
+    launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same supervisor that had brought it to a cluster which does not answer."""
+    monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.faults.short_worker")
+    settle_on(launching_home, "http://127.0.0.1:9")
+    run, looking = new_run(steps=3000), supervisor.Supervisor()
+    submit.place(run)
+    until(lambda: looking.tick() and launch.elsewhere(run))
+    (launching_home / "settings.yaml").unlink()
+    until(lambda: looking.tick() and run.status().step)
+    watch, found = looking.watches[run.id], launch.record(run)
+    assert type(watch) is Watch and watch.process is not None and found is not None and found.slots
+    control.stop(run, now=True)
+    until(lambda: not looking.tick() or run.id not in looking.watches)
+    assert run.status().state == "stopped" and watch.process.returncode is not None
+
+
+def test_a_run_that_began_is_not_ended_at_the_door_where_its_lock_is_not_seen(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk without locks between machines; other runs are watched before the door is looked at."""
+    monkeypatch.setattr(jobs_api, "CPUS", 0)
+    settle_on(launching_home, jobs.address)
+    run, executor = new_run(), Ray()
+    submit.place(run)
+    until(lambda: not list(executor.start_next([run.id], {run.id: run.status()})) and jobs.asked)
+    run.update(state="running")
+    (watch,) = executor.start_next([], {run.id: run.status()})
+    assert [watch.job] == list(jobs.asked)
+    time.sleep(2 * ray.LOOK)
+    assert not jobs.stopped
+
+
+def test_a_run_at_the_door_of_a_cluster_that_is_changed_is_not_started_by_both(
+    jobs: Jobs, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_api, "CPUS", 0)
+    settle_on(launching_home, jobs.address)
+    run, executor, other = new_run(), Ray(), Jobs()
+    try:
+        submit.place(run)
+        runs = {run.id: run.status()}
+        until(lambda: not list(executor.start_next([run.id], runs)) and jobs.asked)
+        settle_on(launching_home, other.address)
+        until(lambda: not list(executor.start_next([run.id], runs)) and other.asked)
+        until(lambda: jobs.stopped)
+        found = launch.record(run)
+        assert found is not None and [found.job] == list(other.asked) and found.job not in jobs.asked
+    finally:
+        other.close()
+
+
+def test_what_is_served_here_makes_no_room_for_runs_of_a_cluster(launching_home: Path) -> None:
+    serves, waits = new_run(), new_run()
+    for run in (serves, waits):
+        submit.place(run)
+    held = slots.take(serves.id, ["cpu"], 1)
+    try:
+        launch.write_record(serves, launch.Launch(time.time(), "", 1, ("cpu",)))
+        serves.update(state="running", stays=True)
+        assert serving.claimant(serves, idle=False) == waits
+        settle_on(launching_home, "http://127.0.0.1:9")
+        assert serving.claimant(serves, idle=False) is None
+        serves.update(state="queued")
+        queue.move(serves.id, 2)
+        assert foreground._ahead(serves, ["cpu"]) == []
+        (launching_home / "settings.yaml").unlink()
+        assert foreground._ahead(serves, ["cpu"]) == [waits.id]
+    finally:
+        slots.release(held or {})
+
+
+def test_a_run_that_stays_here_starts_whatever_is_in_the_settings(launching_home: Path) -> None:
+    runs = {"a": Status(), "b": Status(stays=True)}
+    assert which.parted(["a", "b"], runs) == (["a", "b"], [])
+    settle_on(launching_home, "http://127.0.0.1:9")
+    assert which.parted(["a", "b"], runs) == (["b"], ["a"])
+    (launching_home / "settings.yaml").write_text("executor: slurm")
+    assert which.parted(["a", "b"], runs) == (["b"], None)
+
+
 def test_settings_that_cannot_be_read_start_nothing_and_are_named(launching_home: Path) -> None:
     for text, said in {
         "executor: slurm": "'local' or 'ray'",
         "ray_adress: http://x": "ray_adress is none of executor",
         "ray_address: http://me:pass@x:1": "without a path or a password",
+        "ray_python: ''": "ray_python: string should have at least 1 character",
         "- a": "it holds no names with values",
         "executor: [": "mend the file",
     }.items():

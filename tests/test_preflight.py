@@ -11,7 +11,9 @@ import pytest
 import tiny
 
 from tuner import hardware, paths
+from tuner.cli import training
 from tuner.config.config import make
+from tuner.config.knobs import ConfigError
 from tuner.jobs.planning import planned
 from tuner.plan import preflight
 
@@ -47,6 +49,22 @@ def said(**values: Any) -> str:
 
 def test_a_sound_run_has_no_problems() -> None:
     assert preflight.problems(config()) == []
+
+
+def test_settings_that_are_damaged_stop_a_run_before_it_is_made_and_none_that_began(
+    studio: Path,
+) -> None:
+    file = studio / "settings.yaml"
+    file.write_text("executor: slurm")
+    try:
+        assert "settings.yaml cannot be used: executor" in said()
+        preflight.notes(config(bf16=True))  # what a worker says first
+        with pytest.raises(ConfigError, match="settings.yaml cannot be used"):
+            training.run_here(config())
+        assert not list((studio / "mlruns").glob("runs/*"))
+    finally:
+        file.unlink()
+    assert "settings" not in said()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +103,19 @@ def test_bfloat16_is_taken_on_any_processor_with_a_word_on_its_time(
     assert preflight.notes(config()) == []
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     assert preflight.notes(config(**{knob: True})) == []
+
+
+def test_what_is_slow_where_a_run_lives_is_said_there(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx2"}))
+    file = studio / "settings.yaml"
+    file.write_text("executor: ray")
+    try:
+        assert preflight.notes(config(bf16=True)) == []
+        assert "times as long" in " ".join(preflight.notes(config(bf16=True), at_work=True))
+    finally:
+        file.unlink()
 
 
 @pytest.mark.parametrize("knob", ["bf16", "pure_bf16"])

@@ -180,7 +180,7 @@ def _libraries_for(config: RunConfig) -> AbstractContextManager[None]:
 
 def _train(live: LiveRun, mirror: MirrorProcess) -> Outcome:
     """Train, then register what came out: the last step, so that what is registered is whole."""
-    for said in preflight.notes(live.config):
+    for said in preflight.notes(live.config, at_work=True):
         live.note(plain(said))
     with only_whole_checkpoints(live):
         with ranks.Ranks(live.run, live.config.processes) as others:

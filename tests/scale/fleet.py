@@ -74,9 +74,9 @@ def fleet(slots: int, waiting: int) -> dict[str, float]:
             cluster.submit(job, "sleep 600", 0, 0, {})
             run.update(state="running", phase="training", ended=0.0)
             launch.write_record(run, launch.Launch(time.time(), "", 1, pid=1, job=job, node="n"))
-            run.put(node.FILE, "1")
-        queue.pause()  # the next at the door is not a part of a look
+            run.put(node.FILE, f"{job} 1")
         supervisor = Supervisor()
+        supervisor.ray._let_in = lambda *_: False  # type: ignore[method-assign]  # the cluster's work
         supervisor._settle = lambda *_: False  # type: ignore[method-assign]  # another process's work
         supervisor.tick()
         assert len(supervisor.watches) == slots

@@ -10,6 +10,7 @@ from tuner.cli.words import OK
 from tuner.config.config import Config, make, parse_words
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
+from tuner.config.settings import settings
 
 
 def train(words: list[str]) -> int:
@@ -25,6 +26,7 @@ def run_here(config: RunConfig, gpus: list[int] | None = None) -> int:
     from tuner.jobs.foreground import run_in_foreground
     from tuner.jobs.submit import create, spread
 
+    settings()  # before there is a run, which a supervisor would start later
     run = create(spread(config, gpus))
     print(f"run {run.id} in {run.folder}", flush=True)
     code = run_in_foreground(run, gpus=gpus)

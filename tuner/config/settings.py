@@ -31,7 +31,7 @@ class Settings(BaseModel):
 
     executor: Literal["local", "ray"] = "local"
     ray_address: str = Field("http://127.0.0.1:8265", pattern=r"^https?://[^\s/@]+/?$")
-    ray_python: str = sys.executable
+    ray_python: str = Field(sys.executable, min_length=1)
     ray_cpus: int = Field(1, ge=1)
 
     @property

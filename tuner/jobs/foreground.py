@@ -19,6 +19,7 @@ from tuner import hardware
 from tuner.config.settings import settings
 from tuner.jobs import control, launch, queue, slots, watch
 from tuner.jobs.control import Refused
+from tuner.jobs.executors import which
 from tuner.jobs.submit import place, stays, write_needs
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
@@ -69,9 +70,12 @@ def _follow(run: Run, gpus: Sequence[int] | None, say: Say) -> int:
     shown, told, look_again = 0, "", 0.0
     with _asking(run, say):
         while (status := run.status()).state not in ENDED:
+            if not run.exists:  # it would read as queued for ever
+                raise Refused(f"Run {run.id} was deleted.")
             if time.monotonic() >= look_again:
                 look_again = time.monotonic() + LOOK
-                ensure_supervisor(only_if_needed=True)
+                with suppress(OSError):  # the run itself goes on
+                    ensure_supervisor(only_if_needed=True)
                 why = next((row.why for row in queue.queue() if row.id == run.id and row.position), "")
                 if why and why != told:
                     say(why)
@@ -187,5 +191,5 @@ def _ahead(run: Run, choice: Sequence[str]) -> list[str]:
     if now.paused or run.id not in ids:
         return []
     present = [g.index for g in hardware.gpus()]
-    before = ids[: ids.index(run.id)]
+    before = which.for_slots(ids[: ids.index(run.id)], runs)
     return [i for i in before if set(slots.slots_of(runs[i], present)[0]) & set(choice)]

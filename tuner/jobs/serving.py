@@ -19,6 +19,7 @@ from tuner.config.config import made_of
 from tuner.config.kinds import KINDS
 from tuner.config.serving import ServeConfig
 from tuner.jobs import launch, queue, slots
+from tuner.jobs.executors import which
 from tuner.jobs.submit import submit
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks, worker_lock
@@ -92,7 +93,9 @@ def claimant(run: Run, idle: bool) -> Run | None:
         return None
     present = [gpu.index for gpu in hardware.gpus()]
     waiting = [i for i in queue.waiting(runs) if i not in now.held and (idle or not serves(Run(i)))]
-    return next((Run(i) for i in waiting if _needs(runs[i], present, given.slots)), None)
+    return next(
+        (Run(i) for i in which.parted(waiting, runs)[0] if _needs(runs[i], present, given.slots)), None
+    )
 
 
 def _needs(status: Status, present: Sequence[int], held: Sequence[str]) -> bool:

@@ -164,9 +164,11 @@ class Supervisor:
         if queue.short_of_room():
             return
         wanted = [i for i in startable if i not in self.watches]
-        here = [i for i in wanted if which.lives_here(runs[i])]
-        there = [i for i in wanted if i not in set(here)]
-        for started in (self.local.start_next(here, runs), self.ray.start_next(there, runs)):
+        here, there = which.parted(wanted, runs)
+        begun = [self.local.start_next(here, runs)]
+        if there is not None:
+            begun.append(self.ray.start_next(there, runs))
+        for started in begun:
             for watch in started:  # one by one: trouble with the cluster loses none that was started here
                 self.watches[watch.run.id] = watch
 

@@ -40,6 +40,7 @@ LEGACY = ("qwen", "internlm2")
 def problems(config: Config) -> list[Problem]:
     """All that would stop the run, each in one sentence beside its knob; empty when it can start."""
     return [
+        *_settings(),
         *_task(config),
         *_model(config),
         *_adapters(config),
@@ -58,6 +59,20 @@ def problems(config: Config) -> list[Problem]:
 def model_problems(config: Config) -> list[Problem]:
     """What stands against loading the model alone, for runs that use one and do not train."""
     return [*_model(config), *libraries.missing(config)]
+
+
+def _settings() -> Iterator[Problem]:
+    try:
+        settings()
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _elsewhere() -> bool:
+    """Whether runs live on other machines. A file that is damaged meanwhile must not end a run that has begun."""
+    with suppress(ConfigError):
+        return settings().elsewhere
+    return False
 
 
 def _task(config: Config) -> Iterator[Problem]:
@@ -134,7 +149,7 @@ def _rank(config: Config) -> Iterator[Problem]:
         return
     needed = 16 * shape.lora_parameters(config.lora_rank, config.lora_target)
     there = hardware.whole_memory(config.use_cpu)
-    if needed > there and not settings().elsewhere:
+    if needed > there and not _elsewhere():
         said = (
             f"--lora_rank {config.lora_rank} makes adapters that take {needed / hardware.GIB:,.0f} GiB to train, and the "
             f"device has {there / hardware.GIB:,.0f} GiB in all; 8 to 64 is usual."
@@ -306,7 +321,7 @@ def _shares(config: Config) -> Iterator[Problem]:
 
 def _machine(config: Config) -> Iterator[Problem]:
     """What this machine cannot do. Of a run that goes to a cluster its node says it."""
-    if settings().elsewhere:
+    if _elsewhere():
         return
     cards = () if config.use_cpu else hardware.gpus()
     if config.num_gpus > 1 and not cards:
@@ -359,10 +374,11 @@ def _files(config: Config) -> Iterator[Problem]:
         yield Problem("deepspeed", said, {"deepspeed": None})
 
 
-def notes(config: Config) -> list[str]:
-    """What does not stop the run and is not what everybody expects, each in one sentence."""
+def notes(config: Config, at_work: bool = False) -> list[str]:
+    """What does not stop the run and is not what everybody expects, each in one sentence. Of one that is `at_work` this
+    machine is the one that it lives on."""
     return [
-        *_slow_bf16(config),
+        *(_slow_bf16(config) if at_work or not _elsewhere() else ()),
         *_one_of_several(config),
         *_keeps_the_last(config),
         *unheeded(config),
@@ -370,7 +386,7 @@ def notes(config: Config) -> list[str]:
 
 
 def _slow_bf16(config: Config) -> Iterator[str]:
-    on_cpu = (config.use_cpu or not hardware.gpus()) and not settings().elsewhere
+    on_cpu = config.use_cpu or not hardware.gpus()
     if (config.bf16 or config.pure_bf16) and on_cpu and not hardware.cpu_bf16():
         yield (
             "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
@@ -388,7 +404,7 @@ def _keeps_the_last(config: Config) -> Iterator[str]:
 
 def _one_of_several(config: Config) -> Iterator[str]:
     cards = () if config.use_cpu else hardware.gpus()
-    if len(cards) > 1 and config.processes == 1 and not settings().elsewhere:
+    if len(cards) > 1 and config.processes == 1 and not _elsewhere():
         yield f"This machine has {len(cards)} GPUs and this run takes one; --num_gpus {len(cards)} takes all."
 
 

@@ -122,7 +122,14 @@ class Cluster:
         return AwayError(message("cluster.refused", address=self.address, status=error.code, why=line))
 
 
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """No answer leads elsewhere: urllib takes the token along to any machine, and makes a question of what it sends."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 """No proxy: a cluster is in the same network, and a proxy would read the token."""
 
 

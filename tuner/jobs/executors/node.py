@@ -48,10 +48,18 @@ def hand_on(run: Run, variables: Mapping[str, str]) -> None:
     write_private(run.folder / HANDED_ON, json.dumps(dict(variables)))
 
 
-def heartbeat(run: Run) -> str:
-    """The last sign of life; read, not asked by its time: what other machines are told of a file's time is older."""
+def take_away(run: Run) -> None:
+    """Of a start that does not begin, or has ended: what was left for it holds passwords."""
     with suppress(OSError):
-        return (run.folder / FILE).read_text(encoding="utf-8")
+        (run.folder / HANDED_ON).unlink(missing_ok=True)
+
+
+def heartbeat(run: Run, job: str) -> str:
+    """The last sign of life of this start, empty where there is only an earlier one's; read, not asked by its time: what
+    other machines are told of a file's time is older."""
+    with suppress(OSError, ValueError):
+        said = (run.folder / FILE).read_text(encoding="utf-8")
+        return said if said.startswith(f"{job} ") else ""
     return ""
 
 
@@ -82,12 +90,18 @@ def _refuse(sentence: str) -> int:
 def _wanted(run: Run, job: str) -> bool:
     """Whether this is the run's start. A disk that does not answer proves nothing."""
     found = launch.record(run)
-    return found.job == job and not found.over if found else run.folder.is_dir() and _unread(run)
+    return found.job == job and not found.over if found else _unread(run)
 
 
 def _unread(run: Run) -> bool:
-    """Whether there is a record that cannot be read just now."""
-    return (run.folder / "launch.json").exists()
+    """Whether there may be a record that cannot be read just now."""
+    try:
+        (run.folder / "launch.json").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _start(run: Run, found: launch.Launch, lock: int) -> Watch:
@@ -110,7 +124,7 @@ def _take_variables(run: Run) -> None:
     file = run.folder / HANDED_ON
     with suppress(OSError, ValueError):
         os.environ |= {**json.loads(file.read_text(encoding="utf-8")), "TUNER_HOME": str(paths.home())}
-    file.unlink(missing_ok=True)
+    take_away(run)
 
 
 def _gpus(run: Run) -> str:

@@ -40,6 +40,8 @@ SILENT = 40.0
 """Seconds without a heartbeat after which a node is given up; it is to be said within 60."""
 FIRST = 300.0
 """The same before the first one: Python is started from a shared disk."""
+UNKNOWN = 10.0
+"""The same of a job that the cluster does not know: it may be another cluster, or a door that leads elsewhere."""
 SETTLES = 3.0
 """Seconds between a job's end and the last words of its run: other machines see a shared disk's files that much later."""
 LOCKED = 10.0
@@ -50,6 +52,8 @@ LOOK = 1.0
 """Seconds between two questions about the same job."""
 NOT_STARTED = "failed to start within"
 """What Ray says of a job that waited 15 minutes (RAY_JOB_START_TIMEOUT_SECONDS) for room and was given up by it."""
+LOG = "last available logs"
+"""What Ray says at the end of a line after which the log of a job that failed comes."""
 HANDED_ON = ("MLFLOW_", "HF_", "AWS_", "TUNER_", "WANDB_")
 """What the names of variables begin with that a worker on a node gets from the studio. Everything else is the node's."""
 
@@ -76,6 +80,7 @@ def take_back(run: Run) -> None:
     found = launch.elsewhere(run)
     if found is not None:
         launch.write_record(run, replace(found, over=True))
+        node.take_away(run)
         with suppress(AwayError):
             Cluster(settings().ray_address).stop(found.job)
 
@@ -106,18 +111,23 @@ class Reports:
 
     def _ask(self) -> None:
         while True:
-            try:
-                for job in list(self._stops):
-                    self.cluster.stop(job)
-                    self._stops.discard(job)
-                for job in list(self._jobs):
-                    said = self.cluster.job(job)
-                    if job in self._jobs:
-                        self._jobs[job] = said
-                self.trouble = Message()
-            except AwayError as away:
-                self.trouble = away.said
+            with watch.logged(self.cluster.address):
+                self.trouble = self._round()
             time.sleep(LOOK)
+
+    def _round(self) -> Message:
+        """Ask once; what is the trouble. Jobs first: one that cannot be stopped must not keep the others' news away."""
+        try:
+            for job in list(self._jobs):
+                said = self.cluster.job(job)
+                if job in self._jobs:
+                    self._jobs[job] = said
+            for job in list(self._stops):
+                self.cluster.stop(job)
+                self._stops.discard(job)
+        except AwayError as away:
+            return away.said
+        return Message()
 
 
 @dataclass
@@ -224,24 +234,41 @@ class Ray:
     def _leave(self, door: Door) -> Iterator[RayWatch]:
         """Another run is first now, or this one is not to start at all."""
         self._door = None
-        lock = locks.lock(door.run.lock_path)
-        if lock is None:  # too late: it begins
+        if self._too_late(door):
             yield self.watch(door.run)
             return
-        try:
-            found = launch.record(door.run)
-            if found and found.job == door.job and door.run.status().state == "queued":
-                launch.forget_record(door.run)
-        finally:
-            os.close(lock)
-        reports = self._cluster(settings())
+        reports = self._reports or self._cluster(settings())
         reports.stop(door.job)
         reports.forget(door.job)
 
+    def _too_late(self, door: Door) -> bool:
+        """Whether the run at the door begins at the cluster; else what was written down for that is taken back. Its lock
+        alone does not tell: settings.yaml may have sent it to this machine meanwhile, and not every disk shows a lock."""
+        if not door.run.folder.is_dir():  # deleted
+            return False
+        lock = locks.lock(door.run.lock_path)
+        try:
+            found, state = launch.record(door.run), door.run.status().state
+            if found is None or found.job != door.job:
+                return False
+            if lock is not None and state == "queued":
+                launch.forget_record(door.run)
+                node.take_away(door.run)
+            return lock is None or state in LIVE
+        finally:
+            if lock is not None:
+                os.close(lock)
+
     def _let_in(self, door: Door) -> bool:
         """Whether the run at the door has begun; else see to it that it can, and say what it waits for."""
-        known = settings()
+        known, before = settings(), self._reports
         reports = self._cluster(known)
+        if (
+            before is not None and before is not reports
+        ):  # by another name: the first cluster may have begun with it
+            before.stop(door.job)
+            self._door = self._come(door.run, door.status)
+            return False
         door.send(reports.cluster, known)
         said = reports.of(door.job) if door.sent else None
         if said is None or said.state == "PENDING":
@@ -276,8 +303,10 @@ def _pending(door: Door, known: Settings, said: Job | None) -> Message:
 
 
 def _line(said: str) -> str:
-    """The first line of what Ray says: a traceback or a log may follow."""
-    return said.strip().partition("\n")[0][:300].rstrip(".")
+    """The first line of what Ray says, for a traceback may follow; the last one where it is the job's log that follows."""
+    first, _, log = said.strip().partition("\n")
+    words = log.strip().splitlines()[-1] if LOG in first and log.strip() else first
+    return words.strip()[:300].rstrip(".")
 
 
 @dataclass
@@ -295,10 +324,10 @@ class RayWatch(watch.Watch):
     def dead(self) -> bool:
         """Whether its job is over, or its node gives no sign of life."""
         now = time.monotonic()
-        if (beat := node.heartbeat(self.run)) != self.beat:
+        if (beat := node.heartbeat(self.run, self.job)) != self.beat and beat:
             self.beat, self.beaten = beat, now
         said = self.reports.of(self.job) if self.reports else None
-        if said is not None and said.over:
+        if said is not None and said.over and (said.state or now - self.beaten > UNKNOWN):
             self.over = self.over or now
             self.lost = message("lost.job", state=said.state.lower(), said=_line(said.said))
             return now - self.over >= SETTLES
@@ -352,6 +381,8 @@ class RayWatch(watch.Watch):
         return lock
 
     def _done(self, status: Status) -> Status:
+        if status.state in ENDED:
+            node.take_away(self.run)
         if self.reports:
             self.reports.forget(self.job)
             self.reports.stop(self.job)

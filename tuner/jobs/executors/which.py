@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from tuner.config.knobs import ConfigError
-from tuner.config.settings import settings
+from tuner.config.settings import FILE, settings
 from tuner.jobs import launch
 from tuner.jobs.executors import ray
-from tuner.jobs.watch import Watch
+from tuner.jobs.watch import Watch, logged
 from tuner.runs.run import Run
 from tuner.runs.status import Status
 
@@ -26,15 +26,27 @@ class Executor(Protocol):
         """A watch over a run that an earlier supervisor started."""
 
 
-def lives_here(status: Status) -> bool:
-    """Whether a run that is to be started lives on this machine. Raises ConfigError where settings.yaml is damaged."""
-    return status.stays or not settings().elsewhere
+def parted(ids: Sequence[str], runs: Mapping[str, Status]) -> tuple[list[str], list[str] | None]:
+    """Queued runs in order: those that live on this machine and those of the cluster, None where settings.yaml is damaged.
+    The file is read once: thousands may wait."""
+    stay = [i for i in ids if runs[i].stays]
+    with logged(FILE):
+        if not settings().elsewhere:
+            return list(ids), []
+        return stay, [i for i in ids if not runs[i].stays]
+    return stay, None
+
+
+def for_slots(ids: Sequence[str], runs: Mapping[str, Status]) -> list[str]:
+    """The queued runs that want slots of this machine, in order; all where settings.yaml, damaged, does not tell."""
+    here, there = parted(ids, runs)
+    return list(ids) if there is None else here
 
 
 def waits_for(run: Run, status: Status) -> str | None:
     """What a run that is first in the queue waits for, as a sentence; None where that is a slot of this machine."""
     try:
-        return None if lives_here(status) else ray.waits_for(run)
+        return None if status.stays or not settings().elsewhere else ray.waits_for(run)
     except ConfigError as error:
         return str(error)
 
