@@ -90,7 +90,7 @@ def calls(functions: Sequence[Mapping[str, Any]], several: bool) -> dict[str, An
 
 def _call(function: Mapping[str, Any], number: int, shared: dict[str, Any]) -> dict[str, Any]:
     """One call. What a function's own schema refers to moves into `shared`, at the whole schema's root, under names that no
-    other function's have."""
+    other function's have. A function that names no parameters takes none."""
     given = _referring(dict(function.get("parameters") or {"type": "object", "maxProperties": 0}), number)
     for word in ("$defs", "definitions"):
         shared |= {f"{number}.{name}": part for name, part in given.pop(word, {}).items()}
