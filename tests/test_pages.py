@@ -449,3 +449,14 @@ def test_a_run_that_writes_answers_is_counted_in_answers() -> None:
 
     assert read_as("sft") == ("Examples", 100)
     assert read_as("grpo") == ("Answers", 140) and read_as("ppo") == ("Answers", 110)
+
+
+def test_only_a_typed_name_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(draft, "current", lambda: draft.Draft(start="", base={}))
+    monkeypatch.setattr(draft, "keep", lambda changed: kept.append(changed.name))
+    held = {"run-name:dpo-m-001": "dpo-m-001", "run-name:sft-m-001": " mine ", "run-name:": ""}
+    monkeypatch.setattr("streamlit.session_state", held)
+    for key in (*held, "run-name:gone"):
+        run_card._renamed(key)
+    assert kept == ["mine", ""]

@@ -214,8 +214,13 @@ def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
 
 
 def _renamed(key: str) -> None:
-    if key in st.session_state:
-        drafts.keep(replace(drafts.current(), name=str(st.session_state[key]).strip()))
+    """Take a name that a person typed. The one that stood there by itself is none: a browser that is a step behind has
+    been seen to send it back after the stage was changed."""
+    if key not in st.session_state:
+        return
+    typed = str(st.session_state[key]).strip()
+    if not typed or typed != key.partition(":")[2]:
+        drafts.keep(replace(drafts.current(), name=typed))
 
 
 def changes(base: dict[str, Any]) -> None:
