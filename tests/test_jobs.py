@@ -134,6 +134,21 @@ def test_a_worker_that_hears_nothing_is_killed_after_its_grace_with_its_children
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_worker_that_is_known_only_after_its_grace_is_terminated_before_it_is_killed(quiet: None) -> None:
+    run = new_run()
+    run.request("stop")
+    (run.folder / "requests" / "grace").write_text("1")
+    watching = watch.Watch(run)
+    watching.press()
+    time.sleep(1.1)
+    watching.press()
+    assert watching.pressed == 0
+    with subprocess.Popen(["sleep", "60"]) as worker:
+        watching.pid = worker.pid
+        watching.press()
+        assert worker.wait(timeout=10) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("watched", [pytest.param(True, marks=pytest.mark.faults), False])
 def test_children_of_a_killed_worker_do_not_live_on(watched: bool) -> None:
     run = submit.launch(new_run(fault="deaf@1"))

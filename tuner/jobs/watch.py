@@ -205,16 +205,17 @@ class Watch:
         grace = grace_of(self.run)
         late = now - self.asked - grace - self.slack
         if late > 0 and self.pressed == 0:
-            self.pressed = 1
-            self.terminate()
+            self.pressed = int(self.terminate())
         if late > min(LAST_GRACE, grace):
             self.kill()
 
-    def terminate(self) -> None:
+    def terminate(self) -> bool:
+        """Whether it was told; one that has not yet said who it is is told once it has."""
         if self.pid:
             log.info("%s: terminating it", self.run.id)
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGTERM)
+        return self.pid > 0
 
     def kill(self) -> None:
         if self.pid:

@@ -338,8 +338,9 @@ class RayWatch(watch.Watch):
     def look(self, status: Status) -> None:
         """Nothing: the node itself sees to progress and memory."""
 
-    def terminate(self) -> None:
+    def terminate(self) -> bool:
         """Nothing: the node does it, at the end of the grace."""
+        return True
 
     def kill(self) -> None:
         if self.reports and not self.told:
