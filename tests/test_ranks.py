@@ -25,12 +25,12 @@ from safetensors.numpy import load_file
 from tuner import cli, hardware
 from tuner.cli import launchers
 from tuner.config.config import Config, check, make, to_yaml
-from tuner.config.kinds import STAGES
 from tuner.config.knobs import ConfigError
 from tuner.data.rows import Rows
 from tuner.engine import dealing
 from tuner.engine.live import LiveRun
 from tuner.jobs import control, launch, planning, queue, ranks, slots, submit, supervisor
+from tuner.jobs.executors.local import Local
 from tuner.runs import checkpoints, reasons
 from tuner.runs.metrics import MetricsLog, SystemMetrics
 from tuner.runs.run import Run, all_runs
@@ -38,6 +38,8 @@ from tuner.runs.status import ENDED
 from tuner.ui.chart_table import charts_of
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
+STAGES = tuple(SETS)
+"""Those that several processes can run."""
 CLOCKS = ("tokens_per_second", "time", "runtime", "per_second")
 
 
@@ -341,7 +343,7 @@ def test_a_run_that_needs_several_gpus_is_not_starved(monkeypatch: pytest.Monkey
         run.update(state="preparing")
         os.close(lock)
 
-    monkeypatch.setattr(supervisor.Supervisor, "_launch", begin)
+    monkeypatch.setattr(Local, "_launch", begin)
     busy = slots.take("other", ("gpu0", "gpu1"), 2)
     assert busy
     first, big, small = (waiting(*row) for row in (("first", 2, 1.0), ("big", 3, 2.0), ("small", 1, 3.0)))
@@ -373,7 +375,7 @@ def test_a_sweep_fills_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         run.update(state="preparing")
         os.close(lock)
 
-    monkeypatch.setattr(supervisor.Supervisor, "_launch", begin)
+    monkeypatch.setattr(Local, "_launch", begin)
     rates = "1e-4,2e-4,3e-4"
     submit.sweep(
         {"model_name_or_path": "m", "dataset": "a", "do_train": True, "learning_rate": rates, "num_gpus": 2}
@@ -387,9 +389,7 @@ def test_a_run_that_needs_more_gpus_than_there_are_lets_others_pass(monkeypatch:
     monkeypatch.setattr(hardware, "gpus", lambda: cards(2))
     big, small = waiting("big", 3, 1.0), waiting("small", 1, 2.0)
     started: list[str] = []
-    monkeypatch.setattr(
-        supervisor.Supervisor, "_launch", lambda self, run, lock, taken: started.append(run.id)
-    )
+    monkeypatch.setattr(Local, "_launch", lambda self, run, lock, taken: started.append(run.id))
     supervisor.Supervisor()._start_next(queue.waiting(), queue.unended())
     assert started == [small.id]
     assert "Waits for 3 GPUs, and this machine has 2" in next(r.why for r in queue.queue() if r.id == big.id)

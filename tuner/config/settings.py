@@ -51,7 +51,7 @@ def settings() -> Settings:
         if not isinstance(raw, dict):
             raise ValueError("it holds no names with values")
         return Settings(**{str(name): value for name, value in raw.items()})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # what is wrong with a home is said by whoever makes it
         return Settings()
     except ValidationError as error:
         raise _wrong(_first(error)) from None
