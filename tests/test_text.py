@@ -90,6 +90,36 @@ for _ in range(200):
 """
 
 
+BUSY = """
+import sys, time
+from dataclasses import replace
+from tuner.runs import locks
+from tuner.runs.run import Run
+run = Run(sys.argv[1])
+with locks.locking(run.folder / "status.lock"):
+    status = run.status()
+    print("held", flush=True)
+    for number in range(1, 8):
+        time.sleep(0.5)
+        run._replace(replace(status, resumes=number))
+"""
+
+
+def test_who_waits_behind_one_that_writes_all_the_time_waits_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path))
+    run = Run("both")
+    run.folder.mkdir(parents=True)
+    (tmp_path / "mlruns" / "open").mkdir(parents=True, exist_ok=True)
+    run.write(Status())
+    with subprocess.Popen([sys.executable, "-c", BUSY, run.id], stdout=subprocess.PIPE, text=True) as busy:
+        assert busy.stdout is not None and busy.stdout.readline() == "held\n"
+        run.update(resumes=lambda now: now.resumes + 1)
+        assert busy.wait(60) == 0
+    assert run.status().resumes == 8
+
+
 def test_two_writers_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_HOME", str(tmp_path))
     run = Run("both")

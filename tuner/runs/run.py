@@ -183,8 +183,29 @@ class Run:
 
         Whether that is certain: it is not where another process sleeps with the lock in its hands.
         """
-        with _WRITING, locks.trying(self.folder / "status.lock", wait=2) as held:
-            yield held  # or not: a suspended process must not suspend the others
+        with _WRITING:
+            lock = self._lock_status()
+            try:
+                yield lock is not None
+            finally:
+                if lock is not None:
+                    os.close(lock)
+
+    def _lock_status(self) -> int | None:
+        """The lock of status.json; None once nothing was written for two seconds: a suspended process must not suspend the
+        others, and where others only write all the time a turn will come."""
+        while True:
+            before = self._written()
+            lock = locks.lock(self.folder / "status.lock", wait=2)
+            if lock is not None or self._written() == before:
+                return lock
+
+    def _written(self) -> int:
+        """Another number whenever status.json is another file; 0 while there is none."""
+        with suppress(FileNotFoundError):
+            stat = (self.folder / "status.json").stat()
+            return hash((stat.st_ino, stat.st_mtime_ns))
+        return 0
 
     def put(self, name: str, text: str) -> None:
         """Replace a file of the folder whole."""
