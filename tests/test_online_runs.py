@@ -133,6 +133,12 @@ def test_a_constant_reward_teaches_nothing_and_the_best_checkpoint_is_by_reward(
     assert curve(live, "loss") == [0.0] * 4 == curve(live, "grad_norm")
     assert all(value > 1 for value in curve(live, "entropy"))  # measured all the same
     assert curve(live, "eval_reward")[:2] == [1.0, 1.0]
+    for name, more in (
+        ("held", {}),
+        ("held-whole", {"finetuning_type": "full"}),
+    ):  # of rounding Adam would make whole steps
+        held, _ = trained(config_of("grpo", beta=0.5, **same, **more), name)
+        assert curve(held, "grad_norm") == [0.0] * 4 and max(map(abs, curve(held, "kl"))) < 1e-6
     measured, outcome = trained(config_of("grpo", do_train=False, do_eval=True, **same), "only measured")
     assert outcome.weights is None and outcome.metrics["eval_reward"] == 1.0
 

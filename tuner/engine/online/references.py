@@ -17,6 +17,10 @@ class Reference(Protocol):
 
     def here(self, policy: Policy) -> AbstractContextManager[Policy]: ...
 
+    def is_model(self, model: nn.Module) -> bool:
+        """Whether the model that learns is its reference still: their distance is 0 then, and what is computed of it is
+        rounding, of which Adam would make whole steps."""
+
 
 class AdapterOff:
     """The base model, under an adapter that began as nothing."""
@@ -26,6 +30,10 @@ class AdapterOff:
         """Inside, the policy is the reference."""
         with policy.reference():
             yield policy
+
+    def is_model(self, model: nn.Module) -> bool:
+        """It is while every B is 0."""
+        return not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
 
 
 class FirstWeights:
@@ -43,6 +51,10 @@ class FirstWeights:
             yield policy
         finally:
             self._exchange(policy)
+
+    def is_model(self, model: nn.Module) -> bool:
+        """It is while no weight has changed."""
+        return all(torch.equal(p, other) for p, other in self.kept)
 
     def _exchange(self, policy: Policy) -> None:
         """The weights of then and of now in each other's place, one after the other: there is no third copy of all."""
@@ -64,3 +76,7 @@ class AnotherModel:
     def here(self, policy: Policy) -> Iterator[Policy]:
         """Inside, scores come from that model."""
         yield self.policy
+
+    def is_model(self, model: nn.Module) -> bool:
+        """It never is."""
+        return False

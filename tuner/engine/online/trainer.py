@@ -88,6 +88,7 @@ class OnlineTrainer(PackedTrainer):
         **options: Any,
     ) -> None:
         self.sources, self.lesson, self.reference, self.held_out = sources, lesson, reference, held_out
+        self._apart = False
         self.padded = padded
         engine = replace(
             engine or EngineSettings(), cuda_graphs=False
@@ -158,8 +159,13 @@ class OnlineTrainer(PackedTrainer):
 
     def _teaches(self, unit: Unit) -> bool:
         """Whether answers have a gradient: those of a group that all got the same have none, unless they are held back."""
-        held = self.prepare().objective.beta  # type: ignore[attr-defined]
+        held = self.prepare().objective.beta and self._moved()  # type: ignore[attr-defined]
         return bool(held) or unit.values is None or any(one[ADVANTAGE].any() for one in unit.values)
+
+    def _moved(self) -> bool:
+        """Whether the model is another one than its reference by now; once it is, nobody looks again."""
+        self._apart = self._apart or self.reference is None or not self.reference.is_model(self.model)
+        return self._apart
 
     def _finish(self, result: StepResult, began: float, written: float) -> None:
         if result.loss.is_cuda:
