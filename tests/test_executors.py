@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,15 +27,16 @@ from pathlib import Path
 import jobs_api
 import psutil
 import pytest
+import test_jobs
 import tiny
 import yaml
 from faults import resumed
 from jobs_api import Jobs
 from ray_cluster import TwoNodes, raylet_of
+from test_jobs import starts, until
 
 from tests import counting
 from tuner import paths
-from tuner.config.config import check
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError
 from tuner.config.settings import settings
@@ -98,29 +98,8 @@ def settle_on(home: Path, address: str) -> None:
 
 
 def new_run(steps: int = 5, fault: str = "", **values: object) -> Run:
-    config, _ = check(
-        {"model_name_or_path": "m", "max_steps": steps, "save_steps": 2, "use_cpu": True, **values}
-    )
-    assert config is not None
-    run = Run(uuid.uuid4().hex)
-    run.create(config, f"{steps} steps")
-    if fault:
-        (run.folder / "fault").write_text(fault)
-    return run
-
-
-def until(true: Callable[[], object], seconds: float = 90.0) -> float:
-    """Seconds it took to become true."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() < began + seconds, f"not within {seconds} s"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def starts(run: Run) -> list[list[float]]:
-    file = run.folder / "starts"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """One that the nodes, which have no GPU, can take."""
+    return test_jobs.new_run(steps, fault, use_cpu=True, **values)
 
 
 # --- wherever it lives

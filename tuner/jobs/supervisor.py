@@ -22,7 +22,8 @@ from tuner.jobs import launch, queue, reconcile, resuming
 from tuner.jobs.executors import which
 from tuner.jobs.executors.local import Local
 from tuner.jobs.executors.ray import Ray
-from tuner.jobs.watch import Watch, logged
+from tuner.jobs.troubles import logged
+from tuner.jobs.watch import Watch
 from tuner.runs import files, locks, reasons, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import LIVE, Status

@@ -9,8 +9,7 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -392,22 +391,3 @@ def unsettled() -> Path:
 def mark_unsettled(run: Run) -> None:
     unsettled().mkdir(parents=True, exist_ok=True)
     (unsettled() / run.id).touch()
-
-
-# --- trouble ---------------------------------------------------------------------------------------------------------
-
-
-_troubles: dict[str, str] = {}
-
-
-@contextmanager
-def logged(run_id: str) -> Iterator[None]:
-    """Trouble with one run is written down, once and not at every look, and must not touch the others."""
-    try:
-        yield
-        _troubles.pop(run_id, None)
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        if _troubles.get(run_id) != said:
-            log.exception("%s: went on without it", run_id)
-        _troubles[run_id] = said

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tuner import hardware
 from tuner.jobs import launch, slots
-from tuner.jobs.watch import Watch, logged
+from tuner.jobs.troubles import logged
+from tuner.jobs.watch import Watch
 from tuner.runs import locks
 from tuner.runs.run import Run
 from tuner.runs.status import Status

@@ -24,7 +24,7 @@ from pathlib import Path
 from tuner import paths
 from tuner.config.knobs import ConfigError
 from tuner.config.settings import Settings, settings
-from tuner.jobs import launch, watch
+from tuner.jobs import launch, troubles, watch
 from tuner.jobs.executors import node
 from tuner.jobs.executors.cluster import AwayError, Cluster, ExistsError, Job
 from tuner.runs import locks
@@ -111,7 +111,7 @@ class Reports:
 
     def _ask(self) -> None:
         while True:
-            with watch.logged(self.cluster.address):
+            with troubles.logged(self.cluster.address):
                 self.trouble = self._round()
             time.sleep(LOOK)
 

@@ -10,7 +10,8 @@ from tuner.config.knobs import ConfigError
 from tuner.config.settings import FILE, settings
 from tuner.jobs import launch
 from tuner.jobs.executors import ray
-from tuner.jobs.watch import Watch, logged
+from tuner.jobs.troubles import logged
+from tuner.jobs.watch import Watch
 from tuner.runs.run import Run
 from tuner.runs.status import Status
 
