@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from tuner.engine.trainer import arguments
 from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.schedule import Schedule
-from tuner.runs.run import series
+from tuner.runs.run import Run, series
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,39 @@ def test_a_run_that_goes_on_gets_the_rewards_that_it_would_have_got(studio: Path
     assert both[0] == both[1]
 
 
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_gets_the_rewards_that_it_would_have_got(studio: Path) -> None:
+    config = config_of(
+        "grpo", max_steps=12, num_iterations=3, save_strategy="steps", save_steps=4, use_cpu=True
+    )
+    whole, _ = trained(config, "never-killed")
+    run = Run("killed")
+    run.create(config, "killed")
+    worker = subprocess.Popen([sys.executable, "-m", "tuner.worker", "killed"], stdout=subprocess.DEVNULL)
+    while run.status().step < 6:
+        assert worker.poll() is None
+        time.sleep(0.01)
+    worker.kill()
+    worker.wait()
+    assert run.status().step < 12
+    again, _ = trained(config, "killed")
+    for metric in ("reward", "loss", "completions/mean_length"):
+        assert curve(again, metric) == curve(whole, metric)
+    both = [(live.run.folder / "rollouts.jsonl").read_text() for live in (again, whole)]
+    assert both[0] == both[1]
+
+
+def test_a_run_that_goes_on_with_another_number_of_answers_writes_new_ones(studio: Path) -> None:
+    """Its checkpoint holds answers that are half learnt from; they are not as many as it would have written."""
+    config = config_of("grpo", num_iterations=2, save_strategy="steps", save_steps=1, max_steps=1)
+    first, _ = trained(config, "eight")
+    begun = str(first.run.checkpoints / "checkpoint-1")
+    other = config.with_values(num_generations=4, max_steps=3, resume_from_checkpoint=begun)
+    trained(other, "four")
+    lines = [json.loads(line) for line in (Run("four").folder / "rollouts.jsonl").read_text().splitlines()]
+    assert [(line["step"], len(line["answers"])) for line in lines] == [(2, 4)] * 4 + [(3, 4)] * 4
+
+
 def test_a_constant_reward_teaches_nothing_and_the_best_checkpoint_is_by_reward(studio: Path) -> None:
     same = {"reward_funcs": [{"length": {"most": 99}}], "val_size": 4, "max_steps": 4}
     kept = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
@@ -223,7 +258,10 @@ def test_what_does_not_come_out_even_is_said_before_launch(studio: Path) -> None
         gradient_accumulation_steps=4, steps_per_generation=6
     )
     assert "takes 40 prompts, and there are 16" in said(per_device_train_batch_size=320)
-    assert "one process" in said(nproc_per_node=2)
+    assert "12 answers are written at once (--per_device_train_batch_size 6 times 2)" in said(
+        per_device_train_batch_size=6, nproc_per_node=2
+    )
+    assert "needs the whole model in each process" in said(nproc_per_node=2, fsdp="full_shard")
     assert "--bf16 True" in said(fp16=True)
     with pytest.raises(ConfigError, match="takes 16 prompts, and there are 12"):
         trained(config_of("grpo", per_device_train_batch_size=128, val_size=4), "too few")
@@ -277,6 +315,12 @@ def test_the_schedule_is_that_of_trl() -> None:
     first, second = shuffled.chosen(0).tolist(), shuffled.chosen(1).tolist()
     assert sorted(first + second) == list(range(8))  # every prompt once an epoch
     assert shuffled.chosen(2).tolist() != first
+    two = Schedule.of(config_of("grpo", nproc_per_node=2, gradient_accumulation_steps=2, data_seed=7), 64)
+    assert (two.batch, two.written, two.accumulation, two.prompts) == (16, 4, 4, 8)
+    assert (two.seed, two.drawn) == (
+        7,
+        42,
+    )  # the order of the data has a seed of its own; the answers' chance has not
     assert len({shuffled.seed_of(g, r, k) for g in range(3) for r in range(3) for k in range(3)}) == 27
 
 

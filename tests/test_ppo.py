@@ -231,6 +231,9 @@ def test_a_reward_model_scores_as_its_own_run_predicted(studio: Path, scorer: Pa
         assert model.score(asked) == pytest.approx([pair[side] for pair in said], abs=1e-5)
     by_run = rewards_of(config_of("grpo", reward_model="scorer"), start, words)[-1]
     assert by_run.score(asked) == model.score(asked)
+    whole = {"reward_model": "model", "reward_model_type": "full", "reward_model_adapters": str(scorer)}
+    apart = rewards_of(config_of("grpo", **whole), start, words)[-1]
+    assert apart.score(asked) == pytest.approx(model.score(asked), abs=1e-6)
     long = Completion("q", ({"role": "user", "content": "q"},), asked[0].text)
     short = config.with_values(cutoff_len=len(model._ids(long)) - 2, max_new_tokens=6)  # type: ignore[attr-defined]
     assert rewards_of(short, start, words)[-1].score([long]) == pytest.approx(model.score([long]), abs=1e-6)

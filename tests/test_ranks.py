@@ -38,9 +38,15 @@ from tuner.runs.status import ENDED
 from tuner.ui.chart_table import charts_of
 
 SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"}
+REWARDED: dict[str, dict[str, Any]] = {
+    "grpo": {"beta": 0.1, "num_iterations": 2},
+    "rloo": {},
+    "ppo": {"ppo_epochs": 2, "temperature": 1.0},
+}
+"""Stages that learn from answers of their own, each with what makes it ask for more than one score a token."""
 STAGES = tuple(SETS)
 """Those that several processes can run."""
-CLOCKS = ("tokens_per_second", "time", "runtime", "per_second")
+CLOCKS = ("tokens_per_second", "time", "runtime", "per_second", "time/rollout", "time/learning")
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def config_of(stage: str, processes: int, **changes: Any) -> Config:
         "model_name_or_path": "model",
         "stage": stage,
         "do_train": True,
-        "dataset": SETS[stage],
+        "dataset": SETS.get(stage, "chat"),
         "dataset_dir": "data",
         "val_size": 3,
         "num_train_epochs": 2,
@@ -74,6 +80,29 @@ def config_of(stage: str, processes: int, **changes: Any) -> Config:
     if processes > 1:
         values["nproc_per_node"] = processes
     return make(values | changes)
+
+
+def rewarded(stage: str, processes: int) -> Config:
+    """8 answers to 4 prompts a step, of which each process writes and learns its share."""
+    more = {"num_generations": 2, "reward_funcs": [{"contains": {"text": "e"}}], "max_new_tokens": 5}
+    more |= {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4 // processes,
+        "engine": "auto",
+    }
+    if stage == "ppo":
+        del more["num_generations"]
+    return config_of(stage, processes, **more | REWARDED[stage])
+
+
+def answers_of(run: Run) -> list[tuple[Any, ...]]:
+    """The step, prompt, text, reward and advantage of each answer that it wrote."""
+    lines = map(json.loads, (run.folder / "rollouts.jsonl").read_text().splitlines())
+    return [
+        (line["step"], line["prompt"], one["text"], one["reward"], one["advantage"])
+        for line in lines
+        for one in line["answers"]
+    ]
 
 
 def by_one(config: Config, name: str) -> Run:
@@ -149,21 +178,29 @@ def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.Mon
     at_three = {"resume_from_checkpoint": "mlruns/runs/two-sft/checkpoints/checkpoint-3"}
     again = {"again": config_of("sft", 2, **at_three)}
     packed = {f"{stage}-packed": config_of(stage, 2, engine="auto") for stage in STAGES}
-    twos = by_two({stage: config_of(stage, 2) for stage in STAGES} | packed | again)
+    own = {stage: rewarded(stage, 2) for stage in REWARDED}
+    twos = by_two({stage: config_of(stage, 2) for stage in STAGES} | packed | again | own)
     ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES}
     for stage in STAGES:  # packed rows keep the batch of a process together, so one process takes it as often
         alone = config_of(
             stage, 1, engine="auto", per_device_train_batch_size=2, gradient_accumulation_steps=4
         )
         ones[f"{stage}-packed"] = by_one(alone, f"one-{stage}-packed")
+    ones |= {stage: by_one(rewarded(stage, 1), f"one-{stage}") for stage in REWARDED}
     ended_well(twos[""])
+    for stage in REWARDED:
+        one, two = answers_of(ones[stage]), answers_of(twos[stage])
+        assert [a[:4] for a in two] == [a[:4] for a in one] and len(one) >= 16
+        assert [a[4] for a in two] == pytest.approx([a[4] for a in one], abs=3e-6)
     for resumed in (twos["again"], by_one(config_of("sft", 1, **at_three), "again-by-one")):
         assert_rows_alike(measured(ones["sft"])[-2:], measured(resumed)[-2:])
         assert_weights_alike(ones["sft"], resumed)
     assert "another number of processes (2)" in " ".join(Run("again-by-one").status().notes)
     for name, one in ones.items():
         assert_alike(one, twos[name])
-        assert ("packed" in name) == any("packed rows" in said for said in twos[name].status().notes)
+        assert ("packed" in name or name in ("grpo", "rloo")) == any(
+            "Engine: packed rows" in said for said in twos[name].status().notes
+        )
         kept = {p.name for p in checkpoints.of(twos[name])[-1].iterdir()}
         assert {"rng_state_0.pth", "rng_state_1.pth"} <= kept
     assert json.loads((twos[""].folder / "plan.json").read_text())["plan"]["devices"] == 2

@@ -95,6 +95,14 @@ def test_names_of_other_tools_are_taken() -> None:
     assert "did you mean --beta?" in check({**BASE, "stage": "grpo", "kl_coef": 0.1})[1][0].sentence
 
 
+def test_knobs_of_a_search_are_told_to_have_no_effect_where_answers_are_drawn() -> None:
+    assert "--do_sample, --num_beams have no effect" in " ".join(
+        unheeded(of("grpo", do_sample=False, num_beams=4))
+    )
+    assert KNOBS["repetition_penalty"].applies({"stage": "grpo", "do_predict": False})
+    assert not list(unheeded(of("grpo", repetition_penalty=1.1)))
+
+
 def test_a_probe_beside_rows_kept_aside_is_told_to_have_no_effect() -> None:
     assert not list(unheeded(of("grpo", probe="p")))
     said = list(unheeded(of("grpo", probe="p", val_size=0.1)))

@@ -121,7 +121,7 @@ class Generation(Section):
     )  # fmt: skip
     repetition_penalty: float = knob(
         1.0, "How strongly words already written are avoided.", gt=0, raised="fewer loops, stranger wording.",
-        usual="1 to 1.1", needs=PREDICTS, advanced=True,
+        usual="1 to 1.1", needs=PREDICTS, or_needs=WRITES, advanced=True,
     )  # fmt: skip
     length_penalty: float = knob(
         1.0, "With several beams: above 1 prefers longer answers.", needs=PREDICTS, advanced=True

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tuner.config.config import Config
 
 EXPORT = "training exports nothing; `tuner export` does, by the same names"
+BY_SEARCH = ("do_sample", "num_beams", "length_penalty")
 REASONS = {
     "data_shared_file_system": "a run is on one machine, where one process prepares the rows for all",
     "ignore_pad_token_for_loss": "padding is never learned",
@@ -43,6 +44,10 @@ def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
         yield "infer_dtype", "it is for runs that only evaluate or predict; training has --bf16 and --fp16"
     if config.kind.rewarded and (config.val_size or config.eval_dataset):
         yield "probe", "the rows kept aside are asked and scored instead"
+    if config.kind.rewarded and not config.do_predict:
+        yield from (
+            (name, "answers that are learnt from are drawn word by word, by chance") for name in BY_SEARCH
+        )
     if not config.kind.learns_tokens:
         yield (
             "label_smoothing_factor",

@@ -88,6 +88,11 @@ def agreed(asked: Asked | None) -> Asked | None:
     return WISHES[int(wish)]
 
 
+def own_part(count: int) -> slice:
+    """This process's of so many things in a row: as many as any other's, give or take one."""
+    return slice(count * rank() // size(), count * (rank() + 1) // size())
+
+
 def wait() -> None:
     """Until all processes are here."""
     agreed(None)

@@ -292,10 +292,12 @@ def _rewarded(config: Config) -> Iterator[Problem]:
     """A run that learns from rewards: what its batches do not come out even with."""
     if not config.kind.rewarded:
         return
-    if config.processes > 1:
-        knob = "nproc_per_node" if config.nproc_per_node else "num_gpus"
-        said = f"--{knob} {config.processes} is not for --stage {config.stage}, which runs in one process; set it to 1."
-        yield Problem(knob, said, {knob: 1})
+    if config.sharded:
+        said = (
+            f"--stage {config.stage} needs the whole model in each process, which writes answers with it; leave --fsdp and "
+            "--deepspeed out."
+        )
+        yield Problem("fsdp", said, {"fsdp": None, "deepspeed": None})
     if config.fp16:
         said = f"--fp16 True is not for --stage {config.stage}, whose gradients are not scaled; use --bf16 True, or neither."
         yield Problem("fp16", said, {"fp16": False, "bf16": True})

@@ -2,7 +2,8 @@
 
 A generation is a batch of prompts with several answers to each. It is learnt from in micro-batches, `accumulation` of them
 an optimizer step, all of them as often as there are iterations. What happens at a step follows from its number alone, so
-that a run that is resumed does what it would have done.
+that a run that is resumed does what it would have done. Several processes learn what one would with as many times the
+micro-batches.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Ints = NDArray[np.int64]
 @dataclass(frozen=True)
 class Schedule:
     """`rows` prompts in all, `answers` to each; `batch` answers in a micro-batch, `written` micro-batches a generation,
-    `accumulation` of them an optimizer step, `iterations` times each."""
+    `accumulation` of them an optimizer step, `iterations` times each; of all processes together. `seed` is that of the
+    order of prompts, `drawn` that of the answers' chance."""
 
     rows: int
     answers: int
@@ -33,22 +35,24 @@ class Schedule:
     accumulation: int
     iterations: int = 1
     seed: int = 42
+    drawn: int = 42
     shuffled: bool = True
 
     @classmethod
     def of(cls, config: Config, rows: int) -> Schedule:
         """The schedule of a run of so many prompts."""
         grouped = config.kind.baseline != "value"
-        accumulation = config.gradient_accumulation_steps
-        written = (config.steps_per_generation or accumulation) if grouped else accumulation
+        accumulation = config.gradient_accumulation_steps * config.processes
+        kept = (config.steps_per_generation or 0) * config.processes or accumulation
         return cls(
             rows=rows,
             answers=config.num_generations if grouped else 1,
             batch=config.per_device_train_batch_size,
-            written=written if grouped else accumulation * config.ppo_buffer_size,
+            written=kept if grouped else accumulation * config.ppo_buffer_size,
             accumulation=accumulation,
             iterations=config.num_iterations if grouped else config.ppo_epochs,
             seed=config.data_seed if config.data_seed is not None else config.seed,
+            drawn=config.seed,
             shuffled=not config.disable_shuffling,
         )
 
@@ -93,7 +97,7 @@ class Schedule:
 
     def seed_of(self, generation: int, row: int, answer: int) -> int:
         """The seed of an answer's chance."""
-        said = f"{self.seed} {generation} {row} {answer}".encode()
+        said = f"{self.drawn} {generation} {row} {answer}".encode()
         return int.from_bytes(blake2b(said, digest_size=6).digest())
 
 
@@ -114,8 +118,9 @@ def problems(config: Config, rows: int | None) -> Iterator[Problem]:
     size, knob = s.batch * s.written, "per_device_train_batch_size"
     if s.written % s.accumulation:
         said = (
-            f"--steps_per_generation {s.written} is no multiple of --gradient_accumulation_steps {s.accumulation}, so that a "
-            "step would learn from half of a batch of answers; take a multiple of it."
+            f"--steps_per_generation {config.steps_per_generation} is no multiple of --gradient_accumulation_steps "
+            f"{config.gradient_accumulation_steps}, so that a step would learn from half of a batch of answers; take a "
+            "multiple of it."
         )
         yield Problem("steps_per_generation", said, {"steps_per_generation": None})
     elif size % s.answers:

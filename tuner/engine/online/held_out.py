@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from tuner.config.config import Config
 from tuner.engine import group
 from tuner.engine.live import LiveRun
-from tuner.engine.online.rollouts import Rollouts, Row, Writer, rollouts
+from tuner.engine.online.rollouts import Rollouts, Row, Writer, shared_rollouts
 from tuner.engine.samples import SHOWN, Samples
 from tuner.rewards.reward import Reward
 from tuner.text.message import message
@@ -70,7 +70,7 @@ class HeldOut:
 
     def _answered(self, step: int) -> dict[str, dict[str, float]]:
         self.ready()
-        made = rollouts(self.writer, self.rows, None, self.rewards_of, self._told)
+        made = shared_rollouts(self.writer, self.rows, None, self.rewards_of, self._told)
         self._show(step, made)
         found, begin = {ALL: self._means(made, slice(None))}, 0
         for name, rows in self.sets.items():

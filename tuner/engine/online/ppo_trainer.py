@@ -151,6 +151,8 @@ class PpoTrainer(OnlineTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         head = {
             "v_head.summary.weight": self.value_head.weight.detach().cpu().contiguous(),
             "v_head.summary.bias": self.value_head.bias.detach().cpu(),

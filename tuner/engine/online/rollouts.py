@@ -13,6 +13,7 @@ import torch
 
 from tuner.config.config import Config
 from tuner.data.tokens import Tokenizer
+from tuner.engine import group
 from tuner.engine.packed.rows import Floats, Ints
 from tuner.generate.answers import answers
 from tuner.generate.decoder import Decoder
@@ -41,6 +42,17 @@ class Rollouts:
         """What one reward gave."""
         found = [s.parts[name] for s in self.scored]
         return np.array([math.nan if value is None else value for value in found], np.float32)
+
+    @classmethod
+    def together(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """One behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            [one for part in parts for one in part.completions],
+            [one for part in parts for one in part.ids],
+            [one for part in parts for one in part.scored],
+        )
 
 
 class Writer:
@@ -142,6 +154,21 @@ def _completion(row: Row, answer: Answer, words: Tokenizer) -> Completion:
         columns=asked["columns"],
         whole=words.decode([*row["prompt_ids"], *answer.ids]),
     )
+
+
+def shared_rollouts(
+    writer: Writer,
+    rows: Sequence[Row],
+    seeds: Sequence[int] | None,
+    rewards: Sequence[Reward],
+    told: Callable[[int], None] = lambda done: None,
+) -> Rollouts:
+    """What `rollouts` gives, written and scored by all processes of the run, each its share; all get all of it. `told`
+    hears of this process's share as of the whole."""
+    own = group.own_part(len(rows))
+    asked = None if seeds is None else seeds[own]
+    made = rollouts(writer, rows[own], asked, rewards, lambda done: told(min(done * group.size(), len(rows))))
+    return Rollouts.together(group.gathered(made))
 
 
 def rollouts(

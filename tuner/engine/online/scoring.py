@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tuner.engine import group
 from tuner.engine.online.advantages import spread, without_signal
 from tuner.engine.online.experience import Experience
 from tuner.engine.online.padded_policy import PaddedPolicy
@@ -35,8 +36,9 @@ def log_probs(
 def token_scores(
     runner: StepRunner, learnt: Experience, together: int, reference: Reference | None = None
 ) -> list[Floats]:
-    """All that the policy or its reference says of each answer's tokens, [1 or more, T]; the first are log-probs."""
-    found: list[Floats] = [np.zeros(0, np.float32)] * len(learnt.answers)
+    """All that the policy or its reference says of each answer's tokens, [1 or more, T]; the first are log-probs. Each
+    process of the run asks for its share, and all get all."""
+    found: dict[int, Floats] = {}
     runner.policy.refresh()
     with nullcontext(runner.policy) if reference is None else reference.here(runner.policy) as policy:
         budget = runner.budget
@@ -44,14 +46,16 @@ def token_scores(
             budget, together = policy.most(budget), ALONE
         placed = list(learnt.placed(most=together))
         numbers = {id(unit): answers for unit, answers in placed}
-        for part in split_units([unit for unit, _ in placed], budget, keep_groups=False):
+        own = runner.ranks.share([unit for unit, _ in placed], keep_groups=False)
+        for part in split_units(own, budget, keep_groups=False):
             row = pack_row(part, shape=exact_shape(part, policy.blocks))
             scores, _ = policy.forward(DeviceRow(row, runner.device), keep=False)
             order = [answer for unit in part for answer in numbers[id(unit)]]
             ends = np.cumsum([len(learnt.answers[answer]) for answer in order])
-            for answer, own in zip(order, np.split(scores.cpu().numpy(), ends, axis=1), strict=False):
-                found[answer] = own
-    return found
+            for answer, said in zip(order, np.split(scores.cpu().numpy(), ends, axis=1), strict=False):
+                found[answer] = said
+    of_all = {answer: said for part in group.gathered(found) for answer, said in part.items()}
+    return [of_all[answer] for answer in range(len(learnt.answers))]
 
 
 def measured(made: Rollouts, grouped: Tensor, rewards: Sequence[Reward]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from tuner.engine.online.held_out import HeldOut
 from tuner.engine.online.objective import ADVANTAGE, finished
 from tuner.engine.online.padded_policy import PaddedPolicy
 from tuner.engine.online.references import Reference
-from tuner.engine.online.rollouts import Rollouts, Row, Writer, rollouts
+from tuner.engine.online.rollouts import Rollouts, Row, Writer, shared_rollouts
 from tuner.engine.packed.objective import Objective
 from tuner.engine.packed.policy import Policy
 from tuner.engine.packed.rows import Floats, Unit
@@ -147,6 +147,7 @@ class OnlineTrainer(PackedTrainer):
         if result is None:
             logger.warning("Out of memory: trying this step again with %s.", runner.save_memory())
             result = runner.train(taught, None)
+        runner.add_up(result)
         if silent:
             seen = runner.evaluate(silent, None)
             result = StepResult(
@@ -213,7 +214,7 @@ class OnlineTrainer(PackedTrainer):
         asked = [(int(i), k) for i in schedule.chosen(generation) for k in range(schedule.answers)]
         seeds = [schedule.seed_of(generation, i, k) for i, k in asked]
         once = {i: rows[i] for i, _ in asked}
-        return rollouts(
+        return shared_rollouts(
             self.sources.writer,
             [once[i] for i, _ in asked],
             seeds,
@@ -295,14 +296,19 @@ class OnlineTrainer(PackedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         step = self.state.global_step
-        if step % self.steps_each and self._experience is not None:
+        if self.args.should_save and step % self.steps_each and self._experience is not None:
             self._experience[1].save(Path(self.args.output_dir) / f"checkpoint-{step}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         folder = Path(resume_from_checkpoint)
-        if (found := Experience.saved(folder)) is not None:
+        if (found := Experience.saved(folder)) is not None and self._fits(found):
             self._experience = step_of(folder) // self.steps_each, found
+
+    def _fits(self, kept: Experience) -> bool:
+        """Whether answers of a checkpoint are as many as this run would write: with another batch new ones are written."""
+        schedule = self.schedule
+        return (len(kept.prompts), len(kept.answers)) == (schedule.prompts, schedule.batch * schedule.written)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
