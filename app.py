@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.ui import guard, live, login, state, theme
 
 st.set_page_config(page_title="tuner", page_icon=theme.MARK, layout="wide")
@@ -12,21 +13,21 @@ if inside:
     state.depart()
 page = st.navigation(
     {
-        "Work": [
-            st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
-            st.Page("pages/datasets.py", title="Datasets", icon=":material/database:"),
-            st.Page("pages/new_run.py", title="New run", icon=":material/add_circle:"),
-            st.Page("pages/runs.py", title="Runs", icon=":material/monitoring:"),
+        tr("Work"): [
+            st.Page("pages/home.py", title=tr("Home"), icon=":material/home:", default=True),
+            st.Page("pages/datasets.py", title=tr("Datasets"), icon=":material/database:"),
+            st.Page("pages/new_run.py", title=tr("New run"), icon=":material/add_circle:"),
+            st.Page("pages/runs.py", title=tr("Runs"), icon=":material/monitoring:"),
         ],
-        "Understand": [
-            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
-            st.Page("pages/history.py", title="History", icon=":material/history:"),
+        tr("Understand"): [
+            st.Page("pages/compare.py", title=tr("Compare"), icon=":material/compare_arrows:"),
+            st.Page("pages/history.py", title=tr("History"), icon=":material/history:"),
         ],
-        "Ship": [
-            st.Page("pages/adapters.py", title="Adapters", icon=":material/layers:"),
-            st.Page("pages/chat.py", title="Chat", icon=":material/forum:"),
-            st.Page("pages/arena.py", title="Arena", icon=":material/swords:"),
-            st.Page("pages/evaluate.py", title="Evaluate", icon=":material/rule:"),
+        tr("Ship"): [
+            st.Page("pages/adapters.py", title=tr("Adapters"), icon=":material/layers:"),
+            st.Page("pages/chat.py", title=tr("Chat"), icon=":material/forum:"),
+            st.Page("pages/arena.py", title=tr("Arena"), icon=":material/swords:"),
+            st.Page("pages/evaluate.py", title=tr("Evaluate"), icon=":material/rule:"),
         ],
     },
     position="sidebar" if inside else "hidden",

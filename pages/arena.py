@@ -2,9 +2,10 @@
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.ui import arena, scoreboard, theme
 
-theme.head("Arena", "Two answers, no names. Vote for the better one; who was who is told afterwards.")
+theme.head(tr("Arena"), tr("Two answers, no names. Vote for the better one; who was who is told afterwards."))
 battle = arena.opened()
 if battle is None:
     arena.setup()

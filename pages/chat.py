@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.ui import chatting, theme
 
 talk = chatting.current()
@@ -13,6 +14,8 @@ chatting.compose(talk)
 hint = st.empty()  # takes the word away at once: while an answer is written, the page is not finished
 if not talk.turns:
     with hint.container():
-        theme.empty("forum", "Say something", "It is kept on this machine, under this page's address.")
+        theme.empty(
+            "forum", tr("Say something"), tr("It is kept on this machine, under this page's address.")
+        )
 with st.container(key="chat-turns"):
     chatting.shown(talk, standing)

@@ -4,17 +4,18 @@ from contextlib import suppress
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.tracking.history import history, means, metric_names
 from tuner.tracking.store import TrackerError
 from tuner.ui import answers, chart_table, charts, compare, evaluation, run_view, tables, theme
 from tuner.ui.words import listed, safe
 
-theme.head("Compare", "Runs beside each other: where their curves part, and what was set otherwise.")
+theme.head(tr("Compare"), tr("Runs beside each other: where their curves part, and what was set otherwise."))
 
 rows = compare.pick()
 if len(rows) < 2:
     theme.empty(
-        "compare_arrows", "Choose two runs or more", "Up to six; the page's address keeps the choice."
+        "compare_arrows", tr("Choose two runs or more"), tr("Up to six; the page's address keeps the choice.")
     )
     st.stop()
 
@@ -37,29 +38,34 @@ with st.grid(2, min_column_width=420, gap="small") as grid:
             charts.draw(drawn, f"compare-{metric}", told)
             if others:
                 st.caption(
-                    f"Asked other questions, so not held against it: {safe(listed(names[i] for i in others))}."
+                    tr(
+                        "Asked other questions, so not held against it: {names}.",
+                        names=safe(listed(names[i] for i in others)),
+                    )
                 )
 
-st.subheader("What they reached", anchor=False)
+st.subheader(tr("What they reached"), anchor=False)
 judged = {metric: compare.judged(metric, rows, baseline) for metric in metrics}
-st.dataframe(tables.outcomes(histories, names, baseline, shown, judged), hide_index=True)
+theme.frame(tables.outcomes(histories, names, baseline, shown, judged), hide_index=True)
 if any(histories[metric].keys() - ids and len(histories[metric]) > 1 for metric, ids in judged.items()):
     st.caption(
-        "Not called better or worse: losses of other stages or from rewards, and rewards by other rules."
+        tr("Not called better or worse: losses of other stages or from rewards, and rewards by other rules.")
     )
 
-st.subheader("What was set otherwise", anchor=False)
+st.subheader(tr("What was set otherwise"), anchor=False)
 different = tables.knobs(rows, names)
 if different:
-    st.dataframe(different, hide_index=True, column_config={"What it does": {"width": "large"}})
+    theme.frame(different, hide_index=True, column_config={"What it does": {"width": "large"}})
 else:
     st.caption(
-        "Nothing: these runs have the same config. What differs is chance, or the data behind the same name."
+        tr(
+            "Nothing: these runs have the same config. What differs is chance, or the data behind the same name."
+        )
     )
 
 answers.compared(names)
 with suppress(TrackerError):
     evaluation.compared(names, baseline)
 
-st.subheader("What they took", anchor=False)
-st.dataframe(tables.costs(rows, names), hide_index=True)
+st.subheader(tr("What they took"), anchor=False)
+theme.frame(tables.costs(rows, names), hide_index=True)

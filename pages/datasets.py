@@ -5,32 +5,33 @@ import streamlit as st
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
+from tuner.text.lookup import tr
 from tuner.ui import catalog, datasets, draft, state, theme, upload
 from tuner.ui.words import safe
 
-theme.head("Datasets", "What there is to learn from. Look at the rows before a model does.")
+theme.head(tr("Datasets"), tr("What there is to learn from. Look at the rows before a model does."))
 
 folder = catalog.folder()
-with st.expander("Bring your own", icon=":material/upload_file:", key="bring"):
+with st.expander(tr("Bring your own"), icon=":material/upload_file:", key="bring"):
     upload.panel(folder)
 try:
     entries = read_catalog(folder)
 except ConfigError as error:
-    theme.empty("database", "No catalog", safe(error))
+    theme.empty("database", tr("No catalog"), safe(error))
     st.stop()
 local = catalog.there(entries)
 if not local:
     theme.empty(
         "database",
-        "No data on this machine",
-        f"Put a file into {safe(folder)} and name it in dataset_info.json.",
+        tr("No data on this machine"),
+        tr("Put a file into {folder} and name it in dataset_info.json.", folder=safe(folder)),
     )
     catalog.elsewhere(entries, local)
     st.stop()
 
 added = st.session_state.pop("added", "")
 if added:
-    st.toast(f"{safe(added)} is in the catalog.", icon=":material/check:")
+    st.toast(tr("{added} is in the catalog.", added=safe(added)), icon=":material/check:")
 name = added or state.asked("dataset") or next(iter(local))
 state.tell(dataset=name)
 catalog.table(local, name, folder)
@@ -42,17 +43,19 @@ entry = entries[name]
 
 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
     st.subheader(safe(name), anchor=False, width="content")
-    st.badge(datasets.KINDS[entry.kind], color="primary")
+    st.badge(tr(datasets.KINDS[entry.kind]), color="primary")
     st.space("stretch")
     st.button(
-        "Use in a new run",
+        tr("Use in a new run"),
         icon=":material/add_circle:",
         on_click=draft.use_dataset,
         args=(name, usual_for(entry.kind), folder),
         key=f"use-{name}-of-{folder}",
     )
 
-preview, sees, report = st.tabs(["Preview", "What the model sees", "Report"], key="view", bind="query-params")
+preview, sees, report = st.tabs(
+    [tr("Preview"), tr("What the model sees"), tr("Report")], key="view", bind="query-params"
+)
 if preview.open:
     with preview:
         datasets.preview(entry)

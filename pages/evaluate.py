@@ -2,12 +2,14 @@
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.tracking.store import TrackerError
 from tuner.ui import evaluating, theme
 from tuner.ui.words import safe
 
 theme.head(
-    "Evaluate", "Is it better? Every version answers the same questions; read the answers side by side."
+    tr("Evaluate"),
+    tr("Is it better? Every version answers the same questions; read the answers side by side."),
 )
 
 try:
@@ -20,5 +22,5 @@ except TrackerError as error:
     st.warning(safe(error), icon=":material/cloud_off:")
     st.stop()
 
-st.subheader("Evaluations", anchor=False)
+st.subheader(tr("Evaluations"), anchor=False)
 evaluating.earlier()

@@ -2,14 +2,17 @@
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.tracking.runs import list_runs
 from tuner.ui import disk, history, picking, tables, theme
 from tuner.ui.words import count, safe
 
-theme.head("History", "Every run, with what it was made of and how it ended. Choose some to compare them.")
+theme.head(
+    tr("History"), tr("Every run, with what it was made of and how it ended. Choose some to compare them.")
+)
 history.undo()
 with st.expander(
-    "Disk", icon=":material/hard_drive:", key="disk", on_change="rerun", bind="query-params"
+    tr("Disk"), icon=":material/hard_drive:", key="disk", on_change="rerun", bind="query-params"
 ) as fold:
     if fold.open:
         disk.panel()
@@ -25,16 +28,19 @@ if not page.total:
 rows = {row.id: row for row in page.items}
 scored = history.scored(tuple(rows))
 columns, cells = tables.history_columns(page.items, scored), tables.history(page.items, scored)
-ids = picking.many(history.TABLE, "Runs", columns, cells, "runs", "run")
+ids = picking.many(history.TABLE, tr("Runs"), columns, cells, "runs", "run")
 chosen = [rows[run_id] for run_id in ids]
 with st.container(horizontal=True, vertical_alignment="center", gap="small", key="history-bar"):
-    st.caption(f"{count(page.total, 'run')}" + (f", {len(chosen)} chosen" if chosen else ""), width="content")
+    st.caption(
+        f"{count(page.total, 'run')}" + (tr(", {number} chosen", number=len(chosen)) if chosen else ""),
+        width="content",
+    )
     st.space("stretch")
     if page.pages > 1:
         st.pagination(page.pages, key="history-page")
 if not chosen:
     st.caption(
-        ":material/touch_app: Press a name to open its run; tick rows to compare, clone or delete them."
+        tr(":material/touch_app: Press a name to open its run; tick rows to compare, clone or delete them.")
     )
     st.stop()
 

@@ -1,8 +1,9 @@
 """Home: what runs, how the last runs ended, and what to do next."""
 
+from tuner.text.lookup import tr
 from tuner.ui import home, run_list, theme
 
-theme.head("Home", "What this studio is doing, and how the last runs ended.")
+theme.head(tr("Home"), tr("What this studio is doing, and how the last runs ended."))
 
 steps = home.steps()
 if any(step.done for step in steps):

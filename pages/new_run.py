@@ -3,6 +3,7 @@
 import streamlit as st
 
 from tuner.config.config import Config
+from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
 from tuner.ui import form, run_card, state, theme, trying, writes
 from tuner.ui.words import count, safe
@@ -45,8 +46,10 @@ elif recipe := state.asked("start"):
 drafts.address()
 
 theme.head(
-    "New run",
-    "Choose a model, data and a method. Every parameter says what it does, and what happens when you turn it.",
+    tr("New run"),
+    tr(
+        "Choose a model, data and a method. Every parameter says what it does, and what happens when you turn it."
+    ),
 )
 if word := st.session_state.pop("new-run-word", ""):
     st.warning(safe(word), icon=":material/warning:")
@@ -55,7 +58,7 @@ draft = drafts.current()
 starts = drafts.starts()
 with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="new-run-bar"):
     st.selectbox(
-        "Start from",
+        tr("Start from"),
         list(starts),
         index=None,
         format_func=lambda k: starts.get(k, k),
@@ -64,18 +67,18 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
         on_change=start_from_choice,
         width=240,
     )
-    with st.popover("What it sets", icon=":material/info:"):
+    with st.popover(tr("What it sets"), icon=":material/info:"):
         run_card.changes(dict(draft.base))
-    with st.popover("Load", icon=":material/upload_file:"):
+    with st.popover(tr("Load"), icon=":material/upload_file:"):
         st.file_uploader(
-            "A YAML file, ours or LLaMA-Factory's",
+            tr("A YAML file, ours or LLaMA-Factory's"),
             type=["yaml", "yml", "json"],
             key="start-file",
             max_upload_size=1,
             on_change=start_from_upload,
         )
     if draft.changes:
-        reset = f"Undo {count(len(draft.changes), 'change')}"
+        reset = tr("Undo {changes}", changes=count(len(draft.changes), "change"))
         if st.button(reset, icon=":material/restart_alt:", type="tertiary"):
             drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
             st.rerun()

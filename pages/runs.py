@@ -3,6 +3,7 @@
 import streamlit as st
 
 from tuner.config.kinds import KINDS, trains
+from tuner.text.lookup import mark, tr
 from tuner.tracking.evaluations import results
 from tuner.ui import (
     answers,
@@ -19,7 +20,7 @@ from tuner.ui import (
 
 run_id = state.asked("run")
 if not run_id:
-    theme.head("Runs", "What is at work, what waits for its turn, and what ended last.")
+    theme.head(tr("Runs"), tr("What is at work, what waits for its turn, and what ended last."))
     run_list.at_work()
     run_list.waiting()
     run_list.lately()
@@ -27,18 +28,18 @@ if not run_id:
 
 run = run_list.find(run_id)
 if run is None:
-    theme.head("Runs")
+    theme.head(tr("Runs"))
     theme.empty(
-        "search_off", "No such run", "It may have been removed for good. History lists what there is."
+        "search_off", tr("No such run"), tr("It may have been removed for good. History lists what there is.")
     )
-    st.page_link("pages/history.py", label="History", icon=":material/history:")
+    st.page_link("pages/history.py", label=tr("History"), icon=":material/history:")
     st.stop()
 
 values = run.values()
 # A link to the page one is on does not change the browser's address, which the next click would go back to.
 st.query_params["run"] = run_id
 st.button(
-    "Runs and queue",
+    tr("Runs and queue"),
     icon=":material/arrow_back:",
     type="tertiary",
     key="to-all",
@@ -52,22 +53,22 @@ with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
 live.piece(run_view.standing, run, 2.0)
 run_actions.remedies(run)
 
-names = ["Charts", "Log", "Config", "Checkpoints", "Details"]
+names = [mark("Charts"), mark("Log"), mark("Config"), mark("Checkpoints"), mark("Details")]
 if not trains(str(values.get("stage"))):
     names.remove("Checkpoints")
 if (kind := KINDS.get(str(values.get("stage")))) and kind.family == "export":
     names.remove("Charts")
 if exported := exporting.made(run):
-    names.insert(0, "Export")
+    names.insert(0, mark("Export"))
 if measured := bool(results(run)):
-    names.insert(0, "Evaluation")
+    names.insert(0, mark("Evaluation"))
 if rollouts.has_rollouts(run):
-    names.insert(1, "Rollouts")
+    names.insert(1, mark("Rollouts"))
 if answers.has_samples(run):
-    names.insert(1, "Samples")
+    names.insert(1, mark("Samples"))
 if predicted := answers.predictions_of(run):
-    names.insert(1 if values.get("do_train") else 0, "Predictions")
-tabs = dict(zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True))
+    names.insert(1 if values.get("do_train") else 0, mark("Predictions"))
+tabs = dict(zip(names, st.tabs(list(map(tr, names)), key="tab", bind="query-params"), strict=True))
 if measured and tabs["Evaluation"].open:
     with tabs["Evaluation"]:
         evaluation.panel(run)
@@ -92,10 +93,15 @@ if tabs["Log"].open:
     with tabs["Log"]:
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.text_input(
-                "Find in the log", type="search", key="log-search", placeholder="a word", live=True, width=260
+                tr("Find in the log"),
+                type="search",
+                key="log-search",
+                placeholder="a word",
+                live=True,
+                width=260,
             )
             st.download_button(
-                "Download",
+                tr("Download"),
                 run.log_tail(50_000_000),
                 f"{run.name}.log",
                 icon=":material/download:",

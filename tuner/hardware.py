@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from tuner.text.lookup import tr
+
 GIB = 1024**3
 
 
@@ -153,7 +155,12 @@ def describe() -> str:
     """The machine in one line, as a run's tag."""
     cards = ", ".join(f"{g.name} {g.memory_total / GIB:.0f} GiB" for g in gpus())
     memory = psutil.virtual_memory().total / GIB
-    return f"{cards or 'no GPU'}; {os.cpu_count()} CPU cores, {memory:.0f} GiB memory"
+    return tr(
+        "{cards}; {cpu_count} CPU cores, {memory:.0f} GiB memory",
+        cards=cards or tr("no GPU"),
+        cpu_count=os.cpu_count(),
+        memory=memory,
+    )
 
 
 def boot_id() -> str:

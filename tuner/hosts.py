@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.text.lookup import tr
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,13 +62,19 @@ def configured_name(text: str) -> Authority:
     authority = Authority.parse(text)
     if authority is None:
         raise ValueError(
-            f"{text!r} is no host name; write it as a browser's address line has it, without http://, for example"
-            " studio.example.org or localhost:9000."
+            tr(
+                "{text!r} is no host name; write it as a browser's address line has it, without http://, for example"
+                " studio.example.org or localhost:9000.",
+                text=text,
+            )
         )
     if authority.port is None and authority.name in LOOPBACK:
         raise ValueError(
-            f"{text} needs the port that the browser uses, for example {text}:9000: without one every page that any"
-            " program on this machine serves could drive the studio."
+            tr(
+                "{text} needs the port that the browser uses, for example {text}:9000: without one every page that any"
+                " program on this machine serves could drive the studio.",
+                text=text,
+            )
         )
     return authority
 
@@ -117,20 +125,24 @@ def refusal(scope: Scope, allowed: Iterable[Authority] = ()) -> str:
     mine = _own(scope, tuple(allowed))
     hosts = _values(headers, b"host")
     if len(hosts) != 1 or not _named(hosts[0], secure, mine):
-        said = ascii(hosts[0][:100]) if hosts else "no name"
-        return (
-            f"tuner was asked for by {said}, which is not a name of this server. If you opened it by that name"
-            f" yourself, start it with --allow-host NAME (or {VARIABLE}=NAME), port included where it is not its own."
+        said = ascii(hosts[0][:100]) if hosts else tr("no name")
+        return tr(
+            "tuner was asked for by {said}, which is not a name of this server. If you opened it by that name"
+            " yourself, start it with --allow-host NAME (or {variable}=NAME), port included where it is not its own.",
+            said=said,
+            variable=VARIABLE,
         )
     origins = _values(headers, b"origin")
     if scope["type"] == "websocket" and not origins:
-        return "tuner's pages say where they come from (Origin), this request does not."
+        return tr("tuner's pages say where they come from (Origin), this request does not.")
     if len(origins) > 1 or any(not _origin_named(origin, mine) for origin in origins):
-        return (
-            f"tuner answers its own pages only, not those of {ascii(origins[0][:100])}. If that is your way to it,"
-            f" start it with --allow-host NAME (or {VARIABLE}=NAME)."
+        return tr(
+            "tuner answers its own pages only, not those of {ascii}. If that is your way to it,"
+            " start it with --allow-host NAME (or {variable}=NAME).",
+            ascii=ascii(origins[0][:100]),
+            variable=VARIABLE,
         )
-    return "tuner's pages are shown in no frame of another page." if _framed(headers) else ""
+    return tr("tuner's pages are shown in no frame of another page.") if _framed(headers) else ""
 
 
 def _own(scope: Scope, allowed: tuple[Authority, ...]) -> tuple[Authority, ...]:

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from tuner.text.lookup import tr
+
 
 def home() -> Path:
     """The studio's folder: TUNER_HOME, or the folder the command is typed in."""
@@ -55,7 +57,7 @@ def inside(path: Path | str, root: Path) -> Path:
     """
     real = (root / path).resolve()
     if not real.is_relative_to(root.resolve()):
-        raise ValueError(f"{path} lies outside {root}; choose a place inside it.")
+        raise ValueError(tr("{path} lies outside {root}; choose a place inside it.", path=path, root=root))
     return real
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tuner.text.lookup import tr
+
 LARGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -26,7 +28,7 @@ def header(path: Path) -> tuple[dict[str, Any], int]:
         if not all({"dtype", "data_offsets"} <= set(tensor) for tensor in found.values()):
             raise ValueError
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise BrokenWeights(f"{path} is not a safetensors file.") from error
+        raise BrokenWeights(tr("{path} is not a safetensors file.", path=path)) from error
     return found, 8 + length
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tuner.chats import kept
 from tuner.chats.talk import OPEN, Answer, Decoding, answer_of_json, answer_to_json, fresh_id, fresh_seed
+from tuner.text.lookup import tr
 from tuner.tracking import votes
 from tuner.tracking.votes import CHECKSUM, Said, Vote
 
@@ -85,7 +86,7 @@ def draw(
     """
     can = pairs(pool)
     if not can:
-        raise ValueError("A battle needs two different contestants; choose another version.")
+        raise ValueError(tr("A battle needs two different contestants; choose another version."))
     often = Counter(frozenset(pair) for pair in met)
     least = min(often[frozenset((one.id, other.id))] for one, other in can)
     pair = chance.choice([(a, b) for a, b in can if often[frozenset((a.id, b.id))] == least])
@@ -119,7 +120,7 @@ def keep_answer(id: str, side: int, answer: Answer) -> None:
 
     def changed(given: dict[str, Any] | None) -> Mapping[str, Any]:
         if given is None:
-            raise ValueError("There is no such battle any more.")
+            raise ValueError(tr("There is no such battle any more."))
         battle = of_json(given)
         left, right = battle.answers
         return to_json(replace(battle, answers=(answer, right) if side == 0 else (left, answer)))
@@ -139,7 +140,7 @@ def vote(id: str, said: Said, by: str = "") -> Battle:
         battle = of_json(given or {})
         if battle.said is None:
             if not battle.whole:
-                raise ValueError("There are no two whole answers to judge; draw another battle.")
+                raise ValueError(tr("There are no two whole answers to judge; draw another battle."))
             votes.keep(_vote(battle, said, by))
             battle = replace(battle, said=said, by=by)
         made.append(battle)
@@ -194,4 +195,4 @@ def of_json(given: Mapping[str, Any]) -> Battle:
         known |= {"decoding": Decoding(**known["decoding"]), "answers": (left, right)}
         return Battle(**known | {"messages": tuple(known["messages"]), "pool": tuple(known["pool"])})
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError("There is no such battle; draw another one.") from error
+        raise ValueError(tr("There is no such battle; draw another one.")) from error

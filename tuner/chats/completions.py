@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from tuner.text.lookup import tr
+
 SILENT = 300.0
 """Seconds without a word from the server after which an answer is given up: a long prompt takes its time on a CPU."""
 LONGEST_ERROR = 64_000
@@ -128,12 +130,12 @@ def _pieces(response: http.client.HTTPResponse) -> Iterator[Piece]:
             return
         told = json.loads(data)
         if error := told.get("error"):
-            raise Unanswered(_said(error) or "The server broke the answer off; ask again.")
+            raise Unanswered(_said(error) or tr("The server broke the answer off; ask again."))
         piece = _piece(told)
         ended = ended or bool(piece.finish)
         yield piece
     if not ended:
-        raise Unanswered("The server went away in the middle of the answer; start it again.")
+        raise Unanswered(tr("The server went away in the middle of the answer; start it again."))
 
 
 def _piece(told: Mapping[str, Any]) -> Piece:
@@ -162,10 +164,10 @@ def refusal(status: int, body: bytes, wait: str | None = None) -> str:
     with suppress(ValueError, AttributeError):
         said = _said(json.loads(body).get("error"))
     if status == 429:
-        return f"The server is busy; try again in {wait or 'a few'} seconds."
+        return tr("The server is busy; try again in {wait} seconds.", wait=wait or tr("a few"))
     if status in (401, 403):
-        return "The server does not take the studio's key; stop it and start it again."
-    return said or f"The server refused with status {status}; its run's log says why."
+        return tr("The server does not take the studio's key; stop it and start it again.")
+    return said or tr("The server refused with status {status}; its run's log says why.", status=status)
 
 
 def _said(error: Any) -> str:
@@ -176,12 +178,15 @@ def _said(error: Any) -> str:
 
 def _in_words(error: Exception, silent: float) -> str:
     if isinstance(error, TimeoutError):
-        return f"The server said nothing for {silent:.0f} s; look at its run's log, or start it again."
+        return tr(
+            "The server said nothing for {silent:.0f} s; look at its run's log, or start it again.",
+            silent=silent,
+        )
     if isinstance(error, ConnectionRefusedError):
-        return "The server does not answer; start it again."
+        return tr("The server does not answer; start it again.")
     if isinstance(error, ValueError):
-        return "The server's answer cannot be read; look at its run's log."
-    return "The server went away in the middle of the answer; start it again."
+        return tr("The server's answer cannot be read; look at its run's log.")
+    return tr("The server went away in the middle of the answer; start it again.")
 
 
 def ask(place: Place, request: Mapping[str, Any]) -> Iterator[str]:

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from tuner.text.lookup import mark, tr
 from tuner.text.message import Message, of, to_plain
 
 AnswerState = Literal["waiting", "writing", "done", "stopped", "failed"]
 OPEN = frozenset({"waiting", "writing"})
 MOST_COLUMNS = 4
-NO_TOOLS = "Each tool has to be an object with a name, as OpenAI's API takes it."
+NO_TOOLS = mark("Each tool has to be an object with a name, as OpenAI's API takes it.")
 _THOUGHTS = re.compile(r"\A\s*<think>(.*?)(?:</think>\s*|\Z)", re.DOTALL)
 
 
@@ -258,7 +259,7 @@ def read_tools(text: str) -> list[dict[str, Any]]:
     try:
         given = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"The tools are not JSON: {error}.") from error
+        raise ValueError(tr("The tools are not JSON: {error}.", error=error)) from error
     tools = [
         tool if "function" in tool else {"type": "function", "function": tool} for tool in _objects(given)
     ]
@@ -284,7 +285,7 @@ def exchange(talk: Talk, turn_id: str, column: str) -> dict[str, Any]:
     """
     answer = talk.turns[turn_id].answer(column)
     if answer is None or answer.state in OPEN or answer.empty:
-        raise ValueError("There is no answer to keep yet; wait for it, or ask again.")
+        raise ValueError(tr("There is no answer to keep yet; wait for it, or ask again."))
     said = {"messages": [*messages(talk, turn_id, column), spoken(answer)]}
     tools = read_tools(talk.tools)
     return said | ({"tools": json.dumps(tools, ensure_ascii=False)} if tools else {})
@@ -327,7 +328,7 @@ def of_json(given: Mapping[str, Any]) -> Talk:
         known["decoding"] = Decoding(**_known(Decoding, known.get("decoding", {})))
         return Talk(**known | {"columns": tuple(known.get("columns", ()))})
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError("The talk cannot be read; begin another one.") from error
+        raise ValueError(tr("The talk cannot be read; begin another one.")) from error
 
 
 def _turn(given: Mapping[str, Any]) -> Turn:

@@ -23,6 +23,7 @@ from tuner.cli.using import evaluate
 from tuner.cli.words import OK, foreseen, refuse
 from tuner.config.config import recipes
 from tuner.config.knobs import nearest
+from tuner.text.lookup import mark, tr
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     verb.__name__: verb
@@ -51,9 +52,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 
 # Verbs of LLaMA-Factory, and what to do here instead.
 ELSEWHERE = {
-    "eval": "`tuner evaluate` measures a model and its adapters, on a data set or on benchmarks of lm-eval.",
-    "webchat": "`tuner webui` has a Chat page, and `tuner chat` talks in the terminal.",
-    "env": "`tuner doctor` says what this machine has.",
+    "eval": mark(
+        "`tuner evaluate` measures a model and its adapters, on a data set or on benchmarks of lm-eval."
+    ),
+    "webchat": mark("`tuner webui` has a Chat page, and `tuner chat` talks in the terminal."),
+    "env": mark("`tuner doctor` says what this machine has."),
 }
 
 
@@ -71,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     if verb not in VERBS:
         like = nearest(verb, VERBS)
-        hint = ELSEWHERE.get(verb) or (f"did you mean {like}?" if like else "try tuner --help.")
-        return refuse([f"tuner has no verb {verb!r}; {hint}"])
+        hint = ELSEWHERE.get(verb) or (
+            tr("did you mean {like}?", like=like) if like else tr("try tuner --help.")
+        )
+        return refuse([tr("tuner has no verb {verb!r}; {hint}", verb=verb, hint=hint)])
     if verb in ("train", "submit") and {"-h", "--help"} & set(rest):
         print(knob_help(verb))
         return OK
@@ -87,13 +92,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(said)
 
 
+def _about(function: Callable[[list[str]], int]) -> str:
+    """What a verb does: the first line of its docstring."""
+    return tr((function.__doc__ or "").strip()).splitlines()[0]
+
+
 def help() -> str:
-    lines = ["tuner: fine-tune language models, from a page or a shell.", "", "Verbs:"]
-    lines += [f"  {verb:<10} {(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items()]
+    lines = [tr("tuner: fine-tune language models, from a page or a shell."), "", tr("Verbs:")]
+    lines += [f"  {verb:<10} {_about(function)}" for verb, function in VERBS.items()]
     lines += [
         "",
-        "  tuner train FILE.yaml [--flag value | key=value ...]   LLaMA-Factory's YAML files and flags work unchanged",
-        f"  tuner train RECIPE                                      recipes: {', '.join(recipes()) or 'none'}",
-        "  tuner train --help                                      every knob, by section",
+        tr(
+            "  tuner train FILE.yaml [--flag value | key=value ...]   LLaMA-Factory's YAML files and flags work unchanged"
+        ),
+        tr(
+            "  tuner train RECIPE                                      recipes: {recipes}",
+            recipes=", ".join(recipes()) or "none",
+        ),
+        tr("  tuner train --help                                      every knob, by section"),
     ]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.cli.words import FAILED, OK
 from tuner.config.knobs import ConfigError, Problem, knobs_of
+from tuner.text.lookup import mark, tr
 
 if TYPE_CHECKING:
     from tuner.config.serving import ServeConfig
@@ -47,19 +48,23 @@ def chat(words: list[str]) -> int:
     words, system = _system(words)
     config = read(ServeConfig, words, "chat")
     if config.model_name_or_path is None:
-        raise ConfigError([Problem("model_name_or_path", "--model_name_or_path is missing; name a model.")])
+        raise ConfigError(
+            [Problem("model_name_or_path", tr("--model_name_or_path is missing; name a model."))]
+        )
     if len(config.adapter_name_or_path) > 1:
-        said = "--adapter_name_or_path names several adapters, and one can answer; name one, or merge them with `tuner export`."
+        said = tr(
+            "--adapter_name_or_path names several adapters, and one can answer; name one, or merge them with `tuner export`."
+        )
         raise ConfigError([Problem("adapter_name_or_path", said)])
     samples.lay_out_for(config.model_name_or_path)
     with _served(config) as (place, model):
         return _talk(place, _question(config, model), system or config.default_system or "")
 
 
-USAGE = """usage: tuner chat [FILE.yaml] [--model_name_or_path MODEL] [--adapter_name_or_path ADAPTER] [--system TEXT]
+USAGE = mark("""usage: tuner chat [FILE.yaml] [--model_name_or_path MODEL] [--adapter_name_or_path ADAPTER] [--system TEXT]
 
 Talk with a model in the terminal. `clear` begins anew, `exit` ends it, Ctrl-C stops an answer.
-An adapter is a folder, NAME@ALIAS or NAME/VERSION. Decoding: --temperature, --top_p, --top_k, --max_new_tokens."""
+An adapter is a folder, NAME@ALIAS or NAME/VERSION. Decoding: --temperature, --top_p, --top_k, --max_new_tokens.""")
 
 
 def _system(words: list[str]) -> tuple[list[str], str]:
@@ -69,7 +74,7 @@ def _system(words: list[str]) -> tuple[list[str], str]:
     at = words.index("--system")
     if at + 1 == len(words):
         raise ConfigError(
-            [Problem("system", '--system needs a text behind it, for example --system "Be brief."')]
+            [Problem("system", tr('--system needs a text behind it, for example --system "Be brief."'))]
         )
     return words[:at] + words[at + 2 :], words[at + 1]
 
@@ -134,13 +139,15 @@ def _listening(run: Run) -> Endpoint:
     while (at := serving.endpoint(run)) is None:
         status = run.status()
         if status.state in ENDED:
-            raise Refused(f"The model could not be served. {status.reason or 'Its log says why.'}")
+            raise Refused(
+                tr("The model could not be served. {reason}", reason=status.reason or tr("Its log says why."))
+            )
         if status.state == "queued":
             ensure_supervisor(only_if_needed=True)
-        doing = "waiting for a slot" if status.state == "queued" else term("phase", status.phase)
+        doing = tr("waiting for a slot") if status.state == "queued" else term("phase", status.phase)
         if doing and doing != told:
             told = doing
-            print(f"tuner: {doing} ...", file=sys.stderr, flush=True)
+            print(tr("tuner: {doing} ...", doing=doing), file=sys.stderr, flush=True)
         time.sleep(0.2)
     return at
 
@@ -167,13 +174,13 @@ def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
 
     begun: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     messages, code = list(begun), OK
-    print(f"`{CLEAR}` begins anew, `{EXIT}` ends.", flush=True)
+    print(tr("`{clear}` begins anew, `{exit}` ends.", clear=CLEAR, exit=EXIT), flush=True)
     while (text := _read()) is not None:
         if not text:
             continue
         if text == CLEAR:
             messages = list(begun)
-            print("Begun anew.", flush=True)
+            print(tr("Begun anew."), flush=True)
             continue
         messages.append({"role": "user", "content": text})
         said = _answered(place, {**question, "messages": messages})
@@ -189,7 +196,7 @@ def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
 def _read() -> str | None:
     """A line; None for the end."""
     try:
-        text = input("\nUser: ").strip()
+        text = input(tr("\nUser: ")).strip()
     except (EOFError, KeyboardInterrupt):
         print()
         return None
@@ -201,7 +208,7 @@ def _answered(place: Endpoint, question: dict[str, Any]) -> str | None:
     from tuner.chats.completions import Unanswered, ask
 
     said = ""
-    print("Assistant: ", end="", flush=True)
+    print(tr("Assistant: "), end="", flush=True)
     try:
         for part in ask(place, question):
             said += part

@@ -9,6 +9,7 @@ from typing import Any
 from tuner import paths, samples
 from tuner.cli.words import OK, parser, print_json, table
 from tuner.config.config import parse_words
+from tuner.text.lookup import tr
 from tuner.text.message import Message
 
 
@@ -17,22 +18,24 @@ def data(words: list[str]) -> int:
     options_of = parser(data)
     verbs = options_of.add_subparsers(dest="verb", required=True)
     for name, about in (
-        ("list", "the catalog"),
-        ("report", "what would be kept, cut and dropped"),
-        ("show", "one row, token by token"),
+        ("list", tr("the catalog")),
+        ("report", tr("what would be kept, cut and dropped")),
+        ("show", tr("one row, token by token")),
     ):
         one = verbs.add_parser(name, help=about)
         one.add_argument("--json", action="store_true", help="JSON")
-        one.add_argument("--dataset_dir", default="data", help="the folder that holds dataset_info.json")
+        one.add_argument("--dataset_dir", default="data", help=tr("the folder that holds dataset_info.json"))
         if name != "list":
-            one.add_argument("name", help="a data set of the catalog")
-            one.add_argument("--model", required=True, help="the model whose tokenizer and template are used")
+            one.add_argument("name", help=tr("a data set of the catalog"))
+            one.add_argument(
+                "--model", required=True, help=tr("the model whose tokenizer and template are used")
+            )
         if name == "report":
             one.add_argument(
-                "--sample", type=int, default=0, help="read only so many rows, evenly from the set"
+                "--sample", type=int, default=0, help=tr("read only so many rows, evenly from the set")
             )
         if name == "show":
-            one.add_argument("--row", type=int, default=0, help="the row, from 0")
+            one.add_argument("--row", type=int, default=0, help=tr("the row, from 0"))
     options, rest = options_of.parse_known_args(words)
     samples.lay_out_for(getattr(options, "model", None))
     return {"list": _list, "report": _report, "show": _show}[options.verb](options, _knobs(options, rest))
@@ -89,7 +92,13 @@ def _show(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
         print_json([found])
         return OK
     if found.get("dropped"):
-        print(_visible(f"dropped: {found['dropped']} {found.get('detail') or ''}".rstrip()))
+        print(
+            _visible(
+                tr(
+                    "dropped: {dropped} {found}", dropped=found["dropped"], found=found.get("detail") or ""
+                ).rstrip()
+            )
+        )
     for side, tokens in found["sides"].items():
         print(f"{side}:")
         print("".join(f"[{_visible(t['text'])}]" if t["trained"] else _visible(t["text"]) for t in tokens))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tuner.cli.words import OK, parser, print_json, refuse, run_of, table
+from tuner.text.lookup import tr
 
 MOST = 10
 """Runs that are listed to be read: those that take most."""
@@ -15,7 +16,7 @@ MOST = 10
 def disk(words: list[str]) -> int:
     """Say what takes room on the disk, in all and of each run."""
     options_of = parser(disk)
-    options_of.add_argument("--json", action="store_true", help="one JSON object, with every run; bytes")
+    options_of.add_argument("--json", action="store_true", help=tr("one JSON object, with every run; bytes"))
     options = options_of.parse_args(words)
     from tuner.jobs import room
     from tuner.runs import files as under
@@ -27,7 +28,9 @@ def disk(words: list[str]) -> int:
         print_json([{"total": sum(kinds.values()), "free": under.free(), "kinds": kinds, "runs": each}])
         return OK
     rows = [(what, _size(bytes)) for what, bytes in kinds.items()]
-    table(("what", "size"), [*rows, ("in all", _size(sum(kinds.values()))), ("free", _size(under.free()))])
+    table(
+        ("what", "size"), [*rows, (tr("in all"), _size(sum(kinds.values()))), ("free", _size(under.free()))]
+    )
     most = sorted(runs.items(), key=lambda one: -one[1].total)[:MOST]
     if most:
         print()
@@ -41,26 +44,26 @@ def clean(words: list[str]) -> int:
     options_of = parser(clean)
     options_of.add_argument(
         "--keep",
-        help="remove checkpoints of ended runs but these: best, last, or best,last; none removes all",
+        help=tr("remove checkpoints of ended runs but these: best, last, or best,last; none removes all"),
     )
-    options_of.add_argument("--caches", action="store_true", help="remove what can be computed again")
-    options_of.add_argument("--run", action="append", help="only of this run; may be given several times")
-    options_of.add_argument("--yes", action="store_true", help="do it")
-    options_of.add_argument("--json", action="store_true", help="one JSON object a thing")
+    options_of.add_argument("--caches", action="store_true", help=tr("remove what can be computed again"))
+    options_of.add_argument("--run", action="append", help=tr("only of this run; may be given several times"))
+    options_of.add_argument("--yes", action="store_true", help=tr("do it"))
+    options_of.add_argument("--json", action="store_true", help=tr("one JSON object a thing"))
     options = options_of.parse_args(words)
     from tuner.jobs import cleaning
 
     keep = None if options.keep is None else {*options.keep.split(",")} - {"none"}
     if (keep is None and not options.caches) or (keep and not keep <= {*cleaning.KEEPS}):
-        return refuse(["Say what to remove: --keep best,last, --keep none, or --caches."])
+        return refuse([tr("Say what to remove: --keep best,last, --keep none, or --caches.")])
     runs = [run_of([one], "run").id for one in options.run] if options.run else None
     wanted = cleaning.plan(keep, options.caches, runs)
     if options.yes:
         _tell(cleaning.clean(wanted), options.json, "removed")
     else:
-        _tell(wanted, options.json, "would go")
+        _tell(wanted, options.json, tr("would go"))
         if not options.json:
-            print("Nothing was removed; --yes removes it.", file=sys.stderr)
+            print(tr("Nothing was removed; --yes removes it."), file=sys.stderr)
     return OK
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tuner.config.config import Config, word
 from tuner.config.knobs import Knob, Section, knobs_of, sections_of
 from tuner.config.run_config import RunConfig
+from tuner.text.lookup import tr
 
 
 def knob_help(verb: str, config: type[RunConfig] = Config, own: type[Section] | None = None) -> str:
@@ -20,11 +21,11 @@ def knob_help(verb: str, config: type[RunConfig] = Config, own: type[Section] | 
     ]
     for section in sections_of(config):
         shown = [knobs[name] for name in section.model_fields if name in told]
-        lines += ["", section.title, *map(_knob_line, shown)] if shown else []
+        lines += ["", tr(section.title), *map(_knob_line, shown)] if shown else []
     rest = sorted(knobs.keys() - told)
-    return "\n".join([*lines, "", "Also taken, by transformers' own names: " + ", ".join(rest)])
+    return "\n".join([*lines, "", tr("Also taken, by transformers' own names: ") + ", ".join(rest)])
 
 
 def _knob_line(knob: Knob) -> str:
     what = "|".join(knob.choices) if knob.choices else knob.kind
-    return f"  --{knob.name} {what} (default {word(knob.default) or 'none'})\n      {knob.tooltip}"
+    return f"  --{knob.name} {what} (default {word(knob.default) or tr('none')})\n      {knob.tooltip}"

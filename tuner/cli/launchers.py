@@ -12,6 +12,7 @@ from typing import Any
 
 from tuner import hardware
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 YES = ("1", "true", "y", "yes", "on")
 FSDP = {
@@ -38,7 +39,7 @@ def asked() -> dict[str, Any]:
     if max(_number("NNODES"), _number("GROUP_WORLD_SIZE")) > 1 or 1 < _number("LOCAL_WORLD_SIZE") < _number(
         "WORLD_SIZE"
     ):
-        said = (
+        said = tr(
             "The environment (NNODES, WORLD_SIZE) asks for several machines, and a run has its processes on one; "
             "start it on one machine, with NNODES=1."
         )
@@ -68,7 +69,10 @@ def _processes() -> int:
     if named in ("gpu", "auto") or (not named and _yes("FORCE_TORCHRUN")):
         return max(1, len(hardware.gpus()))
     if named and not (named.isdigit() and int(named)):
-        said = f"NPROC_PER_NODE in the environment is {named!r}; set it to a number from 1 on, to gpu or to auto."
+        said = tr(
+            "NPROC_PER_NODE in the environment is {named!r}; set it to a number from 1 on, to gpu or to auto.",
+            named=named,
+        )
         raise ConfigError([Problem("nproc_per_node", said)])
     return int(named or 0)
 

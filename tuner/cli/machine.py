@@ -10,6 +10,7 @@ from importlib import metadata
 from tuner import __version__, hardware, paths
 from tuner.cli.words import OK, parser, refuse
 from tuner.config.settings import settings
+from tuner.text.lookup import mark, tr
 
 
 def webui(words: list[str]) -> int:
@@ -22,10 +23,23 @@ def doctor(words: list[str]) -> int:
     """Say what this machine has and what is missing."""
     parser(doctor).parse_args(words)
     load = hardware.usage(paths.home())
-    print(f"tuner     {__version__} in {paths.home()}")
-    print(f"machine   {hardware.describe()}; {load.disk_free / hardware.GIB:.0f} GiB disk free")
-    print(f"runs      {_where_runs_live()}")
-    print(f"Python    {platform.python_version()} on {platform.system()} {platform.machine()}")
+    print(tr("tuner     {version} in {home}", version=__version__, home=paths.home()))
+    print(
+        tr(
+            "machine   {describe}; {disk_free:.0f} GiB disk free",
+            describe=hardware.describe(),
+            disk_free=load.disk_free / hardware.GIB,
+        )
+    )
+    print(tr("runs      {where_runs_live}", where_runs_live=_where_runs_live()))
+    print(
+        tr(
+            "Python    {python_version} on {system} {machine}",
+            python_version=platform.python_version(),
+            system=platform.system(),
+            machine=platform.machine(),
+        )
+    )
     print(f"bfloat16  {'yes' if hardware.bf16() else 'no: leave --bf16 off'}")
     missing = []
     for package in (
@@ -43,27 +57,33 @@ def doctor(words: list[str]) -> int:
             print(f"{package:<13} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             missing.append(package)
-            print(f"{package:<13} missing")
+            print(tr("{package:<13} missing", package=package))
     for package, use in EXTRAS.items():
         try:
             print(f"{package:<13} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            print(f"{package:<13} not installed ({use})")
+            print(tr("{package:<13} not installed ({use})", package=package, use=use))
     if not hardware.gpus():
-        print("No GPU is visible: runs go on the CPU, one at a time.")
-    return refuse([f"{', '.join(missing)} missing; install tuner again."]) if missing else OK
+        print(tr("No GPU is visible: runs go on the CPU, one at a time."))
+    return (
+        refuse([tr("{missing} missing; install tuner again.", missing=", ".join(missing))]) if missing else OK
+    )
 
 
 def _where_runs_live() -> str:
     """The executor, as settings.yaml names it. Raises ConfigError."""
     known = settings()
-    return f"on the nodes of the Ray cluster at {known.ray_address}" if known.elsewhere else "on this machine"
+    return (
+        tr("on the nodes of the Ray cluster at {ray_address}", ray_address=known.ray_address)
+        if known.elsewhere
+        else tr("on this machine")
+    )
 
 
 EXTRAS = {
-    "Authlib": "a login for more than one person: pip install 'tuner[auth]'",
-    "bitsandbytes": "4 and 8 bit QLoRA: pip install 'tuner[qlora]'",
-    "deepspeed": "ZeRO over several GPUs: pip install deepspeed",
-    "ray": "runs on many machines: pip install 'tuner[ray]'",
-    "liger-kernel": "fused kernels on a GPU: pip install liger-kernel",
+    "Authlib": mark("a login for more than one person: pip install 'tuner[auth]'"),
+    "bitsandbytes": mark("4 and 8 bit QLoRA: pip install 'tuner[qlora]'"),
+    "deepspeed": mark("ZeRO over several GPUs: pip install deepspeed"),
+    "ray": mark("runs on many machines: pip install 'tuner[ray]'"),
+    "liger-kernel": mark("fused kernels on a GPU: pip install liger-kernel"),
 }

@@ -7,17 +7,18 @@ from contextlib import suppress
 
 from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, table
 from tuner.config.config import KNOBS
+from tuner.text.lookup import tr
 
 
 def queue(words: list[str]) -> int:
     """Show what runs and what waits, in order; or change it."""
     options_of = parser(queue)
-    options_of.add_argument("--json", action="store_true", help="one JSON object a line")
+    options_of.add_argument("--json", action="store_true", help=tr("one JSON object a line"))
     options_of.add_argument(
-        "--move", nargs=2, metavar=("ID", "PLACE"), help="move a waiting run; place 1 is next"
+        "--move", nargs=2, metavar=("ID", "PLACE"), help=tr("move a waiting run; place 1 is next")
     )
-    options_of.add_argument("--pause", action="store_true", help="start nothing new")
-    options_of.add_argument("--go", action="store_true", help="go on after --pause")
+    options_of.add_argument("--pause", action="store_true", help=tr("start nothing new"))
+    options_of.add_argument("--go", action="store_true", help=tr("go on after --pause"))
     options = options_of.parse_args(words)
     from tuner.jobs import queue as jobs
     from tuner.jobs.supervisor import ensure_supervisor
@@ -25,7 +26,7 @@ def queue(words: list[str]) -> int:
     if options.move:
         run, place = run_of([options.move[0]], "queue --move"), options.move[1]
         if not place.isdigit():
-            return refuse([f"--move needs a place as a number, 1 is next; {place} is none."])
+            return refuse([tr("--move needs a place as a number, 1 is next; {place} is none.", place=place)])
         try:
             jobs.move(run.id, int(place))
         except ValueError as error:
@@ -41,7 +42,7 @@ def queue(words: list[str]) -> int:
     else:
         table(("id", "state", "name"), [(str(r["id"]), str(r["state"]), str(r["name"])) for r in rows])
     if gone and not (options.move or options.pause or options.go):
-        print("tuner: nobody was starting and watching runs; somebody does now.", file=sys.stderr)
+        print(tr("tuner: nobody was starting and watching runs; somebody does now."), file=sys.stderr)
     return OK
 
 
@@ -49,7 +50,7 @@ def stop(words: list[str]) -> int:
     """Stop a run: it saves a checkpoint and ends; --now ends it without saving."""
     options_of = parser(stop)
     options_of.add_argument("run", nargs=1)
-    options_of.add_argument("--now", action="store_true", help="do not save first")
+    options_of.add_argument("--now", action="store_true", help=tr("do not save first"))
     options = options_of.parse_args(words)
     from tuner.jobs import control
 
@@ -61,11 +62,11 @@ def resume(words: list[str]) -> int:
     """Go on with a run from its last sound checkpoint, or from the one given."""
     options_of = parser(resume)
     options_of.add_argument("run", nargs=1)
-    options_of.add_argument("--from", dest="checkpoint", help="a checkpoint's name or path")
+    options_of.add_argument("--from", dest="checkpoint", help=tr("a checkpoint's name or path"))
     tokens = [name for name, knob in KNOBS.items() if knob.secret]
     for name in tokens:
         options_of.add_argument(
-            f"--{name}", help="in place of the one it was given; kept for a week after its end"
+            f"--{name}", help=tr("in place of the one it was given; kept for a week after its end")
         )
     options = options_of.parse_args(words)
     from tuner.jobs import control
@@ -79,7 +80,7 @@ def wait(words: list[str]) -> int:
     """Wait until a run has ended; the exit code is 0 only if it finished."""
     options_of = parser(wait)
     options_of.add_argument("run", nargs=1)
-    options_of.add_argument("--timeout", type=float, help="seconds to wait at most")
+    options_of.add_argument("--timeout", type=float, help=tr("seconds to wait at most"))
     options = options_of.parse_args(words)
     from tuner.jobs import control
 
@@ -93,7 +94,7 @@ def sync(words: list[str]) -> int:
     """Send MLflow what it missed while it was away."""
     options_of = parser(sync)
     options_of.add_argument(
-        "--new", action="store_true", help="start a new database where the old one is gone for good"
+        "--new", action="store_true", help=tr("start a new database where the old one is gone for good")
     )
     options = options_of.parse_args(words)
     from tuner.jobs.reconcile import sync as send
@@ -105,7 +106,7 @@ def sync(words: list[str]) -> int:
         except ValueError as refused:
             return refuse([str(refused)])
     sent, wrong = send()
-    print(f"{sent} points sent")
+    print(tr("{sent} points sent", sent=sent))
     for sentence in wrong:
         print(f"tuner: {sentence}", file=sys.stderr)
     return FAILED if wrong else OK

@@ -12,6 +12,7 @@ from tuner.cli.words import OK
 from tuner.config.config import made_of
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.serving import ServeConfig, Serving
+from tuner.text.lookup import tr
 
 ENVIRONMENT = {
     "API_HOST": "api_host",
@@ -25,7 +26,7 @@ def api(words: list[str]) -> int:
     """Serve a model and its adapters in OpenAI's way until Ctrl-C; see docs/api.md."""
     if asks_for_help(words):
         print(knob_help("api", ServeConfig, own=Serving))
-        print(f"\nEnvironment: {', '.join(ENVIRONMENT)}.")
+        print(tr("\nEnvironment: {environment}.", environment=", ".join(ENVIRONMENT)))
         return OK
     return run_here(_config(words))
 
@@ -39,7 +40,7 @@ def _config(words: list[str]) -> ServeConfig:
     made = made_of(ServeConfig, {**by_hand, **environment, **given})
     if not made.model_name_or_path:
         raise ConfigError(
-            [Problem("model_name_or_path", "--model_name_or_path is missing: name the model to serve.")]
+            [Problem("model_name_or_path", tr("--model_name_or_path is missing: name the model to serve."))]
         )
     samples.lay_out_for(made.model_name_or_path)
     return made

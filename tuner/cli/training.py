@@ -11,6 +11,7 @@ from tuner.config.config import Config, make, parse_words
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.config.settings import settings
+from tuner.text.lookup import tr
 
 
 def train(words: list[str]) -> int:
@@ -71,7 +72,9 @@ def _gpus(words: list[str]) -> tuple[list[str], list[int] | None]:
     at = words.index("--gpus")
     chosen = words[at + 1] if at + 1 < len(words) else ""
     if not all(part.strip().isdigit() for part in chosen.split(",")):
-        raise ConfigError([Problem("gpus", "--gpus needs a device number behind it, for example --gpus 0.")])
+        raise ConfigError(
+            [Problem("gpus", tr("--gpus needs a device number behind it, for example --gpus 0."))]
+        )
     from tuner.jobs.slots import check_gpus
 
     gpus = [int(part) for part in chosen.split(",")]

@@ -11,6 +11,7 @@ from tuner.cli.words import OK
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.inference import C, read_words
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 
 def evaluate(words: list[str]) -> int:
@@ -36,7 +37,12 @@ def read(kind: type[C], words: Sequence[str], verb: str = "") -> C:
         flags = ", ".join(f"--{name}" for name in unused)
         have = "has" if len(unused) == 1 else "have"
         print(
-            f"tuner: {flags} {have} no effect on `tuner {verb or config.kind.verb}`.",
+            tr(
+                "tuner: {flags} {have} no effect on `tuner {verb}`.",
+                flags=flags,
+                have=have,
+                verb=verb or config.kind.verb,
+            ),
             file=sys.stderr,
         )
     return config

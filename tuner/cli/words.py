@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.redact import redact
+from tuner.text.lookup import tr
 
 OK, FAILED, REFUSED = 0, 1, 2
 
@@ -18,12 +19,18 @@ class Parser(argparse.ArgumentParser):
     """Refuses in one sentence, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError([Problem("", f"{message}; `{self.prog} --help` says what it takes.")])
+        raise ConfigError(
+            [
+                Problem(
+                    "", tr("{message}; `{prog} --help` says what it takes.", message=message, prog=self.prog)
+                )
+            ]
+        )
 
 
 def parser(function: Callable[[list[str]], int]) -> Parser:
     """A parser for one verb, described by its function's docstring."""
-    return Parser(prog=f"tuner {function.__name__}", description=function.__doc__)
+    return Parser(prog=f"tuner {function.__name__}", description=tr((function.__doc__ or "").strip()))
 
 
 def refuse(sentences: Iterable[str]) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.text.lookup import mark
+
 
 @dataclass(frozen=True)
 class Alias:
@@ -109,27 +111,35 @@ def _each(sentence: str, **defaults: Any) -> dict[str, Refusal]:
     return {name: Refusal(sentence, default) for name, default in defaults.items()}
 
 
-_UNSLOTH = "unsloth's kernels are not used; --flash_attn auto and --bf16 True are the fast way here."
-_KT = "KTransformers is not used; for a model that does not fit, set --quantization_bit 4."
-_MEGATRON = "Megatron is not used; a model that does not fit is spread with --fsdp full_shard, or loaded with --quantization_bit 4."
-_RAY = "Ray is not used; runs wait in the studio's own queue (`tuner submit`)."
-_SWANLAB = "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
-_SERVING = "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
-_MEDIA = "images, video and audio are not trained on; use a text model and text data."
-_FP8 = "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
-_BENCHMARK = (
+_UNSLOTH = mark("unsloth's kernels are not used; --flash_attn auto and --bf16 True are the fast way here.")
+_KT = mark("KTransformers is not used; for a model that does not fit, set --quantization_bit 4.")
+_MEGATRON = mark(
+    "Megatron is not used; a model that does not fit is spread with --fsdp full_shard, or loaded with --quantization_bit 4."
+)
+_RAY = mark("Ray is not used; runs wait in the studio's own queue (`tuner submit`).")
+_SWANLAB = mark(
+    "every run is in MLflow; to report to SwanLab as well, set --report_to swanlab and log in with its own command."
+)
+_SERVING = mark(
+    "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
+)
+_MEDIA = mark("images, video and audio are not trained on; use a text model and text data.")
+_FP8 = mark(
+    "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
+)
+_BENCHMARK = mark(
     "benchmarks are not run by training; measure with --do_eval, or compare answers with --do_predict."
 )
 
 REFUSED: dict[str, Refusal] = {
     **_each(_UNSLOTH, use_unsloth=False, use_unsloth_gc=False),
-    "shift_attn": Refusal("LongLoRA's shifted attention is not here; read long texts with --rope_scaling linear.", False),
-    "mixture_of_depths": Refusal("mixture of depths is not here; train some layers with --finetuning_type freeze."),
-    "use_v1_kernels": Refusal("that tool's experimental kernels are not here; --enable_liger_kernel has fused ones.", False),
-    "infer_backend": Refusal("answers are written by tuner itself, with transformers' models; leave it out.", "huggingface"),
-    "offload_folder": Refusal("weights are not moved to disk; load a smaller copy with --quantization_bit 4.", "offload"),
-    "om_hub_token": Refusal("the openMind hub is not here; name a Hugging Face model or a local folder."),
-    "quantization_device_map": Refusal("a quantized model is not spread over devices; leave it out."),
+    "shift_attn": Refusal(mark("LongLoRA's shifted attention is not here; read long texts with --rope_scaling linear."), False),
+    "mixture_of_depths": Refusal(mark("mixture of depths is not here; train some layers with --finetuning_type freeze.")),
+    "use_v1_kernels": Refusal(mark("that tool's experimental kernels are not here; --enable_liger_kernel has fused ones."), False),
+    "infer_backend": Refusal(mark("answers are written by tuner itself, with transformers' models; leave it out."), "huggingface"),
+    "offload_folder": Refusal(mark("weights are not moved to disk; load a smaller copy with --quantization_bit 4."), "offload"),
+    "om_hub_token": Refusal(mark("the openMind hub is not here; name a Hugging Face model or a local folder.")),
+    "quantization_device_map": Refusal(mark("a quantized model is not spread over devices; leave it out.")),
     **_each(
         _MEDIA, image_max_pixels=589824, image_min_pixels=1024, image_do_pan_and_scan=False, crop_to_patches=False,
         video_max_pixels=65536, video_min_pixels=256, video_fps=2.0, video_maxlen=128, use_audio_in_video=False,
@@ -156,16 +166,16 @@ REFUSED: dict[str, Refusal] = {
     ),
     **_each(_RAY, ray_num_workers=1, ray_init_kwargs=None, master_addr=None, master_port=None),
     **_each(_FP8, fp8=False, fp8_backend="auto", fp8_enable_fsdp_float8_all_gather=False),
-    "profile_modules": Refusal("single modules are not timed; record whole steps with --enable_torch_profiler True."),
-    "batch_size": Refusal("say how many rows a device takes at once with --per_device_train_batch_size.", 4),
+    "profile_modules": Refusal(mark("single modules are not timed; record whole steps with --enable_torch_profiler True.")),
+    "batch_size": Refusal(mark("say how many rows a device takes at once with --per_device_train_batch_size."), 4),
     **_each(
         _BENCHMARK, task=None, task_dir="evaluation", lang="en", n_shot=5, save_dir=None,
         download_mode="reuse_dataset_if_exists",
     ),
 }  # fmt: skip
 NO_STAGE = {
-    "simpo": "SimPO is a loss; say --stage dpo --pref_loss simpo.",
-    "orpo": "ORPO is a loss; say --stage dpo --pref_loss orpo.",
+    "simpo": mark("SimPO is a loss; say --stage dpo --pref_loss simpo."),
+    "orpo": mark("ORPO is a loss; say --stage dpo --pref_loss orpo."),
 }
 """Stages of other tools, and what to say instead."""
 MEANT: dict[str, str] = {

@@ -9,6 +9,7 @@ from typing import Any
 from tuner.config.kinds import KINDS, PREFERENCES, REWARDED
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import known_models
+from tuner.text.lookup import tr
 
 Values = Mapping[str, Any]
 
@@ -163,7 +164,7 @@ def _extra(train: Values) -> dict[str, Any]:
     try:
         extra = json.loads(train.get("extra_args") or "{}")
     except ValueError as error:
-        sentence = f"train.extra_args of the board's file is not JSON: {error}."
+        sentence = tr("train.extra_args of the board's file is not JSON: {error}.", error=error)
         raise ConfigError([Problem("", sentence)]) from error
     return extra if isinstance(extra, dict) else {}
 
@@ -181,14 +182,14 @@ def other_verb(values: Values) -> str:
     if {"stage", "do_train", "dataset", "eval_dataset", "do_predict", "do_eval"} & set(values):
         return ""
     if values.get("export_dir"):
-        return "it exports a model (`llamafactory-cli export`); `tuner export` takes it as it is."
+        return tr("it exports a model (`llamafactory-cli export`); `tuner export` takes it as it is.")
     if "task" in values:
-        return (
+        return tr(
             "it asks for a benchmark (`llamafactory-cli eval`); `tuner evaluate` measures on a --dataset, or on lm-eval's with "
             "--tasks."
         )
     if "infer_backend" in values or {"model_name_or_path", "template"} <= set(values):
-        return (
+        return tr(
             "it is for talking to a model (`llamafactory-cli chat`, `webchat` or `api`); `tuner chat` and `tuner api` take it as "
             "it is."
         )

@@ -29,6 +29,7 @@ from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal
 from tuner.config.training_arguments import TrainingArguments
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
+from tuner.text.lookup import tr
 
 Values = Mapping[str, Any]
 C = TypeVar("C", bound=RunConfig)
@@ -144,8 +145,11 @@ def _secrets_in_the_open(config: RunConfig) -> Iterator[Problem]:
         if _holds_secret(value):
             yield Problem(
                 name,
-                f"--{name} holds a password or a token, and every run's values are recorded; leave it out and give it"
-                " by the environment (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ~/.netrc, ...).",
+                tr(
+                    "--{name} holds a password or a token, and every run's values are recorded; leave it out and give it"
+                    " by the environment (HF_TOKEN, AWS_SECRET_ACCESS_KEY, ~/.netrc, ...).",
+                    name=name,
+                ),
             )
 
 
@@ -161,7 +165,10 @@ def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
     """Old names made new, unknown names told."""
     known: dict[str, Any] = {}
     problems = [
-        Problem(knob, f"--{name} and --{knob} name one thing and say two; keep one of them.")
+        Problem(
+            knob,
+            tr("--{name} and --{knob} name one thing and say two; keep one of them.", name=name, knob=knob),
+        )
         for name, knob in disagreeing(values)
     ]
     for name, value in renamed(values).items():
@@ -170,11 +177,25 @@ def _known(values: Values) -> tuple[dict[str, Any], list[Problem]]:
                 known[name] = value
         elif name in REFUSED:
             if not REFUSED[name].fits(value):
-                problems.append(Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}"))
+                problems.append(
+                    Problem(
+                        name,
+                        tr(
+                            "--{name} {value} is refused: {sentence}",
+                            name=name,
+                            value=word(value),
+                            sentence=tr(REFUSED[name].sentence),
+                        ),
+                    )
+                )
         else:
             like = MEANT.get(name) or nearest(name, KNOBS)
-            hint = f"did you mean --{like}?" if like else "`tuner train --help` lists what there is."
-            problems.append(Problem(name, f"--{name} is not known; {hint}"))
+            hint = (
+                tr("did you mean --{like}?", like=like)
+                if like
+                else tr("`tuner train --help` lists what there is.")
+            )
+            problems.append(Problem(name, tr("--{name} is not known; {hint}", name=name, hint=hint)))
     return known, problems
 
 
@@ -188,15 +209,18 @@ def _problem(error: ErrorDetails, knobs: Mapping[str, Knob]) -> Problem:
     name = str(error["loc"][0]) if error["loc"] else ""
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     shown = "***" if name in knobs and knobs[name].secret else repr(error["input"])
-    sentence = f"--{name} is {shown}, but it {said}."
+    sentence = tr("--{name} is {shown}, but it {said}.", name=name, shown=shown, said=said)
     if name == "stage" and (why := NO_STAGE.get(str(error["input"]))):
-        return Problem(name, f"--stage {error['input']} is refused: {why}")
+        return Problem(name, tr("--stage {input} is refused: {why}", input=error["input"], why=why))
     if error["type"] == "literal_error":
         choices = knobs[name].choices
         like = nearest(str(error["input"]), choices)
-        sentence = f"--{name} is {shown}, but it is one of {', '.join(choices)}" + (
-            f"; did you mean {like}?" if like else "."
-        )
+        sentence = tr(
+            "--{name} is {shown}, but it is one of {choices}",
+            name=name,
+            shown=shown,
+            choices=", ".join(choices),
+        ) + (tr("; did you mean {like}?", like=like) if like else ".")
     return Problem(name, sentence)
 
 
@@ -218,14 +242,31 @@ def read(source: str | Path, resolve: bool = True) -> dict[str, Any]:
         path = home() / path
     if not path.is_file():
         like = nearest(str(source), recipes())
-        hint = f"did you mean the recipe {like}?" if like else f"recipes are {', '.join(recipes())}."
-        raise ConfigError([Problem("", f"There is no file {source}; {hint}")])
+        hint = (
+            tr("did you mean the recipe {like}?", like=like)
+            if like
+            else tr("recipes are {recipes}.", recipes=", ".join(recipes()))
+        )
+        raise ConfigError([Problem("", tr("There is no file {source}; {hint}", source=source, hint=hint))])
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506  a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem("", f"{source} is not readable as YAML: {_first_line(error)}")]) from error
+        raise ConfigError(
+            [
+                Problem(
+                    "",
+                    tr(
+                        "{source} is not readable as YAML: {first_line}",
+                        source=source,
+                        first_line=_first_line(error),
+                    ),
+                )
+            ]
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError([Problem("", f"{source} holds no knobs; write one `name: value` a line.")])
+        raise ConfigError(
+            [Problem("", tr("{source} holds no knobs; write one `name: value` a line.", source=source))]
+        )
     named = {str(k): v for k, v in values.items()}
     named = from_board(named) if is_board(named) else named
     return _for_training(resolved(named), source) if resolve else named
@@ -236,16 +277,27 @@ def stored(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Stored)  # noqa: S506  a SafeLoader
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem("", f"{path} is not readable as YAML: {_first_line(error)}")]) from error
+        raise ConfigError(
+            [
+                Problem(
+                    "",
+                    tr(
+                        "{path} is not readable as YAML: {first_line}",
+                        path=path,
+                        first_line=_first_line(error),
+                    ),
+                )
+            ]
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError([Problem("", f"{path} holds no knobs.")])
+        raise ConfigError([Problem("", tr("{path} holds no knobs.", path=path))])
     return resolved({str(k): v for k, v in values.items()})  # what is no variable comes out of its quotes
 
 
 def _for_training(values: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """The values of a training file. Raises ConfigError for a file of another verb."""
     if said := other_verb(values):
-        raise ConfigError([Problem("", f"{source} is no training file: {said}")])
+        raise ConfigError([Problem("", tr("{source} is no training file: {said}", source=source, said=said))])
     return values
 
 
@@ -259,7 +311,10 @@ def resolved(values: Values) -> dict[str, Any]:
     try:
         found: Any = OmegaConf.to_container(OmegaConf.create(dict(values)), resolve=True)
     except OmegaConfBaseException as error:
-        sentence = f"A ${{...}} cannot be filled in: {_first_line(error)}; name a knob of the same file, or ${{oc.env:NAME}}."
+        sentence = tr(
+            "A ${{...}} cannot be filled in: {first_line}; name a knob of the same file, or ${{oc.env:NAME}}.",
+            first_line=_first_line(error),
+        )
         raise ConfigError([Problem("", sentence)]) from error
     return {str(k): v for k, v in found.items()}
 
@@ -275,7 +330,9 @@ def _once(loader: _Yaml, node: yaml.MappingNode, deep: bool = False) -> dict[Any
         if str(key.value) in seen:
             line = key.start_mark.line + 1
             raise yaml.MarkedYAMLError(
-                problem=f"{key.value} stands twice, again in line {line}; keep one of them"
+                problem=tr(
+                    "{value} stands twice, again in line {line}; keep one of them", value=key.value, line=line
+                )
             )
         seen.add(str(key.value))
     loader.flatten_mapping(node)
@@ -322,7 +379,9 @@ def parse_words(
             source = word
             given = read(word, resolve=False)
         else:
-            raise ConfigError([Problem("", f"{word!r} stands alone; write --name value or name=value.")])
+            raise ConfigError(
+                [Problem("", tr("{word!r} stands alone; write --name value or name=value.", word=word))]
+            )
         for name in given if values else ():
             values = said_again(values, name)
         values.update(given)
@@ -365,7 +424,16 @@ def _flag(flag: str, rest: list[str], knobs: Mapping[str, Knob]) -> dict[str, An
     knob = knobs.get(name)
     if knob and knob.kind != "bool":
         raise ConfigError(
-            [Problem(name, f"--{name} needs a value behind it, for example --{name} {_example(knob)}.")]
+            [
+                Problem(
+                    name,
+                    tr(
+                        "--{name} needs a value behind it, for example --{name} {example}.",
+                        name=name,
+                        example=_example(knob),
+                    ),
+                )
+            ]
         )
     return {name: True}
 

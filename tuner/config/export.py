@@ -10,6 +10,7 @@ from pydantic import model_validator
 from tuner.config.inference import InferenceConfig
 from tuner.config.knobs import Problem, Section, knob
 from tuner.config.run_sections import Export
+from tuner.text.lookup import tr
 
 Format = Literal["merged", "gguf", "lora_gguf", "adapter", "bnb", "torchao"]
 QUANTIZED = ("bnb", "torchao")
@@ -78,37 +79,45 @@ def contradictions(config: ExportConfig) -> Iterator[Problem]:
     """What its knobs say against each other; known without a look at the machine."""
     bits, kind = config.export_quantization_bit, config.export_outtype
     if not config.export_dir:
-        yield Problem("export_dir", "--export_dir is missing; name the folder that the export goes to.")
+        yield Problem("export_dir", tr("--export_dir is missing; name the folder that the export goes to."))
     if not config.model_name_or_path and config.export_format != "adapter":
-        yield Problem("model_name_or_path", "--model_name_or_path is missing; name the model to export.")
+        yield Problem("model_name_or_path", tr("--model_name_or_path is missing; name the model to export."))
     if not config.merges and not config.adapter_name_or_path:
         yield Problem(
             "adapter_name_or_path",
-            f"--export_format {config.export_format} exports an adapter; name it with --adapter_name_or_path.",
+            tr(
+                "--export_format {export_format} exports an adapter; name it with --adapter_name_or_path.",
+                export_format=config.export_format,
+            ),
         )
     if not config.merges and len(config.adapter_name_or_path) > 1:
         yield Problem(
-            "adapter_name_or_path", "Several adapters make one only when they are merged; name one."
+            "adapter_name_or_path", tr("Several adapters make one only when they are merged; name one.")
         )
     if config.quantization_bit and config.export_format != "bnb":
         yield Problem(
             "quantization_bit",
-            "An adapter is merged into a model of full precision; leave --quantization_bit out.",
+            tr("An adapter is merged into a model of full precision; leave --quantization_bit out."),
             {"quantization_bit": None},
         )
     if bits and bits not in GPTQ_BITS:
         yield Problem(
-            "export_quantization_bit", f"--export_quantization_bit is {bits}; GPTQ has 8, 4, 3 and 2."
+            "export_quantization_bit",
+            tr("--export_quantization_bit is {bits}; GPTQ has 8, 4, 3 and 2.", bits=bits),
         )
     if bits and config.adapter_name_or_path:
         yield Problem(
             "export_quantization_bit",
-            "Adapters are merged before GPTQ: export them as merged first, then quantize that folder.",
+            tr("Adapters are merged before GPTQ: export them as merged first, then quantize that folder."),
         )
     if bits and not config.export_quantization_dataset:
         yield Problem(
-            "export_quantization_dataset", "GPTQ needs text; name it with --export_quantization_dataset."
+            "export_quantization_dataset", tr("GPTQ needs text; name it with --export_quantization_dataset.")
         )
     if config.export_format in ("merged", "lora_gguf", *QUANTIZED) and kind not in ("auto", *FLOATS):
-        said = f"--export_outtype {kind} is a type of --export_format gguf; use {', '.join(FLOATS)} or auto."
+        said = tr(
+            "--export_outtype {kind} is a type of --export_format gguf; use {floats} or auto.",
+            kind=kind,
+            floats=", ".join(FLOATS),
+        )
         yield Problem("export_outtype", said, {"export_outtype": "auto"})

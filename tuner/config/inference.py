@@ -27,6 +27,7 @@ from tuner.config.run_config import RunConfig
 from tuner.config.run_sections import Generation, Machine
 from tuner.config.sections import Data, Model, Training
 from tuner.config.training_arguments import TrainingArguments
+from tuner.text.lookup import tr
 
 C = TypeVar("C", bound="InferenceConfig")
 
@@ -101,10 +102,29 @@ def _problem(name: str, value: Any, known: Sequence[str], verb: str) -> Problem 
         return _unknown(name, known, verb)
     if REFUSED[name].fits(value):
         return None
-    return Problem(name, f"--{name} {word(value)} is refused: {REFUSED[name].sentence}")
+    return Problem(
+        name,
+        tr(
+            "--{name} {value} is refused: {sentence}",
+            name=name,
+            value=word(value),
+            sentence=tr(REFUSED[name].sentence),
+        ),
+    )
 
 
 def _unknown(name: str, known: Sequence[str], verb: str) -> Problem:
     like = nearest(name, known)
-    listed = f"`tuner {verb} --help` lists all." if verb else f"these are known: {', '.join(known)}."
-    return Problem(name, f"--{name} is not known; {f'did you mean --{like}?' if like else listed}")
+    listed = (
+        tr("`tuner {verb} --help` lists all.", verb=verb)
+        if verb
+        else tr("these are known: {known}.", known=", ".join(known))
+    )
+    return Problem(
+        name,
+        tr(
+            "--{name} is not known; {tr}",
+            name=name,
+            tr=tr("did you mean --{like}?", like=like) if like else listed,
+        ),
+    )

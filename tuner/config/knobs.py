@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from tuner.redact import redact
+from tuner.text.lookup import tr
 
 Kind = Literal["bool", "int", "float", "text", "choice", "list", "json"]
 
@@ -86,13 +87,13 @@ class Knob:
     @property
     def tooltip(self) -> str:
         """Everything a newcomer wants to know of it: what it does, what a change does, a usual range."""
-        parts = [self.help]
+        parts = [tr(self.help)]
         if self.raised:
-            parts.append(f"Higher: {self.raised}")
+            parts.append(tr("Higher: {raised}", raised=tr(self.raised)))
         if self.lowered:
-            parts.append(f"Lower: {self.lowered}")
+            parts.append(tr("Lower: {lowered}", lowered=tr(self.lowered)))
         if self.usual:
-            parts.append(f"Usual: {self.usual}.")
+            parts.append(tr("Usual: {usual}.", usual=tr(self.usual)))
         return " ".join(parts)
 
     def applies(self, values: Mapping[str, Any]) -> bool:

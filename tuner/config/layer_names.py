@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.config.knobs import Problem, nearest
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
@@ -55,10 +56,18 @@ def unknown(
         if fits(name, modules, alone=len(asked) == 1 and knob != "additional_target"):
             continue
         near = nearest(name, choices)
-        hint = f"did you mean {near}?" if near else f"it has {', '.join(choices)}."
+        hint = (
+            tr("did you mean {near}?", near=near)
+            if near
+            else tr("it has {choices}.", choices=", ".join(choices))
+        )
         rest = [near if other == name else other for other in asked]
         mend = {knob: rest if near else ["all"]} if knob != "additional_target" or near else {}
-        yield Problem(knob, f"--{knob} {name} is no layer of this model; {hint}", mend)
+        yield Problem(
+            knob,
+            tr("--{knob} {name} is no layer of this model; {hint}", knob=knob, name=name, hint=hint),
+            mend,
+        )
 
 
 def fits(name: str, modules: dict[str, int] | set[str], alone: bool) -> bool:

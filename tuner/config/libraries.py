@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
@@ -31,9 +32,13 @@ class Library:
 
     def missing(self, knob: str) -> Problem:
         """What to say beside the knob that asks for it."""
-        sentence = (
-            f"--{knob} asks for {self.what}, which needs the library {self.module}, and that is not installed: "
-            f"run `pip install {self.install}`, then start again."
+        sentence = tr(
+            "--{knob} asks for {what}, which needs the library {module}, and that is not installed: "
+            "run `pip install {install}`, then start again.",
+            knob=knob,
+            what=tr(self.what),
+            module=self.module,
+            install=self.install,
         )
         return Problem(knob, sentence)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem, nearest
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
@@ -64,7 +65,11 @@ def _whole_steps(config: Config) -> Iterator[Problem]:
     ):
         steps = getattr(config, knob)
         if strategy == "steps" and steps and steps > 1 and steps != int(steps):
-            said = f"--{knob} {steps:g} is no whole number; only below 1 it is a share of the run."
+            said = tr(
+                "--{knob} {steps:g} is no whole number; only below 1 it is a share of the run.",
+                knob=knob,
+                steps=steps,
+            )
             yield Problem(knob, said, {knob: round(steps)})
 
 
@@ -75,7 +80,9 @@ def _best(config: Config) -> Iterator[Problem]:
     if config.load_best_model_at_end and config.eval_strategy != "no" and config.save_strategy != "best":
         yield from _saves_on_evaluations(config)
     if config.save_strategy == "best" and config.eval_strategy == "no":
-        said = "--save_strategy best saves what measured best and nothing is measured; set --eval_strategy steps."
+        said = tr(
+            "--save_strategy best saves what measured best and nothing is measured; set --eval_strategy steps."
+        )
         yield Problem("eval_strategy", said, {"eval_strategy": "steps"})
     elif asks_for_best(config) and config.eval_strategy != "no":
         yield from _known_metric(config)
@@ -96,8 +103,12 @@ def _saves_on_evaluations(config: Config) -> Iterator[Problem]:
     if config.save_strategy != config.eval_strategy:
         yield Problem(
             "save_strategy",
-            f"--load_best_model_at_end needs a checkpoint at each measurement: --save_strategy {config.save_strategy} and "
-            f"--eval_strategy {config.eval_strategy} differ; make them the same.",
+            tr(
+                "--load_best_model_at_end needs a checkpoint at each measurement: --save_strategy {save_strategy} and "
+                "--eval_strategy {eval_strategy} differ; make them the same.",
+                save_strategy=config.save_strategy,
+                eval_strategy=config.eval_strategy,
+            ),
             {"save_strategy": config.eval_strategy},
         )
         return
@@ -106,13 +117,18 @@ def _saves_on_evaluations(config: Config) -> Iterator[Problem]:
     if config.eval_strategy != "steps" or not whole or _multiple(saves, every):
         return
     if min(saves, every) < 1 <= max(saves, every):
-        why, mend = "one is a share of the run and one a number of steps", {"eval_steps": saves}
+        why, mend = tr("one is a share of the run and one a number of steps"), {"eval_steps": saves}
     else:
-        why, mend = "that is no multiple of it", {"save_steps": every * math.ceil(saves / every)}
+        why, mend = tr("that is no multiple of it"), {"save_steps": every * math.ceil(saves / every)}
     yield Problem(
         "save_steps",
-        "--load_best_model_at_end needs checkpoints that fall on measurements: "
-        f"--save_steps {saves:g} with --eval_steps {every:g}, and {why}.",
+        tr(
+            "--load_best_model_at_end needs checkpoints that fall on measurements: "
+            "--save_steps {saves:g} with --eval_steps {every:g}, and {why}.",
+            saves=saves,
+            every=every,
+            why=why,
+        ),
         mend,
     )
 
@@ -133,16 +149,21 @@ def _known_metric(config: Config) -> Iterator[Problem]:
         return
     names = [f"eval_{name}" for name in known]
     if asked == "accuracy" and config.kind.learns_tokens and not config.compute_accuracy:
-        said = "--metric_for_best_model accuracy is measured with --compute_accuracy True only."
+        said = tr("--metric_for_best_model accuracy is measured with --compute_accuracy True only.")
         yield Problem("metric_for_best_model", said, {"compute_accuracy": True})
         return
     like = nearest(f"eval_{asked}", names) or names[0]
     if config.eval_on_each_dataset and not config.metric_for_best_model:
         losses = [name for name in names if name.endswith(f"_{first}")]
-        said = f"Each --eval_dataset is measured by itself, so that best needs a name: {_either(losses)}"
+        said = tr(
+            "Each --eval_dataset is measured by itself, so that best needs a name: {either}",
+            either=_either(losses),
+        )
     else:
-        said = (
-            f"--metric_for_best_model {config.metric_for_best_model} is not measured here: {_either(names)}"
+        said = tr(
+            "--metric_for_best_model {metric_for_best_model} is not measured here: {either}",
+            metric_for_best_model=config.metric_for_best_model,
+            either=_either(names),
         )
     yield Problem("metric_for_best_model", f"{said}.", {"metric_for_best_model": like})
 
@@ -162,7 +183,7 @@ def results(config: Config) -> list[str]:
 
 
 def _either(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"there are {', '.join(names)}"
+    return names[0] if len(names) == 1 else tr("there are {names}", names=", ".join(names))
 
 
 # --- the schedule and the loader -----------------------------------------------------------------------------------
@@ -173,7 +194,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
     if name in MEASURED_BY and config.eval_strategy == "no":
         yield Problem(
             "lr_scheduler_type",
-            f"--lr_scheduler_type {name} goes by what is measured; set --eval_strategy steps.",
+            tr("--lr_scheduler_type {name} goes by what is measured; set --eval_strategy steps.", name=name),
             {"eval_strategy": "steps"},
         )
     unknown = () if name.startswith("constant") else sorted(set(said) - SCHEDULES[name])
@@ -182,16 +203,25 @@ def _schedule(config: Config) -> Iterator[Problem]:
     if lacks := _needed(name, kept):
         yield Problem(
             "lr_scheduler_kwargs",
-            f"--lr_scheduler_type {name} needs {' or '.join(lacks)} in --lr_scheduler_kwargs, for example "
-            f"{json.dumps(lacks)}.",
+            tr(
+                "--lr_scheduler_type {name} needs {lacks} in --lr_scheduler_kwargs, for example {dumps}.",
+                name=name,
+                lacks=tr(" or ").join(lacks),
+                dumps=json.dumps(lacks),
+            ),
             mend,
         )
     if unknown:
         known = (
-            f"; it knows {', '.join(sorted(SCHEDULES[name]))}" if SCHEDULES[name] else ", which knows none"
+            tr("; it knows {sorted}", sorted=", ".join(sorted(SCHEDULES[name])))
+            if SCHEDULES[name]
+            else tr(", which knows none")
         )
-        said_what = (
-            f"--lr_scheduler_kwargs {', '.join(unknown)} says nothing to --lr_scheduler_type {name}{known}."
+        said_what = tr(
+            "--lr_scheduler_kwargs {unknown} says nothing to --lr_scheduler_type {name}{known}.",
+            unknown=", ".join(unknown),
+            name=name,
+            known=known,
         )
         yield Problem("lr_scheduler_kwargs", said_what, mend)
 
@@ -211,12 +241,14 @@ def _loader(config: Config) -> Iterator[Problem]:
     if config.dataloader_prefetch_factor is not None and config.dataloader_num_workers == 0:
         yield Problem(
             "dataloader_prefetch_factor",
-            "--dataloader_prefetch_factor is for rows that other processes load; set --dataloader_num_workers 1 or more.",
+            tr(
+                "--dataloader_prefetch_factor is for rows that other processes load; set --dataloader_num_workers 1 or more."
+            ),
             {"dataloader_prefetch_factor": None},
         )
     if config.fp16_full_eval and config.bf16_full_eval:
-        said = "--fp16_full_eval and --bf16_full_eval are both on; keep one of them."
+        said = tr("--fp16_full_eval and --bf16_full_eval are both on; keep one of them.")
         yield Problem("fp16_full_eval", said, {"fp16_full_eval": False})
     if config.torch_empty_cache_steps is not None and config.torch_empty_cache_steps < 1:
-        said = "--torch_empty_cache_steps counts steps: 1 or more, or nothing."
+        said = tr("--torch_empty_cache_steps counts steps: 1 or more, or nothing.")
         yield Problem("torch_empty_cache_steps", said, {"torch_empty_cache_steps": None})

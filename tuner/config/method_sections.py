@@ -17,6 +17,7 @@ from tuner.config.knobs import (
     knob,
     nearest,
 )
+from tuner.text.lookup import tr
 
 PAIRS = {"stage": kinds.CHOSEN_LOSS}
 PREFERENCES = {"stage": kinds.PREFERENCES}
@@ -255,11 +256,15 @@ def _known_losses(value: str) -> str:
     for name in value.split(","):
         if name not in PREFERENCE_LOSSES:
             like = nearest(name, PREFERENCE_LOSSES)
-            hint = f"; did you mean {like}?" if like else ""
+            hint = tr("; did you mean {like}?", like=like) if like else ""
             if name == "kto_pair":
-                hint = "; for thumbs up and down use --stage kto"
+                hint = tr("; for thumbs up and down use --stage kto")
             raise ValueError(
-                f"should be one of {', '.join(PREFERENCE_LOSSES)}, or several with a comma{hint}"
+                tr(
+                    "should be one of {preference_losses}, or several with a comma{hint}",
+                    preference_losses=", ".join(PREFERENCE_LOSSES),
+                    hint=hint,
+                )
             )
     return value
 

@@ -19,6 +19,7 @@ import yaml
 
 from tuner import paths
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 LegacyKind = Literal["qwen", "internlm2"]
 
@@ -213,10 +214,12 @@ def needs_remote_code(folder: Path) -> str | None:
     model_type = str(config.get("model_type", ""))
     if not config.get("auto_map") or model_type in native_model_types() or legacy_kind(folder):
         return None
-    return (
-        f'{model_name(str(folder))} is of the type "{model_type}", which transformers does not know: loading it runs '
+    return tr(
+        '{model_name} is of the type "{model_type}", which transformers does not know: loading it runs '
         "Python code that came with the model, with your rights on this machine; if you trust its author, "
-        "say so with --trust_remote_code True."
+        "say so with --trust_remote_code True.",
+        model_name=model_name(str(folder)),
+        model_type=model_type,
     )
 
 
@@ -269,9 +272,15 @@ def adapter_refusal(folder: Path) -> str | None:
         return None
     there = folder / "pissa_converted"
     remedy = (
-        f"name {there}, which is converted."
+        tr("name {there}, which is converted.", there=there)
         if (there / "adapter_config.json").is_file()
-        else "convert it to plain LoRA where it was trained (PEFT: save_pretrained with "
-        "path_initial_model_for_weight_conversion; LLaMA-Factory: --pissa_convert True)."
+        else tr(
+            "convert it to plain LoRA where it was trained (PEFT: save_pretrained with "
+            "path_initial_model_for_weight_conversion; LLaMA-Factory: --pissa_convert True)."
+        )
     )
-    return f"was started by {start}, which changed the model's weights, and does not fit the model as it is; {remedy}"
+    return tr(
+        "was started by {start}, which changed the model's weights, and does not fit the model as it is; {remedy}",
+        start=start,
+        remedy=remedy,
+    )

@@ -19,6 +19,7 @@ from tuner.config.knobs import (
     split,
 )
 from tuner.config.spelling import listed
+from tuner.text.lookup import tr
 
 REWARDED = {"stage": kinds.REWARDED}
 GROUPED = {"stage": kinds.GROUPED}
@@ -29,7 +30,7 @@ VALUED = {"stage": kinds.VALUED}
 
 def _ordered(value: tuple[float, ...] | None) -> tuple[float, ...] | None:
     if value is not None and (len(value) != 2 or value[0] >= value[1]):
-        raise ValueError("should be two numbers, the lower one first, for example -5,5")
+        raise ValueError(tr("should be two numbers, the lower one first, for example -5,5"))
     return value
 
 

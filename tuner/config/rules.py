@@ -12,6 +12,7 @@ from tuner.config import loop_rules, reward_rules
 from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem
 from tuner.config.spelling import asks_for_fsdp
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
@@ -433,7 +434,7 @@ def broken_rules(config: Config) -> list[Problem]:
     return [
         Problem(
             rule.knob,
-            rule.sentence.format_map(config.model_dump()),
+            tr(rule.sentence).format_map(config.model_dump()),
             rule.mend(config) if callable(rule.mend) else rule.mend,
         )
         for rule in RULES

@@ -21,6 +21,7 @@ from tuner.config.knobs import (
     nearest,
 )
 from tuner.config.training_arguments import OPTIMIZERS
+from tuner.text.lookup import tr
 
 
 class Model(Section):
@@ -427,12 +428,12 @@ TOOL_FORMATS = (
 
 def _known_tool_format(value: str | None) -> str | None:
     if value is not None and value not in TOOL_FORMATS:
-        raise ValueError(f"should be one of {', '.join(TOOL_FORMATS)}")
+        raise ValueError(tr("should be one of {tool_formats}", tool_formats=", ".join(TOOL_FORMATS)))
     return value
 
 
 def _known_optimizer(value: str) -> str:
     if value not in OPTIMIZERS:
         like = nearest(value, OPTIMIZERS) or OPTIMIZERS[0]
-        raise ValueError(f"should be one of transformers' optimizers; the nearest is {like}")
+        raise ValueError(tr("should be one of transformers' optimizers; the nearest is {like}", like=like))
     return value

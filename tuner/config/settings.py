@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tuner import paths, redact
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 FILE = "settings.yaml"
 
@@ -49,7 +50,7 @@ def settings() -> Settings:
     try:
         raw = yaml.safe_load(path().read_text(encoding="utf-8")) or {}
         if not isinstance(raw, dict):
-            raise ValueError("it holds no names with values")
+            raise ValueError(tr("it holds no names with values"))
         return Settings(**{str(name): value for name, value in raw.items()})
     except (FileNotFoundError, NotADirectoryError):  # what is wrong with a home is said by whoever makes it
         return Settings()
@@ -63,13 +64,20 @@ def _first(error: ValidationError) -> str:
     wrong: Any = error.errors()[0]
     name = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == "extra_forbidden":
-        return f"{name} is none of {', '.join(Settings.model_fields)}"
+        return tr(
+            "{name} is none of {model_fields}", name=name, model_fields=", ".join(Settings.model_fields)
+        )
     if name == "ray_address":
-        return "ray_address is no address like http://10.0.0.1:8265, without a path or a password"
+        return tr("ray_address is no address like http://10.0.0.1:8265, without a path or a password")
     return f"{name}: {wrong['msg'].lower()}"
 
 
 def _wrong(why: str) -> ConfigError:
     return ConfigError(
-        [Problem("settings", redact.redact(f"{path()} cannot be used: {why}; mend the file."))]
+        [
+            Problem(
+                "settings",
+                redact.redact(tr("{path} cannot be used: {why}; mend the file.", path=path(), why=why)),
+            )
+        ]
     )

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tuner.config.run_sections import Export
+from tuner.text.lookup import mark, tr, trn
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
 
-EXPORT = "training exports nothing; `tuner export` does, by the same names"
+EXPORT = mark("training exports nothing; `tuner export` does, by the same names")
 BY_SEARCH = ("do_sample", "num_beams", "length_penalty")
 REASONS = {
-    "data_shared_file_system": "a run is on one machine, where one process prepares the rows for all",
-    "ignore_pad_token_for_loss": "padding is never learned",
-    "use_fast_tokenizer": "every tokenizer is a fast one",
-    "remove_unused_columns": "rows hold what the stage reads and nothing else",
-    "disable_tqdm": "progress is on the run's page and in its log instead of a bar",
-    "export_legacy_format": "weights are always safetensors",
+    "data_shared_file_system": mark("a run is on one machine, where one process prepares the rows for all"),
+    "ignore_pad_token_for_loss": mark("padding is never learned"),
+    "use_fast_tokenizer": mark("every tokenizer is a fast one"),
+    "remove_unused_columns": mark("rows hold what the stage reads and nothing else"),
+    "disable_tqdm": mark("progress is on the run's page and in its log instead of a bar"),
+    "export_legacy_format": mark("weights are always safetensors"),
 }
 
 
@@ -30,7 +31,13 @@ def unheeded(config: Config) -> Iterator[str]:
         if getattr(config, name) != defaults[name].default:
             reasons.setdefault(why, []).append(f"--{name}")
     for why, names in reasons.items():
-        yield f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect: {why}."
+        yield trn(
+            "{names} has no effect: {why}.",
+            "{names} have no effect: {why}.",
+            len(names),
+            names=", ".join(names),
+            why=tr(why),
+        )
 
 
 def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
@@ -38,18 +45,20 @@ def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
     if not config.do_predict:
         yield (
             "predict_with_generate",
-            "answers are written by --do_predict; --probe asks held-out questions in a run",
+            tr("answers are written by --do_predict; --probe asks held-out questions in a run"),
         )
     if config.do_train:
-        yield "infer_dtype", "it is for runs that only evaluate or predict; training has --bf16 and --fp16"
-    if config.kind.rewarded and (config.val_size or config.eval_dataset):
-        yield "probe", "the rows kept aside are asked and scored instead"
-    if config.kind.rewarded and not config.do_predict:
-        yield from (
-            (name, "answers that are learnt from are drawn word by word, by chance") for name in BY_SEARCH
+        yield (
+            "infer_dtype",
+            tr("it is for runs that only evaluate or predict; training has --bf16 and --fp16"),
         )
+    if config.kind.rewarded and (config.val_size or config.eval_dataset):
+        yield "probe", tr("the rows kept aside are asked and scored instead")
+    if config.kind.rewarded and not config.do_predict:
+        why = tr("answers that are learnt from are drawn word by word, by chance")
+        yield from ((name, why) for name in BY_SEARCH)
     if not config.kind.learns_tokens:
         yield (
             "label_smoothing_factor",
-            f"stage {config.stage} has no labels to smooth; see --dpo_label_smoothing",
+            tr("stage {stage} has no labels to smooth; see --dpo_label_smoothing", stage=config.stage),
         )

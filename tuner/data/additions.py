@@ -16,6 +16,7 @@ from tuner.data.entries import CATALOG, Entry
 from tuner.data.formats import Dropped, convert
 from tuner.data.upload import UPLOADS, safe_name, save
 from tuner.runs import locks
+from tuner.text.lookup import tr
 
 SHAPE: Mapping[str, Any] = {
     "formatting": "sharegpt",
@@ -53,12 +54,14 @@ def add(name: str, row: Mapping[str, Any], dataset_dir: str | Path) -> Entry:
     known = read_catalog(folder) if (folder / CATALOG).exists() else {}
     entry = known.get(safe_name(name))
     if entry is not None and not takes(entry):
-        raise _refused(f"{name} holds rows of another form; choose another name.")
+        raise _refused(tr("{name} holds rows of another form; choose another name.", name=name))
     file = entry.path if entry is not None else _unused(folder / UPLOADS / f"{name}.jsonl")
     _append(file, row)
     made = entry or save(name, file, SHAPE, folder)
     if isinstance(read := convert(row, made), Dropped):  # it stays in the file, as the report will tell too
-        raise _refused(f"The row was added, but cannot be trained on: {read.detail or read.reason}.")
+        raise _refused(
+            tr("The row was added, but cannot be trained on: {detail}.", detail=read.detail or read.reason)
+        )
     return made
 
 

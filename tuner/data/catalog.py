@@ -11,6 +11,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.entries import CATALOG, COLUMNS, NOWHERE, TAGS, Entry
+from tuner.text.lookup import tr
 
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 SOURCES = {
@@ -37,16 +38,27 @@ def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
     if text.startswith("REMOTE:"):
         from tuner.data.hub import catalog_text
 
-        return _entries(catalog_text(text.removeprefix("REMOTE:")), NOWHERE, f"{CATALOG} of {text}")
+        return _entries(
+            catalog_text(text.removeprefix("REMOTE:")),
+            NOWHERE,
+            tr("{catalog} of {text}", catalog=CATALOG, text=text),
+        )
     path = catalog_folder(dataset_dir) / CATALOG
     try:
         return _entries(path.read_text(encoding="utf-8-sig"), path.parent, str(path))
     except FileNotFoundError as error:
         raise ConfigError(
-            [Problem("dataset_dir", f"There is no {path}; point --dataset_dir at the folder that holds it.")]
+            [
+                Problem(
+                    "dataset_dir",
+                    tr("There is no {path}; point --dataset_dir at the folder that holds it.", path=path),
+                )
+            ]
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem("dataset_dir", f"{path} cannot be read: {error}.")]) from error
+        raise ConfigError(
+            [Problem("dataset_dir", tr("{path} cannot be read: {error}.", path=path, error=error))]
+        ) from error
 
 
 def _entries(text: str, folder: Path, where: str) -> dict[str, Entry]:
@@ -55,27 +67,45 @@ def _entries(text: str, folder: Path, where: str) -> dict[str, Entry]:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         said = getattr(error, "msg", "nested too deeply")
-        raise ConfigError([Problem("dataset_dir", f"{where} is not JSON: line {line}, {said}.")]) from error
+        raise ConfigError(
+            [
+                Problem(
+                    "dataset_dir",
+                    tr("{where} is not JSON: line {line}, {said}.", where=where, line=line, said=said),
+                )
+            ]
+        ) from error
     if not isinstance(raw, dict):
-        raise ConfigError([Problem("dataset_dir", f"{where} must hold one object, a data set a name.")])
+        raise ConfigError(
+            [Problem("dataset_dir", tr("{where} must hold one object, a data set a name.", where=where))]
+        )
     return {name: entry(name, attributes, folder) for name, attributes in raw.items()}
 
 
 def entry(name: str, attributes: Any, folder: Path) -> Entry:
     """One entry from its attributes. Raises ConfigError naming the data set and the key."""
     if not isinstance(attributes, dict):
-        raise _wrong(name, "must be an object with a file_name or hf_hub_url")
+        raise _wrong(name, tr("must be an object with a file_name or hf_hub_url"))
     source = next((key for key in SOURCES if attributes.get(key)), None)
     if source is None:
-        raise _wrong(name, f"names no source; give one of {', '.join(SOURCES)}")
+        raise _wrong(name, tr("names no source; give one of {sources}", sources=", ".join(SOURCES)))
     formatting = attributes.get("formatting", "alpaca")
     if formatting not in FORMATTINGS:
-        raise _wrong(name, f"has formatting {formatting!r}, but it is one of {', '.join(FORMATTINGS)}")
+        raise _wrong(
+            name,
+            tr(
+                "has formatting {formatting!r}, but it is one of {formattings}",
+                formatting=formatting,
+                formattings=", ".join(FORMATTINGS),
+            ),
+        )
     columns = _mapping(name, attributes, "columns", COLUMNS)
     tags = _mapping(name, attributes, "tags", TAGS)
     samples = attributes.get("num_samples")
     if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
-        raise _wrong(name, f"has num_samples {samples!r}, but it is a count of at least 1")
+        raise _wrong(
+            name, tr("has num_samples {samples!r}, but it is a count of at least 1", samples=samples)
+        )
     return Entry(
         name=name,
         dataset_dir=folder,
@@ -104,21 +134,32 @@ def _columns(named: Mapping[str, str | None]) -> dict[str, str | None]:
 def _mapping(name: str, attributes: Mapping[str, Any], key: str, known: Iterable[str]) -> dict[str, Any]:
     given = attributes.get(key) or {}
     if not isinstance(given, dict):
-        raise _wrong(name, f"has {key} that are not an object")
+        raise _wrong(name, tr("has {key} that are not an object", key=key))
     for part, value in given.items():
         if part not in known:
             like = nearest(part, known)
             raise _wrong(
-                name, f"has {key}.{part}, which is not known" + (f"; did you mean {like}?" if like else "")
+                name,
+                tr("has {key}.{part}, which is not known", key=key, part=part)
+                + (tr("; did you mean {like}?", like=like) if like else ""),
             )
         if value is not None and not isinstance(value, str):
-            raise _wrong(name, f"has {key}.{part} {value!r}, but it is a name")
+            raise _wrong(
+                name, tr("has {key}.{part} {value!r}, but it is a name", key=key, part=part, value=value)
+            )
     return dict(given)
 
 
 def _wrong(name: str, said: str) -> ConfigError:
     stop = "" if said.endswith("?") else "."
-    return ConfigError([Problem("dataset", f"{name} in {CATALOG} {said}{stop}")])
+    return ConfigError(
+        [
+            Problem(
+                "dataset",
+                tr("{name} in {catalog} {said}{stop}", name=name, catalog=CATALOG, said=said, stop=stop),
+            )
+        ]
+    )
 
 
 def pick(config: Config) -> list[Entry]:
@@ -144,5 +185,9 @@ def named(names: Iterable[str], dataset_dir: str | Path) -> list[Entry]:
 
 def _unknown(name: str, known: Mapping[str, Entry]) -> str:
     like = nearest(name, known)
-    hint = f"did you mean {like}?" if like else f"it holds {', '.join(list(known)[:8]) or 'nothing'}."
-    return f"The data set {name} is not in {CATALOG}; {hint}"
+    hint = (
+        tr("did you mean {like}?", like=like)
+        if like
+        else tr("it holds {list}.", list=", ".join(list(known)[:8]) or "nothing")
+    )
+    return tr("The data set {name} is not in {catalog}; {hint}", name=name, catalog=CATALOG, hint=hint)

@@ -23,6 +23,7 @@ from tuner.data.sandbox import Sandbox, TemplateLimitError, limited
 from tuner.data.templates import Exchange, RefusedError, common_prefix
 from tuner.data.tokens import Tokenizer
 from tuner.data.traced import Traced, Tracing, Turn, plain, traced_message, turn
+from tuner.text.lookup import tr
 
 # Made of noncharacters, which no text may hold: they mark where an answer begins and ends.
 OPEN, CLOSE = "\ufdd0answer\ufdd0", "\ufdd1answer\ufdd1"
@@ -85,7 +86,7 @@ def compile_template(text: str) -> jinja2.Template:
         return _compiled(text)
     except jinja2.TemplateError as error:
         raise ConfigError(
-            [Problem("template", f"The tokenizer's chat template is not jinja: {error}.")]
+            [Problem("template", tr("The tokenizer's chat template is not jinja: {error}.", error=error))]
         ) from error
 
 
@@ -187,7 +188,7 @@ class ChatTemplate:
         except TemplateLimitError as error:
             raise RefusedError(str(error)) from error
         except FAULTS as error:
-            raise RefusedError(f"the chat template fails: {error}") from error
+            raise RefusedError(tr("the chat template fails: {error}", error=error)) from error
 
     def _begins_with(self, text: str) -> bool:
         try:
@@ -243,7 +244,7 @@ class ChatTemplate:
         before = self._render(chat, tools, asks=True).count(OPEN)
         parts = self._render([*chat, reply], tools).split(OPEN)
         if len(parts) <= before + 1:
-            raise RefusedError("the chat template marks no part of the answer")
+            raise RefusedError(tr("the chat template marks no part of the answer"))
         prompt = _unmarked("".join(parts[: before + 1]))
         answer = _unmarked("".join(parts[before + 1 :]).rpartition(CLOSE)[0])
         return Exchange(prompt, answer, self._header(prompt), self._end(answer))
@@ -284,7 +285,7 @@ class ChatTemplate:
             return prompt, prompt + said + self.ending
         place = self._turn(self._traced([*chat, reply], tools), len(chat))
         if place is None and _words(reply):
-            raise RefusedError("the chat template leaves out the answer")
+            raise RefusedError(tr("the chat template leaves out the answer"))
         return whole[: place.start] if place else common_prefix(prompt, whole), whole
 
     def _turn(self, text: Traced, source: int) -> Turn | None:
@@ -320,10 +321,12 @@ class ChatTemplate:
             place = self._turn(text, i)
             if place is None:
                 if _words(message):
-                    raise RefusedError(f"the chat template leaves out what turn {i + 1} says")
+                    raise RefusedError(tr("the chat template leaves out what turn {i} says", i=i + 1))
                 continue  # it was a thought and nothing else
             if not seen <= place.start <= place.end <= agreed:
-                raise RefusedError("the chat template writes earlier turns in another order, or in two ways")
+                raise RefusedError(
+                    tr("the chat template writes earlier turns in another order, or in two ways")
+                )
             prompt, answer = plain(text[seen : place.start]), plain(text[place.start : place.end])
             learnt = message.get("trained") is not False
             found.append(Exchange(prompt, answer, place.header, place.ending, learnt))

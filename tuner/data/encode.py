@@ -13,6 +13,7 @@ from tuner.config.config import Config
 from tuner.data.formats import Dropped, Row
 from tuner.data.templates import Exchange, RefusedError, Template, common_prefix
 from tuner.data.tokens import Tokenizer
+from tuner.text.lookup import mark, tr
 
 MASKED = -100
 """The label of a token that is read and not learnt (torch's ignore_index)."""
@@ -72,9 +73,9 @@ class Encoder:
                 return Draft([self.template.prompt(row["messages"], row.get("tools", ()))], [], row)
             draft = self._chat(row) if "chosen" not in row else self._pair(row)
         except RefusedError as refused:
-            return Dropped("the template refuses", str(refused))
+            return Dropped(mark("the template refuses"), str(refused))
         lost = self._lost_thought(row, draft.texts)
-        return draft._replace(notes=(("thought left out", lost[:120]),)) if lost else draft
+        return draft._replace(notes=((mark("thought left out"), lost[:120]),)) if lost else draft
 
     def _lost_thought(self, row: Row, texts: Sequence[str]) -> str:
         """A thought of the row's last answers that the template does not write; empty where it writes all."""
@@ -179,11 +180,11 @@ class Encoder:
 
     def _fit_text(self, ids: Ids) -> Encoded | Dropped:
         if len(ids) < 2:
-            return Dropped("no text", "there is nothing to predict")
+            return Dropped(mark("no text"), tr("there is nothing to predict"))
         kept = ids if self.packs else ids[: self.cutoff]
         row = {"input_ids": kept, "labels": kept}
         return Encoded(
-            row, len(kept), len(kept), len(ids), "the end of the text" if len(kept) < len(ids) else ""
+            row, len(kept), len(kept), len(ids), tr("the end of the text") if len(kept) < len(ids) else ""
         )
 
     def _fit_prompt(self, draft: Draft, prompt: Ids) -> Encoded:
@@ -202,7 +203,7 @@ class Encoder:
     def _fit_pair(self, draft: Draft, prompt: Ids, chosen: Ids, rejected: Ids) -> Encoded | Dropped:
         better, worse = draft.exchanges
         if not (better.learnt and worse.learnt):
-            return Dropped("nothing to learn", "an answer of the pair has weight 0")
+            return Dropped(mark("nothing to learn"), tr("an answer of the pair has weight 0"))
         longest = max(len(chosen), len(rejected))
         endings = self._length(better.ending), self._length(worse.ending)
         header, opening = self._length(better.header), self._opening(draft, prompt, longest)
@@ -214,7 +215,9 @@ class Encoder:
         kept = _shorten(prompt, source, opening)
         sides = [_end_kept(a, target, e) for a, e in zip((chosen, rejected), endings, strict=True)]
         if sides[0] == sides[1]:
-            return Dropped("identical answers", "the answers differ only beyond the cutoff" if cut else "")
+            return Dropped(
+                mark("identical answers"), tr("the answers differ only beyond the cutoff") if cut else ""
+            )
         row = {"prompt_ids": kept, "chosen_ids": sides[0], "rejected_ids": sides[1]}
         trained = len(sides[0]) + len(sides[1])
         return Encoded(row, 2 * len(kept) + trained, trained, len(prompt) + longest, cut)
@@ -222,7 +225,7 @@ class Encoder:
     def _fit_labelled(self, draft: Draft, prompt: Ids, answer: Ids) -> Encoded | Dropped:
         exchange = draft.exchanges[0]
         if not exchange.learnt:
-            return Dropped("nothing to learn", "the answer has weight 0")
+            return Dropped(mark("nothing to learn"), tr("the answer has weight 0"))
         ending, opening = self._length(exchange.ending), self._opening(draft, prompt, len(answer))
         room = self._room(len(prompt), len(answer), opening, self._length(exchange.header), ending)
         whole = len(prompt) + len(answer)
@@ -249,7 +252,7 @@ class Encoder:
             labels += turn.answer if turn.exchange.learnt else [MASKED] * len(turn.answer)
         trained = len(labels) - labels.count(MASKED)
         if not trained:
-            return Dropped("nothing to learn", "no token of the row carries a loss")
+            return Dropped(mark("nothing to learn"), tr("no token of the row carries a loss"))
         row = {"input_ids": input_ids, "labels": labels}
         return Encoded(row, len(input_ids), trained, whole, _turns_gone(turns, kept))
 
@@ -338,7 +341,14 @@ class Encoder:
         return self._lengths[text]
 
     def _too_long(self, tokens: int) -> Dropped:
-        return Dropped("too long", f"{tokens} tokens, and not even its ends fit cutoff_len {self.cutoff}")
+        return Dropped(
+            mark("too long"),
+            tr(
+                "{tokens} tokens, and not even its ends fit cutoff_len {cutoff}",
+                tokens=tokens,
+                cutoff=self.cutoff,
+            ),
+        )
 
 
 def _guarded(value: Any, tokenizer: Tokenizer, key: str = "") -> Any:
@@ -358,7 +368,7 @@ class _Turn(NamedTuple):
 
 def _what_went(question: bool, answer: bool) -> str:
     """What was cut off a row with one question and one answer."""
-    ends = ("the begin of the question", question), ("the end of the answer", answer)
+    ends = (tr("the begin of the question"), question), (tr("the end of the answer"), answer)
     return " and ".join(what for what, gone in ends if gone)
 
 
@@ -370,7 +380,7 @@ def _turns_gone(turns: Sequence[_Turn], kept: Sequence[_Turn]) -> str:
         any(len(b.prompt) < len(a.prompt) for a, b in pairs),
         any(len(b.answer) < len(a.answer) for a, b in pairs),
     )
-    last = f"the last {gone} of {len(turns)} exchanges" if gone else ""
+    last = tr("the last {gone} of {number} exchanges", gone=gone, number=len(turns)) if gone else ""
     return " and ".join(part for part in (ends, last) if part)
 
 

@@ -12,6 +12,7 @@ from tuner.config.kinds import KINDS
 from tuner.config.kinds import named as named_kinds
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.files import TYPES, first_records
+from tuner.text.lookup import mark, tr
 
 Kind = Literal["text", "chat", "pairs", "labelled"]
 
@@ -62,10 +63,10 @@ ROLES = {
     "developer": "system",
 }
 KIND_WORDS: Mapping[str, str] = {
-    "text": "plain text",
-    "chat": "prompts with answers",
-    "pairs": "pairs of a better and a worse answer",
-    "labelled": "answers with thumbs up or down",
+    "text": mark("plain text"),
+    "chat": mark("prompts with answers"),
+    "pairs": mark("pairs of a better and a worse answer"),
+    "labelled": mark("answers with thumbs up or down"),
 }
 
 
@@ -117,20 +118,42 @@ class Entry:
             return [self.path]
         if not self.path.is_dir():
             raise ConfigError(
-                [Problem("dataset", f"{self.name}: there is no {self.path}; mend file_name in {CATALOG}.")]
+                [
+                    Problem(
+                        "dataset",
+                        tr(
+                            "{name}: there is no {path}; mend file_name in {catalog}.",
+                            name=self.name,
+                            path=self.path,
+                            catalog=CATALOG,
+                        ),
+                    )
+                ]
             )
         found = sorted(
             p for p in self.path.rglob("*") if p.suffix.lstrip(".").lower() in TYPES and p.is_file()
         )
         kinds = sorted({p.suffix.lower() for p in found})
         if not kinds and self.origin == "script":
-            sentence = f"{self.name}: loading scripts are not run here; write the rows to a file and give its file_name."
+            sentence = tr(
+                "{name}: loading scripts are not run here; write the rows to a file and give its file_name.",
+                name=self.name,
+            )
             raise ConfigError([Problem("dataset", sentence)])
         if len(kinds) != 1:
             said = (
-                f"mixes {', '.join(kinds)}; keep one type" if kinds else f"holds no {', '.join(TYPES)} file"
+                tr("mixes {kinds}; keep one type", kinds=", ".join(kinds))
+                if kinds
+                else tr("holds no {types} file", types=", ".join(TYPES))
             )
-            raise ConfigError([Problem("dataset", f"{self.name}: the folder {self.path} {said}.")])
+            raise ConfigError(
+                [
+                    Problem(
+                        "dataset",
+                        tr("{name}: the folder {path} {said}.", name=self.name, path=self.path, said=said),
+                    )
+                ]
+            )
         for path in found:
             self._must_be_inside(path)
         return found
@@ -141,13 +164,24 @@ class Entry:
         A path from the root on is a person's own word, as is the place of the folder.
         """
         if self.dataset_dir == NOWHERE:
-            sentence = f"{self.name} is in a catalog from the hub, but names the file {self.location} of this machine; download the set and give its file_name."
+            sentence = tr(
+                "{name} is in a catalog from the hub, but names the file {location} of this machine; download the set and give its file_name.",
+                name=self.name,
+                location=self.location,
+            )
             raise ConfigError([Problem("dataset", sentence)])
         if Path(self.location).is_absolute():
             return
         real = path.resolve()
         if not real.is_relative_to(self.dataset_dir.resolve()):
-            sentence = f"{self.name}: {self.location} leads out of {self.dataset_dir} to {real}; if that is what you mean, write {real} as its file_name in {CATALOG}."
+            sentence = tr(
+                "{name}: {location} leads out of {dataset_dir} to {real}; if that is what you mean, write {real} as its file_name in {catalog}.",
+                name=self.name,
+                location=self.location,
+                dataset_dir=self.dataset_dir,
+                real=real,
+                catalog=CATALOG,
+            )
             raise ConfigError([Problem("dataset", sentence)])
 
     @cached_property
@@ -213,7 +247,11 @@ class Entry:
         held = [c for c in ("images", "videos", "audios") if self.columns.get(c)]
         if not held:
             return ""
-        return f"{self.name} holds {held[0]}, which this studio does not train on; choose a set of text."
+        return tr(
+            "{name} holds {held}, which this studio does not train on; choose a set of text.",
+            name=self.name,
+            held=held[0],
+        )
 
     def fits(self, stage: str) -> str | None:
         """None when the stage can learn from this kind of rows, else the sentence that says why not."""
@@ -222,9 +260,14 @@ class Entry:
         reads = KINDS[stage].reads if stage in KINDS else ()
         if self.kind in reads:
             return None
-        wanted = " or ".join(KIND_WORDS[k] for k in reads)
+        wanted = tr(" or ").join(tr(KIND_WORDS[k]) for k in reads)
         fit = named_kinds(where=lambda kind: self.kind in kind.reads)
-        return (
-            f"{self.name} holds {KIND_WORDS[self.kind]}, and stage {stage} needs {wanted}; "
-            f"choose another data set, or stage {' or '.join(fit)}."
+        return tr(
+            "{name} holds {kind_words}, and stage {stage} needs {wanted}; "
+            "choose another data set, or stage {fit}.",
+            name=self.name,
+            kind_words=tr(KIND_WORDS[self.kind]),
+            stage=stage,
+            wanted=wanted,
+            fit=tr(" or ").join(fit),
         )

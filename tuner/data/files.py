@@ -18,6 +18,7 @@ from typing import Any
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.spans import Csv, Layout, Spans, delimiter_of, scanner, spans
 from tuner.data.tables import promised, table_batches
+from tuner.text.lookup import tr
 
 TYPES = ("json", "jsonl", "csv", "tsv", "parquet", "arrow", "txt")
 LONGEST_ROW = 16 << 20
@@ -42,7 +43,7 @@ def layout(path: Path) -> Layout:
     """How rows lie in a file, told from its name and first bytes. Raises ConfigError for what cannot be read."""
     kind = path.suffix.lstrip(".").lower()
     if kind not in TYPES:
-        raise _unreadable(path, f"is not one of {', '.join(TYPES)}")
+        raise _unreadable(path, tr("is not one of {types}", types=", ".join(TYPES)))
     with path.open("rb") as file:
         head = file.read(1 << 16)
         if b"\n" not in head:
@@ -58,11 +59,11 @@ def layout(path: Path) -> Layout:
 def refuse_encoding(path: Path, head: bytes) -> None:
     """Raise ConfigError for a file that is no UTF-8 text: UTF-16, UTF-32, compressed or binary."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and head[:4].strip(b"\0")):
-        raise _unreadable(path, "is UTF-16 or UTF-32 text; save it as UTF-8")
+        raise _unreadable(path, tr("is UTF-16 or UTF-32 text; save it as UTF-8"))
     if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        raise _unreadable(path, "is compressed; unpack it first")
+        raise _unreadable(path, tr("is compressed; unpack it first"))
     if b"\0" in head:
-        raise _unreadable(path, "holds NUL bytes, so it is no text")
+        raise _unreadable(path, tr("holds NUL bytes, so it is no text"))
 
 
 def _json_layout(head: bytes) -> Layout:
@@ -120,7 +121,7 @@ class RowReader:
         """The row at these bytes: a dict, or Broken."""
         if end - start > LONGEST_ROW:
             head = os.pread(self.file, EXCERPT, start).decode("utf-8", "replace")
-            return Broken(f"the row is longer than {LONGEST_ROW >> 20} MB", head)
+            return Broken(tr("the row is longer than {longest_row} MB", longest_row=LONGEST_ROW >> 20), head)
         if self._ascii is not None and start >= self._loaded_at:
             found = _object(self._ascii[start - self._loaded_at : end - self._loaded_at])
             if found is not None:
@@ -133,7 +134,8 @@ class RowReader:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             return Broken(
-                f"not UTF-8 at byte {error.start} of the row", raw[:EXCERPT].decode("utf-8", "replace")
+                tr("not UTF-8 at byte {start} of the row", start=error.start),
+                raw[:EXCERPT].decode("utf-8", "replace"),
             )
         if self.kind == "txt":
             return {"text": text.rstrip("\r\n")}
@@ -145,13 +147,20 @@ class RowReader:
         try:
             rows = list(csv.reader((text,), delimiter=self.delimiter))
         except csv.Error as error:
-            return Broken(f"not csv: {error}", text[:EXCERPT])
+            return Broken(tr("not csv: {error}", error=error), text[:EXCERPT])
         assert self.header is not None, "the header is read first"
         if len(rows) != 1:
-            return Broken(f"{len(rows)} rows of csv where one was expected", text[:EXCERPT])
+            return Broken(tr("{number} rows of csv where one was expected", number=len(rows)), text[:EXCERPT])
         fields = rows[0]
         if len(fields) != len(self.header):
-            return Broken(f"{len(fields)} fields, and the header has {len(self.header)}", text[:EXCERPT])
+            return Broken(
+                tr(
+                    "{number} fields, and the header has {number_2}",
+                    number=len(fields),
+                    number_2=len(self.header),
+                ),
+                text[:EXCERPT],
+            )
         return dict(zip(self.header, fields, strict=True))
 
     def read_header(self, start: int, end: int) -> None:
@@ -161,7 +170,11 @@ class RowReader:
         if len(self.header) > MOST_COLUMNS:
             raise _unreadable(
                 self.path,
-                f"has {len(self.header):,} columns; keep those that are used, {MOST_COLUMNS:,} at most",
+                tr(
+                    "has {number:,} columns; keep those that are used, {most_columns:,} at most",
+                    number=len(self.header),
+                    most_columns=MOST_COLUMNS,
+                ),
             )
 
 
@@ -192,15 +205,22 @@ def parse_json(text: str) -> Any:
     try:
         record = json.loads(text)
     except RecursionError:
-        return Broken("nested too deeply", text[:EXCERPT])
+        return Broken(tr("nested too deeply"), text[:EXCERPT])
     except ValueError as error:
         said = getattr(error, "msg", str(error))
-        place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        return Broken(f"not JSON: {said}{place}", text[:EXCERPT])
+        place = tr(" at character {pos}", pos=error.pos) if isinstance(error, json.JSONDecodeError) else ""
+        return Broken(tr("not JSON: {said}{place}", said=said, place=place), text[:EXCERPT])
     if not isinstance(record, dict):
-        return Broken(f"a row is an object, this is {type(record).__name__}", text[:EXCERPT])
+        return Broken(tr("a row is an object, this is {name}", name=type(record).__name__), text[:EXCERPT])
     if len(record) > MOST_COLUMNS:
-        return Broken(f"the row has {len(record):,} keys, {MOST_COLUMNS:,} at most are read", text[:EXCERPT])
+        return Broken(
+            tr(
+                "the row has {number:,} keys, {most_columns:,} at most are read",
+                number=len(record),
+                most_columns=MOST_COLUMNS,
+            ),
+            text[:EXCERPT],
+        )
     return record
 
 
@@ -237,8 +257,8 @@ class Records:
                 self.share = seen / size
             yield from self._end(reader, seen)
             if isinstance(scan, Csv) and scan.inside:
-                said = "a quote opens a field that takes in the rest of the file"
-                self.findings.append((line, "quote that never closes", said))
+                said = tr("a quote opens a field that takes in the rest of the file")
+                self.findings.append((line, tr("quote that never closes"), said))
         finally:
             reader.close()
 
@@ -266,7 +286,9 @@ class Records:
         if between.strip() not in ((opening,) if seen == 0 else (b",", b"")):
             yield (
                 line,
-                Broken("text between two rows that is no row", between[:EXCERPT].decode("utf-8", "replace")),
+                Broken(
+                    tr("text between two rows that is no row"), between[:EXCERPT].decode("utf-8", "replace")
+                ),
             )
 
     def _end(self, reader: RowReader, seen: int) -> Iterator[tuple[int, Broken]]:
@@ -276,8 +298,8 @@ class Records:
         rest = os.pread(reader.file, EXCERPT, seen).removeprefix(b"\xef\xbb\xbf").strip()
         ended = rest.lstrip(b"[").strip() == b"]" if self.kind == "array" else rest in (b"", b",")
         if not ended:
-            cut = "the file ends inside its list; it may have been cut off"
-            yield 0, Broken("text after the last row" if rest else cut, rest.decode("utf-8", "replace"))
+            cut = tr("the file ends inside its list; it may have been cut off")
+            yield 0, Broken(tr("text after the last row") if rest else cut, rest.decode("utf-8", "replace"))
 
     def _table(self) -> Iterator[tuple[int, Any]]:
         number = 0
@@ -288,7 +310,10 @@ class Records:
             self.share = share
         said = promised(self.path) if self.kind == "parquet" else number
         if said != number:
-            yield number + 1, Broken(f"the file promises {said:,} rows and holds {number:,}")
+            yield (
+                number + 1,
+                Broken(tr("the file promises {said:,} rows and holds {number:,}", said=said, number=number)),
+            )
 
 
 def _triples(block: Spans) -> Iterator[tuple[int, int, int]]:

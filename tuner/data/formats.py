@@ -27,6 +27,7 @@ from tuner.data.entries import Entry
 from tuner.data.files import Broken
 from tuner.data.tables import NotText
 from tuner.data.turns import Dropped, Message, Notes, Row, UnfitError, is_nothing, message, plain, same, turn
+from tuner.text.lookup import mark, tr
 
 __all__ = ["Dropped", "Message", "Row", "convert", "is_truth"]
 
@@ -37,7 +38,7 @@ def convert(record: Mapping[str, Any] | Broken, entry: Entry, prompts: bool = Fa
     """A record in the normal form of its entry's kind, or of `prompts`; or why it cannot be used."""
     if isinstance(record, Broken):
         return Dropped(
-            "broken row", f"{record.reason}: {record.excerpt}" if record.excerpt else record.reason
+            mark("broken row"), f"{record.reason}: {record.excerpt}" if record.excerpt else record.reason
         )
     notes = Notes()
     try:
@@ -52,7 +53,7 @@ def convert(record: Mapping[str, Any] | Broken, entry: Entry, prompts: bool = Fa
 def _chat(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     messages = _turns(record, entry, notes, answered=True)
     if not messages or messages[-1]["role"] != "assistant":
-        raise UnfitError("no answer", "the chat ends before the assistant speaks")
+        raise UnfitError(tr("no answer"), tr("the chat ends before the assistant speaks"))
     for said in messages:
         if said["role"] == "assistant":
             _not_empty(said)
@@ -92,7 +93,8 @@ def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     chosen, rejected = (_cell(record, entry, side) for side in ("chosen", "rejected"))
     if chosen is None or rejected is None:
         raise UnfitError(
-            "no pair", f"there is no {entry.columns['chosen' if chosen is None else 'rejected']!r}"
+            tr("no pair"),
+            tr("there is no {columns!r}", columns=entry.columns["chosen" if chosen is None else "rejected"]),
         )
     shared = _shared_prompt(record, entry, chosen, rejected, notes)
     if shared:
@@ -105,7 +107,7 @@ def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     _not_empty(better, "chosen")
     _not_empty(worse, "rejected")
     if same(better, worse):
-        raise UnfitError("identical answers", better["content"][:120])
+        raise UnfitError(tr("identical answers"), better["content"][:120])
     if notes.untrained:
         _all_trained(messages, {"chosen": better, "rejected": worse}, notes)
     return _with_tools({"messages": messages, "chosen": better, "rejected": worse}, record, entry)
@@ -115,7 +117,7 @@ def _labelled(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     label = _truth(_cell(record, entry, "kto_tag"))
     messages = _turns(record, entry, notes, answered=True)
     if not messages or messages[-1]["role"] != "assistant":
-        raise UnfitError("no answer", "the chat ends before the assistant speaks")
+        raise UnfitError(tr("no answer"), tr("the chat ends before the assistant speaks"))
     completion = messages.pop()
     _ends_with_prompt(messages)
     _not_empty(completion)
@@ -130,7 +132,7 @@ def _text(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
         value = _readable("text", record.get("text"))
     text = plain(value)
     if not text.strip():
-        raise UnfitError("no text", f"there is nothing in {entry.columns['prompt']!r}")
+        raise UnfitError(tr("no text"), tr("there is nothing in {prompt!r}", prompt=entry.columns["prompt"]))
     answer = entry.columns["response"]
     if answer and not is_nothing(record.get(answer)):
         notes.unused(answer)
@@ -152,7 +154,9 @@ def _all_trained(messages: Sequence[Message], answers: Mapping[str, Message], no
     for name, said in answers.items():
         if "trained" in said:
             del said["trained"]
-            notes.weight(f"weight 0 of the {name if name == 'answer' else name + ' answer'}")
+            notes.weight(
+                tr("weight 0 of the {name}", name=name if name == "answer" else name + tr(" answer"))
+            )
 
 
 # --- turns ---------------------------------------------------------------------------------------------------------
@@ -182,17 +186,21 @@ def _alpaca(record: Mapping[str, Any], entry: Entry, notes: Notes, answered: boo
     messages: list[Message] = []
     for pair in _listed(_cell(record, entry, "history")) or ():
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise UnfitError("broken history", "history is a list of [question, answer]")
+            raise UnfitError(tr("broken history"), tr("history is a list of [question, answer]"))
         messages += [message("user", pair[0], notes), message("assistant", pair[1], notes)]
     prompt, query = (_words(_cell(record, entry, part), notes) for part in ("prompt", "query"))
     prompt = f"{prompt}\n{query}" if prompt and query else prompt or query
     if not prompt.strip():
-        raise UnfitError("no prompt", f"there is nothing in {entry.columns['prompt']!r}")
+        raise UnfitError(
+            tr("no prompt"), tr("there is nothing in {prompt!r}", prompt=entry.columns["prompt"])
+        )
     messages.append({"role": "user", "content": prompt})
     if answered:
         response = _cell(record, entry, "response")
         if response is None:
-            raise UnfitError("no answer", f"there is no {entry.columns['response']!r}")
+            raise UnfitError(
+                tr("no answer"), tr("there is no {response!r}", response=entry.columns["response"])
+            )
         messages.append(message("assistant", response, notes))
     return messages
 
@@ -206,7 +214,9 @@ def _shared(raw: Any, entry: Entry, notes: Notes) -> list[Message]:
     """sharegpt and openai turns."""
     turns = _listed(raw)
     if not turns:
-        raise UnfitError("no turns", f"there is nothing in {entry.columns['messages']!r}")
+        raise UnfitError(
+            tr("no turns"), tr("there is nothing in {messages!r}", messages=entry.columns["messages"])
+        )
     return [turn(one, entry, notes) for one in turns]
 
 
@@ -214,23 +224,34 @@ def _check_order(messages: Sequence[Message]) -> None:
     """Raise UnfitError unless turns go system?, then user or tool, then assistant, and so on."""
     rest = messages[1:] if messages and messages[0]["role"] == "system" else messages
     if rest and rest[0]["role"] != "user":
-        raise UnfitError("role order", f"turn 1 is {rest[0]['role']}, it must be user")
+        raise UnfitError(tr("role order"), tr("turn 1 is {role}, it must be user", role=rest[0]["role"]))
     for number, (one, two) in enumerate(pairwise(rest), start=2):
         fine = two["role"] in ("user", "tool") if one["role"] == "assistant" else two["role"] == "assistant"
         several_results = one["role"] == two["role"] == "tool"
         if not fine and not several_results:
-            raise UnfitError("role order", f"turn {number} is {two['role']} after {one['role']}")
+            raise UnfitError(
+                tr("role order"),
+                tr(
+                    "turn {number} is {role} after {role_2}",
+                    number=number,
+                    role=two["role"],
+                    role_2=one["role"],
+                ),
+            )
 
 
 def _ends_with_prompt(messages: Sequence[Message]) -> None:
     if not messages or messages[-1]["role"] not in ("user", "tool"):
-        raise UnfitError("no prompt", "the turns before the answer do not end with the user")
+        raise UnfitError(tr("no prompt"), tr("the turns before the answer do not end with the user"))
 
 
 def _not_empty(said: Message, side: str = "answer") -> None:
     if not said["content"].strip() and not said.get("tool_calls"):
         thought = "reasoning_content" in said
-        raise UnfitError("empty answer", f"the {side} is {'a thought and no words' if thought else 'empty'}")
+        raise UnfitError(
+            tr("empty answer"),
+            tr("the {side} is {tr}", side=side, tr=tr("a thought and no words") if thought else "empty"),
+        )
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------
@@ -243,7 +264,10 @@ def _side(value: Any, entry: Entry, side: str, notes: Notes) -> Message:
         return message("assistant", value, notes)
     said = turn(value, entry, notes)
     if said["role"] != "assistant":
-        raise UnfitError("role order", f"{side} is said by {said['role']}, it must be the assistant")
+        raise UnfitError(
+            tr("role order"),
+            tr("{side} is said by {role}, it must be the assistant", side=side, role=said["role"]),
+        )
     return said
 
 
@@ -266,12 +290,13 @@ def _shared_prompt(
     part = min(part, len(better) - 1, len(worse) - 1)
     if len(better) != part + 1 or len(worse) != part + 1:
         raise UnfitError(
-            "no shared prompt", f"the two chats part at turn {part + 1}, before their last answer"
+            tr("no shared prompt"),
+            tr("the two chats part at turn {part}, before their last answer", part=part + 1),
         )
     _check_order(better)
     _check_order(worse)
     if better[-1]["role"] != "assistant" or worse[-1]["role"] != "assistant":
-        raise UnfitError("no answer", "a chat of the pair does not end with the assistant")
+        raise UnfitError(tr("no answer"), tr("a chat of the pair does not end with the assistant"))
     return _system(record, entry, better) + better[:part], better[-1], worse[-1]
 
 
@@ -303,7 +328,7 @@ def _cell(record: Mapping[str, Any], entry: Entry, column: str) -> Any:
 
 def _readable(name: str, value: Any) -> Any:
     if type(value) is NotText:
-        raise UnfitError("not text", f"{name}: {value}")
+        raise UnfitError(tr("not text"), f"{name}: {value}")
     # Tables written by pandas have NaN where there is nothing.
     return None if type(value) is float and value != value else value
 
@@ -311,11 +336,11 @@ def _readable(name: str, value: Any) -> Any:
 def _listed(value: Any) -> list[Any] | None:
     """A list, also when a table keeps it as JSON text."""
     if isinstance(value, str):
-        value = _parsed(value, "broken turn", "the list of turns is not JSON")
+        value = _parsed(value, tr("broken turn"), tr("the list of turns is not JSON"))
     if value is None:
         return None
     if not isinstance(value, list):
-        raise UnfitError("broken turn", f"turns are a list, this is {type(value).__name__}")
+        raise UnfitError(tr("broken turn"), tr("turns are a list, this is {name}", name=type(value).__name__))
     return value
 
 
@@ -344,7 +369,9 @@ def _truth(value: Any) -> bool:
     """A label as pandas, csv and people write it: true, 1 and 1.0; false, 0 and 0.0."""
     known = _known_truth(value)
     if known is None:
-        raise UnfitError("no label", f"the label is {value!r}, it must be true or false"[:120])
+        raise UnfitError(
+            tr("no label"), tr("the label is {value!r}, it must be true or false", value=value)[:120]
+        )
     return known
 
 
@@ -362,11 +389,15 @@ def _with_tools(row: Row, record: Mapping[str, Any], entry: Entry) -> Row:
 def _tools(value: Any) -> list[Any]:
     """Descriptions of tools: a list, one by itself, or JSON text of either; nothing, null and {} are none."""
     if isinstance(value, str):
-        value = _parsed(value, "broken tools", "the tools are not JSON")
+        value = _parsed(value, tr("broken tools"), tr("the tools are not JSON"))
     listed = value if isinstance(value, list) else [value]
-    tools = [_parsed(t, "broken tools", "a tool is not JSON") if isinstance(t, str) else t for t in listed]
+    tools = [
+        _parsed(t, tr("broken tools"), tr("a tool is not JSON")) if isinstance(t, str) else t for t in listed
+    ]
     tools = [tool for tool in tools if not is_nothing(tool)]
     for tool in tools:
         if not isinstance(tool, Mapping):
-            raise UnfitError("broken tools", f"a tool is an object, this is {type(tool).__name__}")
+            raise UnfitError(
+                tr("broken tools"), tr("a tool is an object, this is {name}", name=type(tool).__name__)
+            )
     return tools

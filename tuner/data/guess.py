@@ -14,6 +14,7 @@ from tuner.data.entries import ROLES, TAGS, Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert, is_truth
 from tuner.data.turns import is_nothing
+from tuner.text.lookup import tr
 
 LOOK = 100
 PROMPTS = ("instruction", "prompt", "question", "query", "user", "human", "problem", "context", "input")
@@ -55,7 +56,7 @@ def guess(path: Path) -> Guess:
     found = Guess(columns=list(dict.fromkeys(name for row in rows for name in row)))
     if not rows:
         found.sure = False
-        found.says("No row of the first hundred can be read.")
+        found.says(tr("No row of the first hundred can be read."))
         return found
     looks: tuple[Callable[[Guess, list[dict[str, Any]]], bool], ...] = (
         _pairs,
@@ -66,7 +67,7 @@ def guess(path: Path) -> Guess:
     )
     if not any(look(found, rows) for look in looks):
         found.sure = False
-        found.says("No column has a usual name; say which holds the prompt and which the answer.")
+        found.says(tr("No column has a usual name; say which holds the prompt and which the answer."))
     return found
 
 
@@ -112,7 +113,7 @@ def _is_turns(value: Any) -> bool:
 def _pairs(found: Guess, rows: list[dict[str, Any]]) -> bool:
     if not {"chosen", "rejected"} <= set(found.columns):
         return False
-    found.says("There are columns chosen and rejected, so these are preference pairs.")
+    found.says(tr("There are columns chosen and rejected, so these are preference pairs."))
     columns = {"chosen": "chosen", "rejected": "rejected"}
     rest = [c for c in found.columns if c not in columns]
     chat = _chat_column(rows, rest)
@@ -123,18 +124,22 @@ def _pairs(found: Guess, rows: list[dict[str, Any]]) -> bool:
             "ranking": True,
             "columns": {"messages": chat, **columns},
         }
-        found.says(f"{chat} holds lists of turns: the chat before the answers.")
+        found.says(tr("{chat} holds lists of turns: the chat before the answers.", chat=chat))
         _tags(found, rows, chat)
     elif isinstance(sample, list) or (isinstance(sample, str) and sample.startswith("\n\nHuman:")):
         found.attributes = {"formatting": "sharegpt", "ranking": True, "columns": columns}
-        found.says("Both answers hold a whole chat; what they share is the prompt.")
+        found.says(tr("Both answers hold a whole chat; what they share is the prompt."))
         if isinstance(sample, list):
             _tags(found, rows, "chosen")
     else:
         prompt = _named(rest, PROMPTS)
         found.sure = prompt is not None
         found.attributes = {"ranking": True, "columns": {"prompt": prompt or "", **columns}}
-        found.says(f"{prompt} is the prompt." if prompt else "No column looks like a prompt; choose one.")
+        found.says(
+            tr("{prompt} is the prompt.", prompt=prompt)
+            if prompt
+            else tr("No column looks like a prompt; choose one.")
+        )
     _system(found)
     return True
 
@@ -144,7 +149,7 @@ def _labelled(found: Guess, rows: list[dict[str, Any]]) -> bool:
     labels = [r[label] for r in rows if not is_nothing(r.get(label))] if label else []
     if label is None or not labels or not all(map(is_truth, labels)):
         return False
-    found.says(f"{label} is true or false, so these are answers with thumbs up and down.")
+    found.says(tr("{label} is true or false, so these are answers with thumbs up and down.", label=label))
     chat = _chat_column(rows, found.columns)
     if chat:
         found.attributes = {"formatting": "sharegpt", "columns": {"messages": chat, "kto_tag": label}}
@@ -162,11 +167,14 @@ def _chat(found: Guess, rows: list[dict[str, Any]]) -> bool:
         return False
     calls = any(isinstance(t, Mapping) and "tool_calls" in t for r in rows for t in _turns(r.get(chat)))
     found.attributes = {"formatting": "openai" if calls else "sharegpt", "columns": {"messages": chat}}
-    found.says(f"{chat} holds lists of turns, so these are chats" + (" with tool calls." if calls else "."))
+    found.says(
+        tr("{chat} holds lists of turns, so these are chats", chat=chat)
+        + (tr(" with tool calls.") if calls else ".")
+    )
     _tags(found, rows, chat)
     if "tools" in found.columns:
         found.attributes["columns"]["tools"] = "tools"
-        found.says("tools describes what may be called.")
+        found.says(tr("tools describes what may be called."))
     _system(found)
     return True
 
@@ -186,7 +194,10 @@ def _tags(found: Guess, rows: list[dict[str, Any]], column: str) -> None:
     if role is None or content is None:
         found.sure = False
         found.says(
-            f"The turns have the keys {', '.join(map(str, keys))}; say which is the speaker and which the words."
+            tr(
+                "The turns have the keys {map}; say which is the speaker and which the words.",
+                map=", ".join(map(str, keys)),
+            )
         )
         return
     tags = {"role_tag": role, "content_tag": content}
@@ -196,7 +207,7 @@ def _tags(found: Guess, rows: list[dict[str, Any]], column: str) -> None:
         if name and name != TAGS[tag]:
             tags[tag] = name
     found.attributes["tags"] = tags
-    found.says(f"A turn says who speaks in {role} and what in {content}.")
+    found.says(tr("A turn says who speaks in {role} and what in {content}.", role=role, content=content))
 
 
 def _alpaca(found: Guess, rows: list[dict[str, Any]]) -> bool:
@@ -206,14 +217,14 @@ def _alpaca(found: Guess, rows: list[dict[str, Any]]) -> bool:
     if response is None or prompt is None:
         return False
     columns = {"prompt": prompt, "response": response}
-    found.says(f"{prompt} is the prompt and {response} the answer.")
+    found.says(tr("{prompt} is the prompt and {response} the answer.", prompt=prompt, response=response))
     query = _named([c for c in words if c not in (prompt, response)], QUERIES)
     if query:
         columns["query"] = query
-        found.says(f"{query} adds to the prompt.")
+        found.says(tr("{query} adds to the prompt.", query=query))
     if "history" in found.columns:
         columns["history"] = "history"
-        found.says("history holds earlier turns.")
+        found.says(tr("history holds earlier turns."))
     found.attributes = {"columns": columns}
     _system(found)
     return True
@@ -225,7 +236,7 @@ def _text(found: Guess, rows: list[dict[str, Any]]) -> bool:
     if text is None:
         return False
     found.attributes = {"columns": {"prompt": text}}
-    found.says(f"{text} is the only text, so this is plain text to read.")
+    found.says(tr("{text} is the only text, so this is plain text to read.", text=text))
     return True
 
 
@@ -233,4 +244,4 @@ def _system(found: Guess) -> None:
     name = _named(found.columns, SYSTEMS)
     if name:
         found.attributes["columns"]["system"] = name
-        found.says(f"{name} is the system prompt.")
+        found.says(tr("{name} is the system prompt.", name=name))

@@ -15,6 +15,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.entries import CATALOG, Entry
 from tuner.data.tables import A_TIME, table_rows
 from tuner.redact import redact
+from tuner.text.lookup import tr
 
 PATIENCE = 5.0
 """Seconds to wait for a hub to answer at all."""
@@ -38,7 +39,11 @@ def catalog_text(repository: str) -> str:
 def hub_records(entry: Entry, streaming: bool = False) -> Iterator[tuple[int, Any]]:
     """The rows of a set that is not on this machine, numbered from 1. Raises ConfigError."""
     if entry.origin not in ("hub", "modelscope", "openmind"):
-        sentence = f"{entry.name} comes from {entry.origin} storage; copy it here and give its file_name."
+        sentence = tr(
+            "{name} comes from {origin} storage; copy it here and give its file_name.",
+            name=entry.name,
+            origin=entry.origin,
+        )
         raise ConfigError([Problem("dataset", sentence)])
     try:
         # As arrow, so that rows are made here as those of files are: `datasets` itself leaves in what pads a table.
@@ -68,7 +73,11 @@ def _modelscope(entry: Entry) -> Any:
     try:
         from modelscope import MsDataset  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
-        sentence = f"{entry.name} is on {entry.origin}; install its library, or give an hf_hub_url."
+        sentence = tr(
+            "{name} is on {origin}; install its library, or give an hf_hub_url.",
+            name=entry.name,
+            origin=entry.origin,
+        )
         raise ConfigError([Problem("dataset", sentence)]) from error
     return MsDataset.load(
         dataset_name=entry.location,
@@ -119,8 +128,10 @@ def _cache_only_when_away() -> Iterator[None]:
 def _away(source: str, error: Exception) -> ConfigError:
     said = str(error).strip().splitlines()
     why = redact(said[0])[:120] if said else type(error).__name__
-    sentence = (
-        f"{source} cannot be fetched from its hub ({why}); check the network and the name, "
-        "or download it and give its file_name."
+    sentence = tr(
+        "{source} cannot be fetched from its hub ({why}); check the network and the name, "
+        "or download it and give its file_name.",
+        source=source,
+        why=why,
     )
     return ConfigError([Problem("dataset", sentence)])

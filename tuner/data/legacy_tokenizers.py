@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tuner.config.models import LegacyKind, ModelError, legacy_kind, model_name, read_config
 from tuner.data.build_once import build_once
 from tuner.paths import slug
+from tuner.text.lookup import tr
 
 VOCABULARY_FILE: dict[LegacyKind, str] = {"qwen": "qwen.tiktoken", "internlm2": "tokenizer.model"}
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
@@ -77,7 +78,11 @@ def _vocabulary(folder: Path, kind: LegacyKind) -> Path:
     source = folder / VOCABULARY_FILE[kind]
     if not source.is_file():
         raise ModelError(
-            f"{folder} has no {source.name}, its tokenizer: copy it there from the model's page."
+            tr(
+                "{folder} has no {name}, its tokenizer: copy it there from the model's page.",
+                folder=folder,
+                name=source.name,
+            )
         )
     return source
 
@@ -98,7 +103,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        raise ModelError(f"{path} is not valid JSON: download the file again.") from None
+        raise ModelError(tr("{path} is not valid JSON: download the file again.", path=path)) from None
     return value if isinstance(value, dict) else {}
 
 
@@ -119,7 +124,13 @@ def qwen_tokenizer(ranks_file: Path) -> Tokenizer:
             continue
         parts = _split_below(token, rank, ranks)
         if len(parts) != 2:
-            raise ModelError(f"{ranks_file} is damaged (token {rank} has no parts): download the file again.")
+            raise ModelError(
+                tr(
+                    "{ranks_file} is damaged (token {rank} has no parts): download the file again.",
+                    ranks_file=ranks_file,
+                    rank=rank,
+                )
+            )
         merges.append((spelled(parts[0]), spelled(parts[1])))
     tokenizer = Tokenizer(models.BPE({spelled(token): rank for token, rank in ranks.items()}, merges))
     tokenizer.normalizer = normalizers.NFC()
@@ -143,11 +154,13 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except ValueError:
         raise ModelError(
-            f"{path} is damaged (a line is not 'base64 rank'): download the file again."
+            tr("{path} is damaged (a line is not 'base64 rank'): download the file again.", path=path)
         ) from None
     complete = sorted(ranks.values()) == list(range(len(fields) // 2))
     if not complete or any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ModelError(f"{path} is incomplete (ranks or bytes are missing): download the file again.")
+        raise ModelError(
+            tr("{path} is incomplete (ranks or bytes are missing): download the file again.", path=path)
+        )
     return dict(sorted(ranks.items(), key=lambda item: item[1]))
 
 
@@ -217,7 +230,13 @@ def internlm2_tokenizer(model_file: Path, config: Mapping[str, Any]) -> Tokenize
     for index, token in sorted(specials.items()):
         (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
         if tokenizer.token_to_id(token.content) != index:
-            raise ModelError(f"{model_file} and its tokenizer_config.json disagree about token {index}.")
+            raise ModelError(
+                tr(
+                    "{model_file} and its tokenizer_config.json disagree about token {index}.",
+                    model_file=model_file,
+                    index=index,
+                )
+            )
     tokenizer.post_processor = _bos_eos(tokenizer, config)
     return tokenizer
 
@@ -290,20 +309,29 @@ def _read_sentencepiece(path: Path) -> _SentencePiece:
         trainer = dict(_fields(dict(fields).get(2, b"")))
         normalizer = dict(_fields(dict(fields).get(3, b"")))
     except (ValueError, KeyError, TypeError, struct.error, IndexError):
-        raise ModelError(f"{path} is not a sentencepiece model: download the file again.") from None
+        raise ModelError(
+            tr("{path} is not a sentencepiece model: download the file again.", path=path)
+        ) from None
     if not pieces:
-        raise ModelError(f"{path} is empty: download the file again.")
+        raise ModelError(tr("{path} is empty: download the file again.", path=path))
     for refused, what in (
-        (trainer.get(3, 1) != _BPE, "is not of the type BPE"),
-        (not trainer.get(35, 0), "has no byte fallback"),
-        (trainer.get(24, 0), "writes spaces as suffixes"),
-        (normalizer.get(2) or normalizer.get(6), "rewrites text before splitting it (a normalization rule)"),
-        (normalizer.get(4, 1), "removes extra whitespace"),
-        (not normalizer.get(5, 1), "does not escape whitespace"),
+        (trainer.get(3, 1) != _BPE, tr("is not of the type BPE")),
+        (not trainer.get(35, 0), tr("has no byte fallback")),
+        (trainer.get(24, 0), tr("writes spaces as suffixes")),
+        (
+            normalizer.get(2) or normalizer.get(6),
+            tr("rewrites text before splitting it (a normalization rule)"),
+        ),
+        (normalizer.get(4, 1), tr("removes extra whitespace")),
+        (not normalizer.get(5, 1), tr("does not escape whitespace")),
     ):
         if refused:
             raise ModelError(
-                f"{path} {what}, unlike any InternLM2 tokenizer: use the file of the released model."
+                tr(
+                    "{path} {what}, unlike any InternLM2 tokenizer: use the file of the released model.",
+                    path=path,
+                    what=what,
+                )
             )
     return _SentencePiece(add_dummy_prefix=bool(normalizer.get(3, 1)), pieces=pieces)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 Ints = NDArray[np.int64]
 
@@ -73,17 +74,21 @@ def kept_aside(rows: int | None, val_size: float) -> int:
     if val_size <= 0 or rows == 0:
         return 0
     if val_size > 1 and val_size != int(val_size):
-        sentence = (
-            f"--val_size {val_size:g} is neither a share below 1 nor a count of rows; give one of them."
+        sentence = tr(
+            "--val_size {val_size:g} is neither a share below 1 nor a count of rows; give one of them.",
+            val_size=val_size,
         )
         raise ConfigError([Problem("val_size", sentence)])
     wanted = math.ceil((rows or 0) * val_size) if val_size < 1 else int(val_size)
     if rows is None or wanted < rows:
         return wanted
-    takes = f"all {rows:,} rows" if rows > 1 else "the only row"
-    most = f"give a count up to {rows - 1:,}" if rows > 1 else "leave it at 0"
-    sentence = (
-        f"--val_size {val_size:g} keeps {takes} aside, and none is left to learn from; {most}, or more data."
+    takes = tr("all {rows:,} rows", rows=rows) if rows > 1 else tr("the only row")
+    most = tr("give a count up to {rows:,}", rows=rows - 1) if rows > 1 else tr("leave it at 0")
+    sentence = tr(
+        "--val_size {val_size:g} keeps {takes} aside, and none is left to learn from; {most}, or more data.",
+        val_size=val_size,
+        takes=takes,
+        most=most,
     )
     raise ConfigError([Problem("val_size", sentence, {"val_size": 1 if rows > 1 else 0})])
 

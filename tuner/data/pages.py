@@ -16,6 +16,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.files import Broken, RowReader, layout
 from tuner.data.spans import Spans, spans
 from tuner.data.tables import arrow_batches, broken_table, table_rows
+from tuner.text.lookup import tr
 
 HELD = 256 << 20
 """The largest group of a parquet file that is held in memory, in bytes once unpacked."""
@@ -107,8 +108,14 @@ class Pages:
         """One row. Raises ConfigError when there are not that many."""
         self._wait(number + 1)
         if not 0 <= number < self.counted:
-            rest = f"the rows are 0 to {self.counted - 1}" if self.counted else "there are none at all"
-            raise ConfigError([Problem("row", f"There is no row {number}; {rest}.")])
+            rest = (
+                tr("the rows are 0 to {counted}", counted=self.counted - 1)
+                if self.counted
+                else tr("there are none at all")
+            )
+            raise ConfigError(
+                [Problem("row", tr("There is no row {number}; {rest}.", number=number, rest=rest))]
+            )
         return self._row(number)
 
     def _wait(self, rows: int) -> None:
@@ -189,7 +196,7 @@ class _Group:
     def __getitem__(self, index: int) -> dict[str, Any] | Broken:
         found = table_rows(self._slice(index))
         record: dict[str, Any] | Broken = (
-            found[0] if found else Broken("the file promises this row and lacks it")
+            found[0] if found else Broken(tr("the file promises this row and lacks it"))
         )
         return record
 

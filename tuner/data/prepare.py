@@ -27,6 +27,7 @@ from tuner.data.stream import Stream
 from tuner.data.template_choice import template_of
 from tuner.data.templates import Template
 from tuner.data.tokens import Tokenizer
+from tuner.text.lookup import tr
 from tuner.text.message import message
 
 FIRST_LOOK = 200
@@ -136,9 +137,10 @@ def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], 
         if (said := entry.fits(config.stage))
     ]
     if config.train_on_prompt and template.eos_between:
-        sentence = (
-            f"--train_on_prompt does not work with --template {template.name}, whose answers end where the next "
-            "turn begins; leave it off."
+        sentence = tr(
+            "--train_on_prompt does not work with --template {name}, whose answers end where the next "
+            "turn begins; leave it off.",
+            name=template.name,
         )
         problems.append(Problem("train_on_prompt", sentence, {"train_on_prompt": False}))
     if problems:
@@ -223,15 +225,24 @@ def _from_disk(folder: Path, config: Config, tokenizer: Tokenizer) -> Prepared:
     report.eval_rows = sum(map(len, evaluation.values()))
     report.steps = steps(config, len(train))
     report.notes.append(
-        f"The rows were tokenised before and are read from {folder}; other data knobs have no effect."
+        tr(
+            "The rows were tokenised before and are read from {folder}; other data knobs have no effect.",
+            folder=folder,
+        )
     )
     if config.overwrite_cache:
         report.notes.append(
-            f"{folder} was written by another program, so that --overwrite_cache leaves it as it is."
+            tr(
+                "{folder} was written by another program, so that --overwrite_cache leaves it as it is.",
+                folder=folder,
+            )
         )
     if about.get("tokenizer") not in (None, tokenizer.digest):
         report.notes.append(
-            f"The rows of {folder} were made with another tokenizer; empty the folder to make them anew."
+            tr(
+                "The rows of {folder} were made with another tokenizer; empty the folder to make them anew.",
+                folder=folder,
+            )
         )
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*.arrow")):
@@ -251,7 +262,10 @@ def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -
         raise ConfigError([Problem("dataset", report.why_nothing())])
     report.steps = config.max_steps
     report.notes.append(
-        f"The data is streamed; this report is about the first {FIRST_LOOK} rows of each set."
+        tr(
+            "The data is streamed; this report is about the first {first_look} rows of each set.",
+            first_look=FIRST_LOOK,
+        )
     )
 
     def open_sets() -> list[Iterable[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from tuner.config.config import Config
 from tuner.data.encode import Draft, Encoded
 from tuner.data.formats import Dropped, Row
 from tuner.plan import steps as counting
+from tuner.text.lookup import mark, tr
 from tuner.text.message import Message
 
 Progress = Callable[[float, Message], None]
@@ -105,8 +106,12 @@ class Report:
         """Take back what a sample cannot know, and say so."""
         self.steps = 0
         self.notes.append(
-            f"A sample: {self.read:,} of {self.there:,} rows were read, evenly from the whole set. Shares hold for all of "
-            "it; counts and duplicates are the sample's, and what is rare may not be in it."
+            tr(
+                "A sample: {read:,} of {there:,} rows were read, evenly from the whole set. Shares hold for all of "
+                "it; counts and duplicates are the sample's, and what is rare may not be in it.",
+                read=self.read,
+                there=self.there,
+            )
         )
 
     @property
@@ -131,13 +136,18 @@ class Report:
     def why_nothing(self) -> str:
         """One sentence on why no row is left."""
         if not self.read:
-            return "The data sets hold no rows; give one that does."
+            return tr("The data sets hold no rows; give one that does.")
         by_count = sorted(self.dropped.items(), key=lambda item: -item[1].count)
-        reasons = ", ".join(f"{reason} ({found.count})" for reason, found in by_count[:3])
+        reasons = ", ".join(f"{tr(reason)} ({found.count})" for reason, found in by_count[:3])
         first = by_count[0][1].examples[0]
-        return (
-            f"None of the {self.read} rows can be learnt from: {reasons}; the first is line {first['line']} of "
-            f"{first['file']}: {first['detail'][:160]}. Mend the rows or the columns in dataset_info.json."
+        return tr(
+            "None of the {read} rows can be learnt from: {reasons}; the first is line {line} of "
+            "{file}: {detail}. Mend the rows or the columns in dataset_info.json.",
+            read=self.read,
+            reasons=reasons,
+            line=first["line"],
+            file=first["file"],
+            detail=first["detail"][:160],
         )
 
 
@@ -181,7 +191,12 @@ class Tally:
         if encoded.cut:
             report.cut += 1
             counts["cut"] += 1
-            detail = f"{encoded.length} tokens, the cutoff is {report.cutoff_len}; cut: {encoded.cut}"
+            detail = tr(
+                "{length} tokens, the cutoff is {cutoff_len}; cut: {cut}",
+                length=encoded.length,
+                cutoff_len=report.cutoff_len,
+                cut=encoded.cut,
+            )
             self.find("cut", place, detail)
         for what, detail in draft.notes:
             self.find(what, place, detail)
@@ -194,12 +209,12 @@ class Tally:
         texts = list(contents(draft.row))
         for text in texts:
             if "{{" in text and (seen := UNFILLED.search(text)):
-                self.find("placeholder not filled in", place, _around(text, seen))
+                self.find(mark("placeholder not filled in"), place, _around(text, seen))
                 break
         for text in texts:
             seen = self._begins.search(text) and self._odd.search(text)
             if seen:
-                what = "special token in the text" if seen.group("mark") else "encoding damage"
+                what = mark("special token in the text") if seen.group("mark") else mark("encoding damage")
                 self.find(what, place, _around(text, seen))
                 break
 

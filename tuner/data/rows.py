@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.text.lookup import tr
+
 Ints = NDArray[np.int64]
 
 
@@ -59,7 +61,7 @@ class Rows(Sequence[dict[str, Any]]):
         if not len(other):
             return
         if self._count and set(self.keys) != set(other.keys):
-            raise ValueError("the rows have other keys than those before")
+            raise ValueError(tr("the rows have other keys than those before"))
         if not self._count:
             self._columns = {name: Column() for name in other._columns}
             self._flags = {name: [] for name in other._flags}

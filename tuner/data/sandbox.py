@@ -18,6 +18,8 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tuner.text.lookup import tr
+
 SECONDS = 10.0
 """The longest that one chat may be rendered."""
 LARGEST = 64_000_000
@@ -43,13 +45,17 @@ def limited() -> Iterator[None]:
 def _on_time() -> None:
     end = getattr(_state, "end", None)
     if end is not None and time.monotonic() > end:
-        raise TemplateLimitError(f"the chat template does not come to an end within {SECONDS:g} s")
+        raise TemplateLimitError(
+            tr("the chat template does not come to an end within {seconds:g} s", seconds=SECONDS)
+        )
 
 
 def small(size: int) -> None:
     """Refuse a text or list of this size. Raises TemplateLimitError."""
     if size > LARGEST:
-        raise TemplateLimitError(f"the chat template makes a text of more than {LARGEST:,} characters")
+        raise TemplateLimitError(
+            tr("the chat template makes a text of more than {largest:,} characters", largest=LARGEST)
+        )
 
 
 def _length(value: Any) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 CORRECT, PREFERRED = "correct_pattern", "preferred_pattern"
 
@@ -31,7 +32,13 @@ def score(rows: Sequence[Mapping[str, Any]], expected: Sequence[str], answers: S
     Raises ValueError when there is not one answer for each row.
     """
     if len(rows) != len(answers) or not rows:
-        raise ValueError(f"{len(rows)} probe questions need as many answers, and there are {len(answers)}.")
+        raise ValueError(
+            tr(
+                "{number} probe questions need as many answers, and there are {number_2}.",
+                number=len(rows),
+                number_2=len(answers),
+            )
+        )
     exact = [said.strip() == right.strip() for said, right in zip(answers, expected, strict=True)]
     return Score(sum(exact) / len(rows), _share(rows, CORRECT, answers), _share(rows, PREFERRED, answers))
 
@@ -50,7 +57,10 @@ def check_patterns(row: Mapping[str, Any]) -> None:
         try:
             re.compile(str(row.get(name, "")))
         except re.error as error:
-            sentence = (
-                f"The probe's {name} {str(row[name])[:80]!r} is no regular expression: {error}; mend the set."
+            sentence = tr(
+                "The probe's {name} {row!r} is no regular expression: {error}; mend the set.",
+                name=name,
+                row=str(row[name])[:80],
+                error=error,
             )
             raise ConfigError([Problem("probe", sentence)]) from error

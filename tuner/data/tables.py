@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 A_TIME = 1000
 """Rows that are made at once."""
@@ -39,7 +40,14 @@ Write = Callable[[Any], Any]
 def broken_table(path: Path, kind: str, error: Exception) -> ConfigError:
     """The sentence for a parquet or arrow file that its library cannot read."""
     said = str(error).splitlines()[0].rstrip(".")
-    return ConfigError([Problem("dataset", f"{path.name} is not readable as {kind}: {said}.")])
+    return ConfigError(
+        [
+            Problem(
+                "dataset",
+                tr("{name} is not readable as {kind}: {said}.", name=path.name, kind=kind, said=said),
+            )
+        ]
+    )
 
 
 def table_batches(path: Path, kind: str) -> Iterator[tuple[list[dict[str, Any]], float]]:
@@ -128,7 +136,7 @@ def _cell(scalar: Any) -> Any:
         return scalar.as_py()
     except (pa.ArrowException, ValueError, OverflowError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return NotText(f"{scalar.type} that cannot be read: {said}"[:160])
+        return NotText(tr("{type} that cannot be read: {said}", type=scalar.type, said=said)[:160])
 
 
 def _write(kind: Any) -> Write | None:
@@ -206,7 +214,7 @@ def _decoded(value: bytes) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _NotTextError(f"{len(value):,} bytes that are no UTF-8 text") from error
+        raise _NotTextError(tr("{number:,} bytes that are no UTF-8 text", number=len(value))) from error
 
 
 def _number(value: Any) -> str:
@@ -222,4 +230,4 @@ def _plain(value: Any) -> Any:
     """A value of any other type."""
     if isinstance(value, (str, int, float)):
         return value
-    raise _NotTextError(f"a value of type {type(value).__name__}")
+    raise _NotTextError(tr("a value of type {name}", name=type(value).__name__))

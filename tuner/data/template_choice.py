@@ -10,6 +10,7 @@ from tuner.data.chat_template import ChatTemplate
 from tuner.data.formats import Message
 from tuner.data.templates import RefusedError, Template, Thinking, Written, table, written
 from tuner.data.tokens import Tokenizer
+from tuner.text.lookup import tr
 
 
 def unknown(name: str | None) -> Problem | None:
@@ -17,8 +18,14 @@ def unknown(name: str | None) -> Problem | None:
     if name is None or name in table():
         return None
     like = nearest(name, table())
-    hint = f"did you mean {like}?" if like else "leave it empty for the tokenizer's own chat template."
-    return Problem("template", f"--template {name} is not known; {hint}", {"template": like})
+    hint = (
+        tr("did you mean {like}?", like=like)
+        if like
+        else tr("leave it empty for the tokenizer's own chat template.")
+    )
+    return Problem(
+        "template", tr("--template {name} is not known; {hint}", name=name, hint=hint), {"template": like}
+    )
 
 
 def template_of(config: Config, tokenizer: Tokenizer) -> Template:
@@ -75,7 +82,12 @@ def as_jinja(template: Written) -> str:
         f"{{% else %}}{{% set system = {_literal(template.default_system)} %}}{{% set turns = messages %}}{{% endif %}}"
     )
     trim = " | trim" if template.trim else ""
-    system = f"{_literal(template.system.before)} + (system{trim}) + {_literal(template.system.after)}"
+    system = tr(
+        "{literal} + (system{trim}) + {literal_2}",
+        literal=_literal(template.system.before),
+        trim=trim,
+        literal_2=_literal(template.system.after),
+    )
     inside = f"(({system}) if loop.first and system else '') + " if template.system_in_user else ""
     if not template.system_in_user:
         parts.append(f"{{% if system %}}{{{{ {system} }}}}{{% endif %}}")

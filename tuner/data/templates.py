@@ -21,6 +21,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
 from tuner.data.tokens import Tokenizer
 from tuner.data.tools import FORMATS, ToolFormat
+from tuner.text.lookup import tr
 
 CONTENT = "{{content}}"
 
@@ -285,7 +286,10 @@ class Written:
     def _tool_way(self) -> ToolFormat:
         if self.tools not in FORMATS:
             raise RefusedError(
-                f"tools of {self.name} are written by its tokenizer's own chat template only; leave --template empty"
+                tr(
+                    "tools of {name} are written by its tokenizer's own chat template only; leave --template empty",
+                    name=self.name,
+                )
             )
         return FORMATS[self.tools]
 
@@ -361,9 +365,11 @@ def _bind(text: str, tokenizer: Tokenizer, eos: str) -> str:
 def _tool_format(name: str) -> str:
     if name in FORMATS:
         return name
-    sentence = (
-        f"--tool_format {name} is written by the chat template of its models; leave it and --template empty, "
-        f"or take one of {', '.join(FORMATS)}."
+    sentence = tr(
+        "--tool_format {name} is written by the chat template of its models; leave it and --template empty, "
+        "or take one of {formats}.",
+        name=name,
+        formats=", ".join(FORMATS),
     )
     raise ConfigError([Problem("tool_format", sentence, {"tool_format": None})])
 

@@ -15,6 +15,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.encode import MASKED
 from tuner.data.rows import Rows
 from tuner.data.tables import table_batches
+from tuner.text.lookup import tr
 
 ABOUT = "tuner.json"
 STAGES_OF = {
@@ -46,9 +47,9 @@ def ours(folder: Path) -> bool:
 def claim(folder: Path) -> None:
     """Raise ConfigError unless rows may be written here: nothing lies here yet, or only what this studio wrote."""
     if folder.exists() and not folder.is_dir():
-        raise _unfit(folder, "is a file")
+        raise _unfit(folder, tr("is a file"))
     if folder.is_dir() and any(folder.iterdir()) and not ours(folder):
-        raise _unfit(folder, "holds files that this studio did not write, which are left alone")
+        raise _unfit(folder, tr("holds files that this studio did not write, which are left alone"))
 
 
 def write(folder: Path, parts: Mapping[str, Sequence[dict[str, Any]]], about: Mapping[str, Any]) -> None:
@@ -113,11 +114,16 @@ def read(folder: Path, config: Config) -> tuple[Rows, dict[str, Rows], dict[str,
     parts = {name: _read_part(folder / name) for name in dict.fromkeys(names)}
     train = parts.pop("train", None) or parts.pop(".", None)
     if train is None or not len(train):
-        raise _unfit(folder, "holds no part called train")
+        raise _unfit(folder, tr("holds no part called train"))
     for key, stages in STAGES_OF.items():
         if key in train.keys and config.stage not in stages:
             raise _unfit(
-                folder, f"holds rows for stage {' or '.join(stages)}, and this run is {config.stage}"
+                folder,
+                tr(
+                    "holds rows for stage {stages}, and this run is {stage}",
+                    stages=tr(" or ").join(stages),
+                    stage=config.stage,
+                ),
             )
     evaluation = {"" if name in ("validation", "test") else name: rows for name, rows in parts.items()}
     about = folder / ABOUT
@@ -128,7 +134,12 @@ def _unfit(folder: Path, said: str) -> ConfigError:
     return ConfigError(
         [
             Problem(
-                "tokenized_path", f"{folder} {said}; give an empty folder, or leave --tokenized_path empty."
+                "tokenized_path",
+                tr(
+                    "{folder} {said}; give an empty folder, or leave --tokenized_path empty.",
+                    folder=folder,
+                    said=said,
+                ),
             )
         ]
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tuner import paths
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     import tokenizers
@@ -290,14 +291,19 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     path = given if given.is_absolute() else paths.home() / given
     if not path.is_dir():
         raise _no_tokenizer(
-            f"There is no folder {folder}; give --model_name_or_path a folder with a tokenizer."
+            tr(
+                "There is no folder {folder}; give --model_name_or_path a folder with a tokenizer.",
+                folder=folder,
+            )
         )
     if not (path / "tokenizer.json").is_file():
         path = _legacy(path)
     try:
         backend = Backend.from_file(str(path / "tokenizer.json"))
     except Exception as error:  # tokenizers raises bare Exception for every fault of the file
-        raise _no_tokenizer(f"{path / 'tokenizer.json'} is not a tokenizer: {error}.") from error
+        raise _no_tokenizer(
+            tr("{path} is not a tokenizer: {error}.", path=path / "tokenizer.json", error=error)
+        ) from error
     return Tokenizer(backend, _settings(path), path)
 
 
@@ -312,7 +318,9 @@ def _legacy(path: Path) -> Path:
 
 
 def _missing(path: Path) -> Path:
-    raise _no_tokenizer(f"{path} holds no tokenizer.json; copy the model's tokenizer files into it.")
+    raise _no_tokenizer(
+        tr("{path} holds no tokenizer.json; copy the model's tokenizer files into it.", path=path)
+    )
 
 
 def _no_tokenizer(sentence: str) -> ConfigError:
@@ -335,5 +343,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise _no_tokenizer(f"{path} is not readable as JSON: {error}.") from error
+        raise _no_tokenizer(tr("{path} is not readable as JSON: {error}.", path=path, error=error)) from error
     return value if isinstance(value, dict) else {}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2.runtime import Context, Macro
 
 from tuner.data.sandbox import COUNTED, Sandbox, small
+from tuner.text.lookup import tr
 
 MIXED = -1
 """The origin of text that was made of several messages at once, so that nothing tells them apart."""
@@ -227,13 +228,13 @@ def turn(text: Traced, source: int, headers: Sequence[str], ending: str) -> Turn
     """
     own = [s for s in text.spans if s.source == source]
     if any(s.source == MIXED for s in text.spans):
-        raise ValueError("the chat template writes several messages as one")
+        raise ValueError(tr("the chat template writes several messages as one"))
     if not own:
         return None
     first, last = own[0].start, own[-1].end
     others = [s for s in text.spans if s.source != source]
     if any(first < s.start < last for s in others):
-        raise ValueError("the chat template writes one message within another")
+        raise ValueError(tr("the chat template writes one message within another"))
     before = max((s.end for s in others if s.end <= first), default=0)
     after = min((s.start for s in others if s.start >= last), default=len(text))
     start, header = first, ""

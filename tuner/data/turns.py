@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.data.entries import Entry
+from tuner.text.lookup import mark, tr
 
 Message = dict[str, Any]
 Row = dict[str, Any]
@@ -43,11 +44,11 @@ class Notes(dict[str, list[str]]):
 
     def unused(self, key: str) -> None:
         """A key of a message that is not used."""
-        self.add("keys not used", key)
+        self.add(mark("keys not used"), key)
 
     def weight(self, detail: str) -> None:
         """A weight that is not obeyed."""
-        self.add("weight not obeyed", detail)
+        self.add(mark("weight not obeyed"), detail)
 
 
 def is_nothing(value: Any) -> bool:
@@ -61,7 +62,9 @@ def is_nothing(value: Any) -> bool:
 def turn(raw: Any, entry: Entry, notes: Notes) -> Message:
     """A sharegpt or openai turn as a message. Raises UnfitError."""
     if type(raw) is not dict and not isinstance(raw, Mapping):
-        raise UnfitError("broken turn", f"a turn is an object, this is {type(raw).__name__}")
+        raise UnfitError(
+            tr("broken turn"), tr("a turn is an object, this is {name}", name=type(raw).__name__)
+        )
     role_tag, content_tag = entry.turn_keys
     if role_tag not in raw:
         # Rows under the other usual names are read rather than lost.
@@ -71,7 +74,7 @@ def turn(raw: Any, entry: Entry, notes: Notes) -> Message:
     word, content = raw.get(role_tag), raw.get(content_tag)
     role = entry.roles.get(word) if isinstance(word, str) else None
     if role is None:
-        raise UnfitError("unknown role", repr(word)[:80])
+        raise UnfitError(tr("unknown role"), repr(word)[:80])
     if role == "call":
         made = _call_from_text(content, notes)
     elif type(content) is str:  # as `message` does, and nearly all turns are so
@@ -100,7 +103,7 @@ def plain(content: Any) -> str:
         return ""
     if isinstance(content, (int, float)):
         return str(content)
-    raise UnfitError("not text", f"a content is text, this is {type(content).__name__}")
+    raise UnfitError(tr("not text"), tr("a content is text, this is {name}", name=type(content).__name__))
 
 
 def _from_parts(role: str, parts: list[Any], notes: Notes) -> Message:
@@ -114,7 +117,7 @@ def _from_parts(role: str, parts: list[Any], notes: Notes) -> Message:
             continue
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if not isinstance(part, Mapping) or (kind, role) not in _PARTS and kind != "text":
-            raise UnfitError("not text", f"a part of type {kind}"[:120])
+            raise UnfitError(tr("not text"), tr("a part of type {kind}", kind=kind)[:120])
         key = "value" if part.get("text") is None else "text"
         said = part.get(key)
         for other, value in part.items():
@@ -191,7 +194,7 @@ def _use_weight(made: Message, key: str, value: Any, raw: Mapping[str, Any], not
     """OpenAI's weight, ms-swift's loss, LLaMA-Factory v1's loss_weight: an answer is trained or it is not."""
     whole = isinstance(value, (bool, int, float)) and value in (0, 1)
     if not whole or (value and made["role"] != "assistant"):
-        notes.weight(f"{key} {value} of the {made['role']}"[:120])
+        notes.weight(tr("{key} {value} of the {role}", key=key, value=value, role=made["role"])[:120])
     elif not value and made["role"] == "assistant":
         made["trained"] = False
         notes.untrained = True
@@ -219,18 +222,18 @@ _USES: dict[Any, _Use] = {
 def calls(raw: Any, notes: Notes) -> list[Message]:
     """Tool calls as {"type", "id"?, "function": {"name", "arguments"}} with arguments as an object. Raises UnfitError."""
     if isinstance(raw, str):
-        raw = _parsed(raw, "the calls are not JSON")
+        raw = _parsed(raw, tr("the calls are not JSON"))
     if isinstance(raw, Mapping):
         raw = [raw]
     if raw is not None and not isinstance(raw, list):
-        raise UnfitError("broken tool call", "tool calls are a list of objects")
+        raise UnfitError(tr("broken tool call"), tr("tool calls are a list of objects"))
     return [_call(one, notes) for one in raw or () if one is not None]
 
 
 def _call(raw: Any, notes: Notes) -> Message:
     function = raw.get("function", raw) if isinstance(raw, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise UnfitError("broken tool call", "a tool call has a name and arguments")
+        raise UnfitError(tr("broken tool call"), tr("a tool call has a name and arguments"))
     known = {"id", "type", "function"} if function is not raw else {"id", "type", "name", "arguments"}
     given = [k for k, v in raw.items() if k not in known and not is_nothing(v)]
     if function is not raw:
@@ -239,10 +242,10 @@ def _call(raw: Any, notes: Notes) -> Message:
         notes.unused(f"tool_calls.{key}")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        arguments = _parsed(arguments, "the arguments are not JSON") if arguments.strip() else None
+        arguments = _parsed(arguments, tr("the arguments are not JSON")) if arguments.strip() else None
     if arguments is not None and not isinstance(arguments, Mapping):
-        said = f"the arguments are an object, this is {type(arguments).__name__}"
-        raise UnfitError("broken tool call", said)
+        said = tr("the arguments are an object, this is {name}", name=type(arguments).__name__)
+        raise UnfitError(tr("broken tool call"), said)
     made: Message = {"type": "function"}
     if isinstance(raw.get("id"), (str, int)) and raw["id"] != "":
         made["id"] = str(raw["id"])
@@ -253,7 +256,7 @@ def _parsed(text: str, otherwise: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnfitError("broken tool call", otherwise) from error
+        raise UnfitError(tr("broken tool call"), otherwise) from error
 
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
@@ -268,7 +271,7 @@ def _call_from_text(content: Any, notes: Notes) -> Message:
         content = _parsed(content[len(said) :], content[:120])
     found = calls(content, notes)
     if not found:
-        raise UnfitError("broken tool call", "there is no call")
+        raise UnfitError(tr("broken tool call"), tr("there is no call"))
     return {"role": "assistant", "content": said, "tool_calls": found}
 
 

@@ -19,6 +19,7 @@ from tuner.data.entries import CATALOG, Entry
 from tuner.data.files import TYPES, Broken, layout, records
 from tuner.runs import locks
 from tuner.runs.files import replacing
+from tuner.text.lookup import tr
 
 UPLOADS = "uploads"
 LARGEST = 2 << 30
@@ -32,7 +33,9 @@ def safe_name(name: str) -> str:
     """A data set's name as it may stand in the catalog and in a file name. Raises ConfigError."""
     fine = 0 < len(name) <= 80 and all(c.isalnum() or c in "-_." for c in name)
     if not fine or name.startswith(".") or ".." in name:
-        raise _refused(f"{name[:80]!r} is no name for a data set; use letters, digits, - and _.")
+        raise _refused(
+            tr("{name!r} is no name for a data set; use letters, digits, - and _.", name=name[:80])
+        )
     return name
 
 
@@ -43,7 +46,9 @@ def receive(chunks: Iterable[bytes], file_name: str, dataset_dir: str | Path, la
     """
     suffix = Path(file_name).suffix.lower().lstrip(".")
     if suffix not in TYPES:
-        raise _refused(f"{Path(file_name).name[:80]!r} is not one of {', '.join(TYPES)}.")
+        raise _refused(
+            tr("{name!r} is not one of {types}.", name=Path(file_name).name[:80], types=", ".join(TYPES))
+        )
     stem = safe_name(
         "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(file_name).stem)[:60].strip("-") or "set"
     )
@@ -70,14 +75,17 @@ def _copy(chunks: Iterable[bytes], file: Any, largest: int, binary: bool) -> str
         size += len(chunk)
         if size > largest:
             raise _refused(
-                f"The file is larger than {largest >> 20:,} MB; put it on this machine and give its path."
+                tr(
+                    "The file is larger than {largest:,} MB; put it on this machine and give its path.",
+                    largest=largest >> 20,
+                )
             )
         if not binary and b"\0" in chunk and not (size == len(chunk) and b"\0" in chunk[:4]):
-            raise _refused("The file holds NUL bytes, so it is no text; save it as UTF-8 text.")
+            raise _refused(tr("The file holds NUL bytes, so it is no text; save it as UTF-8 text."))
         digest.update(chunk)
         file.write(chunk)
     if not size:
-        raise _refused("The file is empty; give one that holds rows.")
+        raise _refused(tr("The file is empty; give one that holds rows."))
     return digest.hexdigest()
 
 
@@ -85,9 +93,9 @@ def local_file(path: str | Path) -> Path:
     """A file of this machine that is to be used where it lies. Raises ConfigError for links and what is no file."""
     given = Path(path).expanduser()
     if given.is_symlink():
-        raise _refused(f"{given} is a link; give the file itself.")
+        raise _refused(tr("{given} is a link; give the file itself.", given=given))
     if not given.is_file():
-        raise _refused(f"There is no file {given}.")
+        raise _refused(tr("There is no file {given}.", given=given))
     check(given)
     return given.resolve()
 
@@ -105,9 +113,9 @@ def check(path: Path) -> None:
             return
         first = first or (record if isinstance(record, Broken) else None)
     if not seen:
-        raise _refused(f"{path.name} holds no rows.")
-    why = f"{first.reason}: {first.excerpt[:80]}" if first else "its rows are empty"
-    raise _refused(f"No row of {path.name} can be read; {why}.")
+        raise _refused(tr("{name} holds no rows.", name=path.name))
+    why = f"{first.reason}: {first.excerpt[:80]}" if first else tr("its rows are empty")
+    raise _refused(tr("No row of {name} can be read; {why}.", name=path.name, why=why))
 
 
 def _check_groups(path: Path) -> None:
@@ -117,11 +125,21 @@ def _check_groups(path: Path) -> None:
     try:
         about = parquet.ParquetFile(path).metadata
     except pa.ArrowException as error:
-        raise _refused(f"{path.name} is not readable as parquet: {str(error).splitlines()[0]}.") from error
+        raise _refused(
+            tr(
+                "{name} is not readable as parquet: {splitlines}.",
+                name=path.name,
+                splitlines=str(error).splitlines()[0],
+            )
+        ) from error
     largest = max((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), default=0)
     if largest > LARGEST_GROUP:
         raise _refused(
-            f"{path.name} unpacks to {largest >> 20:,} MB at once; write it with smaller row groups."
+            tr(
+                "{name} unpacks to {largest:,} MB at once; write it with smaller row groups.",
+                name=path.name,
+                largest=largest >> 20,
+            )
         )
 
 
@@ -142,7 +160,7 @@ def save(
     with locks.locking(folder, wait=math.inf, how=os.O_RDONLY):
         known = _raw(folder)
         if name in known and not replace:
-            raise _refused(f"There is a data set {name} already; choose another name.")
+            raise _refused(tr("There is a data set {name} already; choose another name.", name=name))
         _write(folder, {**known, name: whole})
     return made
 
@@ -153,7 +171,7 @@ def remove(name: str, dataset_dir: str | Path) -> None:
     with locks.locking(folder, wait=math.inf, how=os.O_RDONLY):
         known = _raw(folder)
         if name not in known:
-            raise _refused(f"There is no data set {name}.")
+            raise _refused(tr("There is no data set {name}.", name=name))
         _write(folder, {k: v for k, v in known.items() if k != name})
 
 

@@ -21,6 +21,7 @@ from tuner.data.prepare import opened, report_of
 from tuner.data.report import Progress
 from tuner.data.show import show as make_shown
 from tuner.data.tokens import load_tokenizer
+from tuner.text.lookup import tr
 
 COUNTED = 64 << 20
 """Rows of files up to this size, in bytes, are counted for the list."""
@@ -63,10 +64,12 @@ class Hub:
     def problem(self, entry: Entry) -> str:
         """Why a set of another machine cannot be had; empty where it can, or was fetched before."""
         if entry.origin == "cloud":
-            return f"{entry.name} is in cloud storage; copy it here and give its file_name."
+            return tr("{name} is in cloud storage; copy it here and give its file_name.", name=entry.name)
         if cached(entry) or not self.away:
             return ""
-        return f"{entry.name} is on a hub that cannot be reached; download it and give its file_name."
+        return tr(
+            "{name} is on a hub that cannot be reached; download it and give its file_name.", name=entry.name
+        )
 
 
 def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
@@ -75,21 +78,32 @@ def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
     first = list(islice(every, LOOK))
     rows = [record for record in first if isinstance(record, Mapping)]
     if not rows:
-        why = f"none of its first rows can be read ({first[0].reason})" if first else "it holds no rows"
+        why = (
+            tr("none of its first rows can be read ({reason})", reason=first[0].reason)
+            if first
+            else tr("it holds no rows")
+        )
         return f"{entry.name}: {why}."
     seen = list(dict.fromkeys(column for row in rows for column in row))
     gone = [repr(entry.columns[c]) for c in sorted(entry.named) if entry.columns[c] not in seen]
     if gone:
         has = ", ".join(map(str, seen[:8]))
-        return (
-            f"{entry.name}: no row has {' or '.join(gone)}; mend columns in {CATALOG}, the rows have {has}."
+        return tr(
+            "{name}: no row has {gone}; mend columns in {catalog}, the rows have {has}.",
+            name=entry.name,
+            gone=tr(" or ").join(gone),
+            catalog=CATALOG,
+            has=has,
         )
     found = [convert(row, entry) for row in rows]
     dropped = [one for one in found if isinstance(one, Dropped)]
     if len(dropped) < len(rows):
         return ""
-    return (
-        f"{entry.name}: none of its first rows can be used ({dropped[0].reason}: {dropped[0].detail[:120]})."
+    return tr(
+        "{name}: none of its first rows can be used ({reason}: {detail}).",
+        name=entry.name,
+        reason=dropped[0].reason,
+        detail=dropped[0].detail[:120],
     )
 
 
@@ -141,5 +155,5 @@ def hub_row(entry: Entry, row: int) -> Any:
 
     found = next(islice(hub_records(entry), row, None), None) if row >= 0 else None
     if found is None:
-        raise ConfigError([Problem("row", f"{entry.name} has no row {row}.")])
+        raise ConfigError([Problem("row", tr("{name} has no row {row}.", name=entry.name, row=row))])
     return found[1]

@@ -15,6 +15,7 @@ from tuner.data.catalog import named
 from tuner.plan import preflight
 from tuner.plan.facts import place
 from tuner.rewards.registry import wrong_with
+from tuner.text.lookup import tr
 from tuner.tracking.adapters import folder_of, named_version
 from tuner.tracking.store import TrackerError
 
@@ -24,7 +25,7 @@ def of_model(config: InferenceConfig) -> Iterator[Problem]:
     model = config.model_name_or_path
     if not model:
         yield Problem(
-            "model_name_or_path", "--model_name_or_path is empty; name a model's folder or its hub name."
+            "model_name_or_path", tr("--model_name_or_path is empty; name a model's folder or its hub name.")
         )
         return
     samples.lay_out_for(model)
@@ -43,10 +44,19 @@ def of_adapters(knob: str, names: Iterable[str], model: str, within: str = "") -
             continue
         if folder is None:
             if not preflight.HUB_NAME.match(name):
-                said = "is no adapter's folder, no registered version (name@alias, name/3) and no hub name."
+                said = tr(
+                    "is no adapter's folder, no registered version (name@alias, name/3) and no hub name."
+                )
                 yield Problem(knob, f"--{knob} {name} {said}")
         elif not (folder / within / "adapter_config.json").is_file():
-            yield Problem(knob, f"--{knob} {name} holds no adapter_config.json; give an adapter's folder.")
+            yield Problem(
+                knob,
+                tr(
+                    "--{knob} {name} holds no adapter_config.json; give an adapter's folder.",
+                    knob=knob,
+                    name=name,
+                ),
+            )
         elif why := adapter_refusal(folder / within) or preflight.unfit_adapter(model, folder / within):
             yield Problem(knob, f"--{knob} {name} {why}")
 
@@ -65,20 +75,27 @@ def of_evaluation(config: EvaluateConfig) -> list[Problem]:
     found = [*of_model(config), *of_adapters("versions", versions, str(config.model_name_or_path))]
     if not config.dataset and not config.tasks:
         found.append(
-            Problem("dataset", "There is nothing to measure; name a --dataset, or --tasks of lm-eval.")
+            Problem("dataset", tr("There is nothing to measure; name a --dataset, or --tasks of lm-eval."))
         )
     try:
         for entry in named(config.dataset, config.dataset_dir):
             kind = entry.kind if entry.local else entry.told_kind
             if kind == "text" and not config.reward_funcs:
-                said = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
+                said = tr(
+                    "The data set {name} is plain text and asks nothing; name one with prompts and answers.",
+                    name=entry.name,
+                )
                 found.append(Problem("dataset", said))
     except ConfigError as error:
         found += error.problems
     if config.judge_url and not config.judge_url.startswith(("http://", "https://")):
         found.append(
             Problem(
-                "judge_url", f"--judge_url {config.judge_url} is no address; begin with http:// or https://."
+                "judge_url",
+                tr(
+                    "--judge_url {judge_url} is no address; begin with http:// or https://.",
+                    judge_url=config.judge_url,
+                ),
             )
         )
     return [*found, *wrong_with(config.reward_funcs)]
@@ -89,13 +106,19 @@ def of_import(config: ImportConfig) -> list[Problem]:
     name = str(config.adapter_name_or_path or "")
     folder = place(name)
     if not (folder / "adapter_config.json").is_file():
-        said = f"--adapter_name_or_path {name} holds no adapter_config.json; give a folder that PEFT wrote."
+        said = tr(
+            "--adapter_name_or_path {name} holds no adapter_config.json; give a folder that PEFT wrote.",
+            name=name,
+        )
         return [Problem("adapter_name_or_path", said)]
     base = config.model_name_or_path or base_of(folder)
     if not base:
-        said = f"{name} does not name its base model; say it with --model_name_or_path."
+        said = tr("{name} does not name its base model; say it with --model_name_or_path.", name=name)
         return [Problem("model_name_or_path", said)]
     if not place(base).is_dir() and not preflight.HUB_NAME.match(base):
-        said = f"The base model {base} is no folder here and no hub name; say with --model_name_or_path where it is."
+        said = tr(
+            "The base model {base} is no folder here and no hub name; say with --model_name_or_path where it is.",
+            base=base,
+        )
         return [Problem("model_name_or_path", said)]
     return list(of_adapters("adapter_name_or_path", [name], base))

@@ -23,6 +23,7 @@ from tuner.jobs.resuming import why_not_resumable
 from tuner.runs import checkpoints, locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE
+from tuner.text.lookup import tr
 from tuner.tracking import open_runs
 from tuner.tracking.adapters import list_adapters
 
@@ -72,7 +73,7 @@ def plan(
         if isinstance(one, str):
             stays.append(one)
         elif by := used.get(one.path):
-            stays.append(f"{one.path.name} stays: {by}.")
+            stays.append(tr("{name} stays: {by}.", name=one.path.name, by=by))
         else:
             items.append(one)
     return Plan(tuple(items), tuple(stays), None if keep is None else frozenset(keep))
@@ -96,34 +97,40 @@ def _of_run(run: Run, keep: frozenset[str]) -> Iterator[Item | str]:
         return
     status, name = run.status(), run.name
     if run.checkpoints.is_symlink():
-        yield f"{name}: its checkpoints lie in {run.checkpoints.resolve()}, a folder of your own, and stay."
+        yield tr(
+            "{name}: its checkpoints lie in {resolve}, a folder of your own, and stay.",
+            name=name,
+            resolve=run.checkpoints.resolve(),
+        )
         return
     if status.state not in ENDED:
-        yield f"{name} is {status.state}; its checkpoints stay."
+        yield tr("{name} is {state}; its checkpoints stay.", name=name, state=status.state)
         return
     kept = checkpoints.to_keep(run, keep)
     for path, why in kept.items():
-        yield f"{name}: {path.name} stays, {why}."
+        yield tr("{name}: {name_2} stays, {why}.", name=name, name_2=path.name, why=why)
     warnings = _warnings(run)
     for path in found:
         if path not in kept:
             whole = checkpoints.valid(path, deep=False) is None
-            what = "checkpoint" if whole else "checkpoint that is not whole"
+            what = "checkpoint" if whole else tr("checkpoint that is not whole")
             yield Item(path, room.size_of(path), what, run.id, name, warnings.get(path, ""))
 
 
 def _warnings(run: Run) -> dict[Path, str]:
     """What is lost with a run's last and best checkpoint."""
-    found = {path: f"it is {why}" for path, why in checkpoints.to_keep(run, ("best", "last")).items()}
+    found = {
+        path: tr("it is {why}", why=why) for path, why in checkpoints.to_keep(run, ("best", "last")).items()
+    }
     last = next(iter(checkpoints.to_keep(run, ("last",))), None)
     if last is not None and why_not_resumable(run) is None:
-        found[last] = "it is the last: this run could then not be resumed any more"
+        found[last] = tr("it is the last: this run could then not be resumed any more")
     return found
 
 
 def _caches() -> Iterator[Item | str]:
     if said := _at_work():
-        yield f"Caches stay: {said}."
+        yield tr("Caches stay: {said}.", said=said)
         return
     for place in CACHES:
         folder = paths.mlruns() / place
@@ -131,13 +138,13 @@ def _caches() -> Iterator[Item | str]:
             for path in sorted(p for p in folder.iterdir() if not p.is_symlink()):
                 yield Item(path, room.size_of(path), room.PLACES[place])
     for path in room.tokenized():
-        yield Item(path, room.size_of(path), "tokenised rows")
+        yield Item(path, room.size_of(path), tr("tokenised rows"))
 
 
 def _at_work() -> str:
     """Which run may be using a cache now; empty for none."""
     live = (run for run in map(Run, open_runs.ids()) if run.exists and run.status().state in LIVE)
-    return next((f"{run.name} is at work" for run in live), "")
+    return next((tr("{name} is at work", name=run.name) for run in live), "")
 
 
 def _used() -> dict[Path, str]:
@@ -147,20 +154,26 @@ def _used() -> dict[Path, str]:
         status = run.status()
         if run.exists and status.state not in ENDED:
             texts = [*_texts(run.values()), status.resume_from]
-            named |= {path: f"{run.name} begins with it" for text in texts for path in _paths(text)}
+            named |= {
+                path: tr("{name} begins with it", name=run.name) for text in texts for path in _paths(text)
+            }
     for run in _of_checkpoints():
         named |= {
-            path: f"{run.name} needs it to be resumed"
+            path: tr("{name} needs it to be resumed", name=run.name)
             for text in _texts(run.values())
             for path in _paths(text)
         }
     for name, base in _bases():
-        named |= dict.fromkeys(_paths(base), f"the adapter in {name} needs it")
+        named |= dict.fromkeys(_paths(base), tr("the adapter in {name} needs it", name=name))
     adapters = list_adapters()
     for text, row in {row.base: row for row in adapters}.items():
-        named |= dict.fromkeys(_paths(text), f"the adapter {row.name} {row.version} needs it")
+        named |= dict.fromkeys(
+            _paths(text), tr("the adapter {name} {version} needs it", name=row.name, version=row.version)
+        )
     named |= {
-        row.folder: f"the adapter {row.name} {row.version} lies in it" for row in adapters if row.folder
+        row.folder: tr("the adapter {name} {version} lies in it", name=row.name, version=row.version)
+        for row in adapters
+        if row.folder
     }
     return {above: why for path, why in named.items() for above in (path, *path.parents)}
 
@@ -217,7 +230,9 @@ def clean(wanted: Plan) -> Plan:
                 said = why or used.get(item.path) or _why_not(item, allowed)
                 if not said and (left := _remove(item)):
                     said = left
-                stays.append(f"{item.path} stays: {said}.") if said else gone.append(item)
+                stays.append(tr("{path} stays: {said}.", path=item.path, said=said)) if said else gone.append(
+                    item
+                )
     return replace(wanted, items=tuple(gone), stays=tuple(stays))
 
 
@@ -227,11 +242,11 @@ def _settled(run_id: str) -> Iterator[str]:
     run = Run(run_id)
     lock = locks.lock(run.lock_path) if run.exists else None
     if lock is None:
-        yield "its run is at work" if run.exists else "its run is gone"
+        yield tr("its run is at work") if run.exists else tr("its run is gone")
         return
     try:
         state = run.status().state
-        yield "" if state in ENDED else f"its run is {state} again"
+        yield "" if state in ENDED else tr("its run is {state} again", state=state)
     finally:
         os.close(lock)
 
@@ -242,7 +257,7 @@ def _allowed(run: Run, wanted: Plan) -> dict[Path, str] | str:
     if why_not_resumable(run) is None:
         for path in kept:
             if wrong := checkpoints.valid(path):
-                return f"what would be kept is damaged, {wrong.rstrip('.')}"
+                return tr("what would be kept is damaged, {wrong}", wrong=wrong.rstrip("."))
     return kept
 
 
@@ -251,15 +266,15 @@ def _why_not(item: Item, kept: dict[Path, str] | str | None) -> str:
     if isinstance(kept, str):
         return kept
     if not item.path.exists():
-        return "it is gone already"
+        return tr("it is gone already")
     if item.path.is_symlink() or not room.is_own(item.path):
-        return "it lies outside the studio"
+        return tr("it lies outside the studio")
     if kept is None:
         of_cache = item.path.parent in [paths.mlruns() / place for place in CACHES]
-        return "" if of_cache or item.path in room.tokenized() else "it is no cache"
+        return "" if of_cache or item.path in room.tokenized() else tr("it is no cache")
     if item.path.parent != Run(item.run).checkpoints or checkpoints.step_of(item.path) < 0:
-        return "it is no checkpoint of this run"
-    return f"it is {kept[item.path]}" if item.path in kept else ""
+        return tr("it is no checkpoint of this run")
+    return tr("it is {kept}", kept=kept[item.path]) if item.path in kept else ""
 
 
 def _remove(item: Item) -> str:

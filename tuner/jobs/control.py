@@ -19,6 +19,7 @@ from tuner.jobs.watch import STOP_GRACE
 from tuner.runs import locks, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE, Status
+from tuner.text.lookup import tr
 from tuner.text.message import message, render
 
 __all__ = ["Refused", "pid_of", "resume", "stop", "wait", "why_not_resumable"]
@@ -34,7 +35,7 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
     """
     _must_exist(run)
     if run.status().state in ENDED:
-        return f"Run {run.id} has ended already: {run.status().state}."
+        return tr("Run {id} has ended already: {state}.", id=run.id, state=run.status().state)
     lock = None if _at_work_elsewhere(run) else locks.lock(run.lock_path)
     if lock is not None:
         try:
@@ -52,15 +53,15 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
             os.kill(pid, signal.SIGTERM)
     ensure_supervisor()
     saves = trains(str(run.values().get("stage")))
-    how = "" if not saves else " without saving" if now else " once it has saved a checkpoint"
-    return f"Run {run.id} ends{how}, in {seconds:.0f} s at the latest."
+    how = "" if not saves else tr(" without saving") if now else tr(" once it has saved a checkpoint")
+    return tr("Run {id} ends{how}, in {seconds:.0f} s at the latest.", id=run.id, how=how, seconds=seconds)
 
 
 def _end_without_worker(run: Run) -> str:
     """A queued run is taken out; one whose worker died unseen is buried. The caller holds the run's lock."""
     status = run.status()
     if status.state in ENDED:
-        return f"Run {run.id} has ended already: {status.state}."
+        return tr("Run {id} has ended already: {state}.", id=run.id, state=status.state)
     if status.state == "queued":
         said = message("stopped.queued")
         run.update(state="stopped", cause=said, ended=status.ended_now())
@@ -69,7 +70,7 @@ def _end_without_worker(run: Run) -> str:
         which.take_back(run)
         return render(said)
     watch.finalize(run, None)
-    return f"Run {run.id} had no worker any more: {run.status().reason}"
+    return tr("Run {id} had no worker any more: {reason}", id=run.id, reason=run.status().reason)
 
 
 def _at_work_elsewhere(run: Run) -> bool:
@@ -113,4 +114,4 @@ def wait(run: Run, timeout: float | None = None) -> Status:
 
 def _must_exist(run: Run) -> None:
     if not run.exists:
-        raise Refused(f"There is no run {run.id}; `tuner runs` lists them.")
+        raise Refused(tr("There is no run {id}; `tuner runs` lists them.", id=run.id))

@@ -20,6 +20,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs import checking
 from tuner.plan.facts import place
 from tuner.tensors import BrokenWeights
+from tuner.text.lookup import tr
 from tuner.tracking.store import TrackerError
 
 RECORD = "export.json"
@@ -86,8 +87,12 @@ def _quantized(config: ExportConfig) -> Iterator[Problem]:
         kind = str(said.get("quant_method", "quantized")) if isinstance(said, dict) else "quantized"
         yield Problem(
             "model_name_or_path",
-            f"--model_name_or_path {config.model_name_or_path} is quantized ({kind}), and nothing is merged into or made "
-            "of rounded weights; name the model of full precision that it was made from.",
+            tr(
+                "--model_name_or_path {model_name_or_path} is quantized ({kind}), and nothing is merged into or made "
+                "of rounded weights; name the model of full precision that it was made from.",
+                model_name_or_path=config.model_name_or_path,
+                kind=kind,
+            ),
         )
 
 
@@ -96,7 +101,10 @@ def _scores(config: ExportConfig, folder: Path) -> str:
     kind = _json(folder / (config.adapter_folder or "") / "adapter_config.json").get("task_type", "CAUSAL_LM")
     if config.export_format == "adapter" or kind in ("CAUSAL_LM", None):
         return ""
-    return f"is of a model that scores ({kind}) and does not write; export it with --export_format adapter."
+    return tr(
+        "is of a model that scores ({kind}) and does not write; export it with --export_format adapter.",
+        kind=kind,
+    )
 
 
 def _libraries(config: ExportConfig) -> Iterator[Problem]:
@@ -110,8 +118,11 @@ def _libraries(config: ExportConfig) -> Iterator[Problem]:
     if config.export_format == "gguf" and kind not in ("auto", *WRITTEN) and quantizer() is None:
         yield Problem(
             "export_outtype",
-            f"--export_outtype {kind} is made by llama.cpp's llama-quantize, which is not here: put it on PATH or name its "
-            "folder in LLAMA_CPP, or use q8_0.",
+            tr(
+                "--export_outtype {kind} is made by llama.cpp's llama-quantize, which is not here: put it on PATH or name its "
+                "folder in LLAMA_CPP, or use q8_0.",
+                kind=kind,
+            ),
             {"export_outtype": "q8_0"},
         )
     yield from _hub(config)
@@ -123,10 +134,14 @@ def _hub(config: ExportConfig) -> Iterator[Problem]:
     named = "--export_hub_model_id"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         yield Problem(
-            "export_hub_model_id", f"{named} uploads, and the hub is switched off (HF_HUB_OFFLINE=1)."
+            "export_hub_model_id",
+            tr("{named} uploads, and the hub is switched off (HF_HUB_OFFLINE=1).", named=named),
         )
     elif not os.environ.get("HF_TOKEN"):
-        yield Problem("export_hub_model_id", f"{named} needs your token; set HF_TOKEN in the environment.")
+        yield Problem(
+            "export_hub_model_id",
+            tr("{named} needs your token; set HF_TOKEN in the environment.", named=named),
+        )
 
 
 def quantizer() -> Path | None:
@@ -151,16 +166,23 @@ def _target(config: ExportConfig) -> Iterator[Problem]:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        yield Problem("export_dir", f"{named} cannot be written; choose another folder.")
+        yield Problem("export_dir", tr("{named} cannot be written; choose another folder.", named=named))
     elif folder.exists() and not folder.is_dir():
-        yield Problem("export_dir", f"{named} is a file; choose another name.")
+        yield Problem("export_dir", tr("{named} is a file; choose another name.", named=named))
     elif folder.is_dir() and any(folder.iterdir()):
         if not is_ours(folder):
             yield Problem(
-                "export_dir", f"{named} holds files that are no export of the studio; choose another folder."
+                "export_dir",
+                tr(
+                    "{named} holds files that are no export of the studio; choose another folder.",
+                    named=named,
+                ),
             )
         elif not config.export_replace:
-            said = f"{named} holds an earlier export; choose another folder, or set --export_replace True."
+            said = tr(
+                "{named} holds an earlier export; choose another folder, or set --export_replace True.",
+                named=named,
+            )
             yield Problem("export_dir", said, {"export_replace": True})
 
 
@@ -190,11 +212,16 @@ def estimate(config: ExportConfig) -> Estimate:
 def told(needs: Estimate) -> str:
     """An estimate in words."""
     if not needs.memory:
-        return "How much room and time it takes is not known before the model is here."
-    room = f"{_size(needs.kept)} of disk" + (
-        f" ({_size(needs.disk)} while it works)" if needs.disk > needs.kept else ""
+        return tr("How much room and time it takes is not known before the model is here.")
+    room = tr("{size} of disk", size=_size(needs.kept)) + (
+        tr(" ({size} while it works)", size=_size(needs.disk)) if needs.disk > needs.kept else ""
     )
-    return f"It will take about {room}, {_size(needs.memory)} of memory and {needs.seconds:,.0f} s."
+    return tr(
+        "It will take about {room}, {size} of memory and {seconds:,.0f} s.",
+        room=room,
+        size=_size(needs.memory),
+        seconds=needs.seconds,
+    )
 
 
 def _between(config: ExportConfig, numbers: int, read: int) -> int:
@@ -232,14 +259,22 @@ def _room(config: ExportConfig, needs: Estimate) -> Iterator[Problem]:
     if needs.disk > free:
         yield Problem(
             "export_dir",
-            f"The export needs {_size(needs.disk)} of disk, and {_size(free)} are free there; make room or choose another disk.",
+            tr(
+                "The export needs {size} of disk, and {size_2} are free there; make room or choose another disk.",
+                size=_size(needs.disk),
+                size_2=_size(free),
+            ),
         )
     memory = psutil.virtual_memory().available
     if needs.memory > memory and config.use_cpu:
         yield Problem(
             "model_name_or_path",
-            f"The export needs {_size(needs.memory)} of memory, and {_size(memory)} are free; stop what runs beside it, or take "
-            "a larger machine.",
+            tr(
+                "The export needs {size} of memory, and {size_2} are free; stop what runs beside it, or take "
+                "a larger machine.",
+                size=_size(needs.memory),
+                size_2=_size(memory),
+            ),
         )
 
 

@@ -25,6 +25,7 @@ from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 
 Say = Callable[[str], None]
@@ -71,7 +72,7 @@ def _follow(run: Run, gpus: Sequence[int] | None, say: Say) -> int:
     with _asking(run, say):
         while (status := run.status()).state not in ENDED:
             if not run.exists:  # it would read as queued for ever
-                raise Refused(f"Run {run.id} was deleted.")
+                raise Refused(tr("Run {id} was deleted.", id=run.id))
             if time.monotonic() >= look_again:
                 look_again = time.monotonic() + LOOK
                 with suppress(OSError):  # the run itself goes on
@@ -137,7 +138,7 @@ def take_slot(
     slots.check_gpus(gpus)
     lock = locks.lock(run.lock_path, wait=1.0)
     if lock is None:
-        raise Refused(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
+        raise Refused(tr("Run {id} already has a worker; `tuner wait {id}` waits for it.", id=run.id))
     try:
         write_needs(run, gpus)
         queue.enqueue(run.id)
@@ -168,20 +169,31 @@ def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
             return taken
         sentence = short.rstrip(".") or _what_is_before(ahead, choice)
         if not wait:
-            raise Refused(f"{sentence}; `tuner submit` queues this run, or wait until it has ended.")
+            raise Refused(
+                tr(
+                    "{sentence}; `tuner submit` queues this run, or wait until it has ended.",
+                    sentence=sentence,
+                )
+            )
         if run.requested("stop") or run.requested("cancel"):
-            raise Refused("Stopped while it waited for its turn.")
+            raise Refused(tr("Stopped while it waited for its turn."))
         if sentence != told:
             told = sentence
-            say(f"{sentence}; this one waits its turn.")
+            say(tr("{sentence}; this one waits its turn.", sentence=sentence))
         time.sleep(0.2)
 
 
 def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
     holders = [s.run for s in slots.slots() if s.name in choice and s.run]
     if holders:
-        return f"Run {', '.join(holders)} is at work on {', '.join(choice)}"
-    return f"Run {ahead[0]} is before it in the queue" if ahead else "The slot is being freed"
+        return tr(
+            "Run {holders} is at work on {choice}", holders=", ".join(holders), choice=", ".join(choice)
+        )
+    return (
+        tr("Run {ahead} is before it in the queue", ahead=ahead[0])
+        if ahead
+        else tr("The slot is being freed")
+    )
 
 
 def _ahead(run: Run, choice: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from tuner.runs.files import FULL
 from tuner.runs.inputs import DataInput, record_inputs
 from tuner.runs.metrics import MetricsLog, SilentLog
 from tuner.runs.run import Run, SilentRun
+from tuner.text.lookup import tr
 from tuner.text.message import Message, render, term
 
 Asked = Literal["stop", "cancel"]
@@ -216,7 +217,9 @@ class Live:
         for name, value in row.items():
             is_loss = name == "loss" or name.startswith("eval_") and name.endswith("_loss")
             if is_loss and not math.isfinite(value):
-                raise DivergedError(f"{name} became {value} at step {step}")
+                raise DivergedError(
+                    tr("{name} became {value} at step {step}", name=name, value=value, step=step)
+                )
 
 
 _TOTALS = frozenset({"total_flos", "step"})

@@ -21,6 +21,7 @@ from tuner.jobs.executors import which
 from tuner.runs import files, locks, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE, Status
+from tuner.text.lookup import tr
 from tuner.text.message import term
 from tuner.tracking import open_runs
 
@@ -159,20 +160,20 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
     if position == 0:
         return term("phase", status.phase)
     if now.paused:
-        return "The queue is paused."
+        return tr("The queue is paused.")
     if run_id in now.held:
-        return "On hold."
+        return tr("On hold.")
     if position > 1:
-        return f"{position - 1} before it."
+        return tr("{position} before it.", position=position - 1)
     if short := short_of_room():
         return short
     if (elsewhere := which.waits_for(Run(run_id), status)) is not None:
         return elsewhere
     choice, count = slots.slots_of(status, [g.index for g in hardware.gpus()])
     if count > len(choice):
-        return f"Waits for {count} GPUs, and this machine has {len(choice)}."
+        return tr("Waits for {count} GPUs, and this machine has {number}.", count=count, number=len(choice))
     taken = [Run(s.run).name for s in slots.slots() if s.run and s.run != run_id]
-    return f"Waits for {', '.join(taken)} to end." if taken else "Starts now."
+    return tr("Waits for {taken} to end.", taken=", ".join(taken)) if taken else tr("Starts now.")
 
 
 def short_of_room() -> str:
@@ -181,7 +182,11 @@ def short_of_room() -> str:
     A run that ends for want of room is followed by the next one, which would end the same way.
     """
     free = files.free()
-    return f"Waits for room: only {free >> 20} MiB of disk are free." if free < files.LEAST_FREE else ""
+    return (
+        tr("Waits for room: only {free} MiB of disk are free.", free=free >> 20)
+        if free < files.LEAST_FREE
+        else ""
+    )
 
 
 # --- changing it ---------------------------------------------------------------------------------------------------
@@ -201,7 +206,9 @@ def move(run_id: str, position: int) -> None:
     with changing() as now:
         ids = waiting()
         if run_id not in ids:
-            raise ValueError(f"Run {run_id} does not wait in the queue, so it cannot be moved.")
+            raise ValueError(
+                tr("Run {run_id} does not wait in the queue, so it cannot be moved.", run_id=run_id)
+            )
         ids.remove(run_id)
         ids.insert(max(0, position - 1), run_id)
         now.ids = ids

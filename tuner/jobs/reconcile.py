@@ -17,6 +17,7 @@ from tuner.jobs import queue, watch
 from tuner.runs import locks, reasons, worker_lock
 from tuner.runs.run import Run, all_runs
 from tuner.runs.status import ENDED, LIVE, Status
+from tuner.text.lookup import tr
 from tuner.tracking.sync_state import SyncState, is_mirrored
 
 AGAIN, LONGEST = 60.0, 3600.0
@@ -139,12 +140,14 @@ def sync() -> tuple[int, list[str]]:
         try:
             points = send(run, wait=5)
             if points is None:
-                troubles.append(f"Run {run.id} is being sent by another process; ask again in a minute.")
+                troubles.append(
+                    tr("Run {id} is being sent by another process; ask again in a minute.", id=run.id)
+                )
                 continue
             sent += points
             (watch.unsettled() / run.id).unlink(missing_ok=True)
         except (TrackerError, BrokenWeights) as error:
-            troubles.append(f"Run {run.id}: {error}")
+            troubles.append(tr("Run {id}: {error}", id=run.id, error=error))
     return sent, troubles
 
 
@@ -175,7 +178,11 @@ def _settle_all() -> int:
             left += not settle(run_id)
         except Exception as error:  # noqa: BLE001  one run's trouble must not keep the others waiting
             left += 1
-            print(f"Run {run_id} is not settled in MLflow yet: {error}", file=sys.stderr, flush=True)
+            print(
+                tr("Run {run_id} is not settled in MLflow yet: {error}", run_id=run_id, error=error),
+                file=sys.stderr,
+                flush=True,
+            )
     _count(bool(left))
     return 1 if left else 0
 

@@ -13,6 +13,7 @@ from tuner.jobs import launch, queue, watch
 from tuner.runs import checkpoints, locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 
 
@@ -24,15 +25,17 @@ def why_not_resumable(run: Run) -> str | None:
     """None if `resume` would take it, else one sentence. Cheap enough for a page: sizes are checked, not hashes."""
     status = run.status()
     if not run.exists:
-        return f"There is no run {run.id}; `tuner runs` lists them."
+        return tr("There is no run {id}; `tuner runs` lists them.", id=run.id)
     if status.state == "queued":
-        return "It waits in the queue already."
+        return tr("It waits in the queue already.")
     if status.state == "finished":
-        return "It has finished; clone it and raise num_train_epochs to train further."
+        return tr("It has finished; clone it and raise num_train_epochs to train further.")
     if status.state not in ENDED and launch.alive(run):
-        return "It is still at work; stop it first."
+        return tr("It is still at work; stop it first.")
     if not (goes_on(run) or checkpoints.to_go_on_from(run)):
-        return "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
+        return tr(
+            "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
+        )
     return None
 
 
@@ -51,12 +54,14 @@ def queue_again(
     hf_hub_token, in place of those it was given before. Raises Refused.
     """
     if reason := why_not_resumable(run):
-        raise Refused(f"Run {run.id} cannot be resumed: {reason}")
+        raise Refused(tr("Run {id} cannot be resumed: {reason}", id=run.id, reason=reason))
     source, damaged = _source(run, checkpoint)
     note = message("note.passed_over", damaged=damaged) if damaged else Message()
     lock = locks.lock(run.lock_path, wait=5.0)
     if lock is None:
-        raise Refused(f"Run {run.id} is just telling MLflow how it ended; try again in half a minute.")
+        raise Refused(
+            tr("Run {id} is just telling MLflow how it ended; try again in half a minute.", id=run.id)
+        )
     try:
         status = run.status()
         if status.state == "queued":  # somebody else was quicker
@@ -64,7 +69,13 @@ def queue_again(
         if status.state not in ENDED:
             status = watch.finalize(run, None)
         if source is not None and not source.is_dir():
-            raise Refused(f"Run {run.id} cannot be resumed: {source.name} was just removed; try again.")
+            raise Refused(
+                tr(
+                    "Run {id} cannot be resumed: {name} was just removed; try again.",
+                    id=run.id,
+                    name=source.name,
+                )
+            )
         run.keep_secrets(secrets or {})
         queue.enqueue(run.id)
         _write(run, status, source, note)
@@ -91,7 +102,7 @@ def after_reboot(run: Run) -> Status | None:
         source, damaged = _source(run, None)
     except Refused:
         return None
-    start = source.name if source else "the beginning"
+    start = source.name if source else tr("the beginning")
     if status.auto_resumed == start:
         return None
     from_there = source.name if source else ""
@@ -118,7 +129,14 @@ def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
         named = Path(checkpoint)
         path = named if named.is_absolute() else run.checkpoints / named
         if wrong := checkpoints.valid(path):
-            raise Refused(f"Run {run.id} cannot go on from {path.name}: {wrong} Choose another one.")
+            raise Refused(
+                tr(
+                    "Run {id} cannot go on from {name}: {wrong} Choose another one.",
+                    id=run.id,
+                    name=path.name,
+                    wrong=wrong,
+                )
+            )
         return path, ""
     damaged: list[str] = []
     for path in reversed(checkpoints.of(run)):
@@ -127,7 +145,13 @@ def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
             return path, " ".join(damaged)
         damaged.append(wrong)
     if damaged or run.status().step:
-        raise Refused(f"Run {run.id} cannot be resumed: no checkpoint is whole. {' '.join(damaged)}".strip())
+        raise Refused(
+            tr(
+                "Run {id} cannot be resumed: no checkpoint is whole. {damaged}",
+                id=run.id,
+                damaged=" ".join(damaged),
+            ).strip()
+        )
     return None, ""
 
 

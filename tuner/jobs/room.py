@@ -14,14 +14,16 @@ from tuner.data.tokenized_cache import ours
 from tuner.data.upload import UPLOADS
 from tuner.runs import checkpoints
 from tuner.runs.run import Run
+from tuner.text.lookup import mark
 
 PLACES = {
-    "artifacts": "registered adapters",
-    "models": "merged and converted models",
-    "references": "reference log-probs",
-    "fetched": "copies of a server's adapters",
+    "artifacts": mark("registered adapters"),
+    "models": mark("merged and converted models"),
+    "references": mark("reference log-probs"),
+    "fetched": mark("copies of a server's adapters"),
 }
 """Folders of mlruns, and what lies in them."""
+REST = mark("database and the rest")
 _TOKENIZED = re.compile(r"^tokenized_path: *['\"]?(.+?)['\"]?\s*$", re.MULTILINE)
 
 
@@ -84,12 +86,12 @@ def of_studio(runs: dict[str, RunRoom]) -> dict[str, int]:
     found |= {
         "tokenised rows": sum(map(size_of, tokenized())),
         "uploads": size_of(paths.datasets() / UPLOADS),
-        "database and the rest": 0,
+        REST: 0,
     }
     with suppress(FileNotFoundError):
         for path in paths.mlruns().iterdir():
             if path != paths.runs():
-                found[PLACES.get(path.name, "database and the rest")] += size_of(path)
+                found[PLACES.get(path.name, REST)] += size_of(path)
     return found
 
 

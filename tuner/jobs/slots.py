@@ -14,6 +14,7 @@ from tuner.config.settings import FILE, settings
 from tuner.runs import locks
 from tuner.runs.locks import locked
 from tuner.runs.status import Status
+from tuner.text.lookup import tr
 
 CPU = "cpu"
 
@@ -72,16 +73,32 @@ def slots_of(status: Status, present: Sequence[int]) -> tuple[tuple[str, ...], i
 def check_gpus(gpus: Sequence[int] | None) -> None:
     """Raises ConfigError with one sentence when chosen GPUs are not in this machine, or one is named twice."""
     if gpus and settings().elsewhere:
-        said = f"--gpus chooses among this machine's, and runs go to a cluster ({FILE}); say how many: --num_gpus {len(gpus)}."
+        said = tr(
+            "--gpus chooses among this machine's, and runs go to a cluster ({file}); say how many: --num_gpus {number}.",
+            file=FILE,
+            number=len(gpus),
+        )
         raise ConfigError([Problem("gpus", said)])
     if len(set(gpus or ())) < len(gpus or ()):
         named = ",".join(map(str, gpus or ()))
-        raise ConfigError([Problem("gpus", f"--gpus {named} names a GPU twice; name each once.")])
+        raise ConfigError(
+            [Problem("gpus", tr("--gpus {named} names a GPU twice; name each once.", named=named))]
+        )
     present = [g.index for g in hardware.gpus()]
     if missing := [str(index) for index in gpus or () if index not in present]:
-        here = f"it has {', '.join(map(str, present))}" if present else "it has none; leave the choice out"
-        named = f"GPUs {', '.join(missing)} are" if len(missing) > 1 else f"GPU {missing[0]} is"
-        raise ConfigError([Problem("gpus", f"{named} not in this machine: {here}.")])
+        here = (
+            tr("it has {map}", map=", ".join(map(str, present)))
+            if present
+            else tr("it has none; leave the choice out")
+        )
+        named = (
+            tr("GPUs {missing} are", missing=", ".join(missing))
+            if len(missing) > 1
+            else tr("GPU {missing} is", missing=missing[0])
+        )
+        raise ConfigError(
+            [Problem("gpus", tr("{named} not in this machine: {here}.", named=named, here=here))]
+        )
 
 
 def take(run_id: str, choice: Collection[str], count: int) -> dict[str, int] | None:

@@ -14,6 +14,7 @@ from tuner.jobs import planning, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run, fresh_name
+from tuner.text.lookup import tr
 from tuner.tracking.runs import create_run, names, sweep_tags
 
 
@@ -45,8 +46,11 @@ def spread(config: RunConfig, gpus: Sequence[int] | None) -> RunConfig:
         return config
     if isinstance(config, Config) and processes == 1 and config.nproc_per_node is None:
         return config.with_values(num_gpus=len(gpus))
-    said = (
-        f"--gpus {named} names {len(gpus)}, and the run takes {processes}; name as many, or leave --gpus out."
+    said = tr(
+        "--gpus {named} names {number}, and the run takes {processes}; name as many, or leave --gpus out.",
+        named=named,
+        number=len(gpus),
+        processes=processes,
     )
     raise ConfigError([Problem("gpus", said)])
 

@@ -27,6 +27,7 @@ from tuner.jobs.watch import Watch
 from tuner.runs import files, locks, reasons, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import LIVE, Status
+from tuner.text.lookup import tr
 from tuner.tracking import open_runs
 from tuner.tracking.outcome import forget_old_secrets
 
@@ -107,7 +108,7 @@ class Supervisor:
             with logged(watch.run.id):
                 self._watch(watch, runs.get(watch.run.id))
         startable = _startable(runs)
-        with logged("the queue"):
+        with logged(tr("the queue")):
             self._start_next(startable, runs)
         return bool(self.watches or startable) | self._settle(runs)
 

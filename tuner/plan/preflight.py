@@ -28,6 +28,7 @@ from tuner.plan import schedule
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of, place
 from tuner.rewards import registry
+from tuner.text.lookup import tr
 from tuner.text.message import Message
 
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -77,7 +78,7 @@ def _elsewhere() -> bool:
 
 def _task(config: Config) -> Iterator[Problem]:
     if not (config.do_train or config.do_eval or config.do_predict):
-        said = "The run has nothing to do; set --do_train True, or --do_eval or --do_predict."
+        said = tr("The run has nothing to do; set --do_train True, or --do_eval or --do_predict.")
         yield Problem("do_train", said, {"do_train": True})
 
 
@@ -90,13 +91,19 @@ def _model(config: Config) -> Iterator[Problem]:
         if not HUB_NAME.match(name) or name.startswith((".", "/", "~")):
             yield Problem(
                 "model_name_or_path",
-                f"--model_name_or_path {name} is no folder here and no hub name; give a folder or owner/name.",
+                tr(
+                    "--model_name_or_path {name} is no folder here and no hub name; give a folder or owner/name.",
+                    name=name,
+                ),
             )
         elif os.environ.get("HF_HUB_OFFLINE") == "1" and not _in_hub_cache(name):
             yield Problem(
                 "model_name_or_path",
-                f"--model_name_or_path {name} is not on this machine and the hub is switched off "
-                "(HF_HUB_OFFLINE=1); give a local folder.",
+                tr(
+                    "--model_name_or_path {name} is not on this machine and the hub is switched off "
+                    "(HF_HUB_OFFLINE=1); give a local folder.",
+                    name=name,
+                ),
             )
         return
     yield from _model_folder(config, folder)
@@ -106,7 +113,8 @@ def _model_folder(config: Config, folder: Path) -> Iterator[Problem]:
     name = config.model_name_or_path
     if not (folder / "config.json").is_file():
         yield Problem(
-            "model_name_or_path", f"--model_name_or_path {name} holds no config.json; it is not a model."
+            "model_name_or_path",
+            tr("--model_name_or_path {name} holds no config.json; it is not a model.", name=name),
         )
         return
     try:
@@ -114,14 +122,18 @@ def _model_folder(config: Config, folder: Path) -> Iterator[Problem]:
         kind = said.get("model_type", "")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         yield Problem(
-            "model_name_or_path", f"{name}/config.json is not valid JSON; download the model again."
+            "model_name_or_path",
+            tr("{name}/config.json is not valid JSON; download the model again.", name=name),
         )
         return
     pickled = any(folder.glob("*.bin")) and kind in LEGACY
     if not any(folder.glob("*.safetensors")) and not pickled and not config.train_from_scratch:
         yield Problem(
             "model_name_or_path",
-            f"--model_name_or_path {name} holds no *.safetensors; other weight files can run code and are not read.",
+            tr(
+                "--model_name_or_path {name} holds no *.safetensors; other weight files can run code and are not read.",
+                name=name,
+            ),
         )
     if (why := needs_remote_code(folder)) and not config.trust_remote_code:
         yield Problem("trust_remote_code", why)
@@ -135,9 +147,11 @@ def _model_folder(config: Config, folder: Path) -> Iterator[Problem]:
 def _blocks(config: Config, layers: object) -> Iterator[Problem]:
     asked = config.freeze_trainable_layers
     if config.use_llama_pro and isinstance(layers, int) and (asked < 1 or layers % asked):
-        said = (
-            f"--freeze_trainable_layers {asked} does not divide the model's {layers} layers, so it was not expanded by "
-            "that many blocks; give the number it was expanded by."
+        said = tr(
+            "--freeze_trainable_layers {asked} does not divide the model's {layers} layers, so it was not expanded by "
+            "that many blocks; give the number it was expanded by.",
+            asked=asked,
+            layers=layers,
         )
         yield Problem("freeze_trainable_layers", said)
 
@@ -150,9 +164,12 @@ def _rank(config: Config) -> Iterator[Problem]:
     needed = 16 * shape.lora_parameters(config.lora_rank, config.lora_target)
     there = hardware.whole_memory(config.use_cpu)
     if needed > there and not _elsewhere():
-        said = (
-            f"--lora_rank {config.lora_rank} makes adapters that take {needed / hardware.GIB:,.0f} GiB to train, and the "
-            f"device has {there / hardware.GIB:,.0f} GiB in all; 8 to 64 is usual."
+        said = tr(
+            "--lora_rank {lora_rank} makes adapters that take {needed:,.0f} GiB to train, and the "
+            "device has {there:,.0f} GiB in all; 8 to 64 is usual.",
+            lora_rank=config.lora_rank,
+            needed=needed / hardware.GIB,
+            there=there / hardware.GIB,
         )
         yield Problem("lora_rank", said, {"lora_rank": 64})
 
@@ -171,7 +188,11 @@ def _adapters(config: Config) -> Iterator[Problem]:
                 continue
             folder = folder / (config.adapter_folder or "")
             if not (folder / "adapter_config.json").is_file():
-                said = f"--{knob} {name} holds no adapter_config.json; give an adapter's folder."
+                said = tr(
+                    "--{knob} {name} holds no adapter_config.json; give an adapter's folder.",
+                    knob=knob,
+                    name=name,
+                )
                 yield Problem(knob, said)
             elif why := adapter_refusal(folder) or unfit_adapter(str(config.model_name_or_path), folder):
                 yield Problem(knob, f"--{knob} {name} {why}")
@@ -187,26 +208,39 @@ def unfit_adapter(model: str, folder: Path) -> str:
         return ""  # said when it is looked for
     try:
         if not tensors.header(weights)[0]:
-            return f"holds no weights ({weights.name} is empty); training from it would start at nothing."
+            return tr(
+                "holds no weights ({name} is empty); training from it would start at nothing.",
+                name=weights.name,
+            )
         parts = tensors.matrices(weights)
     except tensors.BrokenWeights as error:
-        return f"cannot be read: {error}"
+        return tr("cannot be read: {error}", error=error)
     said, ranks = (
         _rank_of(folder),
         {shape[0] for key, shape in parts.items() if key.endswith(".lora_A.weight")},
     )
     if said is not None and ranks and ranks != {said}:
         found = ", ".join(map(str, sorted(ranks)))
-        return f"says rank {said} in adapter_config.json, but its weights have rank {found}; take a whole copy of it."
+        return tr(
+            "says rank {said} in adapter_config.json, but its weights have rank {found}; take a whole copy of it.",
+            said=said,
+            found=found,
+        )
     base = _matrices(place(model))
     for key, shape in parts.items():
         part = ADAPTER_PART.fullmatch(key)
         theirs = base.get(f"{part['module']}.weight") if part else None
         # A rank has nothing to do with the model, the other side is one of the layer's own; some layers lie transposed.
         if part and theirs and (shape[1] if part["side"] == "A" else shape[0]) not in theirs:
-            return (
-                f"was trained on another model: its part for {part['module']} is {shape[0]} x {shape[1]}, and that layer of"
-                f" {model} is {theirs[0]} x {theirs[1]}; name the model it was trained on."
+            return tr(
+                "was trained on another model: its part for {module} is {shape} x {shape_2}, and that layer of"
+                " {model} is {theirs} x {theirs_2}; name the model it was trained on.",
+                module=part["module"],
+                shape=shape[0],
+                shape_2=shape[1],
+                model=model,
+                theirs=theirs[0],
+                theirs_2=theirs[1],
             )
     return ""
 
@@ -258,9 +292,11 @@ def _data(config: Config) -> Iterator[Problem]:
 
 def no_full_batch(rows: int, size: int) -> Problem:
     """What is said where batches that are not full are left out and there is no other."""
-    said = (
-        f"--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of {size}; "
-        "set it to False."
+    said = tr(
+        "--dataloader_drop_last True leaves out a batch that is not full, and the {rows} rows make none of {size}; "
+        "set it to False.",
+        rows=rows,
+        size=size,
     )
     return Problem("dataloader_drop_last", said, {"dataloader_drop_last": False})
 
@@ -272,10 +308,16 @@ def _probe(config: Config) -> Iterator[Problem]:
         (entry,) = named([config.probe], config.dataset_dir)
         entry.files()
         if entry.media or entry.kind == "text":
-            said = f"--probe {config.probe} holds no questions; name a set of chats, pairs or marked answers."
+            said = tr(
+                "--probe {probe} holds no questions; name a set of chats, pairs or marked answers.",
+                probe=config.probe,
+            )
             yield Problem("probe", said, {"probe": None})
     except ConfigError as error:
-        said = f"{error} Choose another one for --probe, or leave it empty: the run then asks no held-out questions."
+        said = tr(
+            "{error} Choose another one for --probe, or leave it empty: the run then asks no held-out questions.",
+            error=error,
+        )
         yield Problem("probe", said, {"probe": None})
 
 
@@ -293,20 +335,24 @@ def _rewarded(config: Config) -> Iterator[Problem]:
     if not config.kind.rewarded:
         return
     if config.sharded:
-        said = (
-            f"--stage {config.stage} needs the whole model in each process, which writes answers with it; leave --fsdp and "
-            "--deepspeed out."
+        said = tr(
+            "--stage {stage} needs the whole model in each process, which writes answers with it; leave --fsdp and "
+            "--deepspeed out.",
+            stage=config.stage,
         )
         yield Problem("fsdp", said, {"fsdp": None, "deepspeed": None})
     if config.fp16:
-        said = f"--fp16 True is not for --stage {config.stage}, whose gradients are not scaled; use --bf16 True, or neither."
+        said = tr(
+            "--fp16 True is not for --stage {stage}, whose gradients are not scaled; use --bf16 True, or neither.",
+            stage=config.stage,
+        )
         yield Problem("fp16", said, {"fp16": False, "bf16": True})
     yield from schedule.problems(config, learnt_rows(config))
 
 
 def packed_in_vain(why: Message) -> Problem:
     """What is said where only the packed engine will do, and it does not take the run."""
-    said = f"--engine packed does not take this run: {why}"
+    said = tr("--engine packed does not take this run: {why}", why=why)
     return Problem("engine", said, {"engine": "auto"})
 
 
@@ -314,9 +360,12 @@ def _shares(config: Config) -> Iterator[Problem]:
     """More processes on the CPU than the machine's memory holds, even with no model in them."""
     room = hardware.whole_memory(use_cpu=True) // LIBRARIES
     if 1 < config.processes > room:
-        said = (
-            f"--nproc_per_node {config.processes} starts as many processes on this machine's {os.cpu_count()} cores, and its "
-            f"memory holds {room} of them at the most, before any model is loaded; ask for as many as there are cores."
+        said = tr(
+            "--nproc_per_node {processes} starts as many processes on this machine's {cpu_count} cores, and its "
+            "memory holds {room} of them at the most, before any model is loaded; ask for as many as there are cores.",
+            processes=config.processes,
+            cpu_count=os.cpu_count(),
+            room=room,
         )
         yield Problem("nproc_per_node", said, {"nproc_per_node": max(1, min(room, os.cpu_count() or 1))})
 
@@ -327,38 +376,47 @@ def _machine(config: Config) -> Iterator[Problem]:
         return
     cards = () if config.use_cpu else hardware.gpus()
     if config.num_gpus > 1 and not cards:
-        said = (
-            f"--num_gpus {config.num_gpus} needs as many GPUs, and none is here; processes that share the CPU are asked "
-            f"for with --nproc_per_node {config.num_gpus}."
+        said = tr(
+            "--num_gpus {num_gpus} needs as many GPUs, and none is here; processes that share the CPU are asked "
+            "for with --nproc_per_node {num_gpus}.",
+            num_gpus=config.num_gpus,
         )
         yield Problem("num_gpus", said, {"num_gpus": 1})
     elif cards and config.processes > len(cards):
         knob = "nproc_per_node" if config.nproc_per_node else "num_gpus"
-        said = f"--{knob} {config.processes} needs as many GPUs, and this machine has {len(cards)}."
+        said = tr(
+            "--{knob} {processes} needs as many GPUs, and this machine has {number}.",
+            knob=knob,
+            processes=config.processes,
+            number=len(cards),
+        )
         yield Problem(knob, said, {knob: len(cards)})
     elif not cards:
         yield from _shares(config)
     if asks_for_fsdp(config.fsdp) and not cards:
-        said = (
-            f"--fsdp {config.fsdp} spreads a model over GPUs, and this run computes on the CPU, where it would stay whole "
-            "in each process; leave it out."
+        said = tr(
+            "--fsdp {fsdp} spreads a model over GPUs, and this run computes on the CPU, where it would stay whole "
+            "in each process; leave it out.",
+            fsdp=config.fsdp,
         )
         yield Problem("fsdp", said, {"fsdp": None})
     if (config.bf16 or config.pure_bf16) and (old := [g for g in cards if not g.bf16]):
         name = "bf16" if config.bf16 else "pure_bf16"
-        said = (
-            f"--{name} True does not work on {old[0].name}, which has no bfloat16; set --{name} False --fp16 True, "
-            "or --use_cpu True."
+        said = tr(
+            "--{name} True does not work on {name_2}, which has no bfloat16; set --{name} False --fp16 True, "
+            "or --use_cpu True.",
+            name=name,
+            name_2=old[0].name,
         )
         yield Problem(name, said, {name: False, "fp16": True})
     if config.tf32 and not any(g.capability >= (8, 0) for g in cards):
         yield Problem(
-            "tf32", "--tf32 True needs a GPU of Ampere (8.0) or later; leave it out.", {"tf32": None}
+            "tf32", tr("--tf32 True needs a GPU of Ampere (8.0) or later; leave it out."), {"tf32": None}
         )
     if config.fp16 and (config.use_cpu or not hardware.gpus()):
         yield Problem(
             "fp16",
-            "--fp16 True needs a GPU; set --fp16 False.",
+            tr("--fp16 True needs a GPU; set --fp16 False."),
             {"fp16": False},
         )
 
@@ -367,12 +425,16 @@ def _files(config: Config) -> Iterator[Problem]:
     """Files that knobs name beside model and data."""
     named = str(config.resume_from_checkpoint or "").strip()
     if named.lower() not in ("", "true", "false", "none") and not place(named).is_dir():
-        said = (
-            f"--resume_from_checkpoint {named} does not exist; name a checkpoint-N folder, or leave it out."
+        said = tr(
+            "--resume_from_checkpoint {named} does not exist; name a checkpoint-N folder, or leave it out.",
+            named=named,
         )
         yield Problem("resume_from_checkpoint", said, {"resume_from_checkpoint": None})
     if isinstance(config.deepspeed, str) and not place(config.deepspeed).is_file():
-        said = f"--deepspeed {config.deepspeed} is no file; give DeepSpeed's JSON file, or leave it out."
+        said = tr(
+            "--deepspeed {deepspeed} is no file; give DeepSpeed's JSON file, or leave it out.",
+            deepspeed=config.deepspeed,
+        )
         yield Problem("deepspeed", said, {"deepspeed": None})
 
 
@@ -391,23 +453,31 @@ def _slow_bf16(config: Config) -> Iterator[str]:
     on_cpu = config.use_cpu or not hardware.gpus()
     if (config.bf16 or config.pure_bf16) and on_cpu and not hardware.cpu_bf16():
         yield (
-            "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
-            "3 to 6 times as long as with --bf16 False."
+            tr(
+                "--bf16 True is computed here, but slowly: this processor has no bfloat16 of its own, and a step takes "
+                "3 to 6 times as long as with --bf16 False."
+            )
         )
 
 
 def _keeps_the_last(config: Config) -> Iterator[str]:
     if config.do_train and config.early_stopping_steps and not config.load_best_model_at_end:
         yield (
-            f"--early_stopping_steps ends the run {config.early_stopping_steps} measurements after the best one, and the "
-            "last weights are kept, which measured worse; --load_best_model_at_end True keeps the best."
+            tr(
+                "--early_stopping_steps ends the run {early_stopping_steps} measurements after the best one, and the "
+                "last weights are kept, which measured worse; --load_best_model_at_end True keeps the best.",
+                early_stopping_steps=config.early_stopping_steps,
+            )
         )
 
 
 def _one_of_several(config: Config) -> Iterator[str]:
     cards = () if config.use_cpu else hardware.gpus()
     if len(cards) > 1 and config.processes == 1 and not _elsewhere():
-        yield f"This machine has {len(cards)} GPUs and this run takes one; --num_gpus {len(cards)} takes all."
+        yield tr(
+            "This machine has {number} GPUs and this run takes one; --num_gpus {number} takes all.",
+            number=len(cards),
+        )
 
 
 def _output(config: Config) -> Iterator[Problem]:
@@ -419,8 +489,15 @@ def _output(config: Config) -> Iterator[Problem]:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         yield Problem(
-            "output_dir", f"--output_dir {config.output_dir} cannot be written; choose another folder."
+            "output_dir",
+            tr(
+                "--output_dir {output_dir} cannot be written; choose another folder.",
+                output_dir=config.output_dir,
+            ),
         )
     free = hardware.usage(folder).disk_free
     if free < hardware.GIB // 4:
-        yield Problem("output_dir", f"Only {free / 2**20:.0f} MiB of disk are free there; make room first.")
+        yield Problem(
+            "output_dir",
+            tr("Only {free:.0f} MiB of disk are free there; make room first.", free=free / 2**20),
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuner.plan.shape import Memory, ModelShape
+from tuner.text.lookup import tr
 
 SHARE = 0.45
 """Of free memory the packed engine plans for: eager rows and captured graphs each hold a row's activations."""
@@ -163,8 +164,11 @@ class RowBudget:
     logits_bytes: int
 
     def __str__(self) -> str:
-        return (
-            f"at most {self.token_budget} tokens a row, {self.recompute} of {self.layers} layers recomputed"
+        return tr(
+            "at most {token_budget} tokens a row, {recompute} of {layers} layers recomputed",
+            token_budget=self.token_budget,
+            recompute=self.recompute,
+            layers=self.layers,
         )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tuner.config.config import Config
 from tuner.config.knobs import Problem
+from tuner.text.lookup import tr
 
 Ints = NDArray[np.int64]
 
@@ -117,21 +118,34 @@ def problems(config: Config, rows: int | None) -> Iterator[Problem]:
     s = Schedule.of(config, rows or 0)
     size, knob = s.batch * s.written, "per_device_train_batch_size"
     if s.written % s.accumulation:
-        said = (
-            f"--steps_per_generation {config.steps_per_generation} is no multiple of --gradient_accumulation_steps "
-            f"{config.gradient_accumulation_steps}, so that a step would learn from half of a batch of answers; take a "
-            "multiple of it."
+        said = tr(
+            "--steps_per_generation {written} is no multiple of --gradient_accumulation_steps {accumulation}, so that a "
+            "step would learn from half of a batch of answers; take a multiple of it.",
+            written=config.steps_per_generation,
+            accumulation=config.gradient_accumulation_steps,
         )
         yield Problem("steps_per_generation", said, {"steps_per_generation": None})
     elif size % s.answers:
-        said = (
-            f"{size} answers are written at once (--{knob} {s.batch} times {s.written}), and that is no multiple of "
-            f"--num_generations {s.answers}; make it one, for example with --{knob} {_next(s)}."
+        said = tr(
+            "{size} answers are written at once (--{knob} {batch} times {written}), and that is no multiple of "
+            "--num_generations {answers}; make it one, for example with --{knob} {next}.",
+            size=size,
+            knob=knob,
+            batch=s.batch,
+            written=s.written,
+            answers=s.answers,
+            next=_next(s),
         )
         yield Problem("num_generations", said, {knob: _next(s)})
     elif rows is not None and rows < s.prompts:
-        more = " or raise --num_generations" if s.answers > 1 else ""
-        said = f"A batch of answers takes {s.prompts} prompts, and there are {rows}; lower --{knob}{more}."
+        more = tr(" or raise --num_generations") if s.answers > 1 else ""
+        said = tr(
+            "A batch of answers takes {prompts} prompts, and there are {rows}; lower --{knob}{more}.",
+            prompts=s.prompts,
+            rows=rows,
+            knob=knob,
+            more=more,
+        )
         yield Problem(knob, said)
 
 

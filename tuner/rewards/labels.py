@@ -9,6 +9,7 @@ from typing import Literal
 
 from tuner.config.knobs import Section, knob
 from tuner.rewards.reward import Completion, Rule, answer_of
+from tuner.text.lookup import tr
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -65,7 +66,7 @@ def check_number_equals(settings: NumberEquals) -> str:
     from importlib.util import find_spec
 
     if settings.reader == "math" and find_spec("math_verify") is None:
-        return (
+        return tr(
             "needs the library math-verify with reader math: `pip install 'tuner[math]'`; or set reader plain"
         )
     return ""

@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.paths import home
 from tuner.rewards.reward import Completion, Scores, wrong
+from tuner.text.lookup import tr
 
 _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -25,7 +26,7 @@ def check(name: str) -> str:
     return (
         ""
         if _NAMED.fullmatch(name)
-        else "is no function; write module:function, for example my_rewards:politeness"
+        else tr("is no function; write module:function, for example my_rewards:politeness")
     )
 
 
@@ -38,10 +39,21 @@ def own(name: str, given: Mapping[str, Any]) -> Callable[[Sequence[Completion]],
         try:
             found: Scores = function(**_columns(completions), **given)
         except Exception as error:
-            raise wrong(f"The reward {name} failed: {type(error).__name__}: {error}") from error
+            raise wrong(
+                tr(
+                    "The reward {name} failed: {name_2}: {error}",
+                    name=name,
+                    name_2=type(error).__name__,
+                    error=error,
+                )
+            ) from error
         if not isinstance(found, list | tuple):
             raise wrong(
-                f"The reward {name} returned {type(found).__name__}; it has to return a list, a number an answer."
+                tr(
+                    "The reward {name} returned {name_2}; it has to return a list, a number an answer.",
+                    name=name,
+                    name_2=type(found).__name__,
+                )
             )
         return list(found)
 
@@ -66,8 +78,14 @@ def _function(name: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), called)
     except (ImportError, AttributeError) as error:
-        said = f"The reward {name} is not found ({error}); put {module}.py into {home()} or install it."
+        said = tr(
+            "The reward {name} is not found ({error}); put {module}.py into {home} or install it.",
+            name=name,
+            error=error,
+            module=module,
+            home=home(),
+        )
         raise wrong(said) from error
     if not callable(found):
-        raise wrong(f"The reward {name} is no function.")
+        raise wrong(tr("The reward {name} is no function.", name=name))
     return found  # type: ignore[no-any-return]

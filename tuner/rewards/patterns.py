@@ -14,6 +14,7 @@ from typing import Any
 import regex
 
 from tuner.rewards.reward import wrong
+from tuner.text.lookup import tr
 
 SECONDS = 0.5
 """How long one pattern may look at one text."""
@@ -28,13 +29,15 @@ LARGEST = 200_000
 def compiled(pattern: str, ignore_case: bool = False) -> regex.Pattern[str]:
     """The pattern. Raises ValueError with what is wrong with it."""
     if len(pattern) > LONGEST:
-        raise ValueError(f"has {len(pattern)} characters, and {LONGEST} are the most")
+        raise ValueError(
+            tr("has {number} characters, and {longest} are the most", number=len(pattern), longest=LONGEST)
+        )
     try:
         if _size(re._parser.parse(pattern)) > LARGEST:  # type: ignore[attr-defined]
-            raise ValueError("has too many repeats around each other; write a simpler one")
+            raise ValueError(tr("has too many repeats around each other; write a simpler one"))
         return regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
     except (re.error, regex.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"is no regular expression: {error}") from error
+        raise ValueError(tr("is no regular expression: {error}", error=error)) from error
 
 
 def _size(tree: Any) -> int:
@@ -65,6 +68,13 @@ class Searcher:
         except TimeoutError:
             self.gave_up += 1
             if self.gave_up >= PATIENCE:
-                said = f"{self.what} took longer than {SECONDS:g} s on {PATIENCE} answers; write a simpler pattern."
-                raise wrong(f"{said} Nested repeats such as (a+)+ are the usual reason.") from None
+                said = tr(
+                    "{what} took longer than {seconds:g} s on {patience} answers; write a simpler pattern.",
+                    what=self.what,
+                    seconds=SECONDS,
+                    patience=PATIENCE,
+                )
+                raise wrong(
+                    tr("{said} Nested repeats such as (a+)+ are the usual reason.", said=said)
+                ) from None
             return None

@@ -18,6 +18,7 @@ from tuner.config.knobs import ConfigError, Knob, Problem, Section, describe, ne
 from tuner.config.spelling import listed
 from tuner.rewards import labels, own, remote, structure, words
 from tuner.rewards.reward import Completion, Reward, Rule, Scorer, Scores, each
+from tuner.text.lookup import tr
 
 WEIGHT = "weight"
 MODEL = "reward_model"
@@ -96,12 +97,16 @@ def spec(said: Any) -> Spec:
         return Spec(said, {})
     if not isinstance(said, Mapping) or len(said) != 1:
         raise ValueError(
-            "is no reward; write a name, or one name with its parameters: {contains: {text: thanks}}"
+            tr("is no reward; write a name, or one name with its parameters: {contains: {text: thanks}}")
         )
     name, given = next(iter(said.items()))
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(
-            f"gives {name} {given!r:.80}; write its parameters by name: {{{name}: {{parameter: value}}}}"
+            tr(
+                "gives {name} {given!r:.80}; write its parameters by name: {{{name}: {{parameter: value}}}}",
+                name=name,
+                given=given,
+            )
         )
     left = dict(given or {})
     return Spec(str(name), left, _weight(left.pop(WEIGHT, 1.0)))
@@ -113,7 +118,9 @@ def _weight(said: Any) -> float:
     except (TypeError, ValueError):
         weight = math.nan
     if not math.isfinite(weight):
-        raise ValueError(f"has weight {said!r:.40}, and it is a number; below 0 for what is not wanted")
+        raise ValueError(
+            tr("has weight {said!r:.40}, and it is a number; below 0 for what is not wanted", said=said)
+        )
     return weight
 
 
@@ -122,11 +129,18 @@ def settings_of(asked: Spec) -> Section:
     if asked.name not in TABLE:
         if asked.name.endswith("_reward"):
             raise ValueError(
-                f"is not of this table; TRL's own is trl.rewards:{asked.name}, in a file or a shell"
+                tr(
+                    "is not of this table; TRL's own is trl.rewards:{name}, in a file or a shell",
+                    name=asked.name,
+                )
             )
         like = nearest(asked.name, TABLE)
-        hint = f"did you mean {like}?" if like else f"there are {', '.join(TABLE)}, and module:function"
-        raise ValueError(f"is not known; {hint}")
+        hint = (
+            tr("did you mean {like}?", like=like)
+            if like
+            else tr("there are {table}, and module:function", table=", ".join(TABLE))
+        )
+        raise ValueError(tr("is not known; {hint}", hint=hint))
     named = TABLE[asked.name]
     try:
         found: Section = named.settings(**asked.given)
@@ -143,17 +157,22 @@ def _said(named: Named, error: ValidationError) -> str:
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         like = nearest(name, named.parameters)
-        return f"has no parameter {name}; " + (
-            f"did you mean {like}?" if like else f"it takes {', '.join(named.parameters)}"
+        return tr("has no parameter {name}; ", name=name) + (
+            tr("did you mean {like}?", like=like)
+            if like
+            else tr("it takes {parameters}", parameters=", ".join(named.parameters))
         )
     if first["type"] == "literal_error":
-        return (
-            f"has {name} {first['input']!r:.60}, and it is one of {', '.join(named.parameters[name].choices)}"
+        return tr(
+            "has {name} {input!r:.60}, and it is one of {choices}",
+            name=name,
+            input=first["input"],
+            choices=", ".join(named.parameters[name].choices),
         )
     if first["type"] == "string_too_short":
-        return f"needs {name}"
+        return tr("needs {name}", name=name)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"has {name} {first['input']!r:.60}, but it {message}"
+    return tr("has {name} {input!r:.60}, but it {message}", name=name, input=first["input"], message=message)
 
 
 def parse(said: Any, name: str = "") -> Reward:
@@ -257,7 +276,9 @@ def chosen(said: Any) -> list[Any]:
 def refused_by_pages(values: Mapping[str, Any]) -> list[Problem]:
     """What stands against launching values from a page: code that they name."""
     names = of_own(chosen(values.get("reward_funcs")))
-    why = "is code, and a page runs none; launch this config from a shell with `tuner train FILE`, or take it out."
+    why = tr(
+        "is code, and a page runs none; launch this config from a shell with `tuner train FILE`, or take it out."
+    )
     return [Problem("reward_funcs", f"{name} {why}") for name in names]
 
 

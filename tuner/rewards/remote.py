@@ -18,6 +18,7 @@ from tuner.config.knobs import Section, knob
 from tuner.hosts import LOOPBACK
 from tuner.redact import redact
 from tuner.rewards.reward import Completion, Scores, wrong
+from tuner.text.lookup import tr
 
 KEY = "REWARD_API_KEY"
 LARGEST = 2**24
@@ -48,9 +49,13 @@ def check_http(settings: Http) -> str:
     except ValueError:
         named = False
     if not named:
-        return f"has url {redact(settings.url) or 'empty'}; write http://host:port/path"
+        return tr("has url {redact}; write http://host:port/path", redact=redact(settings.url) or "empty")
     if os.environ.get(KEY) and parts.scheme == "http" and parts.hostname not in HERE:
-        return f"would send {KEY} to {parts.hostname} unencrypted; use https, or a server on this machine"
+        return tr(
+            "would send {key} to {hostname} unencrypted; use https, or a server on this machine",
+            key=KEY,
+            hostname=parts.hostname,
+        )
     return ""
 
 
@@ -77,7 +82,9 @@ def http(settings: Http) -> Callable[[Sequence[Completion]], Scores]:
         reply = _asked(opener, settings, {"model": settings.model, "messages": texts})
         found = reply.get("scores") if isinstance(reply, dict) else None
         if not isinstance(found, list) or len(found) != len(texts):
-            raise _failed(settings.url, f'did not reply {{"scores": [...]}} with {len(texts)} numbers')
+            raise _failed(
+                settings.url, tr('did not reply {{"scores": [...]}} with {number} numbers', number=len(texts))
+            )
         return [_number(settings.url, value) for value in found]
 
     return scores
@@ -91,7 +98,7 @@ def written(one: Completion) -> str:
 def _number(url: str, value: Any) -> float | None:
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
-    raise _failed(url, f"gave {value!r:.80} for a score")
+    raise _failed(url, tr("gave {value!r:.80} for a score", value=value))
 
 
 def _asked(opener: urllib.request.OpenerDirector, settings: Http, body: dict[str, Any]) -> Any:
@@ -106,23 +113,32 @@ def _asked(opener: urllib.request.OpenerDirector, settings: Http, body: dict[str
                 return _read(reply.read(LARGEST + 1))
         except urllib.error.HTTPError as error:
             if pause is None or error.code not in (408, 429) and error.code < 500:
-                raise _failed(settings.url, f"replied {error.code} {error.reason}") from error
+                raise _failed(
+                    settings.url, tr("replied {code} {reason}", code=error.code, reason=error.reason)
+                ) from error
         except (urllib.error.URLError, OSError) as error:
             if pause is None:
-                raise _failed(settings.url, f"gave no reply ({error})") from error
+                raise _failed(settings.url, tr("gave no reply ({error})", error=error)) from error
         except ValueError as error:
-            raise _failed(settings.url, f"replied what is no JSON ({error})") from error
+            raise _failed(settings.url, tr("replied what is no JSON ({error})", error=error)) from error
         time.sleep(pause)
     raise AssertionError("the last try returns or raises")
 
 
 def _read(reply: bytes) -> Any:
     if len(reply) > LARGEST:
-        raise ValueError(f"more than {LARGEST // 2**20} MiB")
+        raise ValueError(tr("more than {largest} MiB", largest=LARGEST // 2**20))
     return json.loads(reply)
 
 
 def _failed(url: str, said: str) -> Exception:
     return wrong(
-        redact(f"The reward server at {url} {said}; look at its url, and at {KEY} where it wants a key.")
+        redact(
+            tr(
+                "The reward server at {url} {said}; look at its url, and at {key} where it wants a key.",
+                url=url,
+                said=said,
+                key=KEY,
+            )
+        )
     )

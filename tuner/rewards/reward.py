@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,12 @@ class Scorer:
         found = list(self.scores(completions))
         if len(found) != len(completions):
             raise wrong(
-                f"{self.name} gave {len(found)} scores for {len(completions)} answers; it has to give one each."
+                tr(
+                    "{name} gave {number} scores for {number_2} answers; it has to give one each.",
+                    name=self.name,
+                    number=len(found),
+                    number_2=len(completions),
+                )
             )
         return [self._number(value) for value in found]
 
@@ -74,10 +80,20 @@ class Scorer:
             number = float(value)
         except (TypeError, ValueError):
             raise wrong(
-                f"{self.name} gave {value!r:.80} for a score; it has to be a number, or None."
+                tr(
+                    "{name} gave {value!r:.80} for a score; it has to be a number, or None.",
+                    name=self.name,
+                    value=value,
+                )
             ) from None
         if not math.isfinite(number):
-            raise wrong(f"{self.name} gave {number} for a score, which nothing can be learnt from.")
+            raise wrong(
+                tr(
+                    "{name} gave {number} for a score, which nothing can be learnt from.",
+                    name=self.name,
+                    number=number,
+                )
+            )
         return number
 
 

@@ -14,6 +14,7 @@ from tuner.calls import CallReader
 from tuner.config.knobs import Json, Section, knob
 from tuner.rewards.patterns import SECONDS, compiled
 from tuner.rewards.reward import Completion, Rule, answer_of
+from tuner.text.lookup import tr
 
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 _NOTHING = object()
@@ -49,7 +50,7 @@ def json_of(text: str, fenced: bool = True) -> Any:
 
 
 def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(tr("{word} is no JSON", word=word))
 
 
 class JsonSchema(Section):
@@ -65,7 +66,7 @@ class JsonSchema(Section):
 def check_json_schema(settings: JsonSchema) -> str:
     """What is wrong with the settings; empty for nothing."""
     if not isinstance(settings.json_schema, dict | bool):
-        return 'needs a JSON schema, for example {"type": "object"}'
+        return tr('needs a JSON schema, for example {"type": "object"}')
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
     from referencing.exceptions import Unresolvable
@@ -76,15 +77,17 @@ def check_json_schema(settings: JsonSchema) -> str:
         Draft202012Validator.check_schema(settings.json_schema)
         _told(validator(settings.json_schema), None)
     except SchemaError as error:
-        return f"has no valid JSON schema: {error.message:.200}"
+        return tr("has no valid JSON schema: {message:.200}", message=error.message)
     except Unresolvable as error:
-        return f"names {error.ref} in its schema, which stands nowhere in it; nothing is fetched"
+        return tr("names {ref} in its schema, which stands nowhere in it; nothing is fetched", ref=error.ref)
     except RecursionError:
-        return "has a schema that goes round in circles"
+        return tr("has a schema that goes round in circles")
     except TimeoutError:
-        return f"has a schema that takes longer than {SECONDS:g} s to check; write a simpler one"
+        return tr(
+            "has a schema that takes longer than {seconds:g} s to check; write a simpler one", seconds=SECONDS
+        )
     except ValueError as error:
-        return f"has a pattern in its schema that {error}"
+        return tr("has a pattern in its schema that {error}", error=error)
     return ""
 
 
@@ -166,7 +169,7 @@ def _pattern(checked: Any, pattern: str, value: Any, schema: Any) -> Iterator[Ex
     from jsonschema.exceptions import ValidationError
 
     if isinstance(value, str) and not compiled(pattern).search(value, timeout=SECONDS):
-        yield ValidationError(f"{value!r} does not match {pattern!r}")
+        yield ValidationError(tr("{value!r} does not match {pattern!r}", value=value, pattern=pattern))
 
 
 def _pattern_properties(

@@ -8,6 +8,7 @@ from typing import Literal
 from tuner.config.knobs import OptionalInt, OptionalText, Section, knob
 from tuner.rewards.patterns import Searcher, compiled
 from tuner.rewards.reward import Completion, Rule, answer_of
+from tuner.text.lookup import tr
 
 
 class Contains(Section):
@@ -47,17 +48,22 @@ class Matches(Section):
 def check_matches(settings: Matches) -> str:
     """What is wrong with the settings; empty for nothing."""
     if bool(settings.pattern) == bool(settings.column):
-        return "needs a pattern, or a column that holds one a row"
+        return tr("needs a pattern, or a column that holds one a row")
     try:
         compiled(settings.pattern or "")
     except ValueError as error:
-        return f"pattern {error}"
+        return tr("pattern {error}", error=error)
     return ""
 
 
 def matches(settings: Matches) -> Rule:
     """1 for an answer in which the pattern is found, 0 else; nothing where the row has no pattern, or looking took too long."""
-    searched = Searcher(f"The regular expression {settings.pattern or f'in column {settings.column}'}")
+    searched = Searcher(
+        tr(
+            "The regular expression {pattern}",
+            pattern=settings.pattern or tr("in column {column}", column=settings.column),
+        )
+    )
     made = lru_cache(maxsize=4096)(compiled)
 
     def rule(one: Completion) -> float | None:
@@ -93,9 +99,9 @@ def check_length(settings: Length) -> str:
     """What is wrong with the settings; empty for nothing."""
     least, most = settings.least, settings.most
     if least is None and most is None:
-        return "needs least, most or both"
+        return tr("needs least, most or both")
     if least is not None and most is not None and least > most:
-        return f"has least {least} above most {most}"
+        return tr("has least {least} above most {most}", least=least, most=most)
     return ""
 
 

@@ -22,6 +22,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.runs.files import replacing
 from tuner.runs.run import Run, series
+from tuner.text.lookup import tr
 
 MANIFEST = "manifest.json"
 WEIGHTS = ("adapter_model*", "model*.safetensors", "pytorch_model*.bin", "value_head.safetensors")
@@ -69,13 +70,13 @@ def valid(checkpoint: Path, deep: bool = True) -> str | None:
     """None if every file is there as it was written, else one sentence. `deep` reads the bytes, not only the sizes."""
     said = manifest(checkpoint)
     if said is None:
-        return f"{checkpoint} was not completely saved."
+        return tr("{checkpoint} was not completely saved.", checkpoint=checkpoint)
     for name, row in said["files"].items():
         path = checkpoint / name
         if not path.is_file():
-            return f"{checkpoint} lacks its file {name}."
+            return tr("{checkpoint} lacks its file {name}.", checkpoint=checkpoint, name=name)
         if path.stat().st_size != row["size"] or (deep and sha256(path) != row["sha256"]):
-            return f"{path} was changed after it was saved."
+            return tr("{path} was changed after it was saved.", path=path)
     return None
 
 
@@ -149,9 +150,9 @@ def to_keep(run: Run, keep: Collection[str]) -> dict[Path, str]:
         return {}
     found = best(run)
     told = found is not None and found[0] in whole
-    kept = {found[0]: f"the best by {found[1]}"} if found and told and "best" in keep else {}
+    kept = {found[0]: tr("the best by {found}", found=found[1])} if found and told and "best" in keep else {}
     if "last" in keep or keep and not kept:
-        last = "the last" if told or "best" not in keep else "the last, and nothing tells the best"
+        last = tr("the last") if told or "best" not in keep else tr("the last, and nothing tells the best")
         kept[whole[-1]] = " and ".join(filter(None, (kept.get(whole[-1]), last)))
     return kept
 
@@ -210,11 +211,17 @@ def _last_in(output: Path, wanted: bool) -> Path | None:
     if found:
         return found
     if wanted:
-        raise _refused("resume_from_checkpoint", f"{output} holds no checkpoint to go on from; leave it out.")
+        raise _refused(
+            "resume_from_checkpoint",
+            tr("{output} holds no checkpoint to go on from; leave it out.", output=output),
+        )
     if any(any(output.glob(pattern)) for pattern in WEIGHTS):
         raise _refused(
             "output_dir",
-            f"--output_dir {output} already holds a model; choose another folder or set --overwrite_output_dir True.",
+            tr(
+                "--output_dir {output} already holds a model; choose another folder or set --overwrite_output_dir True.",
+                output=output,
+            ),
             {"overwrite_output_dir": True},
         )
     return None
@@ -224,14 +231,25 @@ def _why_not(checkpoint: Path) -> str | None:
     """Like `valid`, but a checkpoint of another tool, which has no manifest at all, passes when its state is there."""
     if (checkpoint / MANIFEST).exists() or not (checkpoint / "trainer_state.json").is_file():
         return valid(checkpoint)
-    return None if any(any(checkpoint.glob(p)) for p in WEIGHTS) else f"{checkpoint} holds no weights."
+    return (
+        None
+        if any(any(checkpoint.glob(p)) for p in WEIGHTS)
+        else tr("{checkpoint} holds no weights.", checkpoint=checkpoint)
+    )
 
 
 def _sound(checkpoint: Path, knob: str) -> Path:
     if not checkpoint.is_dir():
-        raise _refused(knob, f"--{knob} {checkpoint} does not exist; name a checkpoint-N folder.")
+        raise _refused(
+            knob,
+            tr(
+                "--{knob} {checkpoint} does not exist; name a checkpoint-N folder.",
+                knob=knob,
+                checkpoint=checkpoint,
+            ),
+        )
     if reason := _why_not(checkpoint):
-        raise _refused(knob, f"Cannot go on from it: {reason} Choose an older checkpoint.")
+        raise _refused(knob, tr("Cannot go on from it: {reason} Choose an older checkpoint.", reason=reason))
     return checkpoint
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuner.text.lookup import tr
+
 MADE = os.O_RDWR | os.O_CREAT
 """How a file is opened to be locked: made where there is none. A folder that is to be locked is opened to be read."""
 
@@ -71,5 +73,7 @@ def locking(path: Path, wait: float = 10.0, how: int = MADE) -> Iterator[None]:
     """Hold the lock on `path` for a block. Raises LockHeldError after `wait` seconds."""
     with trying(path, wait, how) as held:
         if not held:
-            raise LockHeldError(f"{path.name} is held by another process; try again in a moment.")
+            raise LockHeldError(
+                tr("{name} is held by another process; try again in a moment.", name=path.name)
+            )
         yield

@@ -16,6 +16,7 @@ from typing import Any
 from tuner.config.knobs import ConfigError
 from tuner.redact import redact
 from tuner.runs.files import FULL
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message, render
 
 Remedy = dict[str, Any]
@@ -200,16 +201,24 @@ def _system(error: OSError, values: Values) -> Reason | None:
 def refused_by_system(error: OSError) -> str:
     """One sentence on what the system refused, and what to do: for a process that cannot even begin."""
     if error.filename is None and isinstance(error, FileNotFoundError):
-        return "The folder this was started in is gone; go to another one, or set TUNER_HOME."
+        return tr("The folder this was started in is gone; go to another one, or set TUNER_HOME.")
     named, said = str(error.filename or "A file"), error.strerror or _line(error)
     if error.errno in FULL:
-        return f"The disk is full ({named}); free some space and try again."
+        return tr("The disk is full ({named}); free some space and try again.", named=named)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"{named} may not be read or written by this user ({said}); mend that, or set TUNER_HOME to a folder of yours."
+        return tr(
+            "{named} may not be read or written by this user ({said}); mend that, or set TUNER_HOME to a folder of yours.",
+            named=named,
+            said=said,
+        )
     if error.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
-        return f"{named} is in the way ({said}); move it, or set TUNER_HOME to another folder."
+        return tr(
+            "{named} is in the way ({said}); move it, or set TUNER_HOME to another folder.",
+            named=named,
+            said=said,
+        )
     if isinstance(error, FileNotFoundError):
-        return f"{named} is gone; put it back and try again."
+        return tr("{named} is gone; put it back and try again.", named=named)
     return f"{named}: {_clip(said.rstrip('.'))}."
 
 
@@ -298,9 +307,9 @@ def from_exit(ending: ExitInfo, values: Values) -> Reason:
 
 def _signal(number: int) -> str:
     try:
-        return f"signal {number} ({signal.Signals(number).name})"
+        return tr("signal {number} ({name})", number=number, name=signal.Signals(number).name)
     except ValueError:
-        return f"signal {number}"
+        return tr("signal {number}", number=number)
 
 
 def stalled(idle: float, usual: float | None, stopped: bool) -> Message:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tuner import tensors
 from tuner.tensors import BrokenWeights
+from tuner.text.lookup import tr
 
 __all__ = ["BrokenWeights", "check_finite"]
 
@@ -32,10 +33,20 @@ def check_finite(path: Path) -> None:
     for name, tensor in header.items():
         begin, end = (start + offset for offset in tensor["data_offsets"])
         if not start <= begin <= end <= size:
-            raise BrokenWeights(f"{path} ends before its tensor {name}; it was not written to the end.")
+            raise BrokenWeights(
+                tr(
+                    "{path} ends before its tensor {name}; it was not written to the end.",
+                    path=path,
+                    name=name,
+                )
+            )
         if tensor["dtype"] in NOT_FINITE and not _finite(data[begin:end], *NOT_FINITE[tensor["dtype"]]):
             raise BrokenWeights(
-                f"{path.name} holds NaN or infinite numbers in {name}; the training diverged."
+                tr(
+                    "{name} holds NaN or infinite numbers in {name_2}; the training diverged.",
+                    name=path.name,
+                    name_2=name,
+                )
             )
 
 

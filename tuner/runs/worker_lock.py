@@ -17,6 +17,7 @@ from pathlib import Path
 from tuner import hardware
 from tuner.runs import locks
 from tuner.runs.run import Run
+from tuner.text.lookup import tr
 
 LOCK_VARIABLE = "TUNER_LOCK_FD"
 
@@ -36,7 +37,9 @@ def hold(run: Run) -> int:
     given = _inherited(run)
     handle = os.dup(given) if given is not None else locks.lock(run.lock_path, wait=1.0)
     if handle is None:
-        raise locks.LockHeldError(f"Run {run.id} already has a worker; `tuner wait {run.id}` waits for it.")
+        raise locks.LockHeldError(
+            tr("Run {id} already has a worker; `tuner wait {id}` waits for it.", id=run.id)
+        )
     _held.update((h, run.lock_path) for h in (given, handle) if h is not None)
     return handle
 

@@ -1,7 +1,7 @@
 """A message: a code with its parameters, which becomes a sentence only where a person reads it.
 
-Run folders, MLflow tags and dictionaries hold messages. Pages, shell and log render them from a catalog, one file a
-language: `english.py` maps each code to a text with `{parameter}` fields. A part in square brackets is left out where
+Run folders, MLflow tags and dictionaries hold messages. Pages, shell and log render them: `english.py` maps each code to
+a text with `{parameter}` fields, and `lookup.py` has that text in other languages. A part in square brackets is left out where
 one of its parameters is empty or 0; behind a bar it has another text for that case: `[ at step {step}| at its start]`.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.text.english import MESSAGES
+from tuner.text.lookup import tr
 
 PLAIN = "plain"
 """The code of a text that has none of its own: an exception of a library, or what an older studio wrote."""
@@ -54,7 +55,7 @@ def render(said: Message) -> str:
     text = MESSAGES.get(said.code, "{text}" if "text" in known else None)
     if text is None:
         return " ".join([said.code, *map(str, known.values())])
-    text = _PART.sub(lambda part: _chosen(part, known), text)
+    text = _PART.sub(lambda part: _chosen(part, known), tr(text))
     try:
         return text.format_map(_Lenient(known))
     except (ValueError, TypeError):  # a parameter of another version, or of another kind
@@ -63,7 +64,7 @@ def render(said: Message) -> str:
 
 def term(kind: str, code: str) -> str:
     """The short text of a code of some kind (a phase, a state); the code with spaces where there is none."""
-    return MESSAGES.get(f"{kind}.{code}", code.replace("_", " "))
+    return tr(MESSAGES.get(f"{kind}.{code}", code.replace("_", " ")))
 
 
 class _Lenient(dict[str, Any]):

@@ -9,6 +9,7 @@ from pathlib import Path
 from tuner import paths
 from tuner.redact import refuse_secret
 from tuner.runs.weights import BrokenWeights
+from tuner.text.lookup import tr
 from tuner.tracking.adapter_rows import (
     ALIAS,
     AdapterRow,
@@ -71,11 +72,16 @@ def adapter_folder(name: str, version: int | str) -> Path:
 def _version(name: str, version: int | str) -> AdapterRow:
     rows = list_adapters(name)
     if not rows:
-        raise ValueError(f"There is no adapter {name}; `tuner adapters` lists what there is.")
+        raise ValueError(tr("There is no adapter {name}; `tuner adapters` lists what there is.", name=name))
     row = next((r for r in rows if str(r.version) == str(version) or version in r.aliases), None)
     if row is None:
         raise ValueError(
-            f"{name} has no version or alias {version}; it has {', '.join(str(r.version) for r in rows)}."
+            tr(
+                "{name} has no version or alias {version}; it has {version_2}.",
+                name=name,
+                version=version,
+                version_2=", ".join(str(r.version) for r in rows),
+            )
         )
     return row
 
@@ -84,7 +90,12 @@ def folder_of(row: AdapterRow) -> Path:
     """The folder that PEFT loads; what lies on a server is brought here. Raises ValueError with one sentence."""
     if row.state != "ok":
         raise ValueError(
-            f"The files of {row.name} version {row.version} are {row.state}; register its run's output again."
+            tr(
+                "The files of {name} version {version} are {state}; register its run's output again.",
+                name=row.name,
+                version=row.version,
+                state=row.state,
+            )
         )
     return row.folder or _fetched(row)
 
@@ -108,7 +119,12 @@ def _fetched(row: AdapterRow) -> Path:
 def set_alias(name: str, version: int, alias: str) -> None:
     """Give a version an alias, taking it from the one that had it. Raises ValueError where it cannot be one."""
     if not re.fullmatch(r"[\w-]{1,250}", alias) or re.fullmatch(r"[vV]\d+|latest", alias):
-        raise ValueError(f"{alias!r} cannot be an alias; use letters, digits, _ and -, but not v1 or latest.")
+        raise ValueError(
+            tr(
+                "{alias!r} cannot be an alias; use letters, digits, _ and -, but not v1 or latest.",
+                alias=alias,
+            )
+        )
     before = _holder(name, alias)
     if before == version:
         return

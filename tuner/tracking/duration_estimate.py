@@ -14,6 +14,7 @@ from tuner.plan.steps import every as steps_between
 from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import Status
+from tuner.text.lookup import tr
 from tuner.tracking.runs import finished
 
 RECENT = 40
@@ -83,7 +84,7 @@ def answered(status: Status) -> tuple[float, str]:
     # The last word of the round before stands there until the first answers of this one.
     if told.code != "doing.questions" or status.part >= 1:
         return 0.0, ""
-    return status.part, f"{told.values['done']} of {told.values['total']}"
+    return status.part, tr("{done} of {total}", done=told.values["done"], total=told.values["total"])
 
 
 def time_left(run: Run, status: Status) -> float | None:

@@ -26,6 +26,7 @@ from tuner.runs.metrics import metric_name
 from tuner.runs.points import spark
 from tuner.runs.run import Run, all_runs, mark_open
 from tuner.runs.status import ENDED, State, Status
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message, plain, to_tag
 from tuner.tracking import new_row, open_runs, store
 from tuner.tracking.evaluations import tell_versions
@@ -76,7 +77,9 @@ def start_anew() -> None:
     """
     file = store.database()
     if file is None or file.exists():
-        raise ValueError(f"The tracker at {file or store.shown_uri()} is there; nothing was changed.")
+        raise ValueError(
+            tr("The tracker at {file} is there; nothing was changed.", file=file or store.shown_uri())
+        )
     for run in all_runs():
         mark_open(run.id)
         (run.folder / "tracking.json").unlink(missing_ok=True)

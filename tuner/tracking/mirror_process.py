@@ -20,6 +20,7 @@ from typing import Any, Self
 from tuner import process
 from tuner.runs.run import Run
 from tuner.runs.weights import BrokenWeights
+from tuner.text.lookup import tr
 from tuner.text.message import message
 from tuner.tracking.mirror import Mirror, sync
 from tuner.tracking.outcome import is_settled
@@ -76,7 +77,7 @@ class MirrorProcess:
             answer: dict[str, str] = json.loads(line)
             return answer
         self._process.kill()  # it was killed, or hangs in a tracker that does not answer
-        return {"away": "The process that tells MLflow was ended."}
+        return {"away": tr("The process that tells MLflow was ended.")}
 
 
 def _register(run: Run, mirror: Mirror) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tuner.runs import checkpoints
 from tuner.runs.inputs import record_inputs
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 from tuner.tracking.mirror import state_mark, sync
 from tuner.tracking.registration import waits
@@ -70,7 +71,13 @@ def conclude(
     `changes` are further fields of the status.
     """
     if state not in ENDED:
-        raise ValueError(f"A run does not end as {state}; it ends as {', '.join(sorted(ENDED))}.")
+        raise ValueError(
+            tr(
+                "A run does not end as {state}; it ends as {sorted}.",
+                state=state,
+                sorted=", ".join(sorted(ENDED)),
+            )
+        )
     before = run.status()
     run.update(
         state=state,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from tuner.runs.curve import Series
+from tuner.text.lookup import tr
 from tuner.tracking.client_reader import ClientReader
 from tuner.tracking.rows import Details, Head
 from tuner.tracking.sqlite_reader import SqliteReader
@@ -80,7 +81,9 @@ def reader() -> Reader:
         return ClientReader()
     if not file.exists():
         if was_used(file):
-            raise TrackerError(f"{file} is missing; put it back, then everything is here again.")
+            raise TrackerError(
+                tr("{file} is missing; put it back, then everything is here again.", file=file)
+            )
         return EmptyReader()
     quick = SqliteReader(file)
     return quick if quick.fits() else ClientReader()

@@ -26,6 +26,7 @@ from tuner.runs.files import replace_text
 from tuner.runs.inputs import recorded
 from tuner.runs.run import Run
 from tuner.runs.weights import BrokenWeights, check_finite
+from tuner.text.lookup import tr
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
 from tuner.tracking.store import (
     TrackerError,
@@ -77,7 +78,7 @@ def register(
     known = _registered(run, name, files)
     if known is None:
         if not SyncState.of(run).mlflow_id:
-            raise TrackerError("MLflow does not have this run yet; its adapter follows once it has.")
+            raise TrackerError(tr("MLflow does not have this run yet; its adapter follows once it has."))
         tags = _tags(run, adapter_dir, base, files)
         with explained(BrokenWeights):
             model = _logged(run, request, [adapter_dir / part for part in files], tags)
@@ -106,7 +107,12 @@ def _request(
     parts = _parts(adapter_dir)
     weights = [path for path in parts if path.suffix == ".safetensors"]
     if not weights:
-        raise BrokenWeights(f"{adapter_dir} holds no .safetensors file; there is nothing to register.")
+        raise BrokenWeights(
+            tr(
+                "{adapter_dir} holds no .safetensors file; there is nothing to register.",
+                adapter_dir=adapter_dir,
+            )
+        )
     for path in weights:
         check_finite(path)
     files = {path.name: (path.stat().st_size, sha256(path)) for path in parts}
@@ -344,4 +350,6 @@ def _verify(location: str, tags: Mapping[str, str]) -> None:
         return
     for name, (_, digest) in json.loads(tags["files"]).items():
         if sha256(folder / name) != digest:
-            raise BrokenWeights(f"{folder / name} is not what was written; the disk may be full or failing.")
+            raise BrokenWeights(
+                tr("{folder} is not what was written; the disk may be full or failing.", folder=folder / name)
+            )

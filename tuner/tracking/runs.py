@@ -18,6 +18,7 @@ from tuner.runs.files import must_be_writable
 from tuner.runs.metrics import metric_name
 from tuner.runs.run import Run, fresh_name
 from tuner.runs.status import ENDED
+from tuner.text.lookup import tr
 from tuner.tracking import open_runs
 from tuner.tracking.history import history, metric_names
 from tuner.tracking.mirror import sync
@@ -163,9 +164,14 @@ def find_run(text: str) -> str:
         return found[0]
     if found:
         raise ValueError(
-            f"{text} could be any of {len(found)} runs; give more of the id ({', '.join(found[:4])})."
+            tr(
+                "{text} could be any of {number} runs; give more of the id ({found}).",
+                text=text,
+                number=len(found),
+                found=", ".join(found[:4]),
+            )
         )
-    raise ValueError(f"There is no run {text}; `tuner runs` lists what there is.")
+    raise ValueError(tr("There is no run {text}; `tuner runs` lists what there is.", text=text))
 
 
 def choices() -> Choices:
@@ -193,7 +199,13 @@ def set_note(run_id: str, text: str) -> None:
     """The run's note, markdown, as MLflow's own page shows it."""
     refuse_secret("note", text)
     if len(text) > LONGEST_NOTE:
-        raise ValueError(f"The note has {len(text)} characters; keep it below {LONGEST_NOTE}.")
+        raise ValueError(
+            tr(
+                "The note has {number} characters; keep it below {longest_note}.",
+                number=len(text),
+                longest_note=LONGEST_NOTE,
+            )
+        )
     with changing():
         client, id = _recorded(run_id)
         client.set_tag(id, NOTE, text)
@@ -219,16 +231,16 @@ def delete_tag(run_id: str, key: str) -> None:
 
 def _check_tag(key: str) -> None:
     if is_own(key):
-        raise ValueError(f"{key} is a tag that the studio keeps; choose another name.")
+        raise ValueError(tr("{key} is a tag that the studio keeps; choose another name.", key=key))
     if not key or metric_name(key) != key:
-        raise ValueError(f"{key!r} cannot be a tag; use letters, digits, spaces and _ - . : /")
+        raise ValueError(tr("{key!r} cannot be a tag; use letters, digits, spaces and _ - . : /", key=key))
 
 
 def rename_run(run_id: str, name: str) -> None:
     """Another name for a run; ids never change."""
     name = name.strip()[:250]
     if not name:
-        raise ValueError("A run needs a name; type one.")
+        raise ValueError(tr("A run needs a name; type one."))
     refuse_secret("name", name)
     with changing():
         client, id = _recorded(run_id)
@@ -242,7 +254,7 @@ def _recorded(run_id: str) -> tuple[MlflowClient, str]:
     """MLflow, and its id of a run, which is brought there now if it is not yet. Raises TrackerError."""
     run = Run(run_id)
     if run.exists and not SyncState.of(run).mlflow_id and sync(run, wait=5) is None:
-        raise TrackerError("Another process is just bringing this run to MLflow; try again in a moment.")
+        raise TrackerError(tr("Another process is just bringing this run to MLflow; try again in a moment."))
     return open_store(create=False), mlflow_id(run_id)
 
 
@@ -253,7 +265,9 @@ def delete_run(run_id: str) -> None:
     """Put a run aside; `restore_run` brings it back, its folder stays. Raises ValueError while it is live."""
     run = Run(run_id)
     if run.exists and run.status().state not in ENDED:
-        raise ValueError(f"{run.name} is {run.status().state}; stop it before you delete it.")
+        raise ValueError(
+            tr("{name} is {state}; stop it before you delete it.", name=run.name, state=run.status().state)
+        )
     with changing():
         client, id = _recorded(run_id)
         client.delete_run(id)
@@ -275,7 +289,7 @@ def purge(run_id: str) -> None:
     """
     row = get_row(run_id)
     if row is None or not row.deleted:
-        raise ValueError("Only a deleted run can be removed for good; delete it first.")
+        raise ValueError(tr("Only a deleted run can be removed for good; delete it first."))
     with changing():
         client = open_store(create=False)
         info = client.get_run(mlflow_id(run_id)).info

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from tuner import paths
 from tuner.redact import redact
+from tuner.text.lookup import mark, tr
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -196,24 +197,30 @@ def changing() -> Iterator[None]:
 _SAID_BY_A_SERVER = (
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError|SSL:|certificate",
-        "{place} cannot be trusted: its TLS certificate is refused; name the one to trust in MLFLOW_TRACKING_SERVER_CERT_PATH.",
+        mark(
+            "{place} cannot be trusted: its TLS certificate is refused; name the one to trust in MLFLOW_TRACKING_SERVER_CERT_PATH."
+        ),
     ),
     (
         r"\b401\b|[Uu]nauthori[sz]ed|not authenticated",
-        "The tracking server at {place} asks for a user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-        "MLFLOW_TRACKING_TOKEN.",
+        mark(
+            "The tracking server at {place} asks for a user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN."
+        ),
     ),
     (
         r"\b403\b|[Ff]orbidden|[Pp]ermission denied|PERMISSION_DENIED",
-        "The tracking server at {place} does not let this user do that; ask who runs it.",
+        mark("The tracking server at {place} does not let this user do that; ask who runs it."),
     ),
     (
         r"too many 5\d\d error|\b5\d\d (Server|error)|error code 5\d\d|INTERNAL_ERROR|Internal Server Error",
-        "The tracking server at {place} answers with an error of its own; look in its log, what is new waits in the run's folder.",
+        mark(
+            "The tracking server at {place} answers with an error of its own; look in its log, what is new waits in the run's folder."
+        ),
     ),
     (
         r"INVALID_PARAMETER_VALUE|BAD_REQUEST|\b400\b",
-        "The tracking server at {place} refuses a value: {said}",
+        mark("The tracking server at {place} refuses a value: {said}"),
     ),
 )
 
@@ -225,24 +232,38 @@ def sentence(error: Exception) -> str:
     if not database():
         for pattern, answer in _SAID_BY_A_SERVER:
             if re.search(pattern, said):
-                return answer.format(place=place, said=said[:300])
+                return tr(answer, place=place, said=said[:300])
     if "database is locked" in said:
-        return f"{place} is locked by another program; what is new waits in the run's folder."
+        return tr("{place} is locked by another program; what is new waits in the run's folder.", place=place)
     if "readonly database" in said or isinstance(error, PermissionError):
-        return (
-            f"{place} cannot be written to; give yourself the right to write it, what is new waits till then."
+        return tr(
+            "{place} cannot be written to; give yourself the right to write it, what is new waits till then.",
+            place=place,
         )
     if "unable to open database" in said:
-        return f"{place} cannot be opened; give yourself the right to read and write it, what is new waits till then."
+        return tr(
+            "{place} cannot be opened; give yourself the right to read and write it, what is new waits till then.",
+            place=place,
+        )
     if "disk is full" in said:
-        return f"The disk of {place} is full; free some space, what is new waits in the run's folder."
+        return tr(
+            "The disk of {place} is full; free some space, what is new waits in the run's folder.",
+            place=place,
+        )
     if "not a database" in said or "malformed" in said:
-        return f"{place} is damaged; put a backup in its place, then run `tuner sync`."
+        return tr("{place} is damaged; put a backup in its place, then run `tuner sync`.", place=place)
     if "out-of-date database schema" in said or "Can't locate revision" in said:
-        return f"{place} was made by another version of MLflow; copy it, then run `mlflow db upgrade {shown_uri()}`."
+        return tr(
+            "{place} was made by another version of MLflow; copy it, then run `mlflow db upgrade {shown_uri}`.",
+            place=place,
+            shown_uri=shown_uri(),
+        )
     if "Connection refused" in said or "Max retries" in said or "Failed to resolve" in said:
-        return f"The tracking server at {place} does not answer; what is new waits in the run's folder."
-    return f"The tracker at {place} failed: {said[:200] or type(error).__name__}"
+        return tr(
+            "The tracking server at {place} does not answer; what is new waits in the run's folder.",
+            place=place,
+        )
+    return tr("The tracker at {place} failed: {said}", place=place, said=said[:200] or type(error).__name__)
 
 
 # --- the SQLite file
@@ -259,7 +280,7 @@ def _inode_or_new(create: bool) -> int:
             _let_go(known[0])
         if not create or was_used(file):
             raise TrackerError(
-                f"{file} is missing; put it back, or run `tuner sync --new` to start a new one."
+                tr("{file} is missing; put it back, or run `tuner sync --new` to start a new one.", file=file)
             )
         new_database(file)
     return file.stat().st_ino

@@ -15,6 +15,7 @@ from tuner.config.config import word
 from tuner.runs.points import spark, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State, Status
+from tuner.text.lookup import tr
 from tuner.text.message import of_tag
 from tuner.tracking import open_runs
 from tuner.tracking.reader import EmptyReader, Reader, reader
@@ -68,7 +69,7 @@ class Table:
 
     def _alone(self, error: TrackerError) -> None:
         """Go on with what the folders say."""
-        self.notice = f"Only the runs of this folder are shown. {error}"
+        self.notice = tr("Only the runs of this folder are shown. {error}", error=error)
         self._reader, self._folder_of = EmptyReader(), {}
         self.__dict__.pop("_own", None)
 

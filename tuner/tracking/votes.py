@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, TypeVar, get_args
 
+from tuner.text.lookup import tr
 from tuner.tracking.reader import Reader, reader
 from tuner.tracking.rows import VOTE
 from tuner.tracking.store import TrackerError, changing, open_store
@@ -59,7 +60,7 @@ def keep(vote: Vote) -> Vote:
     """
     sides = [side for side in (vote.left, vote.right) if side != BASE]
     if vote.left == vote.right or not sides:
-        raise ValueError("A version cannot meet itself; draw another battle.")
+        raise ValueError(tr("A version cannot meet itself; draw another battle."))
     made = replace(vote, at=vote.at or time.time())
     text = json.dumps(asdict(made), ensure_ascii=False)
     for side in sides:

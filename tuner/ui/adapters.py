@@ -10,6 +10,7 @@ from tuner.config.importing import ImportConfig
 from tuner.config.knobs import knobs_of
 from tuner.jobs.checking import of_import
 from tuner.runs.run import Run
+from tuner.text.lookup import mark, tr
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow, list_adapters
 from tuner.tracking.rows import Page
@@ -19,22 +20,22 @@ from tuner.ui.picking import Column, Place
 from tuner.ui.words import NONE, ago, count, date, listed, place, safe, safe_lines, size
 
 _STATES = {
-    "ok": ("Files in place", "green", ":material/verified:"),
-    "missing": ("Files missing", "red", ":material/error:"),
-    "changed": ("Files changed", "orange", ":material/warning:"),
+    "ok": (mark("Files in place"), "green", ":material/verified:"),
+    "missing": (mark("Files missing"), "red", ":material/error:"),
+    "changed": (mark("Files changed"), "orange", ":material/warning:"),
 }
 SUGGESTED = ("champion", "candidate")
 IMPORTED = knobs_of(ImportConfig)
 
 
 COLUMNS = (
-    Column("Name", "link"),
-    Column("Version", "figure"),
-    Column("Scored"),
-    Column("Method"),
-    Column("Data"),
-    Column("Aliases", "tags"),
-    Column("Made"),
+    Column(mark("Name"), "link"),
+    Column(mark("Version"), "figure"),
+    Column(mark("Scored")),
+    Column(mark("Method")),
+    Column(mark("Data")),
+    Column(mark("Aliases"), "tags"),
+    Column(mark("Made")),
 )
 SIZE = 10
 """Versions on a page of the list."""
@@ -43,10 +44,10 @@ SIZE = 10
 def listed_here() -> Page[AdapterRow]:
     """The page of versions that the search field leaves; both live in the URL. Raises TrackerError."""
     text = st.text_input(
-        "Search",
+        tr("Search"),
         type="search",
         icon=":material/search:",
-        placeholder="name, base, data, alias",
+        placeholder=tr("name, base, data, alias"),
         key="q",
         live=True,
         bind="query-params",
@@ -65,7 +66,7 @@ def table(page: Page[AdapterRow], chosen: str) -> None:
     places = {_id(row): _place(row, before) for row, before in zip(page.items, above, strict=False)}
     picking.one(
         "adapters",
-        "Adapters",
+        tr("Adapters"),
         COLUMNS,
         rows,
         chosen,
@@ -96,7 +97,7 @@ def _id(row: AdapterRow) -> str:
 def _place(row: AdapterRow, above: AdapterRow | None) -> Place:
     """Its base is the heading; a version below another of the same adapter is a further one."""
     further = above is not None and (above.base, above.name) == (row.base, row.name)
-    return Place(place(row.base) or "Unknown base", further)
+    return Place(place(row.base) or tr("Unknown base"), further)
 
 
 def _cells(row: AdapterRow) -> dict[str, object]:
@@ -119,7 +120,7 @@ def card(row: AdapterRow) -> None:
             st.caption(f":material/neurology: {safe(place(row.base) or 'unknown base')}", width="content")
             st.space("stretch")
             st.button(
-                "All its versions",
+                tr("All its versions"),
                 icon=":material/search:",
                 type="tertiary",
                 on_click=_search_for,
@@ -138,42 +139,46 @@ def version(row: AdapterRow) -> None:
     """One version: what it is, what it came from, what can be done with it."""
     with st.container(key=f"version-{row.name}-{row.version}", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-            st.markdown(f"**Version {row.version}**", width="content")
+            st.markdown(tr("**Version {version}**", version=row.version), width="content")
             for alias in row.aliases:
                 st.badge(safe(alias), icon=":material/bookmark:", color="primary")
             said, colour, icon = _STATES[row.state]
-            st.badge(said, icon=icon, color=colour)  # type: ignore[arg-type]
+            st.badge(tr(said), icon=icon, color=colour)  # type: ignore[arg-type]
             st.space("stretch")
             st.caption(ago(row.created), width="content")
         with st.grid("auto", min_column_width=150, gap="small") as grid:
             for name, (figure, help) in _figures(row).items():
-                grid.metric(name, safe(figure), help=help)
+                grid.metric(tr(name), safe(figure), help=help)
         _doings(row)
         _card_text(row)
-        with st.expander("Where it comes from", icon=":material/account_tree:", on_change="rerun") as fold:
+        with st.expander(
+            tr("Where it comes from"), icon=":material/account_tree:", on_change="rerun"
+        ) as fold:
             if fold.open:
                 lineage.draw(row, list_adapters(row.name))
         if row.evaluations:
-            with st.expander("Evaluations", icon=":material/rule:", expanded=True):
+            with st.expander(tr("Evaluations"), icon=":material/rule:", expanded=True):
                 evaluation.of_version(row.evaluations)
 
 
 def _card_text(row: AdapterRow) -> None:
     """What people wrote about it, and a field to change that; MLflow's own page shows it too."""
     key = f"{row.name}-{row.version}"
-    with st.expander("Model card", icon=":material/description:", expanded=bool(row.note)):
+    with st.expander(tr("Model card"), icon=":material/description:", expanded=bool(row.note)):
         if row.note:
             st.markdown(safe_lines(row.note))
-        with st.popover("Edit", icon=":material/edit:", type="tertiary"):
+        with st.popover(tr("Edit"), icon=":material/edit:", type="tertiary"):
             text = st.text_area(
-                "What it is for, and what to mind",
+                tr("What it is for, and what to mind"),
                 row.note,
                 key=f"note-{key}-{hash(row.note)}",
                 height=180,
                 max_chars=5000,
             )
-            if st.button("Save", key=f"save-{key}", type="primary", **writes.locked()):
-                _said(lambda: writes.set_card(row.name, row.version, str(text or "")), "The card is saved.")
+            if st.button(tr("Save"), key=f"save-{key}", type="primary", **writes.locked()):
+                _said(
+                    lambda: writes.set_card(row.name, row.version, str(text or "")), tr("The card is saved.")
+                )
 
 
 def _train_on(row: AdapterRow) -> None:
@@ -193,22 +198,25 @@ def _train_on(row: AdapterRow) -> None:
 def bring() -> None:
     """A field to take in an adapter that was trained elsewhere."""
     with st.popover(
-        "Import", icon=":material/input:", help="Register an adapter that was trained elsewhere."
+        tr("Import"), icon=":material/input:", help=tr("Register an adapter that was trained elsewhere.")
     ):
         folder = st.text_input(
-            "Folder",
+            tr("Folder"),
             key="import-folder",
             placeholder="/path/to/adapter",
             help=IMPORTED["adapter_name_or_path"].tooltip,
         )
         base = st.text_input(
-            "Base model",
+            tr("Base model"),
             key="import-base",
-            placeholder="the one it names",
+            placeholder=tr("the one it names"),
             help=IMPORTED["model_name_or_path"].tooltip,
         )
         name = st.text_input(
-            "Name", key="import-name", placeholder="the folder's name", help=IMPORTED["adapter_name"].tooltip
+            tr("Name"),
+            key="import-name",
+            placeholder=tr("the folder's name"),
+            help=IMPORTED["adapter_name"].tooltip,
         )
         given = {"adapter_name_or_path": folder, "model_name_or_path": base, "adapter_name": name}
         config = ImportConfig(**{knob: text for knob, text in given.items() if text})
@@ -216,7 +224,7 @@ def bring() -> None:
         for problem in problems:
             st.markdown(f":orange[:material/error: {safe(problem.sentence)}]")
         st.button(
-            "Import", type="primary", key="import-go", on_click=_take_in, args=(config,),
+            tr("Import"), type="primary", key="import-go", on_click=_take_in, args=(config,),
             **writes.locked(disabled=not folder or bool(problems)),
         )  # fmt: skip
 
@@ -254,11 +262,11 @@ def _doings(row: AdapterRow) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if row.base:
             st.button(
-                "Chat",
+                tr("Chat"),
                 icon=":material/forum:",
                 type="tertiary",
                 key=f"chat-{row.name}-{row.version}",
-                help="Talk with it, beside its base.",
+                help=tr("Talk with it, beside its base."),
                 on_click=state.go,
                 args=("chat",),
                 kwargs={"base": place(row.base), "column": [BASE, _id(row)]},
@@ -266,30 +274,30 @@ def _doings(row: AdapterRow) -> None:
         if row.run_id and _there(row.run_id):
             st.page_link(
                 "pages/runs.py",
-                label="Its run",
+                label=tr("Its run"),
                 icon=":material/monitoring:",
                 query_params={"run": row.run_id},
             )
         st.page_link(
             "pages/evaluate.py",
-            label="Evaluate",
+            label=tr("Evaluate"),
             icon=":material/rule:",
             query_params={"adapter": _id(row)},
         )
         st.button(
-            "Train on",
+            tr("Train on"),
             icon=":material/school:",
             type="tertiary",
             key=f"on-{row.name}-{row.version}",
-            help="Opens the form with this adapter as what training goes on from.",
+            help=tr("Opens the form with this adapter as what training goes on from."),
             on_click=_train_on,
             args=(row,),
             disabled=row.folder is None or not row.base,
         )
-        with st.popover("Use it", icon=":material/code:", type="tertiary", width="content"):
+        with st.popover(tr("Use it"), icon=":material/code:", type="tertiary", width="content"):
             _code(row)
         export = st.popover(
-            "Export",
+            tr("Export"),
             icon=":material/ios_share:",
             type="tertiary",
             key=f"export-of-{row.name}-{row.version}",
@@ -298,34 +306,34 @@ def _doings(row: AdapterRow) -> None:
         if export.open:  # what it says is looked up: files, room, llama.cpp's tools
             with export:
                 exporting.offer(row)
-        with st.popover("Aliases", icon=":material/bookmark:", type="tertiary"):
+        with st.popover(tr("Aliases"), icon=":material/bookmark:", type="tertiary"):
             _aliases(row)
-        with st.popover("Where it is", icon=":material/folder:", type="tertiary"):
-            st.caption("The folder that PEFT loads.")
-            st.code(str(row.folder or "on the tracking server"), language=None, wrap_lines=True)
-            st.caption("sha256 of the weights.")
+        with st.popover(tr("Where it is"), icon=":material/folder:", type="tertiary"):
+            st.caption(tr("The folder that PEFT loads."))
+            st.code(str(row.folder or tr("on the tracking server")), language=None, wrap_lines=True)
+            st.caption(tr("sha256 of the weights."))
             st.code(row.sha256 or NONE, language=None, wrap_lines=True)
         if st.button(
-            "Check the files",
+            tr("Check the files"),
             icon=":material/fact_check:",
             type="tertiary",
             key=f"check-{row.name}-{row.version}",
-            help="Reads every byte and compares its sha256 with the one that was registered.",
+            help=tr("Reads every byte and compares its sha256 with the one that was registered."),
         ):
             said, _, icon = _STATES[adapters.check(row)]
-            st.toast(f"{said}: {count(len(row.files), 'file')} read.", icon=icon)
+            st.toast(tr("{said}: {files} read.", said=said, files=count(len(row.files), "file")), icon=icon)
 
 
 def _code(row: AdapterRow) -> None:
     """The lines that load it, ready to copy, in any folder."""
-    st.caption("Python, from any folder of this machine, with the libraries of the studio's environment.")
+    st.caption(tr("Python, from any folder of this machine, with the libraries of the studio's environment."))
     if code := usage.with_mlflow(row):
         st.markdown(
-            "**With MLflow**, which also knows it by an alias, as `@champion` in place of the version"
+            tr("**With MLflow**, which also knows it by an alias, as `@champion` in place of the version")
         )
         st.code(code, language="python", wrap_lines=True)
     if code := usage.with_peft(row):
-        st.markdown("**With Transformers and PEFT**")
+        st.markdown(tr("**With Transformers and PEFT**"))
         st.code(code, language="python", wrap_lines=True)
 
 
@@ -338,9 +346,9 @@ def _there(run_id: str) -> bool:
 
 def _aliases(row: AdapterRow) -> None:
     key = f"{row.name}-{row.version}"
-    st.caption("A name that points to one version at a time; setting it here takes it from the other.")
+    st.caption(tr("A name that points to one version at a time; setting it here takes it from the other."))
     choice = st.selectbox(
-        "Alias",
+        tr("Alias"),
         SUGGESTED,
         index=None,
         accept_new_options=True,
@@ -348,22 +356,23 @@ def _aliases(row: AdapterRow) -> None:
         placeholder="champion",
         **writes.locked(),
     )
-    if st.button("Set", key=f"set-{key}", type="primary", **writes.locked(disabled=not choice)):
+    if st.button(tr("Set"), key=f"set-{key}", type="primary", **writes.locked(disabled=not choice)):
         _said(
             lambda: writes.set_alias(row.name, row.version, str(choice)),
-            f"{choice} is version {row.version} now.",
+            tr("{choice} is version {version} now.", choice=choice, version=row.version),
         )
     for turn in row.turns[:8]:
         st.caption(f"{date(turn.at)}: {'became' if turn.got else 'was no longer'} {safe(turn.alias)}")
     for alias in row.aliases:
         if st.button(
-            f"Take {safe(alias)} away",
+            tr("Take {alias} away", alias=safe(alias)),
             key=f"drop-{key}-{alias}",
             type="tertiary",
             icon=":material/close:",
             **writes.locked(),
         ):
-            _said(lambda alias=alias: writes.delete_alias(row.name, alias), f"{alias} is gone.")  # type: ignore[misc]
+            gone = tr("{alias} is gone.", alias=alias)
+            _said(lambda alias=alias: writes.delete_alias(row.name, alias), gone)  # type: ignore[misc]
 
 
 def _said(act: Callable[[], None], word: str) -> None:

@@ -19,6 +19,7 @@ from tuner.runs import checkpoints
 from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import mark, tr
 from tuner.ui import chart_table, chat, theme
 from tuner.ui.words import count, number, safe, share
 
@@ -28,12 +29,15 @@ A_PAGE = 10
 _JUDGED = {
     "BLEU-4": (
         "predict_bleu-4",
-        "Of the answers' runs of one to four words, how many stand in the expected ones: 0 to 100.",
+        mark("Of the answers' runs of one to four words, how many stand in the expected ones: 0 to 100."),
     ),
-    "ROUGE-1": ("predict_rouge-1", "Words that the answers share with the expected ones: 0 to 100."),
-    "ROUGE-2": ("predict_rouge-2", "Pairs of words that they share: 0 to 100."),
-    "ROUGE-L": ("predict_rouge-l", "The longest sequence of words that they share: 0 to 100."),
-    "Exact": ("predict_exact", "Answers that are the expected one, letter for letter, out of a hundred."),
+    "ROUGE-1": ("predict_rouge-1", mark("Words that the answers share with the expected ones: 0 to 100.")),
+    "ROUGE-2": ("predict_rouge-2", mark("Pairs of words that they share: 0 to 100.")),
+    "ROUGE-L": ("predict_rouge-l", mark("The longest sequence of words that they share: 0 to 100.")),
+    "Exact": (
+        "predict_exact",
+        mark("Answers that are the expected one, letter for letter, out of a hundred."),
+    ),
 }
 _SPEAKERS = {
     "system": "system",
@@ -73,15 +77,15 @@ def samples(run: Run) -> None:
     """The same held-out prompts before training and at the newest moment side by side; every moment in a table."""
     found = asked(run)
     if not found:
-        theme.empty("forum", "No samples yet", "The first are taken before the first step.")
+        theme.empty("forum", tr("No samples yet"), tr("The first are taken before the first step."))
         return
     kind = KINDS.get(str(run.values().get("stage")))
     _scores(tail(run).last(), rewarded=bool(kind and kind.rewarded))
     for place, one in enumerate(found):
         with st.container(border=True, key=f"card-row-sample-{place}", gap="small"):
-            chat.bubble("user", one.prompt, f"asked-{place}", name="Held-out prompt")
+            chat.bubble("user", one.prompt, f"asked-{place}", name=tr("Held-out prompt"))
             _before_and_after(one, str(place))
-    with st.expander("Every moment, and what was expected", icon=":material/table_rows:"):
+    with st.expander(tr("Every moment, and what was expected"), icon=":material/table_rows:"):
         _every_moment(found)
 
 
@@ -92,7 +96,7 @@ def _before_and_after(one: Asked, key: str) -> None:
         chat.bubble("before", one.answers[first], key, name=_moment(first), icon="history")
     if one.last > first:
         with right:
-            name = f"After, {_moment(one.last).lower()}"
+            name = tr("After, {moment}", moment=_moment(one.last).lower())
             chat.bubble("after", one.answers[one.last], key, name=name, icon="school")
 
 
@@ -103,13 +107,13 @@ def _every_moment(found: Sequence[Asked]) -> None:
         | {_moment(step): one.answers.get(step, "") for step in steps}
         for one in found
     ]
-    tall = {name: st.column_config.TextColumn(name, width="medium") for name in rows[0]}
+    tall = {name: {"width": "medium"} for name in rows[0]}
     height = min(640, 40 + 92 * len(rows))
-    st.dataframe(rows, hide_index=True, row_height=92, column_config=tall, height=height)
+    theme.frame(rows, hide_index=True, row_height=92, column_config=tall, height=height)
 
 
 def _moment(step: int) -> str:
-    return f"Step {count(step)}" if step else "Before"
+    return tr("Step {step}", step=count(step)) if step else tr("Before")
 
 
 def _scores(last: Mapping[str, float], *, rewarded: bool) -> None:
@@ -123,7 +127,7 @@ def _scores(last: Mapping[str, float], *, rewarded: bool) -> None:
             before, after = last.get(f"score/{part}before"), last.get(f"score/{part}after")
             if before is None:
                 continue
-            moved = f"{shown(before)} before" if after is not None else "before training"
+            moved = tr("{shown} before", shown=shown(before)) if after is not None else tr("before training")
             st.metric(
                 name,
                 shown(before if after is None else after),
@@ -131,9 +135,9 @@ def _scores(last: Mapping[str, float], *, rewarded: bool) -> None:
                 delta_color="off",
                 delta_arrow="off",
                 width=170,
-                help=(chart_table.HELD_REWARD.help if rewarded else None)
+                help=(tr(chart_table.HELD_REWARD.help) if rewarded else None)
                 if scored
-                else chart_table.EXACT.help,
+                else tr(chart_table.EXACT.help),
             )
 
 
@@ -170,26 +174,28 @@ def compared(names: Mapping[str, str]) -> None:
     found = shared({run_id: asked(Run(run_id)) for run_id in names})
     if not found:
         return
-    st.subheader("What they answer", anchor=False)
-    st.caption("Held-out prompts that two of these runs or more were asked, with the newest answer of each.")
+    st.subheader(tr("What they answer"), anchor=False)
+    st.caption(
+        tr("Held-out prompts that two of these runs or more were asked, with the newest answer of each.")
+    )
     columns = {
         run_id: name for run_id, name in names.items() if any(run_id in runs for runs in found.values())
     }
     for place, (prompt, runs) in enumerate(found.items()):
         expected = next(iter(runs.values())).expected
         with st.container(border=True, key=f"card-row-beside-{place}", gap="small"):
-            chat.bubble("user", prompt, f"beside-{place}", name="Held-out prompt")
+            chat.bubble("user", prompt, f"beside-{place}", name=tr("Held-out prompt"))
             with st.grid(len(columns), min_column_width=240, gap="small") as grid:
                 for run_id, name in columns.items():
                     with grid.cell():
                         _answer(runs.get(run_id), name, f"{place}-{run_id}")
             if expected:
-                st.caption(f"Expected: {safe(expected)}")
+                st.caption(tr("Expected: {expected}", expected=safe(expected)))
 
 
 def _answer(one: Asked | None, name: str, key: str) -> None:
     if one is None:
-        chat.bubble("before", "was not asked this", key, name=safe(name), icon="block")
+        chat.bubble("before", tr("was not asked this"), key, name=safe(name), icon="block")
         return
     said = one.answers[one.last]
     right = said.strip() == one.expected.strip()
@@ -217,12 +223,16 @@ def predictions(file: Path) -> None:
         st.caption(count(known.count(), "prediction"), width="content")
         st.space("stretch")
         st.download_button(
-            "Download", lambda: file.read_bytes(), file.name, icon=":material/download:", on_click="ignore"
+            tr("Download"),
+            lambda: file.read_bytes(),
+            file.name,
+            icon=":material/download:",
+            on_click="ignore",
         )
     found = [(row.number, row.record) for row in known.page(at - 1, A_PAGE)]
     records = [(place, record) for place, record in found if isinstance(record, Mapping)]
     if records and "predict" not in records[0][1]:
-        st.dataframe([_scored(place, record) for place, record in records], hide_index=True)
+        theme.frame([_scored(place, record) for place, record in records], hide_index=True)
         return
     for place, record in records:
         _prediction(place, record)
@@ -236,20 +246,22 @@ def _judged(file: Path) -> None:
     figures = {name: (totals[key], help) for name, (key, help) in _JUDGED.items() if key in totals}
     with st.container(horizontal=True, gap="small", key="figures-judged"):
         for name, (value, help) in figures.items():
-            st.metric(name, f"{value:.1f}", help=help, width=96)
+            st.metric(tr(name), f"{value:.1f}", help=tr(help), width=96)
 
 
 def _prediction(place: int, record: Mapping[str, Any]) -> None:
     said, expected = str(record.get("predict") or ""), str(record.get("label") or "")
-    name, icon = ("Answer, as expected", "check_circle") if said == expected else ("Answer", "smart_toy")
+    name, icon = (
+        (tr("Answer, as expected"), "check_circle") if said == expected else (tr("Answer"), "smart_toy")
+    )
     with st.container(border=True, key=f"card-row-prediction-{place}", gap="small"):
-        st.markdown(f"**Prompt {count(place + 1)}**")
+        st.markdown(tr("**Prompt {place}**", place=count(place + 1)))
         chat.turns(spoken(str(record.get("prompt") or "")), f"prompt-{place}")
         left, right = st.columns(2, gap="small")
         with left:
             chat.bubble("after", said, f"predict-{place}", name=name, icon=icon)
         with right:
-            chat.bubble("before", expected, f"label-{place}", name="Expected", icon="flag")
+            chat.bubble("before", expected, f"label-{place}", name=tr("Expected"), icon="flag")
 
 
 def spoken(prompt: str) -> list[dict[str, str]]:

@@ -24,6 +24,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
+from tuner.text.lookup import mark, tr
 from tuner.text.message import message, render
 from tuner.tracking.votes import BASE, Said
 from tuner.ui import chat, datasets, decoding, login, serving, state, talk_view, theme, writes
@@ -34,18 +35,18 @@ TYPED = "typed"
 TRIES = 30
 """Rows of a data set that are looked at for a prompt."""
 PAUSE = 0.1
-SIDES = ("Left", "Right")
+SIDES = (mark("Left"), mark("Right"))
 VOTES: Mapping[Said, tuple[str, str, str]] = {
-    "left": ("Left is better", ":material/arrow_back:", "1"),
-    "right": ("Right is better", ":material/arrow_forward:", "2"),
-    "tie": ("Tie", ":material/drag_handle:", "3"),
-    "bad": ("Both are bad", ":material/thumb_down:", "4"),
+    "left": (mark("Left is better"), ":material/arrow_back:", "1"),
+    "right": (mark("Right is better"), ":material/arrow_forward:", "2"),
+    "tie": (mark("Tie"), ":material/drag_handle:", "3"),
+    "bad": (mark("Both are bad"), ":material/thumb_down:", "4"),
 }
 _SAID: Mapping[Said, str] = {
-    "left": "You chose the left one.",
-    "right": "You chose the right one.",
-    "tie": "You found them alike.",
-    "bad": "You found both bad, which counts as a tie.",
+    "left": mark("You chose the left one."),
+    "right": mark("You chose the right one."),
+    "tie": mark("You found them alike."),
+    "bad": mark("You found both bad, which counts as a tie."),
 }
 _looking: dict[str, set[str]] = {}
 """The sessions that look at a battle, by its id."""
@@ -75,25 +76,29 @@ def setup() -> None:
     bases = list(dict.fromkeys([*([like.base] if like else ()), *serving.bases()]))
     with theme.card("arena-setup", gap="small"):
         with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            base = st.selectbox("Base model", bases, index=0 if bases else None, key="arena-base", width=230)
+            base = st.selectbox(
+                tr("Base model"), bases, index=0 if bases else None, key="arena-base", width=230
+            )
             base = str(base or "")
             known = serving.versions(base)
             options = [BASE, *known]
             usual = [one for one in (like.pool if like and like.base == base else ()) if one in options]
             pool = st.multiselect(
-                "Contestants",
+                tr("Contestants"),
                 options,
                 default=usual or options[:3],
                 format_func=lambda one: serving.named(one, known),
                 key=f"arena-pool-{base}",
-                help="Two of them are drawn for each battle, those that met least often first.",
+                help=tr("Two of them are drawn for each battle, those that met least often first."),
             )
             chosen = _decoding(like)
         _prompt(base, pool, chosen, like)
         if base:
             serving.line(base, "", pool, "arena", busy=False)
     if base and len(options) < 2:
-        st.caption("This base has no registered adapter yet: a run that finishes registers what it trained.")
+        st.caption(
+            tr("This base has no registered adapter yet: a run that finishes registers what it trained.")
+        )
 
 
 def _decoding(like: Battle | None) -> Decoding:
@@ -108,29 +113,29 @@ def _prompt(base: str, pool: Sequence[str], chosen: Decoding, like: Battle | Non
     sources = [TYPED, *sets]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         source = st.selectbox(
-            "Prompts",
+            tr("Prompts"),
             sources,
             index=sources.index(like.source) if like and like.source in sources else 0,
-            format_func=lambda one: "Typed here" if one == TYPED else f"From {one}",
+            format_func=lambda one: tr("Typed here") if one == TYPED else tr("From {one}", one=one),
             key="arena-source",
             width=230,
-            help="A data set gives a row at random, up to its last question.",
+            help=tr("A data set gives a row at random, up to its last question."),
         )
         tag = st.text_input(
-            "Tag",
+            tr("Tag"),
             value=like.tag if like else "",
             key=f"arena-tag-{source}",
             placeholder="" if source == TYPED else str(source),
             max_chars=40,
             width=180,
-            help="What kind of prompt it is; the scoreboard can be looked at by tag.",
+            help=tr("What kind of prompt it is; the scoreboard can be looked at by tag."),
         )
         typed = ""
         if source == TYPED:
-            typed = st.text_input("Prompt", key="arena-prompt", placeholder="What both shall answer")
+            typed = st.text_input(tr("Prompt"), key="arena-prompt", placeholder=tr("What both shall answer"))
         lacks = _lacking(base, pool, source == TYPED and not typed.strip())
         st.button(
-            "Start a battle",
+            tr("Start a battle"),
             type="primary",
             icon=":material/swords:",
             key="arena-start",
@@ -142,10 +147,10 @@ def _prompt(base: str, pool: Sequence[str], chosen: Decoding, like: Battle | Non
 
 def _lacking(base: str, pool: Sequence[str], no_prompt: bool) -> str:
     if not base:
-        return "Choose a base model first."
+        return tr("Choose a base model first.")
     if len(pool) < 2:
-        return "Choose two contestants or more."
-    return "Type a prompt first." if no_prompt else ""
+        return tr("Choose two contestants or more.")
+    return tr("Type a prompt first.") if no_prompt else ""
 
 
 def _sets() -> dict[str, Entry]:
@@ -196,7 +201,7 @@ def drawn_prompt(source: str) -> list[dict[str, str]]:
         row = convert(pages.row(secrets.randbelow(max(1, pages.counted))).record, entry)
         if not isinstance(row, Dropped) and (asked := _asked(row)):
             return asked
-    raise ValueError(f"No prompt was found in {source}; choose another data set.")
+    raise ValueError(tr("No prompt was found in {source}; choose another data set.", source=source))
 
 
 def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -236,10 +241,10 @@ def _wait(battle: Battle) -> None:
         for place, name in zip(st.columns(2, gap="small"), SIDES, strict=True):
             with place, st.container(key=f"bubble-sealed-{name.lower()}", gap="xsmall"):
                 st.caption(f":material/lock: {name}")
-                st.caption(":material/hourglass_top: Both are shown once both are done …")
+                st.caption(tr(":material/hourglass_top: Both are shown once both are done …"))
     standing = serving.line(battle.base, battle.run, (), "battle", busy=True)
     st.button(
-        "Skip", icon=":material/skip_next:", key="skip", on_click=_skip, args=(battle,), **writes.locked()
+        tr("Skip"), icon=":material/skip_next:", key="skip", on_click=_skip, args=(battle,), **writes.locked()
     )
     while any(one.alive for one in alive):
         standing()
@@ -281,7 +286,7 @@ def _vote(battle: Battle) -> None:
                 args=(battle, said),
                 **writes.locked(),
             )
-    st.caption("Keys 1 to 4 vote, too. Who is who is told afterwards.", text_alignment="center")
+    st.caption(tr("Keys 1 to 4 vote, too. Who is who is told afterwards."), text_alignment="center")
 
 
 def _cast(battle: Battle, said: Said) -> None:
@@ -295,7 +300,12 @@ def _void(battle: Battle) -> None:
     """A battle that cannot be judged, and why; the reason may name a side, so it is told of both together."""
     lost = {render(message("answer.lost"))} if any(one.state in OPEN for one in battle.answers) else set()
     said = lost | {render(one.why) for one in battle.answers if one.state not in ("done", *OPEN) and one.why}
-    st.markdown(f":orange[:material/block: **This battle does not count.**] {safe(' '.join(sorted(said)))}")
+    st.markdown(
+        tr(
+            ":orange[:material/block: **This battle does not count.**] {sorted}",
+            sorted=safe(" ".join(sorted(said))),
+        )
+    )
     _onwards(battle)
 
 
@@ -304,7 +314,7 @@ def _told(battle: Battle) -> None:
     names = [serving.named(side.id, known) for side in (battle.left, battle.right)]
     sums = [answer.checksum for answer in battle.answers]
     _sides(battle, [" · ".join(filter(None, pair)) for pair in zip(names, sums, strict=True)], "lock_open")
-    st.markdown(f":material/how_to_vote: {_SAID[battle.said or 'tie']}")
+    st.markdown(f":material/how_to_vote: {tr(_SAID[battle.said or 'tie'])}")
     _onwards(battle)
 
 
@@ -312,17 +322,17 @@ def _onwards(battle: Battle) -> None:
     with st.container(horizontal=True, gap="small", key="onwards"):
         if battle.source:
             st.button(
-                "Next battle",
+                tr("Next battle"),
                 type="primary",
                 icon=":material/swords:",
                 key="next-battle",
                 shortcut="n",
                 on_click=_begin,
                 args=(battle.base, battle.pool, battle.source, "", battle.tag, battle.decoding),
-                **writes.locked(help="The same contestants, another row."),
+                **writes.locked(help=tr("The same contestants, another row.")),
             )
         st.button(
-            "Another setup" if battle.source else "Another battle",
+            tr("Another setup") if battle.source else tr("Another battle"),
             icon=":material/tune:" if battle.source else ":material/swords:",
             type="tertiary" if battle.source else "primary",
             key="another-setup",

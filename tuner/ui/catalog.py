@@ -12,7 +12,8 @@ from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError, nearest
 from tuner.data.catalog import catalog_folder, read_catalog
 from tuner.data.entries import Entry
-from tuner.ui import datasets, draft, picking, state
+from tuner.text.lookup import mark, tr
+from tuner.ui import datasets, draft, picking, state, theme
 from tuner.ui.offers import here
 from tuner.ui.picking import Column
 from tuner.ui.words import NONE, count, safe, size
@@ -32,13 +33,13 @@ def folder() -> str:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="catalog-folder"):
         key = f"folder:{now}"
         st.selectbox(
-            "Catalog folder",
+            tr("Catalog folder"),
             choices := _folders(now),
             index=choices.index(now),
             accept_new_options=True,
             key=key,
             on_change=lambda: turn_to(str(st.session_state[key] or OWN)),
-            help="The folder with dataset_info.json; type the path of another one.",
+            help=tr("The folder with dataset_info.json; type the path of another one."),
             width=320,
         )
         if where(now) != now:
@@ -67,15 +68,15 @@ def turn_to(folder: str, dataset: str = "") -> None:
 # --- the catalog ---------------------------------------------------------------------------------------------------
 
 COLUMNS = (
-    Column("Name", "link"),
-    Column("Kind"),
-    Column("Good for"),
-    Column("Size", "figure"),
-    Column("File"),
+    Column(mark("Name"), "link"),
+    Column(mark("Kind")),
+    Column(mark("Good for")),
+    Column(mark("Size"), "figure"),
+    Column(mark("File")),
 )
 SIZE = 10
 """Sets on a page of the catalog."""
-UNTOLD = ("Talks or text", "sft or pt")
+UNTOLD = (mark("Talks or text"), mark("sft or pt"))
 """What a set is and is good for that the catalog does not tell: its rows are read once it is opened."""
 
 
@@ -92,7 +93,14 @@ def table(entries: Mapping[str, Entry], chosen: str, folder: str) -> None:
     rows = {e.name: _row(e, e.name == chosen) for e in found[(number - 1) * SIZE : number * SIZE]}
     query = {key: state.asked(key) for key in ("folder", "q", "page") if state.asked(key)}
     picking.one(
-        "catalog", "Data sets", COLUMNS, rows, chosen, "dataset", lambda name: turn_to(folder, name), query
+        "catalog",
+        tr("Data sets"),
+        COLUMNS,
+        rows,
+        chosen,
+        "dataset",
+        lambda name: turn_to(folder, name),
+        query,
     )
     if len(entries) > SIZE:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -104,10 +112,10 @@ def table(entries: Mapping[str, Entry], chosen: str, folder: str) -> None:
 
 def _searched(entries: Mapping[str, Entry]) -> list[Entry]:
     text = st.text_input(
-        "Search",
+        tr("Search"),
         type="search",
         icon=":material/search:",
-        placeholder="name, kind, file",
+        placeholder=tr("name, kind, file"),
         key="q",
         live=True,
         bind="query-params",
@@ -123,26 +131,35 @@ def _told(entry: Entry) -> str:
 
 
 def _kind(entry: Entry) -> tuple[str, str]:
-    return (datasets.KINDS[entry.told_kind], usual_for(entry.told_kind)) if entry.told_kind else UNTOLD
+    return (
+        (tr(datasets.KINDS[entry.told_kind]), usual_for(entry.told_kind))
+        if entry.told_kind
+        else (tr(UNTOLD[0]), tr(UNTOLD[1]))
+    )
 
 
 def missing(entries: Mapping[str, Entry], name: str, folder: str) -> None:
     """What stands in a set's place where there is none of that name on this machine, and where there is one."""
     if name in entries:
-        why = "is in the catalog, and its files are not on this machine."
+        why = tr("is in the catalog, and its files are not on this machine.")
     else:
         like = nearest(name, entries)
-        why = f"is not in {where(folder)}." + (f" Did you mean {like}?" if like else "")
-    st.warning(f"The data set {safe(name)} {safe(why)} Choose one above.", icon=":material/search_off:")
+        why = tr("is not in {where}.", where=where(folder)) + (
+            tr(" Did you mean {like}?", like=like) if like else ""
+        )
+    st.warning(
+        tr("The data set {name} {why} Choose one above.", name=safe(name), why=safe(why)),
+        icon=":material/search_off:",
+    )
     for other in _folders(folder):
         with suppress(ConfigError):
             if other != folder and name in read_catalog(other):
-                label = f"Show {name} of {other}"
+                label = tr("Show {name} of {other}", name=name, other=other)
                 st.button(safe(label), icon=":material/folder:", on_click=turn_to, args=(other, name))
 
 
 def _row(entry: Entry, opened: bool) -> dict[str, str]:
-    kind, stage = (datasets.KINDS[entry.kind], usual_for(entry.kind)) if opened else _kind(entry)
+    kind, stage = (tr(datasets.KINDS[entry.kind]), usual_for(entry.kind)) if opened else _kind(entry)
     try:
         weight = size(sum(f.stat().st_size for f in entry.files()))
     except (ConfigError, OSError):
@@ -161,11 +178,13 @@ def elsewhere(entries: Mapping[str, Entry], local: Mapping[str, Entry]) -> None:
     rest = [e for e in entries.values() if e.name not in local]
     if not rest:
         return
-    with st.expander(f"{count(len(rest), 'more set')} in the catalog, not on this machine", type="compact"):
+    with st.expander(
+        tr("{sets} in the catalog, not on this machine", sets=count(len(rest), "more set")), type="compact"
+    ):
         st.caption(
-            "They are read from their hub when there is a network, or once their file lies in the folder."
+            tr("They are read from their hub when there is a network, or once their file lies in the folder.")
         )
-        st.dataframe(
-            [{"Name": e.name, "Kind": datasets.KINDS[e.kind], "Comes from": e.source} for e in rest],
+        theme.frame(
+            [{"Name": e.name, "Kind": tr(datasets.KINDS[e.kind]), "Comes from": e.source} for e in rest],
             hide_index=True,
         )

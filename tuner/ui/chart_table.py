@@ -7,102 +7,119 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tuner.config.kinds import KINDS, trains
+from tuner.text.lookup import mark, tr
 from tuner.ui import reward_charts
 from tuner.ui.chart import Chart, Line, Measured
 from tuner.ui.words import number
 
 LOSS = Chart(
     "loss",
-    "Loss",
+    mark("Loss"),
     (Line("loss", "train"), Line("eval_loss", "evaluation", "second")),
-    "What training makes small. It should fall fast at first and then level off. "
-    "When the evaluation's line turns up while train's goes down, the model learns by heart: stop there.",
+    mark(
+        "What training makes small. It should fall fast at first and then level off. "
+        "When the evaluation's line turns up while train's goes down, the model learns by heart: stop there."
+    ),
     log=True,
 )
 PREFERENCE_LOSS = Chart(
     "loss",
-    "Loss",
+    mark("Loss"),
     (Line("loss", "train"), Line("eval_loss", "evaluation", "second")),
-    "Starts at 0.693, a coin's toss between the two answers, and falls as the model learns to prefer the better one. "
-    "Near zero within a few steps means that the pairs are too easy or the learning rate is too high.",
+    mark(
+        "Starts at 0.693, a coin's toss between the two answers, and falls as the model learns to prefer the better one. "
+        "Near zero within a few steps means that the pairs are too easy or the learning rate is too high."
+    ),
     log=True,
 )
 REWARDS = Chart(
     "rewards",
-    "Rewards",
+    mark("Rewards"),
     (Line("rewards/chosen", "chosen", "good"), Line("rewards/rejected", "rejected", "bad")),
-    "How much likelier each answer has become than it was at the start, times beta. The better answer's line should end "
-    "above the other's. Both may fall: that is usual, as long as they part.",
+    mark(
+        "How much likelier each answer has become than it was at the start, times beta. The better answer's line should end "
+        "above the other's. Both may fall: that is usual, as long as they part."
+    ),
 )
 MARGIN = Chart(
     "margin",
-    "Reward margin",
-    (Line("rewards/margins", "chosen over rejected"),),
-    "The better answer's reward minus the other's. It should climb; a margin that explodes while the loss is near "
-    "zero means the model has gone too far: lower the learning rate or raise beta.",
+    mark("Reward margin"),
+    (Line("rewards/margins", mark("chosen over rejected")),),
+    mark(
+        "The better answer's reward minus the other's. It should climb; a margin that explodes while the loss is near "
+        "zero means the model has gone too far: lower the learning rate or raise beta."
+    ),
 )
 ACCURACY = Chart(
     "accuracy",
-    "Accuracy",
+    mark("Accuracy"),
     (Line("rewards/accuracies", "train"), Line("eval_rewards/accuracies", "evaluation", "second")),
-    "The share of pairs in which the better answer is also the likelier one. 50% is chance; 65 to 80% is what real "
-    "preferences give; 100% is learning by heart.",
+    mark(
+        "The share of pairs in which the better answer is also the likelier one. 50% is chance; 65 to 80% is what real "
+        "preferences give; 100% is learning by heart."
+    ),
     unit="%",
     scale=100,
     span=(0, 100),
 )
 TOKEN_ACCURACY = Chart(
     "accuracy",
-    "Token accuracy",
+    mark("Token accuracy"),
     (Line("mean_token_accuracy", "train"), Line("eval_mean_token_accuracy", "evaluation", "second")),
-    "The share of answer tokens that the model would have written itself.",
+    mark("The share of answer tokens that the model would have written itself."),
     unit="%",
     scale=100,
     span=(0, 100),
 )
 REWARD_ACCURACY = Chart(
     "accuracy",
-    "Accuracy",
+    mark("Accuracy"),
     (Line("accuracy", "train"), Line("eval_accuracy", "evaluation", "second")),
-    "The share of pairs in which the better answer gets the higher score. 50% is chance.",
+    mark("The share of pairs in which the better answer gets the higher score. 50% is chance."),
     unit="%",
     scale=100,
     span=(0, 100),
 )
 SCORES = Chart(
     "margin",
-    "Score margin",
-    (Line("margin", "chosen over rejected"),),
-    "The better answer's score minus the other's. It should climb above zero.",
+    mark("Score margin"),
+    (Line("margin", mark("chosen over rejected")),),
+    mark("The better answer's score minus the other's. It should climb above zero."),
 )
 KL = Chart(
     "kl",
-    "Distance from the start",
+    mark("Distance from the start"),
     (Line("kl", "KL"),),
-    "How far the answers have moved from the model you started with. Slow growth is learning; a jump is forgetting.",
+    mark(
+        "How far the answers have moved from the model you started with. Slow growth is learning; a jump is forgetting."
+    ),
     unit="nats",
 )
 RATE = Chart(
     "rate",
-    "Learning rate",
-    (Line("learning_rate", "learning rate"),),
-    "The size of the steps, as planned by the schedule: a climb during warm-up, then down to zero.",
+    mark("Learning rate"),
+    (Line("learning_rate", mark("learning rate")),),
+    mark("The size of the steps, as planned by the schedule: a climb during warm-up, then down to zero."),
     smoothed=False,
 )
 GRADIENT = Chart(
     "gradient",
-    "Gradient norm",
+    mark("Gradient norm"),
     (Line("grad_norm", "norm"),),
-    "How hard each step pulls. Steady is healthy; single spikes are cut by max_grad_norm; growth without end comes "
-    "before a divergence: lower the learning rate.",
+    mark(
+        "How hard each step pulls. Steady is healthy; single spikes are cut by max_grad_norm; growth without end comes "
+        "before a divergence: lower the learning rate."
+    ),
     log=True,
 )
 SCORE = Chart(
     "score",
-    "Score on held-out questions",
-    (Line("score", "score"), Line("score/correct", "right answers", "second")),
-    "The share of answers to questions it never trained on that have what the run is to teach. This is what you want to "
-    "see rise; the loss alone does not prove it.",
+    mark("Score on held-out questions"),
+    (Line("score", "score"), Line("score/correct", mark("right answers"), "second")),
+    mark(
+        "The share of answers to questions it never trained on that have what the run is to teach. This is what you want to "
+        "see rise; the loss alone does not prove it."
+    ),
     unit="%",
     scale=100,
     smoothed=False,
@@ -111,18 +128,22 @@ SCORE = Chart(
 )
 EXACT = replace(
     SCORE,
-    title="Exact match on held-out questions",
-    lines=(Line("score", "exact match"),),
-    help="The share of answers that are the expected one, letter for letter. Of free text hardly any is, however good: read "
-    "the samples instead.",
+    title=mark("Exact match on held-out questions"),
+    lines=(Line("score", mark("exact match")),),
+    help=mark(
+        "The share of answers that are the expected one, letter for letter. Of free text hardly any is, however good: read "
+        "the samples instead."
+    ),
 )
 """What the score is where the questions do not say how they are scored."""
 HELD_REWARD = replace(
     SCORE,
-    title="Reward on held-out prompts",
+    title=mark("Reward on held-out prompts"),
     lines=(Line("score", "reward"),),
-    help="What the likeliest answers to prompts that it never trained on are worth, at every save. This is what you want to see "
-    "rise with the reward above; if it stays behind, the run learns its prompts by heart.",
+    help=mark(
+        "What the likeliest answers to prompts that it never trained on are worth, at every save. This is what you want to see "
+        "rise with the reward above; if it stays behind, the run learns its prompts by heart."
+    ),
     unit="",
     scale=1.0,
     span=None,
@@ -130,34 +151,34 @@ HELD_REWARD = replace(
 """What the score is where rewards score the answers."""
 SPEED = Chart(
     "speed",
-    "Speed",
+    mark("Speed"),
     (Line("tokens_per_second", "speed"),),
-    "Tokens read each second. It rises and falls with the length of the rows.",
+    mark("Tokens read each second. It rises and falls with the length of the rows."),
     unit="tokens/s",
 )
 LOAD = Chart(
     "load",
-    "Processor load",
+    mark("Processor load"),
     (
         Line("system/cpu_utilization_percentage", "CPU"),
         Line("system/gpu_0_utilization_percentage", "GPU", "second"),
     ),
-    "How busy the machine is. A GPU well below 90% waits for data or for a larger batch.",
+    mark("How busy the machine is. A GPU well below 90% waits for data or for a larger batch."),
     unit="%",
     smoothed=False,
     span=(0, 100),
     axis="seconds",
 )
-_OF_THE_FIRST = Line("system/process_memory_usage_megabytes", "RAM, this run", "third")
+_OF_THE_FIRST = Line("system/process_memory_usage_megabytes", mark("RAM, this run"), "third")
 MEMORY = Chart(
     "memory",
-    "Memory",
+    mark("Memory"),
     (
-        Line("system/system_memory_usage_megabytes", "RAM, whole machine"),
+        Line("system/system_memory_usage_megabytes", mark("RAM, whole machine")),
         _OF_THE_FIRST,
         Line("system/gpu_0_memory_usage_megabytes", "GPU", "second"),
     ),
-    "Memory in use. Steady after the first steps; a slow climb is a leak.",
+    mark("Memory in use. Steady after the first steps; a slow climb is a leak."),
     unit="GiB",
     scale=1 / 1024,
     smoothed=False,
@@ -204,9 +225,12 @@ def _each_device(chart: Chart, measured: Iterable[str]) -> Chart:
                 before = sum("gpu_" in one.metric for one in lines)
                 lines.append(Line(name, f"GPU {place}", line.tone, before))
         if chart is MEMORY and name.startswith("system/rank_"):
-            lines.append(Line(name, f"RAM, process {place}", "third", place))
+            lines.append(Line(name, tr("RAM, process {place}", place=place), "third", place))
     if any("rank_" in line.metric for line in lines):
-        lines = [replace(one, label="RAM, process 0") if one == _OF_THE_FIRST else one for one in lines]
+        lines = [
+            replace(one, label=tr("RAM, process {place}", place=0)) if one == _OF_THE_FIRST else one
+            for one in lines
+        ]
     any_gpu = any("gpu_" in line.metric for line in lines)
     return replace(
         chart, lines=tuple(lines if any_gpu else [*lines, *alone])
@@ -223,7 +247,14 @@ def is_scored(measured: Iterable[str]) -> bool:
 
 def shown(charts: Sequence[Chart], measured: Measured, *, ended: bool) -> list[Chart]:
     """The charts to draw. While a run goes on each has its place from the start; in the end those without a point go."""
-    return [c for c in charts if _has_points(c, measured) or not (ended or c.optional)]
+    return [spoken(c) for c in charts if _has_points(c, measured) or not (ended or c.optional)]
+
+
+def spoken(chart: Chart) -> Chart:
+    """The chart with its words in the language of the moment."""
+    lines = tuple(replace(line, label=tr(line.label)) for line in chart.lines)
+    title, help, unit, axis = map(tr, (chart.title, chart.help, chart.unit, chart.axis))
+    return replace(chart, lines=lines, title=title, help=help, unit=unit, axis=axis)
 
 
 def _has_points(chart: Chart, measured: Measured) -> bool:
@@ -255,18 +286,16 @@ def score_chart(measured: Iterable[str]) -> Chart:
 def of_metric(metric: str, *, score: Chart = SCORE) -> Chart:
     """How one metric is shown by itself: as its chart in a run's page has it. `score` as `score_chart` says."""
     if metric == "score" and score is not SCORE:
-        return score
+        return spoken(score)
     if part := reward_charts.part_of(metric):
-        return part
+        return spoken(part)
     for chart in (*NAMED.values(), *_PLAIN):
         for line in chart.lines:
             if line.metric == metric:
-                lone = (
-                    chart.title
-                    if line is chart.lines[0] and line.tone == "first"
-                    else f"{chart.title}, {line.label}"
-                )
-                return replace(chart, key=metric.replace("/", "-"), title=lone, lines=(line,))
+                alone = spoken(replace(chart, key=metric.replace("/", "-"), lines=(line,)))
+                if line is chart.lines[0] and line.tone == "first":
+                    return alone
+                return replace(alone, title=f"{alone.title}, {alone.lines[0].label}")
     words = metric.removeprefix("system/").replace("/", " ").replace("_", " ")
     axis = "seconds" if metric.startswith("system/") else "step"
-    return Chart(metric.replace("/", "-"), words.capitalize(), (Line(metric, words),), "", axis=axis)
+    return spoken(Chart(metric.replace("/", "-"), words.capitalize(), (Line(metric, words),), "", axis=axis))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from streamlit.components.v1 import declare_component
 
 from tuner.runs.curve import Series, thinned
+from tuner.text.lookup import tr
 from tuner.ui.chart import Chart, Line, Measured, Tone
 from tuner.ui.theme import DASHES, PALETTES, Palette, dark
 from tuner.ui.words import number
@@ -111,7 +112,7 @@ def _wait(drawn: go.Figure, colours: Palette) -> None:
     drawn.update_xaxes(visible=False)
     drawn.update_yaxes(visible=False)
     said = {
-        "text": "waits for its first point",
+        "text": tr("waits for its first point"),
         "showarrow": False,
         "font": {"size": 12, "color": colours.quiet},
     }
@@ -144,9 +145,9 @@ def overlay(
 def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
     """How many rows have each length in tokens, and where the cutoff falls; what lies beyond it has the other colour."""
     colours = PALETTES["light"]
-    drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", axis="tokens"), False))
+    drawn = go.Figure(layout=_layout(colours, Chart("lengths", "", (), "", axis=tr("tokens")), False))
     fill = [colours.bad if edge >= cutoff else colours.good for edge in edges[:-1]]
-    ranges = [f"{a:.0f} to {b:.0f}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    ranges = [tr("{a:.0f} to {b:.0f}", a=a, b=b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
     drawn.add_trace(
         go.Bar(
             x=(edges[:-1] + edges[1:]) / 2,
@@ -154,7 +155,7 @@ def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
             width=np.diff(edges) * 0.92,
             marker={"color": fill, "line": {"width": 0}},
             customdata=ranges,
-            hovertemplate="%{customdata} tokens: %{y:,} rows<extra></extra>",
+            hovertemplate=tr("%{customdata} tokens: %{y:,} rows") + "<extra></extra>",
         )
     )
     if cutoff <= float(edges[-1]) * 1.3:
@@ -218,15 +219,24 @@ def show(one: Picture) -> None:
 def in_words(title: str, curves: Mapping[str, Series], scale: float = 1.0) -> str:
     """A chart for who cannot see it: of each named line the ends and the extremes, by step."""
     told = [_line_in_words(name, *curve, scale) for name, curve in curves.items() if len(curve[0])]
-    return f"{title}: {'; '.join(told) or 'no point yet'}."
+    return f"{title}: {'; '.join(told) or tr('no point yet')}."
 
 
 def _line_in_words(name: str, steps: NDArray[Any], values: Floats, scale: float) -> str:
     finite = values[np.isfinite(values)] * scale
     if not len(finite):
-        return f"{name} is not a number"
-    ends = f"{name} {number(finite[0])} at {steps[0]:,}, {number(finite[-1])} at {steps[-1]:,}"
-    return f"{ends}, lowest {number(finite.min())}, highest {number(finite.max())}"
+        return tr("{name} is not a number", name=name)
+    ends = tr(
+        "{name} {first} at {began:,}, {last} at {ended:,}",
+        name=name,
+        first=number(finite[0]),
+        began=steps[0],
+        last=number(finite[-1]),
+        ended=steps[-1],
+    )
+    return tr(
+        "{ends}, lowest {min}, highest {max}", ends=ends, min=number(finite.min()), max=number(finite.max())
+    )
 
 
 def _add(

@@ -11,16 +11,17 @@ import streamlit as st
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
 from tuner.data.pages import Row
+from tuner.text.lookup import mark, tr
 from tuner.ui.words import count, safe
 
 LONGEST = 2000
 """Characters of a turn that are shown; the raw record has the rest."""
 RAW_LONGEST = 100_000
 _ROLES = {
-    "system": ("System", ":material/settings:"),
-    "user": ("User", ":material/person:"),
-    "assistant": ("Assistant", ":material/smart_toy:"),
-    "tool": ("Tool", ":material/build:"),
+    "system": (mark("System"), ":material/settings:"),
+    "user": (mark("User"), ":material/person:"),
+    "assistant": (mark("Assistant"), ":material/smart_toy:"),
+    "tool": (mark("Tool"), ":material/build:"),
 }
 
 
@@ -28,14 +29,16 @@ def row(found: Row, entry: Entry) -> None:
     """One row of a data set, or why it cannot be used."""
     with st.container(border=True, key=f"card-row-{found.number}", gap="small"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(f"**Row {count(found.number)}**", width="content")
-            st.caption(f"line {count(found.line)} of {safe(found.file)}", width="content")
+            st.markdown(tr("**Row {number}**", number=count(found.number)), width="content")
+            st.caption(
+                tr("line {line} of {file}", line=count(found.line), file=safe(found.file)), width="content"
+            )
             st.space("stretch")
-            with st.popover("Raw", icon=":material/data_object:", type="tertiary"):
+            with st.popover(tr("Raw"), icon=":material/data_object:", type="tertiary"):
                 st.code(_raw(found.record), language="json", wrap_lines=True)
         normal = convert(found.record, entry)
         if isinstance(normal, Dropped):
-            st.markdown(f":orange[:material/block: **Not used: {safe(normal.reason)}**]")
+            st.markdown(tr(":orange[:material/block: **Not used: {reason}**]", reason=safe(normal.reason)))
             st.text(normal.detail[:LONGEST])
             return
         told(normal, str(found.number))
@@ -45,35 +48,43 @@ def _raw(record: Any) -> str:
     if not isinstance(record, Mapping):
         return str(getattr(record, "excerpt", record))
     text = json.dumps(record, ensure_ascii=False, indent=2, default=str)
-    return text if len(text) <= RAW_LONGEST else f"{text[:RAW_LONGEST]}\n… {len(text):,} characters in all"
+    return (
+        text
+        if len(text) <= RAW_LONGEST
+        else tr("{text}\n… {number:,} characters in all", text=text[:RAW_LONGEST], number=len(text))
+    )
 
 
 def told(row: Mapping[str, Any], key: str) -> None:
     """A row in its normal form: a talk, a pair of answers, an answer with its thumb, or plain text."""
     if "text" in row:
-        _bubble("assistant", {"content": row["text"]}, f"{key}-text", name="Text")
+        _bubble("assistant", {"content": row["text"]}, f"{key}-text", name=tr("Text"))
         return
     if row.get("tools"):
-        with st.popover("Tools", icon=":material/build:", type="tertiary"):
+        with st.popover(tr("Tools"), icon=":material/build:", type="tertiary"):
             st.code(_tools(row["tools"]), language="json", wrap_lines=True)
     turns(row["messages"], key)
     if "chosen" in row:
         left, right = st.columns(2, gap="small")
         with left:
             _bubble(
-                "chosen", row["chosen"], f"{key}-chosen", name="Chosen, the better answer", icon="thumb_up"
+                "chosen",
+                row["chosen"],
+                f"{key}-chosen",
+                name=tr("Chosen, the better answer"),
+                icon="thumb_up",
             )
         with right:
             _bubble(
                 "rejected",
                 row["rejected"],
                 f"{key}-rejected",
-                name="Rejected, the worse answer",
+                name=tr("Rejected, the worse answer"),
                 icon="thumb_down",
             )
     if "completion" in row:
         good = bool(row.get("label"))
-        name, icon = ("Thumbs up", "thumb_up") if good else ("Thumbs down", "thumb_down")
+        name, icon = (tr("Thumbs up"), "thumb_up") if good else (tr("Thumbs down"), "thumb_down")
         _bubble("chosen" if good else "rejected", row["completion"], f"{key}-answer", name=name, icon=icon)
 
 
@@ -102,7 +113,9 @@ def _bubble(
         st.caption(f":material/{icon}: {name or known}" if icon else f"{mark} {name or known}")
         text = str(message.get("content") or "")
         st.text(
-            text if len(text) <= longest else f"{text[:longest]} … {len(text) - longest:,} more characters"
+            text
+            if len(text) <= longest
+            else tr("{text} … {number:,} more characters", text=text[:longest], number=len(text) - longest)
         )
         if calls := message.get("tool_calls"):
             st.code(_tools(calls), language="json", wrap_lines=True)

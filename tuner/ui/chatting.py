@@ -23,6 +23,7 @@ from tuner.chats.talk import MOST_COLUMNS, OPEN, Answer, Decoding, Talk
 from tuner.config.knobs import ConfigError
 from tuner.data import templates
 from tuner.jobs.serving import same_base
+from tuner.text.lookup import tr
 from tuner.text.message import message
 from tuner.tracking.votes import BASE
 from tuner.ui import decoding, login, serving, state, talk_view, theme, writes
@@ -125,20 +126,20 @@ def turned(talk: Talk, new: Callable[[Talk], Talk]) -> None:
 def head(talk: Talk) -> None:
     """The page's title, with what can be done with talks as a whole."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="chat-head"):
-        theme.head("Chat", "Talk with a base model and its adapters, side by side if you like.")
+        theme.head(tr("Chat"), tr("Talk with a base model and its adapters, side by side if you like."))
         st.space("stretch")
         _earlier(talk)
         if talk.turns:
             st.download_button(
-                "Export",
+                tr("Export"),
                 lambda: json.dumps(talks.exported(talk), ensure_ascii=False, indent=2),
                 f"chat-{talk.id[:8]}.json",
                 "application/json",
                 icon=":material/download:",
                 on_click="ignore",
-                help="The open branch as messages, and the whole tree of turns, as JSON.",
+                help=tr("The open branch as messages, and the whole tree of turns, as JSON."),
             )
-        st.button("New chat", icon=":material/add_comment:", on_click=_anew, args=(talk,), key="new-chat")
+        st.button(tr("New chat"), icon=":material/add_comment:", on_click=_anew, args=(talk,), key="new-chat")
 
 
 def _anew(talk: Talk) -> None:
@@ -149,10 +150,10 @@ def _anew(talk: Talk) -> None:
 
 
 def _earlier(talk: Talk) -> None:
-    with st.popover("Chats", icon=":material/history:", key="chats"):
+    with st.popover(tr("Chats"), icon=":material/history:", key="chats"):
         found = talks.titles(kept.newest(login.person().name))
         if not found:
-            st.caption("None yet. Each chat is kept on this machine, under its own address.")
+            st.caption(tr("None yet. Each chat is kept on this machine, under its own address."))
         for id, title in found.items():
             st.button(
                 safe(title[:60]) or "…",
@@ -165,7 +166,7 @@ def _earlier(talk: Talk) -> None:
             )
         if talk.turns:
             st.button(
-                "Delete this chat",
+                tr("Delete this chat"),
                 icon=":material/delete:",
                 type="tertiary",
                 key=f"delete-{talk.id}",
@@ -192,19 +193,19 @@ def settings(talk: Talk) -> None:
     options = list(dict.fromkeys([BASE, *known, *talk.columns]))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="chat-settings"):
         st.selectbox(
-            "Base model",
+            tr("Base model"),
             bases,
             index=bases.index(talk.base) if talk.base in bases else None,
             accept_new_options=True,
-            placeholder="A folder or a hub name",
+            placeholder=tr("A folder or a hub name"),
             key=f"base-{talk.id}",
             on_change=_take_base,
             args=(talk,),
             width=230,
-            **writes.locked(help="The model that is loaded."),
+            **writes.locked(help=tr("The model that is loaded.")),
         )
         st.multiselect(
-            "Who answers",
+            tr("Who answers"),
             options,
             default=list(talk.columns),
             format_func=lambda column: serving.named(column, known),
@@ -212,9 +213,9 @@ def settings(talk: Talk) -> None:
             key=f"columns-{talk.id}-{talk.base}",
             on_change=_take_columns,
             args=(talk,),
-            placeholder="Choose one to four",
+            placeholder=tr("Choose one to four"),
             **writes.locked(
-                help="Each answers for itself, with the same seed. Two or more stand side by side."
+                help=tr("Each answers for itself, with the same seed. Two or more stand side by side.")
             ),
         )
         decoding.popover(talk.decoding, f"chat-{talk.id}", partial(_take_decoding, talk))
@@ -223,10 +224,14 @@ def settings(talk: Talk) -> None:
 
 def _system(talk: Talk) -> None:
     icon = ":material/check:" if talk.system or talk.tools or talk.template else ":material/settings:"
-    with st.popover("System prompt", icon=icon, key=f"system-of-{talk.id}"):
+    with st.popover(tr("System prompt"), icon=icon, key=f"system-of-{talk.id}"):
         for name, label, help in (
-            ("system", "System prompt", "What every model reads before the first message."),
-            ("tools", "Tools", "A JSON list of functions that models may call, as OpenAI's API takes it."),
+            ("system", tr("System prompt"), tr("What every model reads before the first message.")),
+            (
+                "tools",
+                tr("Tools"),
+                tr("A JSON list of functions that models may call, as OpenAI's API takes it."),
+            ),
         ):
             st.text_area(
                 label,
@@ -240,16 +245,18 @@ def _system(talk: Talk) -> None:
             )
         names = ["", *templates.names()]
         st.selectbox(
-            "Chat template",
+            tr("Chat template"),
             names,
             index=names.index(talk.template) if talk.template in names else 0,
-            format_func=lambda name: name or "Each model's own",
+            format_func=lambda name: name or tr("Each model's own"),
             key=f"template-{talk.id}",
             width=420,
             on_change=_take_template,
             args=(talk,),
             **writes.locked(
-                help="How a chat is written for the model. A model answers best in the words it was taught in."
+                help=tr(
+                    "How a chat is written for the model. A model answers best in the words it was taught in."
+                )
             ),
         )
         try:
@@ -301,22 +308,22 @@ def busy(talk: Talk) -> bool:
 
 def compose(talk: Talk) -> None:
     """The field for the next message, which waits while answers are written."""
-    why = "" if talk.columns and talk.base else "Choose a base model and who answers, above."
+    why = "" if talk.columns and talk.base else tr("Choose a base model and who answers, above.")
     last = talks.path(talk)[-1:]
     called = any(
         answer is not None and answer.calls for turn in last for answer in map(turn.answer, talk.columns)
     )
     if called and not busy(talk):
         st.segmented_control(
-            "Your next message is",
+            tr("Your next message is"),
             ["user", "tool"],
             default="user",
-            format_func={"user": "from you", "tool": "the tool's result"}.__getitem__,
+            format_func={"user": tr("from you"), "tool": tr("the tool's result")}.__getitem__,
             required=True,
             key=f"speaks-{talk.id}",
         )
     st.chat_input(
-        why or "Write a message",
+        why or tr("Write a message"),
         key=f"say-{talk.id}",
         disabled=bool(why) or busy(talk) or not writes.may(),
         on_submit=_say,
@@ -375,7 +382,7 @@ def add(talk: Talk, turn_id: str, column: str) -> None:
         said = error.problems[0].sentence if isinstance(error, ConfigError) else error
         st.toast(safe(said), icon=":material/error:")
         return
-    st.toast(f"Added to {safe(made.name)}; Datasets shows it.", icon=":material/check:")
+    st.toast(tr("Added to {name}; Datasets shows it.", name=safe(made.name)), icon=":material/check:")
 
 
 # --- what is shown -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import streamlit as st
 
 from tuner.config.kinds import KINDS
 from tuner.runs.curve import Series
+from tuner.text.lookup import tr
 from tuner.tracking.rows import Brief, RunRow
 from tuner.tracking.runs import get_row, newest
 from tuner.ui import chart_table, state
@@ -45,12 +46,12 @@ def pick() -> list[RunRow]:
     kept = st.session_state.get(_LABELS, {}) if _FIELD in st.session_state else {}
     told_as = st.session_state[_LABELS] = labels(list(known.values()), kept)
     told = st.multiselect(
-        "Runs",
+        tr("Runs"),
         list(known),
         default=chosen,
         format_func=told_as.__getitem__,
         max_selections=MOST,
-        placeholder="Choose two to six runs",
+        placeholder=tr("Choose two to six runs"),
         key=_FIELD,
     )
     told = [run_id for run_id in told if run_id in known]
@@ -79,12 +80,12 @@ def baseline(names: Mapping[str, str]) -> str:
     asked = state.asked("baseline")
     with st.container(horizontal=True, key="baseline"):
         told = st.segmented_control(
-            "Baseline",
+            tr("Baseline"),
             ids,
             default=asked if asked in ids else ids[0],
             format_func=lambda i: names[i],
             required=True,
-            help="The run that the others are held against.",
+            help=tr("The run that the others are held against."),
         )
     chosen = str(told or ids[0])
     state.tell(baseline=chosen if chosen != ids[0] else None)
@@ -98,7 +99,7 @@ def metrics(found: Sequence[str]) -> list[str]:
     score = chart_table.score_chart(found)
     titles = distinct({m: chart_table.of_metric(m, score=score).title for m in found}, least=250)
     told = st.multiselect(
-        "Metrics",
+        tr("Metrics"),
         found,
         default=asked or first,
         key="compare-metrics",

@@ -19,6 +19,7 @@ from tuner.data.prepare import report_of
 from tuner.data.report import Finding, Report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
+from tuner.text.lookup import mark, tr
 from tuner.text.message import Message
 from tuner.ui import charts, chat, draft, theme, tokens_view
 from tuner.ui.offers import offer
@@ -28,7 +29,12 @@ SIZE = 5
 """Rows on a page of the preview."""
 SAMPLE = 20_000
 """Rows that the report of a larger set is made from."""
-KINDS = {"text": "Plain text", "chat": "Talks", "pairs": "Pairs", "labelled": "Thumbs"}
+KINDS = {
+    "text": mark("Plain text"),
+    "chat": mark("Talks"),
+    "pairs": mark("Pairs"),
+    "labelled": mark("Thumbs"),
+}
 
 
 @st.cache_resource(show_spinner=False, max_entries=48)
@@ -59,13 +65,13 @@ def preview(entry: Entry) -> None:
             st.caption(count(total, "row"), width="content") if total is not None else _counting(entry)
             st.space("stretch")
             st.number_input(
-                "Go to row",
+                tr("Go to row"),
                 min_value=0,
                 max_value=max(0, known.counted - 1),
                 step=1,
                 key=f"goto-{entry.name}",
                 value=None,
-                placeholder="Go to row",
+                placeholder=tr("Go to row"),
                 label_visibility="collapsed",
                 width=150,
                 on_change=_go_to,
@@ -83,7 +89,7 @@ def _counting(entry: Entry) -> None:
     known = pages_of(entry)
     if known.rows is not None:
         st.rerun()
-    st.caption(f"{count(known.counted, 'row')} so far", width="content")
+    st.caption(tr("{rows} so far", rows=count(known.counted, "row")), width="content")
 
 
 def _go_to(name: str) -> None:
@@ -105,30 +111,30 @@ def settings(entry: Entry) -> Config | None:
         models.insert(0, str(own))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         model = st.selectbox(
-            "Model",
+            tr("Model"),
             models,
             index=models.index(str(own)) if own in models else (0 if models else None),
             accept_new_options=True,
-            placeholder="A folder with a tokenizer",
+            placeholder=tr("A folder with a tokenizer"),
             key="look-model",
             width=240,
-            help="Whose tokenizer and template are used. Only its small files are read.",
+            help=tr("Whose tokenizer and template are used. Only its small files are read."),
         )
         stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
         usual = usual_for(entry.kind)
         first = stages.index(usual) if usual in stages else 0
-        stage = st.selectbox("Stage", stages, index=first, key=f"look-stage-{entry.kind}", width=110)
+        stage = st.selectbox(tr("Stage"), stages, index=first, key=f"look-stage-{entry.kind}", width=110)
         cutoff = st.number_input(
-            "Cutoff length",
+            tr("Cutoff length"),
             min_value=4,
             value=int(values.get("cutoff_len") or KNOBS["cutoff_len"].default),
             step=64,
             key="look-cutoff",
             width=170,
-            help="The longest example, in tokens.",
+            help=tr("The longest example, in tokens."),
         )
     if not model or not stage:
-        st.caption("Choose a model; its tokenizer decides what a token is.")
+        st.caption(tr("Choose a model; its tokenizer decides what a token is."))
         return None
     base = {n: v for n, v in values.items() if n in KNOBS and n not in ("dataset", "eval_dataset")}
     base |= {
@@ -156,7 +162,7 @@ def sees(entry: Entry, config: Config) -> None:
     try:
         known = pages_of(entry)
         number = st.number_input(
-            "Row",
+            tr("Row"),
             min_value=0,
             max_value=max(0, known.counted - 1),
             step=1,
@@ -169,7 +175,7 @@ def sees(entry: Entry, config: Config) -> None:
         st.error(safe(error), icon=":material/error:")
         return
     if shown.dropped:
-        st.markdown(f":orange[:material/block: **Not used: {safe(shown.dropped)}**]")
+        st.markdown(tr(":orange[:material/block: **Not used: {dropped}**]", dropped=safe(tr(shown.dropped))))
         st.text(shown.detail)
         return
     _legend(shown)
@@ -179,16 +185,25 @@ def sees(entry: Entry, config: Config) -> None:
         with place, theme.card(f"sees-{side}", gap="xsmall"):
             trained = sum(t.trained for t in tokens)
             st.markdown(
-                f"**{side.capitalize()}** :gray[{count(len(tokens), 'token')}, {count(trained)} trained on]"
+                tr(
+                    "**{side}** :gray[{tokens}, {trained} trained on]",
+                    side=side.capitalize(),
+                    tokens=count(len(tokens), "token"),
+                    trained=count(trained),
+                )
             )
             tokens_view.draw(tokens, f"{entry.name}-{side}")
 
 
 def _legend(shown: Shown) -> None:
-    cut = f" It was cut: {count(shown.length, 'token')} before." if shown.cut else ""
+    cut = tr(" It was cut: {tokens} before.", tokens=count(shown.length, "token")) if shown.cut else ""
     st.caption(
-        f"Written with the template **{safe(shown.template)}**. Underlined and tinted: the model learns to write it. "
-        f"Pale: it only reads it. Framed: special tokens.{cut}"
+        tr(
+            "Written with the template **{template}**. Underlined and tinted: the model learns to write it. "
+            "Pale: it only reads it. Framed: special tokens.{cut}",
+            template=safe(shown.template),
+            cut=cut,
+        )
     )
 
 
@@ -200,9 +215,9 @@ def reported(entry: Entry, config: Config) -> None:
     spread = _spread(entry)
     key = f"report-{entry.name}-{config.stage}-{config.cutoff_len}-{config.model_name_or_path}-{spread}"
     if key not in st.session_state and st.button(
-        "Make the report", type="primary", icon=":material/fact_check:"
+        tr("Make the report"), type="primary", icon=":material/fact_check:"
     ):
-        bar = st.progress(0.0, text="Reading")
+        bar = st.progress(0.0, text=tr("Reading"))
         try:
             tokenizer = _tokenizer(str(config.model_name_or_path))
 
@@ -220,8 +235,12 @@ def reported(entry: Entry, config: Config) -> None:
         _report(cast(Report, st.session_state[key]))
     else:
         st.caption(
-            f"Reads {f'{count(spread)} rows, evenly from the whole set,' if spread else 'every row'} the way training "
-            "will: what is kept, what is cut, what is thrown away and why."
+            tr(
+                "Reads {tr} the way training will: what is kept, what is cut, what is thrown away and why.",
+                tr=tr("{spread} rows, evenly from the whole set,", spread=count(spread))
+                if spread
+                else tr("every row"),
+            )
         )
 
 
@@ -233,13 +252,15 @@ def _spread(entry: Entry) -> int:
         return 0
     if rows is not None and rows <= SAMPLE:
         return 0
-    said = "It has so many rows that a sample is read; all of them take a minute for each million."
-    return 0 if st.checkbox("Read every row", key=f"every-{entry.name}", help=said) else SAMPLE
+    said = tr("It has so many rows that a sample is read; all of them take a minute for each million.")
+    return 0 if st.checkbox(tr("Read every row"), key=f"every-{entry.name}", help=said) else SAMPLE
 
 
 def _report(found: Report) -> None:
     figures: dict[str, str] = {
-        "Rows read": f"{count(found.read)} of {count(found.there)}" if found.sampled else count(found.read),
+        "Rows read": tr("{read} of {there}", read=count(found.read), there=count(found.there))
+        if found.sampled
+        else count(found.read),
         "Kept": count(found.kept),
         "Thrown away": count(found.read - found.kept),
         "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
@@ -253,20 +274,22 @@ def _report(found: Report) -> None:
     }
     with st.grid("auto", min_column_width=125, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, figure)
+            grid.metric(tr(name), figure)
     if found.sampled:
         st.info(safe(found.notes[-1]), icon=":material/filter_alt:")
     if found.histogram:
         with theme.card("lengths", gap="xsmall"):
-            words = {"p50": "half have up to", "p95": "95% up to", "max": "the longest"}
+            words = {"p50": tr("half have up to"), "p95": tr("95% up to"), "max": tr("the longest")}
             said = ", ".join(f"{w} {number(found.tokens[n])}" for n, w in words.items() if n in found.tokens)
-            st.markdown(f"**Length of examples** :gray[{said} tokens; the dashed line is the cutoff]")
+            st.markdown(
+                tr("**Length of examples** :gray[{said} tokens; the dashed line is the cutoff]", said=said)
+            )
             drawn = charts.lengths(
                 np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
             )
-            charts.draw(drawn, "lengths", f"Lengths of examples in tokens: {said}.")
-    _findings("Thrown away, and why", found.dropped)
-    _findings("Kept, and worth a look", found.findings)
+            charts.draw(drawn, "lengths", tr("Lengths of examples in tokens: {said}.", said=said))
+    _findings(tr("Thrown away, and why"), found.dropped)
+    _findings(tr("Kept, and worth a look"), found.findings)
     for note in found.notes[:-1] if found.sampled else found.notes:
         st.caption(f":material/info: {safe(note)}")
 
@@ -277,19 +300,19 @@ def _findings(title: str, found: Mapping[str, Finding]) -> None:
     st.markdown(f"**{title}**")
     rows: list[dict[str, Any]] = [
         {
-            "What": what,
+            "What": tr(what),
             "Rows": count(finding.count),
             "For example": _places(finding),
             "Detail": str(finding.examples[0]["detail"]) if finding.examples else "",
         }
         for what, finding in sorted(found.items(), key=lambda item: -item[1].count)
     ]
-    st.dataframe(rows, hide_index=True, column_config={"Detail": {"width": "large"}})
+    theme.frame(rows, hide_index=True, column_config={"Detail": {"width": "large"}})
 
 
 def _places(finding: Finding) -> str:
     """The first few lines of a finding; the file's name only where there are several files."""
     found = finding.examples[:3]
     if len({e["file"] for e in finding.examples}) > 1:
-        return "; ".join(f"{e['file']} line {e['line']}" for e in found)
+        return "; ".join(tr("{file} line {line}", file=e["file"], line=e["line"]) for e in found)
     return ", ".join(f"{'line ' if place == 0 else ''}{e['line']}" for place, e in enumerate(found))

@@ -9,24 +9,25 @@ from typing import Any
 import streamlit as st
 
 from tuner.chats.talk import PRESETS, Decoding, preset_of
+from tuner.text.lookup import mark, tr
 from tuner.ui import writes
 
-LABELS = {"greedy": "Greedy", "balanced": "Balanced", "creative": "Creative"}
+LABELS = {"greedy": mark("Greedy"), "balanced": mark("Balanced"), "creative": mark("Creative")}
 _KNOBS: dict[str, tuple[str, float, float, float, str]] = {
     "temperature": (
-        "Temperature", 0.0, 2.0, 0.1,
-        "0 takes the likeliest token each time. Higher: more surprising, less reliable.",
+        mark("Temperature"), 0.0, 2.0, 0.1,
+        mark("0 takes the likeliest token each time. Higher: more surprising, less reliable."),
     ),
     "top_p": (
-        "Top p", 0.05, 1.0, 0.05,
-        "Only the likeliest tokens that together have this share of the chance. 1 keeps all.",
+        mark("Top p"), 0.05, 1.0, 0.05,
+        mark("Only the likeliest tokens that together have this share of the chance. 1 keeps all."),
     ),
-    "top_k": ("Top k", 0, 200, 10, "Only so many of the likeliest tokens. 0 keeps all."),
+    "top_k": (mark("Top k"), 0, 200, 10, mark("Only so many of the likeliest tokens. 0 keeps all.")),
     "repetition_penalty": (
-        "Repetition penalty", 0.5, 2.0, 0.05,
-        "Above 1, tokens that stand in the text already are less likely. 1 changes nothing.",
+        mark("Repetition penalty"), 0.5, 2.0, 0.05,
+        mark("Above 1, tokens that stand in the text already are less likely. 1 changes nothing."),
     ),
-    "max_tokens": ("Longest answer", 1, 32768, 64, "In tokens. What does not fit the model's context is cut."),
+    "max_tokens": (mark("Longest answer"), 1, 32768, 64, mark("In tokens. What does not fit the model's context is cut.")),
 }  # fmt: skip
 Changed = Callable[[Decoding], None]
 
@@ -36,11 +37,13 @@ def popover(now: Decoding, key: str, changed: Changed) -> None:
     known = preset_of(now)
     for name, value in {**asdict(now), "preset": known or None}.items():
         st.session_state[f"{key}-{name}"] = value  # as it lies on disk, whoever changed it
-    with st.popover(LABELS.get(known, "Own decoding"), icon=":material/tune:", key=f"{key}-decoding"):
+    with st.popover(
+        tr(LABELS.get(known, mark("Own decoding"))), icon=":material/tune:", key=f"{key}-decoding"
+    ):
         st.segmented_control(
-            "Preset",
+            tr("Preset"),
             list(PRESETS),
-            format_func=LABELS.__getitem__,
+            format_func=lambda name: tr(LABELS[name]),
             key=f"{key}-preset",
             on_change=_preset,
             args=(now, key, changed),
@@ -49,25 +52,27 @@ def popover(now: Decoding, key: str, changed: Changed) -> None:
         for name, (label, least, most, step, help) in _KNOBS.items():
             whole = isinstance(step, int)
             st.number_input(
-                label,
+                tr(label),
                 min_value=int(least) if whole else float(least),
                 max_value=int(most) if whole else float(most),
                 step=step,
                 key=f"{key}-{name}",
                 on_change=_knob,
                 args=(now, name, key, changed),
-                **writes.locked(help=f"`{name}`  {help}"),
+                **writes.locked(help=f"`{name}`  {tr(help)}"),
             )
         st.number_input(
-            "Seed",
+            tr("Seed"),
             min_value=0,
             max_value=2**31 - 1,
             value=None,
-            placeholder="another one each time",
+            placeholder=tr("another one each time"),
             key=f"{key}-seed",
             on_change=_knob,
             args=(now, "seed", key, changed),
-            **writes.locked(help="`seed`  All columns answer with the same one. Set: the same answer again."),
+            **writes.locked(
+                help=tr("`seed`  All columns answer with the same one. Set: the same answer again.")
+            ),
         )
 
 

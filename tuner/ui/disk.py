@@ -7,14 +7,15 @@ import streamlit as st
 from tuner.jobs import cleaning, room
 from tuner.jobs.cleaning import Plan
 from tuner.runs import files
+from tuner.text.lookup import mark, tr
 from tuner.tracking.store import TrackerError
-from tuner.ui import writes
+from tuner.ui import theme, writes
 from tuner.ui.words import count, safe, size
 
 CHOICES: dict[str, tuple[frozenset[str] | None, bool]] = {
-    "Checkpoints of ended runs but the best and the last": (frozenset(cleaning.KEEPS), False),
-    "All checkpoints of ended runs": (frozenset(), False),
-    "Caches, which are computed again when they are needed": (None, True),
+    mark("Checkpoints of ended runs but the best and the last"): (frozenset(cleaning.KEEPS), False),
+    mark("All checkpoints of ended runs"): (frozenset(), False),
+    mark("Caches, which are computed again when they are needed"): (None, True),
 }
 """What can be removed: the checkpoints that are kept, and whether caches go."""
 _GONE = "disk-gone"
@@ -26,18 +27,20 @@ def panel() -> None:
         st.success(said, icon=":material/check:")
     kinds = _kinds()
     with st.grid("auto", min_column_width=150, gap="small") as grid:
-        grid.metric("In all", size(sum(kinds.values())), help="What lies in the studio's own folders.")
-        grid.metric("Free", size(files.free()))
+        grid.metric(
+            tr("In all"), size(sum(kinds.values())), help=tr("What lies in the studio's own folders.")
+        )
+        grid.metric(tr("Free"), size(files.free()))
         for what, taken in kinds.items():
             if taken:
-                grid.metric(what.capitalize(), size(taken))
-    st.caption("A run's own figure is in the list below. Registered adapters are never removed here.")
-    choice = st.radio("Make room", CHOICES, index=None, key="disk-choice")
+                grid.metric(tr(what).capitalize(), size(taken))
+    st.caption(tr("A run's own figure is in the list below. Registered adapters are never removed here."))
+    choice = st.radio(tr("Make room"), CHOICES, index=None, format_func=tr, key="disk-choice")
     if choice:
         _preview(*CHOICES[choice])
 
 
-@st.cache_data(ttl=20, show_spinner="Adding up what is there")
+@st.cache_data(ttl=20, show_spinner=False)
 def _kinds() -> dict[str, int]:
     return room.of_studio(room.of_runs())
 
@@ -46,14 +49,14 @@ def _preview(keep: frozenset[str] | None, caches: bool) -> None:
     try:
         plan = cleaning.plan(keep, caches)
     except TrackerError as error:
-        st.warning(f"Nothing can be removed now. {safe(error)}", icon=":material/cloud_off:")
+        st.warning(tr("Nothing can be removed now. {error}", error=safe(error)), icon=":material/cloud_off:")
         return
     if plan.items:
-        st.dataframe(
+        theme.frame(
             [
                 {
                     "Name": item.path.name,
-                    "What": item.what,
+                    "What": tr(item.what),
                     "Run": item.name,
                     "Size": size(item.size),
                     "Note": item.warning,
@@ -65,20 +68,25 @@ def _preview(keep: frozenset[str] | None, caches: bool) -> None:
             column_config={"Note": {"width": "large"}, "Path": {"width": "large"}},
         )
     else:
-        st.caption("There is nothing of this to remove.")
+        st.caption(tr("There is nothing of this to remove."))
     if plan.stays:
-        with st.expander(f"{count(len(plan.stays), 'thing')} that would stay", type="compact"):
+        with st.expander(
+            tr("{things} that would stay", things=count(len(plan.stays), "thing")), type="compact"
+        ):
             st.text("\n".join(plan.stays))
     if warned := sum(bool(item.warning) for item in plan.items):
         st.warning(
-            f"{count(warned, 'of them is', 'of them are')} a run's best or last one; see the notes.",
+            tr(
+                "{iss} a run's best or last one; see the notes.",
+                iss=count(warned, "of them is", "of them are"),
+            ),
             icon=":material/warning:",
         )
     if plan.items:
-        with st.popover(f"Remove these, {size(plan.size)}", icon=":material/delete_forever:"):
-            st.markdown("This cannot be undone.")
+        with st.popover(tr("Remove these, {size}", size=size(plan.size)), icon=":material/delete_forever:"):
+            st.markdown(tr("This cannot be undone."))
             st.button(
-                f"Yes, remove {count(len(plan.items), 'thing')}",
+                tr("Yes, remove {things}", things=count(len(plan.items), "thing")),
                 icon=":material/delete_forever:",
                 on_click=_clean,
                 args=(plan,),
@@ -95,4 +103,9 @@ def _clean(plan: Plan) -> None:
         return
     _kinds.clear()
     stays = f" {safe(' '.join(gone.stays))}" if gone.stays else ""
-    st.session_state[_GONE] = f"{count(len(gone.items), 'thing')} removed, {size(gone.size)}.{stays}"
+    st.session_state[_GONE] = tr(
+        "{things} removed, {size}.{stays}",
+        things=count(len(gone.items), "thing"),
+        size=size(gone.size),
+        stays=stays,
+    )

@@ -25,6 +25,7 @@ from tuner.config.knobs import Knob
 from tuner.plan import preflight
 from tuner.redact import redact
 from tuner.runs.run import Run
+from tuner.text.lookup import tr
 from tuner.ui import state, writes
 from tuner.ui.words import value as shown
 
@@ -143,7 +144,7 @@ def _replaced() -> Counter[str]:
 def starts() -> dict[str, str]:
     """Where a draft can start from: recipes, then saved configs. The key is `kind:name`, the value what is shown."""
     found = {f"recipe:{name}": name for name in sorted(recipes(), key=lambda n: (n != FIRST, n))}
-    return found | {f"saved:{name}": f"{name} (saved)" for name in state.saved_configs()}
+    return found | {f"saved:{name}": tr("{name} (saved)", name=name) for name in state.saved_configs()}
 
 
 def first() -> str:
@@ -203,17 +204,17 @@ def from_run(run_id: str) -> tuple[Draft, str]:
     except ValueError:
         values = {}
     if not values:
-        return current(), f"There is no run {run_id} to clone; choose one in History."
+        return current(), tr("There is no run {run_id} to clone; choose one in History.", run_id=run_id)
     own = {"output_dir", "run_name", "resume_from_checkpoint"}
     base = {n: v for n, v in values.items() if n not in own and n in KNOBS}
-    return Draft(start=f"clone of {Run(run_id).name}", base=base), ""
+    return Draft(start=tr("clone of {name}", name=Run(run_id).name), base=base), ""
 
 
 def use_dataset(name: str, stage: str, folder: str) -> None:
     """Put a data set of a catalog folder, and the stage it is good for, into the draft, and open the form. For the
     callback of a button beside a set that the URL names."""
     if state.asked("dataset") != name:  # a click on the button of the set before, which still stood there
-        st.toast("The page was just changing; press once more.", icon=":material/refresh:")
+        st.toast(tr("The page was just changing; press once more."), icon=":material/refresh:")
         return
     replace_widget()
     wanted = {"dataset": [name], "stage": stage, "dataset_dir": folder}

@@ -12,6 +12,7 @@ from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
 from tuner.jobs.checking import of_evaluation
+from tuner.text.lookup import mark, tr
 from tuner.tracking.adapters import AdapterRow, get_adapter
 from tuner.tracking.rows import RunFilter
 from tuner.tracking.runs import list_runs
@@ -24,12 +25,12 @@ KNOBS = knobs_of(EvaluateConfig)
 ROWS = 100
 """Questions that are asked unless another number is given: an answer each in a minute or two on a small machine."""
 COLUMNS = (
-    Column("Name", "link"),
-    Column("Model"),
-    Column("Data"),
-    Column("Versions"),
-    Column("State"),
-    Column("Made"),
+    Column(mark("Name"), "link"),
+    Column(mark("Model")),
+    Column(mark("Data")),
+    Column(mark("Versions")),
+    Column(mark("State")),
+    Column(mark("Made")),
 )
 
 
@@ -43,9 +44,9 @@ def form() -> tuple[EvaluateConfig | None, list[Problem]]:
     left, right = st.columns(2, gap="small")
     values["dataset"] = _datasets(left)
     values["max_samples"] = right.number_input(
-        "Questions", 1, None, ROWS, key="evaluate-rows", help=KNOBS["max_samples"].tooltip
+        tr("Questions"), 1, None, ROWS, key="evaluate-rows", help=KNOBS["max_samples"].tooltip
     )
-    with st.expander("More", icon=":material/tune:"):
+    with st.expander(tr("More"), icon=":material/tune:"):
         values |= _more()
     return judged({name: given for name, given in values.items() if given not in (None, "", (), [])})
 
@@ -63,12 +64,12 @@ def judged(values: Mapping[str, Any]) -> tuple[EvaluateConfig | None, list[Probl
 def _model(first: str) -> str:
     options = list(dict.fromkeys([*filter(None, [first]), *serving.bases()]))
     told = st.selectbox(
-        "Model",
+        tr("Model"),
         options,
         index=0 if options else None,
         accept_new_options=True,
         key=f"evaluate-model-{first}",
-        placeholder="a folder or a hub name",
+        placeholder=tr("a folder or a hub name"),
         help=KNOBS["model_name_or_path"].tooltip,
     )
     return str(told or "")
@@ -78,7 +79,7 @@ def _versions(base: str, asked: str) -> list[str]:
     fitting = serving.versions(base) if base else {}
     first = [asked] if asked in fitting else list(fitting)[:1]
     return st.multiselect(
-        "Versions",
+        tr("Versions"),
         [BASE, *fitting],
         default=[BASE, *first],
         accept_new_options=True,
@@ -97,7 +98,7 @@ def _datasets(column: Any) -> list[str]:
     names = list(offer.choices) if offer else []
     first = [name for name in names if "eval" in name][:1] or names[:1]
     told: list[str] = column.multiselect(
-        "Data",
+        tr("Data"),
         names,
         default=first,
         accept_new_options=True,
@@ -113,17 +114,17 @@ _REWARDS = 'json_valid, or [{"contains": {"text": "thanks"}}]'
 def _more() -> dict[str, Any]:
     with st.grid(3, min_column_width=200, gap="small") as grid:
         longest = grid.number_input(
-            "Longest answer", 1, None, 256, key="evaluate-longest", help=KNOBS["max_new_tokens"].tooltip
+            tr("Longest answer"), 1, None, 256, key="evaluate-longest", help=KNOBS["max_new_tokens"].tooltip
         )
         temperature = grid.number_input(
-            "Temperature", 0.0, 5.0, 0.0, step=0.1, key="evaluate-temperature",
-            help="0 always takes the likeliest word, so that two evaluations say the same.",
+            tr("Temperature"), 0.0, 5.0, 0.0, step=0.1, key="evaluate-temperature",
+            help=tr("0 always takes the likeliest word, so that two evaluations say the same."),
         )  # fmt: skip
-        template = grid.text_input("Template", key="evaluate-template", help=KNOBS["template"].tooltip)
+        template = grid.text_input(tr("Template"), key="evaluate-template", help=KNOBS["template"].tooltip)
         tasks = grid.text_input(
-            "Benchmarks",
+            tr("Benchmarks"),
             key="evaluate-tasks",
-            placeholder="arc_easy, my_task.yaml",
+            placeholder=tr("arc_easy, my_task.yaml"),
             help=KNOBS["tasks"].tooltip,
         )
         judge = grid.text_input(
@@ -134,9 +135,11 @@ def _more() -> dict[str, Any]:
         )
         judging = grid.text_input("Judge's model", key="evaluate-judging", help=KNOBS["judge_model"].tooltip)
     rewards = st.text_input(  # a row of its own: parameters are long
-        "Rewards", key="evaluate-rewards", placeholder=_REWARDS, help=KNOBS["reward_funcs"].tooltip
+        tr("Rewards"), key="evaluate-rewards", placeholder=_REWARDS, help=KNOBS["reward_funcs"].tooltip
     )
-    st.caption("Names with commas between, or with their parameters, as the command of a New run shows them.")
+    st.caption(
+        tr("Names with commas between, or with their parameters, as the command of a New run shows them.")
+    )
     sampled = {"do_sample": True, "temperature": temperature} if temperature else {}
     return sampled | {
         "max_new_tokens": longest, "template": template, "tasks": tasks, "judge_url": judge, "judge_model": judging,
@@ -150,12 +153,16 @@ def card(config: EvaluateConfig | None, problems: Sequence[Problem]) -> None:
         if config is not None:
             asked = count(config.max_samples, "question")
             st.markdown(
-                f"**{asked}** to **{count(len(config.measured()), 'version')}**, one after the other."
+                tr(
+                    "**{asked}** to **{versions}**, one after the other.",
+                    asked=asked,
+                    versions=count(len(config.measured()), "version"),
+                )
             )
         for problem in problems:
             st.markdown(f":orange[:material/error: {safe(problem.sentence)}]")
         st.button(
-            "Evaluate",
+            tr("Evaluate"),
             type="primary",
             icon=":material/play_arrow:",
             width="stretch",
@@ -165,8 +172,8 @@ def card(config: EvaluateConfig | None, problems: Sequence[Problem]) -> None:
             **writes.locked(disabled=config is None or bool(problems)),
         )
     if config is not None:
-        with st.expander("The same from a shell", icon=":material/terminal:"):
-            shell, yaml = st.tabs(["Command", "YAML"])
+        with st.expander(tr("The same from a shell"), icon=":material/terminal:"):
+            shell, yaml = st.tabs([tr("Command"), "YAML"])
             shell.code(command(config), language="bash", wrap_lines=True)
             yaml.code(to_yaml({k: v for k, v in config.changed().items() if k != "stage"}), language="yaml")
 
@@ -191,8 +198,8 @@ def earlier() -> None:
     if not page.items:
         theme.empty(
             "rule",
-            "No evaluation yet",
-            "Choose a model and data above: every version answers the same questions.",
+            tr("No evaluation yet"),
+            tr("Choose a model and data above: every version answers the same questions."),
         )
         return
     rows = {
@@ -206,4 +213,6 @@ def earlier() -> None:
         }
         for row in page.items
     }
-    picking.one("evaluations", "Evaluations", COLUMNS, rows, "", "run", lambda id: state.go("runs", run=id))
+    picking.one(
+        "evaluations", tr("Evaluations"), COLUMNS, rows, "", "run", lambda id: state.go("runs", run=id)
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import streamlit as st
 
 from tuner.runs.run import Run
+from tuner.text.lookup import language, mark, tr
 from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.evaluations import Measured, results
 from tuner.ui import chat, theme
@@ -22,34 +23,40 @@ from tuner.ui.words import NONE, count, number, safe, safe_lines
 
 FILE = "generated_predictions.jsonl"
 A_PAGE = 8
-ORDERS = ("Most disagreement first", "As in the data set")
+ORDERS = (mark("Most disagreement first"), mark("As in the data set"))
 _TITLES = {
-    "exact": ("Exact", "The share of answers that are the expected one, letter for letter."),
+    "exact": (mark("Exact"), mark("The share of answers that are the expected one, letter for letter.")),
     "score/correct": (
-        "Right answers",
-        "The share of answers that hold what their row says a right one holds.",
+        mark("Right answers"),
+        mark("The share of answers that hold what their row says a right one holds."),
     ),
-    "score/preferred": ("Preferred form", "The share of answers in the form that their row prefers."),
-    "reward": ("Reward", "The mean of what the rewards gave the answers, weighted and summed."),
-    "reward_std": ("Spread of the reward", "How far the rewards of single answers are from their mean."),
+    "score/preferred": (
+        mark("Preferred form"),
+        mark("The share of answers in the form that their row prefers."),
+    ),
+    "reward": (mark("Reward"), mark("The mean of what the rewards gave the answers, weighted and summed.")),
+    "reward_std": (
+        mark("Spread of the reward"),
+        mark("How far the rewards of single answers are from their mean."),
+    ),
     "perplexity": (
-        "Perplexity",
-        "How unexpected the expected answers are to the model; 1 is no surprise. Lower is better.",
+        mark("Perplexity"),
+        mark("How unexpected the expected answers are to the model; 1 is no surprise. Lower is better."),
     ),
-    "bleu-4": ("BLEU-4", "Runs of one to four words that stand in the expected answers: 0 to 100."),
-    "rouge-1": ("ROUGE-1", "Words that the answers share with the expected ones: 0 to 100."),
-    "rouge-2": ("ROUGE-2", "Pairs of words that they share: 0 to 100."),
-    "rouge-l": ("ROUGE-L", "The longest sequence of words that they share: 0 to 100."),
-    "judge": ("Judge's mark", "The mean mark of a judging model: 1 to 10."),
+    "bleu-4": ("BLEU-4", mark("Runs of one to four words that stand in the expected answers: 0 to 100.")),
+    "rouge-1": ("ROUGE-1", mark("Words that the answers share with the expected ones: 0 to 100.")),
+    "rouge-2": ("ROUGE-2", mark("Pairs of words that they share: 0 to 100.")),
+    "rouge-l": ("ROUGE-L", mark("The longest sequence of words that they share: 0 to 100.")),
+    "judge": (mark("Judge's mark"), mark("The mean mark of a judging model: 1 to 10.")),
     "answers_per_second": (
-        "Answers per second",
-        "How fast the answers were written on the machine that measured.",
+        mark("Answers per second"),
+        mark("How fast the answers were written on the machine that measured."),
     ),
 }
 _TITLES |= {
     f"llamafactory/{name}": (
         f"{_TITLES[name][0]} (LLaMA-Factory)",
-        "The number that LLaMA-Factory gives under this name.",
+        mark("The number that LLaMA-Factory gives under this name."),
     )
     for name in ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
 }
@@ -83,10 +90,12 @@ def panel(run: Run) -> None:
     """The figures, then the answers."""
     found = results(run)
     if not found:
-        theme.empty("rule", "Nothing measured yet", "The figures are here once every version has answered.")
+        theme.empty(
+            "rule", tr("Nothing measured yet"), tr("The figures are here once every version has answered.")
+        )
         return
     _left_out(found)
-    st.dataframe(figures(found["versions"]), hide_index=True)
+    theme.frame(figures(found["versions"]), hide_index=True)
     _answers(run, found)
 
 
@@ -94,8 +103,8 @@ def title(metric: str) -> str:
     """What a metric is called."""
     part = re.fullmatch(r"rewards/(.+)/(mean|std)", metric)
     if part:
-        return f"{part[1]}{', spread' if part[2] == 'std' else ''}"
-    return _TITLES.get(metric, (metric, ""))[0]
+        return tr("{name}, spread", name=part[1]) if part[2] == "std" else part[1]
+    return tr(_TITLES.get(metric, (metric, ""))[0])
 
 
 def figures(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -109,7 +118,7 @@ def figures(versions: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             one["label"]: held(one["metrics"].get(name), first.get(name) if place else None, name)
             for place, one in enumerate(versions)
         }
-        | {"What it is": _TITLES.get(name, ("", ""))[1]}
+        | {"What it is": tr(_TITLES.get(name, ("", ""))[1])}
         for name in names
     ]
 
@@ -118,7 +127,7 @@ def held(value: float | None, origin: float | None, metric: str) -> str:
     """A figure, and how far it is from another; the triangle points to better or worse."""
     if value is None or origin is None or value == origin or metric in _NEITHER:
         return figure(value, metric)
-    mark = "▲ better by" if (value < origin) == (metric in _LOW) else "▼ worse by"
+    mark = tr("▲ better by") if (value < origin) == (metric in _LOW) else tr("▼ worse by")
     return f"{figure(value, metric)}   {mark} {figure(abs(value - origin), metric)}"
 
 
@@ -137,8 +146,14 @@ def briefly(measured: Sequence[Measured]) -> str:
     newest = measured[0]
     known = (name for name in ("reward", *_TITLES) if name in newest.metrics)
     name = next(known, next(iter(newest.metrics), ""))
-    base = f" (base {figure(newest.base[name], name)})" if name in newest.base else ""
-    return f"{title(name)} {figure(newest.metrics.get(name), name)}{base} on {newest.dataset}"
+    base = tr(" (base {figure})", figure=figure(newest.base[name], name)) if name in newest.base else ""
+    return tr(
+        "{title} {figure}{base} on {dataset}",
+        title=title(name),
+        figure=figure(newest.metrics.get(name), name),
+        base=base,
+        dataset=newest.dataset,
+    )
 
 
 def of_version(measured: Sequence[Measured]) -> None:
@@ -160,9 +175,12 @@ def of_version(measured: Sequence[Measured]) -> None:
             st.markdown(f"**{safe(one.dataset)}** :gray[{count(one.rows, 'row')}]", width="content")
             st.space("stretch")
             st.page_link(
-                "pages/runs.py", label="Its answers", icon=":material/rule:", query_params={"run": one.run_id}
+                "pages/runs.py",
+                label=tr("Its answers"),
+                icon=":material/rule:",
+                query_params={"run": one.run_id},
             )
-        st.dataframe(rows, hide_index=True)
+        theme.frame(rows, hide_index=True)
 
 
 def compared(names: Mapping[str, str], baseline: str) -> None:
@@ -174,10 +192,10 @@ def compared(names: Mapping[str, str], baseline: str) -> None:
     tables = {name: table for name, table in tables.items() if len(table) > 1}
     if not tables:
         return
-    st.subheader("What their adapters scored", anchor=False)
+    st.subheader(tr("What their adapters scored"), anchor=False)
     for name, found in tables.items():
-        st.caption(f"Evaluated on {safe(name)}.")
-        st.dataframe(figures(found), hide_index=True)
+        st.caption(tr("Evaluated on {name}.", name=safe(name)))
+        theme.frame(figures(found), hide_index=True)
 
 
 def _of_dataset(
@@ -191,9 +209,14 @@ def _of_dataset(
 def _left_out(found: Mapping[str, Any]) -> None:
     if not found.get("dataset"):
         return
-    asked = f"{count(int(found.get('rows') or 0), 'question')} of {', '.join(found.get('dataset') or ())}"
+    asked = tr(
+        "{questions} of {found}",
+        questions=count(int(found.get("rows") or 0), "question"),
+        found=", ".join(found.get("dataset") or ()),
+    )
     said = [
-        f"{count(number)} left out ({reason})" for reason, number in (found.get("left_out") or {}).items()
+        tr("{number} left out ({reason})", number=count(number), reason=tr(reason))
+        for reason, number in (found.get("left_out") or {}).items()
     ]
     st.caption(safe("; ".join([asked, *said])) + ".")
 
@@ -210,25 +233,28 @@ def _answers(run: Run, found: Mapping[str, Any]) -> None:
     )
     if not files:
         return
-    st.subheader("Answers", anchor=False)
+    st.subheader(tr("Answers"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         order = st.segmented_control(
-            "Order",
+            tr("Order"),
             ORDERS,
+            format_func=tr,
             default=ORDERS[0],
             required=True,
             key="answers-order",
             label_visibility="collapsed",
         )
         words = st.text_input(
-            "Search", type="search", key="answers-search", placeholder="a word", live=True, width=220,
+            tr("Search"), type="search", key="answers-search", placeholder=tr("a word"), live=True, width=220,
             label_visibility="collapsed",
         )  # fmt: skip
         st.space("stretch")
-        differences = st.toggle("Mark differences", True, key="answers-marked")
-    rows = [row for row in _read(files, order == ORDERS[0]) if _has(row, str(words or "").lower())]
+        differences = st.toggle(tr("Mark differences"), True, key="answers-marked")
+    rows = [
+        row for row in _read(files, order == ORDERS[0], language()) if _has(row, str(words or "").lower())
+    ]
     if not rows:
-        theme.empty("search_off", "No answer has that word", "Search for another one.")
+        theme.empty("search_off", tr("No answer has that word"), tr("Search for another one."))
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         at = int(st.pagination(max(1, -(-len(rows) // A_PAGE)), key="answers-page"))
@@ -244,8 +270,9 @@ def _answers(run: Run, found: Mapping[str, Any]) -> None:
 
 
 @st.cache_resource(show_spinner=False, max_entries=16)
-def _read(files: Sequence[tuple[str, str, int]], by_disagreement: bool) -> list[Row]:
-    """The rows of each version's file (label, path, when it was written), put side by side."""
+def _read(files: Sequence[tuple[str, str, int]], by_disagreement: bool, spoken: str) -> list[Row]:
+    """The rows of each version's file (label, path, when it was written), put side by side; what is said of rewards is in
+    the language `spoken`."""
     sides = {label: dict(_rows(Path(file))) for label, file, _ in files}
     numbers = sorted({number for rows in sides.values() for number in rows})
     found = []
@@ -262,7 +289,7 @@ def _reward(row: Mapping[str, Any]) -> str:
     if "rewards" not in row:
         return ""
     parts = ", ".join(f"{name} {number(value)}" for name, value in row["rewards"].items())
-    return f"Reward {number(row['reward'])}: {parts}"
+    return tr("Reward {reward}: {parts}", reward=number(row["reward"]), parts=parts)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -281,24 +308,26 @@ def _row(row: Row, differences: bool) -> None:
 
     first = next(iter(row.said.values()))
     with st.container(border=True, key=f"card-row-answer-{row.number}", gap="small"):
-        st.markdown(f"**Question {count(row.number + 1)}**")
+        st.markdown(tr("**Question {number}**", number=count(row.number + 1)))
         chat.turns(spoken(row.prompt), f"question-{row.number}")
         with st.grid(len(row.said) + 1, min_column_width=220, gap="small") as grid:
             for place, (label, said) in enumerate(row.said.items()):
                 with grid.cell():
                     _said(row, label, said, first if differences and place else said, place)
             with grid.cell():
-                chat.bubble("before", row.expected, f"expected-{row.number}", name="Expected", icon="flag")
+                chat.bubble(
+                    "before", row.expected, f"expected-{row.number}", name=tr("Expected"), icon="flag"
+                )
 
 
 def _said(row: Row, label: str, said: str, other: str, place: int) -> None:
     icon = "check_circle" if said == row.expected else "smart_toy"
     with st.container(key=f"bubble-after-{row.number}-{place}", gap="xsmall"):
         st.caption(f":material/{icon}: {safe(label)}")
-        st.markdown(marked(said, other) or ":gray[nothing]")
+        st.markdown(marked(said, other) or tr(":gray[nothing]"))
         if label in row.rewards:
             st.caption(
-                safe(row.rewards[label]), help="What the rewards gave this answer, before their weights."
+                safe(row.rewards[label]), help=tr("What the rewards gave this answer, before their weights.")
             )
 
 

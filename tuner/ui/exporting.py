@@ -13,17 +13,18 @@ from tuner import paths
 from tuner.config.export import FLOATS, WRITTEN, ExportConfig
 from tuner.jobs import exporting
 from tuner.runs.run import Run
+from tuner.text.lookup import mark, tr
 from tuner.tracking.adapters import AdapterRow
 from tuner.ui import theme, writes
 from tuner.ui.words import count, duration, number, place, safe, safe_lines, size
 
 FORMS = {
-    "merged": "Merged model (safetensors)",
-    "gguf": "GGUF, for llama.cpp and Ollama",
-    "lora_gguf": "LoRA as GGUF, for a base that is there",
-    "adapter": "Zip of the adapter",
-    "bnb": "Merged, in 4 bits (bitsandbytes)",
-    "torchao": "Merged, in 8 bits (torchao)",
+    "merged": mark("Merged model (safetensors)"),
+    "gguf": mark("GGUF, for llama.cpp and Ollama"),
+    "lora_gguf": mark("LoRA as GGUF, for a base that is there"),
+    "adapter": mark("Zip of the adapter"),
+    "bnb": mark("Merged, in 4 bits (bitsandbytes)"),
+    "torchao": mark("Merged, in 8 bits (torchao)"),
 }
 K_QUANTS = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
 TYPES = {"merged": ("auto", *FLOATS), "lora_gguf": ("auto", *FLOATS), "gguf": ("auto", *WRITTEN)}
@@ -37,25 +38,27 @@ FOLDER = "exports"
 def offer(row: AdapterRow) -> None:
     """The fields of an export, what it will take or what stands against it, and the button that queues it."""
     key = f"{row.name}-{row.version}"
-    form = st.selectbox("Form", list(FORMS), format_func=lambda form: FORMS[form], key=f"export-form-{key}")
+    form = st.selectbox(
+        tr("Form"), list(FORMS), format_func=lambda form: tr(FORMS[form]), key=f"export-form-{key}"
+    )
     kinds = TYPES.get(form, ("auto",))
     if form == "gguf" and exporting.quantizer():
         kinds = (*kinds, *K_QUANTS)
     kind = st.selectbox(
-        "Number type",
+        tr("Number type"),
         kinds,
         key=f"export-type-{key}-{form}",
         disabled=len(kinds) == 1,
-        help="auto keeps the model's own; q8_0 halves it. Types with k need llama.cpp's llama-quantize.",
+        help=tr("auto keeps the model's own; q8_0 halves it. Types with k need llama.cpp's llama-quantize."),
     )
     usual = f"{FOLDER}/{paths.slug(row.name)}-{row.version}-{form}"
     folder = st.text_input(
-        "Folder", usual, key=f"export-folder-{key}-{form}", help="From the studio's own folder."
+        tr("Folder"), usual, key=f"export-folder-{key}-{form}", help=tr("From the studio's own folder.")
     )
     config = _config(row, form, kind, folder)
     found = exporting.problems(config)
     if any("export_replace" in problem.mend for problem in found) and st.checkbox(
-        "Replace the earlier export", key=f"export-replace-{key}-{form}"
+        tr("Replace the earlier export"), key=f"export-replace-{key}-{form}"
     ):
         config = config.model_copy(update={"export_replace": True})
         found = exporting.problems(config)
@@ -64,7 +67,7 @@ def offer(row: AdapterRow) -> None:
     if not found:
         st.caption(safe(exporting.told(exporting.estimate(config))))
     if st.button(
-        "Export",
+        tr("Export"),
         key=f"export-{key}",
         type="primary",
         icon=":material/ios_share:",
@@ -74,7 +77,7 @@ def offer(row: AdapterRow) -> None:
     if run_id := st.session_state.get(f"exported-{key}"):
         st.page_link(
             "pages/runs.py",
-            label="Watch the export",
+            label=tr("Watch the export"),
             icon=":material/monitoring:",
             query_params={"run": run_id},
         )
@@ -111,10 +114,17 @@ def shown(record: Mapping[str, Any]) -> None:
     """The files with their sizes, where they lie, and three prompts answered before and after."""
     files = list(record.get("files") or [])
     total = sum(int(file["size"]) for file in files)
-    st.caption(f"{count(len(files), 'file')}, {size(total)}, in {duration(record.get('seconds'))}.")
+    st.caption(
+        tr(
+            "{files}, {total}, in {record}.",
+            files=count(len(files), "file"),
+            total=size(total),
+            record=duration(record.get("seconds")),
+        )
+    )
     st.code(str(record.get("folder")), language=None, wrap_lines=True)
     rows = [{"File": file["name"], "Size": size(int(file["size"]))} for file in files]
-    st.dataframe(rows, hide_index=True, height="content")
+    theme.frame(rows, hide_index=True, height="content")
     if seen := record.get("tokenizer"):
         st.caption(_tokens(seen))
     if answers := record.get("answers"):
@@ -123,20 +133,29 @@ def shown(record: Mapping[str, Any]) -> None:
 
 def _tokens(seen: Mapping[str, Any]) -> str:
     if not seen["differ"]:
-        return f":material/check: llama.cpp reads all {seen['texts']} texts as the same tokens."
-    return f":orange[:material/warning: llama.cpp reads {seen['differ']} of {seen['texts']} texts as other tokens.]"
+        return tr(
+            ":material/check: llama.cpp reads all {texts} texts as the same tokens.", texts=seen["texts"]
+        )
+    return tr(
+        ":orange[:material/warning: llama.cpp reads {differ} of {texts} texts as other tokens.]",
+        differ=seen["differ"],
+        texts=seen["texts"],
+    )
 
 
 def _answers(rows: list[Mapping[str, Any]]) -> None:
     same = sum(bool(row["same"]) for row in rows)
-    st.markdown(f"**Answers before and after** · {same} of {len(rows)} the same")
+    st.markdown(tr("**Answers before and after** · {same} of {number} the same", same=same, number=len(rows)))
     for row in rows:
         with theme.card(f"row-answer-{row['prompt']}", gap="xsmall"):
             st.caption(safe(row["prompt"]))
             left, right = st.columns(2, gap="medium")
-            left.markdown(f":gray[Before]\n\n{safe_lines(row['source'])}")
-            right.markdown(f":gray[After]\n\n{safe_lines(row['exported'])}")
+            left.markdown(tr(":gray[Before]\n\n{source}", source=safe_lines(row["source"])))
+            right.markdown(tr(":gray[After]\n\n{exported}", exported=safe_lines(row["exported"])))
             if row["difference"] is not None:
                 st.caption(
-                    f"Log probabilities of the likeliest first tokens differ by at most {number(row['difference'])}."
+                    tr(
+                        "Log probabilities of the likeliest first tokens differ by at most {difference}.",
+                        difference=number(row["difference"]),
+                    )
                 )

@@ -9,6 +9,7 @@ import streamlit as st
 
 from tuner.config.config import KNOBS, form_sections, word
 from tuner.config.knobs import Knob, Problem, Section
+from tuner.text.lookup import mark, tr
 from tuner.ui import draft as drafts
 from tuner.ui import rewarding, theme
 from tuner.ui.draft import Draft
@@ -47,8 +48,9 @@ def options() -> tuple[bool, str, bool]:
     """What of the form is shown: advanced parameters too, only those a search finds, explanations under the fields."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="form-options"):
         level = st.segmented_control(
-            "Parameters",
-            ["Basic", "Advanced"],
+            tr("Parameters"),
+            [mark("Basic"), mark("Advanced")],
+            format_func=tr,
             required=True,
             default="Basic",
             key="level",
@@ -56,16 +58,17 @@ def options() -> tuple[bool, str, bool]:
             label_visibility="collapsed",
         )
         search = st.text_input(
-            "Find a parameter",
+            tr("Find a parameter"),
+            key="find",
             type="search",
             icon=":material/search:",
-            placeholder="Find: rank, memory, speed",
+            placeholder=tr("Find: rank, memory, speed"),
             live=True,
             label_visibility="collapsed",
             width=230,
         )
         st.space("stretch")
-        explained = st.toggle("Explain", value=True, key="explain", bind="query-params")
+        explained = st.toggle(tr("Explain"), value=True, key="explain", bind="query-params")
     return level == "Advanced", search or "", explained
 
 
@@ -82,7 +85,9 @@ def sections(
     found = visible(draft, advanced=advanced, search=search)
     if not found:
         theme.empty(
-            "search_off", "No such parameter", f"Nothing here is called or explained as “{safe(search)}”."
+            "search_off",
+            tr("No such parameter"),
+            tr("Nothing here is called or explained as “{search}”.", search=safe(search)),
         )
     for group in _rows(found):
         with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
@@ -114,9 +119,9 @@ def _section(
     changed = sum(k.name in draft.changes for k in knobs)
     with theme.card(f"section-{section.__name__}", height="stretch"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.subheader(f"{section.icon} {section.title}", anchor=False)
+            st.subheader(f"{section.icon} {tr(section.title)}", anchor=False)
             if changed:
-                st.badge(f"{changed} changed", color="primary")
+                st.badge(tr("{changed} changed", changed=changed), color="primary")
         for knob in (k for k in knobs if k.name == rewarding.KNOB):
             _wide(knob, draft, problems, explained)
         with st.grid("auto", min_column_width=280, gap=(26, 28)) as grid:
@@ -161,8 +166,8 @@ def _wrong(knob: Knob, problems: Sequence[Problem]) -> bool:
 
 
 def _explanation(knob: Knob) -> str:
-    usual = f"\n\n**Usual:** {safe(knob.usual)}" if knob.usual else ""
-    return f"{safe(knob.help)}{usual}"
+    usual = tr("\n\n**Usual:** {usual}", usual=safe(tr(knob.usual))) if knob.usual else ""
+    return f"{safe(tr(knob.help))}{usual}"
 
 
 def _reset(knob: Knob, draft: Draft) -> None:
@@ -171,7 +176,7 @@ def _reset(knob: Knob, draft: Draft) -> None:
         key=f"reset:{knob.name}",
         icon=":material/undo:",
         type="tertiary",
-        help=f"Back to {value(draft.origin(knob.name))}",
+        help=tr("Back to {origin}", origin=value(draft.origin(knob.name))),
         on_click=_put_back,
         args=(knob.name,),
     )
@@ -190,7 +195,7 @@ def _empty(knob: Knob, draft: Draft) -> None:
         key=f"clear:{knob.name}",
         icon=":material/close:",
         type="tertiary",
-        help=f"Empty {label(knob.name)}",
+        help=tr("Empty {name}", name=label(knob.name)),
         on_click=mend,
         args=({knob.name: None},),
     )
@@ -198,16 +203,16 @@ def _empty(knob: Knob, draft: Draft) -> None:
 
 def tooltip(knob: Knob) -> str:
     """The knob's tooltip with its flag, its bounds and a line for each direction."""
-    lines = [f"`--{knob.name}`", safe(knob.help)]
+    lines = [f"`--{knob.name}`", safe(tr(knob.help))]
     if knob.raised:
-        lines.append(f":material/arrow_upward: **Higher:** {safe(knob.raised)}")
+        lines.append(tr(":material/arrow_upward: **Higher:** {raised}", raised=safe(tr(knob.raised))))
     if knob.lowered:
-        lines.append(f":material/arrow_downward: **Lower:** {safe(knob.lowered)}")
+        lines.append(tr(":material/arrow_downward: **Lower:** {lowered}", lowered=safe(tr(knob.lowered))))
     if knob.usual:
-        lines.append(f"**Usual:** {safe(knob.usual)}")
+        lines.append(tr("**Usual:** {usual}", usual=safe(tr(knob.usual))))
     bounds = [number(b) for b in (knob.lower, knob.upper) if b is not None]
     if len(bounds) == 2:
-        lines.append(f"**Allowed:** {bounds[0]} to {bounds[1]}")
+        lines.append(tr("**Allowed:** {least} to {most}", least=bounds[0], most=bounds[1]))
     return "\n\n".join(lines)
 
 
@@ -216,7 +221,7 @@ def heading(knob: Knob, draft: Draft) -> str:
     mark = ":primary[●] " if knob.name in draft.changes else ""
     named = label(knob.name)
     said = knob.unit and knob.unit.removesuffix("s") in named.lower()
-    unit = f" :gray[:small[{safe(knob.unit)}]]" if knob.unit and not said else ""
+    unit = f" :gray[:small[{safe(tr(knob.unit))}]]" if knob.unit and not said else ""
     return f"{mark}{safe(named)}{unit}"
 
 
@@ -243,10 +248,10 @@ def _widget(knob: Knob, draft: Draft) -> None:
     elif knob.kind in ("choice", "bool"):
         _choice(title, knob, now, common)
     elif knob.kind == "int" and _fits(knob, now):
-        st.number_input(title, value=now, **_bounds(knob), step=1, placeholder="empty", **common)
+        st.number_input(title, value=now, **_bounds(knob), step=1, placeholder=tr("empty"), **common)
     else:
         common["type"] = "password" if knob.secret else "default"
-        st.text_input(title, value=word(now), placeholder="empty", **common)
+        st.text_input(title, value=word(now), placeholder=tr("empty"), **common)
 
 
 def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
@@ -259,7 +264,7 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
         st.segmented_control(title, choices, default=current, required=True, **common)
     else:
         index = None if current is None else choices.index(current)
-        st.selectbox(title, choices, index=index, placeholder="empty", **common)
+        st.selectbox(title, choices, index=index, placeholder=tr("empty"), **common)
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
@@ -272,7 +277,7 @@ def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
         index=choices.index(str(now)) if now else None,
         format_func=given.shown,
         accept_new_options=given.free,
-        placeholder="Choose or type",
+        placeholder=tr("Choose or type"),
         **common,
     )
     if given.missing:
@@ -292,7 +297,7 @@ def _several(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None
         default=chosen,
         format_func=given.shown,
         accept_new_options=given.free,
-        placeholder="Choose",
+        placeholder=tr("Choose"),
         **common,
     )
     if given.missing:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from tuner.redact import redact
+from tuner.text.lookup import tr
 from tuner.ui import theme
 from tuner.ui.words import safe
 
@@ -22,8 +23,11 @@ def run(draw: Callable[[], None]) -> None:
         _log.exception("A page could not be drawn.")
         with theme.card("stumbled"):
             st.markdown(
-                f":red[:material/error: **This page could not be drawn:** {safe(redact(str(error))) or type(error).__name__}]"
+                tr(
+                    ":red[:material/error: **This page could not be drawn:** {redact}]",
+                    redact=safe(redact(str(error))) or type(error).__name__,
+                )
             )
             st.caption(
-                "Your runs go on. Reload the page; the terminal that runs the studio has the whole story."
+                tr("Your runs go on. Reload the page; the terminal that runs the studio has the whole story.")
             )

@@ -9,6 +9,7 @@ from contextlib import suppress
 import streamlit as st
 
 from tuner.runs.status import STATES
+from tuner.text.lookup import mark, tr
 from tuner.tracking import runs, store
 from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.rows import RunFilter, RunRow
@@ -23,12 +24,12 @@ SIZE = 20
 MOST = 6
 """Runs that can be laid beside each other."""
 SORTS = {
-    "Newest first": ("created", True),
-    "Oldest first": ("created", False),
-    "Lowest loss": ("metrics.loss", False),
-    "Highest reward": ("metrics.reward", True),
-    "Longest": ("duration", True),
-    "Name": ("name", False),
+    mark("Newest first"): ("created", True),
+    mark("Oldest first"): ("created", False),
+    mark("Lowest loss"): ("metrics.loss", False),
+    mark("Highest reward"): ("metrics.reward", True),
+    mark("Longest"): ("duration", True),
+    mark("Name"): ("name", False),
 }
 
 
@@ -37,30 +38,32 @@ def filters() -> RunFilter:
     known = _choices(store.changes())
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="filters"):
         text = st.text_input(
-            "Search",
+            tr("Search"),
             type="search",
             icon=":material/search:",
-            placeholder="name, model, note",
+            placeholder=tr("name, model, note"),
             key="q",
             live=True,
             bind="query-params",
             width=180,
         )
         states = st.multiselect(
-            "State",
+            tr("State"),
             STATES,
             format_func=lambda s: look(s).word,
             key="state",
             bind="query-params",
-            placeholder="any",
+            placeholder=tr("any"),
             width=120,
         )
-        stage = _one("Stage", known.stages, 85)
-        model = _one("Model", known.models, 120)
-        dataset = _one("Data set", known.datasets, 120)
-        tag = _one("Tag", tuple(known.tags), 95)
-        sort = st.selectbox("Sort by", list(SORTS), key="sort", bind="query-params", width=135)
-        deleted = st.toggle("Deleted", key="deleted", bind="query-params")
+        stage = _one(mark("Stage"), known.stages, 85)
+        model = _one(mark("Model"), known.models, 120)
+        dataset = _one(mark("Data set"), known.datasets, 120)
+        tag = _one(mark("Tag"), tuple(known.tags), 95)
+        sort = st.selectbox(
+            tr("Sort by"), list(SORTS), format_func=tr, key="sort", bind="query-params", width=135
+        )
+        deleted = st.toggle(tr("Deleted"), key="deleted", bind="query-params")
     key, descending = SORTS[sort]
     return RunFilter(
         text=text or "",
@@ -84,7 +87,9 @@ def _choices(changes: int) -> runs.Choices:
 def _one(name: str, choices: tuple[str, ...], width: int) -> str:
     key = name.lower().replace(" ", "")
     return (
-        st.selectbox(name, choices, index=None, key=key, bind="query-params", placeholder="any", width=width)
+        st.selectbox(
+            tr(name), choices, index=None, key=key, bind="query-params", placeholder=tr("any"), width=width
+        )
         or ""
     )
 
@@ -101,16 +106,20 @@ def nothing(filter: RunFilter) -> None:
     """What stands where no run is listed, and what to do."""
     if filter == RunFilter(sort=filter.sort, descending=filter.descending):
         theme.empty(
-            "history", "No runs yet", "Each run you launch is kept here, with its curves and its config."
+            "history",
+            tr("No runs yet"),
+            tr("Each run you launch is kept here, with its curves and its config."),
         )
         with st.container(horizontal=True, horizontal_alignment="center"):
-            st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+            st.page_link("pages/new_run.py", label=tr("New run"), icon=":material/add_circle:")
     elif filter.deleted:
         theme.empty(
-            "delete", "Nothing is deleted", "Runs that you delete wait here until they are removed for good."
+            "delete",
+            tr("Nothing is deleted"),
+            tr("Runs that you delete wait here until they are removed for good."),
         )
     else:
-        theme.empty("search_off", "No run fits", "Take away a filter or search for another word.")
+        theme.empty("search_off", tr("No run fits"), tr("Take away a filter or search for another word."))
 
 
 def actions(chosen: Sequence[RunRow]) -> None:
@@ -120,15 +129,15 @@ def actions(chosen: Sequence[RunRow]) -> None:
     one = len(chosen) == 1
     with st.container(horizontal=True, gap="small", key="history-actions"):
         if chosen[0].deleted:
-            _each(chosen, "Restore", ":material/restore_from_trash:", _restore)
-            with st.popover("Remove for good", icon=":material/delete_forever:"):
-                st.markdown("The folder with its checkpoints is removed too. This cannot be undone.")
+            _each(chosen, mark("Restore"), ":material/restore_from_trash:", _restore)
+            with st.popover(tr("Remove for good"), icon=":material/delete_forever:"):
+                st.markdown(tr("The folder with its checkpoints is removed too. This cannot be undone."))
                 st.caption(safe(_called(chosen)))
-                _each(chosen, "Yes, remove", ":material/delete_forever:", _purge)
+                _each(chosen, mark("Yes, remove"), ":material/delete_forever:", _purge)
             return
         if one:
             st.button(
-                "Open",
+                tr("Open"),
                 icon=":material/open_in_full:",
                 type="primary",
                 on_click=state.go,
@@ -136,9 +145,9 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 kwargs={"run": ids[0]},
                 key=f"open-{_mark(ids)}",
             )
-        too_many = f"Up to {MOST} runs." if len(ids) > MOST else None
+        too_many = tr("Up to {most} runs.", most=MOST) if len(ids) > MOST else None
         st.button(
-            "Compare",
+            tr("Compare"),
             icon=":material/compare_arrows:",
             type="secondary" if one else "primary",
             disabled=bool(too_many),
@@ -149,15 +158,15 @@ def actions(chosen: Sequence[RunRow]) -> None:
         )
         if one:
             st.button(
-                "Clone",
+                tr("Clone"),
                 icon=":material/content_copy:",
-                help="Open the form with these values.",
+                help=tr("Open the form with these values."),
                 on_click=state.go,
                 args=("new_run",),
                 kwargs={"clone": ids[0]},
                 key=f"clone-{_mark(ids)}",
             )
-        _each(chosen, "Delete", ":material/delete:", _delete)
+        _each(chosen, mark("Delete"), ":material/delete:", _delete)
 
 
 def _mark(ids: Sequence[str]) -> str:
@@ -167,12 +176,12 @@ def _mark(ids: Sequence[str]) -> str:
 
 def _called(chosen: Sequence[RunRow]) -> str:
     names = [row.name for row in chosen]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (tr(" and {number} more", number=len(names) - 3) if len(names) > 3 else "")
 
 
 def beside(parent: str) -> str:
     """What Compare does with one run; `parent` is its sweep's, if it is of one."""
-    return "Lay it beside the other runs of its sweep." if parent else "Lay it beside other runs."
+    return tr("Lay it beside the other runs of its sweep.") if parent else tr("Lay it beside other runs.")
 
 
 def compare(ids: Sequence[str], parent: str = "") -> None:
@@ -190,7 +199,9 @@ def of_sweep(parent: str) -> list[str]:
 def _each(chosen: Sequence[RunRow], name: str, icon: str, act: Callable[[list[str]], None]) -> None:
     ids = [row.id for row in chosen]
     key = f"{name}-{_mark(ids)}"
-    st.button(name, icon=icon, key=key, on_click=lambda: act(picking.still(TABLE, ids)), **writes.locked())
+    st.button(
+        tr(name), icon=icon, key=key, on_click=lambda: act(picking.still(TABLE, ids)), **writes.locked()
+    )
 
 
 def _delete(ids: Sequence[str]) -> None:
@@ -200,12 +211,14 @@ def _delete(ids: Sequence[str]) -> None:
 
 def _restore(ids: Sequence[str]) -> None:
     if done := _done(ids, writes.restore_run):
-        st.toast(f"Restored {count(len(done), 'run')}.", icon=":material/restore_from_trash:")
+        st.toast(tr("Restored {runs}.", runs=count(len(done), "run")), icon=":material/restore_from_trash:")
 
 
 def _purge(ids: Sequence[str]) -> None:
     if done := _done(ids, writes.purge):
-        st.toast(f"Removed {count(len(done), 'run')} for good.", icon=":material/delete_forever:")
+        st.toast(
+            tr("Removed {runs} for good.", runs=count(len(done), "run")), icon=":material/delete_forever:"
+        )
 
 
 def _done(ids: Sequence[str], act: Callable[[str], None]) -> list[str]:
@@ -229,10 +242,14 @@ def undo() -> None:
     with st.container(key="undo", horizontal=True, vertical_alignment="center", gap="small"):
         if not ids:
             return
-        said = f"Deleted {safe(_name(ids[0]))}." if len(ids) == 1 else f"Deleted {count(len(ids), 'run')}."
+        said = (
+            tr("Deleted {name}.", name=safe(_name(ids[0])))
+            if len(ids) == 1
+            else tr("Deleted {runs}.", runs=count(len(ids), "run"))
+        )
         st.markdown(f":material/delete: {said}", width="content")
         st.button(
-            "Undo",
+            tr("Undo"),
             type="tertiary",
             key=f"undo-{_mark(ids)}",
             on_click=_restore,
@@ -240,7 +257,7 @@ def undo() -> None:
             **writes.locked(),
         )
         st.button(
-            "", icon=":material/close:", type="tertiary", help="Close", key="undo-close", on_click=_forget
+            "", icon=":material/close:", type="tertiary", help=tr("Close"), key="undo-close", on_click=_forget
         )
 
 
@@ -259,7 +276,7 @@ def words(row: RunRow) -> None:
         left, right = st.columns([1.6, 1], gap="medium")
         with left:
             st.text_input(
-                "Name",
+                tr("Name"),
                 value=row.name,
                 key=f"name-{row.id}",
                 on_change=_rename,
@@ -267,28 +284,28 @@ def words(row: RunRow) -> None:
                 **writes.locked(),
             )
             st.text_area(
-                "Note",
+                tr("Note"),
                 value=row.note,
                 key=f"note-{row.id}",
                 on_change=_note,
                 args=(row.id,),
-                placeholder="What you tried, what you saw, what comes next.",
+                placeholder=tr("What you tried, what you saw, what comes next."),
                 height=120,
                 **writes.locked(),
             )
         with right:
             tags = [f"{k}: {v}" if v else k for k, v in row.tags.items()]
             st.multiselect(
-                "Tags",
+                tr("Tags"),
                 tags,
                 default=tags,
                 accept_new_options=True,
                 key=f"tags-{row.id}",
                 on_change=_tag,
                 args=(row.id, tuple(row.tags)),
-                placeholder="word, or word: value",
+                placeholder=tr("word, or word: value"),
                 **writes.locked(
-                    help="Type a word and press Enter; `purpose: baseline` makes a tag with a value."
+                    help=tr("Type a word and press Enter; `purpose: baseline` makes a tag with a value.")
                 ),
             )
             if row.reason:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from tuner import hardware, paths
+from tuner.text.lookup import tr
 from tuner.tracking.adapters import are_there_any
 from tuner.tracking.rows import RunFilter
 from tuner.tracking.runs import are_there
@@ -41,34 +42,34 @@ def steps() -> list[Step]:
     first = draft.first()
     return [
         Step(
-            "Look at your data",
-            "See what a model would read, row by row.",
+            tr("Look at your data"),
+            tr("See what a model would read, row by row."),
             "datasets",
-            "Data sets",
+            tr("Data sets"),
             total > 0,
         ),
         Step(
-            "Launch a first run",
-            f"The form opens with {first}: press Launch."
+            tr("Launch a first run"),
+            tr("The form opens with {first}: press Launch.", first=first)
             if first == draft.STARTER
-            else "Choose a model and data.",
+            else tr("Choose a model and data."),
             "new_run",
-            "New run",
+            tr("New run"),
             total > 0,
             {"start": first},
         ),
         Step(
-            "Compare two runs",
-            "Change one parameter, run again, lay both side by side.",
+            tr("Compare two runs"),
+            tr("Change one parameter, run again, lay both side by side."),
             "compare",
-            "Compare",
+            tr("Compare"),
             finished > 1,
         ),
         Step(
-            "Find your adapter",
-            "Each finished run registers one, with all that is behind it.",
+            tr("Find your adapter"),
+            tr("Each finished run registers one, with all that is behind it."),
             "adapters",
-            "Adapters",
+            tr("Adapters"),
             adapters,
         ),
     ]
@@ -76,7 +77,7 @@ def steps() -> list[Step]:
 
 def checklist(steps: list[Step]) -> None:
     """The steps as cards; the next one is the one that stands out."""
-    st.subheader("From here to an adapter of your own", anchor=False)
+    st.subheader(tr("From here to an adapter of your own"), anchor=False)
     following = next((s for s in steps if not s.done), None)
     with st.grid(4, min_column_width=220, gap="small"):
         for number, step in enumerate(steps, start=1):
@@ -100,6 +101,9 @@ def attention() -> None:
     free = hardware.usage(paths.home()).disk_free
     if free < LOW_DISK:
         st.warning(
-            f"Only {size(free)} of disk are free; checkpoints need room. See what takes it under Disk in History.",
+            tr(
+                "Only {free} of disk are free; checkpoints need room. See what takes it under Disk in History.",
+                free=size(free),
+            ),
             icon=":material/hard_drive:",
         )

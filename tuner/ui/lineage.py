@@ -8,6 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.tracking.adapter_rows import AdapterRow
 from tuner.ui import theme
 from tuner.ui.words import place
@@ -29,7 +30,7 @@ def dot(row: AdapterRow, sisters: Sequence[AdapterRow]) -> str:
         f'node [shape=box, style=rounded, fontname="sans-serif", fontsize=11, color={_quoted(look.grid)}, '
         f"fontcolor={_quoted(look.ink)}];",
         f"edge [color={_quoted(look.quiet)}, arrowsize=0.6];",
-        _node("base", place(row.base) or "unknown base"),
+        _node("base", place(row.base) or tr("unknown base")),
         _node("adapter", row.name),
         "base -> adapter;",
     ]
@@ -48,18 +49,18 @@ def _sources(row: AdapterRow) -> Iterable[str]:
 def _versions(row: AdapterRow, sisters: Sequence[AdapterRow], colour: str) -> Iterable[str]:
     near = sorted(sisters, key=lambda one: abs(one.version - row.version))[:SHOWN]
     for one in sorted(near, key=lambda one: one.version):
-        said = " ".join([f"version {one.version}", *one.aliases])
+        said = " ".join([tr("version {version}", version=one.version), *one.aliases])
         mark = f", color={_quoted(colour)}, penwidth=2" if one.version == row.version else ""
         yield f"v{one.version} [label={_quoted(said)}{mark}];"
         yield f"adapter -> v{one.version};"
     if len(sisters) > len(near):
-        yield _node("more", f"{len(sisters) - len(near)} more versions")
+        yield _node("more", tr("{number} more versions", number=len(sisters) - len(near)))
         yield "adapter -> more;"
 
 
 def _measured(row: AdapterRow) -> Iterable[str]:
     for number, one in enumerate(row.evaluations[:SHOWN]):
-        yield _node(f"e{number}", f"evaluated on {one.dataset}")
+        yield _node(f"e{number}", tr("evaluated on {dataset}", dataset=one.dataset))
         yield f"v{row.version} -> e{number};"
 
 

@@ -14,6 +14,7 @@ from tuner.jobs import queue
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import tr
 from tuner.text.message import term
 from tuner.tracking import store
 from tuner.tracking.duration_estimate import time_left
@@ -45,9 +46,9 @@ def _status() -> None:
             _running(Run(row.id))
         waiting = sum(r.position > 0 for r in rows)
         if not rows:
-            st.caption(":material/bedtime: Nothing is running")
+            st.caption(tr(":material/bedtime: Nothing is running"))
         elif waiting:
-            st.caption(f":material/schedule: {count(waiting, 'run')} waiting")
+            st.caption(tr(":material/schedule: {runs} waiting", runs=count(waiting, "run")))
         _machine()
 
 
@@ -56,7 +57,7 @@ def _running(run: Run) -> None:
     seen = look(status.state)
     st.page_link("pages/runs.py", label=safe(run.name), icon=seen.icon, query_params={"run": run.id})
     seconds = time_left(run, status)
-    left = f", ≈ {duration(seconds)} left" if seconds else ""
+    left = tr(", ≈ {seconds} left", seconds=duration(seconds)) if seconds else ""
     what = f"{share(status.share)}{left}" if status.total_steps else term("phase", status.phase) or seen.word
     st.progress(status.share, text=safe(what))
 
@@ -77,7 +78,7 @@ def _machine() -> None:
 
 
 def _of(used: int, total: int) -> str:
-    return f"{used / hardware.GIB:.1f} of {size(total)}"
+    return tr("{used:.1f} of {total}", used=used / hardware.GIB, total=size(total))
 
 
 @st.cache_resource(show_spinner=False)

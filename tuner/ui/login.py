@@ -9,11 +9,14 @@ from typing import Any
 import streamlit as st
 
 from tuner.config.knobs import ConfigError
+from tuner.text.lookup import mark, tr
 from tuner.ui import people, theme
 from tuner.ui.people import Role
 from tuner.ui.words import safe
 
-LACKING = "Login is set up in {}, and Authlib, which it needs, is not installed: pip install 'tuner[auth]'."
+LACKING = mark(
+    "Login is set up in {}, and Authlib, which it needs, is not installed: pip install 'tuner[auth]'."
+)
 
 
 class ReadOnly(Exception):  # noqa: N818  said as a sentence, as jobs' Refused
@@ -53,16 +56,16 @@ def person() -> Person:
         return Person()
     claims: dict[str, Any] = dict(st.user.to_dict())
     if claims.get("is_logged_in") is not True:
-        return Person("nobody", "", "Nobody is logged in; reload the page and log in.")
+        return Person("nobody", "", tr("Nobody is logged in; reload the page and log in."))
     name = people.name_of(claims)
     if not name:
         return Person(
             "nobody",
             "",
-            "Your login says neither who you are nor your address; ask whoever runs the provider.",
+            tr("Your login says neither who you are nor your address; ask whoever runs the provider."),
         )
     if login.people.ended(claims):
-        return Person(name, "", "Your login has ended; reload the page and log in again.")
+        return Person(name, "", tr("Your login has ended; reload the page and log in again."))
     role = login.people.role(claims)
     if role == "launcher":
         return Person(name, role)
@@ -70,9 +73,11 @@ def person() -> Person:
         return Person(
             name,
             role,
-            "You may look at everything and change nothing; whoever runs this studio can make you a launcher.",
+            tr(
+                "You may look at everything and change nothing; whoever runs this studio can make you a launcher."
+            ),
         )
-    return Person(name, role, "You are not among the people of this studio; whoever runs it can add you.")
+    return Person(name, role, tr("You are not among the people of this studio; whoever runs it can add you."))
 
 
 def inside() -> bool:
@@ -86,10 +91,12 @@ def door() -> None:
     with theme.card("login"):
         st.markdown("**tuner**")
         if st.user.is_logged_in:
-            st.markdown(f"You are logged in as {safe(who.name)}. {safe(who.why_not)}")
-            st.button("Log out", icon=":material/logout:", on_click=st.logout, key="log-out")
+            st.markdown(
+                tr("You are logged in as {name}. {why_not}", name=safe(who.name), why_not=safe(who.why_not))
+            )
+            st.button(tr("Log out"), icon=":material/logout:", on_click=st.logout, key="log-out")
         if not st.user.is_logged_in or "ended" in who.why_not:
-            st.button("Log in", icon=":material/login:", type="primary", on_click=st.login, key="log-in")
+            st.button(tr("Log in"), icon=":material/login:", type="primary", on_click=st.login, key="log-in")
 
 
 def who() -> None:
@@ -99,4 +106,4 @@ def who() -> None:
     now = person()
     with st.container(key="who", gap="xsmall"):
         st.caption(f":material/person: {safe(now.name)}, {now.role}", help=now.why_not or None)
-        st.button("Log out", type="tertiary", icon=":material/logout:", on_click=st.logout, key="log-out")
+        st.button(tr("Log out"), type="tertiary", icon=":material/logout:", on_click=st.logout, key="log-out")

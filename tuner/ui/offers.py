@@ -15,6 +15,7 @@ from tuner.config.knobs import ConfigError
 from tuner.data import templates
 from tuner.data.catalog import read_catalog
 from tuner.data.entries import Entry
+from tuner.text.lookup import language, tr
 from tuner.ui.words import place
 
 
@@ -35,34 +36,40 @@ class Offer:
 def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
     """The offer for a knob next to the other values; None where there is nothing to choose from."""
     if name == "model_name_or_path":
-        return _models()
+        return _models(language())
     if name in ("dataset", "eval_dataset", "probe"):
         folder = str(values.get("dataset_dir") or KNOBS["dataset_dir"].default)
         stage = str(values.get("stage") or KNOBS["stage"].default)
-        return _datasets(folder, usual_for("chat") if name == "probe" else stage)
+        return _datasets(folder, usual_for("chat") if name == "probe" else stage, language())
     if name == "template":
         return _templates()
     return None
 
 
 @st.cache_data(ttl=20, show_spinner=False)
-def _models() -> Offer:
+def _models(spoken: str) -> Offer:
     folders = models.local_models(models.model_roots())
-    own = {place(str(folder)): "on this machine" for folder in folders}
-    cached = dict.fromkeys(models.hub_cache_models(), "in the hub cache")
+    own = {place(str(folder)): tr("on this machine") for folder in folders}
+    cached = dict.fromkeys(models.hub_cache_models(), tr("in the hub cache"))
     notes = own | cached
-    missing = "No model was found on this machine: type a folder's path or a hub name." if not notes else ""
+    missing = (
+        tr("No model was found on this machine: type a folder's path or a hub name.") if not notes else ""
+    )
     return Offer(tuple(notes), notes, missing=missing)
 
 
 @st.cache_data(ttl=5, show_spinner=False)
-def _datasets(folder: str, stage: str) -> Offer:
+def _datasets(folder: str, stage: str, spoken: str) -> Offer:
     try:
         entries = read_catalog(folder)
     except ConfigError as error:
         return Offer((), {}, missing=str(error))
     fitting = [e for e in entries.values() if not e.fits(stage) and here(e)]
-    missing = "" if fitting else f"No data set in {folder} fits the stage {stage}; see Datasets."
+    missing = (
+        ""
+        if fitting
+        else tr("No data set in {folder} fits the stage {stage}; see Datasets.", folder=folder, stage=stage)
+    )
     return Offer(tuple(e.name for e in fitting), {}, missing=missing)
 
 

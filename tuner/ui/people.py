@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from tuner import hosts, paths
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 Role = Literal["launcher", "reader", ""]
 CALLBACK = "/oauth2callback"
@@ -110,7 +111,9 @@ def read(path: Path) -> Login | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError([Problem("", f"{path} cannot be read: {error}.")]) from error
+        raise ConfigError(
+            [Problem("", tr("{path} cannot be read: {error}.", path=path, error=error))]
+        ) from error
     auth, own = found.get("auth"), found.get(SECTION)
     if auth is None and own is None:
         return None
@@ -131,19 +134,33 @@ def manual() -> Path:
 
 def _wrong_auth(auth: Any) -> Iterator[str]:
     if not isinstance(auth, dict):
-        yield f"[{SECTION}] says who may do what, and nobody can log in; add [auth] with your provider, or remove it."
+        yield tr(
+            "[{section}] says who may do what, and nobody can log in; add [auth] with your provider, or remove it.",
+            section=SECTION,
+        )
         return
     missing = [name for name in _NEEDED if not isinstance(auth.get(name), str) or not auth[name]]
     if missing:
-        yield f"[auth] lacks {', '.join(missing)}; {manual()} has a whole example."
+        yield tr(
+            "[auth] lacks {missing}; {manual} has a whole example.",
+            missing=", ".join(missing),
+            manual=manual(),
+        )
     for name in auth:
         if name not in (*_NEEDED, *_LEFT):
-            yield f"[auth] has {name}, which is not read; there is one provider, and its settings stand in [auth] itself."
+            yield tr(
+                "[auth] has {name}, which is not read; there is one provider, and its settings stand in [auth] itself.",
+                name=name,
+            )
     secret, uri = auth.get("cookie_secret"), auth.get("redirect_uri")
     if isinstance(secret, str) and secret and len(secret) < SHORTEST_SECRET:
         yield (
-            f"cookie_secret has {len(secret)} characters; make one of {SHORTEST_SECRET} or more with"
-            " `python -c 'import secrets; print(secrets.token_hex(32))'`."
+            tr(
+                "cookie_secret has {number} characters; make one of {shortest_secret} or more with"
+                " `python -c 'import secrets; print(secrets.token_hex(32))'`.",
+                number=len(secret),
+                shortest_secret=SHORTEST_SECRET,
+            )
         )
     if isinstance(uri, str) and uri:
         yield from _wrong_address(uri)
@@ -153,10 +170,14 @@ def _wrong_address(uri: str) -> Iterator[str]:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        yield f"redirect_uri {uri!r} is no address: {error}."
+        yield tr("redirect_uri {uri!r} is no address: {error}.", uri=uri, error=error)
         return
     if parts.path != CALLBACK or parts.query or parts.fragment:
-        yield f"redirect_uri {uri!r} has to be the address of the studio with {CALLBACK} behind it and nothing else."
+        yield tr(
+            "redirect_uri {uri!r} has to be the address of the studio with {callback} behind it and nothing else.",
+            uri=uri,
+            callback=CALLBACK,
+        )
         return
     try:
         authority = _authority(uri)
@@ -164,7 +185,10 @@ def _wrong_address(uri: str) -> Iterator[str]:
         yield f"redirect_uri: {error}"
         return
     if parts.scheme != "https" and not (parts.scheme == "http" and authority.name in hosts.LOOPBACK):
-        yield f"redirect_uri {uri!r} has to begin with https://, for the login travels in a cookie; put a proxy with TLS before the studio."
+        yield tr(
+            "redirect_uri {uri!r} has to begin with https://, for the login travels in a cookie; put a proxy with TLS before the studio.",
+            uri=uri,
+        )
 
 
 def _authority(uri: str) -> hosts.Authority:
@@ -178,22 +202,32 @@ def _authority(uri: str) -> hosts.Authority:
 
 def _wrong_people(own: Any) -> Iterator[str]:
     if not isinstance(own, dict):
-        yield f'[{SECTION}] is missing; say there who may launch, for example launchers = ["you@example.org"].'
+        yield tr(
+            '[{section}] is missing; say there who may launch, for example launchers = ["you@example.org"].',
+            section=SECTION,
+        )
         return
     known = {f.name: f.default for f in fields(People)}
     for name, value in own.items():
         if name not in known:
-            yield f"[{SECTION}] knows no {name}; it has {', '.join(known)}."
+            yield tr(
+                "[{section}] knows no {name}; it has {known}.",
+                section=SECTION,
+                name=name,
+                known=", ".join(known),
+            )
         elif isinstance(known[name], tuple):
             if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
-                yield f'{name} has to be a list of words, for example {name} = ["a", "b"].'
+                yield tr('{name} has to be a list of words, for example {name} = ["a", "b"].', name=name)
         elif name == "unknown":
             if value not in ("refused", "reader"):
-                yield f'unknown has to be "refused" or "reader", not {value!r}.'
+                yield tr('unknown has to be "refused" or "reader", not {value!r}.', value=value)
         elif name == "login_hours":
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 720:
-                yield f"login_hours has to be a number above 0 and up to 720, not {value!r}."
+                yield tr("login_hours has to be a number above 0 and up to 720, not {value!r}.", value=value)
         elif not isinstance(value, str) or not value:
-            yield f"{name} has to be a word, not {value!r}."
+            yield tr("{name} has to be a word, not {value!r}.", name=name, value=value)
     if not own.get("launchers") and not own.get("launcher_groups"):
-        yield f"[{SECTION}] names nobody who may launch; fill in launchers or launcher_groups."
+        yield tr(
+            "[{section}] names nobody who may launch; fill in launchers or launcher_groups.", section=SECTION
+        )

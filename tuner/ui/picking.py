@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.ui import state
 
 _table = st.components.v2.component(
@@ -100,7 +101,7 @@ def _data(
 ) -> dict[str, Any]:
     return {
         "label": label,
-        "columns": [{"name": c.name, "kind": c.kind, "width": c.width} for c in columns],
+        "columns": [{"name": tr(c.name), "kind": c.kind, "width": c.width} for c in columns],
         "rows": [
             {"id": one, "href": link.format(urlencode({query: one})), "cells": [row[c.name] for c in columns]}
             for one, row in rows.items()

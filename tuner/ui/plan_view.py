@@ -7,6 +7,8 @@ import streamlit as st
 from tuner.jobs import planning
 from tuner.plan.plan import Plan, Truth
 from tuner.runs.run import Run
+from tuner.text.lookup import tr
+from tuner.ui import theme
 from tuner.ui.words import NONE, count, duration, engine, safe, size
 
 
@@ -15,16 +17,16 @@ def planned(run: Run) -> None:
     made, came = planning.of(run), planning.truth(run)
     if made is None:
         return
-    st.markdown("**Plan**")
-    st.dataframe(
+    st.markdown(tr("**Plan**"))
+    theme.frame(
         [{"What": n, "Planned": before, "Measured": after} for n, before, after in _figures(made, came)],
         hide_index=True,
         height="content",
     )
     if came.memory and not made.on_gpu:
-        st.caption("On a CPU the memory that was measured is the whole process with its libraries.")
+        st.caption(tr("On a CPU the memory that was measured is the whole process with its libraries."))
     if why := came.why or made.why:
-        st.caption(f"Not packed rows: {safe(why)}")
+        st.caption(tr("Not packed rows: {why}", why=safe(why)))
 
 
 def _devices(made: Plan) -> str:
@@ -37,13 +39,13 @@ def _figures(made: Plan, came: Truth) -> list[tuple[str, str, str]]:
     """(name, planned, measured), without those that the run has neither of."""
     memory = made.memory.total if made.memory else None
     found = [
-        ("Device", _devices(made), NONE),
-        ("Steps", count(made.steps), count(came.steps)),
-        ("Engine", engine(made.engine), engine(came.engine or "")),
-        ("Recomputed layers", count(made.recompute), count(came.recompute)),
-        ("Tokens a row", count(made.token_budget), count(came.token_budget)),
-        ("Memory", size(memory), size(came.memory)),
-        ("Time", duration(made.seconds), duration(came.seconds)),
-        ("Disk", size(made.disk), size(came.disk)),
+        (tr("Device"), _devices(made), NONE),
+        (tr("Steps"), count(made.steps), count(came.steps)),
+        (tr("Engine"), engine(made.engine), engine(came.engine or "")),
+        (tr("Recomputed layers"), count(made.recompute), count(came.recompute)),
+        (tr("Tokens a row"), count(made.token_budget), count(came.token_budget)),
+        (tr("Memory"), size(memory), size(came.memory)),
+        (tr("Time"), duration(made.seconds), duration(came.seconds)),
+        (tr("Disk"), size(made.disk), size(came.disk)),
     ]
     return [row for row in found if row[1:] != (NONE, NONE)]

@@ -12,13 +12,14 @@ from tuner.config.knobs import Knob
 from tuner.rewards import registry
 from tuner.rewards.own import is_own
 from tuner.rewards.registry import TABLE, WEIGHT
+from tuner.text.lookup import mark, tr
 from tuner.ui import draft as drafts
 from tuner.ui.draft import Draft
 from tuner.ui.words import label, safe
 
 KNOB = "reward_funcs"
 """The knob that this field is of."""
-OWN = "A function of one's own"
+OWN = mark("A function of one's own")
 LONGEST = 18
 """Letters of choices that lie side by side; more go into a list."""
 
@@ -31,11 +32,11 @@ def field(draft: Draft, explained: bool) -> None:
             _one(place, said, key, explained)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.selectbox(
-            "Add a reward",
+            tr("Add a reward"),
             list(TABLE),
             index=None,
-            format_func=lambda name: f"{TABLE[name].title}  ·  {name}",
-            placeholder="What makes an answer a good one?",
+            format_func=lambda name: f"{tr(TABLE[name].title)}  ·  {name}",
+            placeholder=tr("What makes an answer a good one?"),
             key=f"{key}:add",
             on_change=_add,
             args=(f"{key}:add",),
@@ -53,12 +54,12 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
     named = TABLE.get(name)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
-            f"**{safe(named.title if named else OWN if is_own(name) else 'Unknown')}** :gray[:small[{safe(name)}]]",
+            f"**{safe(tr(named.title if named else OWN if is_own(name) else 'Unknown'))}** :gray[:small[{safe(name)}]]",
             width="content",
         )
         st.space("stretch")
         st.button(
-            "Take out",
+            tr("Take out"),
             icon=":material/close:",
             type="tertiary",
             key=f"{key}:{place}:out",
@@ -69,7 +70,7 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
         st.caption(_unknown(name))
         return
     if explained:
-        st.caption(safe(f"{named.about}"))
+        st.caption(safe(tr(named.about)))
     with st.grid("auto", min_column_width=230, gap="small") as grid:
         for parameter in [*named.parameters.values(), _WEIGHT]:
             with grid.cell(), st.container(gap="xsmall"):
@@ -77,14 +78,14 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
 
 
 _WEIGHT = Knob(
-    WEIGHT, "", "float", 1.0, "What its score counts by in the sum; below 0 takes away for what is not wanted."
+    WEIGHT, "", "float", 1.0, mark("What its score counts by in the sum; below 0 takes away for what is not wanted.")
 )  # fmt: skip
 
 
 def _unknown(name: str) -> str:
     if is_own(name):
-        return "A page runs none; launch this config with `tuner train FILE`."
-    return "There is no reward of this name."
+        return tr("A page runs none; launch this config with `tuner train FILE`.")
+    return tr("There is no reward of this name.")
 
 
 def _read(said: Any) -> tuple[str, dict[str, Any]]:
@@ -124,14 +125,14 @@ def _parameter(place: int, knob: Knob, given: Mapping[str, Any], key: str, expla
             st.segmented_control(title, choices, default=word(now), required=True, **common)
     elif knob.kind == "int" and (now is None or (isinstance(now, int) and now >= (knob.lower or 0))):
         st.number_input(
-            title, value=now, min_value=int(knob.lower or 0), step=1, placeholder="empty", **common
+            title, value=now, min_value=int(knob.lower or 0), step=1, placeholder=tr("empty"), **common
         )
     elif knob.kind == "json":
         st.text_area(title, value=word(now), placeholder='{"type": "object"}', height=120, **common)
     else:
-        st.text_input(title, value=word(now), placeholder=knob.usual or "empty", **common)
+        st.text_input(title, value=word(now), placeholder=tr(knob.usual or "empty"), **common)
     if explained:
-        st.caption(safe(knob.help))
+        st.caption(safe(tr(knob.help)))
 
 
 # --- what a touch does ---------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tuner.config.kinds import KINDS
 from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import mark, tr
 from tuner.text.message import Message, message, render
 from tuner.ui import chat, theme
 from tuner.ui.words import NONE, count, number, safe
@@ -24,8 +25,8 @@ from tuner.ui.words import NONE, count, number, safe
 FILE = "rollouts.jsonl"
 Floats = NDArray[np.float64]
 A_PAGE = 6
-BEST, WORST = ("Best answer", "thumb_up", "after"), ("Worst answer", "thumb_down", "before")
-ALL_ALIKE = ("An answer", "smart_toy", "before")
+BEST, WORST = (mark("Best answer"), "thumb_up", "after"), (mark("Worst answer"), "thumb_down", "before")
+ALL_ALIKE = (mark("An answer"), "smart_toy", "before")
 """What stands over an answer, its icon, and the colour of its bubble."""
 LATELY = 10
 """Logged steps from which the page says that there is nothing to learn."""
@@ -114,9 +115,9 @@ def options(run: Run) -> None:
     several = KINDS[str(run.values().get("stage"))].baseline != "value"
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="rollout-options"):
         if several:
-            st.toggle("Only where answers differ", key="rollouts-differ", bind="query-params")
+            st.toggle(tr("Only where answers differ"), key="rollouts-differ", bind="query-params")
         st.text_input(
-            "Find in prompts and answers", type="search", key="rollouts-search", placeholder="a word", live=True, width=240,
+            tr("Find in prompts and answers"), type="search", key="rollouts-search", placeholder="a word", live=True, width=240,
             label_visibility="collapsed",
         )  # fmt: skip
 
@@ -126,16 +127,20 @@ def panel(run: Run) -> None:
     file = run.folder / FILE
     if not file.is_file():
         theme.empty(
-            "dynamic_feed", "No rollouts yet", "They are here once the first answers have been scored."
+            "dynamic_feed",
+            tr("No rollouts yet"),
+            tr("They are here once the first answers have been scored."),
         )
         return
     groups = [one for one in _read(str(file), file.stat().st_mtime_ns) if _wanted(one)]
     if not groups:
-        theme.empty("search_off", "None of these", "No prompt that is kept has that; show all of them again.")
+        theme.empty(
+            "search_off", tr("None of these"), tr("No prompt that is kept has that; show all of them again.")
+        )
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         at = int(st.pagination(max(1, -(-len(groups) // A_PAGE)), key="rollouts-page"))
-        st.caption(f"{count(len(groups), 'prompt')}, the newest first", width="content")
+        st.caption(tr("{prompts}, the newest first", prompts=count(len(groups), "prompt")), width="content")
     for place, one in enumerate(groups[(at - 1) * A_PAGE : at * A_PAGE]):
         with st.container(border=True, key=f"card-row-rollout-{place}", gap="small"):
             _group(one, str(place))
@@ -150,7 +155,7 @@ def _wanted(one: Group) -> bool:
 
 def _group(one: Group, key: str) -> None:
     st.caption(_lead(one))
-    chat.bubble("user", one.prompt, f"rollout-{key}", name="Prompt")
+    chat.bubble("user", one.prompt, f"rollout-{key}", name=tr("Prompt"))
     best, worst = one.answers[0], one.answers[-1]
     left, right = st.columns(2, gap="small")
     with left:
@@ -159,33 +164,41 @@ def _group(one: Group, key: str) -> None:
         with right:
             _answer(worst, f"worst-{key}", *(WORST if one.differs else ALL_ALIKE))
     if one.label:
-        st.caption(f"Expected: {safe(one.label)}")
+        st.caption(tr("Expected: {label}", label=safe(one.label)))
     if len(one.answers) > 2:
-        with st.expander(f"All {count(len(one.answers), 'answer')}", icon=":material/table_rows:"):
-            st.dataframe(
+        with st.expander(
+            tr("All {answers}", answers=count(len(one.answers), "answer")), icon=":material/table_rows:"
+        ):
+            theme.frame(
                 [_row(said) for said in one.answers],
                 hide_index=True,
-                column_config={"Answer": st.column_config.TextColumn("Answer", width="large")},
+                column_config={"Answer": {"width": "large"}},
             )
 
 
 def _lead(one: Group) -> str:
     known = [float(said["reward"]) for said in one.answers if said.get("reward") is not None]
     if len(one.answers) == 1:
-        return f"Step {count(one.step)}"
+        return tr("Step {step}", step=count(one.step))
     if not known:
-        return f"Step {count(one.step)} · no reward had a word on these answers"
-    mean = f"mean reward {number(sum(known) / len(known))}"
+        return tr("Step {step} · no reward had a word on these answers", step=count(one.step))
+    mean = tr("mean reward {sum}", sum=number(sum(known) / len(known)))
     spread = (
-        f"from {number(min(known))} to {number(max(known))}"
+        tr("from {min} to {max}", min=number(min(known)), max=number(max(known)))
         if one.differs
-        else "all the same: nothing to learn"
+        else tr("all the same: nothing to learn")
     )
-    return f"Step {count(one.step)} · {count(len(one.answers), 'answer')} · {mean}, {spread}"
+    return tr(
+        "Step {step} · {answers} · {mean}, {spread}",
+        step=count(one.step),
+        answers=count(len(one.answers), "answer"),
+        mean=mean,
+        spread=spread,
+    )
 
 
 def _answer(said: Mapping[str, Any], key: str, name: str, icon: str, side: str) -> None:
-    got = f"{name}, reward {number(said.get('reward'))}"
+    got = tr("{name}, reward {reward}", name=tr(name), reward=number(said.get("reward")))
     chat.bubble(side, str(said.get("text") or ""), key, name=got, icon=icon)
     st.caption(safe(told(said)))
 
@@ -194,8 +207,8 @@ def told(said: Mapping[str, Any]) -> str:
     """What an answer got from each reward, how it stands in its group, and how long it is."""
     parts = [f"{name} {number(value)}" for name, value in dict(said.get("parts") or {}).items()]
     advantage = said.get("advantage")
-    stands = [f"advantage {number(advantage)}"] if advantage is not None else []
-    length = count(said.get("tokens"), "token") + ("" if said.get("finished", True) else ", cut short")
+    stands = [tr("advantage {advantage}", advantage=number(advantage))] if advantage is not None else []
+    length = count(said.get("tokens"), "token") + ("" if said.get("finished", True) else tr(", cut short"))
     return " · ".join([", ".join(parts), *stands, length]).removeprefix(" · ")
 
 

@@ -16,6 +16,7 @@ from tuner.runs import checkpoints
 from tuner.runs.reasons import label
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
+from tuner.text.lookup import mark, tr
 from tuner.tracking.rows import PARENT
 from tuner.ui import draft, history, state, theme, writes
 from tuner.ui.words import count, mending, safe
@@ -26,16 +27,22 @@ def actions(run: Run) -> None:
     status = run.status()
     with st.container(horizontal=True, gap="small", horizontal_alignment="right", key="run-actions"):
         if status.state == "queued":
-            _ask(run, "Cancel", ":material/close:", now=True, help="Take it out of the queue.")
+            _ask(run, mark("Cancel"), ":material/close:", now=True, help=tr("Take it out of the queue."))
         elif status.state not in ENDED:
             stopping = status.state == "stopping"
-            _ask(run, "Stop", ":material/stop_circle:", help="Saves a checkpoint first.", disabled=stopping)
+            _ask(
+                run,
+                mark("Stop"),
+                ":material/stop_circle:",
+                help=tr("Saves a checkpoint first."),
+                disabled=stopping,
+            )
             _ask_twice(run, status)
         elif status.state != "finished":
             why = why_not_resumed(run)
-            said = why or "Goes on from the newest sound checkpoint."
+            said = why or tr("Goes on from the newest sound checkpoint.")
             st.button(
-                "Resume",
+                tr("Resume"),
                 icon=":material/resume:",
                 type="primary",
                 **writes.locked(help=said, disabled=bool(why)),
@@ -46,9 +53,9 @@ def actions(run: Run) -> None:
         if not trains(str(run.values().get("stage"))):
             return
         st.button(
-            "Clone",
+            tr("Clone"),
             icon=":material/content_copy:",
-            help="Open the form with these values.",
+            help=tr("Open the form with these values."),
             on_click=state.go,
             args=("new_run",),
             kwargs={"clone": run.id},
@@ -56,7 +63,7 @@ def actions(run: Run) -> None:
         )
         parent = status.tags.get(PARENT, "")
         st.button(
-            "Compare",
+            tr("Compare"),
             icon=":material/compare_arrows:",
             help=history.beside(parent),
             on_click=history.compare,
@@ -68,23 +75,29 @@ def actions(run: Run) -> None:
 def _ask(run: Run, name: str, icon: str, *, help: str, now: bool = False, disabled: bool = False) -> None:
     key = f"ask-{name}-{run.id}"
     lock = writes.locked(help=help, disabled=disabled)
-    st.button(name, icon=icon, key=key, on_click=_end, args=(run, now, icon), **lock)
+    st.button(tr(name), icon=icon, key=key, on_click=_end, args=(run, now, icon), **lock)
 
 
 def _ask_twice(run: Run, status: Status) -> None:
     """Cancel, which throws something away: what that is, and a second button."""
     icon = ":material/close:"
-    with st.popover("Cancel", icon=icon, help="Ends at once and saves nothing.", key=f"cancel-{run.id}"):
+    with st.popover(
+        mark("Cancel"), icon=icon, help=tr("Ends at once and saves nothing."), key=f"cancel-{run.id}"
+    ):
         kept = checkpoints.of(run)
-        since = f"since step {count(checkpoints.step_of(kept[-1]))}" if kept else "so far"
-        lost = f" What it learned {since} is lost." if status.step else ""
-        st.markdown(f"**End {safe(run.name)} now?**{lost} *Stop* saves a checkpoint first.")
-        _ask(run, "Yes, cancel it", icon, now=True, help="Ends at once and saves nothing.")
+        since = (
+            tr("since step {step_of}", step_of=count(checkpoints.step_of(kept[-1]))) if kept else tr("so far")
+        )
+        lost = tr(" What it learned {since} is lost.", since=since) if status.step else ""
+        st.markdown(
+            tr("**End {name} now?**{lost} *Stop* saves a checkpoint first.", name=safe(run.name), lost=lost)
+        )
+        _ask(run, mark("Yes, cancel it"), icon, now=True, help=tr("Ends at once and saves nothing."))
 
 
 def _end(run: Run, now: bool, icon: str) -> None:
     try:
-        said = writes.stop(run, now=now).replace(f"Run {run.id}", run.name)
+        said = writes.stop(run, now=now).replace(tr("Run {id}", id=run.id), run.name)
         st.toast(safe(said), icon=icon)
     except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
@@ -95,7 +108,11 @@ def why_not_resumed(run: Run) -> str | None:
     if why := control.why_not_resumable(run):
         return why
     wrong = stands_against(run) if run.status().state in ENDED else []
-    return f"It would end at once: {wrong[0].sentence} Mend that in a copy." if wrong else None
+    return (
+        tr("It would end at once: {sentence} Mend that in a copy.", sentence=wrong[0].sentence)
+        if wrong
+        else None
+    )
 
 
 def resume(run: Run, checkpoint: str | None = None) -> None:
@@ -120,7 +137,7 @@ def remedies(run: Run) -> None:
     if not offered:
         return
     with theme.card("remedies"):
-        st.markdown("**What to do**")
+        st.markdown(tr("**What to do**"))
         for problem in wrong:
             if problem.sentence not in status.reason:
                 st.markdown(safe(problem.sentence))
@@ -148,9 +165,12 @@ def _mends(wrong: Sequence[Problem], offered: Sequence[Mapping[str, Any]]) -> li
     """Copies of the run in which what is wrong is put right, or can be; without those that are offered already."""
     known = [remedy.get("values") for remedy in offered]
     mends = [dict(p.mend) for p in wrong if p.mend and dict(p.mend) not in known]
-    made = [{"label": f"{mending(m)} in a copy", "action": "clone", "values": m} for m in mends]
+    made = [
+        {"label": tr("{mending} in a copy", mending=mending(m)), "action": "clone", "values": m}
+        for m in mends
+    ]
     if wrong and not made and not offered:
-        made = [{"label": "Fix it in a copy", "action": "clone", "values": {}}]
+        made = [{"label": tr("Fix it in a copy"), "action": "clone", "values": {}}]
     return made
 
 

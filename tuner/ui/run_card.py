@@ -18,6 +18,7 @@ from tuner.plan.schedule import Schedule
 from tuner.plan.shape import Memory
 from tuner.rewards.registry import refused_by_pages
 from tuner.runs.run import fresh_name
+from tuner.text.lookup import tr
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
 from tuner.ui import form, sweep, theme, writes
@@ -43,26 +44,26 @@ def show(
         typed = draft.name or str(draft.value("run_name") or "")
         name = typed or fresh_name(draft.values, taken)
         key = f"run-name:{'' if typed else name}"  # it follows model and stage until a person types one
-        called = "What this run is called everywhere."
-        st.text_input("Name", name, key=key, on_change=_renamed, args=(key,), help=called)
+        called = tr("What this run is called everywhere.")
+        st.text_input(tr("Name"), name, key=key, on_change=_renamed, args=(key,), help=called)
         if name in taken:
-            st.caption(":material/info: Another run has this name; both keep it.")
+            st.caption(tr(":material/info: Another run has this name; both keep it."))
         if config is not None:
             _figures(config)
         if config is not None and config.dataset:
             st.page_link(
                 "pages/datasets.py",
-                label="What the model will see",
+                label=tr("What the model will see"),
                 icon=":material/visibility:",
                 query_params={
                     "dataset": config.dataset[0],
                     "folder": str(config.dataset_dir),
-                    "view": "What the model sees",
+                    "view": tr("What the model sees"),
                 },
             )
         _verdict(problems)
         st.button(
-            "Launch",
+            tr("Launch"),
             type="primary",
             icon=":material/play_arrow:",
             width="stretch",
@@ -83,24 +84,26 @@ def _figures(config: Config) -> None:
     with st.container(key="figures-run", gap="xsmall"):
         left, right = st.columns(2, wrap=False)
         left.metric(
-            "Steps",
+            tr("Steps"),
             f"≈ {count(plan.steps)}" if plan.roughly and plan.steps else count(plan.steps),
-            help="How often the weights move: examples times epochs, over examples a step.",
+            help=tr("How often the weights move: examples times epochs, over examples a step."),
         )
         what, each = read_as(config)
         right.metric(
-            f"{what} a step",
+            tr("{what} a step", what=what),
             count(plan.examples_per_step),
-            help="Batch size times accumulation times devices. 8 to 64 is usual.",
+            help=tr("Batch size times accumulation times devices. 8 to 64 is usual."),
         )
-        rows = "Prompts" if config.kind.rewarded else what
-        left.metric(rows, count(plan.rows), help="Rows of the data sets before any is dropped.")
+        rows = tr("Prompts") if config.kind.rewarded else what
+        left.metric(rows, count(plan.rows), help=tr("Rows of the data sets before any is dropped."))
         tokens = plan.rows * each if plan.rows else None
         right.metric(
-            "Tokens an epoch",
+            tr("Tokens an epoch"),
             f"≤ {_short(tokens)}" if tokens else NONE,
-            help="At most: every example as long as the cutoff, and every answer that is written as long as it may be. "
-            "The data report has the real count of the examples.",
+            help=tr(
+                "At most: every example as long as the cutoff, and every answer that is written as long as it may be. "
+                "The data report has the real count of the examples."
+            ),
         )
         _needs(plan)
 
@@ -108,51 +111,70 @@ def _figures(config: Config) -> None:
 def read_as(config: Config) -> tuple[str, int]:
     """What a batch counts, and the most tokens that a row comes to."""
     if not config.kind.rewarded:
-        return "Examples", config.cutoff_len
+        return tr("Examples"), config.cutoff_len
     answers = Schedule.of(config, 1).answers
-    return "Answers", config.cutoff_len + answers * config.max_new_tokens
+    return tr("Answers"), config.cutoff_len + answers * config.max_new_tokens
 
 
 def _needs(plan: Plan) -> None:
     """Memory, time and disk: what it will take, beside what there is; and what computes it."""
     left, right = st.columns(2, wrap=False)
     left.metric(
-        "Memory",
+        tr("Memory"),
         f"≈ {size(plan.memory.total)}" if plan.memory else NONE,
         help=_parts(plan, plan.memory)
         if plan.memory
-        else "Known once the model and the data are on this machine.",
+        else tr("Known once the model and the data are on this machine."),
     )
     right.metric(
-        "Time",
+        tr("Time"),
         f"≈ {duration(plan.seconds)}" if plan.seconds else NONE,
-        help="At the pace of the last run of this model, stage and method that finished here.",
+        help=tr("At the pace of the last run of this model, stage and method that finished here."),
     )
-    left.metric("Engine", engine(plan.engine), help=_why(plan))
+    left.metric(tr("Engine"), engine(plan.engine), help=_why(plan))
     right.metric(
-        "Disk",
+        tr("Disk"),
         f"≈ {size(plan.disk)}" if plan.disk is not None else NONE,
-        help="The checkpoints that are kept and the weights at the end.",
+        help=tr("The checkpoints that are kept and the weights at the end."),
     )
     if plan.memory and plan.memory.total > plan.free:
         st.markdown(
-            f":orange[:material/memory_alt: This may not fit: {size(plan.free)} are free.] "
-            "A smaller batch with more accumulation, a shorter cutoff or gradient checkpointing needs less."
+            tr(
+                ":orange[:material/memory_alt: This may not fit: {free} are free.] "
+                "A smaller batch with more accumulation, a shorter cutoff or gradient checkpointing needs less.",
+                free=size(plan.free),
+            )
         )
 
 
 def _why(plan: Plan) -> str:
     """Why this engine, and what it does to fit."""
-    because = f"Not packed rows: {plan.why}" if plan.why else "Many examples share a row without padding."
-    again = f" {count(plan.recompute, 'layer')} of {plan.layers} recomputed." if plan.recompute else ""
-    tokens = f" At most {count(plan.token_budget)} tokens a row." if plan.token_budget else ""
+    because = (
+        tr("Not packed rows: {why}", why=plan.why)
+        if plan.why
+        else tr("Many examples share a row without padding.")
+    )
+    again = (
+        tr(" {layers} of {layers_2} recomputed.", layers=count(plan.recompute, "layer"), layers_2=plan.layers)
+        if plan.recompute
+        else ""
+    )
+    tokens = (
+        tr(" At most {token_budget} tokens a row.", token_budget=count(plan.token_budget))
+        if plan.token_budget
+        else ""
+    )
     return f"{because}{tokens}{again}"
 
 
 def _parts(plan: Plan, memory: Memory) -> str:
     parts = [f"{f.name.capitalize()} {size(getattr(memory, f.name))}" for f in fields(Memory)]
-    free = f"Free now: {size(plan.free)}. "
-    return f"At the peak, on each device: {', '.join(parts)}. {free}The libraries themselves come on top."
+    free = tr("Free now: {free}. ", free=size(plan.free))
+    return tr(
+        "At the peak, on each device: {parts}. {free}The libraries themselves come on top.",
+        parts=", ".join(parts),
+        free=free,
+    )
 
 
 def _short(figure: int) -> str:
@@ -164,9 +186,9 @@ def _short(figure: int) -> str:
 
 def _verdict(problems: Sequence[Problem]) -> None:
     if not problems:
-        st.markdown(":green[:material/check_circle: Ready to launch]")
+        st.markdown(tr(":green[:material/check_circle: Ready to launch]"))
         return
-    st.markdown(f":red[:material/error: **{count(len(problems), 'thing')} to mend first**]")
+    st.markdown(tr(":red[:material/error: **{things} to mend first**]", things=count(len(problems), "thing")))
     for number, problem in enumerate(problems):
         with st.container(key=f"problem-{number}", gap="xsmall"):
             st.markdown(safe(problem.sentence))
@@ -188,28 +210,34 @@ def _taken() -> set[str]:
 
 def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
     """The run as a command and as YAML. Only a name that a person chose goes into them: they may be used twice."""
-    shell, yaml = st.tabs(["Command", "YAML"])
+    shell, yaml = st.tabs([tr("Command"), "YAML"])
     if config is None:
-        shell.caption("The command stands here once the values make a config.")
-        yaml.caption("The YAML stands here once the values make a config.")
+        shell.caption(tr("The command stands here once the values make a config."))
+        yaml.caption(tr("The YAML stands here once the values make a config."))
         return
     named = config.model_copy(update={"run_name": typed or None})
     shell.code(command(named), language="bash", wrap_lines=True)
     shell.caption(
-        f"Does the same from a shell in {safe(paths.home())}, or anywhere with TUNER\\_HOME set to it."
+        tr(
+            "Does the same from a shell in {home}, or anywhere with TUNER\\_HOME set to it.",
+            home=safe(paths.home()),
+        )
     )
     text = to_yaml(named.changed())
     yaml.code(text, language="yaml", wrap_lines=True)
     with yaml.container(horizontal=True, gap="small"):
-        lock = writes.locked(help="Keep it under its name, to start from later.")
-        if st.button("Save", icon=":material/bookmark:", **lock):
+        lock = writes.locked(help=tr("Keep it under its name, to start from later."))
+        if st.button(tr("Save"), icon=":material/bookmark:", **lock):
             try:
                 path = writes.save_config(name, named.changed())
-                st.toast(f"Saved as {path.parent.name}/{path.name}.", icon=":material/bookmark:")
+                st.toast(
+                    tr("Saved as {name}/{name_2}.", name=path.parent.name, name_2=path.name),
+                    icon=":material/bookmark:",
+                )
             except writes.FAILED as error:
                 st.toast(safe(error), icon=":material/error:")
         st.download_button(
-            "Download", text, f"{name}.yaml", "text/yaml", icon=":material/download:", on_click="ignore"
+            tr("Download"), text, f"{name}.yaml", "text/yaml", icon=":material/download:", on_click="ignore"
         )
 
 
@@ -226,4 +254,4 @@ def _renamed(key: str) -> None:
 def changes(base: dict[str, Any]) -> None:
     """What a starting point sets otherwise than the defaults, with the reason of each knob."""
     for knob, given in drafts.differs(base):
-        st.markdown(f"`{knob.name}` **{safe(value(given))}** :gray[{safe(knob.help)}]")
+        st.markdown(f"`{knob.name}` **{safe(value(given))}** :gray[{safe(tr(knob.help))}]")

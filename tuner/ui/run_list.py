@@ -10,6 +10,7 @@ from tuner.jobs import queue
 from tuner.jobs.queue import QueueRow
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import tr
 from tuner.text.message import term
 from tuner.tracking.duration_estimate import time_left
 from tuner.tracking.rows import RunFilter, RunRow
@@ -54,16 +55,16 @@ def _at_work() -> None:
             working(Run(row.id), row.gpus)
     if not rows:
         with theme.card("no-work"):
-            theme.empty("bedtime", "Nothing is running", _idle(every))
+            theme.empty("bedtime", tr("Nothing is running"), _idle(every))
             with st.container(horizontal=True, horizontal_alignment="center"):
-                st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+                st.page_link("pages/new_run.py", label=tr("New run"), icon=":material/add_circle:")
 
 
 def _idle(waiting: Sequence[QueueRow]) -> str:
     if not waiting:
-        return "Start a run: its curves grow here while it learns."
+        return tr("Start a run: its curves grow here while it learns.")
     following = next((row for row in waiting if not row.held), waiting[0])
-    return f"Next in the queue is {safe(following.name)}. {safe(following.why)}"
+    return tr("Next in the queue is {name}. {why}", name=safe(following.name), why=safe(following.why))
 
 
 def working(run: Run, gpus: Sequence[int] = ()) -> None:
@@ -78,8 +79,13 @@ def working(run: Run, gpus: Sequence[int] = ()) -> None:
         st.space("stretch")
         left = time_left(run, status)
         if left is not None:
-            st.markdown(f":gray[≈ {duration(left)} left]", width="content")
-    done = f"Step {count(status.step)} of {count(status.total_steps)}, {share(status.share)}"
+            st.markdown(tr(":gray[≈ {left} left]", left=duration(left)), width="content")
+    done = tr(
+        "Step {step} of {total_steps}, {share}",
+        step=count(status.step),
+        total_steps=count(status.total_steps),
+        share=share(status.share),
+    )
     st.progress(
         status.share, text=done if status.total_steps else safe(term("phase", status.phase) or seen.word)
     )
@@ -96,14 +102,14 @@ def waiting() -> None:
         return
     with theme.card("queue"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.subheader(f"Queue · {count(len(rows), 'run')}", anchor=False)
+            st.subheader(tr("Queue · {runs}", runs=count(len(rows), "run")), anchor=False)
             st.space("stretch")
             st.session_state["queue-paused"] = paused  # the shell may have changed it
             st.toggle(
-                "Paused",
+                tr("Paused"),
                 key="queue-paused",
                 on_change=_pause,
-                **writes.locked(help="Start nothing more; what is at work goes on."),
+                **writes.locked(help=tr("Start nothing more; what is at work goes on.")),
             )
         pages = max(1, -(-len(rows) // AT_ONCE))
         at = int(st.pagination(pages, key="queue-page")) if pages > 1 else 1
@@ -120,11 +126,11 @@ def _waiting_row(row: QueueRow, last: int) -> None:
         st.markdown(f":gray[{row.position}]", width=24)
         link(row.id, row.name)
         st.caption(safe(row.why), width="stretch")
-        _small(row, "Earlier", "keyboard_arrow_up", lambda: _shift(row.id, -1), row.position == 1)
-        _small(row, "Later", "keyboard_arrow_down", lambda: _shift(row.id, 1), row.position == last)
-        hold = ("Let it start", "play_arrow") if row.held else ("Hold it back", "pause")
+        _small(row, tr("Earlier"), "keyboard_arrow_up", lambda: _shift(row.id, -1), row.position == 1)
+        _small(row, tr("Later"), "keyboard_arrow_down", lambda: _shift(row.id, 1), row.position == last)
+        hold = (tr("Let it start"), "play_arrow") if row.held else (tr("Hold it back"), "pause")
         _small(row, *hold, lambda: writes.hold_back(row.id, not row.held))
-        _small(row, "Take it out", "close", lambda: writes.stop(Run(row.id), now=True))
+        _small(row, tr("Take it out"), "close", lambda: writes.stop(Run(row.id), now=True))
 
 
 def _shift(run_id: str, by: int) -> None:
@@ -162,8 +168,8 @@ def lately(most: int = 6) -> None:
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.subheader("Ended last", anchor=False)
-        st.page_link("pages/history.py", label="All runs", icon=":material/history:")
+        st.subheader(tr("Ended last"), anchor=False)
+        st.page_link("pages/history.py", label=tr("All runs"), icon=":material/history:")
     with st.grid(3, min_column_width=300, gap="small"):
         for row in rows:
             outcome(row)
@@ -179,9 +185,16 @@ def outcome(row: RunRow) -> None:
         st.caption(_told(row))
         if row.spark:
             sparkline.draw(row.spark, row.id)
-            name = "Reward" if "reward" in row.metrics else "Loss"
+            name = tr("Reward") if "reward" in row.metrics else tr("Loss")
             last = row.metrics.get(name.lower(), row.spark[-1])
-            st.markdown(f":gray[{name}] **{number(row.spark[0])}** :gray[to] **{number(last)}**")
+            st.markdown(
+                tr(
+                    ":gray[{name}] **{spark}** :gray[to] **{last}**",
+                    name=name,
+                    spark=number(row.spark[0]),
+                    last=number(last),
+                )
+            )
         if row.reason and row.state != "finished":
             st.caption(safe(row.reason))
 

@@ -21,13 +21,13 @@ from tuner.runs import checkpoints, events
 from tuner.runs.points import Tail, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
+from tuner.text.lookup import language, mark, tr
 from tuner.text.message import render, term
 from tuner.tracking.duration_estimate import time_left
 from tuner.ui import chart_table, charts, plan_view, rollouts, run_actions, theme, writes
 from tuner.ui.chart import Chart, Measured
 from tuner.ui.words import (
     NONE,
-    STAGES,
     ago,
     count,
     date,
@@ -39,8 +39,11 @@ from tuner.ui.words import (
     size,
     value,
 )
+from tuner.ui.words import (
+    stage as stage_word,
+)
 
-SMOOTHING = {"Off": 0.0, "Light": 0.6, "Strong": 0.9}
+SMOOTHING = {mark("Off"): 0.0, mark("Light"): 0.6, mark("Strong"): 0.9}
 LOG_LINES = 400
 AS_NEW = 2.5
 """Seconds for which charts that were made for one session serve the others too, whatever was measured since."""
@@ -56,11 +59,25 @@ def lead(values: Mapping[str, Any]) -> str:
     model = safe(value(values.get("model_name_or_path")))
     stage = str(values.get("stage"))
     if not trains(stage):
-        return f"{KINDS[stage].label} of {model}" if values.get("model_name_or_path") else KINDS[stage].label
+        return (
+            tr("{label} of {model}", label=stage_word(stage), model=model)
+            if values.get("model_name_or_path")
+            else stage_word(stage)
+        )
     if values.get("do_train"):
-        return f"{STAGES.get(stage, 'Training')} of {model} on {safe(value(values.get('dataset')))}"
-    what = "Answers" if values.get("do_predict") else "Evaluation"
-    return f"{what} of {model} on {safe(value(values.get('eval_dataset') or values.get('dataset')))}"
+        return tr(
+            "{stage} of {model} on {values}",
+            stage=stage_word(stage) if stage in KINDS else tr("Training"),
+            model=model,
+            values=safe(value(values.get("dataset"))),
+        )
+    what = tr("Answers") if values.get("do_predict") else tr("Evaluation")
+    return tr(
+        "{what} of {model} on {values}",
+        what=what,
+        model=model,
+        values=safe(value(values.get("eval_dataset") or values.get("dataset"))),
+    )
 
 
 # --- where it stands -----------------------------------------------------------------------------------------------
@@ -92,7 +109,9 @@ def _place(run: Run, status: Status) -> int | None:
 
 def _progress(status: Status) -> tuple[float, str]:
     if status.total_steps:
-        return status.share, f"Step {count(status.step)} of {count(status.total_steps)}"
+        return status.share, tr(
+            "Step {step} of {total_steps}", step=count(status.step), total_steps=count(status.total_steps)
+        )
     return status.part, safe(render(status.doing) or term("phase", status.phase))
 
 
@@ -115,7 +134,7 @@ def _figures(run: Run, status: Status) -> None:
         figures = {name: figure for name, figure in figures.items() if figure != NONE}
     with st.container(key="figures-standing"), st.grid("auto", min_column_width=130, gap="small") as grid:
         for name, figure in figures.items():
-            grid.metric(name, safe(figure), help=_estimated(run) if name == "Peak memory" else None)
+            grid.metric(tr(name), safe(figure), help=_estimated(run) if name == "Peak memory" else None)
 
 
 def _about(seconds: float | None) -> str:
@@ -126,16 +145,29 @@ def _about(seconds: float | None) -> str:
 def _estimated(run: Run) -> str:
     plan = planning.of(run)
     expected = plan.memory.total if plan and plan.memory else 0
-    told = f" {size(expected)} were expected for the model and its training." if expected else ""
-    return (
-        f"The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}"
+    told = (
+        tr(" {expected} were expected for the model and its training.", expected=size(expected))
+        if expected
+        else ""
+    )
+    return tr(
+        "The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}",
+        told=told,
     )
 
 
 def _notices(run: Run, status: Status) -> None:
     if name := status.adapter:
-        version = f", version {status.adapter_version}" if status.adapter_version else ""
-        st.page_link("pages/adapters.py", label=f"Adapter {safe(name)}{version}", icon=":material/layers:")
+        version = (
+            tr(", version {adapter_version}", adapter_version=status.adapter_version)
+            if status.adapter_version
+            else ""
+        )
+        st.page_link(
+            "pages/adapters.py",
+            label=tr("Adapter {name}{version}", name=safe(name), version=version),
+            icon=":material/layers:",
+        )
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
     rollouts.notice(run)
@@ -151,18 +183,19 @@ def _notices(run: Run, status: Status) -> None:
 def chart_options() -> None:
     """What all charts of the page follow; outside the piece that redraws itself, so that nothing typed is lost."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="chart-options"):
-        st.markdown(":small[**Smoothing**]", width="content")
+        st.markdown(tr(":small[**Smoothing**]"), width="content")
         st.segmented_control(
-            "Smoothing",
+            tr("Smoothing"),
             list(SMOOTHING),
+            format_func=tr,
             default="Light",
             required=True,
             key="smoothing",
             bind="query-params",
             label_visibility="collapsed",
-            help="A moving average over the raw points, which stay visible behind it.",
+            help=tr("A moving average over the raw points, which stay visible behind it."),
         )
-        st.toggle("Log scale", key="log", bind="query-params", help="For loss and gradient norm.")
+        st.toggle(tr("Log scale"), key="log", bind="query-params", help=tr("For loss and gradient norm."))
 
 
 def chosen_options() -> tuple[float, bool]:
@@ -186,7 +219,7 @@ def curves(run: Run) -> None:
     ended = run.status().state in ENDED
     drawn = _drawn(run, stage, ended, *chosen_options())
     if not drawn:
-        theme.empty("show_chart", "No points", "The run ended before its first logging step.")
+        theme.empty("show_chart", tr("No points"), tr("The run ended before its first logging step."))
     with st.grid(3, min_column_width=265, gap="small"):
         for one in drawn:
             with theme.card(f"chart-{one.chart.key}", gap="xsmall"):
@@ -205,7 +238,7 @@ _shared: OrderedDict[tuple[object, ...], tuple[object, float, tuple[Drawn, ...]]
 
 def _drawn(run: Run, *how: Any) -> tuple[Drawn, ...]:
     """The charts as they are now, or were a moment ago: made once, however many sessions look at them."""
-    key, points = (str(run.folder), *how), tail(run)
+    key, points = (str(run.folder), language(), *how), tail(run)
     with _sharing:
         mark, till, drawn = _shared.get(key, (None, 0.0, ()))
         if mark != points.mark and time.monotonic() >= till:
@@ -237,7 +270,7 @@ def _made(run: Run, points: Tail, stage: str, ended: bool, smoothing: float, log
 
 def _picture(run: Run, chart: Chart, measured: Measured, figure: go.Figure) -> charts.Picture:
     lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
-    told = charts.in_words(f"{chart.title} by {chart.axis}", lines, chart.scale)
+    told = charts.in_words(tr("{title} by {axis}", title=chart.title, axis=chart.axis), lines, chart.scale)
     return charts.picture(figure, f"{run.id}-{chart.key}", told)
 
 
@@ -250,8 +283,8 @@ def log(run: Run) -> None:
     text = _COLOURS.sub("", run.log_tail())
     lines = [line for line in text.splitlines() if wanted in line.lower()][-LOG_LINES:]
     if not lines:
-        said = "No line has that word." if wanted else "The worker has not written anything yet."
-        theme.empty("article", "Nothing to read", said)
+        said = tr("No line has that word.") if wanted else tr("The worker has not written anything yet.")
+        theme.empty("article", tr("Nothing to read"), said)
         return
     with st.container(height=460, autoscroll=True, border=False, key="log"):
         st.code("\n".join(lines), language=None, wrap_lines=True)
@@ -273,23 +306,23 @@ def config(run: Run) -> None:
         for n, v in values.items()
         if n not in KNOBS or word(v) != word(default_of(stage, n, KNOBS[n].default))
     }
-    every = st.toggle("Show the defaults too", key="config-all")
+    every = st.toggle(tr("Show the defaults too"), key="config-all")
     rows = [
         {
-            "Section": KNOBS[n].section if n in KNOBS else "",
+            "Section": tr(KNOBS[n].section) if n in KNOBS else "",
             "Parameter": n,
-            "Value": word(v) or "empty",
-            "What it does": KNOBS[n].help if n in KNOBS else "",
+            "Value": word(v) or tr("empty"),
+            "What it does": tr(KNOBS[n].help) if n in KNOBS else "",
         }
         for n, v in (values if every else changed).items()
     ]
-    st.dataframe(
+    theme.frame(
         rows,
         hide_index=True,
         height=560 if len(rows) > FEW_ROWS else "content",
         column_config={"What it does": {"width": "large"}},
     )
-    shell, yaml = st.tabs(["Command", "YAML"])
+    shell, yaml = st.tabs([tr("Command"), "YAML"])
     with suppress(ConfigError):
         shell.code(command(run.config()), language="bash", wrap_lines=True)
     yaml.code(to_yaml(changed), language="yaml")
@@ -304,14 +337,16 @@ def saved(run: Run) -> None:
     if not found:
         every = word(run.values().get("save_steps"))
         theme.empty(
-            "save", "No checkpoint yet", f"One is saved every {safe(every)} steps, at the end, and at Stop."
+            "save",
+            tr("No checkpoint yet"),
+            tr("One is saved every {every} steps, at the end, and at Stop.", every=safe(every)),
         )
         return
     why = run_actions.why_not_resumed(run)
     for path in reversed(found):
         wrong = checkpoints.valid(path, deep=False)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"row-{path.name}"):
-            st.markdown(f"**Step {count(checkpoints.step_of(path))}**", width=120)
+            st.markdown(tr("**Step {step_of}**", step_of=count(checkpoints.step_of(path))), width=120)
             weight = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
             st.markdown(f":gray[{size(weight)}]", width=90)
             st.markdown(f":gray[{ago(path.stat().st_mtime)}]", width=110)
@@ -319,7 +354,7 @@ def saved(run: Run) -> None:
                 st.markdown(f":orange[:material/warning: {safe(wrong)}]", width="stretch")
             st.space("stretch")
             st.button(
-                "Resume from here",
+                tr("Resume from here"),
                 key=f"from-{run.id}-{path.name}",
                 on_click=run_actions.resume,
                 args=(run, path.name),
@@ -335,7 +370,7 @@ def facts(run: Run) -> None:
     status = run.status()
     left, right = st.columns(2, gap="medium")
     with left:
-        st.markdown("**Time**")
+        st.markdown(tr("**Time**"))
         times = {
             "Created": date(status.created),
             "Started": date(status.started),
@@ -344,16 +379,16 @@ def facts(run: Run) -> None:
         phases = {
             term("phase", name).capitalize(): duration(seconds) for name, seconds in status.seconds.items()
         }
-        st.dataframe(
-            [{"What": n, "When or how long": v} for n, v in (times | phases).items()],
+        theme.frame(
+            [{"What": tr(n), "When or how long": v} for n, v in (times | phases).items()],
             hide_index=True,
             height="content",
         )
     with right:
-        st.markdown("**Where**")
-        st.caption("The run's folder: config, log, metrics and checkpoints.")
+        st.markdown(tr("**Where**"))
+        st.caption(tr("The run's folder: config, log, metrics and checkpoints."))
         st.code(str(run.folder), language=None, wrap_lines=True)
-        st.caption("Its id, for the shell and for MLflow.")
+        st.caption(tr("Its id, for the shell and for MLflow."))
         st.code(run.id, language=None)
         plan_view.planned(run)
     _doings(run)
@@ -362,7 +397,7 @@ def facts(run: Run) -> None:
 def launched_by(run: Run) -> str:
     """Who launched it, behind what it does; empty where nobody logs in."""
     by = run.status().tags.get(events.BY)
-    return f" · launched by {safe(by)}" if by else ""
+    return tr(" · launched by {by}", by=safe(by)) if by else ""
 
 
 def _doings(run: Run) -> None:
@@ -370,9 +405,9 @@ def _doings(run: Run) -> None:
     done = events.of(run)
     if not done:
         return
-    st.markdown("**Who did what**")
-    st.dataframe(
-        [{"When": date(e.time), "Who": e.by, "What": e.what, "About": e.about} for e in reversed(done)],
+    st.markdown(tr("**Who did what**"))
+    theme.frame(
+        [{"When": date(e.time), "Who": e.by, "What": tr(e.what), "About": e.about} for e in reversed(done)],
         hide_index=True,
         height="content" if len(done) <= FEW_ROWS else 560,
     )

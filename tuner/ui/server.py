@@ -16,6 +16,7 @@ from tuner import hosts, paths, process, samples
 from tuner.config.knobs import ConfigError
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs.reasons import refused_by_system
+from tuner.text.lookup import tr
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.ui import login, people
 from tuner.ui.redraws import Redraws
@@ -34,21 +35,23 @@ def main() -> None:
     process.begin()
     parser = argparse.ArgumentParser(
         prog="tuner webui",
-        description="Serve the dashboard: on this machine only, unless people have to log in.",
+        description=tr("Serve the dashboard: on this machine only, unless people have to log in."),
     )
-    parser.add_argument("--port", type=int, default=8501, help="the port to listen on (default 8501)")
+    parser.add_argument("--port", type=int, default=8501, help=tr("the port to listen on (default 8501)"))
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen on (default 127.0.0.1); any but this machine's own needs a login",
+        help=tr("the address to listen on (default 127.0.0.1); any but this machine's own needs a login"),
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME[:PORT]",
-        help="a further name that browsers may reach it by, behind a proxy or a tunnel; may be given several times",
+        help=tr(
+            "a further name that browsers may reach it by, behind a proxy or a tunnel; may be given several times"
+        ),
     )
     given = parser.parse_args()
     os.environ.setdefault("TUNER_HOME", str(paths.home()))
@@ -71,7 +74,13 @@ def lay_out() -> None:
         paths.mlruns().mkdir(parents=True, exist_ok=True)
         samples.lay_out()
     except OSError as error:
-        print(f"tuner cannot lay out the samples: {refused_by_system(error)}", file=sys.stderr)
+        print(
+            tr(
+                "tuner cannot lay out the samples: {refused_by_system}",
+                refused_by_system=refused_by_system(error),
+            ),
+            file=sys.stderr,
+        )
 
 
 def guarded(host: str) -> tuple[hosts.Authority, ...]:
@@ -84,14 +93,21 @@ def guarded(host: str) -> tuple[hosts.Authority, ...]:
     if configured is None:
         if not loopback(host):
             raise ValueError(
-                f"{host} can be reached from other machines, and whoever reaches the studio may train, read and delete"
-                f" as you; set up a login first ({people.manual()}), or leave --host out and use ssh -L."
+                tr(
+                    "{host} can be reached from other machines, and whoever reaches the studio may train, read and delete"
+                    " as you; set up a login first ({manual}), or leave --host out and use ssh -L.",
+                    host=host,
+                    manual=people.manual(),
+                )
             )
         return ()
     if not login.authlib_there():
-        raise ValueError(login.LACKING.format(people.file()))
+        raise ValueError(tr(login.LACKING).format(people.file()))
     if people.file().stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        print(f"{people.file()} can be read by others, and it holds secrets: chmod 600 it.", file=sys.stderr)
+        print(
+            tr("{file} can be read by others, and it holds secrets: chmod 600 it.", file=people.file()),
+            file=sys.stderr,
+        )
     return (configured.address,)
 
 
@@ -117,7 +133,10 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
     let_callbacks_finish()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
-    print(f"tuner is at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    print(
+        tr("tuner is at http://{host}:{port}", host=f"[{host}]" if ":" in host else host, port=port),
+        flush=True,
+    )
     flags = {"server.address": host, "server.port": port, "server.headless": True}
     flags["secrets.files"] = [str(people.file())]  # the file that was checked, and no other
     if configured := people.login():  # or Streamlit asks a server of the Internet what this machine is called

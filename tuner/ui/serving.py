@@ -16,6 +16,7 @@ from tuner.jobs import queue, serving
 from tuner.jobs.serving import Endpoint
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import tr
 from tuner.text.message import term
 from tuner.tracking.adapters import AdapterRow, find_adapters
 from tuner.tracking.store import TrackerError
@@ -60,7 +61,7 @@ def bases() -> list[str]:
 def named(column: str, known: dict[str, AdapterRow]) -> str:
     """A contestant or column for the eye: the base, or a version with its aliases."""
     if column == BASE:
-        return "Base model"
+        return tr("Base model")
     row = known.get(column)
     name, _, number = column.rpartition("/")
     aliases = " ".join(f"@{alias}" for alias in row.aliases) if row else ""
@@ -95,9 +96,11 @@ def standing(base: str, last: str = "") -> Standing:
     if last and (ended := _run(last)) is not None and serves(ended, base):
         status = ended.status()
         seen = look(status.state)
-        return Standing(f"Server {seen.word.lower()}", seen.colour, seen.icon, str(status.reason), ended)
+        return Standing(
+            tr("Server {word}", word=seen.word.lower()), seen.colour, seen.icon, str(status.reason), ended
+        )
     return Standing(
-        "Not loaded", "gray", ":material/power_settings_new:", "It is loaded when it is first asked."
+        tr("Not loaded"), "gray", ":material/power_settings_new:", tr("It is loaded when it is first asked.")
     )
 
 
@@ -108,16 +111,20 @@ def serves(run: Run, base: str) -> bool:
 
 def _living(run: Run) -> Standing:
     if (at := serving.endpoint(run)) is not None:
-        return Standing("Ready", "green", ":material/bolt:", "", run, at)
+        return Standing(tr("Ready"), "green", ":material/bolt:", "", run, at)
     status = run.status()
     if status.state == "queued":
         ahead = next((row.position for row in queue.queue() if row.id == run.id), 0)
-        said = f"It waits for a slot, number {ahead} in the queue." if ahead else "It waits for its turn."
-        return Standing("Queued", "gray", ":material/schedule:", said, run)
+        said = (
+            tr("It waits for a slot, number {ahead} in the queue.", ahead=ahead)
+            if ahead
+            else tr("It waits for its turn.")
+        )
+        return Standing(tr("Queued"), "gray", ":material/schedule:", said, run)
     if status.state == "stopping":
-        return Standing("Stopping", "orange", ":material/pause_circle:", "", run)
-    doing = term("phase", status.phase).capitalize() if status.phase else "The worker is starting"
-    return Standing("Loading", "blue", ":material/hourglass_top:", f"{doing}.", run)
+        return Standing(tr("Stopping"), "orange", ":material/pause_circle:", "", run)
+    doing = term("phase", status.phase).capitalize() if status.phase else tr("The worker is starting")
+    return Standing(tr("Loading"), "blue", ":material/hourglass_top:", f"{doing}.", run)
 
 
 def _run(run_id: str) -> Run | None:
@@ -135,7 +142,9 @@ def connect(run: Run) -> Connect:
             return at
         status = run.status()
         if status.state in ENDED:
-            raise Unanswered(f"The server has ended. {status.reason or 'Its log says why.'}")
+            raise Unanswered(
+                tr("The server has ended. {reason}", reason=status.reason or tr("Its log says why."))
+            )
         return None
 
     return where
@@ -176,7 +185,7 @@ def _watched(base: str, last: str, columns: Sequence[str], key: str, before: str
 
 def _starting(seen: Standing, base: str, columns: Sequence[str], key: str) -> None:
     st.button(
-        "Start it again" if seen.run else "Load it now",
+        tr("Start it again") if seen.run else tr("Load it now"),
         icon=":material/power_settings_new:",
         type="tertiary",
         key=f"start-server-{key}",
@@ -194,7 +203,7 @@ def _told(seen: Standing, then: Callable[[], None] | None = None) -> None:
         if seen.run is not None:
             st.page_link(
                 "pages/runs.py",
-                label="Its run",
+                label=tr("Its run"),
                 icon=":material/monitoring:",
                 query_params={"run": seen.run.id},
                 width="content",

@@ -11,6 +11,7 @@ import streamlit as st
 from tuner.config.config import KNOBS, Config, word
 from tuner.config.knobs import Problem
 from tuner.jobs import planning, submit
+from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
 from tuner.ui import state, writes
 from tuner.ui.draft import Draft
@@ -49,10 +50,13 @@ def plan(draft: Draft, given: Mapping[str, str], judge: Judge) -> Plan:
     texts = {name: ",".join(dict.fromkeys(_parts(text))) for name, text in given.items()}
     values = {n: v for n, v in {**draft.values, **texts}.items() if v != "" and v is not None}
     if not texts or not all("," in text for text in texts.values()):
-        return Plan(values, problems=("Give each parameter several values, with commas between them.",))
+        return Plan(values, problems=(tr("Give each parameter several values, with commas between them."),))
     rows = submit.expand(values)
     if len(rows) > MOST:
-        return Plan(values, problems=(f"That makes {len(rows)} runs; keep it to {MOST}.",))
+        return Plan(
+            values,
+            problems=(tr("That makes {number} runs; keep it to {most}.", number=len(rows), most=MOST),),
+        )
     judged = [judge(replace(draft, changes={**draft.changes, **{n: row[n] for n in texts}})) for row in rows]
     problems = dict.fromkeys(p.sentence for _, found in judged for p in found)
     configs = [config for config, _ in judged if config is not None]
@@ -67,14 +71,14 @@ def _parts(text: str) -> list[str]:
 
 def offer(draft: Draft, name: str, judge: Judge, *, disabled: bool) -> None:
     """A popover in which a sweep is put together and queued."""
-    with st.popover("Sweep", icon=":material/stacks:", width="stretch", disabled=disabled):
-        st.caption("Several values for a parameter make a run each, queued one behind the other.")
+    with st.popover(tr("Sweep"), icon=":material/stacks:", width="stretch", disabled=disabled):
+        st.caption(tr("Several values for a parameter make a run each, queued one behind the other."))
         chosen = st.multiselect(
-            "Parameters",
+            tr("Parameters"),
             choices(draft),
             format_func=label,
             max_selections=AT_ONCE,
-            placeholder="Choose up to three",
+            placeholder=tr("Choose up to three"),
             key="sweep-knobs",
         )
         given = {
@@ -82,7 +86,7 @@ def offer(draft: Draft, name: str, judge: Judge, *, disabled: bool) -> None:
                 label(knob),
                 word(draft.value(knob)),
                 key=f"sweep-{knob}",
-                help="Values with commas between them. Those of several parameters are all combined.",
+                help=tr("Values with commas between them. Those of several parameters are all combined."),
             )
             for knob in chosen
         }
@@ -95,11 +99,15 @@ def _decide(planned: Plan, name: str) -> None:
         st.markdown(f":red[:material/error: {safe(sentence)}]")
     if not planned.problems:
         st.markdown(f"**{count(len(planned.configs), 'run')}**{_time(planned.configs)}")
-        more = f"\n- and {len(planned.own) - _LISTED} more" if len(planned.own) > _LISTED else ""
+        more = (
+            tr("\n- and {number} more", number=len(planned.own) - _LISTED)
+            if len(planned.own) > _LISTED
+            else ""
+        )
         st.caption("\n".join(f"- {safe(own)}" for own in planned.own[:_LISTED]) + more)
-        st.caption(f"The same from a shell: `tuner submit` with `{planned.flags}`.")
+        st.caption(tr("The same from a shell: `tuner submit` with `{flags}`.", flags=planned.flags))
     st.button(
-        f"Queue {count(len(planned.configs), 'run')}" if not planned.problems else "Queue",
+        tr("Queue {runs}", runs=count(len(planned.configs), "run")) if not planned.problems else tr("Queue"),
         type="primary",
         icon=":material/playlist_add:",
         width="stretch",
@@ -113,7 +121,11 @@ def _decide(planned: Plan, name: str) -> None:
 def _time(configs: Sequence[Config]) -> str:
     """How long all of them will take, where this machine has an idea of each."""
     seconds = [s for config in configs if (s := planning.planned(config).seconds) is not None]
-    return f" :gray[≈ {duration(sum(seconds))} one after the other]" if len(seconds) == len(configs) else ""
+    return (
+        tr(" :gray[≈ {sum} one after the other]", sum=duration(sum(seconds)))
+        if len(seconds) == len(configs)
+        else ""
+    )
 
 
 def _queue(values: Mapping[str, Any], name: str) -> None:

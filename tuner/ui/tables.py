@@ -10,6 +10,7 @@ from tuner.config.config import KNOBS, differing
 from tuner.jobs import room
 from tuner.runs.curve import Series
 from tuner.runs.events import BY
+from tuner.text.lookup import mark, tr
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart import Chart
 from tuner.ui.chart_table import of_metric
@@ -54,18 +55,18 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
 
 
 HISTORY = (
-    Column("Name", "link"),
-    Column("State"),
-    Column("Curve", "spark"),
-    Column("Last loss", "figure"),
-    Column("Stage"),
-    Column("Model"),
-    Column("Data sets"),
-    Column("Duration", "figure"),
-    Column("Disk", "figure"),
-    Column("Created"),
-    Column("Tags", "tags"),
-    Column("Note or reason", width=260),
+    Column(mark("Name"), "link"),
+    Column(mark("State")),
+    Column(mark("Curve"), "spark"),
+    Column(mark("Last loss"), "figure"),
+    Column(mark("Stage")),
+    Column(mark("Model")),
+    Column(mark("Data sets")),
+    Column(mark("Duration"), "figure"),
+    Column(mark("Disk"), "figure"),
+    Column(mark("Created")),
+    Column(mark("Tags"), "tags"),
+    Column(mark("Note or reason"), width=260),
 )
 """The history's columns."""
 
@@ -75,11 +76,11 @@ def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[
     run, where people log in."""
     found = list(HISTORY)
     if any("reward" in row.metrics for row in rows):
-        found.insert([column.name for column in found].index("Last loss"), Column("Reward", "figure"))
+        found.insert([column.name for column in found].index(tr("Last loss")), Column(tr("Reward"), "figure"))
     if any(row.facts.get(BY) for row in rows):
-        found.insert([column.name for column in found].index("Tags"), Column("By"))
+        found.insert([column.name for column in found].index(tr("Tags")), Column(tr("By")))
     if scored:
-        found.insert([column.name for column in found].index("Stage"), Column("Scored"))
+        found.insert([column.name for column in found].index(tr("Stage")), Column(tr("Scored")))
     return tuple(found)
 
 
@@ -106,10 +107,10 @@ def outcomes(
         chart = charts.get(metric) or of_metric(metric)
         low = lower_is_better(metric)
         ends = {i: (float(v[-1]), float(v.min() if low else v.max())) for i, (_, v) in runs.items()}
-        for place, said in enumerate(("last", "best")):
+        for place, said in enumerate((tr("last"), tr("best"))):
             row = {"Metric": chart.title, "": said}
             for run_id, name in names.items():
-                head = f"{name} (baseline)" if run_id == baseline else name
+                head = tr("{name} (baseline)", name=name) if run_id == baseline else name
                 own = ends.get(run_id)
                 origin = ends.get(baseline) if run_id in judged.get(metric, names) else None
                 row[head] = _held(own and own[place], origin and origin[place], low, chart)
@@ -128,7 +129,7 @@ def _held(value: float | None, origin: float | None, low: bool, chart: Chart) ->
     )
     if origin is None or value == origin:
         return said
-    mark = "▲ better by" if (value < origin) == low else "▼ worse by"
+    mark = tr("▲ better by") if (value < origin) == low else tr("▼ worse by")
     return f"{said}   {mark} {number(abs(value - origin) * chart.scale)}"
 
 
@@ -139,8 +140,8 @@ def knobs(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:
     return [
         {
             "Parameter": name,
-            **{names[run_id]: params[run_id].get(name) or "empty" for run_id in params},
-            "What it does": KNOBS[name].help if name in KNOBS else "",
+            **{names[run_id]: params[run_id].get(name) or tr("empty") for run_id in params},
+            "What it does": tr(KNOBS[name].help) if name in KNOBS else "",
         }
         for name in differing(params.values())
         if name not in own

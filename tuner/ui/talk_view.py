@@ -14,6 +14,7 @@ from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
 from tuner.data import additions
 from tuner.data.catalog import read_catalog
+from tuner.text.lookup import mark, tr
 from tuner.text.message import render
 from tuner.tracking.adapters import AdapterRow
 from tuner.ui import chat, draft, serving, writes
@@ -26,14 +27,18 @@ FIRST_SET = "my_chats"
 NARROW = 300
 """Pixels that a column has at least."""
 _COMING = {
-    "waiting": ":material/hourglass_top: Waiting for the model …",
-    "writing": ":material/edit: Writing …",
+    "waiting": mark(":material/hourglass_top: Waiting for the model …"),
+    "writing": mark(":material/edit: Writing …"),
 }
 _ENDED = {
     "done": ":orange[:material/content_cut:]",
     "stopped": ":orange[:material/stop_circle:]",
-    "failed": ":red[:material/error: No whole answer.]",
+    "failed": mark(":red[:material/error: No whole answer.]"),
 }
+
+
+_BRANCH = {"earlier": mark("Earlier branch"), "later": mark("Later branch")}
+_ANSWER = {"earlier": mark("Earlier answer"), "later": mark("Later answer")}
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,14 @@ def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
             _branches(talk, turn, acts)
             st.caption(_seed(turn), width="content")
             with st.popover(
-                "Edit", icon=":material/edit:", type="tertiary", help="Ask in other words, as another branch."
+                tr("Edit"),
+                icon=":material/edit:",
+                type="tertiary",
+                help=tr("Ask in other words, as another branch."),
             ):
-                st.text_area("Message", turn.text, key=f"edit-{turn.id}", width=420, height=120)
+                st.text_area(tr("Message"), turn.text, key=f"edit-{turn.id}", width=420, height=120)
                 st.button(
-                    "Ask again",
+                    tr("Ask again"),
                     key=f"edited-{turn.id}",
                     type="primary",
                     on_click=acts.edited,
@@ -96,7 +104,7 @@ def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
 def _seed(turn: Turn) -> str:
     """The seed of the answers that are open; several where some were asked for again."""
     seeds = {answer.seed for answer in map(turn.answer, turn.answers) if answer is not None}
-    return f"seed {seeds.pop()}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    return tr("seed {seed}", seed=seeds.pop()) if len(seeds) == 1 else tr("{number} seeds", number=len(seeds))
 
 
 def _branches(talk: Talk, turn: Turn, acts: Acts) -> None:
@@ -109,19 +117,21 @@ def _branches(talk: Talk, turn: Turn, acts: Acts) -> None:
     def open_branch(step: int) -> None:
         acts.change(talk, lambda now: talks.opened(now, beside[at + step]))
 
-    _pager(f"branch-{turn.id}", at, len(beside), open_branch, "branch", acts)
+    _pager(f"branch-{turn.id}", at, len(beside), open_branch, _BRANCH, acts)
 
 
-def _pager(key: str, at: int, of: int, go: Callable[[int], None], what: str, acts: Acts) -> None:
-    for step, icon, name in ((-1, "chevron_left", "Earlier"), (1, "chevron_right", "Later")):
+def _pager(
+    key: str, at: int, of: int, go: Callable[[int], None], what: Mapping[str, str], acts: Acts
+) -> None:
+    for step, icon, name in ((-1, "chevron_left", "earlier"), (1, "chevron_right", "later")):
         if step == 1:
-            st.caption(f"{at + 1} of {of}", width="content")
+            st.caption(tr("{at} of {of}", at=at + 1, of=of), width="content")
         st.button(
-            f"{name} {what}",
+            tr(what[name]),
             icon=f":material/{icon}:",
-            key=f"icon-{name.lower()}-{key}",
+            key=f"icon-{name}-{key}",
             type="tertiary",
-            help=f"{name} {what}",
+            help=tr(what[name]),
             disabled=not acts.may or not 0 <= at + step < of,
             on_click=go,
             args=(step,),
@@ -158,31 +168,31 @@ def written(answer: Answer, name: str) -> None:
     """An answer as far as it is written: its thoughts folded above, tool calls and its end below."""
     sum = f" · {safe(answer.checksum)}" if answer.checksum else ""
     st.caption(f":material/smart_toy: {safe(name)}{sum}")
-    words(answer, "Thoughts" if answer.said or answer.state not in OPEN else "Thinking")
+    words(answer, tr("Thoughts") if answer.said or answer.state not in OPEN else tr("Thinking"))
     _end(answer)
 
 
-def words(answer: Answer, folded: str = "Thoughts") -> None:
+def words(answer: Answer, folded: str = "") -> None:
     """What an answer says, and nothing of who said it or what it took."""
     if answer.thought:
-        with st.expander(folded, icon=":material/psychology:", type="compact"):
+        with st.expander(folded or tr("Thoughts"), icon=":material/psychology:", type="compact"):
             st.text(answer.thought)
     if answer.said:
         st.text(answer.said)
     for called, arguments in answer.calls:
-        st.caption(f":material/build: calls **{safe(called)}**")
+        st.caption(tr(":material/build: calls **{called}**", called=safe(called)))
         st.code(arguments, language="json", wrap_lines=True)
     if answer.empty and answer.state == "done":
-        st.caption("It said nothing.")
+        st.caption(tr("It said nothing."))
 
 
 def _end(answer: Answer) -> None:
     """That an answer is still to come, or why it ended before its end."""
     if answer.state in OPEN:
         if answer.empty and not answer.thought:
-            st.caption(_COMING[answer.state])
+            st.caption(tr(_COMING[answer.state]))
     elif why := safe(render(answer.why)):
-        st.caption(f"{_ENDED[answer.state]} {why}")
+        st.caption(f"{tr(_ENDED[answer.state])} {why}")
 
 
 def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts: Acts) -> None:
@@ -200,16 +210,16 @@ def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts
                 at,
                 len(given),
                 lambda step: acts.change(talk, lambda now: talks.showing(now, turn.id, column, at + step)),
-                "answer",
+                _ANSWER,
                 acts,
             )
         if turn.id == talk.leaf and len(talk.columns) > 1:
             st.button(
-                "Another answer",
+                tr("Another answer"),
                 icon=":material/refresh:",
                 key=f"icon-again-{key}",
                 type="tertiary",
-                help="Another answer of this one",
+                help=tr("Another answer of this one"),
                 disabled=not acts.may,
                 on_click=acts.again,
                 args=(talk, turn.id, [column]),
@@ -221,23 +231,23 @@ def _beneath(talk: Talk, turn: Turn, column: str, answer: Answer, key: str, acts
 def _to_a_set(talk: Talk, turn: Turn, column: str, acts: Acts) -> None:
     name = f"set-{turn.id}-{column}"
     with st.popover(
-        "Add to a data set",
+        tr("Add to a data set"),
         icon=":material/playlist_add:",
         type="tertiary",
         key=f"icon-{name.replace('/', '-')}",
-        help="Add this exchange to a data set",
+        help=tr("Add this exchange to a data set"),
     ):
-        st.caption("The chat up to this answer becomes a row, in OpenAI's messages.")
+        st.caption(tr("The chat up to this answer becomes a row, in OpenAI's messages."))
         st.selectbox(
-            "Data set",
+            tr("Data set"),
             _sets(),
             index=0,
             accept_new_options=True,
             key=name,
-            help="One that grows by such rows, or a new name.",
+            help=tr("One that grows by such rows, or a new name."),
         )
         st.button(
-            "Add",
+            tr("Add"),
             key=f"add-{name}",
             type="primary",
             icon=":material/playlist_add:",
@@ -268,33 +278,33 @@ def _of_the_last(talk: Talk, turn: Turn, acts: Acts) -> None:
     with st.container(horizontal=True, gap="small", key=f"last-{turn.id}"):
         if on_its_way:
             st.button(
-                "Stop",
+                tr("Stop"),
                 icon=":material/stop_circle:",
                 key=f"stop-{talk.id}",
                 on_click=acts.stop,
                 args=(talk,),
                 shortcut="Escape",
-                **writes.locked(help="Ends the answers here; the model stops, too."),
+                **writes.locked(help=tr("Ends the answers here; the model stops, too.")),
             )
             return
         st.button(
-            "Regenerate",
+            tr("Regenerate"),
             icon=":material/refresh:",
             key=f"regenerate-{turn.id}",
             on_click=acts.again,
             args=(talk, turn.id, list(talk.columns)),
             **writes.locked(
-                help="Another answer, beside the one that there is.",
+                help=tr("Another answer, beside the one that there is."),
                 disabled=not acts.may or not talk.columns,
             ),
         )
         if turn.parent:
             st.button(
-                "Back one turn",
+                tr("Back one turn"),
                 icon=":material/undo:",
                 type="tertiary",
                 key=f"back-{turn.id}",
-                help="The next message branches off before this one, which stays.",
+                help=tr("The next message branches off before this one, which stays."),
                 disabled=not acts.may,
                 on_click=lambda: acts.change(talk, lambda now: talks.back_to(now, turn.parent)),
             )

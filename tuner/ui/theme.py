@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import streamlit as st
 
+from tuner.text.lookup import tr
 from tuner.ui.words import safe
 
 Mode = Literal["light", "dark"]
+NONE: Mapping[str, Any] = MappingProxyType({})
 SHEET = Path(__file__).with_name("style.css")
 MARK = str(Path(__file__).with_name("mark.svg"))
 
@@ -86,6 +90,14 @@ def head(title: str, lead: str = "") -> None:
 def card(key: str, **options: Any) -> AbstractContextManager[Any]:
     """A surface with air around it. `key` is unique on its page."""
     return st.container(border=True, key=f"card-{key}", **options)
+
+
+def frame(rows: Sequence[Mapping[str, Any]], column_config: Mapping[str, Any] = NONE, **options: Any) -> None:
+    """A table of rows by their columns' English names, under headings in the language of the moment."""
+    named: Any = {
+        name: {"label": tr(name), **column_config.get(name, {})} for name in (rows[0] if rows else ())
+    }
+    st.dataframe(rows, column_config=named, **options)
 
 
 def empty(icon: str, title: str, sentence: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from tuner.data.show import Token
+from tuner.text.lookup import tr
 
 MOST = 3000
 """Tokens drawn at once."""
@@ -29,11 +30,12 @@ _CSS = """
 _JS = """
 export default function({ data, parentElement }) {
   const box = parentElement.querySelector('.tokens');
-  box.replaceChildren(...data.map(([id, text, trained, special]) => {
+  const words = data.words;
+  box.replaceChildren(...data.tokens.map(([id, text, trained, special]) => {
     const one = document.createElement('span');
     one.className = (trained ? 'trained' : 'masked') + (special ? ' special' : '');
     one.textContent = text;
-    one.title = 'id ' + id + (trained ? ', trained on' : ', only read') + (special ? ', special' : '');
+    one.title = 'id ' + id + ', ' + words[trained ? 0 : 1] + (special ? ', ' + words[2] : '');
     return one;
   }));
 }
@@ -48,6 +50,7 @@ def _component() -> Any:
 def draw(tokens: Sequence[Token], key: str) -> None:
     """A sequence of tokens as the model gets it."""
     rows = [[t.id, t.text, t.trained, t.special] for t in tokens[:MOST]]
-    _component()(data=rows, key=f"tokens-{key}")
+    words = [tr("trained on"), tr("only read"), tr("special")]
+    _component()(data={"tokens": rows, "words": words}, key=f"tokens-{key}")
     if len(tokens) > MOST:
-        st.caption(f"… and {len(tokens) - MOST:,} more tokens.")
+        st.caption(tr("… and {number:,} more tokens.", number=len(tokens) - MOST))

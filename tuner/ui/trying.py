@@ -18,9 +18,10 @@ from tuner.jobs.checking import of_evaluation
 from tuner.rewards import registry
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message, render
 from tuner.tracking.evaluations import results
-from tuner.ui import evaluation, live, state, writes
+from tuner.ui import evaluation, live, state, theme, writes
 from tuner.ui.answers import spoken
 from tuner.ui.words import look, number, safe, sentence
 
@@ -42,18 +43,21 @@ def panel(config: Config | None, problems: Sequence[Problem]) -> None:
     ]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.button(
-            "What would be rewarded",
+            tr("What would be rewarded"),
             icon=":material/visibility:",
             key="try-rewards",
             on_click=_start,
             args=(config,),
             **writes.locked(
-                help=f"The model as it is answers up to {PROMPTS} of the prompts, and each answer is scored.",
+                help=tr(
+                    "The model as it is answers up to {prompts} of the prompts, and each answer is scored.",
+                    prompts=PROMPTS,
+                ),
                 disabled=bool(wrong),
             ),
         )
         if config.reward_model and config.reward_model_type != "api":
-            st.caption("The reward model is not asked before launch.", width="content")
+            st.caption(tr("The reward model is not asked before launch."), width="content")
     if (run := _last()) is not None:
         live.piece(_shown, run, 1.5)
 
@@ -129,12 +133,12 @@ def _shown(run: Run) -> None:
     with st.container(horizontal=True, gap="medium"):
         for name, figure in figures(run).items():
             st.metric(name, figure, width=150)
-    tall = {name: st.column_config.TextColumn(name, width="large") for name in ("Answer", "Prompt")}
-    st.dataframe(
+    tall = {name: {"width": "large"} for name in ("Answer", "Prompt")}
+    theme.frame(
         rows, hide_index=True, row_height=52, height=min(480, 40 + 52 * len(rows)), column_config=tall
     )
     st.page_link(
-        "pages/runs.py", label="This evaluation", icon=":material/rule:", query_params={"run": run.id}
+        "pages/runs.py", label=tr("This evaluation"), icon=":material/rule:", query_params={"run": run.id}
     )
 
 
@@ -163,7 +167,7 @@ def figures(run: Run) -> dict[str, str]:
     """The mean of all, its spread, and the mean of each part."""
     versions = results(run).get("versions") or [{}]
     metrics = versions[0].get("metrics", {})
-    named = {"reward": "Reward", "reward_std": "Spread"}
+    named = {"reward": tr("Reward"), "reward_std": tr("Spread")}
     parts = {
         n: n.removeprefix("rewards/").removesuffix("/mean")
         for n in metrics

@@ -14,13 +14,19 @@ from tuner.data.catalog import catalog_folder
 from tuner.data.entries import CATALOG, TAGS
 from tuner.data.files import TYPES
 from tuner.data.formats import Dropped
+from tuner.text.lookup import mark, tr
 from tuner.ui import chat, state, theme, writes
 from tuner.ui.words import count, safe
 
 LARGEST_MB = 500
 """What the browser may send: Streamlit holds it in memory. A larger file is named by its path."""
 CHUNK = 1 << 20
-_KINDS = {"chat": "Talks", "pairs": "Pairs", "labelled": "Thumbs", "text": "Plain text"}
+_KINDS = {
+    "chat": mark("Talks"),
+    "pairs": mark("Pairs"),
+    "labelled": mark("Thumbs"),
+    "text": mark("Plain text"),
+}
 _NEEDS = {
     ("chat", "alpaca"): ("prompt", "query", "response", "history", "system"),
     ("chat", "sharegpt"): ("messages", "system", "tools"),
@@ -31,23 +37,23 @@ _NEEDS = {
     ("text", "alpaca"): ("prompt",),
 }
 _COLUMNS = {
-    "prompt": "Prompt",
-    "query": "Adds to the prompt",
-    "response": "Answer",
-    "history": "Earlier turns",
-    "system": "System prompt",
-    "messages": "Turns",
-    "tools": "Tools",
-    "chosen": "Better answer",
-    "rejected": "Worse answer",
-    "kto_tag": "Thumbs up or down",
+    "prompt": mark("Prompt"),
+    "query": mark("Adds to the prompt"),
+    "response": mark("Answer"),
+    "history": mark("Earlier turns"),
+    "system": mark("System prompt"),
+    "messages": mark("Turns"),
+    "tools": mark("Tools"),
+    "chosen": mark("Better answer"),
+    "rejected": mark("Worse answer"),
+    "kto_tag": mark("Thumbs up or down"),
 }
 _TURNS = {
-    "role_tag": "Who speaks",
-    "content_tag": "What is said",
-    "user_tag": "The user is called",
-    "assistant_tag": "The assistant is called",
-    "system_tag": "The system is called",
+    "role_tag": mark("Who speaks"),
+    "content_tag": mark("What is said"),
+    "user_tag": mark("The user is called"),
+    "assistant_tag": mark("The assistant is called"),
+    "system_tag": mark("The system is called"),
 }
 
 
@@ -66,7 +72,9 @@ def panel(dataset_dir: str) -> None:
         else:
             attributes = {}
             st.caption(
-                ":material/arrow_upward: Choose the columns, and the first rows stand here as they would be read."
+                tr(
+                    ":material/arrow_upward: Choose the columns, and the first rows stand here as they would be read."
+                )
             )
     except ConfigError as error:
         st.error(safe(error), icon=":material/error:")
@@ -76,9 +84,13 @@ def panel(dataset_dir: str) -> None:
 
 def _where(path: Path | None, folder: Path) -> None:
     """Where things go: a file into the folder of uploads, a name into the catalog."""
-    listed = f"is named in {safe(folder / CATALOG)}"
-    copied = f"A file from this computer is copied into {safe(folder / upload.UPLOADS)}"
-    st.caption(f"The set {listed}." if path else f"{copied}, and the set {listed}.")
+    listed = tr("is named in {folder}", folder=safe(folder / CATALOG))
+    copied = tr("A file from this computer is copied into {folder}", folder=safe(folder / upload.UPLOADS))
+    st.caption(
+        tr("The set {listed}.", listed=listed)
+        if path
+        else tr("{copied}, and the set {listed}.", copied=copied, listed=listed)
+    )
 
 
 # --- the file ------------------------------------------------------------------------------------------------------
@@ -94,7 +106,7 @@ def _choose(dataset_dir: str) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         file = st.file_uploader(
-            "A file from this computer",
+            tr("A file from this computer"),
             type=list(TYPES),
             max_upload_size=LARGEST_MB,
             key="upload-file",
@@ -102,10 +114,10 @@ def _choose(dataset_dir: str) -> None:
         )
     with right:
         typed = st.text_input(
-            "Or a path on the machine that runs the studio",
+            tr("Or a path on the machine that runs the studio"),
             key="upload-path",
             placeholder="/data/answers.jsonl",
-            **writes.locked(help="It is read where it lies; nothing is copied."),
+            **writes.locked(help=tr("It is read where it lies; nothing is copied.")),
         )
     try:
         if file is not None:
@@ -135,15 +147,15 @@ def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
     guessed = dict(found.attributes.get("columns") or {})
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         kind = st.segmented_control(
-            "What a row is",
+            tr("What a row is"),
             list(_KINDS),
             default=_kind(found),
-            format_func=_KINDS.__getitem__,
+            format_func=lambda kind: tr(_KINDS[kind]),
             required=True,
             key="map-kind",
         )
         turned = found.attributes.get("formatting") in ("sharegpt", "openai")
-        turns = kind != "text" and st.toggle("Rows hold lists of turns", value=turned, key="map-turns")
+        turns = kind != "text" and st.toggle(tr("Rows hold lists of turns"), value=turned, key="map-turns")
     formatting = str(found.attributes.get("formatting") or "sharegpt") if turns else "alpaca"
     formatting = "sharegpt" if turns and formatting == "alpaca" else formatting
     columns: dict[str, str] = {}
@@ -152,10 +164,10 @@ def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
             with grid.cell():
                 first = guessed.get(name)
                 chosen = st.selectbox(
-                    _COLUMNS[name],
+                    tr(_COLUMNS[name]),
                     found.columns,
                     index=found.columns.index(first) if first in found.columns else None,
-                    placeholder="none",
+                    placeholder=tr("none"),
                     key=f"map-{name}",
                 )
                 if chosen:
@@ -178,10 +190,10 @@ def _kind(found: guess.Guess) -> str:
 
 
 def _tags(guessed: dict[str, str]) -> dict[str, str]:
-    fold = st.expander("What the keys of a turn are called", type="compact")
+    fold = st.expander(tr("What the keys of a turn are called"), type="compact")
     with fold, st.grid("auto", min_column_width=170, gap="small") as grid:
         named = {
-            tag: grid.text_input(said, value=guessed.get(tag, TAGS[tag]), key=f"map-{tag}")
+            tag: grid.text_input(tr(said), value=guessed.get(tag, TAGS[tag]), key=f"map-{tag}")
             for tag, said in _TURNS.items()
         }
     return {tag: name for tag, name in named.items() if name and name != TAGS[tag]}
@@ -191,11 +203,23 @@ def _preview(path: Path, attributes: dict[str, Any]) -> None:
     """The first rows as they would be read."""
     rows = guess.preview(path, attributes, rows=3)
     used = sum(not isinstance(row, Dropped) for _, row in rows)
-    st.caption(f"The first {count(len(rows), 'row')} as they would be read; {used} of them can be used.")
+    st.caption(
+        tr(
+            "The first {rows} as they would be read; {used} of them can be used.",
+            rows=count(len(rows), "row"),
+            used=used,
+        )
+    )
     for place, (line, row) in enumerate(rows):
         with theme.card(f"map-row-{place}", gap="small"):
             if isinstance(row, Dropped):
-                st.markdown(f":orange[:material/block: **Line {line} is not used: {safe(row.reason)}**]")
+                st.markdown(
+                    tr(
+                        ":orange[:material/block: **Line {line} is not used: {reason}**]",
+                        line=line,
+                        reason=safe(row.reason),
+                    )
+                )
                 st.text(row.detail[: chat.LONGEST])
             else:
                 chat.told(row, f"map-{place}")
@@ -206,9 +230,11 @@ def _preview(path: Path, attributes: dict[str, Any]) -> None:
 
 def _save(path: Path, attributes: dict[str, Any], dataset_dir: str) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        name = st.text_input("Name in the catalog", value=path.name.split(".")[0], key="map-name", width=260)
+        name = st.text_input(
+            tr("Name in the catalog"), value=path.name.split(".")[0], key="map-name", width=260
+        )
         if st.button(
-            "Add to the catalog",
+            tr("Add to the catalog"),
             type="primary",
             icon=":material/add:",
             **writes.locked(disabled=not attributes),
@@ -221,6 +247,6 @@ def _save(path: Path, attributes: dict[str, Any], dataset_dir: str) -> None:
             writes.keep_draft("upload", {})
             st.session_state["added"] = made.name
             st.rerun()
-        if st.button("Another file", type="tertiary", icon=":material/close:"):
+        if st.button(tr("Another file"), type="tertiary", icon=":material/close:"):
             writes.keep_draft("upload", {})
             st.rerun()

@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from tuner import paths
 from tuner.config.config import word
 from tuner.config.kinds import KINDS
 from tuner.runs.status import Status
+from tuner.text.lookup import mark, tr, trn
 from tuner.text.message import term
 from tuner.tracking.duration_estimate import ASKING, answered
 
@@ -27,7 +28,7 @@ def number(value: float | None) -> str:
     if value is None:
         return NONE
     if math.isnan(value) or math.isinf(value):
-        return "not a number" if math.isnan(value) else "infinite"
+        return tr("not a number") if math.isnan(value) else "infinite"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}"
@@ -36,8 +37,10 @@ def number(value: float | None) -> str:
 def count(value: int | None, noun: str = "", plural: str = "") -> str:
     """A whole number with what it counts: 1 row, 12,345 rows, 3 queries."""
     if value is None:
-        return f"{NONE} {noun}".strip()
-    return f"{value:,} {noun if value == 1 else plural or noun + 's'}".strip() if noun else f"{value:,}"
+        return trn(f"{{count}} {noun}", f"{{count}} {plural or noun + 's'}", 1, count=NONE) if noun else NONE
+    if not noun:
+        return f"{value:,}"
+    return trn(f"{{count}} {noun}", f"{{count}} {plural or noun + 's'}", value, count=f"{value:,}")
 
 
 def share(value: float) -> str:
@@ -60,15 +63,15 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
+        return tr("{seconds:.1f} s", seconds=max(0.0, seconds))
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return tr("{whole} s", whole=whole)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return tr("{minutes} min {seconds:02d} s", minutes=whole // 60, seconds=whole % 60)
     if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+        return tr("{hours} h {minutes:02d} min", hours=whole // 3600, minutes=whole % 3600 // 60)
+    return tr("{days} d {hours} h", days=whole // 86400, hours=whole % 86400 // 3600)
 
 
 def ago(moment: float, now: float | None = None) -> str:
@@ -76,10 +79,11 @@ def ago(moment: float, now: float | None = None) -> str:
     if not moment:
         return NONE
     passed = max(0.0, (now or time.time()) - moment)
-    for unit, span in (("d", 86400), ("h", 3600), ("min", 60)):
-        if passed >= span:
-            return f"{passed // span:.0f} {unit} ago"
-    return "just now"
+    if passed >= 86400:
+        return tr("{days:.0f} d ago", days=passed // 86400)
+    if passed >= 3600:
+        return tr("{hours:.0f} h ago", hours=passed // 3600)
+    return tr("{minutes:.0f} min ago", minutes=passed // 60) if passed >= 60 else tr("just now")
 
 
 def date(moment: float) -> str:
@@ -118,17 +122,28 @@ def mending(values: Mapping[str, Any]) -> str:
     """What a button does that sets knobs: Set Bf16 False, or Empty Probe."""
     emptied = ", ".join(label(name) for name, wanted in values.items() if wanted is None)
     given = ", ".join(f"{label(n)} {value(wanted)}" for n, wanted in values.items() if wanted is not None)
-    return ", ".join(filter(None, (emptied and f"Empty {emptied}", given and f"Set {given}")))
+    return ", ".join(
+        filter(
+            None,
+            (emptied and tr("Empty {emptied}", emptied=emptied), given and tr("Set {given}", given=given)),
+        )
+    )
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
     """A few names and how many more there are: a, b, c and 4 more."""
     every = list(names)
     text = ", ".join(every[:most])
-    return f"{text} and {len(every) - most} more" if len(every) > most else text or NONE
+    return (
+        tr("{text} and {number} more", text=text, number=len(every) - most)
+        if len(every) > most
+        else text or NONE
+    )
 
 
-STAGES = {name: kind.label for name, kind in KINDS.items()}
+def stage(name: str) -> str:
+    """What a kind of run is called; the name itself of one that another studio knows."""
+    return tr(KINDS[name].label) if name in KINDS else name
 
 
 @dataclass(frozen=True)
@@ -141,51 +156,59 @@ class Look:
 
 
 STATES: dict[str, Look] = {
-    "queued": Look("Queued", "gray", ":material/schedule:"),
-    "preparing": Look("Preparing", "blue", ":material/hourglass_top:"),
-    "running": Look("Running", "primary", ":material/play_circle:"),
-    "stopping": Look("Stopping", "orange", ":material/pause_circle:"),
-    "finished": Look("Finished", "green", ":material/check_circle:"),
-    "failed": Look("Failed", "red", ":material/error:"),
-    "stopped": Look("Stopped", "gray", ":material/stop_circle:"),
-    "interrupted": Look("Interrupted", "orange", ":material/power_off:"),
+    "queued": Look(mark("Queued"), "gray", ":material/schedule:"),
+    "preparing": Look(mark("Preparing"), "blue", ":material/hourglass_top:"),
+    "running": Look(mark("Running"), "primary", ":material/play_circle:"),
+    "stopping": Look(mark("Stopping"), "orange", ":material/pause_circle:"),
+    "finished": Look(mark("Finished"), "green", ":material/check_circle:"),
+    "failed": Look(mark("Failed"), "red", ":material/error:"),
+    "stopped": Look(mark("Stopped"), "gray", ":material/stop_circle:"),
+    "interrupted": Look(mark("Interrupted"), "orange", ":material/power_off:"),
 }
 
 
 def look(state: str) -> Look:
-    return STATES.get(state, Look(state.capitalize() or "Unknown", "gray", ":material/help:"))
+    seen = STATES.get(state, Look(state.capitalize() or mark("Unknown"), "gray", ":material/help:"))
+    return replace(seen, word=tr(seen.word))
 
 
 def sentence(status: Status, place: int | None = None) -> str:
     """Where a run stands, in one sentence. `place` is its place in the queue, from 1."""
     state = status.state
     if state == "queued":
-        return "Waiting for its turn." if not place else f"Waiting in the queue, number {place}."
+        return (
+            tr("Waiting for its turn.")
+            if not place
+            else tr("Waiting in the queue, number {place}.", place=place)
+        )
     if state == "preparing":
         return (
-            f"Preparing: {term('phase', status.phase)}."
+            tr("Preparing: {phase}.", phase=term("phase", status.phase))
             if status.phase
-            else "Preparing: the worker is starting."
+            else tr("Preparing: the worker is starting.")
         )
     if state == "running":
         return _at_work(status)
     if state == "stopping":
-        return "Stopping: it saves a checkpoint first, so nothing is lost."
+        return tr("Stopping: it saves a checkpoint first, so nothing is lost.")
     took = duration(status.elapsed) if status.elapsed else ""
     if state == "finished":
-        return f"Finished after {took}." if took else "Finished."
-    said = status.reason or f"{look(state).word}; the log's last lines say why."
+        return tr("Finished after {took}.", took=took) if took else tr("Finished.")
+    said = status.reason or tr("{word}; the log's last lines say why.", word=look(state).word)
     return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def _at_work(status: Status) -> str:
-    at = f", step {count(status.step)} of {count(status.total_steps)}" if status.total_steps else ""
-    if status.phase == ASKING:
-        told = answered(status)[1]
-        return (
-            f"Answering held-out questions{f', {told}' if told else ''}{at.replace(', step', ', at step')}."
-        )
-    return f"{term('phase', status.phase or 'training').capitalize()}{at}."
+    steps = {"step": count(status.step), "total_steps": count(status.total_steps)}
+    asking = status.phase == ASKING
+    told = answered(status)[1] if asking else ""
+    doing = tr("Answering held-out questions{told}", told=f", {told}" if told else "") if asking else ""
+    doing = doing or term("phase", status.phase or "training").capitalize()
+    if not status.total_steps:
+        return tr("{doing}.", doing=doing)
+    if asking:
+        return tr("{doing}, at step {step} of {total_steps}.", doing=doing, **steps)
+    return tr("{doing}, step {step} of {total_steps}.", doing=doing, **steps)
 
 
 _ACRONYMS = {
@@ -212,19 +235,19 @@ _ACRONYMS = {
     "dataset": "data set",
 }
 _LABELS = {
-    "model_name_or_path": "Model",
+    "model_name_or_path": mark("Model"),
     "adapter_name_or_path": "Adapters to start from",
-    "finetuning_type": "Method",
-    "num_train_epochs": "Epochs",
+    "finetuning_type": mark("Method"),
+    "num_train_epochs": mark("Epochs"),
     "per_device_train_batch_size": "Batch size per device",
     "val_size": "Validation size",
     "dataset": "Data sets",
     "dataset_dir": "Catalog folder",
     "bf16": "bf16",
     "fp16": "fp16",
-    "do_train": "Train",
-    "do_eval": "Evaluate",
-    "do_predict": "Predict",
+    "do_train": mark("Train"),
+    "do_eval": mark("Evaluate"),
+    "do_predict": mark("Predict"),
     "trust_remote_code": "Trust remote code",
     "use_rslora": "rsLoRA",
     "use_dora": "DoRA",
@@ -232,7 +255,7 @@ _LABELS = {
     "nproc_per_node": "Number of processes",
     "eval_on_each_dataset": "Evaluate on each data set",
     "eval_dataset": "Data sets to evaluate on",
-    "reward_funcs": "Rewards",
+    "reward_funcs": mark("Rewards"),
     "num_generations": "Answers to a prompt",
     "beta": "KL weight (beta)",
     "json_schema": "JSON schema",
@@ -241,6 +264,11 @@ _LABELS = {
 
 def label(name: str) -> str:
     """A knob's name for the eye: `lora_rank` is LoRA rank. The flag itself stands in the tooltip."""
+    return tr(english_label(name))
+
+
+def english_label(name: str) -> str:
+    """A knob's name as the catalogues know it."""
     if name in _LABELS:
         return _LABELS[name]
     parts = [_ACRONYMS.get(part, part) for part in name.split("_")]

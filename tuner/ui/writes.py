@@ -23,6 +23,7 @@ from tuner.rewards.registry import refused_by_pages
 from tuner.runs import events
 from tuner.runs.locks import LockHeldError
 from tuner.runs.run import Run
+from tuner.text.lookup import mark
 from tuner.tracking import adapters, runs
 from tuner.tracking.store import TrackerError
 from tuner.ui import login, state
@@ -105,11 +106,11 @@ def _resumed(_: object, run: Run, checkpoint: object = None, **__: object) -> To
 
 
 def _paused(_: object, paused: bool = True) -> Told:
-    yield "pause the queue" if paused else "let the queue go on", "", ""
+    yield mark("pause the queue") if paused else mark("let the queue go on"), "", ""
 
 
 def _held(_: object, run_id: str, held: bool = True) -> Told:
-    yield "hold back" if held else "let start", run_id, ""
+    yield mark("hold back") if held else mark("let start"), run_id, ""
 
 
 def _cleaned(gone: cleaning.Plan, *_: object) -> Told:
@@ -122,7 +123,7 @@ def _uploaded(path: object, _: object, name: str, *__: object) -> Told:
 
 
 def _catalogued(_: object, name: str, path: object, *__: object) -> Told:
-    yield "add to the catalog", "", f"{name}: {path}"
+    yield mark("add to the catalog"), "", f"{name}: {path}"
 
 
 def _served(run: Run, *_: object, **__: object) -> Told:
@@ -131,7 +132,7 @@ def _served(run: Run, *_: object, **__: object) -> Told:
 
 
 def _added(made: Entry, *_: object) -> Told:
-    yield "add a row to a data set", "", made.name
+    yield mark("add a row to a data set"), "", made.name
 
 
 def _voted(made: battle.Battle, *_: object) -> Told:
@@ -166,28 +167,28 @@ resume = _guarded(control.resume, _resumed)
 
 delete_run = _guarded(runs.delete_run, _run("delete"))
 restore_run = _guarded(runs.restore_run, _run("restore"))
-purge = _guarded(runs.purge, _run("remove for good"))
+purge = _guarded(runs.purge, _run(mark("remove for good")))
 rename_run = _guarded(runs.rename_run, _run("rename"))
 set_note = _guarded(runs.set_note, lambda _, run_id, __: iter([("note", run_id, "")]))
 set_tag = _guarded(runs.set_tag, _run("tag"))
-delete_tag = _guarded(runs.delete_tag, _run("take a tag away"))
+delete_tag = _guarded(runs.delete_tag, _run(mark("take a tag away")))
 
 pause = _guarded(queue.pause, _paused)
 hold_back = _guarded(queue.hold_back, _held)
-move = _guarded(queue.move, _run("move in the queue to"))
+move = _guarded(queue.move, _run(mark("move in the queue to")))
 
-set_alias = _guarded(adapters.set_alias, _said("set an alias"))
-delete_alias = _guarded(adapters.delete_alias, _said("take an alias away"))
+set_alias = _guarded(adapters.set_alias, _said(mark("set an alias")))
+delete_alias = _guarded(adapters.delete_alias, _said(mark("take an alias away")))
 set_card = _guarded(
-    adapters.set_note, lambda _, name, version, __: iter([("model card", "", f"{name} {version}")])
+    adapters.set_note, lambda _, name, version, __: iter([(mark("model card"), "", f"{name} {version}")])
 )
-delete_adapter = _guarded(adapters.delete_adapter, _said("delete an adapter"))
+delete_adapter = _guarded(adapters.delete_adapter, _said(mark("delete an adapter")))
 
 clean = _guarded(cleaning.clean, _cleaned)
 
 serve = _guarded(serving.start, _served)
 change_talk = _guarded(kept.change_talk, _nothing)
-forget_talk = _guarded(kept.forget, _said("delete a chat"))
+forget_talk = _guarded(kept.forget, _said(mark("delete a chat")))
 ask = _guarded(asking.ask, _nothing)
 ask_both = _guarded(asking.ask_both, _nothing)
 silence = _guarded(writing.stop, _nothing)
@@ -198,7 +199,9 @@ vote = _guarded(battle.vote, _voted)
 receive = _guarded(upload.receive, _uploaded)
 local_file = _guarded(upload.local_file, _nothing)  # any file of this machine is shown: not for readers
 add_dataset = _guarded(upload.save, _catalogued)
-save_config = _guarded(state.save_config, lambda path, *_: iter([("save a config", "", str(path.name))]))
+save_config = _guarded(
+    state.save_config, lambda path, *_: iter([(mark("save a config"), "", str(path.name))])
+)
 
 
 def keep_draft(name: str, values: dict[str, Any]) -> None:

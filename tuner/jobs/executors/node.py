@@ -26,6 +26,7 @@ from tuner.jobs.watch import Watch, kill_tree
 from tuner.runs import locks
 from tuner.runs.files import replace_text
 from tuner.runs.run import Run, write_private
+from tuner.text.lookup import tr
 
 FILE = "heartbeat"
 HANDED_ON = "node.json"
@@ -73,12 +74,16 @@ def main(run_id: str, job: str) -> int:
     run = Run(run_id)
     if not run.exists:
         return _refuse(
-            f"{platform.node()} has no {run.folder}; share the studio's folder with all nodes, see docs/executors.md."
+            tr(
+                "{node} has no {folder}; share the studio's folder with all nodes, see docs/executors.md.",
+                node=platform.node(),
+                folder=run.folder,
+            )
         )
     lock = locks.lock(run.lock_path, wait=FREE)
     found = launch.record(run)
     if lock is None or found is None or not _wanted(run, job) or run.status().state != "queued":
-        return _refuse(f"Run {run_id} is not to be started by {job} any more.")
+        return _refuse(tr("Run {run_id} is not to be started by {job} any more.", run_id=run_id, job=job))
     return _watch(_start(run, found, lock))
 
 
@@ -137,7 +142,9 @@ def _watch(watch: Watch) -> int:
     while not watch.dead():
         if not _wanted(watch.run, job):
             kill_tree(watch.pid)
-            return _refuse(f"Another start of run {watch.run.id} has taken the place of {job}.")
+            return _refuse(
+                tr("Another start of run {id} has taken the place of {job}.", id=watch.run.id, job=job)
+            )
         if time.monotonic() - beaten >= BEAT:
             beaten = time.monotonic()
             with suppress(OSError):

@@ -32,6 +32,7 @@ from tuner.runs.files import replace_text
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text import message as texts
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message, render
 
 log = logging.getLogger("tuner.supervisor")
@@ -72,7 +73,7 @@ def waits_for(run: Run) -> str:
         raw = json.loads(_note().read_text(encoding="utf-8"))
         if raw["run"] == run.id and (said := texts.of(raw["said"])):
             return render(said)
-    return "Starts now."
+    return tr("Starts now.")
 
 
 def take_back(run: Run) -> None:
