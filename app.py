@@ -3,11 +3,12 @@
 import streamlit as st
 
 from tuner.text.lookup import tr
-from tuner.ui import guard, live, login, state, theme
+from tuner.ui import guard, languages, live, login, state, theme
 
 st.set_page_config(page_title="tuner", page_icon=theme.MARK, layout="wide")
 st.logo(theme.MARK, size="large")
 theme.apply()
+languages.begin()
 inside = login.inside()
 if inside:
     state.depart()
@@ -39,5 +40,6 @@ state.arrived(page.url_path)
 with st.sidebar:
     login.who()
     live.status_line()
+    languages.switch()
 live.warm()
 guard.run(page.run)

@@ -96,7 +96,7 @@ if tabs["Log"].open:
                 tr("Find in the log"),
                 type="search",
                 key="log-search",
-                placeholder="a word",
+                placeholder=tr("a word"),
                 live=True,
                 width=260,
             )

@@ -37,7 +37,7 @@ FLOORS = {
     "tuner.rewards": 2,
     "tuner.config": 1,
     "tuner.hosts": 0,
-    "tuner.text": 0,
+    "tuner.text": -1,
     "tuner.process": 2,
     "tuner.redact": 0,
     "tuner.samples": 2,

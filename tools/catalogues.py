@@ -61,7 +61,9 @@ def in_code(source: str) -> Iterator[Text]:
             yield from _asked(name, [a.value if isinstance(a, ast.Constant) else None for a in node.args])
         elif isinstance(node, ast.Dict):
             yield from (
-                Text(k.value, "", "") for k in node.keys if isinstance(k, ast.Constant) and _heading(k.value)
+                Text(str(k.value), "", "")
+                for k in node.keys
+                if isinstance(k, ast.Constant) and _heading(k.value)
             )
 
 

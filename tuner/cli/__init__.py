@@ -23,7 +23,7 @@ from tuner.cli.using import evaluate
 from tuner.cli.words import OK, foreseen, refuse
 from tuner.config.config import recipes
 from tuner.config.knobs import nearest
-from tuner.text.lookup import mark, tr
+from tuner.text.lookup import mark, of_environment, speak_everywhere, tr
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     verb.__name__: verb
@@ -62,6 +62,7 @@ ELSEWHERE = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 (it failed) or 2 (it was refused before it began)."""
+    speak_everywhere(of_environment())
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         process.begin(words)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     if verb not in VERBS:
         like = nearest(verb, VERBS)
-        hint = ELSEWHERE.get(verb) or (
+        hint = tr(ELSEWHERE.get(verb, "")) or (
             tr("did you mean {like}?", like=like) if like else tr("try tuner --help.")
         )
         return refuse([tr("tuner has no verb {verb!r}; {hint}", verb=verb, hint=hint)])

@@ -40,7 +40,7 @@ def chat(words: list[str]) -> int:
     from tuner.cli.using import asks_for_help, read
 
     if asks_for_help(words):
-        print(USAGE)
+        print(tr(USAGE))
         return OK
     from tuner import samples
     from tuner.config.serving import ServeConfig

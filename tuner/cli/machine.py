@@ -40,7 +40,7 @@ def doctor(words: list[str]) -> int:
             machine=platform.machine(),
         )
     )
-    print(f"bfloat16  {'yes' if hardware.bf16() else 'no: leave --bf16 off'}")
+    print(f"bfloat16  {tr('yes') if hardware.bf16() else tr('no: leave --bf16 off')}")
     missing = []
     for package in (
         "torch",
@@ -62,7 +62,7 @@ def doctor(words: list[str]) -> int:
         try:
             print(f"{package:<13} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            print(tr("{package:<13} not installed ({use})", package=package, use=use))
+            print(tr("{package:<13} not installed ({use})", package=package, use=tr(use)))
     if not hardware.gpus():
         print(tr("No GPU is visible: runs go on the CPU, one at a time."))
     return (

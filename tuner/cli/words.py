@@ -10,9 +10,25 @@ from typing import Any, NoReturn
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.redact import redact
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 
 OK, FAILED, REFUSED = 0, 1, 2
+
+
+# What argparse says of itself; it asks gettext, in its own way of importing it.
+SAID_BY_ARGPARSE = (
+    mark("usage: "),
+    mark("positional arguments"),
+    mark("options"),
+    mark("show this help message and exit"),
+    mark("the following arguments are required: %s"),
+    mark("unrecognized arguments: %s"),
+    mark("argument %(argument_name)s: %(message)s"),
+    mark("expected one argument"),
+    mark("invalid choice: %(value)r (choose from %(choices)s)"),
+    mark("invalid %(type)s value: %(value)r"),
+)
+setattr(argparse, "_", tr)  # noqa: B010  it has no public name
 
 
 class Parser(argparse.ArgumentParser):

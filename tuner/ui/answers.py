@@ -129,7 +129,7 @@ def _scores(last: Mapping[str, float], *, rewarded: bool) -> None:
                 continue
             moved = tr("{shown} before", shown=shown(before)) if after is not None else tr("before training")
             st.metric(
-                name,
+                tr(name),
                 shown(before if after is None else after),
                 moved,
                 delta_color="off",

@@ -110,7 +110,7 @@ def _bubble(
 ) -> None:
     known, mark = _ROLES.get(role, (role.capitalize(), ":material/chat:"))
     with st.container(key=f"bubble-{role}-{key}", gap="xsmall"):
-        st.caption(f":material/{icon}: {name or known}" if icon else f"{mark} {name or known}")
+        st.caption(f":material/{icon}: {name or tr(known)}" if icon else f"{mark} {name or tr(known)}")
         text = str(message.get("content") or "")
         st.text(
             text

@@ -128,12 +128,14 @@ def _more() -> dict[str, Any]:
             help=KNOBS["tasks"].tooltip,
         )
         judge = grid.text_input(
-            "Judge's address",
+            tr("Judge's address"),
             key="evaluate-judge",
             placeholder="http://127.0.0.1:8000/v1",
             help=KNOBS["judge_url"].tooltip,
         )
-        judging = grid.text_input("Judge's model", key="evaluate-judging", help=KNOBS["judge_model"].tooltip)
+        judging = grid.text_input(
+            tr("Judge's model"), key="evaluate-judging", help=KNOBS["judge_model"].tooltip
+        )
     rewards = st.text_input(  # a row of its own: parameters are long
         tr("Rewards"), key="evaluate-rewards", placeholder=_REWARDS, help=KNOBS["reward_funcs"].tooltip
     )

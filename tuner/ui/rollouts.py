@@ -117,7 +117,7 @@ def options(run: Run) -> None:
         if several:
             st.toggle(tr("Only where answers differ"), key="rollouts-differ", bind="query-params")
         st.text_input(
-            tr("Find in prompts and answers"), type="search", key="rollouts-search", placeholder="a word", live=True, width=240,
+            tr("Find in prompts and answers"), type="search", key="rollouts-search", placeholder=tr("a word"), live=True, width=240,
             label_visibility="collapsed",
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from tuner import hosts, paths, process, samples
 from tuner.config.knobs import ConfigError
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs.reasons import refused_by_system
-from tuner.text.lookup import tr
+from tuner.text.lookup import of_environment, speak_everywhere, tr
 from tuner.tracking.outcome import forget_old_secrets
 from tuner.ui import login, people
 from tuner.ui.redraws import Redraws
@@ -33,6 +33,7 @@ PAGE_POLICY = (
 def main() -> None:
     """Serve app.py until it is interrupted: on this machine only, unless people have to log in."""
     process.begin()
+    speak_everywhere(of_environment())
     parser = argparse.ArgumentParser(
         prog="tuner webui",
         description=tr("Serve the dashboard: on this machine only, unless people have to log in."),

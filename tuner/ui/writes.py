@@ -94,15 +94,15 @@ def _said(what: str) -> Callable[..., Told]:
 
 def _launched(made: Run | list[Run], *_: object, **__: object) -> Told:
     for run in made if isinstance(made, list) else [made]:
-        yield "launch", run.id, ""
+        yield mark("launch"), run.id, ""
 
 
 def _ended(_: object, run: Run, now: bool = False, **__: object) -> Told:
-    yield "cancel" if now else "stop", run.id, ""
+    yield mark("cancel") if now else mark("stop"), run.id, ""
 
 
 def _resumed(_: object, run: Run, checkpoint: object = None, **__: object) -> Told:
-    yield "resume", run.id, str(checkpoint or "")
+    yield mark("resume"), run.id, str(checkpoint or "")
 
 
 def _paused(_: object, paused: bool = True) -> Told:
@@ -115,11 +115,11 @@ def _held(_: object, run_id: str, held: bool = True) -> Told:
 
 def _cleaned(gone: cleaning.Plan, *_: object) -> Told:
     for run_id, group in groupby(gone.items, key=lambda item: item.run):
-        yield "clean", run_id, ", ".join(item.path.name for item in group)
+        yield mark("clean"), run_id, ", ".join(item.path.name for item in group)
 
 
 def _uploaded(path: object, _: object, name: str, *__: object) -> Told:
-    yield "upload", "", f"{name} as {path}"
+    yield mark("upload"), "", f"{name} as {path}"
 
 
 def _catalogued(_: object, name: str, path: object, *__: object) -> Told:
@@ -128,7 +128,7 @@ def _catalogued(_: object, name: str, path: object, *__: object) -> Told:
 
 def _served(run: Run, *_: object, **__: object) -> Told:
     if not events.of(run):  # one that lives already was launched by somebody
-        yield "launch", run.id, ""
+        yield mark("launch"), run.id, ""
 
 
 def _added(made: Entry, *_: object) -> Told:
@@ -136,7 +136,7 @@ def _added(made: Entry, *_: object) -> Told:
 
 
 def _voted(made: battle.Battle, *_: object) -> Told:
-    yield "vote", "", f"{made.left.id} against {made.right.id}: {made.said}"
+    yield mark("vote"), "", f"{made.left.id} against {made.right.id}: {made.said}"
 
 
 def _nothing(*_: object, **__: object) -> Told:
@@ -165,12 +165,12 @@ sweep = _guarded(_sweep, _launched)
 stop = _guarded(control.stop, _ended)
 resume = _guarded(control.resume, _resumed)
 
-delete_run = _guarded(runs.delete_run, _run("delete"))
-restore_run = _guarded(runs.restore_run, _run("restore"))
+delete_run = _guarded(runs.delete_run, _run(mark("delete")))
+restore_run = _guarded(runs.restore_run, _run(mark("restore")))
 purge = _guarded(runs.purge, _run(mark("remove for good")))
-rename_run = _guarded(runs.rename_run, _run("rename"))
-set_note = _guarded(runs.set_note, lambda _, run_id, __: iter([("note", run_id, "")]))
-set_tag = _guarded(runs.set_tag, _run("tag"))
+rename_run = _guarded(runs.rename_run, _run(mark("rename")))
+set_note = _guarded(runs.set_note, lambda _, run_id, __: iter([(mark("note"), run_id, "")]))
+set_tag = _guarded(runs.set_tag, _run(mark("tag")))
 delete_tag = _guarded(runs.delete_tag, _run(mark("take a tag away")))
 
 pause = _guarded(queue.pause, _paused)
