@@ -46,20 +46,23 @@ def texts() -> Iterator[Text]:
     files = [ROOT / "app.py", *sorted((ROOT / "pages").glob("*.py")), *sorted((ROOT / "tuner").rglob("*.py"))]
     for file in files:
         name = str(file.relative_to(ROOT))
-        yield from (found._replace(file=name) for found in in_code(file.read_text(encoding="utf-8")))
+        yield from (
+            found._replace(file=name)
+            for found in in_code(file.read_text(encoding="utf-8"), "ui" in file.parts)
+        )
     yield from (Text(english, "", file) for file, english in declared() if english)
 
 
 # --- in code
 
 
-def in_code(source: str) -> Iterator[Text]:
-    """The texts that a module asks for."""
+def in_code(source: str, headed: bool) -> Iterator[Text]:
+    """The texts that a module asks for; `headed` where keys of dictionaries are headings of tables."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
             yield from _asked(name, [a.value if isinstance(a, ast.Constant) else None for a in node.args])
-        elif isinstance(node, ast.Dict):
+        elif headed and isinstance(node, ast.Dict):
             yield from (
                 Text(str(k.value), "", "")
                 for k in node.keys

@@ -11,7 +11,7 @@ from tuner.cli.words import OK
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.inference import C, read_words
 from tuner.config.knobs import ConfigError, Problem
-from tuner.text.lookup import tr
+from tuner.text.lookup import trn
 
 
 def evaluate(words: list[str]) -> int:
@@ -35,16 +35,14 @@ def read(kind: type[C], words: Sequence[str], verb: str = "") -> C:
     config, unused = read_words(kind, words)
     if unused:
         flags = ", ".join(f"--{name}" for name in unused)
-        have = "has" if len(unused) == 1 else "have"
-        print(
-            tr(
-                "tuner: {flags} {have} no effect on `tuner {verb}`.",
-                flags=flags,
-                have=have,
-                verb=verb or config.kind.verb,
-            ),
-            file=sys.stderr,
+        said = trn(
+            "{flags} has no effect on `tuner {verb}`.",
+            "{flags} have no effect on `tuner {verb}`.",
+            len(unused),
+            flags=flags,
+            verb=verb or config.kind.verb,
         )
+        print(f"tuner: {said}", file=sys.stderr)
     return config
 
 

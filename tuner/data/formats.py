@@ -155,7 +155,10 @@ def _all_trained(messages: Sequence[Message], answers: Mapping[str, Message], no
         if "trained" in said:
             del said["trained"]
             notes.weight(
-                tr("weight 0 of the {name}", name=name if name == "answer" else name + tr(" answer"))
+                tr(
+                    "weight 0 of the {name}",
+                    name=tr("answer") if name == "answer" else tr("{side} answer", side=name),
+                )
             )
 
 

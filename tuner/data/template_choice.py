@@ -82,12 +82,7 @@ def as_jinja(template: Written) -> str:
         f"{{% else %}}{{% set system = {_literal(template.default_system)} %}}{{% set turns = messages %}}{{% endif %}}"
     )
     trim = " | trim" if template.trim else ""
-    system = tr(
-        "{literal} + (system{trim}) + {literal_2}",
-        literal=_literal(template.system.before),
-        trim=trim,
-        literal_2=_literal(template.system.after),
-    )
+    system = f"{_literal(template.system.before)} + (system{trim}) + {_literal(template.system.after)}"
     inside = f"(({system}) if loop.first and system else '') + " if template.system_in_user else ""
     if not template.system_in_user:
         parts.append(f"{{% if system %}}{{{{ {system} }}}}{{% endif %}}")
