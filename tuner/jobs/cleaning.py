@@ -257,7 +257,7 @@ def _allowed(run: Run, wanted: Plan) -> dict[Path, str] | str:
     if why_not_resumable(run) is None:
         for path in kept:
             if wrong := checkpoints.valid(path):
-                return tr("what would be kept is damaged, {wrong}", wrong=wrong.rstrip("."))
+                return tr("what would be kept is damaged, {wrong}", wrong=wrong.rstrip(".。"))
     return kept
 
 

@@ -167,7 +167,7 @@ def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
         taken = None if ahead or short else slots.take(run.id, choice, count)
         if taken is not None:
             return taken
-        sentence = short.rstrip(".") or _what_is_before(ahead, choice)
+        sentence = short.rstrip(".。") or _what_is_before(ahead, choice)
         if not wait:
             raise Refused(
                 tr(

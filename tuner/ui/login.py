@@ -30,6 +30,8 @@ class Person:
     name: str = ""
     role: Role = "launcher"
     why_not: str = ""
+    again: bool = False
+    """Whether a login is over, so that logging in once more helps."""
 
 
 def required() -> bool:
@@ -65,7 +67,7 @@ def person() -> Person:
             tr("Your login says neither who you are nor your address; ask whoever runs the provider."),
         )
     if login.people.ended(claims):
-        return Person(name, "", tr("Your login has ended; reload the page and log in again."))
+        return Person(name, "", tr("Your login has ended; reload the page and log in again."), again=True)
     role = login.people.role(claims)
     if role == "launcher":
         return Person(name, role)
@@ -95,7 +97,7 @@ def door() -> None:
                 tr("You are logged in as {name}. {why_not}", name=safe(who.name), why_not=safe(who.why_not))
             )
             st.button(tr("Log out"), icon=":material/logout:", on_click=st.logout, key="log-out")
-        if not st.user.is_logged_in or "ended" in who.why_not:
+        if not st.user.is_logged_in or who.again:
             st.button(tr("Log in"), icon=":material/login:", type="primary", on_click=st.login, key="log-in")
 
 

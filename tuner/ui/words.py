@@ -195,7 +195,7 @@ def sentence(status: Status, place: int | None = None) -> str:
     if state == "finished":
         return tr("Finished after {took}.", took=took) if took else tr("Finished.")
     said = status.reason or tr("{word}; the log's last lines say why.", word=look(state).word)
-    return said if said.endswith((".", "!", "?")) else f"{said}."
+    return said if said.endswith((".", "!", "?", "。", "！", "？")) else f"{said}."
 
 
 def _at_work(status: Status) -> str:
