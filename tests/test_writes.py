@@ -407,6 +407,8 @@ OWN = {
         "saved().mkdir()",
         "tuner.runs.files.replace_text",
     },
+    # which language somebody reads, a file a person: readers choose too
+    "languages.py": {"_file().parent.mkdir()", "tuner.runs.files.replace_text"},
     "draft.py": {"file.write()"},  # a file of nobody else's, gone at once
 }
 
