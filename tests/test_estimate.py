@@ -3,16 +3,17 @@ must be."""
 
 import pytest
 import torch
-from tiny_packed import CPU, build, pair_rows
+from tiny_packed import CPU, MIXTURES, build, pair_rows
 
 from tuner.config.config import make
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.rows import pack_row, units_of_step
 from tuner.plan.facts import Data, Machine, Model
+from tuner.plan.memory import multiplied
 from tuner.plan.plan import plan
 from tuner.plan.rows import autograd_activations, layer_activations, packed_memory, packed_rows
-from tuner.plan.shape import Lengths, ModelShape
+from tuner.plan.shape import Experts, Lengths, ModelShape
 
 GIB = 2**30
 QWEN_18 = ModelShape(2048, 24, 16, 16, 128, 5504, 151936)
@@ -78,13 +79,43 @@ def test_autograd_keeps_what_is_estimated(half: bool, whole: bool) -> None:
     assert autograd_activations(shape, half=half, whole=whole) == pytest.approx(measured, rel=0.15)
 
 
-def kept_by_autograd(layers: int, half: bool, whole: bool) -> int:
-    """Bytes that a forward pass over 96 tokens keeps for its backward, weights left out."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_autograd_keeps_of_experts_what_is_estimated(half: bool, whole: bool) -> None:
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 192, "head_dim": 32}
+    kept = [[kept_by_autograd(n, half, whole, experts, tokens) for tokens in (96, 192)] for n in (1, 3)]
+    shape = ModelShape(128, 1, 4, 2, 32, 0, 64, experts=Experts(8, 2, 192))
+    measured = (kept[1][1] - kept[1][0] - kept[0][1] + kept[0][0]) / 2 / 96
+    assert autograd_activations(shape, half=half, whole=whole) == pytest.approx(measured, rel=0.15)
+    apart = (kept[1][0] - kept[0][0]) / 2 - 96 * measured  # what does not grow with the tokens
+    run = a_run(bf16=half, finetuning_type="full" if whole else "lora")
+    slack = 3 * 128 * 128 * 2 + 2 * 4 * 8 * (2 * 128 + 3 * 192)  # weights and adapters that autocast copies
+    assert apart == pytest.approx(multiplied(run, shape), abs=slack)
 
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_weights_of_experts_are_counted(name: str) -> None:
+    model = build(name)
+    shape = ModelShape.from_config(model.config.to_dict())
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert shape.parameters == pytest.approx(frozen, rel=0.03)  # norms and routers are not
+    learnt = sum(
+        p.numel()
+        for n, p in model.named_parameters()
+        if p.requires_grad and "gate" not in n.split(".lora")[0].split(".")[-1:] and "expert_gate" not in n
+    )
+    assert shape.lora_parameters(4) == pytest.approx(learnt, rel=0.02)
+
+
+def kept_by_autograd(layers: int, half: bool, whole: bool, experts=None, tokens: int = 96) -> int:
+    """Bytes that a forward pass over so many tokens keeps for its backward, weights left out."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = "qwen3_moe" if experts else "llama"
     sizes = {"hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=layers, **sizes))
+    config = AutoConfig.for_model(kind, vocab_size=64, num_hidden_layers=layers, **sizes, **experts or {})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if not whole:
         model = get_peft_model(
             model.to(torch.bfloat16 if half else torch.float32), LoraConfig(r=4, target_modules="all-linear")
@@ -98,7 +129,7 @@ def kept_by_autograd(layers: int, half: bool, whole: bool) -> int:
             kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    ids = torch.arange(96)[None] % 64
+    ids = torch.arange(tokens)[None] % 64
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
         torch.autocast("cpu", torch.bfloat16, half),

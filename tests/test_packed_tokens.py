@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_packed import arguments, assert_close
-from tiny_packed import CPU, FAMILIES, adapted, build, token_rows, whole
+from tiny_packed import CPU, FAMILIES, MIXTURES, adapted, build, token_rows, whole
 
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import choose_levels
@@ -14,7 +14,9 @@ from tuner.engine.packed.objective import TokenObjective, finish_metrics
 from tuner.engine.packed.policy import FusedPolicy, Policy
 from tuner.engine.packed.rows import units_of_tokens
 from tuner.engine.packed.steps import StepRunner
+from tuner.engine.packed.support import unsupported
 from tuner.engine.packed.trainer import PackedTrainer
+from tuner.plan.shape import REACHED
 
 
 def tokens(device: torch.device) -> TokenObjective:
@@ -79,6 +81,22 @@ def test_loss_gradients_and_metrics_equal_transformers(family: str, dynamic: boo
         model = build(family)
         policy = FusedPolicy(model) if written_out else AutogradPolicy(model)
         found = packed_step(model, rows, policy, dynamic=dynamic)
+        assert found[0] == pytest.approx(loss, rel=1e-6)
+        assert_close(found[1], grads)
+        assert found[2] == pytest.approx(measured, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_experts_learn_on_packed_rows_what_they_learn_elsewhere(family: str) -> None:
+    rows = token_rows()
+    loss, grads, measured = plain_step(build(family), rows)
+    assert any("experts" in name for name in grads) == (family in REACHED)
+    for recompute in (0, 2):
+        model = build(family)
+        policy = AutogradPolicy(model)
+        policy.recompute = recompute
+        assert not unsupported(model) and not policy.capturable
+        found = packed_step(model, rows, policy)
         assert found[0] == pytest.approx(loss, rel=1e-6)
         assert_close(found[1], grads)
         assert found[2] == pytest.approx(measured, rel=1e-5)

@@ -292,10 +292,14 @@ def test_why_not_packed_is_said_of_a_model_that_only_its_files_describe() -> Non
         ),
         ({"model_type": "gemma3", "vision_config": {}}, "more than text"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "decoder"),
-        ({"model_type": "mixtral", "num_local_experts": 8}, "experts"),
+        ({"model_type": "gpt_oss", "num_local_experts": 8}, "plain causal"),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 8, "kv_lora_rank": 16}, "plain causal"),
         ({"model_type": "cohere", "logit_scale": 0.1}, "rescales"),
     ]:
         assert word in str(refusal(config, model)), model
+    mixture = {"model_type": "qwen3_moe", "num_experts": 8}
+    assert not refusal(config, mixture)
+    assert "balances experts" in str(refusal(config.with_values(moe_aux_loss_coef=0.01), mixture))
     assert not refusal(
         config, {"model_type": "cohere2", "layer_types": ["sliding_attention", "full_attention"]}
     )

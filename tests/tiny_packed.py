@@ -64,11 +64,33 @@ FAMILIES |= {
     for name in RELATIVES
 }
 
+SPARSE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MIXTURES = {
+    "qwen3_moe": {**SPARSE, "head_dim": 16},
+    "qwen2_moe": {**SPARSE, "shared_expert_intermediate_size": 40},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "eos_token_id": 2},
+    "glm4_moe": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16,
+                 "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "n_shared_experts": 1},
+}  # fmt: skip
+"""Families whose layers choose experts; they run as they are, through autograd."""
+
+
+def mixture(name: str) -> torch.nn.Module:
+    """A tiny mixture of experts. What transformers leaves for a checkpoint to fill is drawn."""
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(name, **SIZES | MIXTURES[name]), dtype=torch.float32
+    )
+    for p in model.parameters():
+        if p.ndim == 3 or not p.isfinite().all():
+            p.data.normal_(0, 0.05)
+    return model
+
 
 def build(family: str = "qwen2", trained: bool = True) -> torch.nn.Module:
     """A tiny model with LoRA on every linear; `trained` gives the adapters something to say."""
     torch.manual_seed(0)
-    model = FAMILIES[family]()
+    model = FAMILIES[family]() if family in FAMILIES else mixture(family)
     for p in model.parameters():
         if p.ndim == 1:
             p.data.add_(0.1 * torch.randn_like(p))

@@ -37,7 +37,17 @@ SHAPES = {
     "internlm2-1.8b": ("llama", 92544, 2048, 24, 16, 8, 8192, False),
     "gemma-2b": ("gemma", 256000, 2048, 18, 8, 1, 16384, True),
     "qwen3-8b": ("qwen3", 151936, 4096, 36, 32, 8, 12288, False),
+    "qwen3-moe-6b": ("qwen3_moe", 151936, 2048, 8, 32, 4, 6144, False),
 }
+MORE = {
+    "qwen3-moe-6b": {
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    }
+}
+"""What else a shape says; the mixture is that of Qwen3-30B-A3B with a sixth of its layers."""
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
 GPU_CASES = {
     "trl": {"engine": "trl", "steps": 8},
@@ -129,21 +139,21 @@ def make_model(name: str, folder: Path) -> None:
 
     kind, vocab, hidden, layers, heads, kv, ffn, tied = SHAPES[name]
     cuda = torch.cuda.is_available()
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=vocab,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv,
-        intermediate_size=ffn,
-        tie_word_embeddings=tied,
-        max_position_embeddings=8192,
-        head_dim=hidden // heads,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=1,
-    )
+    given = {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "intermediate_size": ffn,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 8192,
+        "head_dim": hidden // heads,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    config = AutoConfig.for_model(kind, **given | MORE.get(name, {}))
     torch.manual_seed(0)
     with torch.device("cuda" if cuda else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32)

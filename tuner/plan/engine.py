@@ -86,6 +86,7 @@ _RULES: dict[str, Callable[[Config], object]] = {
     "engine.fp16": lambda c: c.fp16,
     "engine.sharded": lambda c: c.sharded,
     "engine.running_mean": lambda c: c.processes > 1 and c.pref_bco_weight > 1e-6,
+    "engine.balance": lambda c: c.moe_aux_loss_coef,
     "engine.neftune": lambda c: c.neftune_noise_alpha,
     "engine.quantized": lambda c: c.quantization_bit and c.quantization_method != "bnb",
     "engine.whole_modules": lambda c: not goes_on(c) and compares(c) and (c.additional_target or grows(c)),
@@ -123,10 +124,10 @@ def _decoder_refusal(model: Mapping[str, Any]) -> Message:
     """For models outside the Llama family: plain causal attention that an attention function may replace."""
     if model.get("is_encoder_decoder"):
         return message("engine.no_decoder")
-    if any(model.get(n) for n in ("num_experts", "num_local_experts", "n_routed_experts")):
-        return message("engine.experts")
     if any(model.get(n) for n in ("logit_scale", "logits_scaling")):
         return message("engine.logits")
+    if model.get("kv_lora_rank") or model.get("model_type") in SINKS:
+        return message("engine.attention")
     if not set(model.get("layer_types") or ()) <= {"full_attention", "sliding_attention"} or any(
         model.get(n)
         for n in ("block_types", "layers_block_type")  # of recurrent layers, by their older names
@@ -139,6 +140,8 @@ _LAYER_DROPOUTS = ("resid_pdrop", "embd_pdrop", "residual_dropout")
 _USUAL_ACTIVATION = {"gemma": "gelu_pytorch_tanh"}
 """What transformers takes where a config.json names none."""
 
+SINKS = frozenset({"gpt_oss"})
+"""Model types whose attention has a place for what attends to nothing, which packed attention does not have."""
 HEAD_SIZES = (16, 32, 64, 128, 256)
 """Sizes of attention heads that the packed engine's kernels take on a GPU."""
 

@@ -68,9 +68,8 @@ def trained(config: Config, shape: ModelShape, rank: int) -> int:
     """How many numbers are trained."""
     if config.finetuning_type == "full":
         return shape.parameters
-    layer = sum(n * k for n, k in shape.linears.values())
     if config.finetuning_type == "freeze":
-        return min(shape.layers, abs(int(config.freeze_trainable_layers))) * layer
+        return min(shape.layers, abs(int(config.freeze_trainable_layers))) * shape.of_layer
     if config.finetuning_type == "oft":
         return (
             shape.layers * sum(k for _, k in shape.linears.values()) * max(1, int(config.oft_block_size)) // 2
@@ -127,7 +126,15 @@ def layers_of(config: Config, shape: ModelShape | None, rank: int, written_out: 
         return Layers(written_out)
     numbers = trained(config, shape, rank)
     taken = numbers * trained_bytes(config) + optimizer(config, numbers)
-    return Layers(written_out, _whole(config), taken)
+    return Layers(written_out, _whole(config), taken, multiplied(config, shape))
+
+
+def multiplied(config: Config, shape: ModelShape) -> int:
+    """Bytes of a layer's experts with their adapter added: PEFT does so in each forward pass and keeps it for the backward."""
+    reached = (
+        shape.experts is not None and shape.experts.adapted and not {*config.lora_target} & {*shape.linears}
+    )
+    return shape.of_experts * frozen_bytes(config) if reached and config.finetuning_type == "lora" else 0
 
 
 def written(config: Config, shape: ModelShape, lengths: Lengths, on_gpu: bool) -> int:
@@ -193,11 +200,11 @@ def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: boo
     each = config.cutoff_len if packs(config) else min(config.cutoff_len, lengths.longest)
     tokens = config.per_device_train_batch_size * (2 if config.kind.rows == "pairs" else 1) * each
     layer, width = autograd_activations(shape, half=_half(config), whole=_whole(config)), frozen_bytes(config)
-    kept = shape.layers * layer
+    kept, whole = shape.layers * layer, multiplied(config, shape) * (1 if again else shape.layers)
     if again:
         kept = shape.layers * width * shape.hidden + layer
     logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
-    return Memory(0, 0, 0, 0, tokens * kept, logits)
+    return Memory(0, 0, 0, 0, tokens * kept + whole, logits)
 
 
 def padded_budget(vocab: int) -> int:

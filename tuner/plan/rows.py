@@ -25,12 +25,14 @@ class Layers:
 
     `written_out`: the packed engine's own; else the model's, through autograd, which recomputes all of them or none and
     keeps more, most where all weights are trained (`whole`). `taken`: bytes that the step needs beside the row and that
-    are not there yet when rows are sized: gradients and the optimizer's moments of what is trained.
+    are not there yet when rows are sized: gradients and the optimizer's moments of what is trained. `multiplied`: bytes
+    that a layer keeps for its backward pass however long the row is: PEFT adds an adapter of experts to their weights.
     """
 
     written_out: bool = True
     whole: bool = False
     taken: int = 0
+    multiplied: int = 0
 
 
 OWN_LAYERS = Layers()
@@ -85,13 +87,19 @@ def autograd_activations(shape: ModelShape, *, half: bool, whole: bool) -> int:
     """Bytes per token that autograd keeps of one decoder layer of transformers with SDPA attention: with all weights
     trained (`whole`) or LoRA on all linears, under bf16 autocast (`half`) or in float32."""
     kv = shape.kv_heads * shape.head_size
-    if whole:
-        return (
-            46 * shape.hidden + 6 * kv + 10 * shape.ffn
-            if half
-            else 32 * shape.hidden + 8 * kv + 16 * shape.ffn
-        )
-    return 25 * shape.hidden + 4 * kv + 8 * shape.ffn if half else 24 * shape.hidden + 8 * kv + 16 * shape.ffn
+    experts = _expert_activations(shape, half and not whole)
+    if whole and half:
+        return 46 * shape.hidden + 6 * kv + 10 * shape.ffn + experts
+    if half:
+        return 25 * shape.hidden + 4 * kv + 8 * shape.ffn + experts
+    return (32 if whole else 24) * shape.hidden + 8 * kv + 16 * shape.ffn + experts
+
+
+def _expert_activations(shape: ModelShape, half: bool) -> int:
+    """The same of the experts that a token takes, to each of which it is copied."""
+    if shape.experts is None:
+        return 0
+    return shape.experts.chosen * (8 * shape.experts.ffn + 4 * shape.hidden) * (1 if half else 2)
 
 
 def _activations(shape: ModelShape, tokens: int, recompute: int, weight_bytes: int, layers: Layers) -> int:
@@ -104,7 +112,8 @@ def _activations(shape: ModelShape, tokens: int, recompute: int, weight_bytes: i
     # while a layer runs backward: its own tensors if they are recomputed, and the gradients of its widest
     # part
     working = weight_bytes * (3 * shape.ffn + 3 * shape.hidden) + (layer if recompute else 0)
-    return tokens * (kept * layer + recompute * weight_bytes * shape.hidden + working)
+    per_token = kept * layer + recompute * weight_bytes * shape.hidden + working
+    return tokens * per_token + max(kept, 1) * layers.multiplied
 
 
 def packed_rows(

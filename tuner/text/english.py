@@ -131,7 +131,7 @@ MESSAGES: dict[str, str] = {
     "engine.more_than_text": "the model takes more than text.",
     "engine.rotary": "its rotary embedding ({kind}) depends on the length of the input.",
     "engine.no_decoder": "it is not a decoder with a plain language model head.",
-    "engine.experts": "it is a mixture of experts.",
+    "engine.balance": "moe_aux_loss_coef balances experts over padded batches.",
     "engine.logits": "it rescales its logits.",
     "engine.attention": "its attention is not plain causal attention.",
     "engine.fixed_attention": "its attention cannot be replaced.",

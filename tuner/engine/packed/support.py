@@ -26,6 +26,8 @@ def _decoder_refusal(inner: Any) -> Message:
     head = score_of(inner) or in_use(inner.get_output_embeddings())
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return message("engine.no_decoder")
+    if any(hasattr(module, "sinks") for module in inner.modules()):
+        return message("engine.attention")
     return (
         Message()
         if getattr(inner, "_supports_attention_backend", False)
