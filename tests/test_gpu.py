@@ -19,7 +19,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tests.test_generate import model_of, prompts_of, spelled
 from tests.test_generate_written import Switched, finished
-from tests.tiny_packed import whole
+from tests.tiny_packed import mixture, whole
 from tuner.config.config import make
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.objective import TokenObjective
@@ -50,7 +50,13 @@ def own_layers(kind: str) -> torch.nn.Module:
         return whole("qwen3")
     sizes = {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
     neox = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=199, **sizes))
-    base = neox if kind == "neox" else whole("qwen3")
+    base = (
+        neox
+        if kind == "neox"
+        else mixture("qwen3_moe", hidden_size=64)
+        if kind == "experts"
+        else whole("qwen3")
+    )
     options = {"use_dora": kind == "dora", "lora_dropout": 0.3 * (kind == "dropout")}
     return get_peft_model(
         base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **options)
@@ -157,7 +163,7 @@ def test_kto_with_graphs_is_that_of_the_cpu_at_every_size_of_micro_batch(
 
 
 @pytest.mark.parametrize("recompute", [0, 2])
-@pytest.mark.parametrize("kind", ["whole", "dora", "neox"])
+@pytest.mark.parametrize("kind", ["whole", "dora", "neox", "experts"])
 def test_a_model_s_own_layers_replayed_from_graphs_learn_as_run_one_by_one(kind: str, recompute: int) -> None:
     """Rows of one shape are replayed from the third on; in float32."""
     found = {}

@@ -76,10 +76,10 @@ MIXTURES = {
 """Families whose layers choose experts; they run as they are, through autograd."""
 
 
-def mixture(name: str) -> torch.nn.Module:
+def mixture(name: str, **sizes: int) -> torch.nn.Module:
     """A tiny mixture of experts. What transformers leaves for a checkpoint to fill is drawn."""
     model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(name, **SIZES | MIXTURES[name]), dtype=torch.float32
+        AutoConfig.for_model(name, **SIZES | MIXTURES[name] | sizes), dtype=torch.float32
     )
     for p in model.parameters():
         if p.ndim == 3 or not p.isfinite().all():
