@@ -140,6 +140,20 @@ def test_more_gpus_than_are_here_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         assert problem.knob == knob and problem.mend == {knob: 2} and "has 2" in problem.sentence
 
 
+def test_experts_that_an_adapter_of_all_linears_does_not_reach_are_told(studio: Path) -> None:
+    for kind, told in (("qwen2_moe", True), ("qwen3_moe", False)):
+        folder = studio / kind
+        tiny.model(folder)
+        made = json.loads((folder / "config.json").read_text())
+        made |= {"model_type": kind, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        (folder / "config.json").write_text(json.dumps(made))
+        noted = " ".join(preflight.notes(config(model_name_or_path=kind)))
+        assert ("leaves its 4 experts a layer as they are" in noted) == told
+        assert "experts" not in " ".join(
+            preflight.notes(config(model_name_or_path=kind, lora_target="q_proj"))
+        )
+
+
 def test_more_processes_than_the_memory_holds_are_refused() -> None:
     (problem,) = preflight.problems(config(nproc_per_node=100_000))
     assert problem.knob == "nproc_per_node" and problem.mend is not None

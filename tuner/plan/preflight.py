@@ -445,6 +445,7 @@ def notes(config: Config, at_work: bool = False) -> list[str]:
         *(_slow_bf16(config) if at_work or not _elsewhere() else ()),
         *_one_of_several(config),
         *_keeps_the_last(config),
+        *_experts_left_out(config),
         *unheeded(config),
     ]
 
@@ -468,6 +469,18 @@ def _keeps_the_last(config: Config) -> Iterator[str]:
                 "last weights are kept, which measured worse; --load_best_model_at_end True keeps the best.",
                 early_stopping_steps=config.early_stopping_steps,
             )
+        )
+
+
+def _experts_left_out(config: Config) -> Iterator[str]:
+    """All linears, to PEFT, are not those of every mixture's experts."""
+    everywhere = config.do_train and config.finetuning_type == "lora" and config.lora_target == ("all",)
+    shape = model_of(config).shape if everywhere and not config.adapter_name_or_path else None
+    if shape is not None and shape.experts is not None and not shape.experts.adapted:
+        yield tr(
+            "--lora_target all adapts the attention of this mixture of experts and leaves its {number} experts a layer as "
+            "they are.",
+            number=shape.experts.count,
         )
 
 
