@@ -411,6 +411,10 @@ def test_a_call_that_must_be_made_is_made_and_fits_its_tool(client: Any) -> None
                 assert 1 <= given["nights"] <= 9 and isinstance(given["sea"], bool) and len(given) == 2
             else:
                 assert call.name == "light" and given in ({"on": True}, {"on": False}) and choice != named
+    among = {"mode": "required", "tools": [{"type": "function", "function": {"name": "light"}}]}
+    allowed = {"type": "allowed_tools", "allowed_tools": among}
+    found = chat(client, **ask, **one, tool_choice=allowed, n=6, seed=5, temperature=2.0).choices
+    assert {call.function.name for c in found for call in c.message.tool_calls} == {"light"}
     bare = {"type": "function", "function": {"name": "ping"}}
     asked = {**ask, "tools": [bare], "logit_bias": None, "parallel_tool_calls": None, "n": None}
     (call,) = chat(client, **asked, tool_choice=bare).choices[0].message.tool_calls
@@ -456,6 +460,11 @@ def test_errors_are_the_client_s_own_classes(served: Served, client: Any, worn: 
             "tool_choice",
         ),
         (openai.BadRequestError, {"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+        (
+            openai.BadRequestError,
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [ROOM]}}},
+            "tool_choice",
+        ),
         (openai.BadRequestError, {"extra_body": {"stop_token_ids": [9999]}}, "stop_token_ids"),
         (openai.BadRequestError, {"extra_body": {"continue_final_message": True}}, "messages"),
         (

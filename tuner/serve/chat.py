@@ -64,6 +64,7 @@ async def prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
 def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     refuse_unsupported(asked)
     loaded.must(score=False)
+    asked = _allowed(asked)
     choice = replace(loaded.models.named(asked.model), template=asked.template or None)
     tools, called = _tools(asked), _called(asked)
     messages, begun = _begun([_message(m) for m in asked.messages], asked)
@@ -85,6 +86,27 @@ def _grammar(
         several = asked.parallel_tool_calls and asked.tool_choice == "required"
         return grammars.of_calls(called, several, loaded.tokenizer, stops)
     return grammars.of(asked.response_format, loaded.tokenizer, stops)
+
+
+def _allowed(asked: ChatAsked) -> ChatAsked:
+    """The request with those tools alone that a tool_choice of `allowed_tools` names. Raises ApiError."""
+    choice = asked.tool_choice
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return asked
+    given = choice.get("allowed_tools")
+    allowed: dict[str, Any] = given if isinstance(given, dict) else choice  # OpenAI's two interfaces
+    mode, listed = allowed.get("mode", "auto"), allowed.get("tools")
+    if mode not in ("auto", "required") or not isinstance(listed, list):
+        raise ApiError(
+            400, "allowed_tools has a mode, which is auto or required, and a list of tools.", "tool_choice"
+        )
+    names = set(_names([tool for tool in listed if isinstance(tool, dict)]))
+    kept = [
+        tool for tool, name in zip(asked.tools or (), _names(asked.tools or ()), strict=True) if name in names
+    ]
+    if len(kept) < len(names):
+        raise ApiError(400, "allowed_tools names a tool that is not in tools.", "tool_choice")
+    return asked.model_copy(update={"tools": kept, "tool_choice": mode})
 
 
 def _tools(asked: ChatAsked) -> list[dict[str, Any]]:
