@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tuner.config.config import Config, make
+from tuner.jobs import planning
 from tuner.runs.metrics import MetricsLog
 from tuner.runs.run import Run
 from tuner.runs.status import Status
 from tuner.text.message import Message, message
-from tuner.tracking.duration_estimate import expected_seconds, time_left
+from tuner.tracking.duration_estimate import expected_seconds, expected_step, time_left
 from tuner.ui import words
 
 
@@ -37,6 +38,27 @@ def test_a_run_is_as_fast_as_the_last_like_it(tmp_path: Path, monkeypatch: pytes
     assert expected_seconds(a_config(), 800) is None
     ran("like", "finished", 40.0, a_config(learning_rate=1e-3))  # 10 steps of 8: half a second an example
     assert expected_seconds(a_config(per_device_train_batch_size=4), 800) == pytest.approx(5 + 400)
+
+
+def test_a_step_that_writes_its_answers_is_told_in_two_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path))
+    config = a_config(stage="grpo", num_generations=4, reward_funcs=["json_valid"])
+    assert expected_step(config) is None
+    run = Run("like")
+    run.create(config, "like")
+    log = MetricsLog(run)
+    for step, writing in ((1, 3.0), (2, 5.0)):
+        log.log(step, {"step_time/rollout": writing, "step_time/learning": 1.0})
+    log.close()
+    run.update(state="finished", step=2, started=1000.0, ended=1020.0, seconds={"training": 12.0})
+    wider = config.with_values(per_device_train_batch_size=4)
+    assert expected_step(config) == pytest.approx((4.0, 1.0))
+    assert expected_step(wider) == pytest.approx((8.0, 2.0))
+    assert expected_step(a_config()) is None
+    made = planning.planned(wider)
+    assert (made.writing, made.learning) == pytest.approx((8.0, 2.0))
 
 
 def at_work(run: Run, step: int, trained: float, asked: float, rounds: int, **status: object) -> float | None:

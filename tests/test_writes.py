@@ -294,7 +294,7 @@ READS = {
     "tuner.runs.files": ("free",),
     "tuner.runs.events": ("of",),
     "tuner.tracking.history": ("history", "means", "metric_names"),
-    "tuner.tracking.duration_estimate": ("answered", "expected_seconds", "time_left"),
+    "tuner.tracking.duration_estimate": ("answered", "expected_seconds", "expected_step", "time_left"),
     "tuner.runs.curve": ("thinned",),
     "tuner.runs.points": ("tail",),
     "tuner.jobs.room": ("of_run", "of_runs", "of_studio"),

@@ -14,7 +14,7 @@ from tuner.config.run_config import RunConfig
 from tuner.plan.facts import Data, Model, data_of, machine, model_of
 from tuner.plan.plan import Plan, Truth, as_plain, plan, plan_of, truth_of
 from tuner.runs.run import Run, SilentRun
-from tuner.tracking.duration_estimate import expected_seconds
+from tuner.tracking.duration_estimate import expected_seconds, expected_step
 from tuner.tracking.store import TrackerError
 
 
@@ -26,7 +26,9 @@ def planned(config: RunConfig, gpus: tuple[int, ...] = ()) -> Plan:
     made = plan(config, here, data_of(config), model_of(config))
     with suppress(TrackerError):  # without past runs there is no pace
         examples = (made.steps or 0) * made.examples_per_step
-        return replace(made, seconds=expected_seconds(config, examples) if examples else None)
+        writing, learning = expected_step(config) or (None, None)
+        seconds = expected_seconds(config, examples) if examples else None
+        return replace(made, seconds=seconds, writing=writing, learning=learning)
     return made
 
 
@@ -48,7 +50,7 @@ def settled(run: Run, config: Config, base: Path) -> Plan:
     if isinstance(run, SilentRun):
         return before  # the first process has made it
     made = plan(config, machine(config.use_cpu, (), config.processes), data, model_of(config, base))
-    made = replace(made, seconds=before.seconds)
+    made = replace(made, seconds=before.seconds, writing=before.writing, learning=before.learning)
     _write(run, made, truth(run))
     return made
 

@@ -40,7 +40,8 @@ class Plan:
 
     `rows` are those of the files, before any is dropped, and `steps` count them; `roughly` where several examples share
     a row. `why` says why it is not the packed engine, whose rows are in `budget`. `memory` and `free` are bytes of one
-    device, `disk` bytes, `seconds` those from start to end.
+    device, `disk` bytes, `seconds` those from start to end; `writing` and `learning` are those of a step of a run that learns
+    from answers of its own.
     """
 
     devices: int = 1
@@ -58,6 +59,8 @@ class Plan:
     budget: RowBudget | None = None
     memory: Memory | None = None
     seconds: float | None = None
+    writing: float | None = None
+    learning: float | None = None
     disk: int | None = None
 
     @property

@@ -37,11 +37,14 @@ ASKING = "answering"
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a finished run: for each example it learned from, and beside the training."""
+    """Seconds of a finished run: for each example it learned from, and beside the training; `writing` and `learning` are
+    parts of the first where it wrote answers."""
 
     kind: tuple[object, ...]
     each: float
     beside: float
+    writing: float = 0.0
+    learning: float = 0.0
 
 
 def expected_seconds(config: Config, examples: int) -> float | None:
@@ -50,6 +53,18 @@ def expected_seconds(config: Config, examples: int) -> float | None:
         pace = _pace(Run(run_id))
         if pace and pace.kind == _kind(config):
             return pace.beside + pace.each * examples
+    return None
+
+
+def expected_step(config: Config) -> tuple[float, float] | None:
+    """Seconds of a step for the writing of answers and for learning from them, as the last run like it took for each
+    answer; None where answers are not its own, and where none like it has finished."""
+    if not config.kind.rewarded:
+        return None
+    for run_id in finished(RECENT):
+        pace = _pace(Run(run_id))
+        if pace and pace.kind == _kind(config) and pace.writing:
+            return pace.writing * config.examples_per_step, pace.learning * config.examples_per_step
     return None
 
 
@@ -75,7 +90,17 @@ def _of_finished(run_id: str, ended: float) -> Pace | None:
     # A resumed run tells of its last worker's steps, but of the seconds of all.
     if examples <= 0 or training <= 0 or status.resumes:
         return None
-    return Pace(_kind(config), training / examples, max(0.0, (status.elapsed or 0.0) - training))
+    beside = max(0.0, (status.elapsed or 0.0) - training)
+    return Pace(_kind(config), training / examples, beside, *_parts(Run(run_id), config.examples_per_step))
+
+
+def _parts(run: Run, examples: int) -> tuple[float, float]:
+    """Seconds of a step that were logged for writing and for learning, by its examples; 0 where none were."""
+    found = tail(run)
+    writing, learning = (found.series(f"step_time/{name}")[1] for name in ("rollout", "learning"))
+    if not len(writing) or not len(learning):
+        return 0.0, 0.0
+    return float(writing.mean()) / examples, float(learning.mean()) / examples
 
 
 def answered(status: Status) -> tuple[float, str]:
