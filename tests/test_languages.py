@@ -220,7 +220,7 @@ def not_asked(app: AppTest, options: bool = False) -> set[tuple[str, str]]:
         rest = [word for word in left(said).split() if word not in OF_PEOPLE.split()]
         if (
             rest
-            and said not in WRITTEN_DOWN
+            and not written_down(said)
             and (options or not field.startswith(("selectbox.options", "multiselect.options")))
         ):
             found.add((field, said))
