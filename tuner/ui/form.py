@@ -172,7 +172,7 @@ def _explanation(knob: Knob) -> str:
 
 def _reset(knob: Knob, draft: Draft) -> None:
     st.button(
-        "",
+        f"Undo {label(knob.name)}",
         key=f"reset:{knob.name}",
         icon=":material/undo:",
         type="tertiary",
@@ -191,7 +191,7 @@ def _can_be_emptied(knob: Knob, draft: Draft) -> bool:
 
 def _empty(knob: Knob, draft: Draft) -> None:
     st.button(
-        "",
+        f"Empty {label(knob.name)}",
         key=f"clear:{knob.name}",
         icon=":material/close:",
         type="tertiary",

@@ -142,7 +142,7 @@ def _shift(run_id: str, by: int) -> None:
 
 def _small(row: QueueRow, name: str, icon: str, act: Callable[[], object], disabled: bool = False) -> None:
     st.button(
-        "",
+        f"{name} {safe(row.name)}",
         icon=f":material/{icon}:",
         type="tertiary",
         key=f"{icon}-{row.id}",
