@@ -5,7 +5,7 @@ import streamlit as st
 from tuner.config.config import Config
 from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
-from tuner.ui import form, run_card, state, theme, trying, writes
+from tuner.ui import form, judged, run_card, state, theme, trying, writes
 from tuner.ui.words import count, safe
 
 
@@ -35,6 +35,16 @@ def launch(config: Config, name: str) -> None:
         return
     drafts.launched(drafts.current())
     state.go("runs", run=run.id)
+
+
+def undo() -> None:
+    """The way back from all changes, where there are any."""
+    draft = drafts.current()
+    if draft.changes and st.button(
+        tr("Undo {changes}", changes=count(len(draft.changes), "change")), icon=":material/restart_alt:", type="tertiary"
+    ):
+        drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
+        st.rerun()
 
 
 if run_id := state.asked("clone"):
@@ -77,12 +87,8 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
             max_upload_size=1,
             on_change=start_from_upload,
         )
-    if draft.changes:
-        reset = tr("Undo {changes}", changes=count(len(draft.changes), "change"))
-        if st.button(reset, icon=":material/restart_alt:", type="tertiary"):
-            drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
-            st.rerun()
-config, problems = run_card.judge(draft)
+    st.fragment(undo, key=form.UNDO)()
+config, problems = judged.current()
 with st.container(key="new-run-split"):
     fields, side = st.columns([2.1, 1], gap="medium")
 with fields:
@@ -96,4 +102,4 @@ with fields:
         below={"Rewards": lambda: trying.panel(config, problems)},
     )
 with side, st.container(key="new-run-side"):
-    run_card.show(draft, config, problems, launch)
+    st.fragment(run_card.show, key=form.CARD)(launch)

@@ -44,16 +44,19 @@ OVERFLOWING = """() => {
   const all = [...document.querySelectorAll("[data-testid=stMain] *")].filter((one) => one.offsetWidth && one.offsetHeight);
   return all.filter((one) => !inside(one) && !held(one)).map((one) => one.outerHTML.slice(0, 160));
 }"""
-MARKED = """() => {
+MARKED = """async () => {
+  const drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   const style = (one) => { const s = getComputedStyle(one); return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.borderColor, s.backgroundColor].join(); };
   const one = document.activeElement;
-  if (one.id === "stMain") return ""; // the page itself, which the arrow keys scroll
+  if (one.id === "stMain" || one === document.body) return ""; // the page itself, which the arrow keys scroll
   const chain = [...one.parentElement.children];
   for (let up = one, i = 0; up && i < 6; up = up.parentElement, i++) chain.push(up);
   const before = chain.map(style);
   one.blur();
+  await drawn();
   const marked = chain.some((part, i) => style(part) !== before[i]);
   one.focus();
+  await drawn();
   return marked ? "" : one.outerHTML.slice(0, 200);
 }"""
 

@@ -9,36 +9,24 @@ from typing import Any
 import streamlit as st
 
 from tuner import paths
-from tuner.config.config import Config, check, command, to_yaml
+from tuner.config.config import Config, command, to_yaml
 from tuner.config.knobs import Problem
 from tuner.jobs import planning
 from tuner.plan import preflight
 from tuner.plan.plan import Plan
 from tuner.plan.schedule import Schedule
 from tuner.plan.shape import Memory
-from tuner.rewards.registry import refused_by_pages
 from tuner.runs.run import fresh_name
 from tuner.text.lookup import tr
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
-from tuner.ui import form, sweep, theme, writes
-from tuner.ui.draft import Draft
+from tuner.ui import form, judged, sweep, theme, writes
 from tuner.ui.words import NONE, count, duration, engine, mending, safe, size, value
 
 
-def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
-    """The config that the draft makes, if it makes one, and everything that would stop it."""
-    config, problems = check({n: v for n, v in draft.values.items() if v != "" and v is not None})
-    if config is not None:
-        known = {p.knob for p in problems}
-        problems = problems + [p for p in preflight.problems(config) if p.knob not in known or not p.knob]
-    return config, [*problems, *refused_by_pages(draft.values)]
-
-
-def show(
-    draft: Draft, config: Config | None, problems: Sequence[Problem], launch: Callable[[Config, str], None]
-) -> None:
+def show(launch: Callable[[Config, str], None]) -> None:
     """Draw the card. `launch` is called with the config and the run's name when Launch is pressed."""
+    draft, (config, problems) = drafts.current(), judged.current()
     with theme.card("run"):
         taken = _taken()
         typed = draft.name or str(draft.value("run_name") or "")
@@ -68,13 +56,18 @@ def show(
             icon=":material/play_arrow:",
             width="stretch",
             key="launch",
-            on_click=launch,
-            args=(config, typed),
+            on_click=_launch,
+            args=(launch, config, typed),
             **writes.locked(disabled=config is None or bool(problems)),
         )
-        sweep.offer(draft, name, judge, disabled=config is None or bool(problems))
+        sweep.offer(draft, name, disabled=config is None or bool(problems))
     with theme.card("same"):
         _same_from_a_shell(config, name, typed=typed if typed not in taken else "")
+
+
+def _launch(launch: Callable[[Config, str], None], config: Config, name: str) -> None:
+    launch(config, name)
+    st.rerun()  # the card is a piece of its own, and the way leads to another page
 
 
 def _figures(config: Config) -> None:
