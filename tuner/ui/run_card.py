@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -12,15 +12,15 @@ from tuner import paths
 from tuner.config.config import Config, command, to_yaml
 from tuner.config.knobs import Problem
 from tuner.jobs import planning
+from tuner.jobs.script import script
 from tuner.plan import preflight
 from tuner.plan.plan import Plan
 from tuner.plan.schedule import Schedule
-from tuner.plan.shape import Memory
 from tuner.runs.run import fresh_name
 from tuner.text.lookup import tr
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
-from tuner.ui import form, judged, sweep, theme, writes
+from tuner.ui import form, judged, memory_bar, sweep, theme, writes
 from tuner.ui.words import NONE, count, duration, engine, mending, safe, size, value
 
 
@@ -62,7 +62,7 @@ def show(launch: Callable[[Config, str], None]) -> None:
         )
         sweep.offer(draft, name, disabled=config is None or bool(problems))
     with theme.card("same"):
-        _same_from_a_shell(config, name, typed=typed if typed not in taken else "")
+        _same(config, name, typed=typed if typed not in taken else "")
 
 
 def _launch(launch: Callable[[Config, str], None], config: Config, name: str) -> None:
@@ -89,16 +89,23 @@ def _figures(config: Config) -> None:
         )
         rows = tr("Prompts") if config.kind.rewarded else what
         left.metric(rows, count(plan.rows), help=tr("Rows of the data sets before any is dropped."))
-        tokens = plan.rows * each if plan.rows else None
         right.metric(
             tr("Tokens an epoch"),
-            f"≤ {_short(tokens)}" if tokens else NONE,
+            _tokens(plan, each, config),
             help=tr(
-                "At most: every example as long as the cutoff, and every answer that is written as long as it may be. "
-                "The data report has the real count of the examples."
+                "≈ counted in a sample of the rows; ≤ where answers are still to be written: each as long as it may be."
             ),
         )
         _needs(plan)
+
+
+def _tokens(plan: Plan, each: int, config: Config) -> str:
+    """How many tokens are read in an epoch: counted where the rows were, else the most there can be."""
+    if not plan.rows:
+        return NONE
+    if plan.data.lengths and not config.kind.rewarded:
+        return f"≈ {_short(round(plan.rows * plan.data.lengths.mean))}"
+    return f"≤ {_short(plan.rows * each)}"
 
 
 def read_as(config: Config) -> tuple[str, int]:
@@ -114,8 +121,8 @@ def _needs(plan: Plan) -> None:
     left, right = st.columns(2, wrap=False)
     left.metric(
         tr("Memory"),
-        f"≈ {size(plan.memory.total)}" if plan.memory else NONE,
-        help=_parts(plan, plan.memory)
+        f"≈ {size(memory_bar.needed(plan))}" if plan.memory else NONE,
+        help=tr("At the peak, on each device. The bar has its parts.")
         if plan.memory
         else tr("Known once the model and the data are on this machine."),
     )
@@ -130,7 +137,8 @@ def _needs(plan: Plan) -> None:
         f"≈ {size(plan.disk)}" if plan.disk is not None else NONE,
         help=tr("The checkpoints that are kept and the weights at the end."),
     )
-    if plan.memory and plan.memory.total > plan.free:
+    memory_bar.draw(plan)
+    if (needed := memory_bar.needed(plan)) and needed > plan.free:
         st.markdown(
             tr(
                 ":orange[:material/memory_alt: This may not fit: {free} are free.] "
@@ -158,16 +166,6 @@ def _why(plan: Plan) -> str:
         else ""
     )
     return f"{because}{tokens}{again}"
-
-
-def _parts(plan: Plan, memory: Memory) -> str:
-    parts = [f"{f.name.capitalize()} {size(getattr(memory, f.name))}" for f in fields(Memory)]
-    free = tr("Free now: {free}. ", free=size(plan.free))
-    return tr(
-        "At the peak, on each device: {parts}. {free}The libraries themselves come on top.",
-        parts=", ".join(parts),
-        free=free,
-    )
 
 
 def _short(figure: int) -> str:
@@ -201,24 +199,33 @@ def _taken() -> set[str]:
     return names()
 
 
-def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
-    """The run as a command and as YAML. Only a name that a person chose goes into them: they may be used twice."""
-    shell, yaml = st.tabs([tr("Command"), "YAML"])
+def _same(config: Config | None, name: str, typed: str) -> None:
+    """The run as a command, as YAML and as Python. Only a name that a person chose goes into them: they may be used twice."""
+    shell, yaml, python = st.tabs([tr("Command"), "YAML", "Python"], key="same", on_change="rerun")
     if config is None:
-        shell.caption(tr("The command stands here once the values make a config."))
-        yaml.caption(tr("The YAML stands here once the values make a config."))
+        for tab in (shell, yaml, python):
+            tab.caption(tr("It appears once the form is valid."))
         return
     named = config.model_copy(update={"run_name": typed or None})
-    shell.code(command(named), language="bash", wrap_lines=True)
-    shell.caption(
-        tr(
-            "Does the same from a shell in {home}, or anywhere with TUNER\\_HOME set to it.",
-            home=safe(paths.home()),
+    if shell.open:
+        shell.code(command(named), language="bash", wrap_lines=True)
+        shell.caption(
+            tr(
+                "Does the same from a shell in {home}, or anywhere with TUNER\\_HOME set to it.",
+                home=safe(paths.home()),
+            )
         )
-    )
+    if yaml.open:
+        _yaml(yaml, named, name)
+    if python.open:
+        python.code(script(named, paths.home()), language="python", wrap_lines=True)
+        python.caption(tr("Does the same from Python, in the environment that the studio is installed in."))
+
+
+def _yaml(tab: Any, named: Config, name: str) -> None:
     text = to_yaml(named.changed())
-    yaml.code(text, language="yaml", wrap_lines=True)
-    with yaml.container(horizontal=True, gap="small"):
+    tab.code(text, language="yaml", wrap_lines=True)
+    with tab.container(horizontal=True, gap="small"):
         lock = writes.locked(help=tr("Keep it under its name, to start from later."))
         if st.button(tr("Save"), icon=":material/bookmark:", **lock):
             try:
