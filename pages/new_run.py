@@ -41,7 +41,9 @@ def undo() -> None:
     """The way back from all changes, where there are any."""
     draft = drafts.current()
     if draft.changes and st.button(
-        tr("Undo {changes}", changes=count(len(draft.changes), "change")), icon=":material/restart_alt:", type="tertiary"
+        tr("Undo {changes}", changes=count(len(draft.changes), "change")),
+        icon=":material/restart_alt:",
+        type="tertiary",
     ):
         drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
         st.rerun()

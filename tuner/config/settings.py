@@ -56,7 +56,7 @@ class Settings(BaseModel):
             return self.webhook
         address = os.environ.get(self.webhook[1:], "")
         if address and not _HOOK.fullmatch(address):
-            raise ValueError(f"The variable {self.webhook[1:]} holds no such address: {NO_HOOK}")
+            raise ValueError(f"{self.webhook}: {NO_HOOK}")
         return address
 
     @property

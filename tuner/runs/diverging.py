@@ -24,7 +24,7 @@ def diverging(losses: Sequence[float]) -> bool:
     if len(losses) < FEW:
         return False
     means = [median(losses[i : i + AT_ONCE]) for i in range(len(losses) - AT_ONCE + 1)]
-    first, best, last = means[0], min(means), means[-1]
+    first, best, last = max(losses[:AT_ONCE]), min(means), means[-1]
     return best > 0 and last > first and last > MUCH * best
 
 

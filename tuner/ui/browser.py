@@ -6,6 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from tuner.text.lookup import tr
+
 _browser = st.components.v2.component(
     "tuner-browser",
     js=Path(__file__).with_name("browser.js").read_text(encoding="utf-8"),
@@ -19,8 +21,10 @@ def tell() -> None:
         _browser(
             key="browser-words",
             data={
-                "lost": "The dashboard was closed",
-                "again": "Your runs go on without it. Start it again in a shell:\n\ntuner webui\n\n"
-                "This page then comes back by itself.",
+                "lost": tr("The dashboard was closed"),
+                "again": tr(
+                    "Your runs go on without it. Start it again in a shell:\n\ntuner webui\n\n"
+                    "This page then comes back by itself."
+                ),
             },
         )

@@ -209,7 +209,7 @@ def _explanation(knob: Knob) -> str:
 
 def _reset(knob: Knob, draft: Draft) -> None:
     st.button(
-        f"Undo {label(knob.name)}",
+        tr("Undo {name}", name=label(knob.name)),
         key=f"reset:{knob.name}",
         icon=":material/undo:",
         type="tertiary",
@@ -228,7 +228,7 @@ def _can_be_emptied(knob: Knob, draft: Draft) -> bool:
 
 def _empty(knob: Knob, draft: Draft) -> None:
     st.button(
-        f"Empty {label(knob.name)}",
+        tr("Empty {name}", name=label(knob.name)),
         key=f"clear:{knob.name}",
         icon=":material/close:",
         type="tertiary",

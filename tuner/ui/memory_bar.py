@@ -8,8 +8,18 @@ import streamlit as st
 
 from tuner.plan.plan import Plan
 from tuner.plan.shape import Memory
-from tuner.ui.words import safe, share, size
+from tuner.text.lookup import mark, tr
+from tuner.ui.words import NONE, safe, share, size
 
+PARTS = {
+    "weights": mark("Weights"),
+    "adapters": mark("Adapter"),
+    "gradients": mark("Gradients"),
+    "optimizer": mark("Optimizer"),
+    "activations": mark("Activations"),
+    "logits": mark("Logits"),
+    "cache": mark("KV cache"),
+}
 PROCESS = 520 * 2**20
 """Bytes that a worker's process holds on a CPU before any weight: Python, torch, transformers. Peaks of twelve starter runs
 less what was planned for them lay between 410 and 690 MiB."""
@@ -28,8 +38,8 @@ def parts(plan: Plan) -> dict[str, int]:
     """What holds it, the largest first."""
     if plan.memory is None:
         return {}
-    held = {f.name.capitalize(): int(getattr(plan.memory, f.name)) for f in fields(Memory)}
-    held |= {"Process": _process(plan)}
+    held = {tr(PARTS[f.name]): int(getattr(plan.memory, f.name)) for f in fields(Memory)}
+    held |= {tr("Process"): _process(plan)}
     return dict(sorted(((n, b) for n, b in held.items() if b), key=lambda part: -part[1]))
 
 
@@ -45,11 +55,14 @@ def draw(plan: Plan) -> None:
         f'<span class="part-{place % 6}" style="width:{100 * part / whole:.2f}%"></span>'
         for place, part in enumerate(held.values())
     )
-    label = f"Memory: {size(total)} needed, {size(plan.free)} free; {told}"
+    label = tr(
+        "Memory: {total} needed, {free} free; {parts}", total=size(total), free=size(plan.free), parts=told
+    )
     st.html(
         f'<div class="memory-bar{"" if fits else " over"}" role="img" aria-label="{label}">{segments}</div>'
     )
     legend = "  ".join(
         f":gray[{safe(name)}] {size(part)}" for name, part in list(held.items())[:4] if part >= 0.01 * total
     )
-    st.caption(f"{legend}  ·  {share(total / plan.free) if plan.free else '–'} of {size(plan.free)} free")
+    part_of = share(total / plan.free) if plan.free else NONE
+    st.caption(f"{legend}  ·  {tr('{share} of {free} free', share=part_of, free=size(plan.free))}")
