@@ -14,17 +14,17 @@ if inside:
     state.depart()
 page = st.navigation(
     {
-        tr("Work"): [
+        tr("Build"): [
             st.Page("pages/home.py", title=tr("Home"), icon=":material/home:", default=True),
             st.Page("pages/datasets.py", title=tr("Datasets"), icon=":material/database:"),
             st.Page("pages/new_run.py", title=tr("New run"), icon=":material/add_circle:"),
             st.Page("pages/runs.py", title=tr("Runs"), icon=":material/monitoring:"),
         ],
-        tr("Understand"): [
+        tr("Analyse"): [
             st.Page("pages/compare.py", title=tr("Compare"), icon=":material/compare_arrows:"),
             st.Page("pages/history.py", title=tr("History"), icon=":material/history:"),
         ],
-        tr("Ship"): [
+        tr("Publish"): [
             st.Page("pages/adapters.py", title=tr("Adapters"), icon=":material/layers:"),
             st.Page("pages/chat.py", title=tr("Chat"), icon=":material/forum:"),
             st.Page("pages/arena.py", title=tr("Arena"), icon=":material/swords:"),

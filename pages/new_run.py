@@ -59,9 +59,7 @@ drafts.address()
 
 theme.head(
     tr("New run"),
-    tr(
-        "Choose a model, data and a method. Every parameter says what it does, and what happens when you turn it."
-    ),
+    tr("Choose a model, data and a method. Every parameter has an explanation and its usual values."),
 )
 if word := st.session_state.pop("new-run-word", ""):
     st.warning(safe(word), icon=":material/warning:")
@@ -74,16 +72,16 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
         list(starts),
         index=None,
         format_func=lambda k: starts.get(k, k),
-        placeholder=draft.start,
+        placeholder=drafts.called(draft.start),
         key="start-from",
         on_change=start_from_choice,
         width=240,
     )
-    with st.popover(tr("What it sets"), icon=":material/info:"):
+    with st.popover(tr("This preset"), icon=":material/info:"):
         run_card.changes(dict(draft.base))
     with st.popover(tr("Load"), icon=":material/upload_file:"):
         st.file_uploader(
-            tr("A YAML file, ours or LLaMA-Factory's"),
+            tr("A YAML file of tuner or LLaMA-Factory"),
             type=["yaml", "yml", "json"],
             key="start-file",
             max_upload_size=1,

@@ -42,7 +42,7 @@ def queue(words: list[str]) -> int:
     else:
         table(("id", "state", "name"), [(str(r["id"]), str(r["state"]), str(r["name"])) for r in rows])
     if gone and not (options.move or options.pause or options.go):
-        print(tr("tuner: nobody was starting and watching runs; somebody does now."), file=sys.stderr)
+        print(tr("tuner: no supervisor was running; one was started."), file=sys.stderr)
     return OK
 
 

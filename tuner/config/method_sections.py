@@ -42,14 +42,14 @@ class Lora(Section):
         "The size of the adapter.",
         ge=1,
         le=65536,
-        raised="can learn more, takes more memory, forgets more.",
+        raised="learns more, takes more memory, forgets more.",
         lowered="smaller and steadier.",
         usual="8 to 64",
         needs=LORA,
     )
     lora_alpha: OptionalInt = knob(
         None,
-        "How loudly the adapter speaks: its output is scaled by alpha over rank; empty means twice the rank.",
+        "How strongly the adapter acts: its output is scaled by alpha / rank. Empty: twice the rank.",
         ge=1,
         raised="a stronger change, like a higher learning rate.",
         lowered="a gentler change.",
@@ -61,7 +61,7 @@ class Lora(Section):
         "The share of adapter inputs left out at random while training.",
         ge=0,
         le=1,
-        raised="learns less by heart, trains slower.",
+        raised="less overfitting, slower training.",
         usual="0 to 0.1",
         needs=LORA,
     )
@@ -159,7 +159,7 @@ class Oft(Section):
         "The share of rotation blocks left out at random while training.",
         ge=0,
         le=1,
-        raised="learns less by heart.",
+        raised="less overfitting.",
         usual="0 to 0.1",
         needs=OFT,
         advanced=True,
@@ -281,10 +281,10 @@ class Preference(Section):
 
     pref_beta: float = knob(
         0.1,
-        "How closely the model is held to where it started.",
+        "How closely the model stays to the reference model.",
         ge=0,
-        raised="stays close to the start, learns the preference weakly.",
-        lowered="follows the preference further, and may lose its language.",
+        raised="stays closer to the reference, learns the preference less.",
+        lowered="follows the preference more, and may degrade the language.",
         usual="0.05 to 0.5",
         needs=PREFERENCES,
     )
@@ -304,9 +304,9 @@ class Preference(Section):
     )
     pref_ftx: float = knob(
         0.0,
-        "How much of plain learning from the better answer is mixed in.",
+        "The weight of an SFT loss on the chosen answer.",
         ge=0,
-        raised="keeps the better answer likely, not only better than the other.",
+        raised="keeps the chosen answer likely, not only likelier than the rejected one.",
         usual="0 to 1",
         needs=PREFERENCES,
     )
@@ -321,7 +321,7 @@ class Preference(Section):
     )
     simpo_gamma: float = knob(
         0.5,
-        "The lead that SimPO asks the better answer to have.",
+        "The target margin of SimPO.",
         ge=0,
         raised="pushes the two answers further apart.",
         usual="0.3 to 1.6",
@@ -391,7 +391,7 @@ class Answers(Section):
         None,
         "Noise added to the embeddings while training (NEFTune), which makes answers richer; empty for none.",
         ge=0,
-        raised="more variety, and above some point nonsense.",
+        raised="more variety; too high gives nonsense.",
         usual="empty, or 5",
         needs=ANSWERS,
         advanced=True,

@@ -50,7 +50,7 @@ class Rewards(Section):
 
     reward_funcs: RewardList = knob(
         (),
-        "What scores an answer: named rewards, each with its parameters and weight; their weighted sum is learnt from.",
+        "The rewards that score an answer, each with its parameters and weight. The run learns from their weighted sum.",
         usual="one that says what is wanted, one that keeps the form",
         needs=REWARDED,
     )
@@ -99,10 +99,10 @@ class Online(Section):
     )
     beta: float = knob(
         0.0,
-        "How closely the model is held to where it started, by the KL divergence; 0 needs no reference model.",
+        "The weight of the KL divergence from the reference model; 0 needs no reference model.",
         ge=0,
-        raised="stays close to the start, follows the reward less.",
-        lowered="follows the reward further, and may lose its language to it.",
+        raised="stays closer to the reference, follows the reward less.",
+        lowered="follows the reward more, and may degrade the language.",
         usual="0 to 0.05",
         needs=GROUPED,
     )
@@ -150,7 +150,7 @@ class Online(Section):
     )
     epsilon: float = knob(
         0.2,
-        "How far a token's probability may move, as a share, before it is no longer pushed on.",
+        "The clip range of a token's probability ratio.",
         gt=0,
         raised="larger moves a step.",
         lowered="steadier.",
@@ -162,7 +162,7 @@ class Online(Section):
         None,
         "The same limit upwards; empty takes epsilon.",
         gt=0,
-        raised="rare words may become likely sooner.",
+        raised="rare tokens may become likely sooner.",
         usual="empty, or 0.28",
         needs=GROUPED,
         advanced=True,

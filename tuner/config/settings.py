@@ -103,7 +103,7 @@ def _wrong(why: str) -> ConfigError:
         [
             Problem(
                 "settings",
-                redact.redact(tr("{path} cannot be used: {why}; mend the file.", path=path(), why=why)),
+                redact.redact(tr("{path} cannot be used: {why}; fix the file.", path=path(), why=why)),
             )
         ]
     )

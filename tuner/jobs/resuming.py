@@ -60,7 +60,7 @@ def queue_again(
     lock = locks.lock(run.lock_path, wait=5.0)
     if lock is None:
         raise Refused(
-            tr("Run {id} is just telling MLflow how it ended; try again in half a minute.", id=run.id)
+            tr("Run {id} is still being recorded in MLflow; try again in half a minute.", id=run.id)
         )
     try:
         status = run.status()

@@ -53,10 +53,9 @@ MESSAGES: dict[str, str] = {
     "tracker_down": "MLflow could not be reached: {detail} `tuner sync` sends what is missing.",
     "unsafe_file": "A file of the checkpoint or model holds more than numbers, which could run code when it is opened; it "
     "was not opened. Go on from a checkpoint that you trust, or start afresh.",
-    "error": "{kind}[: {detail}] The log has the whole story.",
-    "error.at": "{kind} in {function} ({file}, line {line}). The log has the whole story.",
-    "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step] and without a word: "
-    "[{line}|its log is empty.][ {checkpoint} is kept.]",
+    "error": "{kind}[: {detail}] See the log for details.",
+    "error.at": "{kind} in {function} ({file}, line {line}). See the log for details.",
+    "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step]: [{line}|its log is empty.][ {checkpoint} is kept.]",
     "error.not_started": "The worker could not be started: {detail}.",
     "rank": "Rank {number} ({count} processes): {why}",
     "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
@@ -74,20 +73,20 @@ MESSAGES: dict[str, str] = {
     "cluster.token": "Waits for the cluster: {address} wants a token; set RAY_AUTH_TOKEN where the studio is started.",
     "cluster.refused": "Waits for the cluster: {address} takes no run (status {status}: {why}).",
     "cluster.pending": "Waits for room in the cluster, on one node: cores {cpus}[, GPUs {gpus} (where it has none, set use_cpu)].",
-    "cancelled": "Cancelled; what was not saved before is gone.",
+    "cancelled": "Cancelled. Unsaved progress is lost.",
     "stopped": "Stopped at step {step}; resume goes on from there.",
     "stopped.unsaved": "Stopped before there was anything to save.",
     "stopped.dead": "Stopped[ at step {step}, before it could save| before its first step].[ {checkpoint} is kept.| Nothing was saved.]",
     "stopped.served": "Stopped; the model is no longer loaded.",
     "stopped.idle": "Nobody asked for {minutes:g} minutes, so the model was unloaded.",
-    "stopped.claimed": "The run {name} waited for this place, so the model was unloaded.",
-    "stopped.queued": "Taken out of the queue before it began.",
-    "stopped.waiting": "Interrupted while it waited for its turn.",
+    "stopped.claimed": "The run {name} waited for this slot, so the model was unloaded.",
+    "stopped.queued": "Cancelled while queued.",
+    "stopped.waiting": "Interrupted while queued.",
     "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",
     # how an answer of a model ended before its end
     "answer.stopped": "Stopped.",
     "answer.left": "Stopped, for nobody was looking any more; ask again.",
-    "answer.cut": "Cut at its longest; allow more tokens to read on.",
+    "answer.cut": "Truncated at max new tokens; allow more to read on.",
     "answer.lost": "The dashboard ended while this was written; ask again.",
     # remedies
     "remedy.resume": "Resume from the last checkpoint",
@@ -166,8 +165,7 @@ MESSAGES: dict[str, str] = {
     "note.tokens_differ": "llama.cpp splits {differ} of {texts} texts otherwise than the model learned, for example {first!r}.",
     # what rewards say of answers
     "reward.labels": "Of the first {asked:,} prompts {share:.0%} have a label, the answer that their row expects.",
-    "reward.unsaid": "No reward had a word on any of {count:,} answers: rewards that look at a label, tools or a column need rows "
-    "that have them.",
+    "reward.unsaid": "No reward scored any of {count:,} answers: rewards that use a label, tools or a column need rows that have them.",
     "reward.same": "All {count:,} answers got the same reward, {value}: there is nothing to learn from that. Choose a reward that "
     "tells answers apart (slack for lengths, a second reward), or teach the behaviour first with some steps of sft.",
     "reward.differ": "Of {count:,} answers {best:,} got more than half of what there is between {lowest} and {highest}: there is "

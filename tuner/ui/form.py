@@ -14,7 +14,7 @@ from tuner.ui import draft as drafts
 from tuner.ui import judged, rewarding, theme
 from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer
-from tuner.ui.words import label, number, safe, value
+from tuner.ui.words import in_form, label, number, safe, staged, value
 
 ELSEWHERE = frozenset({"run_name"})
 """Knobs with a place of their own on the page: the name stands on the run's card."""
@@ -93,8 +93,11 @@ def sections(
     if not found:
         theme.empty(
             "search_off",
-            tr("No such parameter"),
-            tr("Nothing here is called or explained as “{search}”.", search=safe(search)),
+            tr("No matching parameter"),
+            tr(
+                "No name or explanation matches “{search}”. Advanced searches all parameters.",
+                search=safe(search),
+            ),
         )
     for group in _rows(found):
         with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
@@ -198,7 +201,7 @@ def _wrong(knob: Knob, problems: Sequence[Problem]) -> bool:
     """What is wrong with a knob, under its field; whether anything is."""
     wrong = [p for p in problems if p.knob == knob.name]
     for problem in wrong:
-        st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+        st.markdown(f":small[:red[:material/error: {safe(in_form(problem.sentence))}]]")
     return bool(wrong)
 
 
@@ -296,12 +299,13 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
     current = word(now) or None
     if current is not None and current not in choices:
         choices.append(current)  # a value from a file that is none of them: shown, and told as a problem
+    shown = staged if knob.name == "stage" else str
     short = len(choices) <= FEW and sum(map(len, choices)) <= 28
     if short and not knob.optional:
         st.segmented_control(title, choices, default=current, required=True, **common)
     else:
         index = None if current is None else choices.index(current)
-        st.selectbox(title, choices, index=index, placeholder=tr("empty"), **common)
+        st.selectbox(title, choices, index=index, format_func=shown, placeholder=tr("empty"), **common)
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from tuner.text.lookup import tr
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
 from tuner.ui import form, judged, memory_bar, sweep, theme, writes
-from tuner.ui.words import NONE, count, duration, engine, mending, safe, size, value
+from tuner.ui.words import NONE, count, duration, engine, in_form, mending, safe, size, value
 
 
 def show(launch: Callable[[Config, str], None]) -> None:
@@ -32,10 +32,10 @@ def show(launch: Callable[[Config, str], None]) -> None:
         typed = draft.name or str(draft.value("run_name") or "")
         name = typed or fresh_name(draft.values, taken)
         key = f"run-name:{'' if typed else name}"  # it follows model and stage until a person types one
-        called = tr("What this run is called everywhere.")
+        called = tr("The name of this run in lists and charts.")
         st.text_input(tr("Name"), name, key=key, on_change=_renamed, args=(key,), help=called)
         if name in taken:
-            st.caption(tr(":material/info: Another run has this name; both keep it."))
+            st.caption(tr(":material/info: Another run has the same name."))
         if config is not None:
             _figures(config)
         if config is not None and config.dataset:
@@ -79,22 +79,20 @@ def _figures(config: Config) -> None:
         left.metric(
             tr("Steps"),
             f"≈ {count(plan.steps)}" if plan.roughly and plan.steps else count(plan.steps),
-            help=tr("How often the weights move: examples times epochs, over examples a step."),
+            help=tr("Optimizer steps: examples × epochs ÷ examples per step."),
         )
         what, each = read_as(config)
         right.metric(
-            tr("{what} a step", what=what),
+            tr("{what} per step", what=what),
             count(plan.examples_per_step),
-            help=tr("Batch size times accumulation times devices. 8 to 64 is usual."),
+            help=tr("Batch size × accumulation × devices. Usual: 8 to 64."),
         )
         rows = tr("Prompts") if config.kind.rewarded else what
-        left.metric(rows, count(plan.rows), help=tr("Rows of the data sets before any is dropped."))
+        left.metric(rows, count(plan.rows), help=tr("Rows of the data sets, before any are dropped."))
         right.metric(
-            tr("Tokens an epoch"),
+            tr("Tokens per epoch"),
             _tokens(plan, each, config),
-            help=tr(
-                "≈ counted in a sample of the rows; ≤ where answers are still to be written: each as long as it may be."
-            ),
+            help=tr("≈ from a sample of the rows; ≤ the most, where answers are still to be generated."),
         )
         _needs(plan)
 
@@ -122,20 +120,20 @@ def _needs(plan: Plan) -> None:
     left.metric(
         tr("Memory"),
         f"≈ {size(memory_bar.needed(plan))}" if plan.memory else NONE,
-        help=tr("At the peak, on each device. The bar has its parts.")
+        help=tr("Peak per device. The bar shows its parts.")
         if plan.memory
-        else tr("Known once the model and the data are on this machine."),
+        else tr("Available once model and data are on this machine."),
     )
     right.metric(
         tr("Time"),
         f"≈ {duration(plan.seconds)}" if plan.seconds else NONE,
-        help=tr("At the pace of the last run of this model, stage and method that finished here."),
+        help=tr("At the speed of the last finished run with this model, stage and method."),
     )
     left.metric(tr("Engine"), engine(plan.engine), help=_why(plan))
     right.metric(
         tr("Disk"),
         f"≈ {size(plan.disk)}" if plan.disk is not None else NONE,
-        help=tr("The checkpoints that are kept and the weights at the end."),
+        help=tr("Kept checkpoints and the final weights."),
     )
     memory_bar.draw(plan)
     if (needed := memory_bar.needed(plan)) and needed > plan.free:
@@ -153,7 +151,7 @@ def _why(plan: Plan) -> str:
     because = (
         tr("Not packed rows: {why}", why=plan.why)
         if plan.why
-        else tr("Many examples share a row without padding.")
+        else tr("Examples are packed into rows without padding.")
     )
     again = (
         tr(" {layers} of {layers_2} recomputed.", layers=count(plan.recompute, "layer"), layers_2=plan.layers)
@@ -179,10 +177,10 @@ def _verdict(problems: Sequence[Problem]) -> None:
     if not problems:
         st.markdown(tr(":green[:material/check_circle: Ready to launch]"))
         return
-    st.markdown(tr(":red[:material/error: **{things} to mend first**]", things=count(len(problems), "thing")))
+    st.markdown(tr(":red[:material/error: **Fix {things} first**]", things=count(len(problems), "problem")))
     for number, problem in enumerate(problems):
         with st.container(key=f"problem-{number}", gap="xsmall"):
-            st.markdown(safe(problem.sentence))
+            st.markdown(safe(in_form(problem.sentence)))
             if problem.mend:
                 said = mending(problem.mend)
                 st.button(
@@ -204,14 +202,14 @@ def _same(config: Config | None, name: str, typed: str) -> None:
     shell, yaml, python = st.tabs([tr("Command"), "YAML", "Python"], key="same", on_change="rerun")
     if config is None:
         for tab in (shell, yaml, python):
-            tab.caption(tr("It appears once the form is valid."))
+            tab.caption(tr("Appears when the form is valid."))
         return
     named = config.model_copy(update={"run_name": typed or None})
     if shell.open:
         shell.code(command(named), language="bash", wrap_lines=True)
         shell.caption(
             tr(
-                "Does the same from a shell in {home}, or anywhere with TUNER\\_HOME set to it.",
+                "Run it in a shell in {home}, or anywhere with TUNER\\_HOME set to that folder.",
                 home=safe(paths.home()),
             )
         )
@@ -219,14 +217,14 @@ def _same(config: Config | None, name: str, typed: str) -> None:
         _yaml(yaml, named, name)
     if python.open:
         python.code(script(named, paths.home()), language="python", wrap_lines=True)
-        python.caption(tr("Does the same from Python, in the environment that the studio is installed in."))
+        python.caption(tr("Run it in the Python environment of the studio."))
 
 
 def _yaml(tab: Any, named: Config, name: str) -> None:
     text = to_yaml(named.changed())
     tab.code(text, language="yaml", wrap_lines=True)
     with tab.container(horizontal=True, gap="small"):
-        lock = writes.locked(help=tr("Keep it under its name, to start from later."))
+        lock = writes.locked(help=tr("Save it as a preset to start from."))
         if st.button(tr("Save"), icon=":material/bookmark:", **lock):
             try:
                 path = writes.save_config(name, named.changed())
