@@ -34,7 +34,7 @@ class Evaluation(Section):
         False, "Write an answer to every row kept aside and compare it with the expected one.", advanced=True
     )
     predict_with_generate: bool = knob(
-        False, "Let the model write its answers word by word, as do_predict needs it.", advanced=True
+        False, "Let the model generate its answers, as do_predict needs it.", advanced=True
     )
     eval_strategy: Literal["no", "steps", "epoch"] = knob(
         "no", "When to measure while training: never, every eval_steps, or after each epoch.", usual="steps"
@@ -65,9 +65,9 @@ class Evaluation(Section):
     )
     early_stopping_steps: OptionalInt = knob(
         None,
-        "End the run after so many measurements without a better one; empty never does.",
+        "End the run after this many evaluations without improvement; empty: never.",
         ge=1,
-        raised="more patience.",
+        raised="waits longer for an improvement.",
         usual="3 to 5",
         unit="measurements",
         advanced=True,
@@ -286,7 +286,7 @@ class Profiling(Section):
     )
     profiler_warmup_steps: int = knob(1, "Steps recorded and thrown away.", ge=0, unit="steps", advanced=True)
     profiler_active_steps: int = knob(1, "Steps recorded and kept.", ge=1, unit="steps", advanced=True)
-    profiler_repeat: int = knob(1, "How many recordings; 0 goes on to the end.", ge=0, advanced=True)
+    profiler_repeat: int = knob(1, "How many recordings; 0 continues to the end.", ge=0, advanced=True)
     profiler_record_shapes: bool = knob(True, "Record the shapes of tensors.", advanced=True)
     profiler_profile_memory: bool = knob(True, "Record memory.", advanced=True)
     profiler_with_stack: bool = knob(True, "Record where in the source each call stands.", advanced=True)

@@ -295,12 +295,12 @@ class Training(Section):
         "greedy",
     ] = knob(
         "linear",
-        "How the learning rate falls over the run; cosine falls gently at both ends.",
+        "How the learning rate changes over the run; cosine decays smoothly.",
         usual="cosine",
     )
     warmup_steps: float = knob(
         0,
-        "Steps over which the learning rate climbs from zero; below 1 it is a share of the run.",
+        "Steps over which the learning rate rises from zero; below 1 it is a share of the run.",
         ge=0,
         raised="a gentler start, useful with a high learning rate.",
         usual="0 to 10% of the steps",
@@ -319,7 +319,7 @@ class Training(Section):
         "adamw_torch", "The optimizer, by transformers' name.", advanced=True, usual="adamw_torch"
     )
     weight_decay: float = knob(
-        0.0, "How strongly weights are pulled to zero.", ge=0, advanced=True, usual="0 to 0.1"
+        0.0, "The strength of weight decay towards zero.", ge=0, advanced=True, usual="0 to 0.1"
     )
     bf16: bool = knob(False, "Compute in bfloat16: half the memory and faster on recent hardware.")
     fp16: bool = knob(False, "Compute in float16, for GPUs without bfloat16.", advanced=True)
@@ -399,7 +399,7 @@ class Samples(Section):
         100,
         "How many of those questions are asked.",
         ge=1,
-        raised="a steadier score, more seconds at every save.",
+        raised="a more reliable score, more seconds at every save.",
         lowered="quicker saves.",
         usual="20 to 200",
         unit="questions",

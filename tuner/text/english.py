@@ -60,10 +60,8 @@ MESSAGES: dict[str, str] = {
     "rank": "Rank {number} ({count} processes): {why}",
     "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed": "The worker was killed by {signal}[ at step {step}| before its first step].[ {checkpoint} is kept.]",
-    "killed.unseen": "The worker died[ at step {step}| before its first step] with nobody watching: killed from outside, "
-    "most likely.[ {checkpoint} is kept.]",
-    "killed.starting": "The worker died while it started,[ at step {step}| before its first step] with nobody watching: "
-    "killed from outside, most likely.[ {checkpoint} is kept.]",
+    "killed.unseen": "The worker died[ at step {step}| before its first step] unobserved, most likely killed from outside.[ {checkpoint} is kept.]",
+    "killed.starting": "The worker died while starting,[ at step {step}| before its first step] unobserved, most likely killed from outside.[ {checkpoint} is kept.]",
     "node_lost": "What it ran on is gone[, at step {step}|, before its first step]: {why}[ {checkpoint} is kept.]",
     "lost.job": "the cluster's job has [{state}|vanished][: {said}].",
     "lost.silent": "its node gave no sign of life for {seconds:.0f} s.",
@@ -74,7 +72,7 @@ MESSAGES: dict[str, str] = {
     "cluster.refused": "Waits for the cluster: {address} takes no run (status {status}: {why}).",
     "cluster.pending": "Waits for room in the cluster, on one node: cores {cpus}[, GPUs {gpus} (where it has none, set use_cpu)].",
     "cancelled": "Cancelled. Unsaved progress is lost.",
-    "stopped": "Stopped at step {step}; resume goes on from there.",
+    "stopped": "Stopped at step {step}; Resume continues from there.",
     "stopped.unsaved": "Stopped before there was anything to save.",
     "stopped.dead": "Stopped[ at step {step}, before it could save| before its first step].[ {checkpoint} is kept.| Nothing was saved.]",
     "stopped.served": "Stopped; the model is no longer loaded.",
@@ -85,7 +83,7 @@ MESSAGES: dict[str, str] = {
     "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",
     # how an answer of a model ended before its end
     "answer.stopped": "Stopped.",
-    "answer.left": "Stopped, for nobody was looking any more; ask again.",
+    "answer.left": "Stopped, because the page was closed; ask again.",
     "answer.cut": "Truncated at max new tokens; allow more to read on.",
     "answer.lost": "The dashboard ended while this was written; ask again.",
     # remedies
@@ -108,13 +106,13 @@ MESSAGES: dict[str, str] = {
     "computed_by.padded": "Padded",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",
-    "engine.begun": "the run began with it, and goes on as it began.",
+    "engine.begun": "the run began with it and keeps it.",
     "engine.asked": "engine is trl.",
     "engine.streamed": "rows are streamed, and the reference's answers could not be kept.",
     "engine.losses": "pref_loss mixes several losses or is TRL's own.",
     "engine.token_loss": "label_smoothing_factor, use_eaft_loss and use_asft_loss need every token's logits.",
     "engine.method": "finetuning_type is {finetuning_type}, not lora.",
-    "engine.continued": "the reference is the adapter that training goes on from.",
+    "engine.continued": "the reference is the adapter that training continues from.",
     "engine.pissa": "PiSSA changes the weights that the reference would be.",
     "engine.optim": "optim is {optim}.",
     "engine.own_optimizer": "its optimizer takes gradients in a way of its own.",
@@ -138,8 +136,7 @@ MESSAGES: dict[str, str] = {
     "versions in another one.",
     "note.not_asked": "Not asked: {count:,} rows, because of {reason}.",
     "note.resumed": "Went on from {checkpoint} (step {step} of {total}).",
-    "note.other_processes": "The checkpoint is of another number of processes ({before}), and this run has {now}: what is drawn by chance (dropout) "
-    "goes on otherwise.",
+    "note.other_processes": "The checkpoint is of another number of processes ({before}), and this run has {now}: random draws (dropout) differ from here on.",
     "note.other_batch": "A step is {now} examples now and was {before} before the checkpoint: steps and what is left of the epoch "
     "are counted anew.",
     "note.resumed_by_itself": "The machine was restarted[ at step {step}]; the run went on by itself from "

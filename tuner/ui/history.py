@@ -305,7 +305,7 @@ def words(row: RunRow) -> None:
                 args=(row.id, tuple(row.tags)),
                 placeholder=tr("word, or word: value"),
                 **writes.locked(
-                    help=tr("Type a word and press Enter; `purpose: baseline` makes a tag with a value.")
+                    help=tr("Type a tag and press Enter; `purpose: baseline` is a tag with a value.")
                 ),
             )
             if row.reason:

@@ -200,5 +200,10 @@ def outcome(row: RunRow) -> None:
 
 
 def _told(row: RunRow) -> str:
-    parts = [staged(row.stage), ", ".join(row.datasets), duration(row.duration), ago(row.ended or row.created)]
+    parts = [
+        staged(row.stage),
+        ", ".join(row.datasets),
+        duration(row.duration),
+        ago(row.ended or row.created),
+    ]
     return safe(" · ".join(p for p in parts if p))
