@@ -3,7 +3,7 @@
 import streamlit as st
 
 from tuner.text.lookup import tr
-from tuner.ui import guard, languages, live, login, state, theme
+from tuner.ui import browser, guard, languages, live, login, state, theme
 
 st.set_page_config(page_title="tuner", page_icon=theme.MARK, layout="wide")
 st.logo(theme.MARK, size="large")
@@ -14,17 +14,17 @@ if inside:
     state.depart()
 page = st.navigation(
     {
-        tr("Work"): [
+        tr("Build"): [
             st.Page("pages/home.py", title=tr("Home"), icon=":material/home:", default=True),
             st.Page("pages/datasets.py", title=tr("Datasets"), icon=":material/database:"),
             st.Page("pages/new_run.py", title=tr("New run"), icon=":material/add_circle:"),
             st.Page("pages/runs.py", title=tr("Runs"), icon=":material/monitoring:"),
         ],
-        tr("Understand"): [
+        tr("Analyse"): [
             st.Page("pages/compare.py", title=tr("Compare"), icon=":material/compare_arrows:"),
             st.Page("pages/history.py", title=tr("History"), icon=":material/history:"),
         ],
-        tr("Ship"): [
+        tr("Publish"): [
             st.Page("pages/adapters.py", title=tr("Adapters"), icon=":material/layers:"),
             st.Page("pages/chat.py", title=tr("Chat"), icon=":material/forum:"),
             st.Page("pages/arena.py", title=tr("Arena"), icon=":material/swords:"),
@@ -41,5 +41,6 @@ with st.sidebar:
     login.who()
     live.status_line()
     languages.switch()
+browser.tell()
 live.warm()
 guard.run(page.run)

@@ -10,7 +10,7 @@ from tuner.ui.words import safe
 
 with st.container(horizontal=True, vertical_alignment="center", key="adapters-head"):
     theme.head(
-        tr("Adapters"), tr("What your runs have trained: every version, what it fits, and what it came from.")
+        tr("Adapters"), tr("Trained adapters by base model: versions, origin, aliases and code to use them.")
     )
     st.space("stretch")
     adapters.bring()
@@ -26,7 +26,7 @@ if page is None:
     theme.empty(
         "layers",
         tr("No adapters yet"),
-        tr("A run that finishes registers what it trained, as its last step."),
+        tr("Every finished run registers its adapter here."),
     )
     with st.container(horizontal=True, horizontal_alignment="center"):
         st.page_link("pages/new_run.py", label=tr("New run"), icon=":material/add_circle:")
@@ -34,8 +34,8 @@ if page is None:
 if not page.items:
     theme.empty(
         "search_off",
-        tr("No adapter fits"),
-        tr("Search for another word: a name, a base model, a data set, an alias."),
+        tr("No matching adapter"),
+        tr("Search by name, base model, data set or alias."),
     )
     st.stop()
 

@@ -5,7 +5,10 @@ import streamlit as st
 from tuner.text.lookup import tr
 from tuner.ui import arena, scoreboard, theme
 
-theme.head(tr("Arena"), tr("Two answers, no names. Vote for the better one; who was who is told afterwards."))
+theme.head(
+    tr("Arena"),
+    tr("Two anonymous answers to one prompt. Vote for the better one; the models are shown afterwards."),
+)
 battle = arena.opened()
 if battle is None:
     arena.setup()

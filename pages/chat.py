@@ -15,7 +15,9 @@ hint = st.empty()  # takes the word away at once: while an answer is written, th
 if not talk.turns:
     with hint.container():
         theme.empty(
-            "forum", tr("Say something"), tr("It is kept on this machine, under this page's address.")
+            "forum",
+            tr("Start a chat"),
+            tr("Chats are saved on this machine, each under an address of its own."),
         )
 with st.container(key="chat-turns"):
     chatting.shown(talk, standing)

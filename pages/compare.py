@@ -10,12 +10,14 @@ from tuner.tracking.store import TrackerError
 from tuner.ui import answers, chart_table, charts, compare, evaluation, run_view, tables, theme
 from tuner.ui.words import listed, safe
 
-theme.head(tr("Compare"), tr("Runs beside each other: where their curves part, and what was set otherwise."))
+theme.head(tr("Compare"), tr("Metrics, settings and answers of up to six runs against a baseline."))
 
 rows = compare.pick()
 if len(rows) < 2:
     theme.empty(
-        "compare_arrows", tr("Choose two runs or more"), tr("Up to six; the page's address keeps the choice.")
+        "compare_arrows",
+        tr("Choose at least two runs"),
+        tr("Up to six. The address of this page keeps the selection."),
     )
     st.stop()
 
@@ -39,33 +41,29 @@ with st.grid(2, min_column_width=420, gap="small") as grid:
             if others:
                 st.caption(
                     tr(
-                        "Asked other questions, so not held against it: {names}.",
+                        "Not compared, because their questions differ: {names}.",
                         names=safe(listed(names[i] for i in others)),
                     )
                 )
 
-st.subheader(tr("What they reached"), anchor=False)
+st.subheader(tr("Results"), anchor=False)
 judged = {metric: compare.judged(metric, rows, baseline) for metric in metrics}
 theme.frame(tables.outcomes(histories, names, baseline, shown, judged), hide_index=True)
 if any(histories[metric].keys() - ids and len(histories[metric]) > 1 for metric, ids in judged.items()):
     st.caption(
-        tr("Not called better or worse: losses of other stages or from rewards, and rewards by other rules.")
+        tr("Not ranked: losses of different stages or from rewards, and rewards with different settings.")
     )
 
-st.subheader(tr("What was set otherwise"), anchor=False)
+st.subheader(tr("Different settings"), anchor=False)
 different = tables.knobs(rows, names)
 if different:
     theme.frame(different, hide_index=True, column_config={"What it does": {"width": "large"}})
 else:
-    st.caption(
-        tr(
-            "Nothing: these runs have the same config. What differs is chance, or the data behind the same name."
-        )
-    )
+    st.caption(tr("None: the configs are the same. Differences come from randomness or from changed data."))
 
 answers.compared(names)
 with suppress(TrackerError):
     evaluation.compared(names, baseline)
 
-st.subheader(tr("What they took"), anchor=False)
+st.subheader(tr("Cost"), anchor=False)
 theme.frame(tables.costs(rows, names), hide_index=True)

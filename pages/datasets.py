@@ -9,10 +9,12 @@ from tuner.text.lookup import tr
 from tuner.ui import catalog, datasets, draft, state, theme, upload
 from tuner.ui.words import safe
 
-theme.head(tr("Datasets"), tr("What there is to learn from. Look at the rows before a model does."))
+theme.head(
+    tr("Datasets"), tr("Data sets of the catalog: their rows, what the model reads of them, and a report.")
+)
 
 folder = catalog.folder()
-with st.expander(tr("Bring your own"), icon=":material/upload_file:", key="bring"):
+with st.expander(tr("Add a data set"), icon=":material/upload_file:", key="bring"):
     upload.panel(folder)
 try:
     entries = read_catalog(folder)
@@ -23,15 +25,18 @@ local = catalog.there(entries)
 if not local:
     theme.empty(
         "database",
-        tr("No data on this machine"),
-        tr("Put a file into {folder} and name it in dataset_info.json.", folder=safe(folder)),
+        tr("No data sets on this machine"),
+        tr(
+            "Add a data set above, or put a file into {folder} and list it in dataset_info.json.",
+            folder=safe(folder),
+        ),
     )
     catalog.elsewhere(entries, local)
     st.stop()
 
 added = st.session_state.pop("added", "")
 if added:
-    st.toast(tr("{added} is in the catalog.", added=safe(added)), icon=":material/check:")
+    st.toast(tr("Added {added} to the catalog.", added=safe(added)), icon=":material/check:")
 name = added or state.asked("dataset") or next(iter(local))
 state.tell(dataset=name)
 catalog.table(local, name, folder)

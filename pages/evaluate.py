@@ -9,7 +9,7 @@ from tuner.ui.words import safe
 
 theme.head(
     tr("Evaluate"),
-    tr("Is it better? Every version answers the same questions; read the answers side by side."),
+    tr("Measure a model and its adapters on the same questions, and compare their answers."),
 )
 
 try:

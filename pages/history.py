@@ -7,9 +7,7 @@ from tuner.tracking.runs import list_runs
 from tuner.ui import disk, history, picking, tables, theme
 from tuner.ui.words import count, safe
 
-theme.head(
-    tr("History"), tr("Every run, with what it was made of and how it ended. Choose some to compare them.")
-)
+theme.head(tr("History"), tr("All runs: search, tag, compare, clone or delete them."))
 history.undo()
 with st.expander(
     tr("Disk"), icon=":material/hard_drive:", key="disk", on_change="rerun", bind="query-params"
@@ -32,7 +30,7 @@ ids = picking.many(history.TABLE, tr("Runs"), columns, cells, "runs", "run")
 chosen = [rows[run_id] for run_id in ids]
 with st.container(horizontal=True, vertical_alignment="center", gap="small", key="history-bar"):
     st.caption(
-        f"{count(page.total, 'run')}" + (tr(", {number} chosen", number=len(chosen)) if chosen else ""),
+        f"{count(page.total, 'run')}" + (tr(", {number} selected", number=len(chosen)) if chosen else ""),
         width="content",
     )
     st.space("stretch")
@@ -40,7 +38,7 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small", key
         st.pagination(page.pages, key="history-page")
 if not chosen:
     st.caption(
-        tr(":material/touch_app: Press a name to open its run; tick rows to compare, clone or delete them.")
+        tr(":material/touch_app: Click a name to open a run. Tick rows to compare, clone or delete them.")
     )
     st.stop()
 

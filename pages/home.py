@@ -3,7 +3,7 @@
 from tuner.text.lookup import tr
 from tuner.ui import home, run_list, theme
 
-theme.head(tr("Home"), tr("What this studio is doing, and how the last runs ended."))
+theme.head(tr("Home"), tr("Running and recent runs."))
 
 steps = home.steps()
 if any(step.done for step in steps):

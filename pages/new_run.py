@@ -5,7 +5,7 @@ import streamlit as st
 from tuner.config.config import Config
 from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
-from tuner.ui import form, run_card, state, theme, trying, writes
+from tuner.ui import form, judged, run_card, state, theme, trying, writes
 from tuner.ui.words import count, safe
 
 
@@ -37,6 +37,18 @@ def launch(config: Config, name: str) -> None:
     state.go("runs", run=run.id)
 
 
+def undo() -> None:
+    """The way back from all changes, where there are any."""
+    draft = drafts.current()
+    if draft.changes and st.button(
+        tr("Undo {changes}", changes=count(len(draft.changes), "change")),
+        icon=":material/restart_alt:",
+        type="tertiary",
+    ):
+        drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
+        st.rerun()
+
+
 if run_id := state.asked("clone"):
     state.tell(clone=None)
     take(*drafts.from_run(run_id))
@@ -47,9 +59,7 @@ drafts.address()
 
 theme.head(
     tr("New run"),
-    tr(
-        "Choose a model, data and a method. Every parameter says what it does, and what happens when you turn it."
-    ),
+    tr("Choose a model, data and a method. Every parameter has an explanation and its usual values."),
 )
 if word := st.session_state.pop("new-run-word", ""):
     st.warning(safe(word), icon=":material/warning:")
@@ -62,27 +72,23 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
         list(starts),
         index=None,
         format_func=lambda k: starts.get(k, k),
-        placeholder=draft.start,
+        placeholder=drafts.called(draft.start),
         key="start-from",
         on_change=start_from_choice,
         width=240,
     )
-    with st.popover(tr("What it sets"), icon=":material/info:"):
+    with st.popover(tr("This preset"), icon=":material/info:"):
         run_card.changes(dict(draft.base))
     with st.popover(tr("Load"), icon=":material/upload_file:"):
         st.file_uploader(
-            tr("A YAML file, ours or LLaMA-Factory's"),
+            tr("A YAML file of tuner or LLaMA-Factory"),
             type=["yaml", "yml", "json"],
             key="start-file",
             max_upload_size=1,
             on_change=start_from_upload,
         )
-    if draft.changes:
-        reset = tr("Undo {changes}", changes=count(len(draft.changes), "change"))
-        if st.button(reset, icon=":material/restart_alt:", type="tertiary"):
-            drafts.start_over(drafts.Draft(start=draft.start, base=draft.base))
-            st.rerun()
-config, problems = run_card.judge(draft)
+    st.fragment(undo, key=form.UNDO)()
+config, problems = judged.current()
 with st.container(key="new-run-split"):
     fields, side = st.columns([2.1, 1], gap="medium")
 with fields:
@@ -96,4 +102,4 @@ with fields:
         below={"Rewards": lambda: trying.panel(config, problems)},
     )
 with side, st.container(key="new-run-side"):
-    run_card.show(draft, config, problems, launch)
+    st.fragment(run_card.show, key=form.CARD)(launch)

@@ -20,7 +20,7 @@ from tuner.ui import (
 
 run_id = state.asked("run")
 if not run_id:
-    theme.head(tr("Runs"), tr("What is at work, what waits for its turn, and what ended last."))
+    theme.head(tr("Runs"), tr("Running, queued and recent runs."))
     run_list.at_work()
     run_list.waiting()
     run_list.lately()
@@ -29,9 +29,7 @@ if not run_id:
 run = run_list.find(run_id)
 if run is None:
     theme.head(tr("Runs"))
-    theme.empty(
-        "search_off", tr("No such run"), tr("It may have been removed for good. History lists what there is.")
-    )
+    theme.empty("search_off", tr("No such run"), tr("It may have been deleted. History lists all runs."))
     st.page_link("pages/history.py", label=tr("History"), icon=":material/history:")
     st.stop()
 
@@ -96,7 +94,7 @@ if tabs["Log"].open:
                 tr("Find in the log"),
                 type="search",
                 key="log-search",
-                placeholder=tr("a word"),
+                placeholder=tr("text"),
                 live=True,
                 width=260,
             )

@@ -108,7 +108,7 @@ def test_what_the_preview_says_is_what_goes_and_what_stays_goes_on(
     wanted |= {f"stopped/{c.name}" for c in checkpoints.of(stopped)[:-1]}
     assert names(plan.items) == wanted and len(wanted) >= 2
     assert not any(item.warning for item in plan.items)
-    assert f"stopped: {last.name} stays, the last, and nothing tells the best." in plan.stays
+    assert f"stopped: {last.name} stays, the last, and there is no measure of the best." in plan.stays
     assert any("a folder of your own" in said for said in plan.stays)
 
     gone = cleaning.clean(plan)
@@ -158,7 +158,7 @@ def test_a_run_that_works_or_waits_keeps_everything(studio: dict[str, Run], home
     gone = cleaning.clean(plan)  # made before there was anybody to wait
     assert {item.name for item in gone.items} == {"finished"} and len(gone.items) == 2
     assert any("waiting begins with it" in said for said in gone.stays)
-    assert sum("its run is at work" in said for said in gone.stays) == len(checkpoints.of(stopped))
+    assert sum("its run is running" in said for said in gone.stays) == len(checkpoints.of(stopped))
     os.close(lock or 0)
     stopped.update(state="queued")
     assert not [item for item in cleaning.plan(()).items if item.name in ("stopped", "waiting")]

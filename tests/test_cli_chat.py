@@ -54,7 +54,7 @@ def test_what_is_said_is_remembered_until_it_is_cleared(
         ["Be kind.", "three"],
     ]
     out = capsys.readouterr().out
-    assert out.count("Assistant: Hi there.") == 3 and "Begun anew." in out
+    assert out.count("Assistant: Hi there.") == 3 and "Chat cleared." in out
 
 
 def test_an_answer_that_failed_is_told_and_forgotten(

@@ -141,9 +141,9 @@ def test_an_answer_comes_in_pieces_with_all_that_belongs_to_it(server: Scripted)
         (says(chunk({"content": "a"}), 'data: {"error": {"message": "out of memory"}}\n\n'), "out of memory."),
         (says("data: {broken\n\n"), "The server's answer cannot be read; look at its run's log."),
         (says(chunk({"content": "a"})),
-         "The server went away in the middle of the answer; start it again."),
+         "The server stopped during the answer; start it again."),
         (says(chunk({"content": "a"}), whole=False),
-         "The server went away in the middle of the answer; start it again."),
+         "The server stopped during the answer; start it again."),
     ],
 )  # fmt: skip
 def test_every_failure_is_one_sentence(server: Scripted, answer: Answer, said: str) -> None:

@@ -272,7 +272,7 @@ def test_the_list_says_what_is_wrong_with_a_set(
     assert said.pop("fine") == ""
     for name, part in {
         "gone": "there is no",
-        "named": "no row has 'frage'; mend columns in dataset_info.json, the rows have instruction, input, output.",
+        "named": "no row has 'frage'; fix columns in dataset_info.json, the rows have instruction, input, output.",
         "unusable": "none of its first rows can be used (empty answer",
         "pictures": "holds images",
         "broken": "none of its first rows can be read (not JSON",

@@ -176,7 +176,7 @@ def test_a_run_that_is_taken_out_before_it_began_never_begins(place: str) -> Non
     until(lambda: at_work[0].status().step and len(queue.queue()) == 4)
     if place != "local":
         until(lambda: "Waits for room in the cluster" in queue.queue()[2].why)
-    assert control.stop(waits) == "Taken out of the queue before it began."
+    assert control.stop(waits) == "Cancelled while queued."
     for run in at_work:
         control.stop(run, now=True)
     assert control.wait(after, timeout=90).state == "finished"
@@ -659,7 +659,7 @@ def test_settings_that_cannot_be_read_start_nothing_and_are_named(launching_home
         "ray_address: http://me:pass@x:1": "without a path or a password",
         "ray_python: ''": "ray_python: string should have at least 1 character",
         "- a": "it holds no names with values",
-        "executor: [": "mend the file",
+        "executor: [": "fix the file",
     }.items():
         (launching_home / "settings.yaml").write_text(text)
         with pytest.raises(ConfigError, match=said):

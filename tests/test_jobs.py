@@ -181,7 +181,7 @@ def test_a_run_on_hold_lets_the_others_pass_and_a_cancelled_one_never_begins() -
     queue.pause()
     held, cancelled, passed = (submit.launch(new_run(steps=2)) for _ in range(3))
     queue.hold_back(held.id)
-    assert control.stop(cancelled) == "Taken out of the queue before it began."
+    assert control.stop(cancelled) == "Cancelled while queued."
     queue.pause(False)
     supervisor.ensure_supervisor()
     assert control.wait(passed, timeout=60).state == "finished"

@@ -321,9 +321,9 @@ def test_each_thread_speaks_its_own_language(pseudo: None) -> None:
 
 def test_a_message_is_a_sentence_of_the_moment(pseudo: None) -> None:
     said = message("stopped", step=3)
-    assert render(said) == "⟦Stopped at step 3; resume goes on from there.⟧"
+    assert render(said) == "⟦Stopped at step 3; Resume continues from there.⟧"
     with speaking("en"):
-        assert render(said) == "Stopped at step 3; resume goes on from there."
+        assert render(said) == "Stopped at step 3; Resume continues from there."
 
 
 def test_numbers_choose_the_form(pseudo: None) -> None:

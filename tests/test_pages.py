@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.config.config import KNOBS, Config, check, recipes
+from tuner.config.config import KNOBS, Config, check, make, recipes
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import Problem
 from tuner.jobs import submit
+from tuner.jobs.script import script
+from tuner.plan.plan import Plan
+from tuner.plan.shape import Memory
 from tuner.runs.run import Run
 from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
@@ -27,6 +34,7 @@ from tuner.ui import (
     compare,
     draft,
     form,
+    memory_bar,
     run_card,
     run_view,
     sweep,
@@ -460,3 +468,57 @@ def test_only_a_typed_name_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in (*held, "run-name:gone"):
         run_card._renamed(key)
     assert kept == ["mine", ""]
+
+
+def test_memory_has_its_parts_and_the_process_of_a_cpu_run() -> None:
+    held = Memory(weights=400, adapters=0, gradients=30, optimizer=60, activations=500, logits=10)
+    here, there = Plan(memory=held), Plan(memory=held, on_gpu=True)
+    assert list(memory_bar.parts(there)) == ["Activations", "Weights", "Optimizer", "Gradients", "Logits"]
+    assert memory_bar.needed(there) == 1000 and memory_bar.needed(here) == 1000 + memory_bar.PROCESS
+    assert sum(memory_bar.parts(here).values()) == memory_bar.needed(here)
+    assert memory_bar.needed(Plan()) is None and memory_bar.parts(Plan()) == {}
+
+
+def test_the_rare_parameters_are_found_among_the_advanced_ones() -> None:
+    def found(search: str, *, advanced: bool) -> set[str]:
+        return {
+            k.name
+            for ks in form.visible(draft.Draft(), advanced=advanced, search=search).values()
+            for k in ks
+        }
+
+    rare = [n for n, k in KNOBS.items() if not k.shown]
+    assert len(rare) > 90
+    assert all(n in found(n, advanced=True) for n in rare if n not in form.ELSEWHERE)
+    assert "adam_beta1" not in found("adam_beta1", advanced=False)
+    changed = draft.Draft().with_value("adam_beta1", 0.8)
+    assert "adam_beta1" in {k.name for ks in form.visible(changed, advanced=False).values() for k in ks}
+
+
+@pytest.mark.slow  # a worker is started
+def test_the_python_of_a_run_does_the_run(home: Path) -> None:
+    tiny.model(home / "models" / "tiny")
+    tiny.data(home / "data", rows=8)
+    values = {"model_name_or_path": "models/tiny", "dataset": ["chat"], "stage": "sft", "do_train": True,
+              "max_steps": 2, "cutoff_len": 64, "use_cpu": True, "learning_rate": 1e-3}  # fmt: skip
+    file = home / "run.py"
+    file.write_text(script(make(values), home))
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    env.pop("TUNER_HOME", None)
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=240, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = (Run(folder.name) for folder in (home / "mlruns" / "runs").iterdir())
+    assert run.status().state == "finished" and run.status().step == 2
+    assert {n: run.values()[n] for n in values} == values
+
+
+def test_the_python_of_a_run_has_its_values() -> None:
+    config = make({"model_name_or_path": "a'b", "dataset": "d, e", "learning_rate": 1e-4, "stage": "sft"})
+    space: dict[str, object] = {"__name__": "read"}
+    text = script(config, Path("/a home"))
+    before = os.environ.get("TUNER_HOME")
+    exec(text, space)
+    assert os.environ.get("TUNER_HOME") == (before or "/a home")
+    if before is None:
+        del os.environ["TUNER_HOME"]
+    assert space["config"] == config

@@ -44,7 +44,7 @@ def test_messages_survive_json_and_tags(said: m.Message) -> None:
 def test_what_another_version_wrote_is_shown_as_it_is() -> None:
     assert str(m.of("Killed by signal 9.")) == "Killed by signal 9." == str(m.of_tag("Killed by signal 9."))
     assert str(m.Message("from_tomorrow", {"step": 3})) == "from_tomorrow 3"
-    assert str(m.Message("stopped", {})) == "Stopped at step ; resume goes on from there."
+    assert str(m.Message("stopped", {})) == "Stopped at step ; Resume continues from there."
     assert m.term("phase", "asking held-out questions") == "asking held-out questions"
 
 

@@ -65,7 +65,7 @@ def test_a_page_launches_no_code(config: Config) -> None:
 @pytest.mark.parametrize(
     ("rewards", "said"),
     [
-        ([None, None], "No reward had a word on any of 2 answers"),
+        ([None, None], "No reward scored any of 2 answers"),
         ([0.5, 0.5, None], "All 2 answers got the same reward, 0.5: there is nothing to learn"),
         ([0.0, 1.0, 0.9], "Of 3 answers 2 got more than half of what there is between 0 and 1"),
     ],

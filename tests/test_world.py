@@ -143,7 +143,7 @@ def test_score_gives_shares_and_wants_one_answer_a_row() -> None:
 
 def test_a_pattern_that_is_none_is_said_before_anything_is_asked() -> None:
     scoring.check_patterns({"correct_pattern": "a|b", "output": "("})
-    with pytest.raises(ConfigError, match=r"correct_pattern '\(' is no regular expression: .*; mend the set"):
+    with pytest.raises(ConfigError, match=r"correct_pattern '\(' is no regular expression: .*; fix the set"):
         scoring.check_patterns({"correct_pattern": "("})
 
 

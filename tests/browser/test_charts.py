@@ -88,7 +88,7 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
     # Cancel throws away what was learned, so it asks first.
     page.goto(f"{studio.url}/runs?run={run_id}")
     page.locator(".st-key-run-actions").get_by_role("button", name="Cancel").click()
-    expect(page.get_by_test_id("stPopoverBody")).to_contain_text("What it learned so far is lost.")
+    expect(page.get_by_test_id("stPopoverBody")).to_contain_text("Progress so far is lost.")
     assert not (studio.home / "mlruns" / "runs" / run_id / "requests" / "cancel").exists()
     page.get_by_role("button", name="Yes, cancel it").click()
     expect(page.locator(".st-key-card-standing")).to_contain_text("Stopped", timeout=60_000)

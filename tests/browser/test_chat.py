@@ -127,7 +127,7 @@ def test_a_talk_is_kept_branched_compared_and_nobody_else_s(studio, page, browse
     expect(page.get_by_text("1 of 2", exact=True)).to_be_visible()
     other = browser.new_context().new_page()
     open_page(other, studio, "chat")
-    expect(other.get_by_text("Say something")).to_be_visible()
+    expect(other.get_by_text("Start a chat")).to_be_visible()
     assert other.url != address and "chat=" in other.url
     say(other, "Where does Ben live?")
     expect(page.get_by_text("Where does Ben live?")).to_have_count(0)
@@ -162,7 +162,7 @@ def begin_a_long_answer(page, studio) -> None:
     """An answer of some half a minute, of which the beginning is there."""
     open_page(page, studio, "chat?base=data/starter&column=babbling/1")
     press(page, "Balanced")
-    for label, value in (("Temperature", "2"), ("Top p", "1"), ("Top k", "0"), ("Longest answer", "6000")):
+    for label, value in (("Temperature", "2"), ("Top p", "1"), ("Top k", "0"), ("Max new tokens", "6000")):
         page.get_by_label(label, exact=True).fill(value)
         page.get_by_label(label, exact=True).press("Enter")
         still(page)

@@ -92,7 +92,7 @@ def test_rewards_are_added_set_and_taken_out(studio, page, record) -> None:
     text.press("Enter")
     expect(command).to_contain_text('"contains": {"text": "thank you, sir"}')
     expect(page.get_by_role("button", name="Launch")).to_be_enabled()
-    rewards.get_by_role("button", name="Take out").first.click()
+    rewards.get_by_role("button", name="Remove").first.click()
     expect(command).not_to_contain_text("json_valid")
     expect(command).to_contain_text("thank you, sir")
     assert "Traceback" not in studio.said(), studio.said()[-3000:]

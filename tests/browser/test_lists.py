@@ -81,9 +81,11 @@ def test_room_is_made_only_once_somebody_agreed(studio, page, record) -> None:
         (run.checkpoints / f"checkpoint-{step}" / "weights").write_bytes(b"w" * 3000)
         checkpoints.seal(run.checkpoints / f"checkpoint-{step}", run)
     page.goto(f"{studio.url}/history?disk=true")
-    page.get_by_text("Checkpoints of ended runs but the best and the last").click()
+    page.get_by_text("Checkpoints of ended runs except the best and the last").click()
     page.get_by_text("1 thing that would stay").click()
-    expect(page.get_by_text("checkpoint-20 stays, the last, and nothing tells the best")).to_be_visible()
+    expect(
+        page.get_by_text("checkpoint-20 stays, the last, and there is no measure of the best")
+    ).to_be_visible()
     page.get_by_role("button", name="Remove these").click()
     expect(page.get_by_text("This cannot be undone.")).to_be_visible()
     assert [c.name for c in checkpoints.of(run)] == ["checkpoint-10", "checkpoint-20"]

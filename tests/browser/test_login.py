@@ -245,7 +245,7 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     settled(ron)
 
     go(ron, studio, "datasets")
-    ron.get_by_text("Bring your own").click()
+    ron.get_by_text("Add a data set").click()
     locked(ron.get_by_role("textbox", name="Or a path on the machine"))
     assert ron.locator("input[type=file]").first.is_disabled()
 

@@ -48,7 +48,7 @@ def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) 
     expect(page.get_by_role("heading", name="mine")).to_be_visible()
     expect(folder).to_contain_text(str(own))
     still(page)
-    page.get_by_text("Bring your own").click()
+    page.get_by_text("Add a data set").click()
     expect(page.get_by_text(f"is copied into {own / 'uploads'}")).to_be_visible()
 
     # A link says the folder; where another one has the set, the way there is one click.
@@ -75,7 +75,7 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     page.goto(f"{studio.url}/datasets")
     expect(page.get_by_role("heading", name="Datasets", level=1)).to_be_visible()
     still(page)
-    page.get_by_text("Bring your own").click()
+    page.get_by_text("Add a data set").click()
     page.locator(".st-key-bring input[type=file]").set_input_files(own)
     expect(page.get_by_text("No column has a usual name")).to_be_visible()
     expect(page.get_by_text("meine.json", exact=True)).to_be_visible()
@@ -96,7 +96,7 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
 
     page.get_by_role("tab", name="Report").click()
     still(page)
-    page.get_by_role("button", name="Make the report").click()
+    page.get_by_role("button", name="Create the report").click()
     expect(page.get_by_text("Rows read", exact=True)).to_be_visible()
 
     still(page)

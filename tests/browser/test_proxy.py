@@ -146,7 +146,7 @@ def test_pages_websocket_and_upload_pass_and_foreign_names_do_not(
     assert fonts(page) == {"Inter": "loaded", "JetBrains Mono": "loaded"}
     rows = tmp_path / "mine.jsonl"  # larger than a proxy takes that was told nothing
     rows.write_text('{"instruction": "say", "output": "yes"}\n' * 60_000)
-    page.get_by_text("Bring your own").click()
+    page.get_by_text("Add a data set").click()
     page.locator(".st-key-bring input[type=file]").set_input_files(rows)
     expect(page.get_by_text("mine.jsonl", exact=True)).to_be_visible()
     still(page)

@@ -79,8 +79,8 @@ def test_the_whole_way(studio, page, record) -> None:
 
     # A run, configured: what is wrong is said, and Launch waits until it is mended.
     expect(page.get_by_role("heading", name="New run", level=1)).to_be_visible()
-    start_from(page, "board")
-    expect(page.get_by_text("--model_name_or_path is missing").first).to_be_visible()
+    start_from(page, "LLaMA Board defaults")
+    expect(page.get_by_text("Model is missing").first).to_be_visible()
     expect(launch).to_be_disabled()
     start_from(page, "starter-dpo")
     page.get_by_text(
@@ -140,7 +140,7 @@ def test_the_whole_way(studio, page, record) -> None:
     # Side by side, by the address alone.
     page.goto(f"{studio.url}/compare?run={older}&run={newer}")
     expect(page.locator(".st-key-card-chart-loss .js-plotly-plot")).to_be_visible()
-    expect(page.get_by_role("heading", name="What was set otherwise")).to_be_visible()
+    expect(page.get_by_role("heading", name="Different settings")).to_be_visible()
 
     # The adapter, with the way back to its run.
     open_page(page, "Adapters")
@@ -150,6 +150,6 @@ def test_the_whole_way(studio, page, record) -> None:
     page.get_by_role("option", name="champion").click()
     page.get_by_role("button", name="Set", exact=True).click()
     expect(page.locator("[class*=st-key-version-]").get_by_text("champion")).to_be_visible()
-    page.get_by_role("link", name="Its run").click()
+    page.get_by_role("link", name="Open run").click()
     expect(page).to_have_url(re.compile(newer))
     assert "Traceback" not in studio.said(), studio.said()[-3000:]

@@ -120,7 +120,7 @@ def keep_answer(id: str, side: int, answer: Answer) -> None:
 
     def changed(given: dict[str, Any] | None) -> Mapping[str, Any]:
         if given is None:
-            raise ValueError(tr("There is no such battle any more."))
+            raise ValueError(tr("This battle no longer exists."))
         battle = of_json(given)
         left, right = battle.answers
         return to_json(replace(battle, answers=(answer, right) if side == 0 else (left, answer)))
@@ -140,7 +140,7 @@ def vote(id: str, said: Said, by: str = "") -> Battle:
         battle = of_json(given or {})
         if battle.said is None:
             if not battle.whole:
-                raise ValueError(tr("There are no two whole answers to judge; draw another battle."))
+                raise ValueError(tr("Two complete answers are needed to vote; draw another battle."))
             votes.keep(_vote(battle, said, by))
             battle = replace(battle, said=said, by=by)
         made.append(battle)

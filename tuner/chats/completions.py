@@ -130,12 +130,12 @@ def _pieces(response: http.client.HTTPResponse) -> Iterator[Piece]:
             return
         told = json.loads(data)
         if error := told.get("error"):
-            raise Unanswered(_said(error) or tr("The server broke the answer off; ask again."))
+            raise Unanswered(_said(error) or tr("The server ended the answer early; ask again."))
         piece = _piece(told)
         ended = ended or bool(piece.finish)
         yield piece
     if not ended:
-        raise Unanswered(tr("The server went away in the middle of the answer; start it again."))
+        raise Unanswered(tr("The server stopped during the answer; start it again."))
 
 
 def _piece(told: Mapping[str, Any]) -> Piece:
@@ -186,7 +186,7 @@ def _in_words(error: Exception, silent: float) -> str:
         return tr("The server does not answer; start it again.")
     if isinstance(error, ValueError):
         return tr("The server's answer cannot be read; look at its run's log.")
-    return tr("The server went away in the middle of the answer; start it again.")
+    return tr("The server stopped during the answer; start it again.")
 
 
 def ask(place: Place, request: Mapping[str, Any]) -> Iterator[str]:

@@ -49,7 +49,7 @@ def change(room: Room, id: str, new: Callable[[dict[str, Any] | None], Mapping[s
     Raises LockHeldError, OSError, or ValueError for an id that is none.
     """
     if not is_id(id):
-        raise ValueError(tr("{id!r} is no id of a talk; open the page anew.", id=id))
+        raise ValueError(tr("{id!r} is not the id of a chat; reload the page.", id=id))
     folder(room).mkdir(0o700, parents=True, exist_ok=True)
     with locks.locking(folder(room) / f"{id}.lock", wait=WAIT):
         text = json.dumps(new(read_json(room, id)), ensure_ascii=False)

@@ -328,7 +328,7 @@ def of_json(given: Mapping[str, Any]) -> Talk:
         known["decoding"] = Decoding(**_known(Decoding, known.get("decoding", {})))
         return Talk(**known | {"columns": tuple(known.get("columns", ()))})
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(tr("The talk cannot be read; begin another one.")) from error
+        raise ValueError(tr("This chat cannot be read; start another one.")) from error
 
 
 def _turn(given: Mapping[str, Any]) -> Turn:

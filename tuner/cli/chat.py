@@ -174,13 +174,13 @@ def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
 
     begun: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     messages, code = list(begun), OK
-    print(tr("`{clear}` begins anew, `{exit}` ends.", clear=CLEAR, exit=EXIT), flush=True)
+    print(tr("`{clear}` starts over, `{exit}` ends.", clear=CLEAR, exit=EXIT), flush=True)
     while (text := _read()) is not None:
         if not text:
             continue
         if text == CLEAR:
             messages = list(begun)
-            print(tr("Begun anew."), flush=True)
+            print(tr("Chat cleared."), flush=True)
             continue
         messages.append({"role": "user", "content": text})
         said = _answered(place, {**question, "messages": messages})

@@ -18,7 +18,7 @@ def queue(words: list[str]) -> int:
         "--move", nargs=2, metavar=("ID", "PLACE"), help=tr("move a waiting run; place 1 is next")
     )
     options_of.add_argument("--pause", action="store_true", help=tr("start nothing new"))
-    options_of.add_argument("--go", action="store_true", help=tr("go on after --pause"))
+    options_of.add_argument("--go", action="store_true", help=tr("continue after --pause"))
     options = options_of.parse_args(words)
     from tuner.jobs import queue as jobs
     from tuner.jobs.supervisor import ensure_supervisor
@@ -42,7 +42,7 @@ def queue(words: list[str]) -> int:
     else:
         table(("id", "state", "name"), [(str(r["id"]), str(r["state"]), str(r["name"])) for r in rows])
     if gone and not (options.move or options.pause or options.go):
-        print(tr("tuner: nobody was starting and watching runs; somebody does now."), file=sys.stderr)
+        print(tr("tuner: no supervisor was running; one was started."), file=sys.stderr)
     return OK
 
 

@@ -23,8 +23,7 @@ class Measuring(Section):
     max_samples: OptionalInt = same(Data, "max_samples")
     versions: Names = knob(
         (),
-        "What is held against each other: base, registered versions (name@alias, name/3) or adapter folders, with "
-        "commas; empty takes base and adapter_name_or_path.",
+        "What is compared: base, registered versions (name@alias, name/3) or adapter folders, with commas; empty takes base and adapter_name_or_path.",
     )
     per_device_eval_batch_size: int = same(Evaluation, "per_device_eval_batch_size")
     reward_funcs: RewardList = knob(
@@ -32,7 +31,7 @@ class Measuring(Section):
         "Rewards that score each answer, as in a run that learns from them: names, or each with its parameters.",
         advanced=True,
     )
-    perplexity: bool = knob(True, "Also measure how unexpected the expected answers are to the model.")
+    perplexity: bool = knob(True, "Also measure the perplexity of the expected answers.")
     judge_url: OptionalText = knob(
         None,
         "An OpenAI-compatible address whose model marks each answer from 1 to 10; its key comes from JUDGE_API_KEY.",
@@ -56,7 +55,7 @@ class EvaluateConfig(InferenceConfig, Measuring):
     of_kind: ClassVar[str] = "evaluate"
 
     # Measured twice, a model shall say the same.
-    do_sample: bool = knob(False, "Choose words by chance instead of always the likeliest.")
+    do_sample: bool = knob(False, "Sample tokens instead of always taking the most likely one.")
     max_new_tokens: int = knob(256, "The longest answer.", ge=1, unit="tokens")
 
     def measured(self) -> tuple[str, ...]:

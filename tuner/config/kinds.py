@@ -145,7 +145,7 @@ _TABLE = (
     ),
     Kind(
         "kto",
-        "Thumbs (KTO)",
+        "Ratings (KTO)",
         "tuner.stages.kto:train",
         reads=("labelled",),
         usual_for="labelled",

@@ -218,7 +218,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
             else tr(", which knows none")
         )
         said_what = tr(
-            "--lr_scheduler_kwargs {unknown} says nothing to --lr_scheduler_type {name}{known}.",
+            "--lr_scheduler_kwargs {unknown} is not known to --lr_scheduler_type {name}{known}.",
             unknown=", ".join(unknown),
             name=name,
             known=known,

@@ -42,14 +42,14 @@ class Lora(Section):
         "The size of the adapter.",
         ge=1,
         le=65536,
-        raised="can learn more, takes more memory, forgets more.",
+        raised="learns more, takes more memory, forgets more.",
         lowered="smaller and steadier.",
         usual="8 to 64",
         needs=LORA,
     )
     lora_alpha: OptionalInt = knob(
         None,
-        "How loudly the adapter speaks: its output is scaled by alpha over rank; empty means twice the rank.",
+        "How strongly the adapter acts: its output is scaled by alpha / rank. Empty: twice the rank.",
         ge=1,
         raised="a stronger change, like a higher learning rate.",
         lowered="a gentler change.",
@@ -58,10 +58,10 @@ class Lora(Section):
     )
     lora_dropout: float = knob(
         0.0,
-        "The share of adapter inputs left out at random while training.",
+        "The dropout rate of the adapter's inputs during training.",
         ge=0,
         le=1,
-        raised="learns less by heart, trains slower.",
+        raised="less overfitting, slower training.",
         usual="0 to 0.1",
         needs=LORA,
     )
@@ -156,10 +156,10 @@ class Oft(Section):
     )
     module_dropout: float = knob(
         0.0,
-        "The share of rotation blocks left out at random while training.",
+        "The dropout rate of rotation blocks during training.",
         ge=0,
         le=1,
-        raised="learns less by heart.",
+        raised="less overfitting.",
         usual="0 to 0.1",
         needs=OFT,
         advanced=True,
@@ -179,7 +179,7 @@ class Freeze(Section):
 
     freeze_trainable_layers: int = knob(
         2,
-        "How many layers are trained: the last ones, or with a minus sign the first ones.",
+        "How many layers are trained: the last ones, or the first ones for a negative number.",
         raised="can learn more, takes more memory.",
         usual="2 to 8",
         unit="layers",
@@ -205,7 +205,7 @@ class Freeze(Section):
     )
     pure_bf16: bool = knob(
         False,
-        "Keep even the trained weights in bfloat16: the least memory, and small updates get lost.",
+        "Keep the trained weights in bfloat16 too: least memory, but small updates are lost.",
         advanced=True,
     )
 
@@ -281,10 +281,10 @@ class Preference(Section):
 
     pref_beta: float = knob(
         0.1,
-        "How closely the model is held to where it started.",
+        "How closely the model stays to the reference model.",
         ge=0,
-        raised="stays close to the start, learns the preference weakly.",
-        lowered="follows the preference further, and may lose its language.",
+        raised="stays closer to the reference, learns the preference less.",
+        lowered="follows the preference more, and may degrade the language.",
         usual="0.05 to 0.5",
         needs=PREFERENCES,
     )
@@ -304,9 +304,9 @@ class Preference(Section):
     )
     pref_ftx: float = knob(
         0.0,
-        "How much of plain learning from the better answer is mixed in.",
+        "The weight of an SFT loss on the chosen answer.",
         ge=0,
-        raised="keeps the better answer likely, not only better than the other.",
+        raised="keeps the chosen answer likely, not only likelier than the rejected one.",
         usual="0 to 1",
         needs=PREFERENCES,
     )
@@ -321,7 +321,7 @@ class Preference(Section):
     )
     simpo_gamma: float = knob(
         0.5,
-        "The lead that SimPO asks the better answer to have.",
+        "The target margin of SimPO.",
         ge=0,
         raised="pushes the two answers further apart.",
         usual="0.3 to 1.6",
@@ -330,7 +330,7 @@ class Preference(Section):
     )
     dpo_label_smoothing: float = knob(
         0.0,
-        "The share of pairs you expect to be labelled the wrong way round.",
+        "The share of pairs that you expect to be labelled wrongly.",
         ge=0,
         lt=0.5,
         raised="trusts each pair less.",
@@ -367,14 +367,14 @@ class Preference(Section):
     )
     ref_model: OptionalText = knob(
         None,
-        "Another model to be held to; empty means the model as it was before this run.",
+        "The reference model; empty takes the model as it was before this run.",
         needs=REFERRING,
         advanced=True,
     )
-    ref_model_adapters: Names = knob((), "Adapters of that other model.", needs=REFERRING, advanced=True)
+    ref_model_adapters: Names = knob((), "Adapters of the reference model.", needs=REFERRING, advanced=True)
     ref_model_quantization_bit: OptionalInt = knob(
         None,
-        "Load that other model in so many bits, 4 or 8.",
+        "Load the reference model in so many bits, 4 or 8.",
         ge=4,
         le=8,
         unit="bits",
@@ -389,21 +389,21 @@ class Answers(Section):
 
     neftune_noise_alpha: OptionalFloat = knob(
         None,
-        "Noise added to the embeddings while training (NEFTune), which makes answers richer; empty for none.",
+        "Noise added to the embeddings during training (NEFTune) for more varied answers; empty for none.",
         ge=0,
-        raised="more variety, and above some point nonsense.",
+        raised="more variety; too high gives nonsense.",
         usual="empty, or 5",
         needs=ANSWERS,
         advanced=True,
     )
     use_dft_loss: bool = knob(
         False,
-        "Weigh each token by how likely the model finds it already (DFT), so that odd tokens pull less.",
+        "Weigh each token by its probability (DFT), so that unlikely tokens count less.",
         needs=ANSWERS,
         advanced=True,
     )
     use_asft_loss: bool = knob(
-        False, "DFT, held to the model before the run by a KL term (ASFT).", needs=ANSWERS, advanced=True
+        False, "DFT with a KL term to the model before the run (ASFT).", needs=ANSWERS, advanced=True
     )
     asft_alpha: float = knob(
         0.1,
@@ -416,15 +416,15 @@ class Answers(Section):
     )
     use_eaft_loss: bool = knob(
         False,
-        "Weigh each token by how undecided the model is there (EAFT), so that firm knowledge is left alone.",
+        "Weigh each token by the model's uncertainty (EAFT), so that confident knowledge is kept.",
         needs=ANSWERS,
         advanced=True,
     )
     eaft_alpha: float = knob(
         1.0,
-        "How sharply EAFT tells undecided from decided.",
+        "How sharply EAFT separates uncertain from certain tokens.",
         ge=0,
-        raised="decided tokens count even less.",
+        raised="certain tokens count even less.",
         usual="1",
         needs={**ANSWERS, "use_eaft_loss": (True,)},
         advanced=True,

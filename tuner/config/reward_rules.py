@@ -89,8 +89,7 @@ def _drawn(config: Config) -> Iterator[Problem]:
     """Answers that are all alike or empty, and log-probs divided by a temperature of 0."""
     if config.temperature == 0:
         said = tr(
-            "--temperature 0 takes the likeliest word every time, and --stage {stage} learns from answers drawn by "
-            "chance; set it above 0, usually to 1.",
+            "--temperature 0 always takes the most likely token, and --stage {stage} learns from sampled answers; set it above 0, usually to 1.",
             stage=config.stage,
         )
         yield Problem("temperature", said, {"temperature": 1.0})

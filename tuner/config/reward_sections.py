@@ -50,7 +50,7 @@ class Rewards(Section):
 
     reward_funcs: RewardList = knob(
         (),
-        "What scores an answer: named rewards, each with its parameters and weight; their weighted sum is learnt from.",
+        "The rewards that score an answer, each with its parameters and weight. The run learns from their weighted sum.",
         usual="one that says what is wanted, one that keeps the form",
         needs=REWARDED,
     )
@@ -89,38 +89,40 @@ class Online(Section):
 
     num_generations: int = knob(
         8,
-        "Answers written to each prompt, which are compared with each other.",
+        "Answers generated for each prompt and compared with each other.",
         ge=2,
-        raised="a steadier measure of what is better, more time spent writing.",
-        lowered="faster steps that say less.",
+        raised="a more stable comparison, more time for generation.",
+        lowered="faster steps with a weaker signal.",
         usual="4 to 16",
         unit="answers",
         needs=GROUPED,
     )
     beta: float = knob(
         0.0,
-        "How closely the model is held to where it started, by the KL divergence; 0 needs no reference model.",
+        "The weight of the KL divergence from the reference model; 0 needs no reference model.",
         ge=0,
-        raised="stays close to the start, follows the reward less.",
-        lowered="follows the reward further, and may lose its language to it.",
+        raised="stays closer to the reference, follows the reward less.",
+        lowered="follows the reward more, and may degrade the language.",
         usual="0 to 0.05",
         needs=GROUPED,
     )
     loss_type: GroupLoss = knob(
         "dapo",
-        "How the tokens of a batch are averaged: dapo and bnpo over all tokens alike, grpo over answers, so that long "
-        "ones count less a token, dr_grpo by a fixed length.",
+        "How the loss is averaged: dapo and bnpo over all tokens, grpo per answer first (tokens of long answers count less), dr_grpo by a fixed length.",
         needs=CLIPPED,
         advanced=True,
     )
     scale_rewards: Literal["group", "batch", "none"] = knob(
         "group",
-        "What the distance from a group's mean is divided by: the spread of the group, of the whole batch, or nothing.",
+        "What advantages are divided by: the standard deviation of the group, of the batch, or nothing.",
         needs=CLIPPED,
         advanced=True,
     )
     normalize_advantages: bool = knob(
-        False, "Bring the advantages of a batch to mean 0 and spread 1.", needs=BASELINED, advanced=True
+        False,
+        "Normalise the advantages of a batch to mean 0 and standard deviation 1.",
+        needs=BASELINED,
+        advanced=True,
     )
     reward_clip_range: Range = knob(
         None,
@@ -131,18 +133,18 @@ class Online(Section):
     )
     num_iterations: int = knob(
         1,
-        "How many times each batch of answers is learnt from.",
+        "How many times each batch of answers is used for training.",
         ge=1,
-        raised="fewer answers to write, and they grow stale.",
+        raised="fewer answers to generate; older answers are used again.",
         usual="1",
         needs=GROUPED,
         advanced=True,
     )
     steps_per_generation: OptionalInt = knob(
         None,
-        "Batches of answers that are written at once; empty takes gradient_accumulation_steps.",
+        "Batches of answers that are generated at once; empty takes gradient_accumulation_steps.",
         ge=1,
-        raised="more answers at once, learnt from over several steps.",
+        raised="more answers at once, used over several steps.",
         usual="empty",
         unit="batches",
         needs=GROUPED,
@@ -150,7 +152,7 @@ class Online(Section):
     )
     epsilon: float = knob(
         0.2,
-        "How far a token's probability may move, as a share, before it is no longer pushed on.",
+        "The clip range of a token's probability ratio.",
         gt=0,
         raised="larger moves a step.",
         lowered="steadier.",
@@ -162,7 +164,7 @@ class Online(Section):
         None,
         "The same limit upwards; empty takes epsilon.",
         gt=0,
-        raised="rare words may become likely sooner.",
+        raised="rare tokens may become likely sooner.",
         usual="empty, or 0.28",
         needs=GROUPED,
         advanced=True,
@@ -197,18 +199,18 @@ class Ppo(Section):
     )
     ppo_epochs: int = knob(
         4,
-        "How many times each batch of answers is learnt from.",
+        "How many times each batch of answers is used for training.",
         ge=1,
         raised="learns more from each answer, less steadily.",
         usual="1 to 4",
         needs=VALUED,
     )
     ppo_score_norm: bool = knob(
-        False, "Divide rewards by their running spread.", needs=VALUED, advanced=True
+        False, "Divide rewards by their running standard deviation.", needs=VALUED, advanced=True
     )  # fmt: skip
     ppo_target: float = knob(
         6.0,
-        "The KL divergence from the start that is aimed at: its weight is raised above it and lowered below.",
+        "The target KL divergence: the KL coefficient is raised above it and lowered below it.",
         gt=0,
         raised="may move further from the start.",
         lowered="stays closer to the start.",
@@ -216,5 +218,5 @@ class Ppo(Section):
         needs=VALUED,
     )
     ppo_whiten_rewards: bool = knob(
-        False, "Bring the rewards of a batch to spread 1 before advantages are made of them.", needs=VALUED, advanced=True
+        False, "Normalise the rewards of a batch to standard deviation 1 before advantages are computed.", needs=VALUED, advanced=True
     )  # fmt: skip

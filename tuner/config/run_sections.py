@@ -34,7 +34,7 @@ class Evaluation(Section):
         False, "Write an answer to every row kept aside and compare it with the expected one.", advanced=True
     )
     predict_with_generate: bool = knob(
-        False, "Let the model write its answers word by word, as do_predict needs it.", advanced=True
+        False, "Let the model generate its answers, as do_predict needs it.", advanced=True
     )
     eval_strategy: Literal["no", "steps", "epoch"] = knob(
         "no", "When to measure while training: never, every eval_steps, or after each epoch.", usual="steps"
@@ -65,9 +65,9 @@ class Evaluation(Section):
     )
     early_stopping_steps: OptionalInt = knob(
         None,
-        "End the run after so many measurements without a better one; empty never does.",
+        "End the run after this many evaluations without improvement; empty: never.",
         ge=1,
-        raised="more patience.",
+        raised="waits longer for an improvement.",
         usual="3 to 5",
         unit="measurements",
         advanced=True,
@@ -93,22 +93,22 @@ class Generation(Section):
     icon = ":material/chat:"
 
     do_sample: bool = knob(
-        True, "Choose words by chance instead of always the likeliest.", needs=PREDICTS, advanced=True
+        True, "Sample tokens instead of always taking the most likely one.", needs=PREDICTS, advanced=True
     )
     temperature: float = knob(
-        0.95, "How freely words are chosen.", ge=0, raised="more varied, less exact.", lowered="drier and more exact.",
+        0.95, "The randomness of sampling.", ge=0, raised="more varied, less exact.", lowered="more deterministic.",
         usual="0.2 to 1", needs=PREDICTS, or_needs=WRITES,
     )  # fmt: skip
     top_p: float = knob(
-        0.7, "Only the likeliest words that make up this share are considered.", gt=0, le=1, raised="more varied.",
+        0.7, "Sample only from the most likely tokens that add up to this probability.", gt=0, le=1, raised="more varied.",
         usual="0.7 to 0.95", needs=PREDICTS, or_needs=WRITES, advanced=True,
     )  # fmt: skip
     top_k: int = knob(
-        50, "Only so many likeliest words are considered; 0 for all.", ge=0, raised="more varied.", usual="20 to 50",
+        50, "Sample only from this many most likely tokens; 0 for all.", ge=0, raised="more varied.", usual="20 to 50",
         needs=PREDICTS, or_needs=WRITES, advanced=True,
     )  # fmt: skip
     num_beams: int = knob(
-        1, "How many continuations are followed at once.", ge=1, raised="likelier answers, slower.", usual="1",
+        1, "The beams of a beam search.", ge=1, raised="likelier answers, slower.", usual="1",
         needs=PREDICTS, advanced=True,
     )  # fmt: skip
     max_length: int = knob(
@@ -120,7 +120,7 @@ class Generation(Section):
         unit="tokens", needs=PREDICTS, or_needs=WRITES,
     )  # fmt: skip
     repetition_penalty: float = knob(
-        1.0, "How strongly words already written are avoided.", gt=0, raised="fewer loops, stranger wording.",
+        1.0, "How strongly tokens that were used already are avoided.", gt=0, raised="fewer loops, stranger wording.",
         usual="1 to 1.1", needs=PREDICTS, or_needs=WRITES, advanced=True,
     )  # fmt: skip
     length_penalty: float = knob(
@@ -148,8 +148,7 @@ class Machine(Section):
 
     engine: Literal["auto", "packed", "trl"] = knob(
         "auto",
-        "What computes the run: packed rows, many times faster, or TRL's trainer; auto takes packed rows where "
-        "they fit and says in the log which one it took and why.",
+        "The training engine: packed rows (many times faster) or TRL's trainer. auto uses packed rows where possible and logs the choice and the reason.",
         usual="auto",
         needs={"stage": PACKED},
     )
@@ -224,7 +223,7 @@ class Machine(Section):
     )
     disable_shuffling: bool = knob(False, "Go through the data in its own order.", advanced=True)
     train_from_scratch: bool = knob(
-        False, "Forget the model's weights and start from chance: only its shape is used.", advanced=True
+        False, "Start from random weights: only the model's architecture is used.", advanced=True
     )
     print_param_status: bool = knob(
         False, "Write every weight's name, type and whether it is trained into the log.", advanced=True
@@ -287,7 +286,7 @@ class Profiling(Section):
     )
     profiler_warmup_steps: int = knob(1, "Steps recorded and thrown away.", ge=0, unit="steps", advanced=True)
     profiler_active_steps: int = knob(1, "Steps recorded and kept.", ge=1, unit="steps", advanced=True)
-    profiler_repeat: int = knob(1, "How many recordings; 0 goes on to the end.", ge=0, advanced=True)
+    profiler_repeat: int = knob(1, "How many recordings; 0 continues to the end.", ge=0, advanced=True)
     profiler_record_shapes: bool = knob(True, "Record the shapes of tensors.", advanced=True)
     profiler_profile_memory: bool = knob(True, "Record memory.", advanced=True)
     profiler_with_stack: bool = knob(True, "Record where in the source each call stands.", advanced=True)

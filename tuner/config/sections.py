@@ -49,8 +49,7 @@ class Model(Section):
     )
     trust_remote_code: bool = knob(
         False,
-        "Run Python files that come with the model. They can do anything you can do on this machine: "
-        "say yes only for an author you trust.",
+        "Run Python files that come with the model, with your rights on this machine. Enable it only for authors you trust.",
         advanced=True,
     )
     model_revision: str = knob("main", "The branch, tag or commit of the model on the hub.", advanced=True)
@@ -76,14 +75,11 @@ class Task(Section):
 
     stage: Stage = knob(
         DEFAULT,
-        "What the run teaches: dpo learns from pairs of a better and a worse answer, sft from answers, "
-        "kto from thumbs up and down, rm trains a reward model, pt reads plain text; grpo, rloo and ppo write answers "
-        "themselves and learn from what rewards say of them.",
+        "The training stage: sft learns from answers, dpo from pairs of a chosen and a rejected answer, kto from good and bad ratings, rm trains a reward model, pt trains on plain text; grpo, rloo and ppo generate answers and learn from their rewards.",
     )
     finetuning_type: Literal["lora", "oft", "freeze", "full"] = knob(
         "lora",
-        "What is trained: lora adds a small adapter and leaves the model as it is, oft rotates its weights, "
-        "freeze trains some of its layers, full trains all of it.",
+        "What is trained: lora a small adapter beside the frozen model, oft a rotation of its weights, freeze some of its layers, full all weights.",
     )
     do_train: bool = knob(False, "Train; a run without it only evaluates or predicts.", shown=False)
 
@@ -92,7 +88,7 @@ class Data(Section):
     title = "Data"
     icon = ":material/database:"
 
-    dataset: Names = knob((), "The data sets to learn from, by their names in the catalog.")
+    dataset: Names = knob((), "The data sets to train on, by their names in the catalog.")
     dataset_dir: str = knob(
         "data",
         "The folder that holds dataset_info.json; ONLINE reads names as hub ids, "
@@ -101,19 +97,19 @@ class Data(Section):
     )
     cutoff_len: int = knob(
         2048,
-        "The longest example, in tokens; longer ones are cut.",
+        "The longest example, in tokens; longer ones are truncated.",
         ge=4,
-        raised="longer examples survive whole, memory grows with them.",
-        lowered="faster and smaller, but more answers lose their end.",
+        raised="longer examples are kept whole; memory grows.",
+        lowered="faster, less memory, but more answers are truncated.",
         usual="512 to 4096",
         unit="tokens",
     )
     max_samples: OptionalInt = knob(
         None,
-        "At most this many rows of each data set, from the top; empty for all.",
+        "At most this many rows of each data set, from the beginning; empty for all.",
         ge=1,
         raised="more to learn from, a longer run.",
-        lowered="a quick look at whether it learns at all.",
+        lowered="a quick test.",
         usual="1000 for a trial, empty for the real run",
         unit="rows",
     )
@@ -148,13 +144,13 @@ class Data(Section):
     )
     train_on_prompt: bool = knob(
         False,
-        "Learn the prompt's tokens as well as the answer's.",
+        "Train on the prompt's tokens as well as the answer's.",
         advanced=True,
         needs={"stage": CHATS},
     )
     mask_history: bool = knob(
         False,
-        "Learn only the last answer of a chat; earlier answers are read, not learnt.",
+        "Train only on the last answer of a chat; earlier answers are context.",
         advanced=True,
         needs={"stage": CHATS},
     )
@@ -180,7 +176,7 @@ class Data(Section):
     )
     packing: OptionalBool = knob(
         None,
-        "Fill each row with several examples; off means one example a row. On by default for pt only.",
+        "Pack several examples into each row; off means one example per row. On by default for pt only.",
         advanced=True,
         raised="no time lost on padding where examples are short.",
     )
@@ -244,18 +240,18 @@ class Training(Section):
 
     learning_rate: float = knob(
         5e-5,
-        "How far each step moves the weights.",
+        "The step size of the optimizer.",
         gt=0,
-        raised="learns faster, and above some point the loss jumps or diverges.",
-        lowered="safer and slower; too low learns nothing.",
+        raised="learns faster; too high and the loss jumps or diverges.",
+        lowered="slower and more stable; too low learns nothing.",
         usual="5e-05 to 2e-04 for LoRA, 1e-06 to 1e-05 for all weights",
     )
     num_train_epochs: float = knob(
         3.0,
-        "How many times the data is gone through.",
+        "How many passes over the data.",
         gt=0,
-        raised="learns the set more closely, and at some point by heart.",
-        lowered="a shorter run that generalises if the set is large.",
+        raised="fits the data more closely, and eventually overfits.",
+        lowered="a shorter run, enough for a large set.",
         usual="1 to 3",
         unit="epochs",
     )
@@ -277,9 +273,9 @@ class Training(Section):
     )
     gradient_accumulation_steps: int = knob(
         1,
-        "Batches added up before the weights move.",
+        "Batches accumulated before an optimizer step.",
         ge=1,
-        raised="smoother steps at the same memory, fewer of them.",
+        raised="smoother and fewer steps at the same memory.",
         lowered="more and noisier steps.",
         usual="1 to 16; batch size times accumulation of 8 to 64",
         unit="batches",
@@ -299,12 +295,12 @@ class Training(Section):
         "greedy",
     ] = knob(
         "linear",
-        "How the learning rate falls over the run; cosine falls gently at both ends.",
+        "How the learning rate changes over the run; cosine decays smoothly.",
         usual="cosine",
     )
     warmup_steps: float = knob(
         0,
-        "Steps over which the learning rate climbs from zero; below 1 it is a share of the run.",
+        "Steps over which the learning rate rises from zero; below 1 it is a share of the run.",
         ge=0,
         raised="a gentler start, useful with a high learning rate.",
         usual="0 to 10% of the steps",
@@ -312,9 +308,9 @@ class Training(Section):
     )
     max_grad_norm: float = knob(
         1.0,
-        "Gradients longer than this are shortened to it.",
+        "Gradients with a larger norm are clipped to it.",
         ge=0,
-        raised="lets through larger jumps.",
+        raised="allows larger steps.",
         lowered="steadier when the loss spikes.",
         usual="0.3 to 1",
         advanced=True,
@@ -323,15 +319,15 @@ class Training(Section):
         "adamw_torch", "The optimizer, by transformers' name.", advanced=True, usual="adamw_torch"
     )
     weight_decay: float = knob(
-        0.0, "How strongly weights are pulled to zero.", ge=0, advanced=True, usual="0 to 0.1"
+        0.0, "The strength of weight decay towards zero.", ge=0, advanced=True, usual="0 to 0.1"
     )
     bf16: bool = knob(False, "Compute in bfloat16: half the memory and faster on recent hardware.")
     fp16: bool = knob(False, "Compute in float16, for GPUs without bfloat16.", advanced=True)
     seed: int = knob(
         42,
-        "The number that makes a run repeatable: same seed, same order, same start.",
+        "Makes a run reproducible: the same seed gives the same order and initialisation.",
         ge=0,
-        usual="42; try two or three to see what is luck",
+        usual="42; two or three seeds show the variance",
     )
 
 
@@ -339,7 +335,7 @@ class Output(Section):
     title = "Output"
     icon = ":material/save:"
 
-    run_name: OptionalText = knob(None, "What this run is called in lists and charts.")
+    run_name: OptionalText = knob(None, "The name of this run in lists and charts.")
     output_dir: OptionalText = knob(
         None, "Where the adapter and its files are written; empty for the run's own folder.", advanced=True
     )
@@ -403,7 +399,7 @@ class Samples(Section):
         100,
         "How many of those questions are asked.",
         ge=1,
-        raised="a steadier score, more seconds at every save.",
+        raised="a more reliable score, more seconds at every save.",
         lowered="quicker saves.",
         usual="20 to 200",
         unit="questions",

@@ -4,6 +4,7 @@
     ray_address: http://10.0.0.1:8265      # the cluster's dashboard
     ray_python: /shared/venv/bin/python    # on the nodes; as it comes, the one that the studio itself runs with
     ray_cpus: 4                            # cores that each process of a run is given
+    webhook: https://chat.example/hook     # told by a POST when a run ends; or $NAME, a variable that holds the address
 
 A file and no variables: the dashboard, a shell and the supervisor that either of them starts must not differ in it. The
 cluster's token is no setting: it comes from the environment, by Ray's own names, see jobs/executors/cluster.py.
@@ -11,18 +12,23 @@ cluster's token is no setting: it comes from the environment, by Ray's own names
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tuner import paths, redact
 from tuner.config.knobs import ConfigError, Problem
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 
 FILE = "settings.yaml"
+NO_HOOK = mark("a webhook is an https address, or an http one on 127.0.0.1 or localhost, without a password")
+_HOOK = re.compile(r"https://[^\s/@]+(/\S*)?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/\S*)?")
+_VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Settings(BaseModel):
@@ -34,6 +40,24 @@ class Settings(BaseModel):
     ray_address: str = Field("http://127.0.0.1:8265", pattern=r"^https?://[^\s/@]+/?$")
     ray_python: str = Field(sys.executable, min_length=1)
     ray_cpus: int = Field(1, ge=1)
+    webhook: str = ""
+
+    @field_validator("webhook")
+    @classmethod
+    def _may_be_told(cls, address: str) -> str:
+        if address and not _VARIABLE.fullmatch(address) and not _HOOK.fullmatch(address):
+            raise ValueError(NO_HOOK)
+        return address
+
+    @property
+    def webhook_address(self) -> str:
+        """Where to tell of runs that end; empty where nowhere. Raises ValueError for a variable that holds none."""
+        if not self.webhook.startswith("$"):
+            return self.webhook
+        address = os.environ.get(self.webhook[1:], "")
+        if address and not _HOOK.fullmatch(address):
+            raise ValueError(f"{self.webhook}: {NO_HOOK}")
+        return address
 
     @property
     def elsewhere(self) -> bool:
@@ -67,6 +91,8 @@ def _first(error: ValidationError) -> str:
         return tr(
             "{name} is none of {model_fields}", name=name, model_fields=", ".join(Settings.model_fields)
         )
+    if name == "webhook":
+        return tr(NO_HOOK)
     if name == "ray_address":
         return tr("ray_address is no address like http://10.0.0.1:8265, without a path or a password")
     return f"{name}: {wrong['msg'].lower()}"
@@ -77,7 +103,7 @@ def _wrong(why: str) -> ConfigError:
         [
             Problem(
                 "settings",
-                redact.redact(tr("{path} cannot be used: {why}; mend the file.", path=path(), why=why)),
+                redact.redact(tr("{path} cannot be used: {why}; fix the file.", path=path(), why=why)),
             )
         ]
     )

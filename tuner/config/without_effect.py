@@ -55,7 +55,7 @@ def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
     if config.kind.rewarded and (config.val_size or config.eval_dataset):
         yield "probe", tr("the rows kept aside are asked and scored instead")
     if config.kind.rewarded and not config.do_predict:
-        why = tr("answers that are learnt from are drawn word by word, by chance")
+        why = tr("the answers that a run learns from are always sampled")
         yield from ((name, why) for name in BY_SEARCH)
     if not config.kind.learns_tokens:
         yield (

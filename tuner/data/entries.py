@@ -122,7 +122,7 @@ class Entry:
                     Problem(
                         "dataset",
                         tr(
-                            "{name}: there is no {path}; mend file_name in {catalog}.",
+                            "{name}: there is no {path}; fix file_name in {catalog}.",
                             name=self.name,
                             path=self.path,
                             catalog=CATALOG,

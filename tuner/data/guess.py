@@ -67,7 +67,7 @@ def guess(path: Path) -> Guess:
     )
     if not any(look(found, rows) for look in looks):
         found.sure = False
-        found.says(tr("No column has a usual name; say which holds the prompt and which the answer."))
+        found.says(tr("No column name was recognised. Choose the prompt and the answer column."))
     return found
 
 

@@ -142,7 +142,7 @@ class Report:
         first = by_count[0][1].examples[0]
         return tr(
             "None of the {read} rows can be learnt from: {reasons}; the first is line {line} of "
-            "{file}: {detail}. Mend the rows or the columns in dataset_info.json.",
+            "{file}: {detail}. Fix the rows or the columns in dataset_info.json.",
             read=self.read,
             reasons=reasons,
             line=first["line"],

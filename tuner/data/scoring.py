@@ -58,7 +58,7 @@ def check_patterns(row: Mapping[str, Any]) -> None:
             re.compile(str(row.get(name, "")))
         except re.error as error:
             sentence = tr(
-                "The probe's {name} {row!r} is no regular expression: {error}; mend the set.",
+                "The probe's {name} {row!r} is no regular expression: {error}; fix the set.",
                 name=name,
                 row=str(row[name])[:80],
                 error=error,

@@ -89,7 +89,7 @@ def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
     if gone:
         has = ", ".join(map(str, seen[:8]))
         return tr(
-            "{name}: no row has {gone}; mend columns in {catalog}, the rows have {has}.",
+            "{name}: no row has {gone}; fix columns in {catalog}, the rows have {has}.",
             name=entry.name,
             gone=tr(" or ").join(gone),
             catalog=CATALOG,

@@ -144,7 +144,7 @@ def _caches() -> Iterator[Item | str]:
 def _at_work() -> str:
     """Which run may be using a cache now; empty for none."""
     live = (run for run in map(Run, open_runs.ids()) if run.exists and run.status().state in LIVE)
-    return next((tr("{name} is at work", name=run.name) for run in live), "")
+    return next((tr("{name} is running", name=run.name) for run in live), "")
 
 
 def _used() -> dict[Path, str]:
@@ -242,7 +242,7 @@ def _settled(run_id: str) -> Iterator[str]:
     run = Run(run_id)
     lock = locks.lock(run.lock_path) if run.exists else None
     if lock is None:
-        yield tr("its run is at work") if run.exists else tr("its run is gone")
+        yield tr("its run is running") if run.exists else tr("its run is gone")
         return
     try:
         state = run.status().state

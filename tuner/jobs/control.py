@@ -70,7 +70,7 @@ def _end_without_worker(run: Run) -> str:
         which.take_back(run)
         return render(said)
     watch.finalize(run, None)
-    return tr("Run {id} had no worker any more: {reason}", id=run.id, reason=run.status().reason)
+    return tr("Run {id} has no worker: {reason}", id=run.id, reason=run.status().reason)
 
 
 def _at_work_elsewhere(run: Run) -> bool:

@@ -187,7 +187,7 @@ def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
     holders = [s.run for s in slots.slots() if s.name in choice and s.run]
     if holders:
         return tr(
-            "Run {holders} is at work on {choice}", holders=", ".join(holders), choice=", ".join(choice)
+            "Run {holders} is running on {choice}", holders=", ".join(holders), choice=", ".join(choice)
         )
     return (
         tr("Run {ahead} is before it in the queue", ahead=ahead[0])

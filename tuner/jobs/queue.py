@@ -164,7 +164,7 @@ def _why(position: int, run_id: str, status: Status, now: Order) -> str:
     if run_id in now.held:
         return tr("On hold.")
     if position > 1:
-        return tr("{position} before it.", position=position - 1)
+        return tr("{position} ahead in the queue.", position=position - 1)
     if short := short_of_room():
         return short
     if (elsewhere := which.waits_for(Run(run_id), status)) is not None:

@@ -31,7 +31,7 @@ def why_not_resumable(run: Run) -> str | None:
     if status.state == "finished":
         return tr("It has finished; clone it and raise num_train_epochs to train further.")
     if status.state not in ENDED and launch.alive(run):
-        return tr("It is still at work; stop it first.")
+        return tr("It is still running; stop it first.")
     if not (goes_on(run) or checkpoints.to_go_on_from(run)):
         return tr(
             "It ended before its first complete checkpoint, so there is nothing to go on from; clone it to start over."
@@ -60,7 +60,7 @@ def queue_again(
     lock = locks.lock(run.lock_path, wait=5.0)
     if lock is None:
         raise Refused(
-            tr("Run {id} is just telling MLflow how it ended; try again in half a minute.", id=run.id)
+            tr("Run {id} is still being recorded in MLflow; try again in half a minute.", id=run.id)
         )
     try:
         status = run.status()
@@ -131,7 +131,7 @@ def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
         if wrong := checkpoints.valid(path):
             raise Refused(
                 tr(
-                    "Run {id} cannot go on from {name}: {wrong} Choose another one.",
+                    "Run {id} cannot continue from {name}: {wrong} Choose another one.",
                     id=run.id,
                     name=path.name,
                     wrong=wrong,

@@ -18,21 +18,24 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import paths, process
-from tuner.jobs import launch, queue, reconcile, resuming
+from tuner.config.kinds import KINDS
+from tuner.jobs import launch, queue, reconcile, resuming, webhook
 from tuner.jobs.executors import which
 from tuner.jobs.executors.local import Local
 from tuner.jobs.executors.ray import Ray
 from tuner.jobs.troubles import logged
 from tuner.jobs.watch import Watch
-from tuner.runs import files, locks, reasons, worker_lock
+from tuner.runs import diverging, files, locks, reasons, worker_lock
 from tuner.runs.run import Run
-from tuner.runs.status import LIVE, Status
+from tuner.runs.status import ENDED, LIVE, Status
 from tuner.text.lookup import tr
 from tuner.tracking import open_runs
 from tuner.tracking.outcome import forget_old_secrets
 
 log = logging.getLogger("tuner.supervisor")
 
+LOSS_EVERY = 20.0
+"""Seconds between two looks at a run's loss."""
 IDLE = 20.0
 """Seconds without work after which the supervisor goes."""
 TICK = 0.25
@@ -98,6 +101,7 @@ class Supervisor:
         self.settling: subprocess.Popen[bytes] | None = None
         self.local, self.ray = Local(), Ray()
         self.untouched: dict[str, int] = {}
+        self.next_look: dict[str, float] = {}
 
     def tick(self) -> bool:
         """Do all that is due. Whether there is work left to wait for."""
@@ -154,10 +158,24 @@ class Supervisor:
             if after is not None:
                 log.info("%s: %s %s", watch.run.id, after.state, after.reason)
                 del self.watches[watch.run.id]
+                if after.state in ENDED:
+                    webhook.announce(watch.run, after)
             return
         if status is not None:
             watch.look(status)
+            self._look_at_loss(watch.run, status)
         watch.press()
+
+    def _look_at_loss(self, run: Run, status: Status) -> None:
+        """Now and then: whether the loss runs away. Rewards' losses are about zero however well a run learns."""
+        now = time.monotonic()
+        if status.state != "running" or now < self.next_look.get(run.id, 0.0):
+            return
+        self.next_look[run.id] = now + LOSS_EVERY
+        kind = KINDS.get(str(run.values().get("stage")))
+        if kind is not None and not kind.rewarded and diverging.look(run):
+            log.info("%s: its loss runs away", run.id)
+            webhook.announce(run, status, webhook.DIVERGING)
 
     # --- workers to come
 

@@ -38,7 +38,7 @@ class Http(Section):
         usual="http://127.0.0.1:8001/score",
     )
     model: str = knob("model", "The model to ask there.", advanced=True)
-    timeout: float = knob(60, "How long a reply may take.", gt=0, le=3600, unit="seconds", advanced=True)
+    timeout: float = knob(60, "The time limit for a reply.", gt=0, le=3600, unit="seconds", advanced=True)
 
 
 def check_http(settings: Http) -> str:

@@ -152,7 +152,11 @@ def to_keep(run: Run, keep: Collection[str]) -> dict[Path, str]:
     told = found is not None and found[0] in whole
     kept = {found[0]: tr("the best by {found}", found=found[1])} if found and told and "best" in keep else {}
     if "last" in keep or keep and not kept:
-        last = tr("the last") if told or "best" not in keep else tr("the last, and nothing tells the best")
+        last = (
+            tr("the last")
+            if told or "best" not in keep
+            else tr("the last, and there is no measure of the best")
+        )
         kept[whole[-1]] = " and ".join(filter(None, (kept.get(whole[-1]), last)))
     return kept
 
@@ -213,7 +217,7 @@ def _last_in(output: Path, wanted: bool) -> Path | None:
     if wanted:
         raise _refused(
             "resume_from_checkpoint",
-            tr("{output} holds no checkpoint to go on from; leave it out.", output=output),
+            tr("{output} holds no checkpoint to continue from; leave it out.", output=output),
         )
     if any(any(output.glob(pattern)) for pattern in WEIGHTS):
         raise _refused(
@@ -249,7 +253,9 @@ def _sound(checkpoint: Path, knob: str) -> Path:
             ),
         )
     if reason := _why_not(checkpoint):
-        raise _refused(knob, tr("Cannot go on from it: {reason} Choose an older checkpoint.", reason=reason))
+        raise _refused(
+            knob, tr("Cannot continue from it: {reason} Choose an older checkpoint.", reason=reason)
+        )
     return checkpoint
 
 

@@ -207,7 +207,7 @@ def refused_by_system(error: OSError) -> str:
         return tr("The disk is full ({named}); free some space and try again.", named=named)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return tr(
-            "{named} may not be read or written by this user ({said}); mend that, or set TUNER_HOME to a folder of yours.",
+            "{named} may not be read or written by this user ({said}); fix that, or set TUNER_HOME to a folder of yours.",
             named=named,
             said=said,
         )

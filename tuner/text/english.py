@@ -53,18 +53,15 @@ MESSAGES: dict[str, str] = {
     "tracker_down": "MLflow could not be reached: {detail} `tuner sync` sends what is missing.",
     "unsafe_file": "A file of the checkpoint or model holds more than numbers, which could run code when it is opened; it "
     "was not opened. Go on from a checkpoint that you trust, or start afresh.",
-    "error": "{kind}[: {detail}] The log has the whole story.",
-    "error.at": "{kind} in {function} ({file}, line {line}). The log has the whole story.",
-    "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step] and without a word: "
-    "[{line}|its log is empty.][ {checkpoint} is kept.]",
+    "error": "{kind}[: {detail}] See the log for details.",
+    "error.at": "{kind} in {function} ({file}, line {line}). See the log for details.",
+    "error.exit": "The worker ended with exit code {exit_code}[ at step {step}| before its first step]: [{line}|its log is empty.][ {checkpoint} is kept.]",
     "error.not_started": "The worker could not be started: {detail}.",
     "rank": "Rank {number} ({count} processes): {why}",
     "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed": "The worker was killed by {signal}[ at step {step}| before its first step].[ {checkpoint} is kept.]",
-    "killed.unseen": "The worker died[ at step {step}| before its first step] with nobody watching: killed from outside, "
-    "most likely.[ {checkpoint} is kept.]",
-    "killed.starting": "The worker died while it started,[ at step {step}| before its first step] with nobody watching: "
-    "killed from outside, most likely.[ {checkpoint} is kept.]",
+    "killed.unseen": "The worker died[ at step {step}| before its first step] unobserved, most likely killed from outside.[ {checkpoint} is kept.]",
+    "killed.starting": "The worker died while starting,[ at step {step}| before its first step] unobserved, most likely killed from outside.[ {checkpoint} is kept.]",
     "node_lost": "What it ran on is gone[, at step {step}|, before its first step]: {why}[ {checkpoint} is kept.]",
     "lost.job": "the cluster's job has [{state}|vanished][: {said}].",
     "lost.silent": "its node gave no sign of life for {seconds:.0f} s.",
@@ -74,20 +71,20 @@ MESSAGES: dict[str, str] = {
     "cluster.token": "Waits for the cluster: {address} wants a token; set RAY_AUTH_TOKEN where the studio is started.",
     "cluster.refused": "Waits for the cluster: {address} takes no run (status {status}: {why}).",
     "cluster.pending": "Waits for room in the cluster, on one node: cores {cpus}[, GPUs {gpus} (where it has none, set use_cpu)].",
-    "cancelled": "Cancelled; what was not saved before is gone.",
-    "stopped": "Stopped at step {step}; resume goes on from there.",
+    "cancelled": "Cancelled. Unsaved progress is lost.",
+    "stopped": "Stopped at step {step}; Resume continues from there.",
     "stopped.unsaved": "Stopped before there was anything to save.",
     "stopped.dead": "Stopped[ at step {step}, before it could save| before its first step].[ {checkpoint} is kept.| Nothing was saved.]",
     "stopped.served": "Stopped; the model is no longer loaded.",
     "stopped.idle": "Nobody asked for {minutes:g} minutes, so the model was unloaded.",
-    "stopped.claimed": "The run {name} waited for this place, so the model was unloaded.",
-    "stopped.queued": "Taken out of the queue before it began.",
-    "stopped.waiting": "Interrupted while it waited for its turn.",
+    "stopped.claimed": "The run {name} waited for this slot, so the model was unloaded.",
+    "stopped.queued": "Cancelled while queued.",
+    "stopped.waiting": "Interrupted while queued.",
     "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",
     # how an answer of a model ended before its end
     "answer.stopped": "Stopped.",
-    "answer.left": "Stopped, for nobody was looking any more; ask again.",
-    "answer.cut": "Cut at its longest; allow more tokens to read on.",
+    "answer.left": "Stopped, because the page was closed; ask again.",
+    "answer.cut": "Truncated at max new tokens; allow more to read on.",
     "answer.lost": "The dashboard ended while this was written; ask again.",
     # remedies
     "remedy.resume": "Resume from the last checkpoint",
@@ -109,13 +106,13 @@ MESSAGES: dict[str, str] = {
     "computed_by.padded": "Padded",
     # why the packed engine does not take a run
     "engine.kind": "{label} has no packed rows.",
-    "engine.begun": "the run began with it, and goes on as it began.",
+    "engine.begun": "the run began with it and keeps it.",
     "engine.asked": "engine is trl.",
     "engine.streamed": "rows are streamed, and the reference's answers could not be kept.",
     "engine.losses": "pref_loss mixes several losses or is TRL's own.",
     "engine.token_loss": "label_smoothing_factor, use_eaft_loss and use_asft_loss need every token's logits.",
     "engine.method": "finetuning_type is {finetuning_type}, not lora.",
-    "engine.continued": "the reference is the adapter that training goes on from.",
+    "engine.continued": "the reference is the adapter that training continues from.",
     "engine.pissa": "PiSSA changes the weights that the reference would be.",
     "engine.optim": "optim is {optim}.",
     "engine.own_optimizer": "its optimizer takes gradients in a way of its own.",
@@ -139,8 +136,7 @@ MESSAGES: dict[str, str] = {
     "versions in another one.",
     "note.not_asked": "Not asked: {count:,} rows, because of {reason}.",
     "note.resumed": "Went on from {checkpoint} (step {step} of {total}).",
-    "note.other_processes": "The checkpoint is of another number of processes ({before}), and this run has {now}: what is drawn by chance (dropout) "
-    "goes on otherwise.",
+    "note.other_processes": "The checkpoint is of another number of processes ({before}), and this run has {now}: random draws (dropout) differ from here on.",
     "note.other_batch": "A step is {now} examples now and was {before} before the checkpoint: steps and what is left of the epoch "
     "are counted anew.",
     "note.resumed_by_itself": "The machine was restarted[ at step {step}]; the run went on by itself from "
@@ -166,8 +162,7 @@ MESSAGES: dict[str, str] = {
     "note.tokens_differ": "llama.cpp splits {differ} of {texts} texts otherwise than the model learned, for example {first!r}.",
     # what rewards say of answers
     "reward.labels": "Of the first {asked:,} prompts {share:.0%} have a label, the answer that their row expects.",
-    "reward.unsaid": "No reward had a word on any of {count:,} answers: rewards that look at a label, tools or a column need rows "
-    "that have them.",
+    "reward.unsaid": "No reward scored any of {count:,} answers: rewards that use a label, tools or a column need rows that have them.",
     "reward.same": "All {count:,} answers got the same reward, {value}: there is nothing to learn from that. Choose a reward that "
     "tells answers apart (slack for lengths, a second reward), or teach the behaviour first with some steps of sft.",
     "reward.differ": "Of {count:,} answers {best:,} got more than half of what there is between {lowest} and {highest}: there is "

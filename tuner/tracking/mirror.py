@@ -78,7 +78,7 @@ def start_anew() -> None:
     file = store.database()
     if file is None or file.exists():
         raise ValueError(
-            tr("The tracker at {file} is there; nothing was changed.", file=file or store.shown_uri())
+            tr("The tracker at {file} exists; nothing was changed.", file=file or store.shown_uri())
         )
     for run in all_runs():
         mark_open(run.id)

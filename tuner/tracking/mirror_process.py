@@ -77,7 +77,7 @@ class MirrorProcess:
             answer: dict[str, str] = json.loads(line)
             return answer
         self._process.kill()  # it was killed, or hangs in a tracker that does not answer
-        return {"away": tr("The process that tells MLflow was ended.")}
+        return {"away": tr("The process that writes to MLflow ended.")}
 
 
 def _register(run: Run, mirror: Mirror) -> dict[str, str]:

@@ -31,11 +31,11 @@ IMPORTED = knobs_of(ImportConfig)
 COLUMNS = (
     Column(mark("Name"), "link"),
     Column(mark("Version"), "figure"),
-    Column(mark("Scored")),
+    Column(mark("Score")),
     Column(mark("Method")),
     Column(mark("Data")),
     Column(mark("Aliases"), "tags"),
-    Column(mark("Made")),
+    Column(mark("Created")),
 )
 SIZE = 10
 """Versions on a page of the list."""
@@ -104,11 +104,11 @@ def _cells(row: AdapterRow) -> dict[str, object]:
     return {
         "Name": row.name,
         "Version": str(row.version),
-        "Scored": evaluation.briefly(row.evaluations) or NONE,
+        "Score": evaluation.briefly(row.evaluations) or NONE,
         "Method": " ".join(filter(None, (row.stage, row.method))) or NONE,
         "Data": listed(row.datasets),
         "Aliases": list(row.aliases),
-        "Made": ago(row.created),
+        "Created": ago(row.created),
     }
 
 
@@ -120,7 +120,7 @@ def card(row: AdapterRow) -> None:
             st.caption(f":material/neurology: {safe(place(row.base) or 'unknown base')}", width="content")
             st.space("stretch")
             st.button(
-                tr("All its versions"),
+                tr("All versions"),
                 icon=":material/search:",
                 type="tertiary",
                 on_click=_search_for,
@@ -151,9 +151,7 @@ def version(row: AdapterRow) -> None:
                 grid.metric(tr(name), safe(figure), help=help)
         _doings(row)
         _card_text(row)
-        with st.expander(
-            tr("Where it comes from"), icon=":material/account_tree:", on_change="rerun"
-        ) as fold:
+        with st.expander(tr("Origin"), icon=":material/account_tree:", on_change="rerun") as fold:
             if fold.open:
                 lineage.draw(row, list_adapters(row.name))
         if row.evaluations:
@@ -169,7 +167,7 @@ def _card_text(row: AdapterRow) -> None:
             st.markdown(safe_lines(row.note))
         with st.popover(tr("Edit"), icon=":material/edit:", type="tertiary"):
             text = st.text_area(
-                tr("What it is for, and what to mind"),
+                tr("Intended use and limitations"),
                 row.note,
                 key=f"note-{key}-{hash(row.note)}",
                 height=180,
@@ -266,7 +264,7 @@ def _doings(row: AdapterRow) -> None:
                 icon=":material/forum:",
                 type="tertiary",
                 key=f"chat-{row.name}-{row.version}",
-                help=tr("Talk with it, beside its base."),
+                help=tr("Chat with it beside its base model."),
                 on_click=state.go,
                 args=("chat",),
                 kwargs={"base": place(row.base), "column": [BASE, _id(row)]},
@@ -274,7 +272,7 @@ def _doings(row: AdapterRow) -> None:
         if row.run_id and _there(row.run_id):
             st.page_link(
                 "pages/runs.py",
-                label=tr("Its run"),
+                label=tr("Open run"),
                 icon=":material/monitoring:",
                 query_params={"run": row.run_id},
             )
@@ -285,11 +283,11 @@ def _doings(row: AdapterRow) -> None:
             query_params={"adapter": _id(row)},
         )
         st.button(
-            tr("Train on"),
+            tr("Continue training"),
             icon=":material/school:",
             type="tertiary",
             key=f"on-{row.name}-{row.version}",
-            help=tr("Opens the form with this adapter as what training goes on from."),
+            help=tr("Opens New run with this adapter as the starting point."),
             on_click=_train_on,
             args=(row,),
             disabled=row.folder is None or not row.base,
@@ -308,17 +306,17 @@ def _doings(row: AdapterRow) -> None:
                 exporting.offer(row)
         with st.popover(tr("Aliases"), icon=":material/bookmark:", type="tertiary"):
             _aliases(row)
-        with st.popover(tr("Where it is"), icon=":material/folder:", type="tertiary"):
+        with st.popover(tr("Files"), icon=":material/folder:", type="tertiary"):
             st.caption(tr("The folder that PEFT loads."))
             st.code(str(row.folder or tr("on the tracking server")), language=None, wrap_lines=True)
             st.caption(tr("sha256 of the weights."))
             st.code(row.sha256 or NONE, language=None, wrap_lines=True)
         if st.button(
-            tr("Check the files"),
+            tr("Verify checksum"),
             icon=":material/fact_check:",
             type="tertiary",
             key=f"check-{row.name}-{row.version}",
-            help=tr("Reads every byte and compares its sha256 with the one that was registered."),
+            help=tr("Compares the sha256 of the files with the registered one."),
         ):
             said, _, icon = _STATES[adapters.check(row)]
             st.toast(tr("{said}: {files} read.", said=said, files=count(len(row.files), "file")), icon=icon)
@@ -326,11 +324,9 @@ def _doings(row: AdapterRow) -> None:
 
 def _code(row: AdapterRow) -> None:
     """The lines that load it, ready to copy, in any folder."""
-    st.caption(tr("Python, from any folder of this machine, with the libraries of the studio's environment."))
+    st.caption(tr("Python, from any folder, in the environment of the studio."))
     if code := usage.with_mlflow(row):
-        st.markdown(
-            tr("**With MLflow**, which also knows it by an alias, as `@champion` in place of the version")
-        )
+        st.markdown(tr("**With MLflow**; an alias such as `@champion` may replace the version"))
         st.code(code, language="python", wrap_lines=True)
     if code := usage.with_peft(row):
         st.markdown(tr("**With Transformers and PEFT**"))
@@ -346,7 +342,7 @@ def _there(run_id: str) -> bool:
 
 def _aliases(row: AdapterRow) -> None:
     key = f"{row.name}-{row.version}"
-    st.caption(tr("A name that points to one version at a time; setting it here takes it from the other."))
+    st.caption(tr("An alias points to one version. Setting it here removes it from the other version."))
     choice = st.selectbox(
         tr("Alias"),
         SUGGESTED,
@@ -365,13 +361,13 @@ def _aliases(row: AdapterRow) -> None:
         st.caption(f"{date(turn.at)}: {'became' if turn.got else 'was no longer'} {safe(turn.alias)}")
     for alias in row.aliases:
         if st.button(
-            tr("Take {alias} away", alias=safe(alias)),
+            tr("Remove alias {alias}", alias=safe(alias)),
             key=f"drop-{key}-{alias}",
             type="tertiary",
             icon=":material/close:",
             **writes.locked(),
         ):
-            gone = tr("{alias} is gone.", alias=alias)
+            gone = tr("Removed alias {alias}.", alias=alias)
             _said(lambda alias=alias: writes.delete_alias(row.name, alias), gone)  # type: ignore[misc]
 
 

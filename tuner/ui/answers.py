@@ -29,14 +29,17 @@ A_PAGE = 10
 _JUDGED = {
     "BLEU-4": (
         "predict_bleu-4",
-        mark("Of the answers' runs of one to four words, how many stand in the expected ones: 0 to 100."),
+        mark("Overlap of sequences of one to four words with the expected answers, 0 to 100."),
     ),
-    "ROUGE-1": ("predict_rouge-1", mark("Words that the answers share with the expected ones: 0 to 100.")),
-    "ROUGE-2": ("predict_rouge-2", mark("Pairs of words that they share: 0 to 100.")),
-    "ROUGE-L": ("predict_rouge-l", mark("The longest sequence of words that they share: 0 to 100.")),
+    "ROUGE-1": ("predict_rouge-1", mark("Overlap of words with the expected answers, 0 to 100.")),
+    "ROUGE-2": ("predict_rouge-2", mark("Overlap of word pairs with the expected answers, 0 to 100.")),
+    "ROUGE-L": (
+        "predict_rouge-l",
+        mark("Longest common sequence of words with the expected answers, 0 to 100."),
+    ),
     "Exact": (
         "predict_exact",
-        mark("Answers that are the expected one, letter for letter, out of a hundred."),
+        mark("Percentage of answers that are identical to the expected one."),
     ),
 }
 _SPEAKERS = {
@@ -77,7 +80,7 @@ def samples(run: Run) -> None:
     """The same held-out prompts before training and at the newest moment side by side; every moment in a table."""
     found = asked(run)
     if not found:
-        theme.empty("forum", tr("No samples yet"), tr("The first are taken before the first step."))
+        theme.empty("forum", tr("No samples yet"), tr("The first samples are generated before step 1."))
         return
     kind = KINDS.get(str(run.values().get("stage")))
     _scores(tail(run).last(), rewarded=bool(kind and kind.rewarded))
@@ -85,7 +88,7 @@ def samples(run: Run) -> None:
         with st.container(border=True, key=f"card-row-sample-{place}", gap="small"):
             chat.bubble("user", one.prompt, f"asked-{place}", name=tr("Held-out prompt"))
             _before_and_after(one, str(place))
-    with st.expander(tr("Every moment, and what was expected"), icon=":material/table_rows:"):
+    with st.expander(tr("All steps, and the expected answer"), icon=":material/table_rows:"):
         _every_moment(found)
 
 
@@ -174,10 +177,8 @@ def compared(names: Mapping[str, str]) -> None:
     found = shared({run_id: asked(Run(run_id)) for run_id in names})
     if not found:
         return
-    st.subheader(tr("What they answer"), anchor=False)
-    st.caption(
-        tr("Held-out prompts that two of these runs or more were asked, with the newest answer of each.")
-    )
+    st.subheader(tr("Answers"), anchor=False)
+    st.caption(tr("Held-out prompts that at least two of these runs share, with the latest answer of each."))
     columns = {
         run_id: name for run_id, name in names.items() if any(run_id in runs for runs in found.values())
     }
@@ -195,7 +196,7 @@ def compared(names: Mapping[str, str]) -> None:
 
 def _answer(one: Asked | None, name: str, key: str) -> None:
     if one is None:
-        chat.bubble("before", tr("was not asked this"), key, name=safe(name), icon="block")
+        chat.bubble("before", tr("not asked"), key, name=safe(name), icon="block")
         return
     said = one.answers[one.last]
     right = said.strip() == one.expected.strip()

@@ -45,8 +45,8 @@ VOTES: Mapping[Said, tuple[str, str, str]] = {
 _SAID: Mapping[Said, str] = {
     "left": mark("You chose the left one."),
     "right": mark("You chose the right one."),
-    "tie": mark("You found them alike."),
-    "bad": mark("You found both bad, which counts as a tie."),
+    "tie": mark("You voted for a tie."),
+    "bad": mark("You voted that both are bad, which counts as a tie."),
 }
 _looking: dict[str, set[str]] = {}
 """The sessions that look at a battle, by its id."""
@@ -89,16 +89,14 @@ def setup() -> None:
                 default=usual or options[:3],
                 format_func=lambda one: serving.named(one, known),
                 key=f"arena-pool-{base}",
-                help=tr("Two of them are drawn for each battle, those that met least often first."),
+                help=tr("Two are drawn for each battle, pairs with the fewest battles first."),
             )
             chosen = _decoding(like)
         _prompt(base, pool, chosen, like)
         if base:
             serving.line(base, "", pool, "arena", busy=False)
     if base and len(options) < 2:
-        st.caption(
-            tr("This base has no registered adapter yet: a run that finishes registers what it trained.")
-        )
+        st.caption(tr("This base model has no registered adapter yet. Every finished run registers one."))
 
 
 def _decoding(like: Battle | None) -> Decoding:
@@ -119,7 +117,7 @@ def _prompt(base: str, pool: Sequence[str], chosen: Decoding, like: Battle | Non
             format_func=lambda one: tr("Typed here") if one == TYPED else tr("From {one}", one=one),
             key="arena-source",
             width=230,
-            help=tr("A data set gives a row at random, up to its last question."),
+            help=tr("A data set gives the prompt of a random row."),
         )
         tag = st.text_input(
             tr("Tag"),
@@ -128,11 +126,11 @@ def _prompt(base: str, pool: Sequence[str], chosen: Decoding, like: Battle | Non
             placeholder="" if source == TYPED else str(source),
             max_chars=40,
             width=180,
-            help=tr("What kind of prompt it is; the scoreboard can be looked at by tag."),
+            help=tr("The kind of prompt. The scoreboard can be filtered by tag."),
         )
         typed = ""
         if source == TYPED:
-            typed = st.text_input(tr("Prompt"), key="arena-prompt", placeholder=tr("What both shall answer"))
+            typed = st.text_input(tr("Prompt"), key="arena-prompt", placeholder=tr("The prompt for both"))
         lacks = _lacking(base, pool, source == TYPED and not typed.strip())
         st.button(
             tr("Start a battle"),
@@ -149,7 +147,7 @@ def _lacking(base: str, pool: Sequence[str], no_prompt: bool) -> str:
     if not base:
         return tr("Choose a base model first.")
     if len(pool) < 2:
-        return tr("Choose two contestants or more.")
+        return tr("Choose at least two contestants.")
     return tr("Type a prompt first.") if no_prompt else ""
 
 
@@ -241,7 +239,7 @@ def _wait(battle: Battle) -> None:
         for place, name in zip(st.columns(2, gap="small"), SIDES, strict=True):
             with place, st.container(key=f"bubble-sealed-{name.lower()}", gap="xsmall"):
                 st.caption(f":material/lock: {name}")
-                st.caption(tr(":material/hourglass_top: Both are shown once both are done …"))
+                st.caption(tr(":material/hourglass_top: Both answers appear when both are complete …"))
     standing = serving.line(battle.base, battle.run, (), "battle", busy=True)
     st.button(
         tr("Skip"), icon=":material/skip_next:", key="skip", on_click=_skip, args=(battle,), **writes.locked()
@@ -286,7 +284,7 @@ def _vote(battle: Battle) -> None:
                 args=(battle, said),
                 **writes.locked(),
             )
-    st.caption(tr("Keys 1 to 4 vote, too. Who is who is told afterwards."), text_alignment="center")
+    st.caption(tr("Keys 1 to 4 vote as well. The models are shown after the vote."), text_alignment="center")
 
 
 def _cast(battle: Battle, said: Said) -> None:

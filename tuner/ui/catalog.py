@@ -33,13 +33,13 @@ def folder() -> str:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="catalog-folder"):
         key = f"folder:{now}"
         st.selectbox(
-            tr("Catalog folder"),
+            tr("Dataset folder"),
             choices := _folders(now),
             index=choices.index(now),
             accept_new_options=True,
             key=key,
             on_change=lambda: turn_to(str(st.session_state[key] or OWN)),
-            help=tr("The folder with dataset_info.json; type the path of another one."),
+            help=tr("The folder with dataset_info.json. Type a path to switch."),
             width=320,
         )
         if where(now) != now:
@@ -76,7 +76,7 @@ COLUMNS = (
 )
 SIZE = 10
 """Sets on a page of the catalog."""
-UNTOLD = (mark("Talks or text"), mark("sft or pt"))
+UNTOLD = (mark("Chat or text"), mark("sft or pt"))
 """What a set is and is good for that the catalog does not tell: its rows are read once it is opened."""
 
 
@@ -141,7 +141,7 @@ def _kind(entry: Entry) -> tuple[str, str]:
 def missing(entries: Mapping[str, Entry], name: str, folder: str) -> None:
     """What stands in a set's place where there is none of that name on this machine, and where there is one."""
     if name in entries:
-        why = tr("is in the catalog, and its files are not on this machine.")
+        why = tr("is in the catalog, but its files are not on this machine.")
     else:
         like = nearest(name, entries)
         why = tr("is not in {where}.", where=where(folder)) + (
@@ -182,7 +182,7 @@ def elsewhere(entries: Mapping[str, Entry], local: Mapping[str, Entry]) -> None:
         tr("{sets} in the catalog, not on this machine", sets=count(len(rest), "more set")), type="compact"
     ):
         st.caption(
-            tr("They are read from their hub when there is a network, or once their file lies in the folder.")
+            tr("They are downloaded from their hub when online, or read once their file is in the folder.")
         )
         theme.frame(
             [{"Name": e.name, "Kind": tr(datasets.KINDS[e.kind]), "Comes from": e.source} for e in rest],

@@ -17,8 +17,7 @@ LOSS = Chart(
     mark("Loss"),
     (Line("loss", "train"), Line("eval_loss", "evaluation", "second")),
     mark(
-        "What training makes small. It should fall fast at first and then level off. "
-        "When the evaluation's line turns up while train's goes down, the model learns by heart: stop there."
+        "What training minimises. It should fall quickly, then level off. If the evaluation loss rises while the training loss falls, the model overfits: stop there."
     ),
     log=True,
 )
@@ -27,8 +26,7 @@ PREFERENCE_LOSS = Chart(
     mark("Loss"),
     (Line("loss", "train"), Line("eval_loss", "evaluation", "second")),
     mark(
-        "Starts at 0.693, a coin's toss between the two answers, and falls as the model learns to prefer the better one. "
-        "Near zero within a few steps means that the pairs are too easy or the learning rate is too high."
+        "Starts at 0.693 (chance) and falls as the model learns to prefer the chosen answer. Near zero within a few steps means that the pairs are too easy or the learning rate is too high."
     ),
     log=True,
 )
@@ -37,8 +35,7 @@ REWARDS = Chart(
     mark("Rewards"),
     (Line("rewards/chosen", "chosen", "good"), Line("rewards/rejected", "rejected", "bad")),
     mark(
-        "How much likelier each answer has become than it was at the start, times beta. The better answer's line should end "
-        "above the other's. Both may fall: that is usual, as long as they part."
+        "Log-probability of each answer relative to the reference model, times beta. The chosen line should end above the rejected one. Both may fall, as long as they separate."
     ),
 )
 MARGIN = Chart(
@@ -46,8 +43,7 @@ MARGIN = Chart(
     mark("Reward margin"),
     (Line("rewards/margins", mark("chosen over rejected")),),
     mark(
-        "The better answer's reward minus the other's. It should climb; a margin that explodes while the loss is near "
-        "zero means the model has gone too far: lower the learning rate or raise beta."
+        "Reward of the chosen answer minus that of the rejected one. It should rise. A very large margin with a loss near zero means over-optimisation: lower the learning rate or raise beta."
     ),
 )
 ACCURACY = Chart(
@@ -55,8 +51,7 @@ ACCURACY = Chart(
     mark("Accuracy"),
     (Line("rewards/accuracies", "train"), Line("eval_rewards/accuracies", "evaluation", "second")),
     mark(
-        "The share of pairs in which the better answer is also the likelier one. 50% is chance; 65 to 80% is what real "
-        "preferences give; 100% is learning by heart."
+        "Share of pairs in which the chosen answer has the higher reward. 50% is chance; real preference data gives 65 to 80%; 100% suggests overfitting."
     ),
     unit="%",
     scale=100,
@@ -66,7 +61,7 @@ TOKEN_ACCURACY = Chart(
     "accuracy",
     mark("Token accuracy"),
     (Line("mean_token_accuracy", "train"), Line("eval_mean_token_accuracy", "evaluation", "second")),
-    mark("The share of answer tokens that the model would have written itself."),
+    mark("Share of answer tokens that the model predicts correctly."),
     unit="%",
     scale=100,
     span=(0, 100),
@@ -75,7 +70,7 @@ REWARD_ACCURACY = Chart(
     "accuracy",
     mark("Accuracy"),
     (Line("accuracy", "train"), Line("eval_accuracy", "evaluation", "second")),
-    mark("The share of pairs in which the better answer gets the higher score. 50% is chance."),
+    mark("Share of pairs in which the chosen answer gets the higher score. 50% is chance."),
     unit="%",
     scale=100,
     span=(0, 100),
@@ -84,22 +79,20 @@ SCORES = Chart(
     "margin",
     mark("Score margin"),
     (Line("margin", mark("chosen over rejected")),),
-    mark("The better answer's score minus the other's. It should climb above zero."),
+    mark("Score of the chosen answer minus that of the rejected one. It should rise above zero."),
 )
 KL = Chart(
     "kl",
-    mark("Distance from the start"),
+    mark("KL divergence"),
     (Line("kl", "KL"),),
-    mark(
-        "How far the answers have moved from the model you started with. Slow growth is learning; a jump is forgetting."
-    ),
+    mark("KL divergence from the reference model. Slow growth is learning; a jump is forgetting."),
     unit="nats",
 )
 RATE = Chart(
     "rate",
     mark("Learning rate"),
     (Line("learning_rate", mark("learning rate")),),
-    mark("The size of the steps, as planned by the schedule: a climb during warm-up, then down to zero."),
+    mark("The scheduled learning rate: it rises during warm-up, then decays."),
     smoothed=False,
 )
 GRADIENT = Chart(
@@ -107,8 +100,7 @@ GRADIENT = Chart(
     mark("Gradient norm"),
     (Line("grad_norm", "norm"),),
     mark(
-        "How hard each step pulls. Steady is healthy; single spikes are cut by max_grad_norm; growth without end comes "
-        "before a divergence: lower the learning rate."
+        "Norm of the gradient before clipping. Single spikes are clipped by max_grad_norm. Continuous growth precedes divergence: lower the learning rate."
     ),
     log=True,
 )
@@ -117,8 +109,7 @@ SCORE = Chart(
     mark("Score on held-out questions"),
     (Line("score", "score"), Line("score/correct", mark("right answers"), "second")),
     mark(
-        "The share of answers to questions it never trained on that have what the run is to teach. This is what you want to "
-        "see rise; the loss alone does not prove it."
+        "Share of held-out questions that are answered as the run should teach. It should rise; a falling loss alone does not prove learning."
     ),
     unit="%",
     scale=100,
@@ -131,8 +122,7 @@ EXACT = replace(
     title=mark("Exact match on held-out questions"),
     lines=(Line("score", mark("exact match")),),
     help=mark(
-        "The share of answers that are the expected one, letter for letter. Of free text hardly any is, however good: read "
-        "the samples instead."
+        "Share of answers that are identical to the expected one. Free text rarely matches exactly: read the samples instead."
     ),
 )
 """What the score is where the questions do not say how they are scored."""
@@ -141,8 +131,7 @@ HELD_REWARD = replace(
     title=mark("Reward on held-out prompts"),
     lines=(Line("score", "reward"),),
     help=mark(
-        "What the likeliest answers to prompts that it never trained on are worth, at every save. This is what you want to see "
-        "rise with the reward above; if it stays behind, the run learns its prompts by heart."
+        "Reward of greedy answers to held-out prompts, at every save. It should rise with the training reward; if it does not, the run overfits its prompts."
     ),
     unit="",
     scale=1.0,
@@ -153,7 +142,7 @@ SPEED = Chart(
     "speed",
     mark("Speed"),
     (Line("tokens_per_second", "speed"),),
-    mark("Tokens read each second. It rises and falls with the length of the rows."),
+    mark("Tokens processed per second. It varies with the length of the rows."),
     unit="tokens/s",
 )
 LOAD = Chart(
@@ -163,7 +152,7 @@ LOAD = Chart(
         Line("system/cpu_utilization_percentage", "CPU"),
         Line("system/gpu_0_utilization_percentage", "GPU", "second"),
     ),
-    mark("How busy the machine is. A GPU well below 90% waits for data or for a larger batch."),
+    mark("Utilisation of CPU and GPU. A GPU well below 90% waits for data or needs a larger batch."),
     unit="%",
     smoothed=False,
     span=(0, 100),

@@ -112,7 +112,7 @@ def _wait(drawn: go.Figure, colours: Palette) -> None:
     drawn.update_xaxes(visible=False)
     drawn.update_yaxes(visible=False)
     said = {
-        "text": tr("waits for its first point"),
+        "text": tr("no data yet"),
         "showarrow": False,
         "font": {"size": 12, "color": colours.quiet},
     }

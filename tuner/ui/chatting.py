@@ -126,7 +126,7 @@ def turned(talk: Talk, new: Callable[[Talk], Talk]) -> None:
 def head(talk: Talk) -> None:
     """The page's title, with what can be done with talks as a whole."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="chat-head"):
-        theme.head(tr("Chat"), tr("Talk with a base model and its adapters, side by side if you like."))
+        theme.head(tr("Chat"), tr("Chat with a base model and its adapters, side by side."))
         st.space("stretch")
         _earlier(talk)
         if talk.turns:
@@ -153,7 +153,7 @@ def _earlier(talk: Talk) -> None:
     with st.popover(tr("Chats"), icon=":material/history:", key="chats"):
         found = talks.titles(kept.newest(login.person().name))
         if not found:
-            st.caption(tr("None yet. Each chat is kept on this machine, under its own address."))
+            st.caption(tr("No chats yet. Each chat is saved on this machine under its own address."))
         for id, title in found.items():
             st.button(
                 safe(title[:60]) or "…",
@@ -214,9 +214,7 @@ def settings(talk: Talk) -> None:
             on_change=_take_columns,
             args=(talk,),
             placeholder=tr("Choose one to four"),
-            **writes.locked(
-                help=tr("Each answers for itself, with the same seed. Two or more stand side by side.")
-            ),
+            **writes.locked(help=tr("Each answers on its own, with the same seed.")),
         )
         decoding.popover(talk.decoding, f"chat-{talk.id}", partial(_take_decoding, talk))
         _system(talk)
@@ -255,7 +253,7 @@ def _system(talk: Talk) -> None:
             args=(talk,),
             **writes.locked(
                 help=tr(
-                    "How a chat is written for the model. A model answers best in the words it was taught in."
+                    "How a chat is formatted for the model. Use the template that the model was trained with."
                 )
             ),
         )
@@ -308,7 +306,7 @@ def busy(talk: Talk) -> bool:
 
 def compose(talk: Talk) -> None:
     """The field for the next message, which waits while answers are written."""
-    why = "" if talk.columns and talk.base else tr("Choose a base model and who answers, above.")
+    why = "" if talk.columns and talk.base else tr("Choose a base model and who answers above.")
     last = talks.path(talk)[-1:]
     called = any(
         answer is not None and answer.calls for turn in last for answer in map(turn.answer, talk.columns)

@@ -85,7 +85,7 @@ def baseline(names: Mapping[str, str]) -> str:
             default=asked if asked in ids else ids[0],
             format_func=lambda i: names[i],
             required=True,
-            help=tr("The run that the others are held against."),
+            help=tr("The run that the others are compared with."),
         )
     chosen = str(told or ids[0])
     state.tell(baseline=chosen if chosen != ids[0] else None)

@@ -31,9 +31,9 @@ SAMPLE = 20_000
 """Rows that the report of a larger set is made from."""
 KINDS = {
     "text": mark("Plain text"),
-    "chat": mark("Talks"),
+    "chat": mark("Chat"),
     "pairs": mark("Pairs"),
-    "labelled": mark("Thumbs"),
+    "labelled": mark("Ratings"),
 }
 
 
@@ -118,7 +118,7 @@ def settings(entry: Entry) -> Config | None:
             placeholder=tr("A folder with a tokenizer"),
             key="look-model",
             width=240,
-            help=tr("Whose tokenizer and template are used. Only its small files are read."),
+            help=tr("Its tokenizer and template are used. Weights are not read."),
         )
         stages = [s for s in KNOBS["stage"].choices if not entry.fits(s)]
         usual = usual_for(entry.kind)
@@ -134,7 +134,7 @@ def settings(entry: Entry) -> Config | None:
             help=tr("The longest example, in tokens."),
         )
     if not model or not stage:
-        st.caption(tr("Choose a model; its tokenizer decides what a token is."))
+        st.caption(tr("Choose a model: its tokenizer counts the tokens."))
         return None
     base = {n: v for n, v in values.items() if n in KNOBS and n not in ("dataset", "eval_dataset")}
     base |= {
@@ -196,11 +196,10 @@ def sees(entry: Entry, config: Config) -> None:
 
 
 def _legend(shown: Shown) -> None:
-    cut = tr(" It was cut: {tokens} before.", tokens=count(shown.length, "token")) if shown.cut else ""
+    cut = tr(" Truncated from {tokens}.", tokens=count(shown.length, "token")) if shown.cut else ""
     st.caption(
         tr(
-            "Written with the template **{template}**. Underlined and tinted: the model learns to write it. "
-            "Pale: it only reads it. Framed: special tokens.{cut}",
+            "Template: **{template}**. Underlined and tinted: trained on. Grey: context only, no loss. Framed: special tokens.{cut}",
             template=safe(shown.template),
             cut=cut,
         )
@@ -215,7 +214,7 @@ def reported(entry: Entry, config: Config) -> None:
     spread = _spread(entry)
     key = f"report-{entry.name}-{config.stage}-{config.cutoff_len}-{config.model_name_or_path}-{spread}"
     if key not in st.session_state and st.button(
-        tr("Make the report"), type="primary", icon=":material/fact_check:"
+        tr("Create the report"), type="primary", icon=":material/fact_check:"
     ):
         bar = st.progress(0.0, text=tr("Reading"))
         try:
@@ -236,7 +235,7 @@ def reported(entry: Entry, config: Config) -> None:
     else:
         st.caption(
             tr(
-                "Reads {tr} the way training will: what is kept, what is cut, what is thrown away and why.",
+                "Checks {tr} as training would: which rows are kept, truncated or dropped, and why.",
                 tr=tr("{spread} rows, evenly from the whole set,", spread=count(spread))
                 if spread
                 else tr("every row"),
@@ -252,8 +251,8 @@ def _spread(entry: Entry) -> int:
         return 0
     if rows is not None and rows <= SAMPLE:
         return 0
-    said = tr("It has so many rows that a sample is read; all of them take a minute for each million.")
-    return 0 if st.checkbox(tr("Read every row"), key=f"every-{entry.name}", help=said) else SAMPLE
+    said = tr("A sample is read because the set is large. All rows take about a minute per million.")
+    return 0 if st.checkbox(tr("Check every row"), key=f"every-{entry.name}", help=said) else SAMPLE
 
 
 def _report(found: Report) -> None:
@@ -262,8 +261,8 @@ def _report(found: Report) -> None:
         if found.sampled
         else count(found.read),
         "Kept": count(found.kept),
-        "Thrown away": count(found.read - found.kept),
-        "Cut": f"{count(found.cut)} ({share(found.cut_share)})",
+        "Dropped": count(found.read - found.kept),
+        "Truncated": f"{count(found.cut)} ({share(found.cut_share)})",
         "Duplicates": count(found.duplicates),
         **(
             {"With a label": f"{count(found.labelled)} ({share(found.labelled_share)})"}
@@ -279,17 +278,15 @@ def _report(found: Report) -> None:
         st.info(safe(found.notes[-1]), icon=":material/filter_alt:")
     if found.histogram:
         with theme.card("lengths", gap="xsmall"):
-            words = {"p50": tr("half have up to"), "p95": tr("95% up to"), "max": tr("the longest")}
+            words = {"p50": tr("median"), "p95": tr("95% ≤"), "max": tr("max")}
             said = ", ".join(f"{w} {number(found.tokens[n])}" for n, w in words.items() if n in found.tokens)
-            st.markdown(
-                tr("**Length of examples** :gray[{said} tokens; the dashed line is the cutoff]", said=said)
-            )
+            st.markdown(tr("**Length of examples** :gray[{said} tokens; dashed: cutoff]", said=said))
             drawn = charts.lengths(
                 np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
             )
             charts.draw(drawn, "lengths", tr("Lengths of examples in tokens: {said}.", said=said))
-    _findings(tr("Thrown away, and why"), found.dropped)
-    _findings(tr("Kept, and worth a look"), found.findings)
+    _findings(tr("Dropped rows"), found.dropped)
+    _findings(tr("Warnings"), found.findings)
     for note in found.notes[:-1] if found.sampled else found.notes:
         st.caption(f":material/info: {safe(note)}")
 
@@ -302,7 +299,7 @@ def _findings(title: str, found: Mapping[str, Finding]) -> None:
         {
             "What": tr(what),
             "Rows": count(finding.count),
-            "For example": _places(finding),
+            "Example": _places(finding),
             "Detail": str(finding.examples[0]["detail"]) if finding.examples else "",
         }
         for what, finding in sorted(found.items(), key=lambda item: -item[1].count)

@@ -16,18 +16,18 @@ LABELS = {"greedy": mark("Greedy"), "balanced": mark("Balanced"), "creative": ma
 _KNOBS: dict[str, tuple[str, float, float, float, str]] = {
     "temperature": (
         mark("Temperature"), 0.0, 2.0, 0.1,
-        mark("0 takes the likeliest token each time. Higher: more surprising, less reliable."),
+        mark("0 always takes the most likely token. Higher: more varied, less reliable."),
     ),
     "top_p": (
         mark("Top p"), 0.05, 1.0, 0.05,
-        mark("Only the likeliest tokens that together have this share of the chance. 1 keeps all."),
+        mark("Samples only from the most likely tokens that add up to this probability. 1 keeps all."),
     ),
-    "top_k": (mark("Top k"), 0, 200, 10, mark("Only so many of the likeliest tokens. 0 keeps all.")),
+    "top_k": (mark("Top k"), 0, 200, 10, mark("Samples only from this many most likely tokens. 0 keeps all.")),
     "repetition_penalty": (
         mark("Repetition penalty"), 0.5, 2.0, 0.05,
-        mark("Above 1, tokens that stand in the text already are less likely. 1 changes nothing."),
+        mark("Above 1, tokens that were used already become less likely. 1 changes nothing."),
     ),
-    "max_tokens": (mark("Longest answer"), 1, 32768, 64, mark("In tokens. What does not fit the model's context is cut.")),
+    "max_tokens": (mark("Max new tokens"), 1, 32768, 64, mark("In tokens. What does not fit the model's context is cut.")),
 }  # fmt: skip
 Changed = Callable[[Decoding], None]
 
@@ -38,7 +38,7 @@ def popover(now: Decoding, key: str, changed: Changed) -> None:
     for name, value in {**asdict(now), "preset": known or None}.items():
         st.session_state[f"{key}-{name}"] = value  # as it lies on disk, whoever changed it
     with st.popover(
-        tr(LABELS.get(known, mark("Own decoding"))), icon=":material/tune:", key=f"{key}-decoding"
+        tr(LABELS.get(known, mark("Custom decoding"))), icon=":material/tune:", key=f"{key}-decoding"
     ):
         st.segmented_control(
             tr("Preset"),
@@ -66,12 +66,12 @@ def popover(now: Decoding, key: str, changed: Changed) -> None:
             min_value=0,
             max_value=2**31 - 1,
             value=None,
-            placeholder=tr("another one each time"),
+            placeholder=tr("random"),
             key=f"{key}-seed",
             on_change=_knob,
             args=(now, "seed", key, changed),
             **writes.locked(
-                help=tr("`seed`  All columns answer with the same one. Set: the same answer again.")
+                help=tr("`seed`  Shared by all columns. A fixed seed gives the same answer again.")
             ),
         )
 

@@ -13,9 +13,9 @@ from tuner.ui import theme, writes
 from tuner.ui.words import count, safe, size
 
 CHOICES: dict[str, tuple[frozenset[str] | None, bool]] = {
-    mark("Checkpoints of ended runs but the best and the last"): (frozenset(cleaning.KEEPS), False),
+    mark("Checkpoints of ended runs except the best and the last"): (frozenset(cleaning.KEEPS), False),
     mark("All checkpoints of ended runs"): (frozenset(), False),
-    mark("Caches, which are computed again when they are needed"): (None, True),
+    mark("Caches (computed again when needed)"): (None, True),
 }
 """What can be removed: the checkpoints that are kept, and whether caches go."""
 _GONE = "disk-gone"
@@ -27,15 +27,13 @@ def panel() -> None:
         st.success(said, icon=":material/check:")
     kinds = _kinds()
     with st.grid("auto", min_column_width=150, gap="small") as grid:
-        grid.metric(
-            tr("In all"), size(sum(kinds.values())), help=tr("What lies in the studio's own folders.")
-        )
+        grid.metric(tr("Total"), size(sum(kinds.values())), help=tr("Files in the studio's folders."))
         grid.metric(tr("Free"), size(files.free()))
         for what, taken in kinds.items():
             if taken:
                 grid.metric(tr(what).capitalize(), size(taken))
     st.caption(tr("A run's own figure is in the list below. Registered adapters are never removed here."))
-    choice = st.radio(tr("Make room"), CHOICES, index=None, format_func=tr, key="disk-choice")
+    choice = st.radio(tr("Free up space"), CHOICES, index=None, format_func=tr, key="disk-choice")
     if choice:
         _preview(*CHOICES[choice])
 
@@ -68,7 +66,7 @@ def _preview(keep: frozenset[str] | None, caches: bool) -> None:
             column_config={"Note": {"width": "large"}, "Path": {"width": "large"}},
         )
     else:
-        st.caption(tr("There is nothing of this to remove."))
+        st.caption(tr("Nothing to remove."))
     if plan.stays:
         with st.expander(
             tr("{things} that would stay", things=count(len(plan.stays), "thing")), type="compact"

@@ -143,8 +143,13 @@ def _replaced() -> Counter[str]:
 
 def starts() -> dict[str, str]:
     """Where a draft can start from: recipes, then saved configs. The key is `kind:name`, the value what is shown."""
-    found = {f"recipe:{name}": name for name in sorted(recipes(), key=lambda n: (n != FIRST, n))}
+    found = {f"recipe:{name}": called(name) for name in sorted(recipes(), key=lambda n: (n != FIRST, n))}
     return found | {f"saved:{name}": tr("{name} (saved)", name=name) for name in state.saved_configs()}
+
+
+def called(recipe: str) -> str:
+    """A recipe as it is shown: the one that leaves everything open says where it comes from."""
+    return tr("LLaMA Board defaults") if recipe == FIRST else recipe
 
 
 def first() -> str:
@@ -214,7 +219,7 @@ def use_dataset(name: str, stage: str, folder: str) -> None:
     """Put a data set of a catalog folder, and the stage it is good for, into the draft, and open the form. For the
     callback of a button beside a set that the URL names."""
     if state.asked("dataset") != name:  # a click on the button of the set before, which still stood there
-        st.toast(tr("The page was just changing; press once more."), icon=":material/refresh:")
+        st.toast(tr("The page was updating. Press again."), icon=":material/refresh:")
         return
     replace_widget()
     wanted = {"dataset": [name], "stage": stage, "dataset_dir": folder}

@@ -30,7 +30,7 @@ COLUMNS = (
     Column(mark("Data")),
     Column(mark("Versions")),
     Column(mark("State")),
-    Column(mark("Made")),
+    Column(mark("Created")),
 )
 
 
@@ -114,11 +114,11 @@ _REWARDS = 'json_valid, or [{"contains": {"text": "thanks"}}]'
 def _more() -> dict[str, Any]:
     with st.grid(3, min_column_width=200, gap="small") as grid:
         longest = grid.number_input(
-            tr("Longest answer"), 1, None, 256, key="evaluate-longest", help=KNOBS["max_new_tokens"].tooltip
+            tr("Max new tokens"), 1, None, 256, key="evaluate-longest", help=KNOBS["max_new_tokens"].tooltip
         )
         temperature = grid.number_input(
             tr("Temperature"), 0.0, 5.0, 0.0, step=0.1, key="evaluate-temperature",
-            help=tr("0 always takes the likeliest word, so that two evaluations say the same."),
+            help=tr("0 always takes the most likely token, so that evaluations are reproducible."),
         )  # fmt: skip
         template = grid.text_input(tr("Template"), key="evaluate-template", help=KNOBS["template"].tooltip)
         tasks = grid.text_input(
@@ -211,7 +211,7 @@ def earlier() -> None:
             "Data": value(row.params.get("dataset")),
             "Versions": listed((row.params.get("versions") or BASE).split(",")),
             "State": row.state,
-            "Made": ago(row.created),
+            "Created": ago(row.created),
         }
         for row in page.items
     }

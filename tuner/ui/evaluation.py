@@ -25,32 +25,35 @@ FILE = "generated_predictions.jsonl"
 A_PAGE = 8
 ORDERS = (mark("Most disagreement first"), mark("As in the data set"))
 _TITLES = {
-    "exact": (mark("Exact"), mark("The share of answers that are the expected one, letter for letter.")),
+    "exact": (mark("Exact"), mark("Share of answers that are identical to the expected one.")),
     "score/correct": (
         mark("Right answers"),
-        mark("The share of answers that hold what their row says a right one holds."),
+        mark("Share of answers that contain what their row requires."),
     ),
     "score/preferred": (
         mark("Preferred form"),
-        mark("The share of answers in the form that their row prefers."),
+        mark("Share of answers in the form that their row prefers."),
     ),
-    "reward": (mark("Reward"), mark("The mean of what the rewards gave the answers, weighted and summed.")),
+    "reward": (mark("Reward"), mark("Mean of the weighted sum of the rewards.")),
     "reward_std": (
         mark("Spread of the reward"),
-        mark("How far the rewards of single answers are from their mean."),
+        mark("Standard deviation of the rewards of single answers."),
     ),
     "perplexity": (
         mark("Perplexity"),
-        mark("How unexpected the expected answers are to the model; 1 is no surprise. Lower is better."),
+        mark("Perplexity of the expected answers; 1 is the minimum. Lower is better."),
     ),
-    "bleu-4": ("BLEU-4", mark("Runs of one to four words that stand in the expected answers: 0 to 100.")),
-    "rouge-1": ("ROUGE-1", mark("Words that the answers share with the expected ones: 0 to 100.")),
-    "rouge-2": ("ROUGE-2", mark("Pairs of words that they share: 0 to 100.")),
-    "rouge-l": ("ROUGE-L", mark("The longest sequence of words that they share: 0 to 100.")),
-    "judge": (mark("Judge's mark"), mark("The mean mark of a judging model: 1 to 10.")),
+    "bleu-4": (
+        "BLEU-4",
+        mark("Overlap of sequences of one to four words with the expected answers, 0 to 100."),
+    ),
+    "rouge-1": ("ROUGE-1", mark("Overlap of words with the expected answers, 0 to 100.")),
+    "rouge-2": ("ROUGE-2", mark("Overlap of word pairs with the expected answers, 0 to 100.")),
+    "rouge-l": ("ROUGE-L", mark("Longest common sequence of words with the expected answers, 0 to 100.")),
+    "judge": (mark("Judge score"), mark("Mean score by a judge model, 1 to 10.")),
     "answers_per_second": (
         mark("Answers per second"),
-        mark("How fast the answers were written on the machine that measured."),
+        mark("Generation speed on the machine that measured."),
     ),
 }
 _TITLES |= {
@@ -90,9 +93,7 @@ def panel(run: Run) -> None:
     """The figures, then the answers."""
     found = results(run)
     if not found:
-        theme.empty(
-            "rule", tr("Nothing measured yet"), tr("The figures are here once every version has answered.")
-        )
+        theme.empty("rule", tr("Nothing measured yet"), tr("Figures appear once every version has answered."))
         return
     _left_out(found)
     theme.frame(figures(found["versions"]), hide_index=True)
@@ -176,7 +177,7 @@ def of_version(measured: Sequence[Measured]) -> None:
             st.space("stretch")
             st.page_link(
                 "pages/runs.py",
-                label=tr("Its answers"),
+                label=tr("Answers"),
                 icon=":material/rule:",
                 query_params={"run": one.run_id},
             )
@@ -192,7 +193,7 @@ def compared(names: Mapping[str, str], baseline: str) -> None:
     tables = {name: table for name, table in tables.items() if len(table) > 1}
     if not tables:
         return
-    st.subheader(tr("What their adapters scored"), anchor=False)
+    st.subheader(tr("Scores of their adapters"), anchor=False)
     for name, found in tables.items():
         st.caption(tr("Evaluated on {name}.", name=safe(name)))
         theme.frame(figures(found), hide_index=True)
@@ -245,7 +246,7 @@ def _answers(run: Run, found: Mapping[str, Any]) -> None:
             label_visibility="collapsed",
         )
         words = st.text_input(
-            tr("Search"), type="search", key="answers-search", placeholder=tr("a word"), live=True, width=220,
+            tr("Search"), type="search", key="answers-search", placeholder=tr("text"), live=True, width=220,
             label_visibility="collapsed",
         )  # fmt: skip
         st.space("stretch")
@@ -254,7 +255,7 @@ def _answers(run: Run, found: Mapping[str, Any]) -> None:
         row for row in _read(files, order == ORDERS[0], language()) if _has(row, str(words or "").lower())
     ]
     if not rows:
-        theme.empty("search_off", tr("No answer has that word"), tr("Search for another one."))
+        theme.empty("search_off", tr("No matching answer"), tr("Change the search."))
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         at = int(st.pagination(max(1, -(-len(rows) // A_PAGE)), key="answers-page"))
@@ -326,9 +327,7 @@ def _said(row: Row, label: str, said: str, other: str, place: int) -> None:
         st.caption(f":material/{icon}: {safe(label)}")
         st.markdown(marked(said, other) or tr(":gray[nothing]"))
         if label in row.rewards:
-            st.caption(
-                safe(row.rewards[label]), help=tr("What the rewards gave this answer, before their weights.")
-            )
+            st.caption(safe(row.rewards[label]), help=tr("Rewards of this answer before weighting."))
 
 
 def marked(text: str, other: str) -> str:

@@ -155,7 +155,7 @@ def _answers(rows: list[Mapping[str, Any]]) -> None:
             if row["difference"] is not None:
                 st.caption(
                     tr(
-                        "Log probabilities of the likeliest first tokens differ by at most {difference}.",
+                        "Log probabilities of the most likely first tokens differ by at most {difference}.",
                         difference=number(row["difference"]),
                     )
                 )

@@ -7,29 +7,36 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import KNOBS, form_sections, word
-from tuner.config.knobs import Knob, Problem, Section
+from tuner.config.config import KNOBS, Config, word
+from tuner.config.knobs import Knob, Problem, Section, sections_of
 from tuner.text.lookup import mark, tr
 from tuner.ui import draft as drafts
-from tuner.ui import rewarding, theme
+from tuner.ui import judged, rewarding, theme
 from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer
-from tuner.ui.words import label, number, safe, value
+from tuner.ui.words import in_form, label, number, safe, staged, value
 
 ELSEWHERE = frozenset({"run_name"})
 """Knobs with a place of their own on the page: the name stands on the run's card."""
+CARD, UNDO = "card", "undo"
+"""Pieces of the page beside the sections: each is drawn alone where a change touches it."""
+FAR = frozenset({"stage", "dataset_dir"})
+"""Knobs that change what other sections offer."""
+_DRAWN = "form-drawn"
 FEW = 5
 """Up to this many short choices lie side by side; more go into a list."""
 
 
 def visible(draft: Draft, *, advanced: bool, search: str = "") -> dict[type[Section], list[Knob]]:
     """The knobs to draw, by section: those that apply to the other values, and the advanced ones if asked for, set by
-    the starting point, changed, or found by their name or help."""
+    the starting point, changed, or found by their name or help. A search among the advanced ones finds those too that
+    are too rare to be listed."""
     values = {n: draft.value(n) for n in KNOBS}
     found: dict[type[Section], list[Knob]] = {}
-    for section in form_sections():
+    for section in sections_of(Config):
         knobs = [KNOBS[n] for n in section.model_fields]
-        drawn = [k for k in knobs if k.shown and k.name not in ELSEWHERE and k.applies(values)]
+        known = [k for k in knobs if k.shown or k.name in draft.changes or (search and advanced)]
+        drawn = [k for k in known if k.name not in ELSEWHERE and k.applies(values)]
         kept = [k for k in drawn if _wanted(k, draft, advanced, search)]
         if kept:
             found[section] = kept
@@ -59,8 +66,8 @@ def options() -> tuple[bool, str, bool]:
         )
         search = st.text_input(
             tr("Find a parameter"),
-            key="find",
             type="search",
+            key="find",
             icon=":material/search:",
             placeholder=tr("Find: rank, memory, speed"),
             live=True,
@@ -86,14 +93,47 @@ def sections(
     if not found:
         theme.empty(
             "search_off",
-            tr("No such parameter"),
-            tr("Nothing here is called or explained as “{search}”.", search=safe(search)),
+            tr("No matching parameter"),
+            tr(
+                "No name or explanation matches “{search}”. Advanced searches all parameters.",
+                search=safe(search),
+            ),
         )
     for group in _rows(found):
         with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
             for section in group:
                 more = (below or {}).get(section.__name__)
-                _section(section, found[section], draft, problems, explained, more)
+                if more:
+                    _section(section, found[section], draft, problems, explained, more)
+                else:
+                    st.fragment(_alone, key=section.__name__)(section, found[section], explained)
+    whole = any(section.__name__ in (below or {}) for section in found)
+    st.session_state[_DRAWN] = (advanced, search, whole, _names(found), list(problems))
+
+
+def _alone(section: type[Section], knobs: list[Knob], explained: bool) -> None:
+    """A section as a piece of its own, of the draft as it is now."""
+    _section(section, knobs, drafts.current(), judged.current()[1], explained, None)
+
+
+def _names(found: Mapping[type[Section], Sequence[Knob]]) -> dict[str, list[str]]:
+    return {section.__name__: [k.name for k in knobs] for section, knobs in found.items()}
+
+
+def touched(*changed: str) -> None:
+    """Draw anew what a change of knobs touches: their sections and the card, or all where other fields come or go. The
+    last thing that a callback does: Streamlit ends it here."""
+    if _DRAWN not in st.session_state:
+        return
+    advanced, search, whole, before, problems = st.session_state[_DRAWN]
+    after = _names(visible(drafts.current(), advanced=advanced, search=search))
+    if whole or before != after or FAR & set(changed):
+        st.rerun()
+    now = judged.current()[1]
+    st.session_state[_DRAWN] = (advanced, search, whole, before, list(now))
+    told = [p for p in [*problems, *now] if p not in problems or p not in now]
+    knobs = {*changed, *(p.knob for p in told)}
+    st.rerun([*(name for name, names in after.items() if knobs & set(names)), CARD, UNDO])
 
 
 def _rows(found: dict[type[Section], list[Knob]]) -> list[list[type[Section]]]:
@@ -161,7 +201,7 @@ def _wrong(knob: Knob, problems: Sequence[Problem]) -> bool:
     """What is wrong with a knob, under its field; whether anything is."""
     wrong = [p for p in problems if p.knob == knob.name]
     for problem in wrong:
-        st.markdown(f":small[:red[:material/error: {safe(problem.sentence)}]]")
+        st.markdown(f":small[:red[:material/error: {safe(in_form(problem.sentence))}]]")
     return bool(wrong)
 
 
@@ -172,7 +212,7 @@ def _explanation(knob: Knob) -> str:
 
 def _reset(knob: Knob, draft: Draft) -> None:
     st.button(
-        "",
+        tr("Undo {name}", name=label(knob.name)),
         key=f"reset:{knob.name}",
         icon=":material/undo:",
         type="tertiary",
@@ -191,7 +231,7 @@ def _can_be_emptied(knob: Knob, draft: Draft) -> bool:
 
 def _empty(knob: Knob, draft: Draft) -> None:
     st.button(
-        "",
+        tr("Empty {name}", name=label(knob.name)),
         key=f"clear:{knob.name}",
         icon=":material/close:",
         type="tertiary",
@@ -259,12 +299,13 @@ def _choice(title: str, knob: Knob, now: Any, common: dict[str, Any]) -> None:
     current = word(now) or None
     if current is not None and current not in choices:
         choices.append(current)  # a value from a file that is none of them: shown, and told as a problem
+    shown = staged if knob.name == "stage" else str
     short = len(choices) <= FEW and sum(map(len, choices)) <= 28
     if short and not knob.optional:
         st.segmented_control(title, choices, default=current, required=True, **common)
     else:
         index = None if current is None else choices.index(current)
-        st.selectbox(title, choices, index=index, placeholder=tr("empty"), **common)
+        st.selectbox(title, choices, index=index, format_func=shown, placeholder=tr("empty"), **common)
 
 
 def _one_of(title: str, given: Offer, now: Any, common: dict[str, Any]) -> None:
@@ -334,11 +375,13 @@ def _changed(name: str, key: str, before: str) -> None:
     if replaced or (isinstance(raw, str) and raw != word(taken)):
         drafts.replace_widget(name)  # shown again as the studio writes it: 5e-5 becomes 5e-05
     drafts.keep(drafts.current().with_value(name, taken))
+    touched(name)
 
 
 def _put_back(name: str) -> None:
     drafts.replace_widget(name)
     drafts.keep(drafts.current().without(name))
+    touched(name)
 
 
 def mend(changes: dict[str, Any]) -> None:
@@ -348,3 +391,4 @@ def mend(changes: dict[str, Any]) -> None:
         drafts.replace_widget(name)
         draft = draft.with_value(name, remedy)
     drafts.keep(draft)
+    touched(*changes)

@@ -29,5 +29,5 @@ def run(draw: Callable[[], None]) -> None:
                 )
             )
             st.caption(
-                tr("Your runs go on. Reload the page; the terminal that runs the studio has the whole story.")
+                tr("Your runs go on. Reload the page. Details are in the terminal that runs the studio.")
             )

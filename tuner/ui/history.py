@@ -108,18 +108,18 @@ def nothing(filter: RunFilter) -> None:
         theme.empty(
             "history",
             tr("No runs yet"),
-            tr("Each run you launch is kept here, with its curves and its config."),
+            tr("Every run is kept here with its metrics and config."),
         )
         with st.container(horizontal=True, horizontal_alignment="center"):
             st.page_link("pages/new_run.py", label=tr("New run"), icon=":material/add_circle:")
     elif filter.deleted:
         theme.empty(
             "delete",
-            tr("Nothing is deleted"),
-            tr("Runs that you delete wait here until they are removed for good."),
+            tr("No deleted runs"),
+            tr("Deleted runs stay here until you delete them permanently."),
         )
     else:
-        theme.empty("search_off", tr("No run fits"), tr("Take away a filter or search for another word."))
+        theme.empty("search_off", tr("No matching run"), tr("Remove a filter or change the search."))
 
 
 def actions(chosen: Sequence[RunRow]) -> None:
@@ -130,10 +130,10 @@ def actions(chosen: Sequence[RunRow]) -> None:
     with st.container(horizontal=True, gap="small", key="history-actions"):
         if chosen[0].deleted:
             _each(chosen, mark("Restore"), ":material/restore_from_trash:", _restore)
-            with st.popover(tr("Remove for good"), icon=":material/delete_forever:"):
-                st.markdown(tr("The folder with its checkpoints is removed too. This cannot be undone."))
+            with st.popover(tr("Delete permanently"), icon=":material/delete_forever:"):
+                st.markdown(tr("This also deletes the folder with its checkpoints. It cannot be undone."))
                 st.caption(safe(_called(chosen)))
-                _each(chosen, mark("Yes, remove"), ":material/delete_forever:", _purge)
+                _each(chosen, mark("Yes, delete"), ":material/delete_forever:", _purge)
             return
         if one:
             st.button(
@@ -181,7 +181,7 @@ def _called(chosen: Sequence[RunRow]) -> str:
 
 def beside(parent: str) -> str:
     """What Compare does with one run; `parent` is its sweep's, if it is of one."""
-    return tr("Lay it beside the other runs of its sweep.") if parent else tr("Lay it beside other runs.")
+    return tr("Compare with the other runs of its sweep.") if parent else tr("Compare with other runs.")
 
 
 def compare(ids: Sequence[str], parent: str = "") -> None:
@@ -217,7 +217,7 @@ def _restore(ids: Sequence[str]) -> None:
 def _purge(ids: Sequence[str]) -> None:
     if done := _done(ids, writes.purge):
         st.toast(
-            tr("Removed {runs} for good.", runs=count(len(done), "run")), icon=":material/delete_forever:"
+            tr("Permanently deleted {runs}.", runs=count(len(done), "run")), icon=":material/delete_forever:"
         )
 
 
@@ -305,7 +305,7 @@ def words(row: RunRow) -> None:
                 args=(row.id, tuple(row.tags)),
                 placeholder=tr("word, or word: value"),
                 **writes.locked(
-                    help=tr("Type a word and press Enter; `purpose: baseline` makes a tag with a value.")
+                    help=tr("Type a tag and press Enter; `purpose: baseline` is a tag with a value.")
                 ),
             )
             if row.reason:

@@ -60,14 +60,14 @@ def steps() -> list[Step]:
         ),
         Step(
             tr("Compare two runs"),
-            tr("Change one parameter, run again, lay both side by side."),
+            tr("Change one parameter, run again, and compare the two."),
             "compare",
             tr("Compare"),
             finished > 1,
         ),
         Step(
             tr("Find your adapter"),
-            tr("Each finished run registers one, with all that is behind it."),
+            tr("Every finished run registers its adapter with data, config and checksum."),
             "adapters",
             tr("Adapters"),
             adapters,
@@ -77,7 +77,7 @@ def steps() -> list[Step]:
 
 def checklist(steps: list[Step]) -> None:
     """The steps as cards; the next one is the one that stands out."""
-    st.subheader(tr("From here to an adapter of your own"), anchor=False)
+    st.subheader(tr("First steps"), anchor=False)
     following = next((s for s in steps if not s.done), None)
     with st.grid(4, min_column_width=220, gap="small"):
         for number, step in enumerate(steps, start=1):
@@ -102,7 +102,7 @@ def attention() -> None:
     if free < LOW_DISK:
         st.warning(
             tr(
-                "Only {free} of disk are free; checkpoints need room. See what takes it under Disk in History.",
+                "Only {free} of disk space left. Free up space under Disk in History.",
                 free=size(free),
             ),
             icon=":material/hard_drive:",

@@ -14,26 +14,22 @@ REWARD = Chart(
     mark("Reward"),
     (Line("reward", "train", spread="reward_std"), Line("eval_reward", mark("held out"), "second")),
     mark(
-        "What the answers are worth: the weighted sum of the rewards, its mean over a batch, with the spread of single answers as a "
-        "band. This is what the run is to raise. A band that closes while the line is low means that the answers have become alike."
+        "Weighted sum of the rewards: batch mean, with the standard deviation as a band. It should rise. A narrow band at a low mean means that the answers have become alike."
     ),
 )
 PARTS = Chart(
     "reward-parts",
     mark("Reward by part"),
     (),
-    mark(
-        "The mean of each reward before its weight. One that rises while another falls is bought with it: change their weights."
-    ),
+    mark("Mean of each reward before weighting. If one rises while another falls, change their weights."),
     optional=True,
 )
 DISTANCE = Chart(
     "kl",
-    mark("Distance from the start"),
+    mark("KL divergence"),
     (Line("kl", "KL"),),
     mark(
-        "How far the answers have moved from the model you started with. A steady climb is the price of the reward; a jump means that "
-        "it found something that scores and is no language: raise beta or lower the learning rate."
+        "KL divergence from the reference model. Steady growth is normal. A jump suggests reward hacking: raise beta or lower the learning rate."
     ),
     unit="nats",
     optional=True,
@@ -43,8 +39,7 @@ SIGNAL = Chart(
     mark("Groups without signal"),
     (Line("frac_reward_zero_std", mark("all alike")),),
     mark(
-        "The share of prompts to which all answers got the same reward: they teach nothing. Near 100% at the start means that the "
-        "reward never comes; near 100% at the end, that it always does."
+        "Share of prompts whose answers all got the same reward and give no gradient. Near 100% at the start: no answer is rewarded. Near 100% at the end: every answer is."
     ),
     unit="%",
     scale=100,
@@ -52,20 +47,19 @@ SIGNAL = Chart(
 )
 LENGTHS = Chart(
     "answer-lengths",
-    mark("Length of answers"),
+    mark("Answer length"),
     (Line("completions/mean_length", "mean"), Line("completions/max_length", "longest", "second")),
     mark(
-        "Tokens an answer has. Growth without end, with the share of cut answers, means that length itself is rewarded."
+        "Tokens per answer. Continuous growth together with truncated answers means that length itself is rewarded."
     ),
     unit="tokens",
 )
 CUT = Chart(
     "cut",
-    mark("Answers cut short"),
+    mark("Truncated answers"),
     (Line("completions/clipped_ratio", "cut"),),
     mark(
-        "The share of answers that did not end by themselves within max_new_tokens. Where it is high, raise that, or reward shorter "
-        "answers."
+        "Share of answers truncated at max_new_tokens. If it is high, raise max_new_tokens or reward shorter answers."
     ),
     unit="%",
     scale=100,
@@ -76,20 +70,16 @@ ENTROPY = Chart(
     mark("Entropy"),
     (Line("entropy", "a token"),),
     mark(
-        "How undecided the model is at each token, on the mean. Where it learns from answers of its own, near zero means that all of "
-        "them are the same, and nothing more is learnt: raise temperature, or stop earlier."
+        "Mean entropy of the next-token distribution. Near zero, all generated answers are the same and nothing is learnt: raise temperature, or stop earlier."
     ),
     unit="nats",
     optional=True,
 )
 LIMITED = Chart(
     "limited",
-    mark("Tokens at the limit"),
+    mark("Clipped tokens"),
     (Line("clip_ratio/region_mean", mark("at epsilon")),),
-    mark(
-        "The share of tokens whose probability moved as far as epsilon allows and is not pushed on. It is 0 while each batch is "
-        "learnt from once."
-    ),
+    mark("Share of tokens clipped at epsilon. It is 0 while each batch is used once."),
     unit="%",
     scale=100,
     optional=True,
@@ -98,27 +88,24 @@ VALUE = Chart(
     "value-loss",
     mark("Value loss"),
     (Line("value_loss", "value"),),
-    mark(
-        "How far the value head's guess of what an answer will be worth is off. It should fall and then follow the reward."
-    ),
+    mark("Error of the value head's reward prediction. It should fall, then follow the reward."),
     log=True,
     optional=True,
 )
 HOLD = Chart(
     "kl-weight",
-    mark("Weight of the distance"),
+    mark("KL coefficient"),
     (Line("kl_weight", "weight"),),
     mark(
-        "What each nat of distance from the start takes off the reward. It climbs while the distance is above ppo_target and falls while "
-        "it is below."
+        "Penalty per nat of KL divergence. It rises while the divergence is above ppo_target and falls while it is below."
     ),
     optional=True,
 )
 TIME = Chart(
     "step-time",
-    mark("Time of a step"),
+    mark("Step time"),
     (Line("step_time/rollout", mark("writing answers")), Line("step_time/learning", "learning", "second")),
-    mark("Where a step's time goes. Fewer answers to a prompt, or shorter ones, make the writing quicker."),
+    mark("Time per step by part. Fewer or shorter answers make generation faster."),
     unit="s",
 )
 OBJECTIVE = Chart(
@@ -126,8 +113,7 @@ OBJECTIVE = Chart(
     mark("Loss"),
     (Line("loss", "train"),),
     mark(
-        "What a step makes small. It need not fall however well the run learns: where answers to a prompt are compared it stays about "
-        "zero, for what they are ahead and behind adds up to nothing. Read the reward."
+        "The policy loss. It need not fall while the run learns: advantages within a group add up to zero. Read the reward instead."
     ),
 )
 NAMED = {

@@ -19,7 +19,7 @@ from tuner.ui.words import label, safe
 
 KNOB = "reward_funcs"
 """The knob that this field is of."""
-OWN = mark("A function of one's own")
+OWN = mark("Custom function")
 LONGEST = 18
 """Letters of choices that lie side by side; more go into a list."""
 
@@ -36,7 +36,7 @@ def field(draft: Draft, explained: bool) -> None:
             list(TABLE),
             index=None,
             format_func=lambda name: f"{tr(TABLE[name].title)}  ·  {name}",
-            placeholder=tr("What makes an answer a good one?"),
+            placeholder=tr("Choose at least one reward."),
             key=f"{key}:add",
             on_change=_add,
             args=(f"{key}:add",),
@@ -59,7 +59,7 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
         )
         st.space("stretch")
         st.button(
-            tr("Take out"),
+            tr("Remove"),
             icon=":material/close:",
             type="tertiary",
             key=f"{key}:{place}:out",
@@ -78,13 +78,13 @@ def _one(place: int, said: Any, key: str, explained: bool) -> None:
 
 
 _WEIGHT = Knob(
-    WEIGHT, "", "float", 1.0, mark("What its score counts by in the sum; below 0 takes away for what is not wanted.")
+    WEIGHT, "", "float", 1.0, mark("Weight of this reward in the sum. Negative values penalise.")
 )  # fmt: skip
 
 
 def _unknown(name: str) -> str:
     if is_own(name):
-        return tr("A page runs none; launch this config with `tuner train FILE`.")
+        return tr("Custom functions run from the shell only: `tuner train FILE`.")
     return tr("There is no reward of this name.")
 
 

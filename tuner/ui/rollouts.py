@@ -117,7 +117,7 @@ def options(run: Run) -> None:
         if several:
             st.toggle(tr("Only where answers differ"), key="rollouts-differ", bind="query-params")
         st.text_input(
-            tr("Find in prompts and answers"), type="search", key="rollouts-search", placeholder=tr("a word"), live=True, width=240,
+            tr("Find in prompts and answers"), type="search", key="rollouts-search", placeholder=tr("text"), live=True, width=240,
             label_visibility="collapsed",
         )  # fmt: skip
 
@@ -129,14 +129,12 @@ def panel(run: Run) -> None:
         theme.empty(
             "dynamic_feed",
             tr("No rollouts yet"),
-            tr("They are here once the first answers have been scored."),
+            tr("They appear once the first answers have been scored."),
         )
         return
     groups = [one for one in _read(str(file), file.stat().st_mtime_ns) if _wanted(one)]
     if not groups:
-        theme.empty(
-            "search_off", tr("None of these"), tr("No prompt that is kept has that; show all of them again.")
-        )
+        theme.empty("search_off", tr("No matching prompt"), tr("Change the search, or show all prompts."))
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         at = int(st.pagination(max(1, -(-len(groups) // A_PAGE)), key="rollouts-page"))
@@ -181,7 +179,7 @@ def _lead(one: Group) -> str:
     if len(one.answers) == 1:
         return tr("Step {step}", step=count(one.step))
     if not known:
-        return tr("Step {step} · no reward had a word on these answers", step=count(one.step))
+        return tr("Step {step} · no reward scored these answers", step=count(one.step))
     mean = tr("mean reward {sum}", sum=number(sum(known) / len(known)))
     spread = (
         tr("from {min} to {max}", min=number(min(known)), max=number(max(known)))
@@ -208,7 +206,7 @@ def told(said: Mapping[str, Any]) -> str:
     parts = [f"{name} {number(value)}" for name, value in dict(said.get("parts") or {}).items()]
     advantage = said.get("advantage")
     stands = [tr("advantage {advantage}", advantage=number(advantage))] if advantage is not None else []
-    length = count(said.get("tokens"), "token") + ("" if said.get("finished", True) else tr(", cut short"))
+    length = count(said.get("tokens"), "token") + ("" if said.get("finished", True) else tr(", truncated"))
     return " · ".join([", ".join(parts), *stands, length]).removeprefix(" · ")
 
 

@@ -27,7 +27,7 @@ def actions(run: Run) -> None:
     status = run.status()
     with st.container(horizontal=True, gap="small", horizontal_alignment="right", key="run-actions"):
         if status.state == "queued":
-            _ask(run, mark("Cancel"), ":material/close:", now=True, help=tr("Take it out of the queue."))
+            _ask(run, mark("Cancel"), ":material/close:", now=True, help=tr("Remove it from the queue."))
         elif status.state not in ENDED:
             stopping = status.state == "stopping"
             _ask(
@@ -40,7 +40,7 @@ def actions(run: Run) -> None:
             _ask_twice(run, status)
         elif status.state != "finished":
             why = why_not_resumed(run)
-            said = why or tr("Goes on from the newest sound checkpoint.")
+            said = why or tr("Continues from the latest valid checkpoint.")
             st.button(
                 tr("Resume"),
                 icon=":material/resume:",
@@ -88,7 +88,7 @@ def _ask_twice(run: Run, status: Status) -> None:
         since = (
             tr("since step {step_of}", step_of=count(checkpoints.step_of(kept[-1]))) if kept else tr("so far")
         )
-        lost = tr(" What it learned {since} is lost.", since=since) if status.step else ""
+        lost = tr(" Progress {since} is lost.", since=since) if status.step else ""
         st.markdown(
             tr("**End {name} now?**{lost} *Stop* saves a checkpoint first.", name=safe(run.name), lost=lost)
         )
@@ -109,7 +109,7 @@ def why_not_resumed(run: Run) -> str | None:
         return why
     wrong = stands_against(run) if run.status().state in ENDED else []
     return (
-        tr("It would end at once: {sentence} Mend that in a copy.", sentence=wrong[0].sentence)
+        tr("It would fail at once: {sentence} Fix it in a copy.", sentence=wrong[0].sentence)
         if wrong
         else None
     )

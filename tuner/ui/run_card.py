@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from tuner import paths
-from tuner.config.config import Config, check, command, to_yaml
+from tuner.config.config import Config, command, to_yaml
 from tuner.config.knobs import Problem
 from tuner.jobs import planning
+from tuner.jobs.script import script
 from tuner.plan import preflight
 from tuner.plan.plan import Plan
 from tuner.plan.schedule import Schedule
-from tuner.plan.shape import Memory
-from tuner.rewards.registry import refused_by_pages
 from tuner.runs.run import fresh_name
 from tuner.text.lookup import tr
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
-from tuner.ui import form, sweep, theme, writes
-from tuner.ui.draft import Draft
-from tuner.ui.words import NONE, count, duration, engine, mending, safe, size, value
+from tuner.ui import form, judged, memory_bar, sweep, theme, writes
+from tuner.ui.words import NONE, count, duration, engine, in_form, mending, safe, size, value
 
 
-def judge(draft: Draft) -> tuple[Config | None, list[Problem]]:
-    """The config that the draft makes, if it makes one, and everything that would stop it."""
-    config, problems = check({n: v for n, v in draft.values.items() if v != "" and v is not None})
-    if config is not None:
-        known = {p.knob for p in problems}
-        problems = problems + [p for p in preflight.problems(config) if p.knob not in known or not p.knob]
-    return config, [*problems, *refused_by_pages(draft.values)]
-
-
-def show(
-    draft: Draft, config: Config | None, problems: Sequence[Problem], launch: Callable[[Config, str], None]
-) -> None:
+def show(launch: Callable[[Config, str], None]) -> None:
     """Draw the card. `launch` is called with the config and the run's name when Launch is pressed."""
+    draft, (config, problems) = drafts.current(), judged.current()
     with theme.card("run"):
         taken = _taken()
         typed = draft.name or str(draft.value("run_name") or "")
         name = typed or fresh_name(draft.values, taken)
         key = f"run-name:{'' if typed else name}"  # it follows model and stage until a person types one
-        called = tr("What this run is called everywhere.")
+        called = tr("The name of this run in lists and charts.")
         st.text_input(tr("Name"), name, key=key, on_change=_renamed, args=(key,), help=called)
         if name in taken:
-            st.caption(tr(":material/info: Another run has this name; both keep it."))
+            st.caption(tr(":material/info: Another run has the same name."))
         if config is not None:
             _figures(config)
         if config is not None and config.dataset:
@@ -68,13 +56,18 @@ def show(
             icon=":material/play_arrow:",
             width="stretch",
             key="launch",
-            on_click=launch,
-            args=(config, typed),
+            on_click=_launch,
+            args=(launch, config, typed),
             **writes.locked(disabled=config is None or bool(problems)),
         )
-        sweep.offer(draft, name, judge, disabled=config is None or bool(problems))
+        sweep.offer(draft, name, disabled=config is None or bool(problems))
     with theme.card("same"):
-        _same_from_a_shell(config, name, typed=typed if typed not in taken else "")
+        _same(config, name, typed=typed if typed not in taken else "")
+
+
+def _launch(launch: Callable[[Config, str], None], config: Config, name: str) -> None:
+    launch(config, name)
+    st.rerun()  # the card is a piece of its own, and the way leads to another page
 
 
 def _figures(config: Config) -> None:
@@ -86,26 +79,31 @@ def _figures(config: Config) -> None:
         left.metric(
             tr("Steps"),
             f"≈ {count(plan.steps)}" if plan.roughly and plan.steps else count(plan.steps),
-            help=tr("How often the weights move: examples times epochs, over examples a step."),
+            help=tr("Optimizer steps: examples × epochs ÷ examples per step."),
         )
         what, each = read_as(config)
         right.metric(
-            tr("{what} a step", what=what),
+            tr("{what} per step", what=what),
             count(plan.examples_per_step),
-            help=tr("Batch size times accumulation times devices. 8 to 64 is usual."),
+            help=tr("Batch size × accumulation × devices. Usual: 8 to 64."),
         )
         rows = tr("Prompts") if config.kind.rewarded else what
-        left.metric(rows, count(plan.rows), help=tr("Rows of the data sets before any is dropped."))
-        tokens = plan.rows * each if plan.rows else None
+        left.metric(rows, count(plan.rows), help=tr("Rows of the data sets, before any are dropped."))
         right.metric(
-            tr("Tokens an epoch"),
-            f"≤ {_short(tokens)}" if tokens else NONE,
-            help=tr(
-                "At most: every example as long as the cutoff, and every answer that is written as long as it may be. "
-                "The data report has the real count of the examples."
-            ),
+            tr("Tokens per epoch"),
+            _tokens(plan, each, config),
+            help=tr("≈ from a sample of the rows; ≤ the most, where answers are still to be generated."),
         )
         _needs(plan)
+
+
+def _tokens(plan: Plan, each: int, config: Config) -> str:
+    """How many tokens are read in an epoch: counted where the rows were, else the most there can be."""
+    if not plan.rows:
+        return NONE
+    if plan.data.lengths and not config.kind.rewarded:
+        return f"≈ {_short(round(plan.rows * plan.data.lengths.mean))}"
+    return f"≤ {_short(plan.rows * each)}"
 
 
 def read_as(config: Config) -> tuple[str, int]:
@@ -121,23 +119,24 @@ def _needs(plan: Plan) -> None:
     left, right = st.columns(2, wrap=False)
     left.metric(
         tr("Memory"),
-        f"≈ {size(plan.memory.total)}" if plan.memory else NONE,
-        help=_parts(plan, plan.memory)
+        f"≈ {size(memory_bar.needed(plan))}" if plan.memory else NONE,
+        help=tr("Peak per device. The bar shows its parts.")
         if plan.memory
-        else tr("Known once the model and the data are on this machine."),
+        else tr("Available once model and data are on this machine."),
     )
     right.metric(
         tr("Time"),
         f"≈ {duration(plan.seconds)}" if plan.seconds else NONE,
-        help=tr("At the pace of the last run of this model, stage and method that finished here."),
+        help=tr("At the speed of the last finished run with this model, stage and method."),
     )
     left.metric(tr("Engine"), engine(plan.engine), help=_why(plan))
     right.metric(
         tr("Disk"),
         f"≈ {size(plan.disk)}" if plan.disk is not None else NONE,
-        help=tr("The checkpoints that are kept and the weights at the end."),
+        help=tr("Kept checkpoints and the final weights."),
     )
-    if plan.memory and plan.memory.total > plan.free:
+    memory_bar.draw(plan)
+    if (needed := memory_bar.needed(plan)) and needed > plan.free:
         st.markdown(
             tr(
                 ":orange[:material/memory_alt: This may not fit: {free} are free.] "
@@ -152,7 +151,7 @@ def _why(plan: Plan) -> str:
     because = (
         tr("Not packed rows: {why}", why=plan.why)
         if plan.why
-        else tr("Many examples share a row without padding.")
+        else tr("Examples are packed into rows without padding.")
     )
     again = (
         tr(" {layers} of {layers_2} recomputed.", layers=count(plan.recompute, "layer"), layers_2=plan.layers)
@@ -167,16 +166,6 @@ def _why(plan: Plan) -> str:
     return f"{because}{tokens}{again}"
 
 
-def _parts(plan: Plan, memory: Memory) -> str:
-    parts = [f"{f.name.capitalize()} {size(getattr(memory, f.name))}" for f in fields(Memory)]
-    free = tr("Free now: {free}. ", free=size(plan.free))
-    return tr(
-        "At the peak, on each device: {parts}. {free}The libraries themselves come on top.",
-        parts=", ".join(parts),
-        free=free,
-    )
-
-
 def _short(figure: int) -> str:
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if figure >= scale:
@@ -188,10 +177,10 @@ def _verdict(problems: Sequence[Problem]) -> None:
     if not problems:
         st.markdown(tr(":green[:material/check_circle: Ready to launch]"))
         return
-    st.markdown(tr(":red[:material/error: **{things} to mend first**]", things=count(len(problems), "thing")))
+    st.markdown(tr(":red[:material/error: **Fix {things} first**]", things=count(len(problems), "problem")))
     for number, problem in enumerate(problems):
         with st.container(key=f"problem-{number}", gap="xsmall"):
-            st.markdown(safe(problem.sentence))
+            st.markdown(safe(in_form(problem.sentence)))
             if problem.mend:
                 said = mending(problem.mend)
                 st.button(
@@ -208,25 +197,34 @@ def _taken() -> set[str]:
     return names()
 
 
-def _same_from_a_shell(config: Config | None, name: str, typed: str) -> None:
-    """The run as a command and as YAML. Only a name that a person chose goes into them: they may be used twice."""
-    shell, yaml = st.tabs([tr("Command"), "YAML"])
+def _same(config: Config | None, name: str, typed: str) -> None:
+    """The run as a command, as YAML and as Python. Only a name that a person chose goes into them: they may be used twice."""
+    shell, yaml, python = st.tabs([tr("Command"), "YAML", "Python"], key="same", on_change="rerun")
     if config is None:
-        shell.caption(tr("The command stands here once the values make a config."))
-        yaml.caption(tr("The YAML stands here once the values make a config."))
+        for tab in (shell, yaml, python):
+            tab.caption(tr("Appears when the form is valid."))
         return
     named = config.model_copy(update={"run_name": typed or None})
-    shell.code(command(named), language="bash", wrap_lines=True)
-    shell.caption(
-        tr(
-            "Does the same from a shell in {home}, or anywhere with TUNER\\_HOME set to it.",
-            home=safe(paths.home()),
+    if shell.open:
+        shell.code(command(named), language="bash", wrap_lines=True)
+        shell.caption(
+            tr(
+                "Run it in a shell in {home}, or anywhere with TUNER\\_HOME set to that folder.",
+                home=safe(paths.home()),
+            )
         )
-    )
+    if yaml.open:
+        _yaml(yaml, named, name)
+    if python.open:
+        python.code(script(named, paths.home()), language="python", wrap_lines=True)
+        python.caption(tr("Run it in the Python environment of the studio."))
+
+
+def _yaml(tab: Any, named: Config, name: str) -> None:
     text = to_yaml(named.changed())
-    yaml.code(text, language="yaml", wrap_lines=True)
-    with yaml.container(horizontal=True, gap="small"):
-        lock = writes.locked(help=tr("Keep it under its name, to start from later."))
+    tab.code(text, language="yaml", wrap_lines=True)
+    with tab.container(horizontal=True, gap="small"):
+        lock = writes.locked(help=tr("Save it as a preset to start from."))
         if st.button(tr("Save"), icon=":material/bookmark:", **lock):
             try:
                 path = writes.save_config(name, named.changed())

@@ -16,7 +16,7 @@ from tuner.tracking.duration_estimate import time_left
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import first_runs
 from tuner.ui import sparkline, theme, writes
-from tuner.ui.words import ago, count, duration, look, number, safe, share
+from tuner.ui.words import ago, count, duration, look, number, safe, share, staged
 
 AT_ONCE = 20
 """Waiting runs on a page of the queue."""
@@ -62,7 +62,7 @@ def _at_work() -> None:
 
 def _idle(waiting: Sequence[QueueRow]) -> str:
     if not waiting:
-        return tr("Start a run: its curves grow here while it learns.")
+        return tr("Start a run to see its progress here.")
     following = next((row for row in waiting if not row.held), waiting[0])
     return tr("Next in the queue is {name}. {why}", name=safe(following.name), why=safe(following.why))
 
@@ -109,7 +109,7 @@ def waiting() -> None:
                 tr("Paused"),
                 key="queue-paused",
                 on_change=_pause,
-                **writes.locked(help=tr("Start nothing more; what is at work goes on.")),
+                **writes.locked(help=tr("Start no more runs. Running ones continue.")),
             )
         pages = max(1, -(-len(rows) // AT_ONCE))
         at = int(st.pagination(pages, key="queue-page")) if pages > 1 else 1
@@ -128,9 +128,9 @@ def _waiting_row(row: QueueRow, last: int) -> None:
         st.caption(safe(row.why), width="stretch")
         _small(row, tr("Earlier"), "keyboard_arrow_up", lambda: _shift(row.id, -1), row.position == 1)
         _small(row, tr("Later"), "keyboard_arrow_down", lambda: _shift(row.id, 1), row.position == last)
-        hold = (tr("Let it start"), "play_arrow") if row.held else (tr("Hold it back"), "pause")
+        hold = (tr("Release"), "play_arrow") if row.held else (tr("Hold"), "pause")
         _small(row, *hold, lambda: writes.hold_back(row.id, not row.held))
-        _small(row, tr("Take it out"), "close", lambda: writes.stop(Run(row.id), now=True))
+        _small(row, tr("Remove"), "close", lambda: writes.stop(Run(row.id), now=True))
 
 
 def _shift(run_id: str, by: int) -> None:
@@ -142,7 +142,7 @@ def _shift(run_id: str, by: int) -> None:
 
 def _small(row: QueueRow, name: str, icon: str, act: Callable[[], object], disabled: bool = False) -> None:
     st.button(
-        "",
+        f"{name} {safe(row.name)}",
         icon=f":material/{icon}:",
         type="tertiary",
         key=f"{icon}-{row.id}",
@@ -168,7 +168,7 @@ def lately(most: int = 6) -> None:
     if not rows:
         return
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.subheader(tr("Ended last"), anchor=False)
+        st.subheader(tr("Recent runs"), anchor=False)
         st.page_link("pages/history.py", label=tr("All runs"), icon=":material/history:")
     with st.grid(3, min_column_width=300, gap="small"):
         for row in rows:
@@ -200,5 +200,10 @@ def outcome(row: RunRow) -> None:
 
 
 def _told(row: RunRow) -> str:
-    parts = [row.stage, ", ".join(row.datasets), duration(row.duration), ago(row.ended or row.created)]
+    parts = [
+        staged(row.stage),
+        ", ".join(row.datasets),
+        duration(row.duration),
+        ago(row.ended or row.created),
+    ]
     return safe(" · ".join(p for p in parts if p))

@@ -145,13 +145,9 @@ def _about(seconds: float | None) -> str:
 def _estimated(run: Run) -> str:
     plan = planning.of(run)
     expected = plan.memory.total if plan and plan.memory else 0
-    told = (
-        tr(" {expected} were expected for the model and its training.", expected=size(expected))
-        if expected
-        else ""
-    )
+    told = tr(" Planned: {expected}.", expected=size(expected)) if expected else ""
     return tr(
-        "The most it held: on a GPU what was allocated there, on a CPU the process with its libraries.{told}",
+        "Peak memory: allocated on a GPU, or of the whole process on a CPU.{told}",
         told=told,
     )
 
@@ -193,7 +189,7 @@ def chart_options() -> None:
             key="smoothing",
             bind="query-params",
             label_visibility="collapsed",
-            help=tr("A moving average over the raw points, which stay visible behind it."),
+            help=tr("Moving average. The raw points stay visible."),
         )
         st.toggle(tr("Log scale"), key="log", bind="query-params", help=tr("For loss and gradient norm."))
 
@@ -219,7 +215,7 @@ def curves(run: Run) -> None:
     ended = run.status().state in ENDED
     drawn = _drawn(run, stage, ended, *chosen_options())
     if not drawn:
-        theme.empty("show_chart", tr("No points"), tr("The run ended before its first logging step."))
+        theme.empty("show_chart", tr("No data"), tr("The run ended before its first logging step."))
     with st.grid(3, min_column_width=265, gap="small"):
         for one in drawn:
             with theme.card(f"chart-{one.chart.key}", gap="xsmall"):
@@ -283,8 +279,8 @@ def log(run: Run) -> None:
     text = _COLOURS.sub("", run.log_tail())
     lines = [line for line in text.splitlines() if wanted in line.lower()][-LOG_LINES:]
     if not lines:
-        said = tr("No line has that word.") if wanted else tr("The worker has not written anything yet.")
-        theme.empty("article", tr("Nothing to read"), said)
+        said = tr("No matching line.") if wanted else tr("The log is empty so far.")
+        theme.empty("article", tr("No log lines"), said)
         return
     with st.container(height=460, autoscroll=True, border=False, key="log"):
         st.code("\n".join(lines), language=None, wrap_lines=True)
@@ -306,7 +302,7 @@ def config(run: Run) -> None:
         for n, v in values.items()
         if n not in KNOBS or word(v) != word(default_of(stage, n, KNOBS[n].default))
     }
-    every = st.toggle(tr("Show the defaults too"), key="config-all")
+    every = st.toggle(tr("Show defaults"), key="config-all")
     rows = [
         {
             "Section": tr(KNOBS[n].section) if n in KNOBS else "",
@@ -380,7 +376,7 @@ def facts(run: Run) -> None:
             term("phase", name).capitalize(): duration(seconds) for name, seconds in status.seconds.items()
         }
         theme.frame(
-            [{"What": tr(n), "When or how long": v} for n, v in (times | phases).items()],
+            [{"What": tr(n), "Value": v} for n, v in (times | phases).items()],
             hide_index=True,
             height="content",
         )
@@ -388,7 +384,7 @@ def facts(run: Run) -> None:
         st.markdown(tr("**Where**"))
         st.caption(tr("The run's folder: config, log, metrics and checkpoints."))
         st.code(str(run.folder), language=None, wrap_lines=True)
-        st.caption(tr("Its id, for the shell and for MLflow."))
+        st.caption(tr("The run's id, for the shell and MLflow."))
         st.code(run.id, language=None)
         plan_view.planned(run)
     _doings(run)
@@ -405,7 +401,7 @@ def _doings(run: Run) -> None:
     done = events.of(run)
     if not done:
         return
-    st.markdown(tr("**Who did what**"))
+    st.markdown(tr("**Activity**"))
     theme.frame(
         [{"When": date(e.time), "Who": e.by, "What": tr(e.what), "About": e.about} for e in reversed(done)],
         hide_index=True,

@@ -75,7 +75,7 @@ def _row(one: Strength, anchor: str, known: Mapping[str, AdapterRow]) -> dict[st
 def strength(one: Strength) -> str:
     """A strength with its interval; that votes are missing, where they say nothing yet."""
     if not one.compared:
-        return tr("met nobody to compare with")
+        return tr("no comparable battles")
     if not one.bounded:
         return tr("needs more votes")
     return tr("{value:+.2f}  ({low:+.2f} to {high:+.2f})", value=one.value, low=one.low, high=one.high)
@@ -100,7 +100,7 @@ def _about(cast: list[Vote], anchor: str) -> str:
         anchor=safe(anchor),
     )
     if len(cast) < FEW:
-        return tr("{said} So few votes prove little.", said=said)
+        return tr("{said} Too few votes for a conclusion.", said=said)
     left = left_share(cast)
     return (
         said

@@ -100,7 +100,7 @@ def standing(base: str, last: str = "") -> Standing:
             tr("Server {word}", word=seen.word.lower()), seen.colour, seen.icon, str(status.reason), ended
         )
     return Standing(
-        tr("Not loaded"), "gray", ":material/power_settings_new:", tr("It is loaded when it is first asked.")
+        tr("Not loaded"), "gray", ":material/power_settings_new:", tr("It loads with the first message.")
     )
 
 
@@ -116,9 +116,9 @@ def _living(run: Run) -> Standing:
     if status.state == "queued":
         ahead = next((row.position for row in queue.queue() if row.id == run.id), 0)
         said = (
-            tr("It waits for a slot, number {ahead} in the queue.", ahead=ahead)
+            tr("Waiting for a slot, number {ahead} in the queue.", ahead=ahead)
             if ahead
-            else tr("It waits for its turn.")
+            else tr("Waiting for its turn.")
         )
         return Standing(tr("Queued"), "gray", ":material/schedule:", said, run)
     if status.state == "stopping":
@@ -203,7 +203,7 @@ def _told(seen: Standing, then: Callable[[], None] | None = None) -> None:
         if seen.run is not None:
             st.page_link(
                 "pages/runs.py",
-                label=tr("Its run"),
+                label=tr("Open run"),
                 icon=":material/monitoring:",
                 query_params={"run": seen.run.id},
                 width="content",

@@ -13,7 +13,7 @@ from tuner.config.knobs import Problem
 from tuner.jobs import planning, submit
 from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
-from tuner.ui import state, writes
+from tuner.ui import judged, state, writes
 from tuner.ui.draft import Draft
 from tuner.ui.words import count, duration, label, safe
 
@@ -22,6 +22,8 @@ MOST = 32
 """Runs in one sweep: beyond that somebody has mistyped."""
 AT_ONCE = 3
 """Parameters varied together."""
+USUAL = ("learning_rate", "lora_rank", "num_train_epochs", "per_device_train_batch_size", "pref_beta", "seed")
+"""What is varied most often, first in the list."""
 _LISTED = 6
 
 
@@ -42,7 +44,11 @@ def choices(draft: Draft) -> list[str]:
     values = {name: draft.value(name) for name in KNOBS}
     kinds = ("float", "int", "choice", "bool")
     found = [k for k in KNOBS.values() if k.shown and k.kind in kinds and k.applies(values)]
-    return [k.name for k in sorted(found, key=lambda k: (k.advanced, kinds.index(k.kind)))]
+    return [k.name for k in sorted(found, key=lambda k: (_rank(k.name), k.advanced, kinds.index(k.kind)))]
+
+
+def _rank(name: str) -> int:
+    return USUAL.index(name) if name in USUAL else len(USUAL)
 
 
 def plan(draft: Draft, given: Mapping[str, str], judge: Judge) -> Plan:
@@ -69,33 +75,44 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def offer(draft: Draft, name: str, judge: Judge, *, disabled: bool) -> None:
-    """A popover in which a sweep is put together and queued."""
-    with st.popover(tr("Sweep"), icon=":material/stacks:", width="stretch", disabled=disabled):
-        st.caption(tr("Several values for a parameter make a run each, queued one behind the other."))
-        chosen = st.multiselect(
-            tr("Parameters"),
-            choices(draft),
-            format_func=label,
-            max_selections=AT_ONCE,
-            placeholder=tr("Choose up to three"),
-            key="sweep-knobs",
+def offer(draft: Draft, name: str, *, disabled: bool) -> None:
+    """A button that opens the dialog in which a sweep is put together and queued."""
+    if st.button(tr("Sweep"), icon=":material/stacks:", width="stretch", key="sweep", disabled=disabled):
+        st.dialog(tr("Several runs"))(_dialog)(draft, name)
+
+
+def _dialog(draft: Draft, name: str) -> None:
+    st.caption(tr("Each value of a parameter makes a run. They are queued one after the other."))
+    chosen = st.multiselect(
+        tr("Parameters"),
+        choices(draft),
+        format_func=label,
+        max_selections=AT_ONCE,
+        placeholder=tr("Choose up to three"),
+        key="sweep-knobs",
+        select_all=False,
+    )
+    given = {
+        knob: st.text_input(
+            label(knob),
+            word(draft.value(knob)),
+            key=f"sweep-{knob}",
+            placeholder="1e-4, 3e-4, 1e-3",
+            help=tr("Values with commas between them. Those of several parameters are all combined."),
         )
-        given = {
-            knob: st.text_input(
-                label(knob),
-                word(draft.value(knob)),
-                key=f"sweep-{knob}",
-                help=tr("Values with commas between them. Those of several parameters are all combined."),
-            )
-            for knob in chosen
-        }
-        if given:
-            _decide(plan(draft, given, judge), name)
+        for knob in chosen
+    }
+    if given:
+        _decide(plan(draft, given, judged.judge), name, begun=_begun(draft, given))
 
 
-def _decide(planned: Plan, name: str) -> None:
-    for sentence in planned.problems[:3]:
+def _begun(draft: Draft, given: Mapping[str, str]) -> bool:
+    """Whether anything was typed: a fault that nobody has made yet is not told."""
+    return any(text.strip() != word(draft.value(knob)) for knob, text in given.items())
+
+
+def _decide(planned: Plan, name: str, *, begun: bool) -> None:
+    for sentence in planned.problems[:3] if begun else ():
         st.markdown(f":red[:material/error: {safe(sentence)}]")
     if not planned.problems:
         st.markdown(f"**{count(len(planned.configs), 'run')}**{_time(planned.configs)}")
@@ -133,6 +150,7 @@ def _queue(values: Mapping[str, Any], name: str) -> None:
         writes.sweep(values, name)
     except writes.FAILED as error:
         st.session_state["new-run-word"] = str(error)
-        return
+        st.rerun()
     drafts.launched(drafts.current())
     state.go("runs")
+    st.rerun()  # the dialog is a piece of its own, and the way leads to another page

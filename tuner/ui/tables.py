@@ -15,7 +15,7 @@ from tuner.tracking.rows import RunRow
 from tuner.ui.chart import Chart
 from tuner.ui.chart_table import of_metric
 from tuner.ui.picking import Column
-from tuner.ui.words import NONE, date, duration, look, number, size
+from tuner.ui.words import NONE, date, duration, look, number, size, staged
 
 Table = list[dict[str, Any]]
 _MARKS = {
@@ -39,8 +39,8 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
             "Curve": list(row.spark),
             "Reward": number(row.metrics.get("reward")),
             "Last loss": number(row.metrics.get("loss")),
-            "Scored": scored.get(row.id, NONE),
-            "Stage": row.stage,
+            "Score": scored.get(row.id, NONE),
+            "Stage": staged(row.stage),
             "Model": row.model.rsplit("/", 1)[-1],
             "Data sets": ", ".join(row.datasets),
             "Duration": duration(row.duration),
@@ -80,7 +80,7 @@ def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[
     if any(row.facts.get(BY) for row in rows):
         found.insert([column.name for column in found].index(tr("Tags")), Column(tr("By")))
     if scored:
-        found.insert([column.name for column in found].index(tr("Stage")), Column(tr("Scored")))
+        found.insert([column.name for column in found].index(tr("Stage")), Column(tr("Score")))
     return tuple(found)
 
 

@@ -183,7 +183,7 @@ def words(answer: Answer, folded: str = "") -> None:
         st.caption(tr(":material/build: calls **{called}**", called=safe(called)))
         st.code(arguments, language="json", wrap_lines=True)
     if answer.empty and answer.state == "done":
-        st.caption(tr("It said nothing."))
+        st.caption(tr("Empty answer."))
 
 
 def _end(answer: Answer) -> None:

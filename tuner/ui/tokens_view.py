@@ -50,7 +50,7 @@ def _component() -> Any:
 def draw(tokens: Sequence[Token], key: str) -> None:
     """A sequence of tokens as the model gets it."""
     rows = [[t.id, t.text, t.trained, t.special] for t in tokens[:MOST]]
-    words = [tr("trained on"), tr("only read"), tr("special")]
+    words = [tr("trained on"), tr("context only"), tr("special")]
     _component()(data={"tokens": rows, "words": words}, key=f"tokens-{key}")
     if len(tokens) > MOST:
         st.caption(tr("… and {number:,} more tokens.", number=len(tokens) - MOST))

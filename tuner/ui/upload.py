@@ -22,9 +22,9 @@ LARGEST_MB = 500
 """What the browser may send: Streamlit holds it in memory. A larger file is named by its path."""
 CHUNK = 1 << 20
 _KINDS = {
-    "chat": mark("Talks"),
+    "chat": mark("Chat"),
     "pairs": mark("Pairs"),
-    "labelled": mark("Thumbs"),
+    "labelled": mark("Ratings"),
     "text": mark("Plain text"),
 }
 _NEEDS = {
@@ -38,7 +38,7 @@ _NEEDS = {
 }
 _COLUMNS = {
     "prompt": mark("Prompt"),
-    "query": mark("Adds to the prompt"),
+    "query": mark("Extra input"),
     "response": mark("Answer"),
     "history": mark("Earlier turns"),
     "system": mark("System prompt"),
@@ -46,14 +46,14 @@ _COLUMNS = {
     "tools": mark("Tools"),
     "chosen": mark("Better answer"),
     "rejected": mark("Worse answer"),
-    "kto_tag": mark("Thumbs up or down"),
+    "kto_tag": mark("Rating (good or bad)"),
 }
 _TURNS = {
-    "role_tag": mark("Who speaks"),
-    "content_tag": mark("What is said"),
-    "user_tag": mark("The user is called"),
-    "assistant_tag": mark("The assistant is called"),
-    "system_tag": mark("The system is called"),
+    "role_tag": mark("Role key"),
+    "content_tag": mark("Content key"),
+    "user_tag": mark("User role"),
+    "assistant_tag": mark("Assistant role"),
+    "system_tag": mark("System role"),
 }
 
 
@@ -71,11 +71,7 @@ def panel(dataset_dir: str) -> None:
             _preview(path, attributes)
         else:
             attributes = {}
-            st.caption(
-                tr(
-                    ":material/arrow_upward: Choose the columns, and the first rows stand here as they would be read."
-                )
-            )
+            st.caption(tr(":material/arrow_upward: Choose the columns to see a preview."))
     except ConfigError as error:
         st.error(safe(error), icon=":material/error:")
         attributes = {}
@@ -117,7 +113,7 @@ def _choose(dataset_dir: str) -> None:
             tr("Or a path on the machine that runs the studio"),
             key="upload-path",
             placeholder="/data/answers.jsonl",
-            **writes.locked(help=tr("It is read where it lies; nothing is copied.")),
+            **writes.locked(help=tr("The file is read in place and not copied.")),
         )
     try:
         if file is not None:
@@ -147,7 +143,7 @@ def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
     guessed = dict(found.attributes.get("columns") or {})
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         kind = st.segmented_control(
-            tr("What a row is"),
+            tr("Row format"),
             list(_KINDS),
             default=_kind(found),
             format_func=lambda kind: tr(_KINDS[kind]),
@@ -155,7 +151,7 @@ def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
             key="map-kind",
         )
         turned = found.attributes.get("formatting") in ("sharegpt", "openai")
-        turns = kind != "text" and st.toggle(tr("Rows hold lists of turns"), value=turned, key="map-turns")
+        turns = kind != "text" and st.toggle(tr("Multi-turn chats"), value=turned, key="map-turns")
     formatting = str(found.attributes.get("formatting") or "sharegpt") if turns else "alpaca"
     formatting = "sharegpt" if turns and formatting == "alpaca" else formatting
     columns: dict[str, str] = {}
@@ -190,7 +186,7 @@ def _kind(found: guess.Guess) -> str:
 
 
 def _tags(guessed: dict[str, str]) -> dict[str, str]:
-    fold = st.expander(tr("What the keys of a turn are called"), type="compact")
+    fold = st.expander(tr("Key names"), type="compact")
     with fold, st.grid("auto", min_column_width=170, gap="small") as grid:
         named = {
             tag: grid.text_input(tr(said), value=guessed.get(tag, TAGS[tag]), key=f"map-{tag}")
@@ -205,7 +201,7 @@ def _preview(path: Path, attributes: dict[str, Any]) -> None:
     used = sum(not isinstance(row, Dropped) for _, row in rows)
     st.caption(
         tr(
-            "The first {rows} as they would be read; {used} of them can be used.",
+            "Preview of {rows}; usable: {used}.",
             rows=count(len(rows), "row"),
             used=used,
         )

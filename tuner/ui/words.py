@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner import paths
-from tuner.config.config import word
-from tuner.config.kinds import KINDS
+from tuner.config.config import KNOBS, word
+from tuner.config.kinds import KINDS, trains
 from tuner.runs.status import Status
 from tuner.text.lookup import mark, tr, trn
 from tuner.text.message import term
@@ -194,7 +194,7 @@ def sentence(status: Status, place: int | None = None) -> str:
     took = duration(status.elapsed) if status.elapsed else ""
     if state == "finished":
         return tr("Finished after {took}.", took=took) if took else tr("Finished.")
-    said = status.reason or tr("{word}; the log's last lines say why.", word=look(state).word)
+    said = status.reason or tr("{word}. See the end of the log.", word=look(state).word)
     return said if said.endswith((".", "!", "?", "。", "！", "？")) else f"{said}."
 
 
@@ -233,6 +233,28 @@ _ACRONYMS = {
     "attn": "attention",
     "eval": "evaluation",
     "dataset": "data set",
+    "pissa": "PiSSA",
+    "oft": "OFT",
+    "dft": "DFT",
+    "asft": "ASFT",
+    "eaft": "EAFT",
+    "galore": "GaLore",
+    "apollo": "APOLLO",
+    "badam": "BAdam",
+    "muon": "Muon",
+    "liger": "Liger",
+    "neftune": "NEFTune",
+    "loraplus": "LoRA+",
+    "bco": "BCO",
+    "tf32": "TF32",
+    "fsdp": "FSDP",
+    "cpu": "CPU",
+    "kv": "KV",
+    "moe": "MoE",
+    "rope": "RoPE",
+    "nan": "NaN",
+    "jit": "JIT",
+    "url": "URL",
 }
 _LABELS = {
     "model_name_or_path": mark("Model"),
@@ -242,7 +264,8 @@ _LABELS = {
     "per_device_train_batch_size": "Batch size per device",
     "val_size": "Validation size",
     "dataset": "Data sets",
-    "dataset_dir": "Catalog folder",
+    "dataset_dir": "Dataset folder",
+    "pref_ftx": "SFT loss weight (pref_ftx)",
     "bf16": "bf16",
     "fp16": "fp16",
     "do_train": mark("Train"),
@@ -274,6 +297,20 @@ def english_label(name: str) -> str:
     parts = [_ACRONYMS.get(part, part) for part in name.split("_")]
     text = " ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def staged(name: str) -> str:
+    """A stage in words with its short name behind: Fine-tuning (sft)."""
+    said = tr(KINDS[name].label) if name in KINDS else name
+    return said if name in said.lower() or not trains(name) else f"{said} ({name})"
+
+
+_FLAG = re.compile(r"--([a-z][a-z0-9_]+)")
+
+
+def in_form(said: str) -> str:
+    """A sentence about flags for who looks at fields: Model is missing."""
+    return _FLAG.sub(lambda found: label(found[1]) if found[1] in KNOBS else found[0], said)
 
 
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:$&])")

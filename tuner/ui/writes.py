@@ -106,7 +106,7 @@ def _resumed(_: object, run: Run, checkpoint: object = None, **__: object) -> To
 
 
 def _paused(_: object, paused: bool = True) -> Told:
-    yield mark("pause the queue") if paused else mark("let the queue go on"), "", ""
+    yield mark("pause the queue") if paused else mark("resume the queue"), "", ""
 
 
 def _held(_: object, run_id: str, held: bool = True) -> Told:
