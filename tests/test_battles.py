@@ -110,7 +110,7 @@ def test_a_vote_that_mlflow_does_not_take_can_be_cast_again(drawn: Battle, home:
 @pytest.mark.parametrize("state", ["waiting", "writing", "failed", "stopped"])
 def test_what_cannot_be_judged_is_not_voted_on(drawn: Battle, state: str) -> None:
     battles.keep_answer(drawn.id, 1, Answer(drawn.right.id, state=state))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no two whole answers"):
+    with pytest.raises(ValueError, match="Two complete answers are needed"):
         battles.vote(drawn.id, "left")
     with pytest.raises(ValueError, match="no such battle"):
         battles.vote("0" * 16, "left")

@@ -644,7 +644,7 @@ def test_whoever_looks_notices_that_the_supervisor_was_killed(
         assert cli.main(["queue", "--json"]) == 0
         out, err = capsys.readouterr()
         assert [json.loads(line)["id"] for line in out.splitlines()] == [first.id, second.id]
-        assert "nobody was starting" in err
+        assert "no supervisor was running" in err
         until(supervisor.supervised)
         assert cli.main(["queue"]) == 0 and "nobody" not in capsys.readouterr().err
     else:

@@ -40,7 +40,7 @@ def test_it_brings_what_a_run_measured_and_how_it_ended(run: Run) -> None:
 def test_what_it_did_not_tell_before_it_was_killed_is_told_later(run: Run) -> None:
     with MirrorProcess(run) as telling:
         telling._process.kill()
-        with pytest.raises(TrackerError, match="was ended"):
+        with pytest.raises(TrackerError, match="writes to MLflow ended"):
             telling.register()
         outcome.conclude(run, "finished")
         assert not telling.settle()

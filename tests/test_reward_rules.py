@@ -73,7 +73,7 @@ def test_the_form_shows_the_default_of_the_stage() -> None:
         ({"stage": "ppo", "reward_model": "http://h/x"}, "set --reward_model_type api"),
         ({"stage": "grpo", "num_generations": 1}, "greater than or equal to 2"),
         ({"stage": "rloo", "reward_clip_range": "5,-5"}, "two numbers, the lower one first"),
-        ({"stage": "grpo", "temperature": 0}, "--temperature 0 takes the likeliest word every time"),
+        ({"stage": "grpo", "temperature": 0}, "--temperature 0 always takes the most likely token"),
         ({"stage": "ppo", "max_new_tokens": 0}, "--max_new_tokens 0 leaves no room"),
         ({"stage": "grpo", "loss_type": "sigmoid"}, "it is one of dapo, grpo, dr_grpo, bnpo"),
         ({"stage": "grpo", "streaming": True, "max_steps": 3}, "--streaming does not work with stage grpo"),

@@ -134,8 +134,8 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
     ("user", "word"),
     [
         (claims("ron@example.org"), "look at everything and change nothing"),
-        (claims("eve@example.org"), "not among the people"),
-        (claims("mia@example.org", email_verified=False), "not among the people"),
+        (claims("eve@example.org"), "no access to this studio"),
+        (claims("mia@example.org", email_verified=False), "no access to this studio"),
         (claims("mia@example.org", iat=time.time() - 13 * 3600), "Your login has ended"),
         ({"is_logged_in": False, "email": "mia@example.org"}, "Nobody is logged in"),
         ({}, "Nobody is logged in"),
@@ -220,7 +220,7 @@ def test_a_login_that_is_taken_away_while_the_studio_runs_opens_nothing(with_log
     ("user", "seen"),
     [
         ({}, "**tuner**"),
-        (claims("eve@example.org"), "not among the people"),
+        (claims("eve@example.org"), "no access to this studio"),
         (claims("mia@example.org", iat=0), "Your login has ended"),
     ],
 )

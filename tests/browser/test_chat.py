@@ -232,7 +232,7 @@ def test_five_blind_votes_make_a_scoreboard(studio, page) -> None:
         ]
         assert len(shapes) == 2 and shapes[0] == shapes[1]
         page.keyboard.press(str(min(number, 4)))
-        expect(page.get_by_text("You chose").or_(page.get_by_text("You found"))).to_be_visible()
+        expect(page.get_by_text("You chose").or_(page.get_by_text("You voted"))).to_be_visible()
         still(page)
         expect(page.get_by_role("button", name="Left is better")).to_have_count(0)
         expect(page.get_by_text(f"{number} vote", exact=False).last).to_be_visible()

@@ -145,7 +145,7 @@ def test_who_is_not_logged_in_or_not_known_sees_nothing(studio, browser, provide
     expect(page.get_by_role("button", name="Log in")).to_be_visible()
     assert page.get_by_test_id("stSidebarNav").count() == 0
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_text("You are not among the people of this studio")).to_be_visible()
+    expect(page.get_by_text("You have no access to this studio")).to_be_visible()
     expect(page.get_by_text(called(EVE))).to_be_visible()
     assert page.get_by_test_id("stSidebarNav").count() == 0
     page.get_by_role("button", name="Log out").click()

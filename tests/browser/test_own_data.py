@@ -77,7 +77,7 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     still(page)
     page.get_by_text("Add a data set").click()
     page.locator(".st-key-bring input[type=file]").set_input_files(own)
-    expect(page.get_by_text("No column has a usual name")).to_be_visible()
+    expect(page.get_by_text("No column name was recognised")).to_be_visible()
     expect(page.get_by_text("meine.json", exact=True)).to_be_visible()
     expect(page.get_by_role("button", name="Add to the catalog")).to_be_disabled()
     choose(page, "map-prompt", "frage")
