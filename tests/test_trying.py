@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from streamlit.testing.v1 import AppTest
 
 from tuner.config.config import Config, make
 from tuner.config.knobs import ConfigError
@@ -98,3 +99,14 @@ def test_rows_are_shown_best_first(config: Config) -> None:
     assert found[0] == {"Reward": 1.0, "Answer": "a", "Prompt": "1", "contains": 1.0, "Expected": "b"}
     assert trying.figures(run) == {"Reward": "0.5", "Spread": "0.5", "contains": "0.5", "equals\\_label": "0"}
     assert title("rewards/contains/std") == "contains, spread"
+
+
+def test_the_card_tells_a_step_in_two_parts() -> None:
+    def card() -> None:
+        from tuner.plan.plan import Plan
+        from tuner.ui import run_card
+
+        run_card._needs(Plan(writing=4.0, learning=1.5))
+
+    said = AppTest.from_function(card).run().caption[0].value
+    assert said == "A step: ≈ 4.0 s to write answers, ≈ 1.5 s to learn from them."

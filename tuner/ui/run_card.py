@@ -135,6 +135,9 @@ def _needs(plan: Plan) -> None:
         f"≈ {size(plan.disk)}" if plan.disk is not None else NONE,
         help=tr("Kept checkpoints and the final weights."),
     )
+    if plan.writing and plan.learning is not None:
+        parts = {"writing": duration(plan.writing), "learning": duration(plan.learning)}
+        st.caption(tr("A step: ≈ {writing} to write answers, ≈ {learning} to learn from them.", **parts))
     memory_bar.draw(plan)
     if (needed := memory_bar.needed(plan)) and needed > plan.free:
         st.markdown(
