@@ -2,6 +2,7 @@
 
     python -m tests.bench.ranks --gpus 1,2 --cases sft,dpo              LoRA by the engine that the plan chooses
     python -m tests.bench.ranks --gpus 1,2 --cases sft,dpo --engine trl
+    python -m tests.bench.ranks --gpus 1,2 --cases grpo --batch 64 --steps 24 --longest 64
     python -m tests.bench.ranks --gpus 4 --cases full --shape 8b        FSDP2 of all weights
     python -m tests.bench.ranks --cpu --gpus 1,2 --shape tiny           a trial without a GPU
 
@@ -53,6 +54,13 @@ SHAPES = {
 CASES: dict[str, dict[str, Any]] = {
     "sft": {"stage": "sft", "dataset": "chat"},
     "dpo": {"stage": "dpo", "dataset": "pairs"},
+    "grpo": {
+        "stage": "grpo",
+        "dataset": "chat",
+        "num_generations": 8,
+        "max_new_tokens": 128,
+        "reward_funcs": [{"contains": {"text": "a"}}],
+    },
     "full": {
         "stage": "sft",
         "dataset": "chat",
