@@ -14,6 +14,7 @@ from tuner.config.models import adapter_refusal
 from tuner.data.catalog import named
 from tuner.plan import preflight
 from tuner.plan.facts import place
+from tuner.plan.model_checks import HUB_NAME, unfit_adapter
 from tuner.rewards.registry import wrong_with
 from tuner.text.lookup import tr
 from tuner.tracking.adapters import folder_of, named_version
@@ -43,7 +44,7 @@ def of_adapters(knob: str, names: Iterable[str], model: str, within: str = "") -
             yield Problem(knob, str(error))
             continue
         if folder is None:
-            if not preflight.HUB_NAME.match(name):
+            if not HUB_NAME.match(name):
                 said = tr(
                     "is no adapter's folder, no registered version (name@alias, name/3) and no hub name."
                 )
@@ -57,7 +58,7 @@ def of_adapters(knob: str, names: Iterable[str], model: str, within: str = "") -
                     name=name,
                 ),
             )
-        elif why := adapter_refusal(folder / within) or preflight.unfit_adapter(model, folder / within):
+        elif why := adapter_refusal(folder / within) or unfit_adapter(model, folder / within):
             yield Problem(knob, f"--{knob} {name} {why}")
 
 
@@ -115,7 +116,7 @@ def of_import(config: ImportConfig) -> list[Problem]:
     if not base:
         said = tr("{name} does not name its base model; say it with --model_name_or_path.", name=name)
         return [Problem("model_name_or_path", said)]
-    if not place(base).is_dir() and not preflight.HUB_NAME.match(base):
+    if not place(base).is_dir() and not HUB_NAME.match(base):
         said = tr(
             "The base model {base} is no folder here and no hub name; say with --model_name_or_path where it is.",
             base=base,
