@@ -7,6 +7,7 @@ from tuner.text.lookup import mark, tr
 from tuner.tracking.evaluations import results
 from tuner.ui import (
     answers,
+    axis,
     evaluation,
     exporting,
     live,
@@ -75,7 +76,7 @@ if exported and tabs["Export"].open:
         exporting.shown(exported)
 if "Charts" in tabs and tabs["Charts"].open:
     with tabs["Charts"]:
-        run_view.chart_options()
+        axis.options()
         live.piece(run_view.curves, run, 3.0)
 if "Rollouts" in tabs and tabs["Rollouts"].open:
     with tabs["Rollouts"]:

@@ -29,6 +29,7 @@ from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
 from tuner.ui import (
     answers,
+    axis,
     chart_table,
     charts,
     compare,
@@ -522,3 +523,27 @@ def test_the_python_of_a_run_has_its_values() -> None:
     if before is None:
         del os.environ["TUNER_HOME"]
     assert space["config"] == config
+
+
+def test_an_axis_counts_what_a_step_comes_to() -> None:
+    status = Status(step=120, first_step=20, epoch=1.5, tokens=24_000, trained_seconds=300.0)
+    scale = axis.scale_of(status)
+    assert (scale.of(axis.STEP), scale.of(axis.EPOCH), scale.of(axis.TOKENS)) == (1.0, 0.0125, 200.0)
+    assert scale.of(axis.TIME) == pytest.approx(0.05)  # minutes
+    assert axis.scale_of(Status()).of(axis.TOKENS) is None
+    curves = {"a": (np.arange(3), np.arange(3.0)), "b": (np.arange(3), np.arange(3.0))}
+    aligned = compare.aligned(curves, {"a": 2.0, "b": 10.0}, axis.TOKENS)
+    assert aligned["a"][0].tolist() == [0, 2, 4] and aligned["b"][0].tolist() == [0, 10, 20]
+    assert axis.titled(chart_table.LOSS, axis.TIME).axis == "minutes"
+
+
+def test_a_clipped_chart_leaves_a_spike_out_of_its_axis() -> None:
+    values = np.linspace(1.0, 0.5, 400)
+    values[200] = 500.0
+    curve = {"loss": (np.arange(400), values)}
+    assert charts.figure(chart_table.LOSS, curve).layout.yaxis.range is None
+    for log in (False, True):
+        low, high = charts.figure(chart_table.LOSS, curve, clip=True, log=log).layout.yaxis.range
+        assert low < (np.log10(0.5) if log else 0.5) < (0 if log else 1.0) < high < 2
+    few = {"loss": (np.arange(3), np.array([1.0, 9.0, 1.0]))}
+    assert charts.figure(chart_table.LOSS, few, clip=True).layout.yaxis.range is None

@@ -254,6 +254,7 @@ def opened(user: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AppTest:
 ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.chats.", "tuner.ui.state.")
 ROOMS += ("tuner.data.upload.", "tuner.data.additions.")
 READS = {
+    "tuner.jobs.script": ("script",),
     "tuner.chats.battle": ("left_share", "load"),
     "tuner.chats.kept": ("is_id", "load", "newest"),
     "tuner.chats.strengths": ("expected", "strengths"),
