@@ -3,7 +3,7 @@
 import streamlit as st
 
 from tuner.text.lookup import tr
-from tuner.ui import browser, guard, languages, live, login, state, theme
+from tuner.ui import guard, languages, live, login, state, theme
 
 st.set_page_config(page_title="tuner", page_icon=theme.MARK, layout="wide")
 st.logo(theme.MARK, size="large")
@@ -41,6 +41,5 @@ with st.sidebar:
     login.who()
     live.status_line()
     languages.switch()
-browser.tell()
 live.warm()
 guard.run(page.run)

@@ -17,6 +17,7 @@ from tuner.ui import (
     run_view,
     state,
     theme,
+    what_next,
 )
 
 run_id = state.asked("run")
@@ -51,6 +52,7 @@ with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
 
 live.piece(run_view.standing, run, 2.0)
 run_actions.remedies(run)
+what_next.strip(run)
 
 names = [mark("Charts"), mark("Log"), mark("Config"), mark("Checkpoints"), mark("Details")]
 if not trains(str(values.get("stage"))):

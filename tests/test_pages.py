@@ -41,6 +41,7 @@ from tuner.ui import (
     sweep,
     tables,
     theme,
+    what_next,
     words,
 )
 
@@ -547,3 +548,9 @@ def test_a_clipped_chart_leaves_a_spike_out_of_its_axis() -> None:
         assert low < (np.log10(0.5) if log else 0.5) < (0 if log else 1.0) < high < 2
     few = {"loss": (np.arange(3), np.array([1.0, 9.0, 1.0]))}
     assert charts.figure(chart_table.LOSS, few, clip=True).layout.yaxis.range is None
+
+
+def test_a_score_is_told_before_and_after_where_there_is_one() -> None:
+    scored = {"score/before": 0.01, "score/after": 0.92, "score/correct_before": 0.0, "score/correct": 0.9}
+    assert what_next.gained(scored) == "Score 1.0% → 92%"
+    assert what_next.gained({"score/before": 0.01}) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 import time
 from collections import OrderedDict
@@ -16,14 +17,17 @@ from tuner.config.config import KNOBS, command, stored, to_yaml, word
 from tuner.config.kinds import KINDS, default_of, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import planning, queue, watch
-from tuner.runs import checkpoints, events
+from tuner.runs import checkpoints, diverging, events
 from tuner.runs.points import Tail, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
 from tuner.text.lookup import language, tr
 from tuner.text.message import render, term
+from tuner.tracking import store
 from tuner.tracking.duration_estimate import time_left
-from tuner.ui import axis, chart_table, charts, plan_view, rollouts, run_actions, theme, writes
+from tuner.tracking.runs import get_row
+from tuner.tracking.store import TrackerError
+from tuner.ui import axis, chart_table, charts, history, live, plan_view, rollouts, run_actions, theme, writes
 from tuner.ui.chart import Chart, Measured
 from tuner.ui.words import (
     NONE,
@@ -165,6 +169,8 @@ def _notices(run: Run, status: Status) -> None:
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
     rollouts.notice(run)
+    if diverging.noted(run):
+        st.warning(tr(live.DIVERGING), icon=":material/trending_up:")
     if status.tracking:
         st.caption(f":material/cloud_off: {safe(status.tracking)}")
     for note in status.notes:
@@ -368,7 +374,24 @@ def facts(run: Run) -> None:
         st.caption(tr("The run's id, for the shell and MLflow."))
         st.code(run.id, language=None)
         plan_view.planned(run)
+    _notes(run)
     _doings(run)
+
+
+def _notes(run: Run) -> None:
+    """The run's name, note and tags, and where MLflow shows it; nothing while the tracker is away."""
+    with suppress(TrackerError):
+        if row := get_row(run.id):
+            st.markdown(f"**{tr('Name, note and tags')}**")
+            history.words(row)
+    st.markdown("**MLflow**")
+    if address := store.page_of(run.id):
+        st.link_button(tr("Open in MLflow"), address, icon=":material/open_in_new:")
+        return
+    st.caption(tr("Start MLflow's own pages in a shell:"))
+    st.code(
+        f"mlflow ui --backend-store-uri {shlex.quote(store.shown_uri())}", language="bash", wrap_lines=True
+    )
 
 
 def launched_by(run: Run) -> str:
