@@ -29,6 +29,7 @@ page = st.navigation(
             st.Page("pages/chat.py", title=tr("Chat"), icon=":material/forum:"),
             st.Page("pages/arena.py", title=tr("Arena"), icon=":material/swords:"),
             st.Page("pages/evaluate.py", title=tr("Evaluate"), icon=":material/rule:"),
+            st.Page("pages/settings.py", title=tr("Settings"), icon=":material/settings:"),
         ],
     },
     position="sidebar" if inside else "hidden",

@@ -196,6 +196,7 @@ PAGES: tuple[tuple[str, dict[str, str | list[str]]], ...] = (
     ("chat", {}),
     ("arena", {}),
     ("evaluate", {}),
+    ("settings", {}),
 )
 OF_PEOPLE = (  # what people and models wrote, in the studio of the test
     "model pairs chat text left alone killed diverges purpose baseline board champion candidate data base the first "

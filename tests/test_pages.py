@@ -35,12 +35,14 @@ from tuner.ui import (
     compare,
     draft,
     form,
+    home,
     memory_bar,
     run_card,
     run_view,
     sweep,
     tables,
     theme,
+    visits,
     what_next,
     words,
 )
@@ -554,3 +556,19 @@ def test_a_score_is_told_before_and_after_where_there_is_one() -> None:
     scored = {"score/before": 0.01, "score/after": 0.92, "score/correct_before": 0.0, "score/correct": 0.9}
     assert what_next.gained(scored) == "Score 1.0% → 92%"
     assert what_next.gained({"score/before": 0.01}) == ""
+
+
+def test_the_best_score_is_one_of_questions_not_of_letters() -> None:
+    def row(run_id: str, **metrics: float) -> RunRow:
+        return RunRow(id=run_id, name=run_id, state="finished", metrics=metrics)
+
+    scored = {"score/correct_after": 0.5}
+    rows = [row("a", loss=0.1), row("b", **{"score/after": 0.9}), row("c", **{"score/after": 0.6}, **scored)]
+    rows.append(row("d", **{"score/after": 0.7}, **scored))
+    best = home.best_score(rows)
+    assert best is not None and best.id == "d" and home.best_score(rows[:2]) is None
+
+
+def test_who_was_away_is_told_what_happened_since() -> None:
+    assert not visits.away(0.0) and not visits.away(1000.0, now=1000.0 + 60)
+    assert visits.away(1000.0, now=1000.0 + visits.AGAIN + 1)

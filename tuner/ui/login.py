@@ -79,7 +79,7 @@ def person() -> Person:
                 "You may look at everything and change nothing; whoever runs this studio can make you a launcher."
             ),
         )
-    return Person(name, role, tr("You are not among the people of this studio; whoever runs it can add you."))
+    return Person(name, role, tr("You have no access to this studio. Ask whoever runs it to add you."))
 
 
 def inside() -> bool:
