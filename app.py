@@ -3,7 +3,7 @@
 import streamlit as st
 
 from tuner.text.lookup import tr
-from tuner.ui import browser, guard, languages, live, login, state, theme
+from tuner.ui import guard, languages, live, login, state, theme
 
 st.set_page_config(page_title="tuner", page_icon=theme.MARK, layout="wide")
 st.logo(theme.MARK, size="large")
@@ -29,6 +29,7 @@ page = st.navigation(
             st.Page("pages/chat.py", title=tr("Chat"), icon=":material/forum:"),
             st.Page("pages/arena.py", title=tr("Arena"), icon=":material/swords:"),
             st.Page("pages/evaluate.py", title=tr("Evaluate"), icon=":material/rule:"),
+            st.Page("pages/settings.py", title=tr("Settings"), icon=":material/settings:"),
         ],
     },
     position="sidebar" if inside else "hidden",
@@ -41,6 +42,5 @@ with st.sidebar:
     login.who()
     live.status_line()
     languages.switch()
-browser.tell()
 live.warm()
 guard.run(page.run)

@@ -7,7 +7,7 @@ import streamlit as st
 from tuner.text.lookup import tr
 from tuner.tracking.history import history, means, metric_names
 from tuner.tracking.store import TrackerError
-from tuner.ui import answers, chart_table, charts, compare, evaluation, run_view, tables, theme
+from tuner.ui import answers, axis, chart_table, charts, compare, evaluation, tables, theme
 from tuner.ui.words import listed, safe
 
 theme.head(tr("Compare"), tr("Metrics, settings and answers of up to six runs against a baseline."))
@@ -25,8 +25,10 @@ names = compare.names(rows)
 baseline = compare.baseline(names)
 metrics = compare.metrics(metric_names(names))
 
-run_view.chart_options()
-smoothing, log = run_view.chosen_options()
+axis.options()
+how = axis.chosen()
+scales = {run_id: axis.scale_of_run(run_id).of(how.axis) for run_id in names}
+along = how.axis if all(scales.values()) else axis.STEP
 histories, shown = {}, {}
 with st.grid(2, min_column_width=420, gap="small") as grid:
     for metric in metrics:
@@ -35,9 +37,19 @@ with st.grid(2, min_column_width=420, gap="small") as grid:
         histories[metric], shown[metric] = curves, chart
         with grid.cell(), theme.card(f"chart-{metric.replace('/', '-')}", gap="xsmall"):
             st.markdown(f"**{chart.title}** :gray[{chart.unit}]", help=chart.help or None)
-            drawn = charts.overlay(chart, curves, names, means(curves, metric), smoothing=smoothing, log=log)
+            stretched = compare.aligned(curves, scales, along)
+            middle = compare.aligned(means(curves, metric), scales, along)
+            drawn = charts.overlay(
+                axis.titled(chart, along),
+                stretched,
+                names,
+                middle,
+                smoothing=how.smoothing,
+                log=how.log,
+                clip=how.clip,
+            )
             told = charts.in_words(chart.title, {names[i]: curve for i, curve in curves.items()}, chart.scale)
-            charts.draw(drawn, f"compare-{metric}", told)
+            charts.draw(drawn, f"compare-{metric}", told, group=f"compare {along}")
             if others:
                 st.caption(
                     tr(

@@ -4,7 +4,7 @@ import streamlit as st
 
 from tuner.text.lookup import tr
 from tuner.tracking.runs import list_runs
-from tuner.ui import disk, history, picking, tables, theme
+from tuner.ui import disk, history, picking, tables, theme, views
 from tuner.ui.words import count, safe
 
 theme.head(tr("History"), tr("All runs: search, tag, compare, clone or delete them."))
@@ -25,7 +25,10 @@ if not page.total:
 
 rows = {row.id: row for row in page.items}
 scored = history.scored(tuple(rows))
-columns, cells = tables.history_columns(page.items, scored), tables.history(page.items, scored)
+usual = tables.history_columns(page.items, scored)
+every = tables.every_column(usual)
+names = [column.name for column in usual]
+columns, cells = views.chosen(every, names), tables.history(page.items, scored)
 ids = picking.many(history.TABLE, tr("Runs"), columns, cells, "runs", "run")
 chosen = [rows[run_id] for run_id in ids]
 with st.container(horizontal=True, vertical_alignment="center", gap="small", key="history-bar"):
@@ -34,6 +37,7 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small", key
         width="content",
     )
     st.space("stretch")
+    views.controls(every, names)
     if page.pages > 1:
         st.pagination(page.pages, key="history-page")
 if not chosen:

@@ -7,6 +7,8 @@ theme.head(tr("Home"), tr("Running and recent runs."))
 
 steps = home.steps()
 if any(step.done for step in steps):
+    home.since()
+    home.figures()
     run_list.at_work()
 if not all(step.done for step in steps):
     home.checklist(steps)

@@ -7,6 +7,7 @@ from tuner.text.lookup import mark, tr
 from tuner.tracking.evaluations import results
 from tuner.ui import (
     answers,
+    axis,
     evaluation,
     exporting,
     live,
@@ -16,6 +17,7 @@ from tuner.ui import (
     run_view,
     state,
     theme,
+    what_next,
 )
 
 run_id = state.asked("run")
@@ -50,6 +52,7 @@ with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
 
 live.piece(run_view.standing, run, 2.0)
 run_actions.remedies(run)
+what_next.strip(run)
 
 names = [mark("Charts"), mark("Log"), mark("Config"), mark("Checkpoints"), mark("Details")]
 if not trains(str(values.get("stage"))):
@@ -75,7 +78,7 @@ if exported and tabs["Export"].open:
         exporting.shown(exported)
 if "Charts" in tabs and tabs["Charts"].open:
     with tabs["Charts"]:
-        run_view.chart_options()
+        axis.options()
         live.piece(run_view.curves, run, 3.0)
 if "Rollouts" in tabs and tabs["Rollouts"].open:
     with tabs["Rollouts"]:

@@ -195,7 +195,7 @@ def test_talks_lie_on_disk_each_by_its_id(home: Path) -> None:
     assert kept.load(one.id) is None and kept.newest("mia") == []
     for id in ("", "../../etc/passwd", "x" * 16, f"{one.id}\n", one.id.upper() + "0"):
         assert kept.load(id) is None
-        with pytest.raises(ValueError, match="no id"):
+        with pytest.raises(ValueError, match="not the id"):
             kept.change("chats", id, lambda _: {})
 
 

@@ -99,6 +99,8 @@ NAMES = frozenset(
         "fp16",
         "sdpa",
         "YAML",
+        "Python",
+        "MLflow",
         "MLflow",
         "CPU",
         "GPU",
@@ -194,6 +196,7 @@ PAGES: tuple[tuple[str, dict[str, str | list[str]]], ...] = (
     ("chat", {}),
     ("arena", {}),
     ("evaluate", {}),
+    ("settings", {}),
 )
 OF_PEOPLE = (  # what people and models wrote, in the studio of the test
     "model pairs chat text left alone killed diverges purpose baseline board champion candidate data base the first "
@@ -350,8 +353,10 @@ def test_values_survive_a_switch_in_the_middle_of_a_form(studio: Path, pseudo: N
     app.run()
     rank = next(str(one.key) for one in app.number_input if "lora_rank" in str(one.key))
     app.number_input(rank).set_value(24).run()
+    app.run()  # a touched section is drawn alone, and AppTest knows only what was drawn last
     schedule = next(str(one.key) for one in app.selectbox if "lr_scheduler_type" in str(one.key))
     app.selectbox(schedule).set_value("linear").run()
+    app.run()
     app.segmented_control(key="level").set_value("Advanced").run()
     app.selectbox(key="language").set_value(PSEUDO).run()
     assert "⟦New run⟧" in [one.value for one in app.title]

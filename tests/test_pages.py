@@ -29,17 +29,21 @@ from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
 from tuner.ui import (
     answers,
+    axis,
     chart_table,
     charts,
     compare,
     draft,
     form,
+    home,
     memory_bar,
     run_card,
     run_view,
     sweep,
     tables,
     theme,
+    visits,
+    what_next,
     words,
 )
 
@@ -522,3 +526,49 @@ def test_the_python_of_a_run_has_its_values() -> None:
     if before is None:
         del os.environ["TUNER_HOME"]
     assert space["config"] == config
+
+
+def test_an_axis_counts_what_a_step_comes_to() -> None:
+    status = Status(step=120, first_step=20, epoch=1.5, tokens=24_000, trained_seconds=300.0)
+    scale = axis.scale_of(status)
+    assert (scale.of(axis.STEP), scale.of(axis.EPOCH), scale.of(axis.TOKENS)) == (1.0, 0.0125, 200.0)
+    assert scale.of(axis.TIME) == pytest.approx(0.05)  # minutes
+    assert axis.scale_of(Status()).of(axis.TOKENS) is None
+    curves = {"a": (np.arange(3), np.arange(3.0)), "b": (np.arange(3), np.arange(3.0))}
+    aligned = compare.aligned(curves, {"a": 2.0, "b": 10.0}, axis.TOKENS)
+    assert aligned["a"][0].tolist() == [0, 2, 4] and aligned["b"][0].tolist() == [0, 10, 20]
+    assert axis.titled(chart_table.LOSS, axis.TIME).axis == "minutes"
+
+
+def test_a_clipped_chart_leaves_a_spike_out_of_its_axis() -> None:
+    values = np.linspace(1.0, 0.5, 400)
+    values[200] = 500.0
+    curve = {"loss": (np.arange(400), values)}
+    assert charts.figure(chart_table.LOSS, curve).layout.yaxis.range is None
+    for log in (False, True):
+        low, high = charts.figure(chart_table.LOSS, curve, clip=True, log=log).layout.yaxis.range
+        assert low < (np.log10(0.5) if log else 0.5) < (0 if log else 1.0) < high < 2
+    few = {"loss": (np.arange(3), np.array([1.0, 9.0, 1.0]))}
+    assert charts.figure(chart_table.LOSS, few, clip=True).layout.yaxis.range is None
+
+
+def test_a_score_is_told_before_and_after_where_there_is_one() -> None:
+    scored = {"score/before": 0.01, "score/after": 0.92, "score/correct_before": 0.0, "score/correct": 0.9}
+    assert what_next.gained(scored) == "Score 1.0% → 92%"
+    assert what_next.gained({"score/before": 0.01}) == ""
+
+
+def test_the_best_score_is_one_of_questions_not_of_letters() -> None:
+    def row(run_id: str, **metrics: float) -> RunRow:
+        return RunRow(id=run_id, name=run_id, state="finished", metrics=metrics)
+
+    scored = {"score/correct_after": 0.5}
+    rows = [row("a", loss=0.1), row("b", **{"score/after": 0.9}), row("c", **{"score/after": 0.6}, **scored)]
+    rows.append(row("d", **{"score/after": 0.7}, **scored))
+    best = home.best_score(rows)
+    assert best is not None and best.id == "d" and home.best_score(rows[:2]) is None
+
+
+def test_who_was_away_is_told_what_happened_since() -> None:
+    assert not visits.away(0.0) and not visits.away(1000.0, now=1000.0 + 60)
+    assert visits.away(1000.0, now=1000.0 + visits.AGAIN + 1)

@@ -107,6 +107,8 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "set_tag": (run.id, "tag", "value"),
         "delete_tag": (run.id, "tag"),
         "clean": (a_plan(run),),
+        "set_offline": (False,),
+        "test_webhook": (),
         "pause": (True,),
         "hold_back": (run.id, True),
         "move": (run.id, 1),
@@ -254,6 +256,8 @@ def opened(user: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> AppTest:
 ROOMS = ("tuner.jobs.", "tuner.runs.", "tuner.tracking.", "tuner.chats.", "tuner.ui.state.")
 ROOMS += ("tuner.data.upload.", "tuner.data.additions.")
 READS = {
+    "tuner.jobs.diagnostics": ("bundle", "versions"),
+    "tuner.jobs.script": ("script",),
     "tuner.chats.battle": ("left_share", "load"),
     "tuner.chats.kept": ("is_id", "load", "newest"),
     "tuner.chats.strengths": ("expected", "strengths"),
@@ -296,11 +300,12 @@ READS = {
     "tuner.tracking.history": ("history", "means", "metric_names"),
     "tuner.tracking.duration_estimate": ("answered", "expected_seconds", "expected_step", "time_left"),
     "tuner.runs.curve": ("thinned",),
+    "tuner.runs.diverging": ("noted",),
     "tuner.runs.points": ("tail",),
     "tuner.jobs.room": ("of_run", "of_runs", "of_studio"),
     "tuner.runs.run": ("fresh_name",),
     "tuner.tracking.runs": ("are_there", "choices", "first_runs", "get_row", "list_runs", "names", "newest"),
-    "tuner.tracking.store": ("changes", "warm"),
+    "tuner.tracking.store": ("changes", "database", "page_of", "shown_uri", "warm"),
     "tuner.tracking.usage": ("with_mlflow", "with_peft"),
     "tuner.ui.state": (
         "arrived",
@@ -408,6 +413,7 @@ OWN = {
         "tuner.runs.files.replace_text",
     },
     # which language somebody reads, a file a person: readers choose too
+    "visits.py": {"_file().parent.mkdir()", "_file().touch()"},  # when somebody was here, readers too
     "languages.py": {"_file().parent.mkdir()", "tuner.runs.files.replace_text"},
     "draft.py": {"file.write()"},  # a file of nobody else's, gone at once
 }

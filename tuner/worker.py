@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tuner import hardware, paths, private, process
+from tuner.config import settings
 from tuner.config.config import Config
 from tuner.config.inference import InferenceConfig
 from tuner.config.run_config import RunConfig
@@ -47,6 +48,7 @@ EXIT = {"finished": 0, "stopped": 0, "failed": 1}
 def main(run_id: str) -> int:
     """Live one run. Returns the exit code: 0 finished or stopped, 1 failed, 2 refused."""
     process.begin()
+    settings.go_offline()
     if number := ranks.rank():
         return live_as_rank(SilentRun(run_id), number)
     run = Run(run_id)

@@ -69,6 +69,14 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
     zoomed = chart.evaluate("node => node.layout.xaxis.range")
     assert 0 < zoomed[0] < zoomed[1] < 5 * points  # of the chart as it was when the button went down
 
+    # The others follow, and keep it while they grow; a line on them is where the mouse is.
+    ranges = "[...document.querySelectorAll('.js-plotly-plot')].map(n => n.layout.xaxis.range?.map(Math.round).join())"
+    page.wait_for_function(f"{ranges}.filter(r => r === {ranges}[0]).length > 3")
+    points = more_points(page, points)
+    alike = [r for r in page.evaluate(ranges) if r == page.evaluate(ranges)[0]]
+    page.mouse.move(box["x"] + 140, middle)
+    expect(page.locator(".chart-crosshair:visible")).to_have_count(len(alike) - 1)
+
     # The label under the mouse stays too.
     page.mouse.move(box["x"] + 150, middle)
     label = page.locator(f"{LOSS} .hoverlayer .legend, {LOSS} .hoverlayer .hovertext").first

@@ -4,6 +4,7 @@
     ray_address: http://10.0.0.1:8265      # the cluster's dashboard
     ray_python: /shared/venv/bin/python    # on the nodes; as it comes, the one that the studio itself runs with
     ray_cpus: 4                            # cores that each process of a run is given
+    offline: true                          # nothing is asked of a hub, as HF_HUB_OFFLINE=1 has it
     webhook: https://chat.example/hook     # told by a POST when a run ends; or $NAME, a variable that holds the address
 
 A file and no variables: the dashboard, a shell and the supervisor that either of them starts must not differ in it. The
@@ -28,6 +29,7 @@ from tuner.text.lookup import mark, tr
 FILE = "settings.yaml"
 NO_HOOK = mark("a webhook is an https address, or an http one on 127.0.0.1 or localhost, without a password")
 _HOOK = re.compile(r"https://[^\s/@]+(/\S*)?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/\S*)?")
+_HUB, _OURS = "HF_HUB_OFFLINE", "TUNER_WENT_OFFLINE"
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -41,6 +43,7 @@ class Settings(BaseModel):
     ray_python: str = Field(sys.executable, min_length=1)
     ray_cpus: int = Field(1, ge=1)
     webhook: str = ""
+    offline: bool = False
 
     @field_validator("webhook")
     @classmethod
@@ -63,6 +66,19 @@ class Settings(BaseModel):
     def elsewhere(self) -> bool:
         """Whether runs live on other machines than this one."""
         return self.executor != "local"
+
+
+def go_offline() -> None:
+    """Let this process and those it starts ask nothing of a hub, or ask again, as the file says. What the environment
+    says by itself holds. Before libraries are imported, which look at it once."""
+    try:
+        wanted = settings().offline
+    except ConfigError:
+        return
+    if wanted and not os.environ.get(_HUB):
+        os.environ[_HUB] = os.environ[_OURS] = "1"
+    elif not wanted and os.environ.pop(_OURS, ""):
+        del os.environ[_HUB]
 
 
 def path() -> Path:

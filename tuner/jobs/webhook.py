@@ -16,6 +16,7 @@ from tuner.config.settings import settings
 from tuner.redact import redact
 from tuner.runs.run import Run
 from tuner.runs.status import Status
+from tuner.text.lookup import tr
 
 LIMIT = 10.0
 """Seconds for one word; then it is given up."""
@@ -55,6 +56,14 @@ def told(run: Run, status: Status, event: str) -> dict[str, Any]:
     }
 
 
+def test() -> bool:
+    """Send a word as a run would; whether it was taken. Raises ValueError where no address is set or it is none."""
+    address = settings().webhook_address
+    if not address:
+        raise ValueError(tr("No webhook is set; write one into settings.yaml."))
+    return _post(address, json.dumps({"text": "tuner: test", "event": "test"}).encode())
+
+
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: the address that was allowed is the one that is told."""
 
@@ -62,13 +71,15 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _post(address: str, body: bytes) -> None:
+def _post(address: str, body: bytes) -> bool:
+    """Post it; whether it was taken."""
     wanted = urllib.request.Request(  # noqa: S310  the settings allow https and this machine only
         address, data=body, headers={"Content-Type": "application/json", "User-Agent": "tuner"}
     )
     here = [urllib.request.ProxyHandler({})] if address.startswith("http:") else []
     try:
         with urllib.request.build_opener(_Stay, *here).open(wanted, timeout=LIMIT):
-            return
+            return True
     except (OSError, ValueError) as error:  # the address may hold a password of its own
         log.warning("The webhook did not take a word: %s", type(error).__name__)
+        return False

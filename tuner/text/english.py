@@ -84,7 +84,7 @@ MESSAGES: dict[str, str] = {
     # how an answer of a model ended before its end
     "answer.stopped": "Stopped.",
     "answer.left": "Stopped, because the page was closed; ask again.",
-    "answer.cut": "Truncated at max new tokens; allow more to read on.",
+    "answer.cut": "Truncated at max new tokens; allow more tokens to read on.",
     "answer.lost": "The dashboard ended while this was written; ask again.",
     # remedies
     "remedy.resume": "Resume from the last checkpoint",

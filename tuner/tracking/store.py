@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from tuner import paths
 from tuner.redact import redact
@@ -58,6 +58,17 @@ def database() -> Path | None:
     if not uri.startswith("sqlite:///"):
         return None
     return Path(unquote(uri.removeprefix("sqlite:///").split("?")[0])).absolute()
+
+
+def page_of(run_id: str) -> str | None:
+    """Where the tracking server's own pages show a run of this studio; None where the tracker is a file, or away."""
+    if not tracking_uri().startswith(("http://", "https://")):
+        return None
+    with contextlib.suppress(TrackerError), explained():
+        experiment = experiment_id(open_store(create=False))
+        wanted = quote(f"tags.`tuner.run` = '{run_id}'")
+        return f"{shown_uri().rstrip('/')}/#/experiments/{experiment}/runs?searchFilter={wanted}"
+    return None
 
 
 def artifacts() -> Path:

@@ -3,10 +3,12 @@
 
 const MARKS = /:[a-z-]+\[((?:[^[\]\\]|\\.)*)\]/g; // Markdown's colours: :gray[...], :small[...]
 let words = {};
+const told = new Set();
 let watching = false;
 
 export default function ({ data }) {
   words = data;
+  for (const notice of data.notices) notify(notice);
   if (watching) return;
   watching = true;
   let asked = 0;
@@ -14,6 +16,17 @@ export default function ({ data }) {
   const all = { subtree: true, childList: true, attributes: true, attributeFilter: ["aria-label"] };
   new MutationObserver(soon).observe(document.body, all);
   mend();
+}
+
+// Only where nobody looks: the page itself says it too. Several windows say it once, by its tag.
+function notify({ id, title, body, url }) {
+  if (!document.hidden || window.Notification?.permission !== "granted" || told.has(id)) return;
+  told.add(id);
+  const notice = new Notification(title, { body, tag: id });
+  notice.onclick = () => {
+    window.focus();
+    location.assign(url);
+  };
 }
 
 function mend() {

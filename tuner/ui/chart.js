@@ -1,5 +1,8 @@
 // A Plotly figure that grows in place: its node stays, and with it zoom, hover and a drag that is under way.
 
+// Charts of one group share a crosshair and their zoom along x.
+
+const groups = new Map(); // a group's name -> its charts
 const charts = new WeakMap(); // the component's element -> its chart
 let library; // Plotly, asked for once
 
@@ -8,6 +11,7 @@ export default function ({ data, parentElement }) {
   let chart = charts.get(parentElement);
   if (!chart) charts.set(parentElement, (chart = made(parentElement)));
   chart.next = data;
+  join(chart, data.group);
   chart.box.setAttribute("aria-label", data.alt);
   chart.box.style.height = `${data.height}px`; // its place is kept before anything is drawn
   draw(chart);
@@ -28,6 +32,10 @@ function made(parent) {
     setTimeout(() => draw(chart));
   };
   addEventListener("mouseup", chart.released);
+  chart.cross = document.createElement("div");
+  chart.cross.className = "chart-crosshair";
+  chart.cross.hidden = true;
+  parent.append(chart.cross);
   chart.seen = new ResizeObserver(() => chart.drawn && window.Plotly.Plots.resize(box));
   chart.seen.observe(box);
   return chart;
@@ -41,7 +49,9 @@ async function draw(chart) {
       const Plotly = await plotly(chart.next.library);
       const { data, layout } = JSON.parse(coloured(chart));
       chart.next = null;
+      if (chart.range) Object.assign(layout.xaxis, { range: chart.range, autorange: false });
       await Plotly.react(chart.box, data, layout, { displayModeBar: false, scrollZoom: false });
+      if (!chart.drawn) follow(chart);
       chart.drawn = true;
       hover(chart);
     }
@@ -50,6 +60,52 @@ async function draw(chart) {
     console.warn(error);
   } finally {
     chart.busy = false;
+  }
+}
+
+function join(chart, name) {
+  if (chart.group === name) return;
+  groups.get(chart.group)?.delete(chart);
+  chart.group = name;
+  if (!name) return;
+  if (!groups.has(name)) groups.set(name, new Set());
+  groups.get(name).add(chart);
+}
+
+const others = (chart) => [...(groups.get(chart.group) ?? [])].filter((one) => one !== chart && one.drawn);
+
+function follow(chart) {
+  chart.box.on("plotly_hover", ({ xvals, points }) => {
+    const x = xvals?.[0] ?? points[0].x;
+    for (const one of others(chart)) cross(one, x);
+  });
+  chart.box.on("plotly_unhover", () => {
+    for (const one of others(chart)) one.cross.hidden = true;
+  });
+  chart.box.on("plotly_relayout", (change) => {
+    if (chart.told || !Object.keys(change).some((name) => name.startsWith("xaxis."))) return;
+    const { autorange, range } = chart.box.layout.xaxis;
+    chart.range = null; // Plotly keeps by itself what a person did to this one
+    for (const one of others(chart)) zoom(one, autorange ? null : [...range]);
+  });
+}
+
+// A line at x over another chart; its labels stay with the chart under the mouse.
+function cross(chart, x) {
+  const { xaxis, _size } = chart.box._fullLayout;
+  const at = xaxis.d2p(x);
+  chart.cross.hidden = !(at >= 0 && at <= xaxis._length);
+  const place = { left: `${chart.box.offsetLeft + xaxis._offset + at}px`, top: `${chart.box.offsetTop + _size.t}px`, height: `${_size.h}px` };
+  Object.assign(chart.cross.style, place);
+}
+
+async function zoom(chart, range) {
+  chart.told = true;
+  chart.range = range;
+  try {
+    await window.Plotly.relayout(chart.box, range ? { "xaxis.range": range } : { "xaxis.autorange": true });
+  } finally {
+    chart.told = false;
   }
 }
 
@@ -69,6 +125,8 @@ function hover(chart) {
 
 function remove(chart, parent) {
   chart.gone = true;
+  join(chart, "");
+  chart.cross.remove();
   charts.delete(parent);
   chart.seen.disconnect();
   removeEventListener("mouseup", chart.released);

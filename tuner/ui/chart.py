@@ -40,4 +40,6 @@ class Chart:
     scale: float = 1.0
     span: tuple[float, float] | None = None
     axis: str = "step"
+    fine: bool = False
+    """Whether the axis counts in parts of one, as epochs and minutes do."""
     optional: bool = False

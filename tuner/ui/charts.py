@@ -3,7 +3,7 @@ knows the mode it is in, puts the dark ones in their places."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,8 @@ from tuner.ui.words import number
 # pandas is imported whole before a figure is made: Plotly would take it half imported from the thread that warms MLflow.
 Floats = NDArray[np.float64]
 NONE: Mapping[str, Series] = MappingProxyType({})
+ENOUGH_TO_CLIP = 10
+"""Points from which on a percent of them says something."""
 POINTS = 900
 """Points of a line on the screen: more than there are pixels, few enough to redraw every two seconds."""
 
@@ -54,6 +56,7 @@ def figure(
     *,
     smoothing: float = 0.0,
     log: bool = False,
+    clip: bool = False,
 ) -> go.Figure:
     """One run's chart: raw lines pale, smoothed ones over them. Of long curves `means` has what is smoothed: the points
     of `measured` are each stretch's lowest and highest."""
@@ -68,9 +71,22 @@ def figure(
             _band(drawn, chart, line, measured, means, _tone(colours, line.tone))
         _add(drawn, points, middle, line.label, _tone(colours, line.tone), weight=weight, dash=dash)
     drawn.update_layout(showlegend=len(present) > 1)
+    if clip:
+        _clip(drawn, [measured[line.metric][1] * chart.scale for line in present], log=log and chart.log)
     if not present:
         _wait(drawn, colours)
     return drawn
+
+
+def _clip(drawn: go.Figure, values: Sequence[Floats], *, log: bool) -> None:
+    """A y axis from the lowest to the highest percent of the points: a spike does not flatten the rest."""
+    every = np.concatenate(values) if values else np.empty(0)
+    every = every[np.isfinite(every) & ((every > 0) | (not log))]
+    if len(every) < ENOUGH_TO_CLIP:
+        return
+    low, high = np.percentile(np.log10(every) if log else every, (1, 99))
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    drawn.update_yaxes(range=[float(low - room), float(high + room)])
 
 
 def _band(
@@ -127,6 +143,7 @@ def overlay(
     *,
     smoothing: float,
     log: bool,
+    clip: bool = False,
 ) -> go.Figure:
     """One metric of several runs: a colour and a dash each. `curves`, `names` and `means` (see `figure`) go by run id; a
     run's place in `names` is its colour, so that it keeps it from metric to metric."""
@@ -139,6 +156,8 @@ def overlay(
             points, middle = _scaled(chart, run_id, curves, means)
             _add(drawn, points, middle, name, colour, weight=weight, dash=dash)
     drawn.update_layout(height=320, showlegend=len(curves) > 1)
+    if clip:
+        _clip(drawn, [curves[i][1] * chart.scale for i in names if i in curves], log=log and chart.log)
     return drawn
 
 
@@ -183,19 +202,23 @@ class Picture(NamedTuple):
     figure: str
     height: int
     alt: str
+    group: str = ""
+    """Charts of one group share their crosshair and their zoom along x."""
 
 
-def picture(drawn: go.Figure, key: str, alt: str) -> Picture:
+def picture(drawn: go.Figure, key: str, alt: str, group: str = "") -> Picture:
     """A figure as JSON, which is most of the work of drawing it."""
     drawn.update_layout(uirevision=key)
     # A range on one scale means nothing on the other.
-    drawn.update_yaxes(uirevision=f"{key} {drawn.layout.yaxis.type or 'linear'}")
-    return Picture(key, str(drawn.to_json()), int(drawn.layout.height), alt)
+    clipped = "clipped" if drawn.layout.yaxis.range else ""
+    drawn.update_xaxes(uirevision=f"{key} {group}")
+    drawn.update_yaxes(uirevision=f"{key} {drawn.layout.yaxis.type or 'linear'} {clipped}")
+    return Picture(key, str(drawn.to_json()), int(drawn.layout.height), alt, group)
 
 
-def draw(drawn: go.Figure, key: str, alt: str) -> None:
+def draw(drawn: go.Figure, key: str, alt: str, group: str = "") -> None:
     """Put a figure on the page, or the new state of the one that is there under the same key; `alt` is read out."""
-    show(picture(drawn, key, alt))
+    show(picture(drawn, key, alt, group))
 
 
 def show(one: Picture) -> None:
@@ -211,6 +234,7 @@ def show(one: Picture) -> None:
             "alt": one.alt,
             "dark": dark(),
             "height": one.height,
+            "group": one.group,
             "library": _library(),
         },
     )
@@ -329,7 +353,7 @@ def _layout(colours: Palette, chart: Chart, log: bool) -> dict[str, Any]:
             "showgrid": False,
             "nticks": 6,
             "title": {"text": chart.axis, "font": small, "standoff": 4},
-            "hoverformat": ",.0f",
+            "hoverformat": ",.2f" if chart.fine else ",.0f",
             "rangemode": "tozero",
         },
         "yaxis": y,

@@ -11,7 +11,7 @@ from tuner.runs.curve import Series
 from tuner.text.lookup import tr
 from tuner.tracking.rows import Brief, RunRow
 from tuner.tracking.runs import get_row, newest
-from tuner.ui import chart_table, state
+from tuner.ui import axis, chart_table, state
 from tuner.ui.history import MOST
 from tuner.ui.words import date, distinct
 
@@ -120,6 +120,15 @@ def asked_alike(
     first = baseline if baseline in curves else next(iter(curves))
     kept = {run_id: curve for run_id, curve in curves.items() if asked[run_id] == asked[first]}
     return kept, [run_id for run_id in curves if run_id not in kept]
+
+
+def aligned(
+    curves: Mapping[str, Series], scales: Mapping[str, float | None], along: str
+) -> dict[str, Series]:
+    """Each run's curve along what the axis counts."""
+    if along == axis.STEP:
+        return dict(curves)
+    return {i: axis.stretched({i: curve}, scales[i] or 1.0)[i] for i, curve in curves.items()}
 
 
 def judged(metric: str, rows: Sequence[RunRow], baseline: str) -> set[str]:

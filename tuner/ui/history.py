@@ -8,13 +8,14 @@ from contextlib import suppress
 
 import streamlit as st
 
+from tuner.jobs import room
 from tuner.runs.status import STATES
 from tuner.text.lookup import mark, tr
 from tuner.tracking import runs, store
 from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.ui import evaluation, picking, state, theme, writes
-from tuner.ui.words import count, look, safe
+from tuner.ui.words import count, look, safe, size
 
 TABLE = "history"
 """The table's key."""
@@ -132,7 +133,8 @@ def actions(chosen: Sequence[RunRow]) -> None:
             _each(chosen, mark("Restore"), ":material/restore_from_trash:", _restore)
             with st.popover(tr("Delete permanently"), icon=":material/delete_forever:"):
                 st.markdown(tr("This also deletes the folder with its checkpoints. It cannot be undone."))
-                st.caption(safe(_called(chosen)))
+                freed = sum(room.of_run(row.run).total for row in chosen if row.local)
+                st.caption(f"{safe(_called(chosen))} · {tr('frees {size}', size=size(freed))}")
                 _each(chosen, mark("Yes, delete"), ":material/delete_forever:", _purge)
             return
         if one:
@@ -166,7 +168,25 @@ def actions(chosen: Sequence[RunRow]) -> None:
                 kwargs={"clone": ids[0]},
                 key=f"clone-{_mark(ids)}",
             )
+        with st.popover(tr("Tag"), icon=":material/label:"):
+            key = f"bulk-tag-{_mark(ids)}"
+            st.text_input(
+                tr("Tag"),
+                key=key,
+                placeholder=tr("word, or word: value"),
+                on_change=_tag_all,
+                args=(ids, key),
+                **writes.locked(help=tr("Press Enter to tag {runs}.", runs=count(len(ids), "run"))),
+            )
         _each(chosen, mark("Delete"), ":material/delete:", _delete)
+
+
+def _tag_all(ids: Sequence[str], key: str) -> None:
+    """Give a tag to all runs that are ticked still."""
+    text = str(st.session_state.get(key) or "").strip()
+    for run_id in picking.still(TABLE, ids) if text else ():
+        _said(lambda run_id=run_id: writes.set_tag(run_id, *_pair(text)))  # type: ignore[misc]
+    st.session_state[key] = ""
 
 
 def _mark(ids: Sequence[str]) -> str:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import streamlit as st
 
 from tuner import hardware, paths
+from tuner.jobs import queue, room, watch
+from tuner.runs import diverging
+from tuner.runs.run import Run
+from tuner.runs.status import ENDED
 from tuner.text.lookup import tr
 from tuner.tracking.adapters import are_there_any
-from tuner.tracking.rows import RunFilter
-from tuner.tracking.runs import are_there
+from tuner.tracking.rows import RunFilter, RunRow
+from tuner.tracking.runs import are_there, first_runs
 from tuner.tracking.store import TrackerError
-from tuner.ui import draft, theme
-from tuner.ui.words import size
+from tuner.ui import draft, live, run_list, theme, visits
+from tuner.ui.chart_table import is_scored
+from tuner.ui.words import ago, count, look, safe, share, size
 
 LOW_DISK = 5 * hardware.GIB
+
+
+MANY, FEW = 500, 3
+"""Runs that are looked through, and failures that are named."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,55 @@ def checklist(steps: list[Step]) -> None:
                 )
 
 
+def since() -> None:
+    """What happened while this person was away: how many runs ended, and how; each that failed by its name."""
+    last = visits.before()
+    if not visits.away(last):
+        return
+    ended = [r for r in first_runs(MANY, RunFilter(states=tuple(ENDED))) if r.ended > last]
+    if not ended:
+        return
+    states = Counter(row.state for row in ended)
+    told = ", ".join(f"{number} {look(state).word.lower()}" for state, number in states.items())
+    with theme.card("since", gap="xsmall"):
+        st.markdown(f":material/history: **{tr('Since your last visit, {ago}', ago=ago(last))}:** {told}")
+        for row in [r for r in ended if r.state == "failed"][:FEW]:
+            run_list.link(row.id, row.name)
+            st.caption(safe(row.reason))
+
+
+def figures() -> None:
+    """The studio in four figures: runs, the best score, adapters' disk and what is free."""
+    finished = first_runs(MANY, RunFilter(states=("finished",)))
+    best = best_score(finished)
+    with st.container(key="figures-home"), st.grid("auto", min_column_width=150, gap="small") as grid:
+        grid.metric(tr("Finished runs"), f"{count(len(finished))}{'+' if len(finished) == MANY else ''}")
+        if best is not None:
+            grid.metric(
+                tr("Best score"),
+                share(best.metrics["score/after"]),
+                help=tr("On held-out questions, after training: {name}.", name=safe(best.name)),
+            )
+        grid.metric(tr("Disk used"), size(_used()), help=tr("Settings shows what takes it."))
+        grid.metric(tr("Disk free"), size(hardware.usage(paths.home()).disk_free))
+
+
+def best_score(rows: Sequence[RunRow]) -> RunRow | None:
+    """The run with the highest score on held-out questions; exact match is none."""
+    scored = [r for r in rows if "score/after" in r.metrics and is_scored(r.metrics)]
+    return max(scored, key=lambda row: row.metrics["score/after"], default=None)
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def _used() -> int:
+    return sum(room.of_studio(room.of_runs()).values())
+
+
 def attention() -> None:
-    """What a person should know without asking: a disk that fills."""
+    """What a person should know without asking: a disk that fills, a run that makes no progress or diverges."""
+    for row in queue.queue():
+        if row.position == 0 and (said := watch.stalled(Run(row.id)) or _diverges(Run(row.id))):
+            st.warning(f"**{safe(row.name)}:** {safe(said)}", icon=":material/warning:")
     free = hardware.usage(paths.home()).disk_free
     if free < LOW_DISK:
         st.warning(
@@ -107,3 +164,7 @@ def attention() -> None:
             ),
             icon=":material/hard_drive:",
         )
+
+
+def _diverges(run: Run) -> str:
+    return tr(live.DIVERGING) if diverging.noted(run) else ""

@@ -12,15 +12,18 @@ import streamlit as st
 from tuner import hardware, paths
 from tuner.jobs import queue
 from tuner.jobs.supervisor import ensure_supervisor
+from tuner.runs import diverging
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 from tuner.text.message import term
 from tuner.tracking import store
 from tuner.tracking.duration_estimate import time_left
-from tuner.ui import state
-from tuner.ui.words import count, duration, look, safe, share, size
+from tuner.ui import browser, state
+from tuner.ui.words import count, duration, look, safe, sentence, share, size
 
+DIVERGING = mark("The loss is above where it began: lower the learning rate.")
+_SEEN, _TOLD = "seen-running", "told-diverging"
 SIDEBAR_EVERY = 3.0
 WARM_AFTER = 3.0  # seconds: the first page is drawn by then
 
@@ -42,6 +45,7 @@ def _status() -> None:
         ensure_supervisor(only_if_needed=True)
     with st.container(key="status-line", gap="xsmall"):
         rows = queue.queue()
+        browser.tell(_news({row.id for row in rows if row.position == 0}))
         for row in [r for r in rows if r.position == 0]:
             _running(Run(row.id))
         waiting = sum(r.position > 0 for r in rows)
@@ -50,6 +54,28 @@ def _status() -> None:
         elif waiting:
             st.caption(tr(":material/schedule: {runs} waiting", runs=count(waiting, "run")))
         _machine()
+
+
+def _news(running: set[str]) -> list[browser.Notice]:
+    """What happened since this session looked last: runs that ended, a loss that runs away. Told here as a toast."""
+    before: set[str] = st.session_state.get(_SEEN, set())
+    told: set[str] = st.session_state.setdefault(_TOLD, set())
+    st.session_state[_SEEN] = running
+    ended = [run for run in map(Run, before - running) if run.exists and run.status().state in ENDED]
+    away = [run for run in map(Run, running - told) if diverging.noted(run)]
+    told |= {run.id for run in away}
+    for run in ended:
+        seen = look(run.status().state)
+        st.toast(f"**{safe(run.name)}** · {safe(sentence(run.status()))}", icon=seen.icon)
+    for run in away:
+        st.toast(f"**{safe(run.name)}** · {tr(DIVERGING)}", icon=":material/trending_up:")
+    return [_notice(run, sentence(run.status())) for run in ended] + [
+        _notice(run, tr(DIVERGING)) for run in away
+    ]
+
+
+def _notice(run: Run, said: str) -> browser.Notice:
+    return browser.Notice(f"{run.id} {said}", run.name, said, f"/runs?run={run.id}")
 
 
 def _running(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 import time
 from collections import OrderedDict
@@ -10,21 +11,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from tuner.config.config import KNOBS, command, stored, to_yaml, word
 from tuner.config.kinds import KINDS, default_of, trains
 from tuner.config.knobs import ConfigError
 from tuner.jobs import planning, queue, watch
-from tuner.runs import checkpoints, events
+from tuner.runs import checkpoints, diverging, events
 from tuner.runs.points import Tail, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
-from tuner.text.lookup import language, mark, tr
+from tuner.text.lookup import language, tr
 from tuner.text.message import render, term
+from tuner.tracking import store
 from tuner.tracking.duration_estimate import time_left
-from tuner.ui import chart_table, charts, plan_view, rollouts, run_actions, theme, writes
+from tuner.tracking.runs import get_row
+from tuner.tracking.store import TrackerError
+from tuner.ui import axis, chart_table, charts, history, live, plan_view, rollouts, run_actions, theme, writes
 from tuner.ui.chart import Chart, Measured
 from tuner.ui.words import (
     NONE,
@@ -43,7 +46,6 @@ from tuner.ui.words import (
     stage as stage_word,
 )
 
-SMOOTHING = {mark("Off"): 0.0, mark("Light"): 0.6, mark("Strong"): 0.9}
 LOG_LINES = 400
 AS_NEW = 2.5
 """Seconds for which charts that were made for one session serve the others too, whatever was measured since."""
@@ -167,6 +169,8 @@ def _notices(run: Run, status: Status) -> None:
     if said := watch.stalled(run):
         st.warning(safe(said), icon=":material/hourglass_disabled:")
     rollouts.notice(run)
+    if diverging.noted(run):
+        st.warning(tr(live.DIVERGING), icon=":material/trending_up:")
     if status.tracking:
         st.caption(f":material/cloud_off: {safe(status.tracking)}")
     for note in status.notes:
@@ -174,31 +178,6 @@ def _notices(run: Run, status: Status) -> None:
 
 
 # --- charts --------------------------------------------------------------------------------------------------------
-
-
-def chart_options() -> None:
-    """What all charts of the page follow; outside the piece that redraws itself, so that nothing typed is lost."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="chart-options"):
-        st.markdown(tr(":small[**Smoothing**]"), width="content")
-        st.segmented_control(
-            tr("Smoothing"),
-            list(SMOOTHING),
-            format_func=tr,
-            default="Light",
-            required=True,
-            key="smoothing",
-            bind="query-params",
-            label_visibility="collapsed",
-            help=tr("Moving average. The raw points stay visible."),
-        )
-        st.toggle(tr("Log scale"), key="log", bind="query-params", help=tr("For loss and gradient norm."))
-
-
-def chosen_options() -> tuple[float, bool]:
-    """The smoothing's weight and whether the scale is logarithmic."""
-    return SMOOTHING.get(str(st.session_state.get("smoothing")), SMOOTHING["Light"]), bool(
-        st.session_state.get("log")
-    )
 
 
 class Drawn(NamedTuple):
@@ -213,7 +192,7 @@ def curves(run: Run) -> None:
     """The charts of the run's stage, growing in place."""
     stage = str(run.values().get("stage") or KNOBS["stage"].default)
     ended = run.status().state in ENDED
-    drawn = _drawn(run, stage, ended, *chosen_options())
+    drawn = _drawn(run, stage, ended, axis.chosen())
     if not drawn:
         theme.empty("show_chart", tr("No data"), tr("The run ended before its first logging step."))
     with st.grid(3, min_column_width=265, gap="small"):
@@ -246,28 +225,36 @@ def _drawn(run: Run, *how: Any) -> tuple[Drawn, ...]:
     return drawn
 
 
-def _made(run: Run, points: Tail, stage: str, ended: bool, smoothing: float, log: bool) -> tuple[Drawn, ...]:
+def _made(run: Run, points: Tail, stage: str, ended: bool, how: axis.Options) -> tuple[Drawn, ...]:
     found = {name: curve for name in points.names() if (curve := points.curve(name))}
+    known = axis.scale_of(run.status()).of(how.axis)
+    along = how.axis if known else axis.STEP
     measured = {name: curve.series() for name, curve in found.items()}
     means = {name: curve.means() for name, curve in found.items()}
+    by = known or 1.0
     every = chart_table.charts_of(stage, measured)
     # While it runs each chart has its place from the start; what never got a point is left out in the end.
     return tuple(
         Drawn(
             chart,
             chart_table.latest(chart, measured),
-            _picture(
-                run, chart, measured, charts.figure(chart, measured, means, smoothing=smoothing, log=log)
+            _picture(run, chart, measured, means, how)
+            if chart.axis != tr("step")  # the machine is measured by the clock
+            else _picture(
+                run, axis.titled(chart, along), axis.stretched(measured, by), axis.stretched(means, by), how
             ),
         )
         for chart in chart_table.shown(every, measured, ended=ended)
     )
 
 
-def _picture(run: Run, chart: Chart, measured: Measured, figure: go.Figure) -> charts.Picture:
+def _picture(
+    run: Run, chart: Chart, measured: Measured, means: Measured, how: axis.Options
+) -> charts.Picture:
+    figure = charts.figure(chart, measured, means, smoothing=how.smoothing, log=how.log, clip=how.clip)
     lines = {line.label: measured[line.metric] for line in chart.lines if line.metric in measured}
     told = charts.in_words(tr("{title} by {axis}", title=chart.title, axis=chart.axis), lines, chart.scale)
-    return charts.picture(figure, f"{run.id}-{chart.key}", told)
+    return charts.picture(figure, f"{run.id}-{chart.key}", told, group=f"{run.id} {chart.axis}")
 
 
 # --- log -----------------------------------------------------------------------------------------------------------
@@ -387,7 +374,24 @@ def facts(run: Run) -> None:
         st.caption(tr("The run's id, for the shell and MLflow."))
         st.code(run.id, language=None)
         plan_view.planned(run)
+    _notes(run)
     _doings(run)
+
+
+def _notes(run: Run) -> None:
+    """The run's name, note and tags, and where MLflow shows it; nothing while the tracker is away."""
+    with suppress(TrackerError):
+        if row := get_row(run.id):
+            st.markdown(f"**{tr('Name, note and tags')}**")
+            history.words(row)
+    st.markdown("**MLflow**")
+    if address := store.page_of(run.id):
+        st.link_button(tr("Open in MLflow"), address, icon=":material/open_in_new:")
+        return
+    st.caption(tr("Start MLflow's own pages in a shell:"))
+    st.code(
+        f"mlflow ui --backend-store-uri {shlex.quote(store.shown_uri())}", language="bash", wrap_lines=True
+    )
 
 
 def launched_by(run: Run) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuner import hosts, paths, process, samples
+from tuner.config import settings
 from tuner.config.knobs import ConfigError
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs.reasons import refused_by_system
@@ -55,6 +56,7 @@ def main() -> None:
         ),
     )
     given = parser.parse_args()
+    settings.go_offline()
     os.environ.setdefault("TUNER_HOME", str(paths.home()))
     try:
         allowed = hosts.configured(given.allow_host) + guarded(given.host)

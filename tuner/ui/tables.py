@@ -13,9 +13,9 @@ from tuner.runs.events import BY
 from tuner.text.lookup import mark, tr
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart import Chart
-from tuner.ui.chart_table import of_metric
+from tuner.ui.chart_table import is_scored, of_metric
 from tuner.ui.picking import Column
-from tuner.ui.words import NONE, date, duration, look, number, size, staged
+from tuner.ui.words import NONE, date, duration, english_label, look, number, share, size, staged
 
 Table = list[dict[str, Any]]
 _MARKS = {
@@ -39,7 +39,7 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
             "Curve": list(row.spark),
             "Reward": number(row.metrics.get("reward")),
             "Last loss": number(row.metrics.get("loss")),
-            "Score": scored.get(row.id, NONE),
+            "Score": scored.get(row.id) or _held_out(row),
             "Stage": staged(row.stage),
             "Model": row.model.rsplit("/", 1)[-1],
             "Data sets": ", ".join(row.datasets),
@@ -47,6 +47,7 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
             "Disk": size(room.of_run(row.run).total) if row.local else NONE,
             "Created": date(row.created),
             "By": row.facts.get(BY, ""),
+            **{english_label(name): row.params.get(name, NONE) for name in PARAMETERS},
             "Tags": [f"{k}: {v}" if v else k for k, v in row.tags.items()],
             "Note or reason": row.note or row.reason,
         }
@@ -54,6 +55,8 @@ def history(rows: Sequence[RunRow], scored: Mapping[str, str]) -> dict[str, dict
     }
 
 
+PARAMETERS = ("learning_rate", "lora_rank", "num_train_epochs", "per_device_train_batch_size", "cutoff_len")
+"""Knobs that the history can have as columns."""
 HISTORY = (
     Column(mark("Name"), "link"),
     Column(mark("State")),
@@ -75,13 +78,28 @@ def history_columns(rows: Sequence[RunRow], scored: Mapping[str, str]) -> tuple[
     """Those of `HISTORY`; the reward, where a run has one; what evaluations found, where one did; and who launched each
     run, where people log in."""
     found = list(HISTORY)
+
+    def before(name: str, column: Column) -> None:
+        found.insert([one.name for one in found].index(name), column)
+
     if any("reward" in row.metrics for row in rows):
-        found.insert([column.name for column in found].index(tr("Last loss")), Column(tr("Reward"), "figure"))
+        before("Last loss", Column("Reward", "figure"))
     if any(row.facts.get(BY) for row in rows):
-        found.insert([column.name for column in found].index(tr("Tags")), Column(tr("By")))
-    if scored:
-        found.insert([column.name for column in found].index(tr("Stage")), Column(tr("Score")))
+        before("Tags", Column("By"))
+    if scored or any(_held_out(row) != NONE for row in rows):
+        before("Stage", Column("Score"))
     return tuple(found)
+
+
+def _held_out(row: RunRow) -> str:
+    """The score on held-out questions after training; exact match is none."""
+    after = row.metrics.get("score/after")
+    return share(after) if after is not None and is_scored(row.metrics) else NONE
+
+
+def every_column(shown: Sequence[Column]) -> tuple[Column, ...]:
+    """Those of a list, and parameters that a person may ask for as well."""
+    return (*shown[:-2], *(Column(english_label(name), "figure") for name in PARAMETERS), *shown[-2:])
 
 
 def lower_is_better(metric: str) -> bool:

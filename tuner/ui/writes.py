@@ -17,7 +17,7 @@ from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
 from tuner.data import additions, upload
 from tuner.data.entries import Entry
-from tuner.jobs import cleaning, control, queue, serving
+from tuner.jobs import cleaning, control, offline, queue, serving, webhook
 from tuner.jobs import submit as submitting
 from tuner.rewards.registry import refused_by_pages
 from tuner.runs import events
@@ -185,6 +185,8 @@ set_card = _guarded(
 delete_adapter = _guarded(adapters.delete_adapter, _said(mark("delete an adapter")))
 
 clean = _guarded(cleaning.clean, _cleaned)
+set_offline = _guarded(offline.set_offline, lambda _, on: iter([(mark("set offline"), "", str(on))]))
+test_webhook = _guarded(webhook.test, _nothing)
 
 serve = _guarded(serving.start, _served)
 change_talk = _guarded(kept.change_talk, _nothing)

@@ -1,0 +1,92 @@
+"""What somebody who helps with a fault needs to see, in one zip: versions, machine, settings and the last words of runs that
+failed. No data, no model, no secret: every text is masked as in a log."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+from tuner import __version__, hardware, paths
+from tuner.config import settings
+from tuner.redact import MASK, redact
+from tuner.runs.run import Run
+from tuner.tracking.rows import RunFilter
+from tuner.tracking.runs import first_runs
+from tuner.tracking.store import TrackerError, shown_uri
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "mlflow",
+    "streamlit",
+    "plotly",
+)
+FAILED = 5
+"""Runs that failed last, of which the record and the log's end are taken."""
+_HOOK = re.compile(r"(?m)^(\s*webhook:\s*)(?!\$).+$")
+"""An address that may be a secret by itself."""
+LOG_END, SUPERVISOR_END = 30_000, 60_000
+"""Bytes."""
+
+
+def versions() -> dict[str, str]:
+    """The libraries that decide what a run does; empty for one that is missing."""
+    found = {"tuner": __version__, "Python": platform.python_version()}
+    for library in LIBRARIES:
+        found[library] = ""
+        with suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
+
+
+def bundle() -> bytes:
+    """The zip."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in _texts():
+            archive.writestr(name, redact(text))
+    return made.getvalue()
+
+
+def _texts() -> Iterator[tuple[str, str]]:
+    usage = hardware.usage(paths.home())
+    yield (
+        "machine.json",
+        json.dumps(
+            {
+                "versions": versions(),
+                "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+                "machine": hardware.describe(),
+                "disk_free_gib": round(usage.disk_free / hardware.GIB, 1),
+                "bf16": hardware.bf16(),
+                "tracker": shown_uri(),
+            },
+            indent=1,
+        ),
+    )
+    for name, text in _file("settings.yaml", settings.path(), LOG_END):
+        yield name, _HOOK.sub(rf"\1{MASK}", text)
+    yield from _file("supervisor.log", paths.mlruns() / "supervisor.log", SUPERVISOR_END)
+    with suppress(TrackerError):
+        for row in first_runs(FAILED, RunFilter(states=("failed",))):
+            run = Run(row.id)
+            yield from _file(f"runs/{row.id}/status.json", run.folder / "status.json", LOG_END)
+            yield from _file(f"runs/{row.id}/config.yaml", run.folder / "config.yaml", LOG_END)
+            if run.exists:
+                yield f"runs/{row.id}/log.txt", run.log_tail(LOG_END)
+
+
+def _file(name: str, path: Path, end: int) -> Iterator[tuple[str, str]]:
+    with suppress(OSError):
+        yield name, path.read_bytes()[-end:].decode("utf-8", "replace")
