@@ -445,6 +445,7 @@ def test_every_colour_of_a_chart_has_one_of_the_dark_mode() -> None:
 
 def test_the_theme_file_and_the_charts_have_the_same_colours() -> None:
     file = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
+    assert file["theme"]["font"] == file["theme"]["headingFont"] == theme.FONTS
     for mode, colours in theme.PALETTES.items():
         assert tuple(file["theme"][mode]["chartCategoricalColors"]) == colours.series
         assert file["theme"][mode]["textColor"] == colours.ink

@@ -62,6 +62,11 @@ def in_code(source: str, headed: bool) -> Iterator[Text]:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
             yield from _asked(name, [a.value if isinstance(a, ast.Constant) else None for a in node.args])
+            yield from (Text(unit, "", "") for unit in _units(node))
+            if name == "table" and node.args and isinstance(node.args[0], ast.Tuple):
+                yield from (
+                    Text(str(h.value), "", "") for h in node.args[0].elts if isinstance(h, ast.Constant)
+                )
         elif headed and isinstance(node, ast.Dict):
             yield from (
                 Text(str(k.value), "", "")
@@ -82,6 +87,15 @@ def _asked(name: str, words: list[object]) -> Iterator[Text]:
         yield Text(f"{{count}} {second}", f"{{count}} {third or second + 's'}", "")
     elif name == "Line" and isinstance(second, str):
         yield Text(second, "", "")
+
+
+def _units(call: ast.Call) -> Iterator[str]:
+    """The units of charts: words, not signs."""
+    for given in call.keywords:
+        if given.arg in ("unit", "axis") and isinstance(given.value, ast.Constant):
+            unit = given.value.value
+            if isinstance(unit, str) and re.search("[a-z]{2}", unit):
+                yield unit
 
 
 def _heading(key: object) -> bool:

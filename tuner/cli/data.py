@@ -9,7 +9,7 @@ from typing import Any
 from tuner import paths, samples
 from tuner.cli.words import OK, parser, print_json, table
 from tuner.config.config import parse_words
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 from tuner.text.message import Message
 
 
@@ -58,7 +58,7 @@ def _list(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
     if options.json:
         print_json(rows)
     else:
-        heads = ("name", "kind", "rows", "stages", "source", "problem")
+        heads = (mark("name"), mark("kind"), mark("rows"), mark("stages"), mark("source"), mark("problem"))
         cells = [
             {**r, "rows": "?" if r["rows"] is None else str(r["rows"]), "stages": ",".join(r["stages"])}
             for r in rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -75,9 +76,20 @@ def print_json(rows: Iterable[Any]) -> None:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(str(row[i])) for row in (heads, *rows)) for i in range(len(heads))]
-    for row in (heads, *rows):
-        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    """Rows under headings, which are looked up here."""
+    said = [tr(head) for head in heads]
+    widths = [max(_width(str(row[i])) for row in (said, *rows)) for i in range(len(heads))]
+    for row in (said, *rows):
+        print("  ".join(_filled(str(cell), width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _width(text: str) -> int:
+    """The columns of a terminal that a text takes: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
+
+
+def _filled(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
 
 
 def run_of(words: Sequence[str], verb: str) -> Any:

@@ -51,7 +51,7 @@ def render(said: Message) -> str:
     """The sentence; the code itself where the catalog does not have it (another version wrote it)."""
     if not said.code:
         return ""
-    known = {name: str(v) if isinstance(v, Message) else v for name, v in said.values.items()}
+    known = {name: _value(name, v) for name, v in said.values.items()}
     text = MESSAGES.get(said.code, "{text}" if "text" in known else None)
     if text is None:
         return " ".join([said.code, *map(str, known.values())])
@@ -65,6 +65,13 @@ def render(said: Message) -> str:
 def term(kind: str, code: str) -> str:
     """The short text of a code of some kind (a phase, a state); the code with spaces where there is none."""
     return tr(MESSAGES.get(f"{kind}.{code}", code.replace("_", " ")))
+
+
+def _value(name: str, value: Any) -> Any:
+    """A parameter as it is said. Why a row is not used (`reason`) is a word of ours, which the catalogues know."""
+    if isinstance(value, Message):
+        return str(value)
+    return tr(value) if name == "reason" and isinstance(value, str) else value
 
 
 class _Lenient(dict[str, Any]):

@@ -117,7 +117,7 @@ def card(row: AdapterRow) -> None:
     with theme.card(f"adapter-{row.name}"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.subheader(safe(row.name), anchor=False, width="content")
-            st.caption(f":material/neurology: {safe(place(row.base) or 'unknown base')}", width="content")
+            st.caption(f":material/neurology: {safe(place(row.base) or tr('unknown base'))}", width="content")
             st.space("stretch")
             st.button(
                 tr("All versions"),
@@ -358,7 +358,10 @@ def _aliases(row: AdapterRow) -> None:
             tr("{choice} is version {version} now.", choice=choice, version=row.version),
         )
     for turn in row.turns[:8]:
-        st.caption(f"{date(turn.at)}: {'became' if turn.got else 'was no longer'} {safe(turn.alias)}")
+        told = {"when": date(turn.at), "alias": safe(turn.alias)}
+        st.caption(
+            tr("{when}: became {alias}", **told) if turn.got else tr("{when}: was no longer {alias}", **told)
+        )
     for alias in row.aliases:
         if st.button(
             tr("Remove alias {alias}", alias=safe(alias)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner.runs.curve import Series
+from tuner.text.lookup import mark
 
 Tone = Literal["first", "second", "third", "good", "bad"]
 Measured = Mapping[str, Series]
@@ -39,7 +40,7 @@ class Chart:
     log: bool = False
     scale: float = 1.0
     span: tuple[float, float] | None = None
-    axis: str = "step"
+    axis: str = mark("step")
     fine: bool = False
     """Whether the axis counts in parts of one, as epochs and minutes do."""
     optional: bool = False

@@ -20,7 +20,7 @@ from streamlit.components.v1 import declare_component
 from tuner.runs.curve import Series, thinned
 from tuner.text.lookup import tr
 from tuner.ui.chart import Chart, Line, Measured, Tone
-from tuner.ui.theme import DASHES, PALETTES, Palette, dark
+from tuner.ui.theme import DASHES, FONTS, PALETTES, Palette, dark
 from tuner.ui.words import number
 
 # pandas is imported whole before a figure is made: Plotly would take it half imported from the thread that warms MLflow.
@@ -243,7 +243,7 @@ def show(one: Picture) -> None:
 def in_words(title: str, curves: Mapping[str, Series], scale: float = 1.0) -> str:
     """A chart for who cannot see it: of each named line the ends and the extremes, by step."""
     told = [_line_in_words(name, *curve, scale) for name, curve in curves.items() if len(curve[0])]
-    return f"{title}: {'; '.join(told) or tr('no point yet')}."
+    return tr("{title}: {curves}.", title=title, curves="; ".join(told) or tr("no point yet"))
 
 
 def _line_in_words(name: str, steps: NDArray[Any], values: Floats, scale: float) -> str:
@@ -331,7 +331,7 @@ def _layout(colours: Palette, chart: Chart, log: bool) -> dict[str, Any]:
         "margin": {"l": 4, "r": 10, "t": 6, "b": 4},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "Inter, system-ui, sans-serif", "color": colours.ink, "size": 12},
+        "font": {"family": FONTS, "color": colours.ink, "size": 12},
         "hovermode": "x unified",
         "hoverdistance": -1,  # few points lie far apart, and the nearest is meant
         "hoverlabel": {

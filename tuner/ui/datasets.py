@@ -187,7 +187,7 @@ def sees(entry: Entry, config: Config) -> None:
             st.markdown(
                 tr(
                     "**{side}** :gray[{tokens}, {trained} trained on]",
-                    side=side.capitalize(),
+                    side=tr(side.capitalize()),
                     tokens=count(len(tokens), "token"),
                     trained=count(trained),
                 )
@@ -312,4 +312,4 @@ def _places(finding: Finding) -> str:
     found = finding.examples[:3]
     if len({e["file"] for e in finding.examples}) > 1:
         return "; ".join(tr("{file} line {line}", file=e["file"], line=e["line"]) for e in found)
-    return ", ".join(f"{'line ' if place == 0 else ''}{e['line']}" for place, e in enumerate(found))
+    return tr("line {lines}", lines=", ".join(str(e["line"]) for e in found))

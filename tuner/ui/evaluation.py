@@ -219,7 +219,7 @@ def _left_out(found: Mapping[str, Any]) -> None:
         tr("{number} left out ({reason})", number=count(number), reason=tr(reason))
         for reason, number in (found.get("left_out") or {}).items()
     ]
-    st.caption(safe("; ".join([asked, *said])) + ".")
+    st.caption(safe(tr("{said}.", said="; ".join([asked, *said]))))
 
 
 # --- answers -------------------------------------------------------------------------------------------------------

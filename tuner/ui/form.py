@@ -14,7 +14,7 @@ from tuner.ui import draft as drafts
 from tuner.ui import judged, rewarding, theme
 from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer
-from tuner.ui.words import in_form, label, number, safe, staged, value
+from tuner.ui.words import english_label, in_form, label, number, safe, staged, value
 
 ELSEWHERE = frozenset({"run_name"})
 """Knobs with a place of their own on the page: the name stands on the run's card."""
@@ -260,7 +260,7 @@ def heading(knob: Knob, draft: Draft) -> str:
     """The label over a knob's field: a mark where it was changed, and its unit where the name does not say it."""
     mark = ":primary[●] " if knob.name in draft.changes else ""
     named = label(knob.name)
-    said = knob.unit and knob.unit.removesuffix("s") in named.lower()
+    said = knob.unit and knob.unit.removesuffix("s") in english_label(knob.name).lower()
     unit = f" :gray[:small[{safe(tr(knob.unit))}]]" if knob.unit and not said else ""
     return f"{mark}{safe(named)}{unit}"
 

@@ -82,7 +82,7 @@ def _ask_twice(run: Run, status: Status) -> None:
     """Cancel, which throws something away: what that is, and a second button."""
     icon = ":material/close:"
     with st.popover(
-        mark("Cancel"), icon=icon, help=tr("Ends at once and saves nothing."), key=f"cancel-{run.id}"
+        tr("Cancel"), icon=icon, help=tr("Ends at once and saves nothing."), key=f"cancel-{run.id}"
     ):
         kept = checkpoints.of(run)
         since = (

@@ -21,7 +21,7 @@ from tuner.runs import checkpoints, diverging, events
 from tuner.runs.points import Tail, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
-from tuner.text.lookup import language, tr
+from tuner.text.lookup import language, mark, tr
 from tuner.text.message import render, term
 from tuner.tracking import store
 from tuner.tracking.duration_estimate import time_left
@@ -129,7 +129,7 @@ def _figures(run: Run, status: Status) -> None:
         "Tokens per second": number(status.tokens_per_second or None),
     }
     if peak := status.memory_peak:
-        figures["Peak memory"] = size(peak)
+        figures[mark("Peak memory")] = size(peak)
     if status.state in ENDED or not trains(
         str(run.values().get("stage"))
     ):  # what has no figure by now will never have one

@@ -124,7 +124,7 @@ def _living(run: Run) -> Standing:
     if status.state == "stopping":
         return Standing(tr("Stopping"), "orange", ":material/pause_circle:", "", run)
     doing = term("phase", status.phase).capitalize() if status.phase else tr("The worker is starting")
-    return Standing(tr("Loading"), "blue", ":material/hourglass_top:", f"{doing}.", run)
+    return Standing(tr("Loading"), "blue", ":material/hourglass_top:", tr("{doing}.", doing=doing), run)
 
 
 def _run(run_id: str) -> Run | None:

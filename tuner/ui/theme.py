@@ -16,6 +16,10 @@ from tuner.text.lookup import tr
 from tuner.ui.words import safe
 
 Mode = Literal["light", "dark"]
+FONTS = (
+    "Inter, system-ui, 'PingFang SC', 'Microsoft YaHei', 'Noto Sans CJK SC', 'Source Han Sans SC', sans-serif"
+)
+"""What text is drawn with, in charts too; the same as in .streamlit/config.toml."""
 NONE: Mapping[str, Any] = MappingProxyType({})
 SHEET = Path(__file__).with_name("style.css")
 MARK = str(Path(__file__).with_name("mark.svg"))

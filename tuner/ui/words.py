@@ -202,8 +202,14 @@ def _at_work(status: Status) -> str:
     steps = {"step": count(status.step), "total_steps": count(status.total_steps)}
     asking = status.phase == ASKING
     told = answered(status)[1] if asking else ""
-    doing = tr("Answering held-out questions{told}", told=f", {told}" if told else "") if asking else ""
-    doing = doing or term("phase", status.phase or "training").capitalize()
+    if asking:
+        doing = (
+            tr("Answering held-out questions, {told}", told=told)
+            if told
+            else tr("Answering held-out questions")
+        )
+    else:
+        doing = term("phase", status.phase or "training").capitalize()
     if not status.total_steps:
         return tr("{doing}.", doing=doing)
     if asking:
