@@ -78,14 +78,14 @@ def of_runs() -> dict[str, RunRoom]:
 def of_studio(runs: dict[str, RunRoom]) -> dict[str, int]:
     """Bytes by what they are, without those in folders that a person named; `runs` as `of_runs` says."""
     found = {
-        "checkpoints of runs": sum(size_of(paths.runs() / id / "checkpoints") for id in runs),
-        "outputs of runs": sum(room.output for room in runs.values()),
-        "logs and records of runs": sum(room.logs for room in runs.values()),
+        mark("checkpoints of runs"): sum(size_of(paths.runs() / id / "checkpoints") for id in runs),
+        mark("outputs of runs"): sum(room.output for room in runs.values()),
+        mark("logs and records of runs"): sum(room.logs for room in runs.values()),
     }
     found |= dict.fromkeys(PLACES.values(), 0)
     found |= {
-        "tokenised rows": sum(map(size_of, tokenized())),
-        "uploads": size_of(paths.datasets() / UPLOADS),
+        mark("tokenised rows"): sum(map(size_of, tokenized())),
+        mark("uploads"): size_of(paths.datasets() / UPLOADS),
         REST: 0,
     }
     with suppress(FileNotFoundError):
