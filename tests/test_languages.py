@@ -101,6 +101,7 @@ NAMES = frozenset(
         "YAML",
         "Python",
         "MLflow",
+        "CSV",
         "MLflow",
         "CPU",
         "GPU",

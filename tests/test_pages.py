@@ -628,7 +628,9 @@ def test_curves_as_a_table_do_no_harm_in_a_spreadsheet() -> None:
 def test_a_report_is_one_file_that_asks_for_nothing() -> None:
     curves = {"a": (np.arange(5), np.arange(5.0))}
     figure = charts.overlay(chart_table.LOSS, curves, {"a": "</script><b>bold"}, smoothing=0.0, log=False)
-    said = report_html.report("<i>x</i>", {"Loss": figure}, {"Cost": [{"Run": "<img src=x>"}], "Left out": []})
+    said = report_html.report(
+        "<i>x</i>", {"Loss": figure}, {"Cost": [{"Run": "<img src=x>"}], "Left out": []}
+    )
     assert "<i>" not in said and "<img src=x>" not in said and "</script><b>" not in said
     assert "&lt;img src=x&gt;" in said and "Left out" not in said
     assert not re.findall(r'(?:src|href)="https?://', said)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from tuner import paths
 from tuner.runs.run import Run
 
 
@@ -43,6 +44,19 @@ def record_inputs(run: Run, inputs: Iterable[DataInput], context: str = "trainin
         if row not in rows:
             rows.append(row)
     run.put("inputs.json", json.dumps([asdict(r) for r in rows]))
+
+
+def used(names: Iterable[str], files: Iterable[str]) -> dict[str, list[str]]:
+    """The runs here that read a data set, by the hash of what they read: by its name and one of its files."""
+    wanted, places = set(names), set(files)
+    found: dict[str, list[str]] = {}
+    for folder in sorted(paths.runs().glob("*/inputs.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        for row in recorded(Run(folder.parent.name)):
+            if row.name in wanted and (row.source in places or not places):
+                runs = found.setdefault(row.digest, [])
+                if folder.parent.name not in runs:
+                    runs.append(folder.parent.name)
+    return found
 
 
 def recorded(run: Run) -> list[InputRow]:

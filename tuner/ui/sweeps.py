@@ -18,6 +18,8 @@ from tuner.ui.chart import Chart
 from tuner.ui.chart_table import of_metric
 from tuner.ui.words import label, number
 
+LONGEST, AXES = 24, 6
+"""Letters of a value that fits beside an axis, and parameters that are drawn."""
 LEAST, MOST = 3, 64
 """Runs from which on there is something to see, and runs of a sweep that are drawn."""
 
@@ -51,6 +53,8 @@ def varied(rows: Sequence[RunRow]) -> list[Varied]:
             found.append(Varied(name, tuple(float(text) for text in texts)))
             continue
         words = sorted(set(texts))
+        if max(map(len, words)) > LONGEST:
+            continue
         found.append(Varied(name, tuple(float(words.index(text)) for text in texts), tuple(words)))
     return found
 
@@ -58,9 +62,12 @@ def varied(rows: Sequence[RunRow]) -> list[Varied]:
 def draw(rows: Sequence[RunRow], metrics: Sequence[str]) -> None:
     """Both pictures of the last value of a metric, for runs that have it."""
     together = family(rows)
+    if not varied(together):
+        return
     chosen = [m for m in metrics if sum(m in row.metrics for row in together) >= LEAST]
     if len(together) < LEAST or not chosen:
         return
+    st.subheader(tr("Parameters and outcome"), anchor=False)
     metric = chosen[0]
     if len(chosen) > 1:
         metric = st.segmented_control(
@@ -72,15 +79,14 @@ def draw(rows: Sequence[RunRow], metrics: Sequence[str]) -> None:
             format_func=lambda m: of_metric(m).title,
         )
     with_it = [row for row in together if metric in row.metrics]
-    by = varied(with_it)
+    by = varied(with_it)[:AXES]
     if not by:
         return
     chart = of_metric(metric)
-    st.subheader(tr("Parameters and outcome"), anchor=False)
     told = ", ".join(f"{row.name} {number(row.metrics[metric] * chart.scale)}" for row in with_it)
     charts.draw(parallel(by, with_it, metric, chart), "sweep-parallel", f"{chart.title}: {told}")
     with st.grid(3, min_column_width=265, gap="small") as grid:
-        for one in by[:6]:
+        for one in by:
             with grid.cell(), st.container(border=True, key=f"card-chart-by-{one.name}", gap="xsmall"):
                 st.markdown(f"**{label(one.name)}**")
                 charts.draw(
