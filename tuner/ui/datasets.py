@@ -113,7 +113,7 @@ def _found(known: Pages, word: str) -> list[Row]:
 
 def used(entry: Entry) -> None:
     """How many runs read it, and how many versions of it there were."""
-    versions = _used(entry.name, tuple(str(f) for f in entry.files()))
+    versions = _used(entry.name, tuple(f.name for f in entry.files()))
     if not versions:
         return
     runs = {run_id for ids in versions.values() for run_id in ids}
@@ -429,7 +429,7 @@ def _findings(title: str, found: Mapping[str, Finding], entry: Entry) -> None:
                     tr("{what}: line {line}", what=tr(what), line=one["line"]),
                     icon=":material/arrow_forward:",
                     type="tertiary",
-                    key=f"row-{what}-{one['file']}-{one['line']}",
+                    key=f"finding-{what}-{one['file']}-{one['line']}",
                     on_click=_open_row,
                     args=(entry, one["file"], one["line"]),
                 )
