@@ -49,6 +49,7 @@ entry = entries[name]
 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
     st.subheader(safe(name), anchor=False, width="content")
     st.badge(tr(datasets.KINDS[entry.kind]), color="primary")
+    datasets.used(entry)
     st.space("stretch")
     st.button(
         tr("Use in a new run"),

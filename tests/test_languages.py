@@ -104,6 +104,7 @@ NAMES = frozenset(
         "YAML",
         "Python",
         "MLflow",
+        "CSV",
         "MLflow",
         "CPU",
         "GPU",

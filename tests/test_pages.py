@@ -24,6 +24,7 @@ from tuner.jobs import submit
 from tuner.jobs.script import script
 from tuner.plan.plan import Plan
 from tuner.plan.shape import Memory
+from tuner.runs import inputs
 from tuner.runs.run import Run
 from tuner.runs.status import STATES, Status
 from tuner.tracking.rows import RunRow
@@ -37,9 +38,11 @@ from tuner.ui import (
     form,
     home,
     memory_bar,
+    report_html,
     run_card,
     run_view,
     sweep,
+    sweeps,
     tables,
     theme,
     visits,
@@ -573,3 +576,63 @@ def test_the_best_score_is_one_of_questions_not_of_letters() -> None:
 def test_who_was_away_is_told_what_happened_since() -> None:
     assert not visits.away(0.0) and not visits.away(1000.0, now=1000.0 + 60)
     assert visits.away(1000.0, now=1000.0 + visits.AGAIN + 1)
+
+
+def swept(count: int = 4) -> list[RunRow]:
+    return [
+        RunRow(
+            id=f"{i:032x}",
+            name=f"run {i}",
+            state="finished",
+            params={
+                "learning_rate": str(10.0**-i),
+                "lr_scheduler_type": "cosine" if i % 2 else "linear",
+                "seed": "1",
+            },
+            metrics={"loss": 0.5 + i / 10},
+        )
+        for i in range(2, 2 + count)
+    ]
+
+
+def test_a_sweep_is_drawn_by_parameter_and_by_run() -> None:
+    rows = swept()
+    by = {one.name: one for one in sweeps.varied(rows)}
+    assert set(by) == {"learning_rate", "lr_scheduler_type"}
+    assert by["lr_scheduler_type"].words == ("cosine", "linear")
+    points = sweeps.scatter(by["learning_rate"], rows, "loss", chart_table.LOSS)
+    assert points.layout.xaxis.type == "log" and list(points.data[0].y) == [0.7, 0.8, 0.9, 1.0]
+    lines = sweeps.parallel(list(by.values()), rows, "loss", chart_table.LOSS)
+    assert [d.label for d in lines.data[0].dimensions] == ["Learning rate", "LR scheduler type", "Loss"]
+    assert set(re.findall(r"#[0-9a-f]{6}", lines.to_json())) <= set(theme.dark())
+
+
+def test_runs_differ_in_data_by_rows_or_hash(home: Path) -> None:
+    rows, names = [], {}
+    for run_id, digest in (("a" * 32, "1111aaaa"), ("b" * 32, "2222bbbb")):
+        run = Run(run_id)
+        run.folder.mkdir(parents=True)
+        same = inputs.InputRow("same", "s", "33333333", rows=5)
+        inputs.record_inputs(run, [inputs.InputRow("pairs", "p", digest * 4, rows=10), same])
+        rows.append(RunRow(id=run_id, name=run_id[0], state="finished", local=True))
+        names[run_id] = run_id[0]
+    (differ,) = tables.data(rows, names)
+    assert differ == {"Data set": "pairs", "a": "10 rows · 1111aaaa", "b": "10 rows · 2222bbbb"}
+
+
+def test_curves_as_a_table_do_no_harm_in_a_spreadsheet() -> None:
+    curve = (np.array([1, 5]), np.array([0.5, 0.25]))
+    told = charts.as_csv({"a": curve}, {"a": '=cmd|"x"'}, "loss").splitlines()
+    assert told[0] == "run,step,loss" and told[2].endswith(",5,0.25") and told[1].startswith("\"'=cmd")
+
+
+def test_a_report_is_one_file_that_asks_for_nothing() -> None:
+    curves = {"a": (np.arange(5), np.arange(5.0))}
+    figure = charts.overlay(chart_table.LOSS, curves, {"a": "</script><b>bold"}, smoothing=0.0, log=False)
+    said = report_html.report(
+        "<i>x</i>", {"Loss": figure}, {"Cost": [{"Run": "<img src=x>"}], "Left out": []}
+    )
+    assert "<i>" not in said and "<img src=x>" not in said and "</script><b>" not in said
+    assert "&lt;img src=x&gt;" in said and "Left out" not in said
+    assert not re.findall(r'(?:src|href)="https?://', said)
+    assert said.count("Plotly.newPlot(") >= 1 and len(said) > 1_000_000  # the library is in it

@@ -18,6 +18,8 @@ from streamlit.testing.v1 import AppTest
 from tuner.chats.battle import Battle, Contestant
 from tuner.chats.talk import Talk
 from tuner.config.config import make
+from tuner.data.catalog import entry as catalog_entry
+from tuner.data.entries import Entry
 from tuner.jobs import cleaning, control, queue
 from tuner.runs import events
 from tuner.runs.run import Run
@@ -83,6 +85,13 @@ def every_file(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def a_set(home: Path) -> Entry:
+    """A data set of one row."""
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data" / "one.jsonl").write_text('{"instruction": "Say hi.", "input": "", "output": "hi"}\n')
+    return catalog_entry("one", {"file_name": "one.jsonl"}, home / "data")
+
+
 def a_plan(run: Run) -> cleaning.Plan:
     """To remove a checkpoint of a run, which it gets here."""
     checkpoint = run.checkpoints / "checkpoint-1"
@@ -107,6 +116,7 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "set_tag": (run.id, "tag", "value"),
         "delete_tag": (run.id, "tag"),
         "clean": (a_plan(run),),
+        "mend_dataset": (a_set(home), "clean", home / "data"),
         "set_offline": (False,),
         "test_webhook": (),
         "pause": (True,),
@@ -301,6 +311,7 @@ READS = {
     "tuner.tracking.duration_estimate": ("answered", "expected_seconds", "expected_step", "time_left"),
     "tuner.runs.curve": ("thinned",),
     "tuner.runs.diverging": ("noted",),
+    "tuner.runs.inputs": ("recorded", "used"),
     "tuner.runs.points": ("tail",),
     "tuner.jobs.room": ("of_run", "of_runs", "of_studio"),
     "tuner.runs.run": ("fresh_name",),

@@ -55,7 +55,7 @@ def add(name: str, row: Mapping[str, Any], dataset_dir: str | Path) -> Entry:
     entry = known.get(safe_name(name))
     if entry is not None and not takes(entry):
         raise _refused(tr("{name} holds rows of another form; choose another name.", name=name))
-    file = entry.path if entry is not None else _unused(folder / UPLOADS / f"{name}.jsonl")
+    file = entry.path if entry is not None else unused(folder / UPLOADS / f"{name}.jsonl")
     _append(file, row)
     made = entry or save(name, file, SHAPE, folder)
     if isinstance(read := convert(row, made), Dropped):  # it stays in the file, as the report will tell too
@@ -65,7 +65,7 @@ def add(name: str, row: Mapping[str, Any], dataset_dir: str | Path) -> Entry:
     return made
 
 
-def _unused(file: Path) -> Path:
+def unused(file: Path) -> Path:
     """A file that is not there yet: the rows of a set that was taken out of the catalog are no part of a new one."""
     number, found = 2, file
     while found.exists():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,6 +119,32 @@ class Pages:
                 [Problem("row", tr("There is no row {number}; {rest}.", number=number, rest=rest))]
             )
         return self._row(number)
+
+    def at(self, file: str, line: int) -> int | None:
+        """The number of the row that stands at a line of a file (or at a place of a table); None where none does."""
+        of_file = [i for i, path in enumerate(self.files) if path.name == file]
+        if not of_file:
+            return None
+        low, high = self._reach(of_file[0])
+        found = bisect_right(range(low, high), line, key=lambda i: self._row(i).line) + low - 1
+        return found if found >= low else None
+
+    def _reach(self, file: int) -> tuple[int, int]:
+        """The numbers of a file's rows: the first, and the one behind the last."""
+        before = sum(block.count for block in self._blocks if block.file < file)
+        return before, before + sum(block.count for block in self._blocks if block.file == file)
+
+    def find(self, word: str, most: int, seconds: float) -> tuple[list[Row], int]:
+        """The first rows in which a text stands, upper or lower case, and how many rows were looked at in that time."""
+        wanted, until, number = word.lower(), time.monotonic() + seconds, 0
+        found: list[Row] = []
+        while number < self.counted and len(found) < most and time.monotonic() < until:
+            row = self._row(number)
+            told = row.record if isinstance(row.record, dict) else row.record.excerpt
+            if wanted in json.dumps(told, ensure_ascii=False, default=str).lower():
+                found.append(row)
+            number += 1
+        return found, number
 
     def _wait(self, rows: int) -> None:
         with self._grown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ class Report:
     total_tokens: int = 0
     trained_tokens: int = 0
     histogram: dict[str, list[float]] = field(default_factory=dict)
+    quantiles: list[int] = field(default_factory=list)
     duplicates: int = 0
     labelled: int = 0
     overlap: int = 0
@@ -101,6 +103,11 @@ class Report:
     def sampled(self) -> bool:
         """Whether only some of the rows were read."""
         return self.read < self.there
+
+    def longer_than(self, cutoff: int) -> float:
+        """The share of kept rows that are longer than so many tokens, to a thousandth."""
+        behind = bisect_right(self.quantiles, cutoff)
+        return 1 - behind / len(self.quantiles) if self.quantiles else 0.0
 
     def say_sampled(self) -> None:
         """Take back what a sample cannot know, and say so."""
@@ -238,6 +245,7 @@ class Tally:
         if len(lengths):
             report.tokens = _percentiles(lengths)
             report.histogram = _histogram(lengths)
+            report.quantiles = _quantiles(lengths)
         return report
 
 
@@ -258,6 +266,13 @@ def _percentiles(lengths: NDArray[np.int32]) -> dict[str, float]:
         "p99": p99,
         "max": float(lengths.max()),
     }
+
+
+def _quantiles(lengths: NDArray[np.int32]) -> list[int]:
+    """The lengths themselves in order, or a thousand of them at even distances."""
+    rising = np.sort(lengths)
+    places = np.linspace(0, len(rising) - 1, min(len(rising), 1000)).round().astype(np.int64)
+    return [int(length) for length in rising[places]]
 
 
 def _histogram(lengths: NDArray[np.int32]) -> dict[str, list[float]]:

@@ -175,6 +175,12 @@ def remove(name: str, dataset_dir: str | Path) -> None:
         _write(folder, {k: v for k, v in known.items() if k != name})
 
 
+def attributes_of(name: str, dataset_dir: str | Path) -> dict[str, Any]:
+    """What the catalog says of a set but its file: columns, tags, formatting."""
+    known = _raw(catalog_folder(dataset_dir)).get(name, {})
+    return {key: value for key, value in known.items() if key != "file_name"}
+
+
 def _raw(folder: Path) -> dict[str, Any]:
     path = folder / CATALOG
     if not path.exists():

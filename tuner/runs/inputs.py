@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Protocol
 
+from tuner import paths
 from tuner.runs.run import Run
 
 
@@ -43,6 +45,20 @@ def record_inputs(run: Run, inputs: Iterable[DataInput], context: str = "trainin
         if row not in rows:
             rows.append(row)
     run.put("inputs.json", json.dumps([asdict(r) for r in rows]))
+
+
+def used(names: Iterable[str], files: Iterable[str]) -> dict[str, list[str]]:
+    """The runs here that read a data set, by the hash of what they read: by its name and that of one of its files, for a
+    studio may have been moved."""
+    wanted, places = set(names), set(files)
+    found: dict[str, list[str]] = {}
+    for folder in sorted(paths.runs().glob("*/inputs.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        for row in recorded(Run(folder.parent.name)):
+            if row.name in wanted and (PurePath(row.source).name in places or not places):
+                runs = found.setdefault(row.digest, [])
+                if folder.parent.name not in runs:
+                    runs.append(folder.parent.name)
+    return found
 
 
 def recorded(run: Run) -> list[InputRow]:

@@ -3,6 +3,8 @@ knows the mode it is in, puts the dark ones in their places."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +163,28 @@ def overlay(
     return drawn
 
 
+def colours() -> Palette:
+    """What figures are drawn in: the browser puts the dark ones in their places."""
+    return PALETTES["light"]
+
+
+def empty(chart: Chart) -> go.Figure:
+    """A figure with nothing in it, laid out as a chart's."""
+    return go.Figure(layout=_layout(colours(), replace(chart, span=None), False))
+
+
+def as_csv(curves: Mapping[str, Series], names: Mapping[str, str], metric: str) -> str:
+    """The points as a table: run, step, value. A name that a spreadsheet would take for a formula is quoted."""
+    made = io.StringIO()
+    table = csv.writer(made)
+    table.writerow(["run", "step", metric])
+    for run_id, (steps, values) in curves.items():
+        name = names.get(run_id, run_id)
+        safe = f"'{name}" if name[:1] in "=+-@" else name
+        table.writerows([safe, int(step), float(value)] for step, value in zip(steps, values, strict=True))
+    return made.getvalue()
+
+
 def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
     """How many rows have each length in tokens, and where the cutoff falls; what lies beyond it has the other colour."""
     colours = PALETTES["light"]
@@ -286,16 +310,16 @@ def _add(
         go.Scatter(
             x=x,
             y=y,
-            name=_plain(name),
+            name=plain(name),
             mode="lines+markers" if len(x) < 3 else "lines",
             marker={"size": 6, "color": colour},
             line={"color": colour, "width": 2.2, "dash": dash},
-            hovertemplate=f"{_plain(name)} %{{y:.4~g}}<extra></extra>",
+            hovertemplate=f"{plain(name)} %{{y:.4~g}}<extra></extra>",
         )
     )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A run's name inside a chart: Plotly reads tags and placeholders."""
     return name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
 

@@ -14,19 +14,23 @@ from tuner.config.config import KNOBS, Config
 from tuner.config.kinds import REWARDED, usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.entries import Entry
-from tuner.data.pages import Pages
+from tuner.data.pages import Pages, Row
 from tuner.data.prepare import report_of
 from tuner.data.report import Finding, Report
 from tuner.data.show import Shown, show
 from tuner.data.tokens import Tokenizer, load_tokenizer
+from tuner.runs import inputs
+from tuner.runs.run import Run
 from tuner.text.lookup import mark, tr
 from tuner.text.message import Message
-from tuner.ui import charts, chat, draft, theme, tokens_view
+from tuner.ui import charts, chat, draft, run_list, theme, tokens_view, writes
 from tuner.ui.offers import offer
 from tuner.ui.words import NONE, count, number, safe, share
 
 SIZE = 5
 """Rows on a page of the preview."""
+FOUND, LOOKING = 20, 2.0
+"""Rows that a search shows, and seconds that it looks."""
 SAMPLE = 20_000
 """Rows that the report of a larger set is made from."""
 KINDS = {
@@ -64,6 +68,16 @@ def preview(entry: Entry) -> None:
             at = int(st.pagination(pages, key=f"page-{entry.name}"))
             st.caption(count(total, "row"), width="content") if total is not None else _counting(entry)
             st.space("stretch")
+            word = st.text_input(
+                tr("Search in rows"),
+                type="search",
+                icon=":material/search:",
+                placeholder=tr("Search in rows"),
+                key=f"find-{entry.name}",
+                live=True,
+                label_visibility="collapsed",
+                width=200,
+            )
             st.number_input(
                 tr("Go to row"),
                 min_value=0,
@@ -77,10 +91,43 @@ def preview(entry: Entry) -> None:
                 on_change=_go_to,
                 args=(entry.name,),
             )
-        for found in known.page(at - 1, SIZE):
+        for found in _found(known, word) if word else known.page(at - 1, SIZE):
             chat.row(found, entry)
     except (ConfigError, OSError) as error:
         st.error(safe(error), icon=":material/error:")
+
+
+def _found(known: Pages, word: str) -> list[Row]:
+    """The rows that hold a text; said where there is none, or not all were looked at."""
+    rows, looked = known.find(word, FOUND, LOOKING)
+    if not rows or looked < known.counted:
+        st.caption(
+            tr(
+                "{found} in the first {looked}.",
+                found=count(len(rows), "match", "matches"),
+                looked=count(looked, "row"),
+            )
+        )
+    return rows
+
+
+def used(entry: Entry) -> None:
+    """How many runs read it, and how many versions of it there were."""
+    versions = _used(entry.name, tuple(f.name for f in entry.files()))
+    if not versions:
+        return
+    runs = {run_id for ids in versions.values() for run_id in ids}
+    said = tr("Used by {runs}", runs=count(len(runs), "run"))
+    with st.popover(said, icon=":material/history:", type="tertiary"):
+        for digest, ids in versions.items():
+            st.markdown(f"`{digest[:12]}` · {count(len(ids), 'run')}")
+            for run_id in ids[:FOUND]:
+                run_list.link(run_id, Run(run_id).name)
+
+
+@st.cache_data(ttl=20, show_spinner=False)
+def _used(name: str, files: tuple[str, ...]) -> dict[str, list[str]]:
+    return inputs.used([name], files)
 
 
 @st.fragment(run_every=1.0)
@@ -231,7 +278,7 @@ def reported(entry: Entry, config: Config) -> None:
             bar.empty()
         st.rerun()
     if key in st.session_state:
-        _report(cast(Report, st.session_state[key]))
+        _report(cast(Report, st.session_state[key]), entry)
     else:
         st.caption(
             tr(
@@ -255,7 +302,7 @@ def _spread(entry: Entry) -> int:
     return 0 if st.checkbox(tr("Check every row"), key=f"every-{entry.name}", help=said) else SAMPLE
 
 
-def _report(found: Report) -> None:
+def _report(found: Report, entry: Entry) -> None:
     figures: dict[str, str] = {
         "Rows read": tr("{read} of {there}", read=count(found.read), there=count(found.there))
         if found.sampled
@@ -285,13 +332,79 @@ def _report(found: Report) -> None:
                 np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
             )
             charts.draw(drawn, "lengths", tr("Lengths of examples in tokens: {said}.", said=said))
-    _findings(tr("Dropped rows"), found.dropped)
-    _findings(tr("Warnings"), found.findings)
+            _by_cutoff(found)
+    _findings(tr("Dropped rows"), found.dropped, entry)
+    _findings(tr("Warnings"), found.findings, entry)
+    _mend(found, entry)
     for note in found.notes[:-1] if found.sampled else found.notes:
         st.caption(f":material/info: {safe(note)}")
 
 
-def _findings(title: str, found: Mapping[str, Finding]) -> None:
+def _by_cutoff(found: Report) -> None:
+    """What another cutoff would truncate, counted anew while it is moved; and tokens by what they are for."""
+    longest = max(found.quantiles, default=0)
+    if found.kept and longest > 8:
+        cutoff = st.slider(
+            tr("Cutoff length"), 4, longest, min(found.cutoff_len, longest), key="report-cutoff"
+        )
+        part = found.longer_than(cutoff)
+        st.caption(
+            tr(
+                "At {cutoff} tokens, {rows} ({share}) would be truncated.",
+                cutoff=count(cutoff),
+                rows=count(round(part * found.kept), "row"),
+                share=share(part),
+            )
+        )
+    trained, context = found.trained_tokens, found.total_tokens - found.trained_tokens
+    st.caption(
+        tr(
+            "Tokens: {trained} answers (trained on), {context} prompts (context).",
+            trained=count(trained),
+            context=count(context),
+        )
+    )
+
+
+def _mend(found: Report, entry: Entry) -> None:
+    """A copy without what cannot be used."""
+    if not found.dropped and not found.duplicates:
+        return
+    with st.popover(tr("Save a clean copy"), icon=":material/cleaning_services:"):
+        st.caption(tr("Without unusable rows and duplicates. This data set stays as it is."))
+        name = st.text_input(tr("Name in the catalog"), f"{entry.name}_clean", key=f"clean-{entry.name}")
+        st.button(
+            tr("Save"), icon=":material/save:", on_click=_save_clean, args=(entry, name), **writes.locked()
+        )
+
+
+def _save_clean(entry: Entry, name: str) -> None:
+    try:
+        made = writes.mend_dataset(entry, name, str(entry.dataset_dir))
+    except writes.FAILED as error:
+        st.toast(safe(error), icon=":material/error:")
+        return
+    st.toast(
+        tr(
+            "{name}: {kept} rows. Left out: {unusable} unusable, {duplicates} duplicates.",
+            name=safe(made.entry.name),
+            kept=count(made.kept),
+            unusable=count(made.unusable),
+            duplicates=count(made.duplicates),
+        ),
+        icon=":material/check:",
+    )
+
+
+def _open_row(entry: Entry, file: str, line: int) -> None:
+    """Show a finding's row in the preview. For callbacks."""
+    if (number := pages_of(entry).at(file, line)) is not None:
+        st.session_state[f"page-{entry.name}"] = number // SIZE + 1
+        st.session_state[f"find-{entry.name}"] = ""
+        st.session_state["view"] = tr("Preview")
+
+
+def _findings(title: str, found: Mapping[str, Finding], entry: Entry) -> None:
     if not found:
         return
     st.markdown(f"**{title}**")
@@ -305,6 +418,21 @@ def _findings(title: str, found: Mapping[str, Finding]) -> None:
         for what, finding in sorted(found.items(), key=lambda item: -item[1].count)
     ]
     theme.frame(rows, hide_index=True, column_config={"Detail": {"width": "large"}})
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        for what, finding in found.items():
+            for one in (
+                finding.examples[:2]
+                if finding.examples[:1] and finding.examples[0]["dataset"] == entry.name
+                else ()
+            ):
+                st.button(
+                    tr("{what}: line {line}", what=tr(what), line=one["line"]),
+                    icon=":material/arrow_forward:",
+                    type="tertiary",
+                    key=f"finding-{what}-{one['file']}-{one['line']}",
+                    on_click=_open_row,
+                    args=(entry, one["file"], one["line"]),
+                )
 
 
 def _places(finding: Finding) -> str:

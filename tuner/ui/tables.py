@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.config.config import KNOBS, differing
 from tuner.jobs import room
+from tuner.runs import inputs
 from tuner.runs.curve import Series
 from tuner.runs.events import BY
 from tuner.text.lookup import mark, tr
@@ -15,7 +16,7 @@ from tuner.tracking.rows import RunRow
 from tuner.ui.chart import Chart
 from tuner.ui.chart_table import is_scored, of_metric
 from tuner.ui.picking import Column
-from tuner.ui.words import NONE, date, duration, english_label, look, number, share, size, staged
+from tuner.ui.words import NONE, count, date, duration, english_label, look, number, share, size, staged
 
 Table = list[dict[str, Any]]
 _MARKS = {
@@ -164,6 +165,22 @@ def knobs(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:
         for name in differing(params.values())
         if name not in own
     ]
+
+
+def data(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:
+    """What each run read of each data set: rows, and the beginning of the files' hash. Only where runs differ in it."""
+    read = {row.id: {one.name: one for one in inputs.recorded(row.run)} for row in rows if row.local}
+    every = dict.fromkeys(name for found in read.values() for name in found)
+    table = []
+    for name in every:
+        told = {i: _input(read.get(i, {}).get(name)) for i in names}
+        if len(set(told.values())) > 1:
+            table.append({"Data set": name, **{names[i]: said for i, said in told.items()}})
+    return table
+
+
+def _input(one: inputs.InputRow | None) -> str:
+    return f"{count(one.rows, 'row')} · {one.digest[:8]}" if one else NONE
 
 
 def costs(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:

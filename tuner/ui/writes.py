@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from tuner.chats import asking, battle, kept, writing
 from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
-from tuner.data import additions, upload
+from tuner.data import additions, mending, upload
 from tuner.data.entries import Entry
 from tuner.jobs import cleaning, control, offline, queue, serving, webhook
 from tuner.jobs import submit as submitting
@@ -201,6 +201,9 @@ vote = _guarded(battle.vote, _voted)
 receive = _guarded(upload.receive, _uploaded)
 local_file = _guarded(upload.local_file, _nothing)  # any file of this machine is shown: not for readers
 add_dataset = _guarded(upload.save, _catalogued)
+mend_dataset = _guarded(
+    mending.mended, lambda made, *_: iter([(mark("add to the catalog"), "", made.entry.name)])
+)
 save_config = _guarded(
     state.save_config, lambda path, *_: iter([(mark("save a config"), "", str(path.name))])
 )

@@ -1,0 +1,57 @@
+"""A copy of a data set without the rows that cannot be used and those that say the same as one before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.data.additions import unused
+from tuner.data.catalog import catalog_folder
+from tuner.data.entries import Entry
+from tuner.data.files import Broken
+from tuner.data.formats import Dropped, convert
+from tuner.data.pages import Pages
+from tuner.data.upload import UPLOADS, attributes_of, save
+from tuner.runs.files import replacing
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The copy, and how many rows are in it and were left out of it."""
+
+    entry: Entry
+    kept: int
+    unusable: int
+    duplicates: int
+
+
+def mended(entry: Entry, name: str, dataset_dir: str | Path) -> Mended:
+    """Write the copy beside uploads and put it into the catalog with the columns of the set. The set stays as it is.
+
+    Raises ConfigError where the name is taken or the rows cannot be read, OSError where nothing can be written.
+    """
+    folder = catalog_folder(dataset_dir)
+    file = unused(folder / UPLOADS / f"{name}.jsonl")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = Pages(entry.files())
+    seen: set[bytes] = set()
+    kept = unusable = duplicates = 0
+    with replacing(file) as partial, partial.open("w", encoding="utf-8") as out:
+        for number in range(known.count()):
+            record = known.row(number).record
+            if isinstance(record, Broken) or isinstance(convert(record, entry), Dropped):
+                unusable += 1
+            elif (mark := _print(record)) in seen:
+                duplicates += 1
+            else:
+                seen.add(mark)
+                out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                kept += 1
+    return Mended(save(name, file, attributes_of(entry.name, folder), folder), kept, unusable, duplicates)
+
+
+def _print(record: dict[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).digest()
