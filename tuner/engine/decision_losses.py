@@ -99,6 +99,11 @@ def sums(found: Mapping[str, Tensor], types: Tensor, real: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
+def in_training(found: Mapping[str, float]) -> dict[str, float]:
+    """Of what `finish` found, what a log line of training tells: types are told apart in evaluations, and its loss it has."""
+    return {name: value for name, value in found.items() if "/" not in name and name != "loss"}
+
+
 def finish(totals: Sequence[float]) -> dict[str, float]:
     """Means by the names that a chart has: over questions, over records, and by type."""
     value = dict(zip(MEASURED, totals, strict=True))

@@ -17,7 +17,7 @@ from tuner.data.decision_rows import questions_in
 from tuner.data.decisions import LABELS
 from tuner.engine import group
 from tuner.engine.dealing import DealingTrainer
-from tuner.engine.decision_losses import figures, finish, losses, masks, sums
+from tuner.engine.decision_losses import figures, finish, in_training, losses, masks, sums
 from tuner.engine.live import LiveRun
 from tuner.engine.metric_means import measured_as
 from tuner.engine.setup import Start
@@ -111,8 +111,7 @@ class DecisionTrainer(DealingTrainer):
         parts = [one for one in of_all if one]
         if parts and (prefix is not None or "loss" in logs):
             found = finish([sum(column) for column in zip(*parts, strict=True)])
-            if prefix is None:
-                found.pop("loss")
+            found = in_training(found) if prefix is None else found
             logs.update({f"{prefix or ''}{name}": value for name, value in found.items()})
         super().log(logs, start_time)
 

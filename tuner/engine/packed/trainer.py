@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from tuner.engine.decision_losses import MEASURED as DECISION_METRICS
+from tuner.engine.decision_losses import in_training
 from tuner.engine.metric_means import measured_as
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, level_count
@@ -219,8 +221,8 @@ class PackedTrainer(Trainer):
             values = finish_metrics(names, totals.tolist())
             if "texts" in names and not (self.each_text and prefix is not None):
                 values.pop("accuracy", None)
-            if prefix is None:
-                values.pop("loss", None)  # what was learnt from, which the log has
+            if prefix is None and names == DECISION_METRICS:
+                values = in_training(values)
             logs.update({f"{prefix or ''}{name}": value for name, value in values.items()})
         super().log(logs, *args, **kwargs)
 
