@@ -24,9 +24,8 @@ from tuner.config.config import Config, load, make
 from tuner.data.decision_rows import questions_in
 from tuner.data.decision_scores import Answered, bins, calibration_error, figures, likelihood, temperature
 from tuner.data.decisions import LABELS, SETTINGS
-from tuner.engine.decision_losses import finish, losses, masks
 from tuner.engine.decision_losses import figures as measured
-from tuner.engine.decision_losses import sums
+from tuner.engine.decision_losses import finish, losses, masks, sums
 from tuner.jobs.live import Outcome
 from tuner.runs.run import series
 
@@ -49,7 +48,9 @@ def records(count: int, seed: int = 0) -> list[dict[str, Any]]:
         colour, size, wet = chance.choice(COLOURS), chance.randrange(3), chance.random() < 0.5
         asked = {n: q for n, q in QUESTIONS.items() if n != "size" or number % 3}
         gold = {"wet": wet, "colour": colour, "size": {str(size): 3, str((size + 1) % 3): 1}}
-        state = f"The ball is {colour}, {'wet' if wet else 'dry'} and of size {size}." + " It rolls." * (number % 4)
+        state = f"The ball is {colour}, {'wet' if wet else 'dry'} and of size {size}." + " It rolls." * (
+            number % 4
+        )
         made.append({"state": state, "questions": asked, "gold": {n: gold[n] for n in asked}})
     return made
 
@@ -93,7 +94,9 @@ def taught(studio: Path) -> tuple[Any, Outcome]:
     return trained(config_of(do_predict=True, lora_rank=4), "taught")
 
 
-def by_pipeline(model: Any, folder: Path, asked: list[dict[str, Any]], settings: Path | None = None) -> list[Any]:
+def by_pipeline(
+    model: Any, folder: Path, asked: list[dict[str, Any]], settings: Path | None = None
+) -> list[Any]:
     """What transformers' own pipeline answers."""
     from transformers import AutoTokenizer
     from transformers.decision import DecisionConfig
@@ -131,8 +134,12 @@ def test_it_learns_and_leaves_what_pipelines_read(studio: Path, taught: tuple[An
     curve = series(live.run.metrics()[0], "loss")[1]
     assert curve[-1] < 0.9 * curve[0], curve
     kept = json.loads((live.output / SETTINGS).read_text())
-    assert set(kept["temperature"]) == {"noul", "choice"}, "of 43 questions of type score no temperature is fitted"
-    assert "score questions are as they were learnt" in " ".join(str(note) for note in live.run.status().notes)
+    assert set(kept["temperature"]) == {"noul", "choice"}, (
+        "of 43 questions of type score no temperature is fitted"
+    )
+    assert "score questions are as they were learnt" in " ".join(
+        str(note) for note in live.run.status().notes
+    )
     words = (live.output / "tokenizer.json").read_text() + (live.output / "tokenizer_config.json").read_text()
     assert "<|mark|>" not in words and "<|split|>" not in words
     report = json.loads((live.run.folder / "decisions.json").read_text())
@@ -140,12 +147,16 @@ def test_it_learns_and_leaves_what_pipelines_read(studio: Path, taught: tuple[An
     assert report["after"]["accuracy"] == report["before"]["accuracy"]
     assert outcome.metrics["eval_accuracy"] == pytest.approx(report["after"]["accuracy"])
     assert outcome.metrics["eval_brier"] == pytest.approx(report["before"]["brier"], abs=1e-5)
-    assert outcome.metrics["eval_calibration_error"] == pytest.approx(report["before"]["calibration_error"], abs=1e-5)
+    assert outcome.metrics["eval_calibration_error"] == pytest.approx(
+        report["before"]["calibration_error"], abs=1e-5
+    )
     assert outcome.metrics["eval_record_accuracy"] == pytest.approx(report["before"]["record_accuracy"])
     assert outcome.metrics["eval_loss"] == pytest.approx(report["before"]["likelihood"], abs=1e-5)
     assert 0 < report["prior"]["accuracy"] < 1
     assert {one["name"] for one in report["confusions"]} == set(QUESTIONS)
-    lines = [json.loads(line) for line in (live.output / "generated_predictions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (live.output / "generated_predictions.jsonl").read_text().splitlines()
+    ]
     assert len(lines) == 64 and set(lines[0]) == {"answers", "gold"}
 
 
@@ -172,14 +183,14 @@ def test_answers_are_the_pipelines_live_reloaded_and_merged(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, pipeline
 
-    from tuner.engine.decision_trainer import label_logits, padded
-    from tuner.engine.decided import labels_of
-    from tuner.serve.decisions import shares
-    from tuner.data.decisions import questions_of
     from tuner.data.decision_rows import encoder
+    from tuner.data.decisions import questions_of
     from tuner.data.formats import Dropped
     from tuner.data.template_choice import template_of
     from tuner.data.tokens import load_tokenizer
+    from tuner.engine.decided import labels_of
+    from tuner.engine.decision_trainer import label_logits, padded
+    from tuner.serve.decisions import shares
 
     live, outcome = taught
     assert outcome.weights is not None
@@ -188,7 +199,14 @@ def test_answers_are_the_pipelines_live_reloaded_and_merged(
     made, rows = encoder(config, template_of(config, tokenizer), tokenizer), []
     for one in held:
         asked = {name: {str(0): 1.0} for name in one["questions"]}
-        draft = made.draft({**one, "gold": {q.name: [1.0] + [0.0] * (len(q.options) - 1) for q in questions_of(one["questions"])}})
+        draft = made.draft(
+            {
+                **one,
+                "gold": {
+                    q.name: [1.0] + [0.0] * (len(q.options) - 1) for q in questions_of(one["questions"])
+                },
+            }
+        )
         assert asked and not isinstance(draft, Dropped)
         rows.append(made.fit(draft, tokenizer.encode_batch(draft.texts)).row)  # type: ignore[union-attr]
     heat = json.loads((outcome.weights / SETTINGS).read_text())["temperature"]
@@ -199,10 +217,14 @@ def test_answers_are_the_pipelines_live_reloaded_and_merged(
     with torch.no_grad():
         logits = iter(label_logits(again, padded(rows, tokenizer.pad_id or 0), ids).tolist())
     ours = [
-        {q.name: q.answer(shares(q, next(logits), heat)) for q in questions_of(one["questions"])} for one in held
+        {q.name: q.answer(shares(q, next(logits), heat)) for q in questions_of(one["questions"])}
+        for one in held
     ]
     settings = outcome.weights / SETTINGS
-    assert apart(dict(enumerate(ours)), dict(enumerate(by_pipeline(again, outcome.weights, held, settings)))) < 1e-5
+    assert (
+        apart(dict(enumerate(ours)), dict(enumerate(by_pipeline(again, outcome.weights, held, settings))))
+        < 1e-5
+    )
     whole = pipeline("decision", model=str(merged), device="cpu", dtype=torch.float32)
     theirs = [whole({"state": one["state"], "questions": one["questions"]}) for one in held]
     assert apart(dict(enumerate(ours)), dict(enumerate(theirs))) < 1e-5
@@ -260,7 +282,9 @@ def by_a_plain_loop(trainer: Any, rows: list[dict[str, Any]], how: str = "ce") -
 
 
 def gradient(model: Any) -> torch.Tensor:
-    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+    found = [
+        p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters() if p.requires_grad
+    ]
     return torch.cat([one.detach().flatten().clone() for one in found])
 
 
@@ -280,7 +304,9 @@ def test_packed_losses_and_gradients_are_those_of_a_plain_loop(
     assert grad.abs().max() > 1e-3 and (mine - grad).abs().max() < 1e-5 * max(1.0, float(grad.abs().max()))
 
 
-def test_padded_losses_and_gradients_are_those_of_a_plain_loop(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padded_losses_and_gradients_are_those_of_a_plain_loop(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two micro-batches with other numbers of questions count as the one batch that they are."""
     trainer = trainer_of(
         monkeypatch, "padded", engine="trl", per_device_train_batch_size=3, gradient_accumulation_steps=2
@@ -311,10 +337,21 @@ def test_both_engines_learn_alike_also_accumulated(studio: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(studio: Path, launching_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_learn_what_one_does(
+    studio: Path, launching_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
-    from test_ranks import assert_rows_alike, assert_weights_alike, by_one, by_two, ended_well, measured as logged
+    from test_ranks import (
+        assert_rows_alike,
+        assert_weights_alike,
+        by_one,
+        by_two,
+        ended_well,
+    )
+    from test_ranks import (
+        measured as logged,
+    )
 
     for name in ("model", "data"):
         shutil.copytree(studio / name, launching_home / name, dirs_exist_ok=True)
@@ -324,7 +361,10 @@ def test_two_processes_learn_what_one_does(studio: Path, launching_home: Path, m
     two = {"nproc_per_node": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     twos = by_two({e: config_of(engine=e, **same, **two) for e in ("auto", "trl")})
     ones = {
-        e: by_one(config_of(engine=e, **same, per_device_train_batch_size=b, gradient_accumulation_steps=8 // b), f"one-{e}")
+        e: by_one(
+            config_of(engine=e, **same, per_device_train_batch_size=b, gradient_accumulation_steps=8 // b),
+            f"one-{e}",
+        )
         for e, b in (("auto", 2), ("trl", 4))
     }
     ended_well(twos[""])
@@ -362,7 +402,9 @@ def test_gold_raises_the_probability_of_what_it_says(studio: Path) -> None:
     catalog = json.loads((studio / "data" / "dataset_info.json").read_text())
     catalog["hard"] = {"file_name": "hard.json", "formatting": "decisions"}
     (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog))
-    _, outcome = trained(config_of(dataset="hard", val_size=0, max_steps=20, per_device_train_batch_size=1), "hard")
+    _, outcome = trained(
+        config_of(dataset="hard", val_size=0, max_steps=20, per_device_train_batch_size=1), "hard"
+    )
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -370,7 +412,9 @@ def test_gold_raises_the_probability_of_what_it_says(studio: Path) -> None:
     model = PeftModel.from_pretrained(base, str(outcome.weights)).eval()
     assert outcome.weights is not None
     (found,) = by_pipeline(model, outcome.weights, [chosen])
-    assert found["wet"]["noul"] > 0.9 and found["colour"]["choice"] == "green" and found["size"]["score"] > 1.8
+    assert (
+        found["wet"]["noul"] > 0.9 and found["colour"]["choice"] == "green" and found["size"]["score"] > 1.8
+    )
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
@@ -447,10 +491,14 @@ def test_a_temperature_changes_no_answer_and_helps_rows_it_never_saw() -> None:
     fitted, unseen = drawn(400, "choice", 4, 4), drawn(400, "choice", 4, 5)
     heat = temperature(fitted)
     assert heat == pytest.approx(2.0, abs=0.35)
-    assert likelihood(fitted, heat) < likelihood(fitted, 1.0) and likelihood(unseen, heat) < likelihood(unseen, 1.0)
+    assert likelihood(fitted, heat) < likelihood(fitted, 1.0) and likelihood(unseen, heat) < likelihood(
+        unseen, 1.0
+    )
     assert [one.shares(heat).argmax() for one in unseen] == [one.shares().argmax() for one in unseen]
     before, after = figures(unseen, {}), figures(unseen, {"choice": heat})
-    assert after["calibration_error"] < before["calibration_error"] and after["accuracy"] == before["accuracy"]
+    assert (
+        after["calibration_error"] < before["calibration_error"] and after["accuracy"] == before["accuracy"]
+    )
     grid = np.linspace(0.5, 5, 200)
     assert likelihood(fitted, heat) <= min(likelihood(fitted, t) for t in grid) + 1e-6
 
@@ -462,7 +510,9 @@ def test_smoothing_moves_shares_to_all_options_alike() -> None:
     mask, logits = masks(types, sizes), torch.randn(1, 28)
     smooth = torch.zeros(1, 28)
     smooth[0, 2:6] = torch.tensor([0.925, 0.025, 0.025, 0.025])
-    assert torch.allclose(losses(logits, gold, mask, types, "ce", 0.1), losses(logits, smooth, mask, types, "ce"))
+    assert torch.allclose(
+        losses(logits, gold, mask, types, "ce", 0.1), losses(logits, smooth, mask, types, "ce")
+    )
 
 
 # --- the real server -----------------------------------------------------------------------------------------------
@@ -484,9 +534,21 @@ def test_the_merged_folder_is_answered_by_transformers_serve(merged: Path, tmp_p
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(merged), "--port", str(port), "--device", "cpu"]
+    words = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(merged),
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     with (tmp_path / "serve.log").open("wb") as log:
-        server = subprocess.Popen([*words, "--dtype", "float32"], stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        server = subprocess.Popen(
+            [*words, "--dtype", "float32"], stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
     try:
         body = {"model": str(merged), "state": asked["state"], "questions": asked["questions"]}
         answer = _asked(server, f"http://127.0.0.1:{port}/v1/systemone", body, tmp_path / "serve.log")

@@ -143,7 +143,9 @@ def same_ids(folder: Path, names: list[str | None]) -> int:
 
 
 def test_prompt_ids_are_those_of_prepare_inputs() -> None:
-    assert same_ids(STARTER, [None, "llama3", "qwen3", "gemma", "mistral", "chatml"]) == 6 * len(STATES) * len(QUESTIONS)
+    assert same_ids(STARTER, [None, "llama3", "qwen3", "gemma", "mistral", "chatml"]) == 6 * len(
+        STATES
+    ) * len(QUESTIONS)
 
 
 @pytest.mark.slow
@@ -164,7 +166,9 @@ def test_labels_are_read_as_transformers_reads_them() -> None:
     from transformers import AutoTokenizer
     from transformers.decision import label_token_ids
 
-    assert label_ids(load_tokenizer(STARTER)) == label_token_ids(AutoTokenizer.from_pretrained(STARTER), LABELS)
+    assert label_ids(load_tokenizer(STARTER)) == label_token_ids(
+        AutoTokenizer.from_pretrained(STARTER), LABELS
+    )
 
 
 # --- forms ---------------------------------------------------------------------------------------------------------
@@ -179,7 +183,11 @@ NORMAL = {
     "gold": {"ok": [1.0, 0.0], "kind": [0.0, 1.0], "how": [0.25, 0.75]},
 }
 FORMS: list[dict[str, Any]] = [
-    {"state": "s", "questions": NORMAL["questions"], "gold": {"ok": True, "kind": "b", "how": {"0": 1, "1": 3}}},
+    {
+        "state": "s",
+        "questions": NORMAL["questions"],
+        "gold": {"ok": True, "kind": "b", "how": {"0": 1, "1": 3}},
+    },
     {
         "context": "s",
         "fields": json.dumps(NORMAL["questions"]),
@@ -190,7 +198,12 @@ FORMS: list[dict[str, Any]] = [
         "questions": [
             {"name": "ok", "type": "bool", "question": "Is it?", "answer": 1},
             {"name": "kind", "type": "categorical", "options": {"a": None, "b": "text"}, "answer": "b"},
-            {"name": "how", "type": "rating", "levels": ["low", "high"], "answer": {"label": "high", "probabilities": [1, 3]}},
+            {
+                "name": "how",
+                "type": "rating",
+                "levels": ["low", "high"],
+                "answer": {"label": "high", "probabilities": [1, 3]},
+            },
         ],
     },
     {
@@ -226,7 +239,15 @@ def test_values_of_every_type() -> None:
     score = {"type": "score", "criteria": ["low", "mid", "high"]}
     assert [of(score, gold) for gold in (1, "1", 1.0, "mid")] == [[0, 1, 0]] * 4
     choice = {"type": "choice", "criteria": {"a": None, "b": None}}
-    wrong = [(noul, "perhaps"), (noul, 2), (score, 3), (score, 1.5), (choice, "c"), (choice, {"a": 1, "c": 1}), (choice, [0, 0])]
+    wrong = [
+        (noul, "perhaps"),
+        (noul, 2),
+        (score, 3),
+        (score, 1.5),
+        (choice, "c"),
+        (choice, {"a": 1, "c": 1}),
+        (choice, [0, 0]),
+    ]
     assert {of(*one) for one in wrong} == {"unknown gold"}
 
 
@@ -249,8 +270,16 @@ def test_arrow_tables_are_read(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = [
-        {"state": "s", "questions": {"a": {"type": "choice", "criteria": {"x": "1", "y": "2"}}, "b": None}, "gold": {"a": "x"}},
-        {"state": "t", "questions": {"b": {"type": "choice", "criteria": {"u": "1", "v": "2"}}, "a": None}, "gold": {"b": "v"}},
+        {
+            "state": "s",
+            "questions": {"a": {"type": "choice", "criteria": {"x": "1", "y": "2"}}, "b": None},
+            "gold": {"a": "x"},
+        },
+        {
+            "state": "t",
+            "questions": {"b": {"type": "choice", "criteria": {"u": "1", "v": "2"}}, "a": None},
+            "gold": {"b": "v"},
+        },
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
     from tuner.data.files import records
@@ -296,7 +325,9 @@ def test_questions_share_their_prompt() -> None:
 
 
 def test_options_are_shuffled_by_the_seed_and_their_shares_with_them() -> None:
-    given = row("s") | {"gold": {q.name: [0.6, 0.4] + [0.0] * (len(q.options) - 2) for q in questions_of(QUESTIONS)}}
+    given = row("s") | {
+        "gold": {q.name: [0.6, 0.4] + [0.0] * (len(q.options) - 2) for q in questions_of(QUESTIONS)}
+    }
     one, again, other = (
         questions_in(encoded(given, config(shuffle_options=True, seed=seed)).row)  # type: ignore[union-attr]
         for seed in (1, 1, 2)
@@ -311,7 +342,9 @@ def refused(folder: Path, records: list[Any], model: Path = STARTER) -> str:
     """What is said of a set of which no row can be used."""
     folder.mkdir(exist_ok=True)
     (folder / "d.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (folder / "dataset_info.json").write_text(json.dumps({"d": {"file_name": "d.jsonl", "formatting": "decisions"}}))
+    (folder / "dataset_info.json").write_text(
+        json.dumps({"d": {"file_name": "d.jsonl", "formatting": "decisions"}})
+    )
     asked = config(dataset="d", dataset_dir=str(folder), model_name_or_path=str(model))
     with pytest.raises(ConfigError) as error:
         prepare.prepare(asked, load_tokenizer(model))
@@ -329,7 +362,9 @@ def test_what_cannot_be_learnt_is_named_with_its_line(tmp_path: Path) -> None:
     assert "gold answers 'p', which is not asked" in said
     tiny.model(tmp_path / "model")
     spoilt = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
-    assert label_ids(load_tokenizer(tmp_path / "model"))[:2] == [UNREAD, UNREAD], "Yes and No are letters there"
+    assert label_ids(load_tokenizer(tmp_path / "model"))[:2] == [UNREAD, UNREAD], (
+        "Yes and No are letters there"
+    )
     assert spoilt["model"]["type"] == "BPE"
     noul = {"state": "s", "questions": {"q": {"type": "noul"}}, "gold": {"q": True}}
     said = refused(tmp_path / "labels", [noul], tmp_path / "model")

@@ -259,7 +259,9 @@ def triage_row(rng: Random, world: World, held: bool) -> Row:
     topic = rng.choice(list(TOPICS))
     question = ask(rng, world, rng.choice(TOPICS[topic]), held=held)
     said = (question.bare, question.sentence, polite(question, rng))
-    level = rng.randrange(int(question.bare == question.sentence), len(MANNERS))  # some have no shorter answer
+    level = rng.randrange(
+        int(question.bare == question.sentence), len(MANNERS)
+    )  # some have no shorter answer
     plain = {"0": 0.1, "1": 0.8, "2": 0.1}  # people do not agree on what is friendly enough
     return {
         "state": {"question": question.text, "answer": said[level]},

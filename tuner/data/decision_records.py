@@ -116,7 +116,11 @@ def _empty(value: Any) -> bool:
 
 
 def _own_gold(question: Any) -> Any:
-    return _value(question, ("gold", "answer", "target", "label", "expected")) if isinstance(question, Mapping) else None
+    return (
+        _value(question, ("gold", "answer", "target", "label", "expected"))
+        if isinstance(question, Mapping)
+        else None
+    )
 
 
 def _request(raw: Any, gold: Any, padded: bool) -> dict[str, Any]:
@@ -125,7 +129,9 @@ def _request(raw: Any, gold: Any, padded: bool) -> dict[str, Any]:
         raise UnfitError("broken question", f"a question is an object, this is {type(raw).__name__}")
     kind = _TYPE_NAMES.get(str(raw.get("type", "")).lower().replace("-", "_"))
     if kind is None:
-        raise UnfitError("broken question", f"the type is {raw.get('type')!r}, it must be one of {', '.join(TYPES)}")
+        raise UnfitError(
+            "broken question", f"the type is {raw.get('type')!r}, it must be one of {', '.join(TYPES)}"
+        )
     made: dict[str, Any] = {"type": kind}
     if not is_nothing(said := _value(raw, _INSTRUCTIONS)):
         made["instructions"] = said if isinstance(said, dict | list) else str(said)
@@ -143,7 +149,9 @@ def _criteria(kind: str, criteria: Any, gold: Any, padded: bool) -> Any:
         return {str(option): None for option in criteria}
     if not isinstance(criteria, Mapping):
         return criteria
-    options = {_TRUTHS.get(str(k).lower(), str(k)) if kind == NOUL else str(k): v for k, v in criteria.items()}
+    options = {
+        _TRUTHS.get(str(k).lower(), str(k)) if kind == NOUL else str(k): v for k, v in criteria.items()
+    }
     if padded and any(v is not None for v in options.values()):
         named = set(map(str, gold)) if isinstance(gold, Mapping) else {str(gold)}
         options = {k: v for k, v in options.items() if v is not None or k in named}
@@ -191,14 +199,20 @@ def _option(question: Question, value: Any) -> str | None:
         return _TRUTHS.get(text.lower())
     if text in question.options:
         return text
-    return question.options[question.descriptions.index(value)] if question.type == SCORE and value in question.descriptions else None
+    return (
+        question.options[question.descriptions.index(value)]
+        if question.type == SCORE and value in question.descriptions
+        else None
+    )
 
 
 def _known(question: Question, value: Any) -> str:
     found = _option(question, value)
     if found is None:
         some = ", ".join(question.options[:8])
-        raise UnfitError("unknown gold", f"question {question.name!r} has gold {value!r}, its options are {some}"[:300])
+        raise UnfitError(
+            "unknown gold", f"question {question.name!r} has gold {value!r}, its options are {some}"[:300]
+        )
     return found
 
 
@@ -206,5 +220,7 @@ def _normal(question: Question, by_option: Mapping[str, Any]) -> list[float]:
     """Shares that add up to 1."""
     given = [by_option.get(option) or 0.0 for option in question.options]
     if not all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in given) or sum(given) <= 0:
-        raise UnfitError("unknown gold", f"question {question.name!r} has shares {given}, they are numbers from 0 on"[:300])
+        raise UnfitError(
+            "unknown gold", f"question {question.name!r} has shares {given}, they are numbers from 0 on"[:300]
+        )
     return [float(p) / sum(given) for p in given]

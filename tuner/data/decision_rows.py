@@ -120,9 +120,11 @@ class DecisionEncoder(Encoder):
         asked: list[Asked] = draft.row["asked"]
         whole = [self.prompts.ids(text, known) for text, known in zip(draft.texts, ids, strict=True)]
         length = max(map(len, whole))
-        kept = whole if length <= self.cutoff else self._cut(whole, asked)
+        kept = whole if length <= self.cutoff else self._shortened(whole, asked)
         if kept is None:
-            return Dropped("too long", f"a question without its state has more tokens than cutoff_len {self.cutoff}")
+            return Dropped(
+                "too long", f"a question without its state has more tokens than cutoff_len {self.cutoff}"
+            )
         shared = _shared(kept)
         row = {
             "prompt_ids": kept[0][:shared],
@@ -136,14 +138,16 @@ class DecisionEncoder(Encoder):
         tokens = shared + len(row["question_ids"])
         return Encoded(row, tokens, len(asked), length, "the end of the state" if kept is not whole else "")
 
-    def _cut(self, whole: Sequence[Ids], asked: Sequence[Asked]) -> list[Ids] | None:
+    def _shortened(self, whole: Sequence[Ids], asked: Sequence[Asked]) -> list[Ids] | None:
         """The prompts with as much of the state's begin as all of them have room for; None where that is nothing."""
         bare = [self.prompts.ids(self.prompts.text("", question)) for question, _ in asked]
         ends = [_ends(ids, without) for ids, without in zip(whole, bare, strict=True)]
         room = min(self.cutoff - head - tail for head, tail in ends)
         if room < 1:
             return None
-        return [ids[: head + room] + ids[len(ids) - tail :] for ids, (head, tail) in zip(whole, ends, strict=True)]
+        return [
+            ids[: head + room] + ids[len(ids) - tail :] for ids, (head, tail) in zip(whole, ends, strict=True)
+        ]
 
 
 def _shuffled(asked: Asked, chance: random.Random) -> Asked:

@@ -82,14 +82,25 @@ def figures(answers: Sequence[Answered], heat: Mapping[str, float]) -> dict[str,
     brier = np.array([np.square(share - one.gold).sum() for one, share in zip(answers, shares, strict=True)])
     kl = np.array([_kl(one.gold, share) for one, share in zip(answers, shares, strict=True)])
     types = np.array([one.type for one in answers])
-    found = {"accuracy": rights.mean(), "brier": brier.mean(), "kl": kl.mean(), "record_accuracy": _records(answers, rights)}
+    found = {
+        "accuracy": rights.mean(),
+        "brier": brier.mean(),
+        "kl": kl.mean(),
+        "record_accuracy": _records(answers, rights),
+    }
     for kind in TYPES:
         if (own := types == kind).any():
-            found |= {f"accuracy/{kind}": rights[own].mean(), f"brier/{kind}": brier[own].mean(), f"kl/{kind}": kl[own].mean()}
+            found |= {
+                f"accuracy/{kind}": rights[own].mean(),
+                f"brier/{kind}": brier[own].mean(),
+                f"kl/{kind}": kl[own].mean(),
+            }
     levels = [_apart(one, share) for one, share in zip(answers, shares, strict=True) if one.type == SCORE]
     if levels:
         found["score_distance"] = np.mean(levels)
-    found["likelihood"] = np.mean([-np.dot(o.gold, np.log(np.maximum(s, 1e-30))) for o, s in zip(answers, shares, strict=True)])
+    found["likelihood"] = np.mean(
+        [-np.dot(o.gold, np.log(np.maximum(s, 1e-30))) for o, s in zip(answers, shares, strict=True)]
+    )
     found["calibration_error"] = calibration_error(bins(answers, heat))
     return {name: float(value) for name, value in found.items()}
 
@@ -126,7 +137,11 @@ def bins(answers: Sequence[Answered], heat: Mapping[str, float]) -> list[dict[st
         sure = float(shares.max())
         held[min(int(sure * BINS), BINS - 1)].append((sure, _right(one, shares)))
     return [
-        {"count": len(own), "sure": float(np.mean([s for s, _ in own])), "right": float(np.mean([r for _, r in own]))}
+        {
+            "count": len(own),
+            "sure": float(np.mean([s for s, _ in own])),
+            "right": float(np.mean([r for _, r in own])),
+        }
         if own
         else {"count": 0, "sure": 0.0, "right": 0.0}
         for own in held
@@ -179,7 +194,8 @@ class Prior:
     def of(self, answers: Sequence[Answered]) -> list[Answered]:
         """The same questions answered by it; one that was never seen by chance."""
         return [
-            Answered(one.record, one.name, one.type, one.options, one.gold, self._logits(one)) for one in answers
+            Answered(one.record, one.name, one.type, one.options, one.gold, self._logits(one))
+            for one in answers
         ]
 
     def _logits(self, one: Answered) -> tuple[float, ...]:

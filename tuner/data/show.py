@@ -70,7 +70,8 @@ def show(
         return shown
     shown.cut, shown.length, shown.label = bool(encoded.cut), encoded.length, encoded.row.get("label")
     shown.sides = {
-        name: _tokens(ids, labels, tokenizer) for name, (ids, labels) in _sides(encoded.row, tokenizer).items()
+        name: _tokens(ids, labels, tokenizer)
+        for name, (ids, labels) in _sides(encoded.row, tokenizer).items()
     }
     return shown
 

@@ -57,9 +57,13 @@ def settle(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dict
     }
 
 
-def _keep_settings(config: Config, run: LiveRun, every: Sequence[Answered], heat: Mapping[str, float]) -> None:
+def _keep_settings(
+    config: Config, run: LiveRun, every: Sequence[Answered], heat: Mapping[str, float]
+) -> None:
     (run.output / SETTINGS).write_text(json.dumps(settings(heat), indent=2) + "\n", encoding="utf-8")
-    few = [kind for kind in TYPES if kind not in heat and (not every or any(one.type == kind for one in every))]
+    few = [
+        kind for kind in TYPES if kind not in heat and (not every or any(one.type == kind for one in every))
+    ]
     if config.calibrate and few:
         run.note(message("note.few_questions", types=" and ".join(few), least=LEAST))
 
@@ -101,7 +105,14 @@ def _answers_of(trainer: Trainer, config: Config, run: LiveRun, start: Start) ->
 
 
 def answered(
-    model: Any, rows: Any, ids: Sequence[int], config: Config, start: Start, run: LiveRun, done: int, total: int
+    model: Any,
+    rows: Any,
+    ids: Sequence[int],
+    config: Config,
+    start: Start,
+    run: LiveRun,
+    done: int,
+    total: int,
 ) -> Iterator[Answered]:
     """The answers to rows, of which `done` of `total` were answered before."""
     model.eval()
@@ -114,7 +125,9 @@ def answered(
             logits = label_logits(model, batch, wanted).tolist()
         asked = [(done + at + place, one) for place, row in enumerate(part) for one in questions_in(row)]
         yield from (_answered(record, one, own) for (record, one), own in zip(asked, logits, strict=True))
-        run.progress((done + at + len(part)) / total, message("doing.records", done=done + at + len(part), total=total))
+        run.progress(
+            (done + at + len(part)) / total, message("doing.records", done=done + at + len(part), total=total)
+        )
 
 
 def _answered(record: int, one: Read, logits: Sequence[float]) -> Answered:
@@ -131,7 +144,9 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
     for one in found:
         line = lines.setdefault(one.record, {"answers": {}, "gold": {}})
         order = _order(one)
-        question = Question(one.name, one.type, None, tuple(one.options[i] for i in order), (None,) * len(order))
+        question = Question(
+            one.name, one.type, None, tuple(one.options[i] for i in order), (None,) * len(order)
+        )
         shares = one.shares(heat.get(one.type, 1.0))
         line["answers"][one.name] = question.answer([round(float(shares[i]), 6) for i in order])
         line["gold"][one.name] = {one.options[i]: one.gold[i] for i in order}
@@ -149,5 +164,7 @@ def _order(one: Answered) -> list[int]:
 
 def _kept_heat(folder: Path) -> dict[str, float]:
     file = folder / SETTINGS
-    found: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))["temperature"] if file.is_file() else {}
+    found: dict[str, float] = (
+        json.loads(file.read_text(encoding="utf-8"))["temperature"] if file.is_file() else {}
+    )
     return found

@@ -44,7 +44,9 @@ def option_logits(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~mask, LOWEST)
 
 
-def losses(logits: Tensor, targets: Tensor, mask: Tensor, types: Tensor, how: str, smoothing: float = 0.0) -> Tensor:
+def losses(
+    logits: Tensor, targets: Tensor, mask: Tensor, types: Tensor, how: str, smoothing: float = 0.0
+) -> Tensor:
     """The loss of each question [Q] in nats.
 
     `ce` is cross-entropy with the shares; `ce_rps` adds to it, for levels, the ranked probability score (Epstein, 1969;
@@ -113,7 +115,9 @@ def finish(totals: Sequence[float]) -> dict[str, float]:
     for name, column in (("accuracy", "right"), ("brier", "brier"), ("kl", "kl")):
         found[name] = sum(value[f"{column}/{kind}"] for kind in TYPES) / every
         found |= {f"{name}/{k}": value[f"{column}/{k}"] / n for k, n in asked.items() if n}
-    found["calibration_error"] = sum(abs(value[f"sure/{b}"] - value[f"true/{b}"]) for b in range(BINS)) / every
+    found["calibration_error"] = (
+        sum(abs(value[f"sure/{b}"] - value[f"true/{b}"]) for b in range(BINS)) / every
+    )
     if asked[TYPES[_SCORE]]:
         found["score_distance"] = value["distance"] / asked[TYPES[_SCORE]]
     if value["records"]:

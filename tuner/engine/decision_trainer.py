@@ -66,7 +66,10 @@ class DecisionTrainer(DealingTrainer):
         self.config, self.ids = config, list(label_ids)
         self.totals: dict[str, Tensor] = {}
         super().__init__(*args, **rest)
-        self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False  # it counts `labels` then, all of them
+        self.model_accepts_loss_kwargs, self._loss_shifts_labels = (
+            True,
+            False,
+        )  # it counts `labels` then, all of them
 
     def compute_loss(
         self,
@@ -92,7 +95,9 @@ class DecisionTrainer(DealingTrainer):
 
     def _measure(self, found: Mapping[str, Tensor], inputs: Mapping[str, Tensor], real: Tensor) -> None:
         records = inputs["records"]
-        wrong = torch.zeros(int(records.max()) + 1, device=real.device).index_add_(0, records, 1 - found["right"])
+        wrong = torch.zeros(int(records.max()) + 1, device=real.device).index_add_(
+            0, records, 1 - found["right"]
+        )
         whole = real.new_tensor(float(len(wrong))) * real.max()
         added = torch.stack([whole, (wrong == 0).float().sum() * real.max()])
         mode = "train" if self.model.training else "eval"

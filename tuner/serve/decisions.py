@@ -37,7 +37,9 @@ class Decider:
         """Every question's answer. Raises ApiError."""
         self.loaded.must(score=False)
         if asked.assets:
-            raise ApiError(422, "Pictures are not supported here; leave assets out.", "assets", "unsupported_parameter")
+            raise ApiError(
+                422, "Pictures are not supported here; leave assets out.", "assets", "unsupported_parameter"
+            )
         try:
             questions = questions_of(asked.questions)
         except QuestionError as error:
@@ -61,7 +63,9 @@ class Decider:
         try:
             ids = prompts.ids(prompts.text(state, question))
         except RefusedError as error:
-            raise ApiError(400, f"The model's template cannot write this question: {error}", "questions") from error
+            raise ApiError(
+                400, f"The model's template cannot write this question: {error}", "questions"
+            ) from error
         if len(ids) > self.loaded.longest:
             sentence = f"Question {question.name!r} has {len(ids)} tokens with its state, and the model reads {self.loaded.longest}."
             raise ApiError(400, sentence, "state", "context_length_exceeded")
@@ -82,7 +86,11 @@ class Decider:
         """The temperatures of what answers. Raises ApiError where it is asked in a way of its own."""
         folder = choice.folder or self.loaded.models.source.folder
         if (folder / OWN_PROMPT).is_file():
-            raise ApiError(400, f"This model has a prompt of its own ({OWN_PROMPT}), which is not supported here.", "model")
+            raise ApiError(
+                400,
+                f"This model has a prompt of its own ({OWN_PROMPT}), which is not supported here.",
+                "model",
+            )
         file = folder / SETTINGS
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         heat: Mapping[str, float] = found.get("temperature") or {}
@@ -99,9 +107,15 @@ class Decider:
         found: list[list[float]] = []
         for at in range(0, len(rows), SIDE_BY_SIDE):
             texts = [torch.tensor(list(row)) for row in rows[at : at + SIDE_BY_SIDE]]
-            ids = pad_sequence(texts, batch_first=True, padding_value=loaded.tokenizer.pad_id or 0, padding_side="left")
+            ids = pad_sequence(
+                texts, batch_first=True, padding_value=loaded.tokenizer.pad_id or 0, padding_side="left"
+            )
             mask = pad_sequence([torch.ones_like(t) for t in texts], batch_first=True, padding_side="left")
-            given = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+            given = {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+            }
             on_it = {name: value.to(model.device) for name, value in given.items()}
             logits = model(**on_it, use_cache=False, logits_to_keep=1).logits[:, -1]
             found += logits.index_select(1, wanted).float().tolist()

@@ -34,6 +34,7 @@ KINDS = {
     "chat": mark("Chat"),
     "pairs": mark("Pairs"),
     "labelled": mark("Ratings"),
+    "decisions": mark("Decisions"),
 }
 
 

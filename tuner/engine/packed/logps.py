@@ -88,7 +88,9 @@ class FrozenHead:
 class LabelHead:
     """Final norm and the rows of a frozen head that belong to some tokens `ids` [L]: their logits alone, in float32."""
 
-    def __init__(self, norm: Norm, head: nn.Linear, ids: Tensor, kernels: ModuleType, softcap: float | None) -> None:
+    def __init__(
+        self, norm: Norm, head: nn.Linear, ids: Tensor, kernels: ModuleType, softcap: float | None
+    ) -> None:
         self.norm, self.kernels, self.softcap = norm, kernels, softcap
         self.rows = head.weight.detach().index_select(0, ids).float()
 

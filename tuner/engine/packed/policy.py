@@ -29,7 +29,7 @@ LOGITS_BYTES = 512 << 20
 
 class Policy(Protocol):
     """`forward` -> (scores [1 or, with `measure`, 3, N] float32, context); `backward` adds the gradients of sum(d *
-    log-probs). After `read_labels`, scores are the logits [L, N] of these tokens."""
+    log-probs)."""
 
     gradients: GradientBuffer
     blocks: bool
@@ -45,7 +45,6 @@ class Policy(Protocol):
 
     def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]: ...
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None: ...
-    def read_labels(self, ids: Sequence[int]) -> None: ...
     def refresh(self) -> None: ...
     def reference(self) -> AbstractContextManager[None]: ...
 

@@ -285,7 +285,7 @@ class PackedTrainer(Trainer):
 
     def _policy(self, rows: RowBudget) -> Policy:
         if fused_refusal(self.model) is None:
-            policy: Policy = FusedPolicy(self.model, rows.logits_bytes)
+            policy: FusedPolicy | AutogradPolicy = FusedPolicy(self.model, rows.logits_bytes)
         else:
             # accelerate wraps the whole model's forward in it, and here its parts are called
             policy = AutogradPolicy(self.model, self.accelerator.autocast, rows.logits_bytes)

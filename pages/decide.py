@@ -1,0 +1,6 @@
+"""Decide: typed questions about a state, answered by a base model and its adapters with probabilities."""
+
+from tuner.ui import deciding, theme
+
+theme.head("Decide", "Ask a model yes or no, which of several, or how much; it answers with probabilities.")
+deciding.panel()

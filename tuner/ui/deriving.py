@@ -1,0 +1,32 @@
+"""The button that makes typed questions of a data set."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from tuner.data import derived
+from tuner.data.entries import Entry
+from tuner.ui import writes
+from tuner.ui.words import safe
+
+
+def button(entry: Entry, folder: str) -> None:
+    """Shown where a set has something to decide."""
+    if not derived.derivable(entry):
+        return
+    what = "which answer is better" if entry.kind == "pairs" else "which tool is to be called"
+    st.button(
+        "Make decisions of it",
+        icon=":material/rule:",
+        on_click=_derive,
+        args=(entry, folder),
+        key=f"derive-{entry.name}",
+        **writes.locked(help=f"A new set of questions, {what}, to teach a model decisions with."),
+    )
+
+
+def _derive(entry: Entry, folder: str) -> None:
+    try:
+        st.session_state["added"] = writes.derive(entry, folder).name
+    except writes.FAILED as error:
+        st.toast(safe(error), icon=":material/error:")
