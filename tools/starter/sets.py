@@ -274,12 +274,12 @@ def triage_row(rng: Random, world: World, held: bool) -> Row:
     }
 
 
-def triage(rng: Random, world: World, rows: int = 600) -> list[Row]:
+def triage(rng: Random, world: World, rows: int = 480) -> list[Row]:
     """Questions and answers to be sorted."""
     return [triage_row(rng, world, held=False) for _ in range(rows)]
 
 
-def eval_triage(rng: Random, world: World, rows: int = 120) -> list[Row]:
+def eval_triage(rng: Random, world: World, rows: int = 100) -> list[Row]:
     """The same of questions that are nowhere learnt from."""
     return [triage_row(rng, world, held=True) for _ in range(rows)]
 

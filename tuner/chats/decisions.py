@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tuner.chats.completions import LONGEST_ERROR, Place, Unanswered, refusal
+from tuner.text.lookup import tr
 
 SILENT = 120.0
 """Seconds after which an answer is given up: an adapter may have to be read first."""
@@ -29,8 +30,9 @@ def decide(place: Place, model: str, state: Any, questions: Mapping[str, Any]) -
         found: dict[str, Any] = json.loads(response.read())["answers"]
         return found
     except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-        raise Unanswered(
-            f"The server gave no answer ({type(error).__name__}); ask again, or look at its run."
-        ) from error
+        said = tr(
+            "The server gave no answer ({error}); ask again, or look at its run.", error=type(error).__name__
+        )
+        raise Unanswered(said) from error
     finally:
         connection.close()

@@ -16,6 +16,7 @@ from typing import Any
 from tuner.data.decisions import CHOICE, NOUL, SCORE, TYPES, Question, QuestionError, questions_of
 from tuner.data.entries import Entry
 from tuner.data.turns import Notes, Row, UnfitError, is_nothing
+from tuner.text.lookup import tr
 
 STATES = ("state", "context", "input", "document", "text")
 QUESTIONS = ("questions", "fields", "question")
@@ -50,7 +51,7 @@ def decisions(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     """A record in the normal form. Raises UnfitError."""
     state, raw, gold = (_value(record, _names(entry, part, usual)) for part, usual in PARTS)
     if is_nothing(state):
-        raise UnfitError("no state", "there is nothing that the questions are about")
+        raise UnfitError(tr("no state"), tr("there is nothing that the questions are about"))
     padded = entry.location.endswith(TABLES) or not entry.local
     asked = _asked(raw, padded)
     told = _parsed(gold) if not is_nothing(gold) else {}
@@ -59,16 +60,18 @@ def decisions(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     own = {name: one for name in asked if not is_nothing(one := _own_gold(asked[name]))}
     told = {**own, **{str(name): one for name, one in told.items() if not is_nothing(one)}}
     if unknown := [name for name in told if name not in asked]:
-        raise UnfitError("unknown question", f"gold answers {unknown[0]!r}, which is not asked")
+        raise UnfitError(
+            tr("unknown question"), tr("gold answers {name!r}, which is not asked", name=unknown[0])
+        )
     wanted = {name: _request(asked[name], told[name], padded) for name in asked if name in told}
     if not wanted:
-        raise UnfitError("no answer", "no question of the record has gold")
+        raise UnfitError(tr("no answer"), tr("no question of the record has gold"))
     try:
         found = questions_of(wanted)
     except QuestionError as error:
-        raise UnfitError("broken question", str(error)) from error
+        raise UnfitError(tr("broken question"), str(error)) from error
     if len(wanted) < len(asked):
-        notes.add("questions without gold", ", ".join(sorted(set(asked) - set(wanted))))
+        notes.add(tr("questions without gold"), ", ".join(sorted(set(asked) - set(wanted))))
     return {
         "state": state,
         "questions": wanted,
@@ -105,7 +108,7 @@ def _asked(raw: Any, padded: bool) -> dict[str, Any]:
     if isinstance(value, list):
         value = {str(_value(one, _NAMES) if isinstance(one, Mapping) else None): one for one in value}
     if not isinstance(value, Mapping):
-        raise UnfitError("no questions", "questions are an object: a name and a question each")
+        raise UnfitError(tr("no questions"), tr("questions are an object: a name and a question each"))
     found = {str(name): _parsed(one) for name, one in value.items()}
     return {name: one for name, one in found.items() if not (one is None or (padded and _empty(one)))}
 
@@ -126,11 +129,18 @@ def _own_gold(question: Any) -> Any:
 def _request(raw: Any, gold: Any, padded: bool) -> dict[str, Any]:
     """A question as the System One interface has it."""
     if not isinstance(raw, Mapping):
-        raise UnfitError("broken question", f"a question is an object, this is {type(raw).__name__}")
+        raise UnfitError(
+            tr("broken question"), tr("a question is an object, this is {kind}", kind=type(raw).__name__)
+        )
     kind = _TYPE_NAMES.get(str(raw.get("type", "")).lower().replace("-", "_"))
     if kind is None:
         raise UnfitError(
-            "broken question", f"the type is {raw.get('type')!r}, it must be one of {', '.join(TYPES)}"
+            tr("broken question"),
+            tr(
+                "the type is {kind!r}, it must be one of {types}",
+                kind=raw.get("type"),
+                types=", ".join(TYPES),
+            ),
         )
     made: dict[str, Any] = {"type": kind}
     if not is_nothing(said := _value(raw, _INSTRUCTIONS)):
@@ -210,9 +220,13 @@ def _known(question: Question, value: Any) -> str:
     found = _option(question, value)
     if found is None:
         some = ", ".join(question.options[:8])
-        raise UnfitError(
-            "unknown gold", f"question {question.name!r} has gold {value!r}, its options are {some}"[:300]
+        said = tr(
+            "question {name!r} has gold {value!r}, its options are {some}",
+            name=question.name,
+            value=value,
+            some=some,
         )
+        raise UnfitError(tr("unknown gold"), said[:300])
     return found
 
 
@@ -220,7 +234,10 @@ def _normal(question: Question, by_option: Mapping[str, Any]) -> list[float]:
     """Shares that add up to 1."""
     given = [by_option.get(option) or 0.0 for option in question.options]
     if not all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in given) or sum(given) <= 0:
-        raise UnfitError(
-            "unknown gold", f"question {question.name!r} has shares {given}, they are numbers from 0 on"[:300]
+        said = tr(
+            "question {name!r} has shares {given}, they are numbers from 0 on",
+            name=question.name,
+            given=given,
         )
+        raise UnfitError(tr("unknown gold"), said[:300])
     return [float(p) / sum(given) for p in given]

@@ -19,6 +19,7 @@ from tuner.data.formats import Dropped, Row
 from tuner.data.template_choice import to_save
 from tuner.data.templates import RefusedError, Template
 from tuner.data.tokens import Tokenizer
+from tuner.text.lookup import tr
 
 WHOLE = 1_000_000
 """What the shares of a question add up to in a row."""
@@ -87,12 +88,16 @@ class DecisionEncoder(Encoder):
         asked = self._asked(row)
         for question, _ in asked:
             if bad := unread(question, self.labels):
-                said = f"{', '.join(bad)} of question {question.name!r}: this tokenizer has no single token for it"
-                return Dropped("labels of several tokens", said)
+                said = tr(
+                    "{labels} of question {name!r}: this tokenizer has no single token for it",
+                    labels=", ".join(bad),
+                    name=question.name,
+                )
+                return Dropped(tr("labels of several tokens"), said)
         try:
             texts = [self.prompts.text(row["state"], question) for question, _ in asked]
         except RefusedError as refused:
-            return Dropped("the template refuses", str(refused))
+            return Dropped(tr("the template refuses"), str(refused))
         return Draft(texts, [], {**row, "asked": asked})
 
     def _asked(self, row: Row) -> list[Asked]:
@@ -122,9 +127,10 @@ class DecisionEncoder(Encoder):
         length = max(map(len, whole))
         kept = whole if length <= self.cutoff else self._shortened(whole, asked)
         if kept is None:
-            return Dropped(
-                "too long", f"a question without its state has more tokens than cutoff_len {self.cutoff}"
+            said = tr(
+                "a question without its state has more tokens than cutoff_len {cutoff}", cutoff=self.cutoff
             )
+            return Dropped(tr("too long"), said)
         shared = _shared(kept)
         row = {
             "prompt_ids": kept[0][:shared],
@@ -136,7 +142,9 @@ class DecisionEncoder(Encoder):
             "asked": {question.name: list(question.options) for question, _ in asked},
         }
         tokens = shared + len(row["question_ids"])
-        return Encoded(row, tokens, len(asked), length, "the end of the state" if kept is not whole else "")
+        return Encoded(
+            row, tokens, len(asked), length, tr("the end of the state") if kept is not whole else ""
+        )
 
     def _shortened(self, whole: Sequence[Ids], asked: Sequence[Asked]) -> list[Ids] | None:
         """The prompts with as much of the state's begin as all of them have room for; None where that is nothing."""

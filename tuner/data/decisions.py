@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tuner.text.lookup import tr
+
 SETTINGS = "decision.json"
 """The file beside weights that holds labels and temperatures."""
 NOUL, CHOICE, SCORE = TYPES = ("noul", "choice", "score")
@@ -114,13 +116,13 @@ def _text(value: Any) -> str:
 def questions_of(raw: Any) -> list[Question]:
     """The questions of a request, in its order. Raises QuestionError naming each that cannot be asked."""
     if not isinstance(raw, Mapping) or not raw:
-        raise QuestionError("questions maps names to questions, and needs at least one")
+        raise QuestionError(tr("questions maps names to questions, and needs at least one"))
     found, wrong = [], []
     for name, one in raw.items():
         try:
             found.append(_question(str(name), one))
         except QuestionError as error:
-            wrong.append(f"question {name!r} {error}")
+            wrong.append(tr("question {name!r} {wrong}", name=name, wrong=error))
     if wrong:
         raise QuestionError("; ".join(wrong))
     return found
@@ -129,15 +131,23 @@ def questions_of(raw: Any) -> list[Question]:
 def _question(name: str, raw: Any) -> Question:
     kind = raw.get("type") if isinstance(raw, Mapping) else None
     if kind not in TYPES:
-        raise QuestionError(f"has type {kind!r}, it must be one of {', '.join(TYPES)}")
+        raise QuestionError(
+            tr("has type {kind!r}, it must be one of {types}", kind=kind, types=", ".join(TYPES))
+        )
     if unknown := [key for key in raw if key not in _FIELDS]:
-        raise QuestionError(f"has {unknown[0]!r}, which is not known; it takes {', '.join(_FIELDS)}")
+        raise QuestionError(
+            tr(
+                "has {name!r}, which is not known; it takes {fields}",
+                name=unknown[0],
+                fields=", ".join(_FIELDS),
+            )
+        )
     said, criteria = raw.get("instructions"), raw.get("criteria")
     if not _is_content(said) and said is not None:
-        raise QuestionError("has instructions that are no text, object or list")
+        raise QuestionError(tr("has instructions that are no text, object or list"))
     options = _OPTIONS[kind](criteria)
     if len(options) > MOST:
-        raise QuestionError(f"has {len(options)} options, it may have {MOST}")
+        raise QuestionError(tr("has {count} options, it may have {most}", count=len(options), most=MOST))
     return Question(name, kind, said, tuple(options), tuple(options.values()))
 
 
@@ -148,13 +158,13 @@ def _is_content(value: Any) -> bool:
 def _of_noul(criteria: Any) -> dict[str, Any]:
     given = {} if criteria is None else criteria
     if not isinstance(given, Mapping) or set(given) - set(_TRUTHS) or not _described(given):
-        raise QuestionError("has criteria other than descriptions of true and false")
+        raise QuestionError(tr("has criteria other than descriptions of true and false"))
     return {option: given.get(option) for option in _TRUTHS}
 
 
 def _of_choice(criteria: Any) -> dict[str, Any]:
     if not isinstance(criteria, Mapping) or not criteria or not _described(criteria):
-        raise QuestionError("needs criteria: its options, each with a description or null")
+        raise QuestionError(tr("needs criteria: its options, each with a description or null"))
     return dict(criteria)
 
 
@@ -164,7 +174,7 @@ def _described(criteria: Mapping[Any, Any]) -> bool:
 
 def _of_score(criteria: Any) -> dict[str, Any]:
     if not isinstance(criteria, list) or not criteria or not all(map(_is_content, criteria)):
-        raise QuestionError("needs criteria: a list of its levels, the lowest first")
+        raise QuestionError(tr("needs criteria: a list of its levels, the lowest first"))
     return {str(level): said for level, said in enumerate(criteria)}
 
 

@@ -18,6 +18,7 @@ from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert
 from tuner.data.upload import UPLOADS, save
 from tuner.runs.files import replacing
+from tuner.text.lookup import tr
 
 LONGEST = 100_000
 """Rows that are made at most."""
@@ -59,7 +60,10 @@ def derive(entry: Entry, dataset_dir: str | Path) -> Entry:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             count += 1
         if not count:
-            said = f"No row of {entry.name} asks for a decision; take a set of pairs, or of talks with tools."
+            said = tr(
+                "No row of {name} asks for a decision; take a set of pairs, or of talks with tools.",
+                name=entry.name,
+            )
             raise ConfigError([Problem("dataset", said)])
     private.share(target)
     return save(name, target, {"formatting": "decisions"}, dataset_dir)

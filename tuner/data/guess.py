@@ -116,7 +116,7 @@ def _decisions(found: Guess, rows: list[dict[str, Any]]) -> bool:
     if sum(map(is_decisions, rows)) * 2 <= len(rows):
         return False
     found.attributes = {"formatting": "decisions"}
-    found.says("There is a state with typed questions about it, so these are records for decisions.")
+    found.says(tr("There is a state with typed questions about it, so these are records for decisions."))
     return True
 
 

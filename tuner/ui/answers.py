@@ -235,8 +235,8 @@ def predictions(file: Path) -> None:
     records = [(place, record) for place, record in found if isinstance(record, Mapping)]
     if records and "answers" in records[0][1]:
         for place, record in records:
-            st.markdown(f"**Record {count(place + 1)}**")
-            st.dataframe(decisions.beside(record), hide_index=True, height="content")
+            st.markdown(f"**{tr('Record {number}', number=count(place + 1))}**")
+            theme.frame(decisions.beside(record), hide_index=True, height="content")
         return
     if records and "predict" not in records[0][1]:
         theme.frame([_scored(place, record) for place, record in records], hide_index=True)

@@ -83,32 +83,38 @@ SCORES = Chart(
 )
 DECISIONS = Chart(
     "accuracy",
-    "Right answers",
+    mark("Right answers"),
     (
         Line("accuracy", "train"),
         Line("eval_accuracy", "evaluation", "second"),
-        Line("eval_record_accuracy", "whole records", "third"),
+        Line("eval_record_accuracy", mark("whole records"), "third"),
     ),
-    "The share of questions whose likeliest option is the expected one, and of records of which all are right. The Decisions "
-    "tab has what the most frequent answer alone would reach.",
+    mark(
+        "The share of questions whose likeliest option is the expected one, and of records of which all are right. The Decisions "
+        "tab has what the most frequent answer alone would reach."
+    ),
     unit="%",
     scale=100,
     span=(0, 100),
 )
 CALIBRATION = Chart(
     "calibration",
-    "Calibration error",
+    mark("Calibration error"),
     (Line("calibration_error", "train"), Line("eval_calibration_error", "evaluation", "second")),
-    "By how much it is less, or more, often right than it is sure, on average. It often grows while accuracy still rises; the "
-    "temperature that is fitted at the end takes most of it back.",
+    mark(
+        "By how much it is less, or more, often right than it is sure, on average. It often grows while accuracy still rises; the "
+        "temperature that is fitted at the end takes most of it back."
+    ),
     unit="%",
     scale=100,
 )
 DISTANCE_OF_SHARES = Chart(
     "distance",
-    "Distance from what was expected",
+    mark("Distance from what was expected"),
     (Line("kl", "train"), Line("eval_kl", "evaluation", "second")),
-    "How far the probabilities are from those that were expected. Of answers on which people agree it can fall to 0.",
+    mark(
+        "How far the probabilities are from those that were expected. Of answers on which people agree it can fall to 0."
+    ),
     unit="nats",
     log=True,
 )

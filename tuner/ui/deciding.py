@@ -16,14 +16,15 @@ from tuner.data.catalog import read_catalog
 from tuner.data.decisions import CHOICE, NOUL, SCORE, TYPES, Question, QuestionError, questions_of
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
+from tuner.text.lookup import mark, tr
 from tuner.tracking.votes import BASE
 from tuner.ui import datasets, serving, talk_view, theme, writes
 from tuner.ui.offers import here
-from tuner.ui.words import safe
+from tuner.ui.words import safe, share
 
 MOST = 3
 """Models that are asked side by side."""
-TYPE_WORDS = {NOUL: "Yes or no", CHOICE: "One of", SCORE: "How much"}
+TYPE_WORDS = {NOUL: mark("Yes or no"), CHOICE: mark("One of"), SCORE: mark("How much")}
 COLUMNS = ("Name", "Type", "Question", "Options")
 FIRST = (
     {"Name": "refund", "Type": TYPE_WORDS[NOUL], "Question": "Is a refund asked for?", "Options": ""},
@@ -51,9 +52,13 @@ def panel() -> None:
     state, rows = _asked()
     questions, wrong = read(rows)
     at = serving.standing(base).at if base else None
-    lacks = wrong or ("" if columns else "Choose a model first.") or ("" if at else "Load the model first.")
+    lacks = (
+        wrong
+        or ("" if columns else tr("Choose a model first."))
+        or ("" if at else tr("Load the model first."))
+    )
     st.button(
-        "Ask",
+        tr("Ask it"),
         type="primary",
         icon=":material/send:",
         key="decide-ask",
@@ -70,11 +75,12 @@ def _models() -> tuple[str, list[str]]:
     bases = serving.bases()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         base = str(
-            st.selectbox("Base model", bases, index=0 if bases else None, key="decide-base", width=230) or ""
+            st.selectbox(tr("Base model"), bases, index=0 if bases else None, key="decide-base", width=230)
+            or ""
         )
         known = serving.versions(base)
         columns = st.multiselect(
-            "Who answers",
+            tr("Who answers"),
             [BASE, *known],
             default=[BASE, *list(known)[:1]],
             max_selections=MOST,
@@ -94,14 +100,14 @@ def _from_a_set() -> None:
     if not sets:
         return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        name = st.selectbox("Records", list(sets), key="decide-set", width=230)
+        name = st.selectbox(tr("Records"), list(sets), key="decide-set", width=230)
         st.button(
-            "Take a row",
+            tr("Take a row"),
             icon=":material/shuffle:",
             key="decide-row",
             on_click=_take,
             args=(sets[str(name)],),
-            help="The state and the questions of a row at random.",
+            help=tr("The state and the questions of a row at random."),
         )
 
 
@@ -131,7 +137,7 @@ def table(questions: Sequence[Question]) -> list[dict[str, str]]:
     return [
         {
             "Name": one.name,
-            "Type": TYPE_WORDS[one.type],
+            "Type": tr(TYPE_WORDS[one.type]),
             "Question": _text(one.instructions),
             "Options": "; ".join(
                 _option(one, *pair) for pair in zip(one.options, one.descriptions, strict=True)
@@ -154,8 +160,10 @@ def _text(value: Any) -> str:
 
 def _asked() -> tuple[Any, list[dict[str, Any]]]:
     st.session_state.setdefault("decide-state", STATE)
-    st.session_state.setdefault("decide-rows", [dict(row) for row in FIRST])
-    text = st.text_area("State", key="decide-state", height=110, help="A text, or JSON: an object or a list.")
+    st.session_state.setdefault("decide-rows", [{**row, "Type": tr(row["Type"])} for row in FIRST])
+    text = st.text_area(
+        tr("State"), key="decide-state", height=110, help=tr("A text, or JSON: an object or a list.")
+    )
     rows = st.data_editor(
         st.session_state["decide-rows"],
         num_rows="dynamic",
@@ -163,14 +171,17 @@ def _asked() -> tuple[Any, list[dict[str, Any]]]:
         key=f"decide-table-{st.session_state.get('decide-version', 0)}",
         column_order=COLUMNS,
         column_config={
-            "Name": st.column_config.TextColumn(width="small", required=True),
+            "Name": st.column_config.TextColumn(tr("Name"), width="small", required=True),
             "Type": st.column_config.SelectboxColumn(
-                options=list(TYPE_WORDS.values()), width="small", required=True
+                tr("Type"), options=list(map(tr, TYPE_WORDS.values())), width="small", required=True
             ),
-            "Question": st.column_config.TextColumn(width="medium"),
+            "Question": st.column_config.TextColumn(tr("Question"), width="medium"),
             "Options": st.column_config.TextColumn(
+                tr("Options"),
                 width="large",
-                help="Apart by semicolons, each with a description behind a colon if you like; levels the lowest first.",
+                help=tr(
+                    "Apart by semicolons, each with a description behind a colon if you like; levels the lowest first."
+                ),
             ),
         },
     )
@@ -187,7 +198,7 @@ def _state(text: str) -> Any:
 
 def read(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
     """The questions of the table as a request has them, and what is wrong with them."""
-    words = {word: kind for kind, word in TYPE_WORDS.items()}
+    words = {said: kind for kind, word in TYPE_WORDS.items() for said in (word, tr(word))}
     asked: dict[str, Any] = {}
     for row in rows:
         kind = words.get(str(row.get("Type")), TYPES[0])
@@ -203,7 +214,7 @@ def read(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
         questions_of(asked)
     except QuestionError as error:
         return {}, f"{str(error)[:1].upper()}{str(error)[1:]}."
-    return asked, "A question needs a name." if "" in asked else ""
+    return asked, tr("A question needs a name.") if "" in asked else ""
 
 
 def _described(option: str) -> tuple[str, str | None]:
@@ -241,7 +252,7 @@ def _answers(base: str) -> None:
                         f"{safe(serving.named(column, known))}: **{safe(told(question, answers[question.name]))}**"
                     )
                 _shares(question, {serving.named(c, known): a[question.name] for c, a in found.items()})
-    with st.expander("The same by the API", icon=":material/api:"):
+    with st.expander(tr("The same by the API"), icon=":material/api:"):
         body = {"model": list(found)[-1], "state": "...", "questions": questions}
         st.code(
             f"POST /v1/systemone\n{json.dumps(body, ensure_ascii=False, indent=2)}",
@@ -253,16 +264,17 @@ def _answers(base: str) -> None:
 def told(question: Question, answer: Mapping[str, Any]) -> str:
     """An answer in a few words."""
     if question.type == NOUL:
-        return f"{'Yes' if answer['noul'] >= 0.5 else 'No'}, {max(answer['noul'], 1 - answer['noul']):.0%}"
+        said = tr("Yes") if answer["noul"] >= 0.5 else tr("No")
+        return f"{said}, {share(max(answer['noul'], 1 - answer['noul']))}"
     if question.type == CHOICE:
-        return f"{answer['choice']}, {answer['probabilities'][answer['choice']]:.0%}"
-    return f"{answer['score']:.2f} of {len(question.options) - 1}"
+        return f"{answer['choice']}, {share(answer['probabilities'][answer['choice']])}"
+    return tr("{score:.2f} of {most}", score=answer["score"], most=len(question.options) - 1)
 
 
 def shares(question: Question, answer: Mapping[str, Any]) -> dict[str, float]:
     """The probability of each option, by what is read for it."""
     if question.type == NOUL:
-        return {"Yes": answer["noul"], "No": 1 - answer["noul"]}
+        return {tr("Yes"): answer["noul"], tr("No"): 1 - answer["noul"]}
     words = dict(zip(question.options, question.descriptions, strict=True))
     by_option: Mapping[str, float] = answer["probabilities"]
     return {
@@ -280,4 +292,4 @@ def _shares(question: Question, by_model: Mapping[str, Mapping[str, Any]]) -> No
     bar = {
         n: st.column_config.ProgressColumn(n, min_value=0.0, max_value=1.0, format="percent") for n in each
     }
-    st.dataframe(rows, hide_index=True, column_config=bar, height="content")
+    theme.frame(rows, bar, hide_index=True, height="content")

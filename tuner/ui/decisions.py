@@ -13,23 +13,30 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from tuner.runs.run import Run
+from tuner.text.lookup import mark, tr
 from tuner.ui import charts, theme
 from tuner.ui.chart import Chart
 from tuner.ui.theme import PALETTES
 from tuner.ui.words import NONE, count, number, safe, share
 
 FILE = "decisions.json"
-TYPES = {"noul": "yes or no", "choice": "one of several", "score": "how much"}
+TYPES = {"noul": mark("yes or no"), "choice": mark("one of several"), "score": mark("how much")}
 _FIGURES = {
-    "accuracy": ("Accuracy", "Questions whose likeliest option is the expected one."),
-    "record_accuracy": ("Whole records", "Records of which every question is right."),
-    "brier": ("Brier score", "The squared distance of the probabilities from what was expected; 0 is best."),
-    "kl": ("KL", "How many nats the probabilities are from those that were expected; 0 is best."),
-    "calibration_error": (
-        "Calibration error",
-        "How far it is less, or more, often right than it is sure, on average.",
+    "accuracy": (mark("Accuracy"), mark("Questions whose likeliest option is the expected one.")),
+    "record_accuracy": (mark("Whole records"), mark("Records of which every question is right.")),
+    "brier": (
+        mark("Brier score"),
+        mark("The squared distance of the probabilities from what was expected; 0 is best."),
     ),
-    "score_distance": ("Distance of levels", "How many levels the mean level is from the expected one."),
+    "kl": (mark("KL"), mark("How many nats the probabilities are from those that were expected; 0 is best.")),
+    "calibration_error": (
+        mark("Calibration error"),
+        mark("How far it is less, or more, often right than it is sure, on average."),
+    ),
+    "score_distance": (
+        mark("Distance of levels"),
+        mark("How many levels the mean level is from the expected one."),
+    ),
 }
 _PERCENT = ("accuracy", "record_accuracy", "calibration_error")
 
@@ -45,28 +52,32 @@ def report_of(run: Run) -> dict[str, Any] | None:
 def panel(run: Run, report: Mapping[str, Any]) -> None:
     """Figures, the reliability diagram, and a table for each question."""
     st.caption(
-        f"{count(report['questions'], 'question')} of {count(report['records'], 'record')} that were not learnt from."
+        tr(
+            "{questions} of {records} that were not learnt from.",
+            questions=count(report["questions"], "question"),
+            records=count(report["records"], "record"),
+        )
     )
     left, right = st.columns(2, gap="medium")
     with left, theme.card("decision-figures", gap="small"):
-        st.dataframe(figures(report), hide_index=True, height="content")
+        theme.frame(figures(report), hide_index=True, height="content")
         st.caption(_temperatures(report["temperature"]))
     with right, theme.card("decision-reliability", gap="xsmall"):
-        st.markdown("**How sure, and how often right**", help=_HELP)
+        st.markdown(f"**{tr('How sure, and how often right')}**", help=tr(_HELP))
         bins = report["bins"]
         charts.draw(reliability(bins), f"{run.id}-reliability", _in_words(bins["after"]))
-    st.markdown("**What it takes for what**")
-    st.caption("Rows are what was expected, columns what was answered.")
+    st.markdown(f"**{tr('What it takes for what')}**")
+    st.caption(tr("Rows are what was expected, columns what was answered."))
     with st.grid(2, min_column_width=330, gap="small"):
         for one in report["confusions"]:
             with theme.card(f"confusion-{one['name']}", gap="xsmall"):
                 st.markdown(
-                    f"**{safe(one['name'])}** :gray[{TYPES.get(one['type'], '')}, {count(one['count'], 'time')}]"
+                    f"**{safe(one['name'])}** :gray[{tr(TYPES[one['type']])}, {count(one['count'], 'answer')}]"
                 )
-                st.dataframe(confusion(one), hide_index=True, height="content")
+                theme.frame(confusion(one), hide_index=True, height="content")
 
 
-_HELP = (
+_HELP = mark(
     "Answers by how sure the model was of them. On the dashed line it is right as often as it says; below it, it is too sure "
     "of itself. A temperature moves the points towards the line and changes no answer."
 )
@@ -82,12 +93,15 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
     if not report["temperature"]:
         del columns["With temperature"]
     rows = [
-        {"Figure": said} | _row(name, columns) | {"What it is": why} for name, (said, why) in _FIGURES.items()
+        {"Figure": tr(said)} | _row(name, columns) | {"What it is": tr(why)}
+        for name, (said, why) in _FIGURES.items()
     ]
     for kind, word in TYPES.items():
         if f"accuracy/{kind}" in report["after"]:
             rows.append(
-                {"Figure": f"Accuracy, {word}"} | _row(f"accuracy/{kind}", columns) | {"What it is": ""}
+                {"Figure": tr("Accuracy, {what}", what=tr(word))}
+                | _row(f"accuracy/{kind}", columns)
+                | {"What it is": ""}
             )
     return [row for row in rows if row["Model"] != NONE]
 
@@ -100,12 +114,9 @@ def _row(name: str, columns: Mapping[str, Mapping[str, float]]) -> dict[str, str
 
 def _temperatures(found: Mapping[str, float]) -> str:
     if not found:
-        return "No temperature was fitted: probabilities are as they were learnt."
-    return (
-        "Temperatures: "
-        + ", ".join(f"{TYPES.get(kind, kind)} {value:g}" for kind, value in found.items())
-        + "."
-    )
+        return tr("No temperature was fitted: probabilities are as they were learnt.")
+    told = ", ".join(f"{tr(TYPES[kind])} {value:g}" for kind, value in found.items())
+    return tr("Temperatures: {told}.", told=told)
 
 
 def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
@@ -129,17 +140,17 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
             x=np.array([100 * one["sure"] for one in held]),
             y=np.array([100 * one["right"] for one in held]),
             mode="lines+markers",
-            name="as learnt" if name == "before" else "with temperature",
+            name=tr("as learnt") if name == "before" else tr("with temperature"),
             line={"color": colour, "dash": dash, "width": 2},
             marker={
                 "color": colour,
                 "size": np.array([6 + 18 * (one["count"] / every) ** 0.5 for one in held]),
             },
             text=[count(int(one["count"]), "answer") for one in held],
-            hovertemplate="sure %{x:.0f}%, right %{y:.0f}%, %{text}<extra></extra>",
+            hovertemplate=f"{tr('sure')} %{{x:.0f}}%, {tr('right')} %{{y:.0f}}%, %{{text}}<extra></extra>",
         )
-    drawn.update_xaxes(title="sure, %", range=[0, 103])
-    drawn.update_yaxes(title="right, %", range=[0, 103])
+    drawn.update_xaxes(title=f"{tr('sure')}, %", range=[0, 103])
+    drawn.update_yaxes(title=f"{tr('right')}, %", range=[0, 103])
     drawn.update_layout(showlegend=True, height=330, hovermode="closest")
     return drawn
 

@@ -6,6 +6,7 @@ import streamlit as st
 
 from tuner.data import derived
 from tuner.data.entries import Entry
+from tuner.text.lookup import tr
 from tuner.ui import writes
 from tuner.ui.words import safe
 
@@ -14,14 +15,16 @@ def button(entry: Entry, folder: str) -> None:
     """Shown where a set has something to decide."""
     if not derived.derivable(entry):
         return
-    what = "which answer is better" if entry.kind == "pairs" else "which tool is to be called"
+    what = tr("which answer is better") if entry.kind == "pairs" else tr("which tool is to be called")
     st.button(
-        "Make decisions of it",
+        tr("Make decisions of it"),
         icon=":material/rule:",
         on_click=_derive,
         args=(entry, folder),
         key=f"derive-{entry.name}",
-        **writes.locked(help=f"A new set of questions, {what}, to teach a model decisions with."),
+        **writes.locked(
+            help=tr("A new set of questions, {what}, to teach a model decisions with.", what=what)
+        ),
     )
 
 

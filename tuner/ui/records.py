@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from tuner.data.decisions import Question, questions_of
+from tuner.text.lookup import tr
 from tuner.ui.words import safe, share
 
 LONGEST = 2000
@@ -20,9 +21,11 @@ def told(row: Mapping[str, Any], key: str) -> None:
     state = row["state"]
     text = state if isinstance(state, str) else json.dumps(state, ensure_ascii=False, indent=2)
     with st.container(key=f"bubble-user-{key}-state", gap="xsmall"):
-        st.caption(":material/article: State")
+        st.caption(f":material/article: {tr('State')}")
         st.text(
-            text if len(text) <= LONGEST else f"{text[:LONGEST]} … {len(text) - LONGEST:,} more characters"
+            text
+            if len(text) <= LONGEST
+            else tr("{text} … {number:,} more characters", text=text[:LONGEST], number=len(text) - LONGEST)
         )
     for question in questions_of(row["questions"]):
         st.markdown(f"**{safe(question.name)}** {safe(_said(question.instructions))}")
@@ -30,7 +33,7 @@ def told(row: Mapping[str, Any], key: str) -> None:
 
 
 def _options(question: Question, gold: list[float]) -> list[str]:
-    words = {"true": "Yes", "false": "No"} if question.type == "noul" else {}
+    words = {"true": tr("Yes"), "false": tr("No")} if question.type == "noul" else {}
     options = question.options if question.type != "score" else map(_said, question.descriptions)
     return [
         f"{words.get(option, option)} {share(p)}" if p else words.get(option, option)
