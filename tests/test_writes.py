@@ -18,7 +18,9 @@ from streamlit.testing.v1 import AppTest
 from tuner.chats.battle import Battle, Contestant
 from tuner.chats.talk import Talk
 from tuner.config.config import make
+from tuner.data.entries import Entry
 from tuner.jobs import cleaning, control, queue
+from tuner.jobs.serving import Endpoint
 from tuner.runs import events
 from tuner.runs.run import Run
 from tuner.tracking.runs import create_run, get_row
@@ -129,6 +131,8 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "add_row": ("kept", {"messages": []}, home / "data"),
         "begin_battle": ("models/tiny", [Contestant("base"), Contestant("adapter/1")], []),
         "vote": ("0" * 16, "left"),
+        "decide": (Endpoint("http://127.0.0.1:9/v1", "key"), "base", "a state", {}),
+        "derive": (Entry("pairs", home / "data", location="pairs.json", ranking=True), home / "data"),
     }
 
 

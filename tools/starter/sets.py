@@ -279,7 +279,7 @@ def triage(rng: Random, world: World, rows: int = 480) -> list[Row]:
     return [triage_row(rng, world, held=False) for _ in range(rows)]
 
 
-def eval_triage(rng: Random, world: World, rows: int = 100) -> list[Row]:
+def eval_triage(rng: Random, world: World, rows: int = 60) -> list[Row]:
     """The same of questions that are nowhere learnt from."""
     return [triage_row(rng, world, held=True) for _ in range(rows)]
 

@@ -88,7 +88,7 @@ def _models() -> tuple[str, list[str]]:
             key=f"decide-columns-{base}",
         )
     if base:
-        serving.line(base, "", columns, "decide", busy=False)
+        serving.line(base, "", columns, "decisions", busy=False)
     return base, columns
 
 
