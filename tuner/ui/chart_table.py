@@ -110,7 +110,7 @@ CALIBRATION = Chart(
 )
 DISTANCE_OF_SHARES = Chart(
     "distance",
-    mark("Distance from what was expected"),
+    mark("KL from gold"),
     (Line("kl", "train"), Line("eval_kl", "evaluation", "second")),
     mark(
         "How far the probabilities are from those that were expected. Of answers on which people agree it can fall to 0."

@@ -290,6 +290,7 @@ def _shares(question: Question, by_model: Mapping[str, Mapping[str, Any]]) -> No
         for option in next(iter(each.values()))
     ]
     bar = {
-        n: st.column_config.ProgressColumn(n, min_value=0.0, max_value=1.0, format="percent") for n in each
+        n: st.column_config.ProgressColumn(n, width="small", min_value=0.0, max_value=1.0, format="percent")
+        for n in each
     }
-    theme.frame(rows, bar, hide_index=True, height="content")
+    theme.frame(rows, {"Option": {"width": "medium"}, **bar}, hide_index=True, height="content")

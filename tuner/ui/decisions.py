@@ -58,23 +58,26 @@ def panel(run: Run, report: Mapping[str, Any]) -> None:
             records=count(report["records"], "record"),
         )
     )
-    left, right = st.columns(2, gap="medium")
-    with left, theme.card("decision-figures", gap="small"):
+    with theme.card("decision-figures", gap="small"):
         theme.frame(figures(report), hide_index=True, height="content")
         st.caption(_temperatures(report["temperature"]))
-    with right, theme.card("decision-reliability", gap="xsmall"):
-        st.markdown(f"**{tr('How sure, and how often right')}**", help=tr(_HELP))
-        bins = report["bins"]
-        charts.draw(reliability(bins), f"{run.id}-reliability", _in_words(bins["after"]))
-    st.markdown(f"**{tr('What it takes for what')}**")
-    st.caption(tr("Rows are what was expected, columns what was answered."))
     with st.grid(2, min_column_width=330, gap="small"):
+        with theme.card("decision-reliability", gap="xsmall"):
+            st.markdown(f"**{tr('How sure, and how often right')}**", help=tr(_HELP))
+            bins = report["bins"]
+            charts.draw(reliability(bins), f"{run.id}-reliability", _in_words(bins["after"]))
         for one in report["confusions"]:
             with theme.card(f"confusion-{one['name']}", gap="xsmall"):
-                st.markdown(
-                    f"**{safe(one['name'])}** :gray[{tr(TYPES[one['type']])}, {count(one['count'], 'answer')}]"
-                )
-                theme.frame(confusion(one), hide_index=True, height="content")
+                _confused(one)
+
+
+def _confused(one: Mapping[str, Any]) -> None:
+    about = f"{tr(TYPES[one['type']])}, {count(one['count'], 'answer')}"
+    st.markdown(
+        f"**{safe(one['name'])}** :gray[{about}]",
+        help=tr("What it takes for what: rows are what was expected, columns what was answered."),
+    )
+    theme.frame(confusion(one), hide_index=True, height="content")
 
 
 _HELP = mark(
@@ -149,8 +152,8 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
             text=[count(int(one["count"]), "answer") for one in held],
             hovertemplate=f"{tr('sure')} %{{x:.0f}}%, {tr('right')} %{{y:.0f}}%, %{{text}}<extra></extra>",
         )
-    drawn.update_xaxes(title=f"{tr('sure')}, %", range=[0, 103])
-    drawn.update_yaxes(title=f"{tr('right')}, %", range=[0, 103])
+    drawn.update_xaxes(title=f"{tr('sure')}, %", range=[-3, 104], visible=True, showticklabels=True)
+    drawn.update_yaxes(title=f"{tr('right')}, %", range=[-3, 104], visible=True, showticklabels=True)
     drawn.update_layout(showlegend=True, height=330, hovermode="closest")
     return drawn
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.data.decisions import Question, questions_of
+from tuner.data.decisions import NOUL, SCORE, Question, questions_of
 from tuner.text.lookup import tr
 from tuner.ui.words import safe, share
 
 LONGEST = 2000
 """Characters of a state that are shown."""
+SHORT = 160
+"""Those of an option's description."""
 
 
 def told(row: Mapping[str, Any], key: str) -> None:
@@ -29,16 +31,20 @@ def told(row: Mapping[str, Any], key: str) -> None:
         )
     for question in questions_of(row["questions"]):
         st.markdown(f"**{safe(question.name)}** {safe(_said(question.instructions))}")
-        st.caption(safe(" · ".join(_options(question, row["gold"][question.name]))))
+        with st.container(gap=None):
+            for option in _options(question, row["gold"][question.name]):
+                st.caption(safe(option))
 
 
 def _options(question: Question, gold: list[float]) -> list[str]:
-    words = {"true": tr("Yes"), "false": tr("No")} if question.type == "noul" else {}
-    options = question.options if question.type != "score" else map(_said, question.descriptions)
-    return [
-        f"{words.get(option, option)} {share(p)}" if p else words.get(option, option)
-        for option, p in zip(options, gold, strict=True)
-    ]
+    words = {"true": tr("Yes"), "false": tr("No")} if question.type == NOUL else {}
+    told = []
+    for option, description, part in zip(question.options, question.descriptions, gold, strict=True):
+        name = words.get(option, option)
+        said = _said(description)[:SHORT]
+        name = said if question.type == SCORE else f"{name}: {said}" if said else name
+        told.append(f"{name} {share(part)}" if part else name)
+    return told
 
 
 def _said(value: Any) -> str:
