@@ -80,6 +80,13 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
+def known(studio: Path, name: str) -> None:
+    """Put a set of that name into the catalog."""
+    file = studio / "data" / "dataset_info.json"
+    catalog = json.loads(file.read_text())
+    file.write_text(json.dumps(catalog | {name: {"file_name": f"{name}.json", "formatting": "decisions"}}))
+
+
 def config_of(**changes: Any) -> Config:
     values = {
         "model_name_or_path": "model", "stage": "decide", "do_train": True, "dataset": "d", "dataset_dir": "data",
@@ -234,6 +241,9 @@ def test_answers_are_the_pipelines_live_reloaded_and_merged(
 # --- losses and gradients ------------------------------------------------------------------------------------------
 
 
+MORE = (("ce_rps", "lora"), ("brier", "lora"), ("ce", "full"), ("brier", "full"))
+
+
 def trainer_of(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> Any:
     """The trainer that the stage builds, before it trains; its adapter is moved off zero."""
     import importlib
@@ -254,7 +264,7 @@ def trainer_of(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> An
 
 
 def by_a_plain_loop(trainer: Any, rows: list[dict[str, Any]], how: str = "ce") -> tuple[float, torch.Tensor]:
-    """The mean loss over the questions of rows and its gradient, from the scores of transformers' own pipeline."""
+    """The mean loss over the questions of rows and its gradient, from scores read as transformers' own pipeline reads them."""
     from transformers import AutoTokenizer
     from transformers.decision import label_token_ids
 
@@ -278,7 +288,7 @@ def by_a_plain_loop(trainer: Any, rows: list[dict[str, Any]], how: str = "ce") -
             total, count = total + loss, count + 1
     loss = total / count
     loss.backward()
-    return float(loss), gradient(model)
+    return loss.item(), gradient(model)
 
 
 def gradient(model: Any) -> torch.Tensor:
@@ -288,8 +298,14 @@ def gradient(model: Any) -> torch.Tensor:
     return torch.cat([one.detach().flatten().clone() for one in found])
 
 
-@pytest.mark.parametrize("how", ["ce", "ce_rps", "brier"])
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("how", "method"),
+    [
+        ("ce", "lora"),
+        ("ce_rps", "full"),
+        *(pytest.param(how, method, marks=pytest.mark.slow) for how, method in MORE),
+    ],
+)
 def test_packed_losses_and_gradients_are_those_of_a_plain_loop(
     studio: Path, monkeypatch: pytest.MonkeyPatch, how: str, method: str
 ) -> None:
@@ -376,7 +392,7 @@ def test_two_processes_learn_what_one_does(
 # --- what a loss is for --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["ce", "ce_rps", "brier"])
+@pytest.mark.parametrize("how", ["ce", pytest.param("ce_rps", marks=pytest.mark.slow), "brier"])
 def test_a_soft_target_is_reached(studio: Path, how: str) -> None:
     soft = {
         "state": "s",
@@ -384,9 +400,7 @@ def test_a_soft_target_is_reached(studio: Path, how: str) -> None:
         "gold": {"wet": 0.75, "colour": {"red": 0.5, "blue": 0.3, "green": 0.2}, "size": [0.1, 0.2, 0.7]},
     }
     (studio / "data" / "soft.json").write_text(json.dumps([soft]))
-    catalog = json.loads((studio / "data" / "dataset_info.json").read_text())
-    catalog["soft"] = {"file_name": "soft.json", "formatting": "decisions"}
-    (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog))
+    known(studio, "soft")
     config = config_of(
         dataset="soft", val_size=0, eval_dataset="soft", max_steps=60, decision_loss=how, calibrate=False,
         per_device_train_batch_size=1, learning_rate=2e-2, lr_scheduler_type="cosine",
@@ -399,9 +413,7 @@ def test_gold_raises_the_probability_of_what_it_says(studio: Path) -> None:
     """Of yes and no it is the first label that stands for true, and a third option is not the second."""
     chosen = {"state": "s", "questions": QUESTIONS, "gold": {"wet": True, "colour": "green", "size": 2}}
     (studio / "data" / "hard.json").write_text(json.dumps([chosen]))
-    catalog = json.loads((studio / "data" / "dataset_info.json").read_text())
-    catalog["hard"] = {"file_name": "hard.json", "formatting": "decisions"}
-    (studio / "data" / "dataset_info.json").write_text(json.dumps(catalog))
+    known(studio, "hard")
     _, outcome = trained(
         config_of(dataset="hard", val_size=0, max_steps=20, per_device_train_batch_size=1), "hard"
     )
@@ -415,6 +427,52 @@ def test_gold_raises_the_probability_of_what_it_says(studio: Path) -> None:
     assert (
         found["wet"]["noul"] > 0.9 and found["colour"]["choice"] == "green" and found["size"]["score"] > 1.8
     )
+
+
+def test_permuting_options_permutes_the_answer(studio: Path) -> None:
+    """Taught with the options in any order, it gives an option the same probability wherever it stands."""
+    from itertools import permutations
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    orders = list(permutations(COLOURS))
+    asked = [
+        {
+            "state": "The ball is red.",
+            "questions": {"colour": {"type": "choice", "criteria": dict.fromkeys(order)}},
+            "gold": {"colour": {"red": 0.7, "blue": 0.2, "green": 0.1}},
+        }
+        for order in orders
+    ]
+    (studio / "data" / "orders.json").write_text(json.dumps(asked))
+    known(studio, "orders")
+    config = config_of(
+        dataset="orders", val_size=0, shuffle_options=False, max_steps=80, per_device_train_batch_size=6,
+        learning_rate=2e-2, lr_scheduler_type="cosine",
+    )  # fmt: skip
+    _, outcome = trained(config, "orders")
+    base = AutoModelForCausalLM.from_pretrained(studio / "model", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(outcome.weights)).eval()
+    assert outcome.weights is not None
+    found = [one["colour"] for one in by_pipeline(model, outcome.weights, asked)]
+    assert {one["choice"] for one in found} == {"red"}
+    assert [list(one["probabilities"]) for one in found] == [list(order) for order in orders]
+    for option, share in (("red", 0.7), ("blue", 0.2), ("green", 0.1)):
+        assert [one["probabilities"][option] for one in found] == pytest.approx([share] * 6, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [42, 1, 2])
+def test_the_recipe_goes_from_the_prior_to_above_nine_in_ten(home: Path, seed: int) -> None:
+    from tuner import samples
+    from tuner.config.config import read
+
+    samples.lay_out()
+    _, outcome = trained(make(read("starter-decide") | {"seed": seed, "use_cpu": True}), f"recipe-{seed}")
+    assert 0.3 < outcome.metrics["decision_prior_accuracy"] < 0.45
+    assert outcome.metrics["decision_accuracy"] > 0.9 and outcome.metrics["decision_record_accuracy"] > 0.8
+    assert outcome.metrics["decision_brier"] < 0.25 * outcome.metrics["decision_prior_brier"]
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
