@@ -21,9 +21,13 @@ import torch
 from test_stages import trained
 
 from tuner.config.config import Config, load, make
-from tuner.data.decision_rows import questions_in
+from tuner.data.decision_rows import encoder, label_ids, questions_in
 from tuner.data.decision_scores import Answered, bins, calibration_error, figures, likelihood, temperature
-from tuner.data.decisions import LABELS, SETTINGS
+from tuner.data.decisions import LABELS, SETTINGS, TYPES, questions_of
+from tuner.data.encode import Encoded
+from tuner.data.formats import Dropped
+from tuner.data.template_choice import template_of
+from tuner.data.tokens import load_tokenizer
 from tuner.engine.decision_losses import figures as measured
 from tuner.engine.decision_losses import finish, losses, masks, sums
 from tuner.jobs.live import Outcome
@@ -129,10 +133,6 @@ def apart(ours: Any, theirs: Any) -> float:
     return abs(float(ours) - float(theirs))
 
 
-def probabilities(answer: dict[str, Any]) -> dict[str, float]:
-    return answer["probabilities"] if "probabilities" in answer else {"true": answer["noul"]}
-
-
 # --- what is learnt ------------------------------------------------------------------------------------------------
 
 
@@ -184,57 +184,51 @@ def merged(studio: Path, taught: tuple[Any, Outcome]) -> Path:
     return studio / "merged"
 
 
+def encoded(records: list[dict[str, Any]], folder: Path) -> tuple[list[dict[str, Any]], torch.Tensor]:
+    """Records as rows, with the tokenizer of a folder, and the ids of all labels."""
+    config, tokenizer, rows = config_of(shuffle_options=False), load_tokenizer(folder), []
+    made = encoder(config, template_of(config, tokenizer), tokenizer)
+    for one in records:
+        gold = {q.name: [1.0] + [0.0] * (len(q.options) - 1) for q in questions_of(one["questions"])}
+        draft = made.draft({**one, "gold": gold})
+        assert not isinstance(draft, Dropped)
+        row = made.fit(draft, tokenizer.encode_batch(draft.texts))
+        assert isinstance(row, Encoded)
+        rows.append(row.row)
+    return rows, torch.tensor(label_ids(tokenizer))
+
+
 def test_answers_are_the_pipelines_live_reloaded_and_merged(
     studio: Path, taught: tuple[Any, Outcome], merged: Path
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, pipeline
 
-    from tuner.data.decision_rows import encoder
-    from tuner.data.decisions import questions_of
-    from tuner.data.formats import Dropped
-    from tuner.data.template_choice import template_of
-    from tuner.data.tokens import load_tokenizer
-    from tuner.engine.decided import labels_of
     from tuner.engine.decision_trainer import label_logits, padded
     from tuner.serve.decisions import shares
 
     live, outcome = taught
     assert outcome.weights is not None
-    held, config = records(9, 5), config_of(shuffle_options=False)
-    tokenizer = load_tokenizer(outcome.weights)
-    made, rows = encoder(config, template_of(config, tokenizer), tokenizer), []
-    for one in held:
-        asked = {name: {str(0): 1.0} for name in one["questions"]}
-        draft = made.draft(
-            {
-                **one,
-                "gold": {
-                    q.name: [1.0] + [0.0] * (len(q.options) - 1) for q in questions_of(one["questions"])
-                },
-            }
-        )
-        assert asked and not isinstance(draft, Dropped)
-        rows.append(made.fit(draft, tokenizer.encode_batch(draft.texts)).row)  # type: ignore[union-attr]
-    heat = json.loads((outcome.weights / SETTINGS).read_text())["temperature"]
-    ids = torch.tensor([max(i, 0) for i in made.labels])  # type: ignore[attr-defined]
-    assert labels_of
+    held, settings = records(9, 5), outcome.weights / SETTINGS
+    rows, ids = encoded(held, outcome.weights)
+    heat = json.loads(settings.read_text())["temperature"]
     base = AutoModelForCausalLM.from_pretrained(studio / "model", dtype=torch.float32)
     again = PeftModel.from_pretrained(base, str(outcome.weights)).eval()
-    with torch.no_grad():
-        logits = iter(label_logits(again, padded(rows, tokenizer.pad_id or 0), ids).tolist())
-    ours = [
-        {q.name: q.answer(shares(q, next(logits), heat)) for q in questions_of(one["questions"])}
-        for one in held
-    ]
-    settings = outcome.weights / SETTINGS
-    assert (
-        apart(dict(enumerate(ours)), dict(enumerate(by_pipeline(again, outcome.weights, held, settings))))
-        < 1e-5
-    )
+    answers = []
+    for model in (live.model.eval(), again):  # as the loop left it, and read again
+        with torch.no_grad():
+            logits = iter(label_logits(model, padded(rows, 0), ids).tolist())
+        ours = [
+            {q.name: q.answer(shares(q, next(logits), heat)) for q in questions_of(one["questions"])}
+            for one in held
+        ]
+        theirs = by_pipeline(model, outcome.weights, held, settings)
+        assert apart(dict(enumerate(ours)), dict(enumerate(theirs))) < 1e-5
+        answers.append(ours)
     whole = pipeline("decision", model=str(merged), device="cpu", dtype=torch.float32)
     theirs = [whole({"state": one["state"], "questions": one["questions"]}) for one in held]
-    assert apart(dict(enumerate(ours)), dict(enumerate(theirs))) < 1e-5
+    for ours in answers:
+        assert apart(dict(enumerate(ours)), dict(enumerate(theirs))) < 1e-5
     assert (merged / SETTINGS).read_bytes() == settings.read_bytes()
 
 
@@ -264,19 +258,25 @@ def trainer_of(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> An
 
 
 def by_a_plain_loop(trainer: Any, rows: list[dict[str, Any]], how: str = "ce") -> tuple[float, torch.Tensor]:
-    """The mean loss over the questions of rows and its gradient, from scores read as transformers' own pipeline reads them."""
+    """The mean loss over the questions of rows and its gradient, from the scores of transformers' own pipeline."""
     from transformers import AutoTokenizer
-    from transformers.decision import label_token_ids
+    from transformers.decision import DecisionConfig
+    from transformers.decision.template_utils import Question
+    from transformers.pipelines import DecisionPipeline
 
-    tokenizer = AutoTokenizer.from_pretrained(STARTER)
     model, total, count = trainer.model.eval(), torch.zeros(()), 0
+    tokenizer = AutoTokenizer.from_pretrained(STARTER)
+    decide = DecisionPipeline(
+        model=model, tokenizer=tokenizer, decision_config=DecisionConfig(), device="cpu"
+    )
     model.zero_grad()
     for row in rows:
         for one in questions_in(row):
             first = 2 if one.type else 0
-            ids = label_token_ids(tokenizer, LABELS[first : first + len(one.options)])
-            inputs = torch.tensor([one.prompt])
-            scores = model(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[0, -1, ids]
+            labels = list(LABELS[first : first + len(one.options)])
+            asked = Question(one.name, TYPES[one.type], None, list(one.options), labels, [])  # type: ignore[arg-type]
+            inputs = {"input_ids": torch.tensor([one.prompt]), "marks": torch.tensor([len(one.prompt)])}
+            scores = decide._forward({"prompts": [(inputs, [asked])]})["scores"][0][0]
             gold = torch.tensor(one.shares)
             shares = scores.softmax(-1)
             if how == "brier":
@@ -335,7 +335,7 @@ def test_padded_losses_and_gradients_are_those_of_a_plain_loop(
     trainer.model.zero_grad()
     parts = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=count) for batch in batches]
     sum(parts).backward()
-    assert float(sum(parts)) == pytest.approx(loss, abs=1e-5)
+    assert sum(parts).item() == pytest.approx(loss, abs=1e-5)
     assert (gradient(trainer.model) - grad).abs().max() < 1e-5
 
 
