@@ -403,7 +403,7 @@ class Decisions(Section):
     )
     calibrate: bool = knob(
         True,
-        "Fit a temperature for each type of question on the rows kept aside, so that probabilities say how often an answer "
+        "Fit a temperature for each type of question on the held-out rows, so that probabilities say how often an answer "
         "is right.",
         needs=DECIDING,
         advanced=True,

@@ -249,7 +249,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "probe",
         lambda c: c.kind.predicts == "decisions" and bool(c.probe),
-        "--probe asks for words, and stage {stage} learns which option is likely; leave it out: the rows kept aside are "
+        "--probe asks for words, and stage {stage} learns which option is likely; leave it out: the held-out rows are "
         "answered at the end.",
         {"probe": None},
     ),

@@ -14,7 +14,7 @@ MESSAGES: dict[str, str] = {
     "phase.answering": "answering held-out questions",
     "phase.saving": "saving",
     "phase.evaluating": "evaluating",
-    "phase.calibrating": "answering the rows kept aside",
+    "phase.calibrating": "answering the held-out rows",
     "phase.predicting": "predicting",
     "phase.writing_results": "writing results",
     "phase.registering": "registering the adapter",

@@ -27,21 +27,21 @@ MOST = 3
 TYPE_WORDS = {NOUL: mark("Yes or no"), CHOICE: mark("One of"), SCORE: mark("How much")}
 COLUMNS = ("Name", "Type", "Question", "Options")
 FIRST = (
-    {"Name": "refund", "Type": TYPE_WORDS[NOUL], "Question": "Is a refund asked for?", "Options": ""},
+    {"Name": "refund", "Type": TYPE_WORDS[NOUL], "Question": mark("Is a refund asked for?"), "Options": ""},
     {
         "Name": "tone",
         "Type": TYPE_WORDS[CHOICE],
-        "Question": "What is the tone?",
-        "Options": "calm; angry; pushy: presses the reader",
+        "Question": mark("What is the tone?"),
+        "Options": mark("calm; angry; pushy: presses the reader"),
     },
     {
         "Name": "urgency",
         "Type": TYPE_WORDS[SCORE],
-        "Question": "How urgent is it?",
-        "Options": "can wait; this week; today",
+        "Question": mark("How urgent is it?"),
+        "Options": mark("can wait; this week; today"),
     },
 )
-STATE = "I was charged twice for my order, and I want my money back today."
+STATE = mark("I was charged twice for my order, and I want my money back today.")
 
 
 def panel() -> None:
@@ -159,8 +159,10 @@ def _text(value: Any) -> str:
 
 
 def _asked() -> tuple[Any, list[dict[str, Any]]]:
-    st.session_state.setdefault("decide-state", STATE)
-    st.session_state.setdefault("decide-rows", [{**row, "Type": tr(row["Type"])} for row in FIRST])
+    st.session_state.setdefault("decide-state", tr(STATE))
+    st.session_state.setdefault(
+        "decide-rows", [{name: tr(said) if said else "" for name, said in row.items()} for row in FIRST]
+    )
     text = st.text_area(
         tr("State"), key="decide-state", height=110, help=tr("A text, or JSON: an object or a list.")
     )
