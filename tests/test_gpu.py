@@ -195,14 +195,8 @@ def test_decisions_replayed_from_graphs_are_those_of_the_cpu(kind: str, how: str
     """Records with different numbers of questions and options; in float32."""
     found = {}
     for device, graphs in (("cpu", False), ("cuda", False), ("cuda", True)):
-        model = own_layers(kind) if kind != "fused" else get_peft_model(
-            model_of("llama", hidden_size=64, head_dim=16),
-            LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear"),
-        )  # fmt: skip
-        torch.manual_seed(1)
-        for weight in model.parameters():
-            weight.data = weight.data.float()
-        model.to(device)
+        torch.manual_seed(0)
+        model = (own_layers(kind) if kind == "dora" else fused()).float().to(device)
         policy = FusedPolicy(model) if kind == "fused" else AutogradPolicy(model)
         policy.read_labels(range(20, 48))
         objective = DecisionObjective(how, 0.1)
@@ -219,6 +213,12 @@ def test_decisions_replayed_from_graphs_are_those_of_the_cpu(kind: str, how: str
             assert mine[0] == pytest.approx(wanted[0], rel=1e-4)
             assert torch.allclose(mine[1], wanted[1], atol=1e-2)
             assert (mine[2] - wanted[2]).norm() < 1e-3 * wanted[2].norm()
+
+
+def fused() -> torch.nn.Module:
+    """A tiny model whose layers are written out."""
+    adapter = LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear")
+    return get_peft_model(model_of("llama", hidden_size=64, head_dim=16), adapter)
 
 
 def decision_rows(count: int, seed: int) -> list[dict[str, Any]]:
