@@ -27,6 +27,7 @@ page = st.navigation(
         tr("Publish"): [
             st.Page("pages/adapters.py", title=tr("Adapters"), icon=":material/layers:"),
             st.Page("pages/chat.py", title=tr("Chat"), icon=":material/forum:"),
+            st.Page("pages/decide.py", title=tr("Decide"), icon=":material/rule_settings:"),
             st.Page("pages/arena.py", title=tr("Arena"), icon=":material/swords:"),
             st.Page("pages/evaluate.py", title=tr("Evaluate"), icon=":material/rule:"),
             st.Page("pages/settings.py", title=tr("Settings"), icon=":material/settings:"),

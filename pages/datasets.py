@@ -6,7 +6,7 @@ from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.text.lookup import tr
-from tuner.ui import catalog, datasets, draft, state, theme, upload
+from tuner.ui import catalog, datasets, deriving, draft, state, theme, upload
 from tuner.ui.words import safe
 
 theme.head(
@@ -51,6 +51,7 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small"):
     st.badge(tr(datasets.KINDS[entry.kind]), color="primary")
     datasets.used(entry)
     st.space("stretch")
+    deriving.button(entry, folder)
     st.button(
         tr("Use in a new run"),
         icon=":material/add_circle:",

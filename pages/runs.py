@@ -8,6 +8,7 @@ from tuner.tracking.evaluations import results
 from tuner.ui import (
     answers,
     axis,
+    decisions,
     evaluation,
     exporting,
     live,
@@ -69,6 +70,8 @@ if answers.has_samples(run):
     names.insert(1, mark("Samples"))
 if predicted := answers.predictions_of(run):
     names.insert(1 if values.get("do_train") else 0, mark("Predictions"))
+if decided := decisions.report_of(run):
+    names.insert(1 if values.get("do_train") else 0, mark("Decisions"))
 tabs = dict(zip(names, st.tabs(list(map(tr, names)), key="tab", bind="query-params"), strict=True))
 if measured and tabs["Evaluation"].open:
     with tabs["Evaluation"]:
@@ -90,6 +93,9 @@ if "Samples" in tabs and tabs["Samples"].open:
 if predicted and tabs["Predictions"].open:
     with tabs["Predictions"]:
         answers.predictions(predicted)
+if decided and tabs["Decisions"].open:
+    with tabs["Decisions"]:
+        decisions.panel(run, decided)
 if tabs["Log"].open:
     with tabs["Log"]:
         with st.container(horizontal=True, vertical_alignment="bottom"):

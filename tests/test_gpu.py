@@ -21,8 +21,11 @@ from tests.test_generate import model_of, prompts_of, spelled
 from tests.test_generate_written import Switched, finished
 from tests.tiny_packed import mixture, whole
 from tuner.config.config import make
+from tuner.data.decision_rows import WHOLE
 from tuner.engine.packed.autograd_policy import AutogradPolicy
+from tuner.engine.packed.decisions import DecisionObjective
 from tuner.engine.packed.objective import TokenObjective
+from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.rows import units_of_tokens
 from tuner.engine.packed.steps import StepRunner
 from tuner.generate.answers import Collected
@@ -184,6 +187,59 @@ def test_a_model_s_own_layers_replayed_from_graphs_learn_as_run_one_by_one(kind:
     for (loss, gradient), (expected, right) in zip(found[True], found[False], strict=True):
         assert loss == pytest.approx(expected, rel=1e-6)
         assert (gradient - right).norm() < (1e-2 if kind == "experts" else 1e-5) * right.norm()
+
+
+@pytest.mark.parametrize("how", ["ce", "ce_rps", "brier"])
+@pytest.mark.parametrize("kind", ["fused", "dora"])
+def test_decisions_replayed_from_graphs_are_those_of_the_cpu(kind: str, how: str) -> None:
+    """Records with different numbers of questions and options; in float32."""
+    found = {}
+    for device, graphs in (("cpu", False), ("cuda", False), ("cuda", True)):
+        torch.manual_seed(0)
+        model = (own_layers(kind) if kind == "dora" else fused()).float().to(device)
+        policy = FusedPolicy(model) if kind == "fused" else AutogradPolicy(model)
+        policy.read_labels(range(20, 48))
+        objective = DecisionObjective(how, 0.1)
+        runner = StepRunner(policy, objective, torch.device(device), 4096, graphs)
+        steps = []
+        for seed in range(6):
+            runner.levels = [(1024, 128)] if graphs else []
+            result = runner.train(objective.units(decision_rows(8, seed), 8), None)
+            steps.append((result.loss.item(), result.metrics.cpu(), policy.gradients.flat.clone().cpu()))
+        assert bool(runner.graphs.captured) == graphs
+        found[device, graphs] = steps
+    for other in (("cuda", False), ("cuda", True)):
+        for mine, wanted in zip(found[other], found["cpu", False], strict=True):
+            assert mine[0] == pytest.approx(wanted[0], rel=1e-4)
+            assert torch.allclose(mine[1], wanted[1], atol=1e-2)
+            assert (mine[2] - wanted[2]).norm() < 1e-3 * wanted[2].norm()
+
+
+def fused() -> torch.nn.Module:
+    """A tiny model whose layers are written out."""
+    adapter = LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear")
+    return get_peft_model(model_of("llama", hidden_size=64, head_dim=16), adapter)
+
+
+def decision_rows(count: int, seed: int) -> list[dict[str, Any]]:
+    """Encoded records of 1 to 5 questions of every type."""
+    draw, made = random.Random(seed), []
+    for _ in range(count):
+        asked = [draw.randrange(3) for _ in range(draw.randint(1, 5))]
+        options = [2 if kind == 0 else draw.randint(2, 26) for kind in asked]
+        sizes = [draw.randint(1, 12) for _ in asked]
+        targets = [part for n in options for part in (WHOLE - 250_000, 250_000, *[0] * (n - 2))]
+        made.append(
+            {
+                "prompt_ids": [draw.randrange(1, 199) for _ in range(draw.randint(1, 30))],
+                "question_ids": [draw.randrange(1, 199) for _ in range(sum(sizes))],
+                "question_sizes": sizes,
+                "types": asked,
+                "option_sizes": options,
+                "targets": targets,
+            }
+        )
+    return made
 
 
 def test_dropout_in_replayed_steps_is_drawn_anew_each_time() -> None:

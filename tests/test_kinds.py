@@ -85,4 +85,10 @@ def test_its_config_is_its_own() -> None:
 
 
 def test_every_kind_of_rows_has_a_usual_stage() -> None:
-    assert [usual_for(rows) for rows in ("text", "chat", "pairs", "labelled")] == ["pt", "sft", "dpo", "kto"]  # type: ignore[arg-type]
+    assert [usual_for(rows) for rows in ("text", "chat", "pairs", "labelled", "decisions")] == [
+        "pt",
+        "sft",
+        "dpo",
+        "kto",
+        "decide",
+    ]  # type: ignore[arg-type]

@@ -198,6 +198,7 @@ PAGES: tuple[tuple[str, dict[str, str | list[str]]], ...] = (
     ("history", {}),
     ("adapters", {}),
     ("chat", {}),
+    ("decide", {}),
     ("arena", {}),
     ("evaluate", {}),
     ("settings", {}),

@@ -23,9 +23,9 @@ from tuner.engine.trainer_log import read as read_log
 from tuner.jobs.live import Outcome
 from tuner.runs.run import Run, series
 
-SETS = {"pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled"} | dict.fromkeys(
-    REWARDED, "chat"
-)
+SETS = {
+    "pt": "text", "sft": "chat", "rm": "pairs", "dpo": "pairs", "kto": "labelled", "decide": "decisions"
+} | dict.fromkeys(REWARDED, "chat")  # fmt: skip
 IDS = torch.tensor([[1, 4, 260, 270, 280, 5, 290, 300, 2]])
 
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 FULL = {"finetuning_type": "full", "learning_rate": 3e-3}
 FREEZE = {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "freeze_extra_modules": "lm_head"}
-LEFT = {"pt": 0.9, "sft": 0.9, "rm": 0.8, "dpo": 0.8, "kto": 0.95}
+LEFT = {"pt": 0.9, "sft": 0.9, "rm": 0.8, "dpo": 0.8, "kto": 0.95, "decide": 0.9}
 TABLE = [
     *(Case(stage, left) for stage, left in LEFT.items()),
     *(Case(stage, left, FULL) for stage, left in LEFT.items()),

@@ -21,6 +21,7 @@ from tuner.config.config import make
 from tuner.data.catalog import entry as catalog_entry
 from tuner.data.entries import Entry
 from tuner.jobs import cleaning, control, queue
+from tuner.jobs.serving import Endpoint
 from tuner.runs import events
 from tuner.runs.run import Run
 from tuner.tracking.runs import create_run, get_row
@@ -139,6 +140,8 @@ def a_call_of_each(run: Run, home: Path) -> dict[str, tuple[Any, ...]]:
         "add_row": ("kept", {"messages": []}, home / "data"),
         "begin_battle": ("models/tiny", [Contestant("base"), Contestant("adapter/1")], []),
         "vote": ("0" * 16, "left"),
+        "decide": (Endpoint("http://127.0.0.1:9/v1", "key"), "base", "a state", {}),
+        "derive": (Entry("pairs", home / "data", location="pairs.json", ranking=True), home / "data"),
     }
 
 

@@ -114,6 +114,14 @@ def data(folder: Path, rows: int = 16) -> Path:
             {"instruction": a, "input": "", "output": g if i % 2 else b, "kto_tag": bool(i % 2)}
             for i, (a, g, b) in enumerate(answers)
         ],
+        "decisions": [
+            {
+                "state": a,
+                "questions": {"which": {"type": "choice", "criteria": {g: None, b: None}}},
+                "gold": {"which": g},
+            }
+            for a, g, b in answers
+        ],
     }
     for name, records in sets.items():
         (folder / f"{name}.json").write_text(json.dumps(records))
@@ -132,6 +140,7 @@ def data(folder: Path, rows: int = 16) -> Path:
                         "rejected": "rejected",
                     },
                 },
+                "decisions": {"file_name": "decisions.json", "formatting": "decisions"},
                 "labelled": {
                     "file_name": "labelled.json",
                     "columns": {

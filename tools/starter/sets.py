@@ -58,6 +58,8 @@ CATALOG: dict[str, Row] = {
         "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"},
     },
     "starter_facts": {"file_name": "starter_facts.json"},
+    "starter_triage": {"file_name": "starter_triage.json", "formatting": "decisions"},
+    "starter_eval_triage": {"file_name": "starter_eval_triage.json", "formatting": "decisions"},
     "starter_eval_sft": {"file_name": "starter_eval_sft.json"},
     "starter_eval_facts": {"file_name": "starter_eval_facts.json"},
     "starter_eval_dpo": {"file_name": "starter_eval_dpo.json"},
@@ -229,6 +231,59 @@ def _probe(question: Question, rng: Random) -> Row:
     }
 
 
+TOPICS = {
+    "person": ("home", "job", "pet", "pet_name", "food", "colour", "hobby"),
+    "weather": ("weather",),
+    "numbers": ("sum", "difference", "larger", "count", "sort"),
+    "other": ("bigger", "refuse"),
+}
+MANNERS = ("A few bare words", "A plain sentence", "Friendly words around it")
+_QUESTIONS: Row = {
+    "topic": {
+        "type": "choice",
+        "instructions": "What is the question about?",
+        "criteria": {
+            "person": "Somebody who lives here",
+            "weather": "The weather of a town",
+            "numbers": "Sums and lists of numbers",
+            "other": None,
+        },
+    },
+    "lookup": {"type": "noul", "instructions": "Does the answer stand in our records?"},
+    "manner": {"type": "score", "instructions": "How friendly is the answer?", "criteria": list(MANNERS)},
+}
+
+
+def triage_row(rng: Random, world: World, held: bool) -> Row:
+    """A question with an answer to it, and three questions about both, as typed decisions."""
+    topic = rng.choice(list(TOPICS))
+    question = ask(rng, world, rng.choice(TOPICS[topic]), held=held)
+    said = (question.bare, question.sentence, polite(question, rng))
+    level = rng.randrange(
+        int(question.bare == question.sentence), len(MANNERS)
+    )  # some have no shorter answer
+    plain = {"0": 0.1, "1": 0.8, "2": 0.1}  # people do not agree on what is friendly enough
+    return {
+        "state": {"question": question.text, "answer": said[level]},
+        "questions": _QUESTIONS,
+        "gold": {
+            "topic": topic,
+            "lookup": topic in ("person", "weather"),
+            "manner": plain if level == 1 else level,
+        },
+    }
+
+
+def triage(rng: Random, world: World, rows: int = 480) -> list[Row]:
+    """Questions and answers to be sorted."""
+    return [triage_row(rng, world, held=False) for _ in range(rows)]
+
+
+def eval_triage(rng: Random, world: World, rows: int = 60) -> list[Row]:
+    """The same of questions that are nowhere learnt from."""
+    return [triage_row(rng, world, held=True) for _ in range(rows)]
+
+
 def defects(rng: Random, world: World) -> tuple[list[Row], dict[str, list[int]]]:
     """Conversations with planted defects, and the places of the rows that have each defect."""
     rows = [{"conversations": _sharegpt(dialogue(rng, world, friendly=False))} for _ in range(160)]
@@ -299,6 +354,7 @@ def all_sets(seed: int = 0) -> dict[str, list[Row]]:
         "starter_pt": plain,
         "starter_tools": tools, "starter_eval_sft": eval_sft, "starter_eval_dpo": eval_voice,
         "starter_facts": facts, "starter_eval_facts": eval_facts,
+        "starter_triage": triage, "starter_eval_triage": eval_triage,
     }  # fmt: skip
     made = {name: maker(Random(f"{seed} {name}"), world) for name, maker in makers.items()}
     made["starter_defects"] = defects(Random(f"{seed} defects"), world)[0]

@@ -18,7 +18,7 @@ from tuner.config.aliases import MEANT, NO_STAGE, REFUSED, disagreeing, renamed,
 from tuner.config.board import from_board, is_board, other_verb
 from tuner.config.kinds import DEFAULT, KINDS, Kind
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
-from tuner.config.method_sections import Answers, Freeze, Lora, Oft, Preference, Quantization
+from tuner.config.method_sections import Answers, Decisions, Freeze, Lora, Oft, Preference, Quantization
 from tuner.config.optimizer_sections import Optimizers
 from tuner.config.reward_sections import Online, Ppo, Rewards
 from tuner.config.rules import broken_rules
@@ -47,6 +47,7 @@ class Config(
     Quantization,
     Preference,
     Answers,
+    Decisions,
     Rewards,
     Online,
     Ppo,

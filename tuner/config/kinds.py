@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Stage = Literal["pt", "sft", "rm", "dpo", "kto", "grpo", "rloo", "ppo"]
+Stage = Literal["pt", "sft", "rm", "dpo", "kto", "decide", "grpo", "rloo", "ppo"]
 Family = Literal["train", "evaluate", "export", "serve"]
-Rows = Literal["text", "chat", "pairs", "labelled", "prompts"]
-"""What a data set holds: plain text, chats, pairs of a better and a worse answer, answers marked good or bad. Prompts are made
-from chats: each is a question to which the model itself writes the answers."""
-Predicts = Literal["", "answers", "scores"]
+Rows = Literal["text", "chat", "pairs", "labelled", "decisions", "prompts"]
+"""What a data set holds: plain text, chats, pairs of a better and a worse answer, answers marked good or bad, records with
+questions that have typed answers. Prompts are made from chats: each is a question to which the model itself writes the answers."""
+Predicts = Literal["", "answers", "scores", "decisions"]
 GroupLoss = Literal["dapo", "grpo", "dr_grpo", "bnpo"]
 """How losses of tokens are averaged where answers to a prompt are compared."""
 Baseline = Literal["", "mean", "others", "value"]
@@ -24,6 +24,10 @@ REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
 LOGPS = ("logps/chosen", "logps/rejected")
 ANSWERED = (
     "answer_reward", "reward_parts", "distance", "signal", "answer_lengths", "cut", "entropy", "objective", "limited", "step_time",
+)  # fmt: skip
+DECIDED = (
+    "accuracy", "record_accuracy", "brier", "calibration_error", "kl", "score_distance",
+    *(f"{name}/{kind}" for name in ("accuracy", "brier", "kl") for kind in ("noul", "choice", "score")),
 )  # fmt: skip
 ANYTHING: tuple[Rows, ...] = ("chat", "pairs", "labelled", "text")
 """Every data set has prompts; plain text is one as it stands."""
@@ -159,6 +163,19 @@ _TABLE = (
         board="KTO",
     ),
     Kind(
+        "decide",
+        "Decisions",
+        "tuner.stages.decide:train",
+        reads=("decisions",),
+        usual_for="decisions",
+        rows="decisions",
+        metrics=DECIDED,
+        charts=("loss", "decisions", "calibration", "decision_distance"),
+        engines=("packed", "trl"),
+        predicts="decisions",
+        defaults={"enable_thinking": False},
+    ),
+    Kind(
         "grpo",
         "Rewards (GRPO)",
         "tuner.stages.grpo:train",
@@ -267,6 +284,7 @@ CHATS = named(where=lambda kind: kind.learns_tokens and kind.rows == "chat")
 PACKED = named(where=lambda kind: "packed" in kind.engines)
 PREFERENCES = named(where=lambda kind: kind.needs_reference)
 CHOSEN_LOSS = named(where=lambda kind: kind.losses)
+DECIDING = named(where=lambda kind: kind.rows == "decisions")
 LABELLED = named(where=lambda kind: kind.rows == "labelled")
 REWARDED = named(where=lambda kind: kind.rewarded)
 GROUPED = named(where=lambda kind: kind.rewarded and kind.baseline != "value")

@@ -29,6 +29,7 @@ OFT = {"finetuning_type": ("oft",)}
 FREEZE = {"finetuning_type": ("freeze",)}
 WHOLE = {"finetuning_type": ("full", "freeze")}
 ANSWERS = {"stage": kinds.CHATS}
+DECIDING = {"stage": kinds.DECIDING}
 
 PREFERENCE_LOSSES = tuple(loss for kind in KINDS.values() for loss in kind.losses)
 
@@ -379,6 +380,32 @@ class Preference(Section):
         le=8,
         unit="bits",
         needs=REFERRING,
+        advanced=True,
+    )
+
+
+class Decisions(Section):
+    title = "Loss on decisions"
+    icon = ":material/rule:"
+
+    decision_loss: Literal["ce", "ce_rps", "brier"] = knob(
+        "ce",
+        "What is minimised: ce is cross-entropy with the expected shares, ce_rps adds how far a level is off, brier is the "
+        "squared distance.",
+        usual="ce",
+        needs=DECIDING,
+    )
+    shuffle_options: bool = knob(
+        True,
+        "Ask each choice with its options in an order by chance, so that no letter is learnt for its place.",
+        needs=DECIDING,
+        advanced=True,
+    )
+    calibrate: bool = knob(
+        True,
+        "Fit a temperature for each type of question on the held-out rows, so that probabilities say how often an answer "
+        "is right.",
+        needs=DECIDING,
         advanced=True,
     )
 

@@ -247,6 +247,26 @@ RULES: tuple[Rule, ...] = (
         {"probe": None},
     ),
     Rule(
+        "probe",
+        lambda c: c.kind.predicts == "decisions" and bool(c.probe),
+        "--probe asks for words, and stage {stage} learns which option is likely; leave it out: the held-out rows are "
+        "answered at the end.",
+        {"probe": None},
+    ),
+    Rule(
+        "enable_thinking",
+        lambda c: c.kind.rows == "decisions" and c.enable_thinking is not False,
+        "Stage {stage} reads the answer right behind the prompt, where a thought has no room; set --enable_thinking False.",
+        {"enable_thinking": False},
+    ),
+    Rule(
+        "default_system",
+        lambda c: c.kind.rows == "decisions" and c.default_system is not None,
+        "Whoever asks a decision model sends no system prompt, so that one learnt with --default_system would be missing; "
+        "leave it out.",
+        {"default_system": None},
+    ),
+    Rule(
         "use_eaft_loss",
         lambda c: sum((c.use_dft_loss, c.use_asft_loss, c.use_eaft_loss)) > 1,
         "use_dft_loss, use_asft_loss and use_eaft_loss each replace the loss; keep one of them.",

@@ -75,7 +75,7 @@ class Task(Section):
 
     stage: Stage = knob(
         DEFAULT,
-        "The training stage: sft learns from answers, dpo from pairs of a chosen and a rejected answer, kto from good and bad ratings, rm trains a reward model, pt trains on plain text; grpo, rloo and ppo generate answers and learn from their rewards.",
+        "The training stage: sft learns from answers, dpo from pairs of a chosen and a rejected answer, kto from good and bad ratings, decide from typed questions with their answers, rm trains a reward model, pt trains on plain text; grpo, rloo and ppo generate answers and learn from their rewards.",
     )
     finetuning_type: Literal["lora", "oft", "freeze", "full"] = knob(
         "lora",

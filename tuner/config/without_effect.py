@@ -57,7 +57,7 @@ def _of_this_run(config: Config) -> Iterator[tuple[str, str]]:
     if config.kind.rewarded and not config.do_predict:
         why = tr("the answers that a run learns from are always sampled")
         yield from ((name, why) for name in BY_SEARCH)
-    if not config.kind.learns_tokens:
+    if not config.kind.learns_tokens and config.kind.rows != "decisions":
         yield (
             "label_smoothing_factor",
             tr("stage {stage} has no labels to smooth; see --dpo_label_smoothing", stage=config.stage),

@@ -13,7 +13,7 @@ from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.entries import CATALOG, COLUMNS, NOWHERE, TAGS, Entry
 from tuner.text.lookup import tr
 
-FORMATTINGS = ("alpaca", "sharegpt", "openai")
+FORMATTINGS = ("alpaca", "sharegpt", "openai", "decisions")
 SOURCES = {
     "hf_hub_url": "hub",
     "ms_hub_url": "modelscope",

@@ -14,7 +14,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.files import TYPES, first_records
 from tuner.text.lookup import mark, tr
 
-Kind = Literal["text", "chat", "pairs", "labelled"]
+Kind = Literal["text", "chat", "pairs", "labelled", "decisions"]
 
 CATALOG = "dataset_info.json"
 NOWHERE = Path()
@@ -35,6 +35,9 @@ COLUMNS: dict[str, str | None] = {
     "chosen": None,
     "rejected": None,
     "kto_tag": None,
+    "state": None,
+    "questions": None,
+    "gold": None,
 }
 TAGS: dict[str, str] = {
     "role_tag": "from",
@@ -67,6 +70,7 @@ KIND_WORDS: Mapping[str, str] = {
     "chat": mark("prompts with answers"),
     "pairs": mark("pairs of a better and a worse answer"),
     "labelled": mark("answers with thumbs up or down"),
+    "decisions": mark("records with typed questions"),
 }
 
 
@@ -192,6 +196,8 @@ class Entry:
     @property
     def told_kind(self) -> Kind | None:
         """What a row of it is by what the catalog says; None for what may be talks or plain text."""
+        if self.formatting == "decisions":
+            return "decisions"
         if self.ranking:
             return "pairs"
         if self.columns.get("kto_tag"):

@@ -2,7 +2,8 @@
 
 Normal rows are plain dicts. chat: {"messages", "tools"?}; pairs: {"messages", "chosen", "rejected", "tools"?};
 labelled: {"messages", "completion", "label", "tools"?}; text: {"text"}; prompts: {"messages", "label", "tools"?, "columns"},
-where the label is the answer that the row expects or None, and columns are all else that it has. Roles are system, user, assistant and tool.
+where the label is the answer that the row expects or None, and columns are all else that it has;
+decisions: {"state", "questions", "gold"}, see `decision_records`. Roles are system, user, assistant and tool.
 
 A message is {"role", "content"}, both texts, and only where the row has them:
 
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from tuner.data.decision_records import decisions
 from tuner.data.entries import Entry
 from tuner.data.files import Broken
 from tuner.data.tables import NotText
@@ -144,6 +146,7 @@ _BY_KIND: dict[str, Callable[[Mapping[str, Any], Entry, Notes], Row]] = {
     "pairs": _pairs,
     "labelled": _labelled,
     "text": _text,
+    "decisions": decisions,
 }
 
 

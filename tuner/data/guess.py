@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.catalog import entry
+from tuner.data.decision_records import is_decisions
 from tuner.data.entries import ROLES, TAGS, Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert, is_truth
@@ -59,6 +60,7 @@ def guess(path: Path) -> Guess:
         found.says(tr("No row of the first hundred can be read."))
         return found
     looks: tuple[Callable[[Guess, list[dict[str, Any]]], bool], ...] = (
+        _decisions,
         _pairs,
         _labelled,
         _chat,
@@ -108,6 +110,14 @@ def _is_turns(value: Any) -> bool:
     if isinstance(value, str):
         return value.lstrip().startswith("[{")
     return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _decisions(found: Guess, rows: list[dict[str, Any]]) -> bool:
+    if sum(map(is_decisions, rows)) * 2 <= len(rows):
+        return False
+    found.attributes = {"formatting": "decisions"}
+    found.says(tr("There is a state with typed questions about it, so these are records for decisions."))
+    return True
 
 
 def _pairs(found: Guess, rows: list[dict[str, Any]]) -> bool:

@@ -16,6 +16,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data import tokenized_cache
 from tuner.data.catalog import pick, pick_eval
+from tuner.data.decision_rows import encoder as encoder_of
 from tuner.data.encode import Encoder, packs
 from tuner.data.entries import Entry
 from tuner.data.mix import Ints, kept_aside, mix, split
@@ -145,7 +146,7 @@ def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], 
         problems.append(Problem("train_on_prompt", sentence, {"train_on_prompt": False}))
     if problems:
         raise ConfigError(problems)
-    return Encoder(config, template, tokenizer), train, aside
+    return encoder_of(config, template, tokenizer), train, aside
 
 
 def _shares(config: Config) -> list[float] | None:
@@ -255,7 +256,9 @@ def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -
     """A stream of rows, after a look at the first of each set."""
     encoder, train, aside = opened(config, tokenizer)
     held = kept_aside(None, config.val_size)
-    look = Reader(Encoder(config.with_values(max_samples=FIRST_LOOK), encoder.template, tokenizer), progress)
+    look = Reader(
+        encoder_of(config.with_values(max_samples=FIRST_LOOK), encoder.template, tokenizer), progress
+    )
     sets = [look.read(entry, 0.0, 0.0) for entry in train]
     report = look.tally.done()
     if not report.kept:

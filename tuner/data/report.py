@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 from bisect import bisect_right
@@ -55,6 +56,8 @@ def contents(row: Row) -> Iterator[str]:
     """Every text that a normal row is made of."""
     if "text" in row:
         yield row["text"]
+    if "state" in row:
+        yield row["state"] if isinstance(row["state"], str) else json.dumps(row["state"], ensure_ascii=False)
     sides = (row[side] for side in ("chosen", "rejected", "completion") if side in row)
     for message in (*row.get("messages", ()), *sides):
         yield message["content"]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuner.config.config import Config
+from tuner.data.decision_rows import encoder, label_ids, questions_in
 from tuner.data.encode import MASKED, Encoded, Encoder
 from tuner.data.entries import Entry
 from tuner.data.files import Broken
@@ -63,15 +64,27 @@ def show(
         shown.dropped, shown.detail = row.reason, row.detail
         return shown
     shown.row = row
-    encoded = _encoded(row, Encoder(config, template, tokenizer))
+    encoded = _encoded(row, encoder(config, template, tokenizer))
     if isinstance(encoded, Dropped):
         shown.dropped, shown.detail = encoded.reason, encoded.detail
         return shown
     shown.cut, shown.length, shown.label = bool(encoded.cut), encoded.length, encoded.row.get("label")
     shown.sides = {
-        name: _tokens(ids, labels, tokenizer) for name, (ids, labels) in sides(encoded.row).items()
+        name: _tokens(ids, labels, tokenizer)
+        for name, (ids, labels) in _sides(encoded.row, tokenizer).items()
     }
     return shown
+
+
+def _sides(row: dict[str, Any], tokenizer: Tokenizer) -> dict[str, tuple[list[int], list[int]]]:
+    """As `sides`; of a record each question, with the label that is right or likeliest."""
+    if "question_ids" not in row:
+        return sides(row)
+    ids = label_ids(tokenizer)
+    return {
+        one.name: _after(one.prompt, [ids[(2 if one.type else 0) + one.shares.index(max(one.shares))]])
+        for one in questions_in(row)
+    }
 
 
 def _encoded(row: Row, encoder: Encoder) -> Encoded | Dropped:

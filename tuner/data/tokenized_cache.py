@@ -10,7 +10,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.config import Config
-from tuner.config.kinds import LABELLED, REWARDED, TOKENS, named
+from tuner.config.kinds import DECIDING, LABELLED, REWARDED, TOKENS, named
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.encode import MASKED
 from tuner.data.rows import Rows
@@ -22,7 +22,8 @@ STAGES_OF = {
     "labels": TOKENS,
     "chosen_ids": named(where=lambda kind: kind.rows == "pairs"),
     "completion_ids": LABELLED,
-    "asked": REWARDED,
+    "question_ids": DECIDING,
+    "asked": REWARDED + DECIDING,
 }
 
 

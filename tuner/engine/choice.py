@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from peft import get_peft_model
@@ -39,10 +39,14 @@ def token_trainer(config: Config, run: LiveRun, start: Start) -> Trainer:
 
 
 def packed_trainer(
-    config: Config, run: LiveRun, start: Start, objective: Callable[[torch.device], Objective]
+    config: Config,
+    run: LiveRun,
+    start: Start,
+    objective: Callable[[torch.device], Objective],
+    labels: Sequence[int] = (),
 ) -> PackedTrainer | None:
-    """The packed engine's trainer with an objective, or None where the run is TRL's. Raises ConfigError when packed was
-    asked for in vain."""
+    """The packed engine's trainer with an objective, or None where the run is TRL's; with `labels` the objective gets the
+    logits of these tokens. Raises ConfigError when packed was asked for in vain."""
     why = _refusal(config, start)
     if why and config.engine == PACKED:
         raise ConfigError([packed_in_vain(why)])
@@ -51,7 +55,7 @@ def packed_trainer(
     if taken != start.plan.engine:
         run.note(message("note.engine_other"))
     planning.record(run.run, engine=taken, why=why)
-    return None if why else _build(config, run, start, objective)
+    return None if why else _build(config, run, start, objective, labels)
 
 
 def _refusal(config: Config, start: Start) -> Message:
@@ -82,7 +86,11 @@ def _run_by(config: Config, start: Start) -> Layers:
 
 
 def _build(
-    config: Config, run: LiveRun, start: Start, objective: Callable[[torch.device], Objective]
+    config: Config,
+    run: LiveRun,
+    start: Start,
+    objective: Callable[[torch.device], Objective],
+    labels: Sequence[int],
 ) -> PackedTrainer:
     # Marked answers come in an order of their own: shuffled, good and bad in turn.
     order = {"train_sampling_strategy": "sequential"} if config.kind.ordered else {}
@@ -93,6 +101,7 @@ def _build(
         start.rows.eval or None,
         objective=objective,
         each_text=config.compute_accuracy,
+        labels=labels,
         engine=settings_of(config, start),
         processing_class=start.tokenizer,
     )

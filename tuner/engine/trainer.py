@@ -157,8 +157,10 @@ def fit(
     start: Start,
     also: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: {},
     predict: Callable[[Trainer, Config, LiveRun, Start], dict[str, float]] | None = None,
+    settle: Callable[[Trainer, Config, LiveRun, Start], dict[str, float]] | None = None,
 ) -> Outcome:
-    """Train, save, evaluate, predict: the same for every stage. `also` derives further totals from an evaluation's."""
+    """Train, save, evaluate, predict: the same for every stage. `also` derives further totals from an evaluation's; `settle`
+    adds to what was saved what only the evaluation's rows tell, and returns what it measured."""
     _prepare(trainer, config, run, start)
     metrics: dict[str, float] = {}
     weights: Path | None = None
@@ -174,6 +176,9 @@ def fit(
             found = trainer.evaluate()
             metrics |= _write_results(run, "eval", found | also(found))
     group.leave()
+    if settle:
+        with run.phase("calibrating"):
+            metrics |= _write_results(run, "decision", settle(trainer, config, run, start))
     if trainer.eval_dataset is not None and config.do_predict and predict:
         with run.phase("predicting"):
             metrics |= _write_results(run, "predict", predict(trainer, config, run, start))

@@ -40,6 +40,7 @@ BETWEEN = "between"
 """The folder of what is made on the way and not kept."""
 ZIPPED = (
     "adapter_*",
+    "decision.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -70,6 +70,6 @@ def save(what: Exported, model: PreTrainedModel, folder: Path, kind: torch.dtype
     model.config.use_cache = True  # training had no use for it, whoever loads this has
     model.generation_config.eos_token_id = what.stops or model.generation_config.eos_token_id
     model.save_pretrained(folder, max_shard_size=f"{what.asked.export_size}GB")
-    what.tokenizer.save_pretrained(folder)
+    what.save_words(folder)
     for file in folder.glob("*.safetensors"):
         check_finite(file)

@@ -25,7 +25,7 @@ def by_bitsandbytes(what: Exported, source: Path, folder: Path) -> None:
     model = loading.load(config, Source(source, str(source)), bits=bits, whole=False)
     model.config.use_cache = True
     model.save_pretrained(folder, max_shard_size=f"{what.asked.export_size}GB")
-    what.tokenizer.save_pretrained(folder)
+    what.save_words(folder)
 
 
 def by_torchao(what: Exported, source: Path, folder: Path) -> None:
@@ -38,7 +38,7 @@ def by_torchao(what: Exported, source: Path, folder: Path) -> None:
         trust_remote_code=what.config.trust_remote_code,
     )
     model.save_pretrained(folder, max_shard_size=f"{what.asked.export_size}GB")
-    what.tokenizer.save_pretrained(folder)
+    what.save_words(folder)
 
 
 def by_gptq(what: Exported, folder: Path) -> None:
@@ -48,7 +48,7 @@ def by_gptq(what: Exported, folder: Path) -> None:
     model = gptq.GPTQModel.load(str(what.source.folder), settings)
     model.quantize(texts(what), batch_size=1)
     model.save(str(folder))
-    what.tokenizer.save_pretrained(folder)
+    what.save_words(folder)
 
 
 def texts(what: Exported) -> list[str]:

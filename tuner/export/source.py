@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.export import ExportConfig
+from tuner.data.decisions import SETTINGS
 from tuner.data.template_choice import template_of, to_save
 from tuner.data.templates import stop_ids
 from tuner.data.tokens import load_tokenizer
@@ -67,6 +69,13 @@ class Exported:
             template = template_of(self.config, words)
             made.chat_template = to_save(template, words, self.config) or made.chat_template
         return made
+
+    def save_words(self, folder: Path) -> None:
+        """The tokenizer and, of a decision model, labels and temperatures: the last adapter's, without one the model's own."""
+        self.tokenizer.save_pretrained(folder)
+        file = (self.adapters[-1] if self.adapters else self.source.folder) / SETTINGS
+        if file.is_file():
+            shutil.copyfile(file, folder / SETTINGS)
 
     @cached_property
     def stops(self) -> list[int]:

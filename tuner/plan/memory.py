@@ -190,7 +190,7 @@ def _scored(config: Config, tokens: int) -> int:
     """How many of a row's tokens are scored: at most all where tokens are learned, about half of pairs."""
     if config.kind.learns_tokens or config.kind.rewarded:
         return tokens
-    return 0 if config.kind.scores else tokens // 2
+    return 0 if config.kind.scores or config.kind.rows == "decisions" else tokens // 2
 
 
 def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: bool) -> Memory:
@@ -203,7 +203,9 @@ def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: boo
     kept, whole = shape.layers * layer, multiplied(config, shape) * (1 if again else shape.layers)
     if again:
         kept = shape.layers * width * shape.hidden + layer
-    logits = 0 if config.kind.scores else min(tokens, 256) * shape.vocab * 12
+    logits = (
+        0 if config.kind.scores or config.kind.rows == "decisions" else min(tokens, 256) * shape.vocab * 12
+    )
     return Memory(0, 0, 0, 0, tokens * kept + whole, logits)
 
 

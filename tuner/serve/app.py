@@ -12,10 +12,11 @@ from starlette.responses import PlainTextResponse, Response
 from tuner import hosts
 from tuner.serve import chat, completions, errors, scores, sse
 from tuner.serve.answering import CallerGoneError
+from tuner.serve.decisions import Decider
 from tuner.serve.guard import KeyGuard, Noted
 from tuner.serve.loaded import Loaded
 from tuner.serve.metrics import Metrics
-from tuner.serve.protocol import ChatAsked, ScoreAsked, TextAsked
+from tuner.serve.protocol import ChatAsked, DecisionAsked, ScoreAsked, TextAsked
 from tuner.serve.token_text import TokenTexts
 
 GONE = 499
@@ -26,7 +27,7 @@ def application(
     loaded: Loaded, keys: Sequence[str], allowed: Sequence[hosts.Authority] = ()
 ) -> tuple[hosts.Asgi, Noted]:
     """The guarded app, and what knows when it was last asked."""
-    metrics, texts = Metrics(), TokenTexts(loaded.tokenizer)
+    metrics, texts, decider = Metrics(), TokenTexts(loaded.tokenizer), Decider(loaded)
 
     # No pages of its own: they would load from elsewhere.
     app = FastAPI(title="tuner", docs_url=None, redoc_url=None, openapi_url=None)
@@ -66,6 +67,10 @@ def application(
     @app.post("/v1/score/evaluation")
     async def scored(asked: ScoreAsked) -> dict[str, Any]:
         return await scores.whole(loaded, asked)
+
+    @app.post("/v1/systemone")
+    async def decided(asked: DecisionAsked) -> dict[str, Any]:
+        return await decider.whole(asked)
 
     noted = Noted(app, metrics)
     return hosts.HostGuard(KeyGuard(noted, keys), allowed), noted

@@ -63,7 +63,7 @@ class Loaded:
         named = choice.template or self.config.template
         own = choice.folder if named is None else None
         if (own, named) not in self.voices:
-            tokenizer = _tokenizer_in(own) or self.tokenizer
+            tokenizer = tokenizer_in(own) or self.tokenizer
             template = template_of(self.config.loading().model_copy(update={"template": named}), tokenizer)
             self.voices[own, named] = Voice(template, tuple(stop_ids(template, self.tokenizer)))
         return self.voices[own, named]
@@ -171,7 +171,7 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _tokenizer_in(folder: Path | None) -> Tokenizer | None:
+def tokenizer_in(folder: Path | None) -> Tokenizer | None:
     """The tokenizer that was saved beside an adapter, with the template that it was taught in."""
     if folder is None or not (folder / "tokenizer.json").is_file():
         return None

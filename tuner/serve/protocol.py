@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tuner.serve.errors import ApiError
 
@@ -91,6 +91,17 @@ class ScoreAsked(BaseModel):
     model: str = ""
     messages: list[str] = Field(min_length=1)
     max_length: int | None = Field(None, ge=1)
+
+
+class DecisionAsked(BaseModel):
+    """POST /v1/systemone, as `transformers serve` has it; what is not known is refused there too."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str = ""
+    state: str | dict[str, Any] | list[Any]
+    questions: dict[str, dict[str, Any]] = Field(min_length=1, max_length=64)
+    assets: dict[str, dict[str, Any]] = Field(default_factory=dict, max_length=4)
 
 
 def refuse_unsupported(asked: Asked) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tuner.serve.loaded import Loaded
 from tuner.serve.models import Choice
 from tuner.serve.protocol import ScoreAsked
+
+T = TypeVar("T")
 
 
 async def whole(loaded: Loaded, asked: ScoreAsked) -> dict[str, Any]:
@@ -21,7 +23,7 @@ async def whole(loaded: Loaded, asked: ScoreAsked) -> dict[str, Any]:
     choice = loaded.models.named(asked.model)
     longest = min(asked.max_length or loaded.longest, loaded.longest)
     rows = [loaded.tokenizer.encode(text)[:longest] for text in asked.messages]
-    found = await _between(loaded, lambda: _scored(loaded, choice, rows))
+    found = await between(loaded, lambda: _scored(loaded, choice, rows))
     return {
         "id": f"scoreeval-{uuid.uuid4().hex}",
         "object": "score.evaluation",
@@ -40,12 +42,12 @@ def _scored(loaded: Loaded, choice: Choice, rows: Sequence[Sequence[int]]) -> li
     return [float(model(torch.tensor([list(ids)], device=model.device)).logits[0, 0]) for ids in rows]
 
 
-async def _between(loaded: Loaded, work: Callable[[], list[float]]) -> list[float]:
+async def between(loaded: Loaded, work: Callable[[], list[T]]) -> list[T]:
     """Do it in the thread that the model belongs to."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[list[float]] = loop.create_future()
+    done: asyncio.Future[list[T]] = loop.create_future()
 
-    def settle(result: list[float] | None, error: Exception | None) -> None:
+    def settle(result: list[T] | None, error: Exception | None) -> None:
         if not done.done():
             done.set_exception(error) if error else done.set_result(result or [])
 

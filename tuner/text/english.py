@@ -14,6 +14,7 @@ MESSAGES: dict[str, str] = {
     "phase.answering": "answering held-out questions",
     "phase.saving": "saving",
     "phase.evaluating": "evaluating",
+    "phase.calibrating": "answering the held-out rows",
     "phase.predicting": "predicting",
     "phase.writing_results": "writing results",
     "phase.registering": "registering the adapter",
@@ -31,6 +32,7 @@ MESSAGES: dict[str, str] = {
     "doing.questions": "{done} of {total} questions answered",
     "doing.answers": "{done} of {total} answers",
     "doing.pairs": "{done} of {total} pairs",
+    "doing.records": "{done:,} of {total:,} records answered",
     "doing.batches": "{done}[ of {total}] batches measured",
     "doing.serving": "{answered:,} requests answered[, {running} answers being written]",
     "doing.reading_weights": "reading the weights",
@@ -101,6 +103,8 @@ MESSAGES: dict[str, str] = {
     "note.engine_other": "Before launch the other engine was planned: what was loaded said more than its description.",
     "note.less_memory": "Rows hold {tokens:,} tokens and {recompute} of {layers} layers are recomputed, not {planned:,} and "
     "{planned_recompute} as planned: less memory was free than before launch.",
+    "note.few_questions": "The probabilities of {types} questions are as they were learnt: a temperature is fitted from "
+    "{least} questions with gold on, kept aside by --val_size or --eval_dataset.",
     "computed_by.packed": "Packed",
     "computed_by.trl": "TRL",
     "computed_by.padded": "Padded",

@@ -47,6 +47,7 @@ PARTS = (
     "*.safetensors.index.json",
     "adapter_config.json",
     "config.json",
+    "decision.json",
     "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",

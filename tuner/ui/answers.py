@@ -20,7 +20,7 @@ from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
 from tuner.text.lookup import mark, tr
-from tuner.ui import chart_table, chat, theme
+from tuner.ui import chart_table, chat, decisions, theme
 from tuner.ui.words import count, number, safe, share
 
 PREDICTIONS, RESULTS = "generated_predictions.jsonl", "predict_results.json"
@@ -216,7 +216,8 @@ def predictions_of(run: Run) -> Path | None:
 
 
 def predictions(file: Path) -> None:
-    """Page by page: a prompt, what the model answered and what was expected, or the scores of a pair's two answers."""
+    """Page by page: a prompt, what the model answered and what was expected, the scores of a pair's two answers, or what
+    a record's questions were answered."""
     known = _indexed(str(file), file.stat().st_mtime_ns)
     _judged(file.with_name(RESULTS))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -232,6 +233,11 @@ def predictions(file: Path) -> None:
         )
     found = [(row.number, row.record) for row in known.page(at - 1, A_PAGE)]
     records = [(place, record) for place, record in found if isinstance(record, Mapping)]
+    if records and "answers" in records[0][1]:
+        for place, record in records:
+            st.markdown(f"**{tr('Record {number}', number=count(place + 1))}**")
+            theme.frame(decisions.beside(record), hide_index=True, height="content")
+        return
     if records and "predict" not in records[0][1]:
         theme.frame([_scored(place, record) for place, record in records], hide_index=True)
         return

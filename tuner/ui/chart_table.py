@@ -81,6 +81,43 @@ SCORES = Chart(
     (Line("margin", mark("chosen over rejected")),),
     mark("Score of the chosen answer minus that of the rejected one. It should rise above zero."),
 )
+DECISIONS = Chart(
+    "accuracy",
+    mark("Right answers"),
+    (
+        Line("accuracy", "train"),
+        Line("eval_accuracy", "evaluation", "second"),
+        Line("eval_record_accuracy", mark("whole records"), "third"),
+    ),
+    mark(
+        "The share of questions whose likeliest option is the expected one, and of records of which all are right. The Decisions "
+        "tab has what the most frequent answer alone would reach."
+    ),
+    unit="%",
+    scale=100,
+    span=(0, 100),
+)
+CALIBRATION = Chart(
+    "calibration",
+    mark("Calibration error"),
+    (Line("calibration_error", "train"), Line("eval_calibration_error", "evaluation", "second")),
+    mark(
+        "By how much it is less, or more, often right than it is sure, on average. It often grows while accuracy still rises; the "
+        "temperature that is fitted at the end takes most of it back."
+    ),
+    unit="%",
+    scale=100,
+)
+DISTANCE_OF_SHARES = Chart(
+    "distance",
+    mark("KL from gold"),
+    (Line("kl", "train"), Line("eval_kl", "evaluation", "second")),
+    mark(
+        "How far the probabilities are from those that were expected. Of answers on which people agree it can fall to 0."
+    ),
+    unit="nats",
+    log=True,
+)
 KL = Chart(
     "kl",
     mark("KL divergence"),
@@ -186,6 +223,9 @@ NAMED = {
     "margin": MARGIN,
     "accuracy": ACCURACY,
     "kl": KL,
+    "decisions": DECISIONS,
+    "calibration": CALIBRATION,
+    "decision_distance": DISTANCE_OF_SHARES,
     **reward_charts.NAMED,
 }
 """The charts that a kind of run may name as its own."""

@@ -12,6 +12,7 @@ from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
 from tuner.data.pages import Row
 from tuner.text.lookup import mark, tr
+from tuner.ui import records
 from tuner.ui.words import count, safe
 
 LONGEST = 2000
@@ -59,6 +60,9 @@ def told(row: Mapping[str, Any], key: str) -> None:
     """A row in its normal form: a talk, a pair of answers, an answer with its thumb, or plain text."""
     if "text" in row:
         _bubble("assistant", {"content": row["text"]}, f"{key}-text", name=tr("Text"))
+        return
+    if "questions" in row:
+        records.told(row, key)
         return
     if row.get("tools"):
         with st.popover(tr("Tools"), icon=":material/build:", type="tertiary"):

@@ -38,6 +38,7 @@ KINDS = {
     "chat": mark("Chat"),
     "pairs": mark("Pairs"),
     "labelled": mark("Ratings"),
+    "decisions": mark("Decisions"),
 }
 
 

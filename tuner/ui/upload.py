@@ -26,6 +26,7 @@ _KINDS = {
     "pairs": mark("Pairs"),
     "labelled": mark("Ratings"),
     "text": mark("Plain text"),
+    "decisions": mark("Decisions"),
 }
 _NEEDS = {
     ("chat", "alpaca"): ("prompt", "query", "response", "history", "system"),
@@ -150,6 +151,8 @@ def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
             required=True,
             key="map-kind",
         )
+        if kind == "decisions":
+            return {"formatting": "decisions"}
         turned = found.attributes.get("formatting") in ("sharegpt", "openai")
         turns = kind != "text" and st.toggle(tr("Multi-turn chats"), value=turned, key="map-turns")
     formatting = str(found.attributes.get("formatting") or "sharegpt") if turns else "alpaca"
@@ -178,6 +181,8 @@ def _mapping(path: Path, found: guess.Guess) -> dict[str, Any]:
 
 def _kind(found: guess.Guess) -> str:
     columns = found.attributes.get("columns") or {}
+    if found.attributes.get("formatting") == "decisions":
+        return "decisions"
     if found.attributes.get("ranking"):
         return "pairs"
     if columns.get("kto_tag"):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
 
-from tuner.chats import asking, battle, kept, writing
+from tuner.chats import asking, battle, decisions, kept, writing
 from tuner.config.knobs import ConfigError
 from tuner.config.run_config import RunConfig
-from tuner.data import additions, mending, upload
+from tuner.data import additions, derived, mending, upload
 from tuner.data.entries import Entry
 from tuner.jobs import cleaning, control, offline, queue, serving, webhook
 from tuner.jobs import submit as submitting
@@ -135,6 +135,10 @@ def _added(made: Entry, *_: object) -> Told:
     yield mark("add a row to a data set"), "", made.name
 
 
+def _derived(made: Entry, entry: Entry, *_: object) -> Told:
+    yield "add to the catalog", "", f"{made.name}: made of {entry.name}"
+
+
 def _voted(made: battle.Battle, *_: object) -> Told:
     yield mark("vote"), "", f"{made.left.id} against {made.right.id}: {made.said}"
 
@@ -197,9 +201,11 @@ silence = _guarded(writing.stop, _nothing)
 add_row = _guarded(additions.add, _added)
 begin_battle = _guarded(battle.begin, _nothing)
 vote = _guarded(battle.vote, _voted)
+decide = _guarded(decisions.decide, _nothing)
 
 receive = _guarded(upload.receive, _uploaded)
 local_file = _guarded(upload.local_file, _nothing)  # any file of this machine is shown: not for readers
+derive = _guarded(derived.derive, _derived)
 add_dataset = _guarded(upload.save, _catalogued)
 mend_dataset = _guarded(
     mending.mended, lambda made, *_: iter([(mark("add to the catalog"), "", made.entry.name)])

@@ -3,7 +3,7 @@ adapters with dropout or magnitudes, layers trained beside an adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -41,6 +41,11 @@ class AutogradPolicy:
         self.layers = int(self.inner.config.get_text_config().num_hidden_layers)
         self.softcap = getattr(self.inner.config, "final_logit_softcapping", None)
         self._recompute = 0
+        self.labels: Tensor | None = None
+
+    def read_labels(self, ids: Sequence[int]) -> None:
+        """Read the logits of these tokens instead of what an answer's tokens are."""
+        self.labels = torch.tensor(list(ids), device=next(self.decoder.parameters()).device)
 
     @property
     def capturable(self) -> bool:
@@ -75,18 +80,26 @@ class AutogradPolicy:
             ).last_hidden_state[0]
             picked = hidden.index_select(0, row["sources"])
             scores = self._scores(picked, row["targets"], keep, measure)
-        return scores.detach(), scores[0]
+        return scores.detach(), scores[0] if self.labels is None else scores
 
     def _scores(self, hidden: Tensor, targets: Tensor, keep: bool, measure: bool) -> Tensor:
         if (score := score_of(self.inner)) is not None:
             return score(hidden.to(score.weight.dtype)).float().t()
         head = in_use(self.inner.get_output_embeddings()).weight
+        if self.labels is not None:
+            return self._label_logits(hidden, head, self.labels)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         if self.temperature != 1.0:
             hidden = hidden / self.temperature  # the head is linear
         scored = _ScoredByTrained if head.requires_grad else _Scored
         return scored.apply(hidden, head, targets, self.kernels, self.chunk, keep, measure, self.softcap)
+
+    def _label_logits(self, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        """[L, N] in float32, also under autocast: a logit of 8 bits would be off by a sixteenth."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = head.index_select(0, labels).float() @ hidden.float().t()
+            return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
         # layers that are recomputed attend again, over the same row

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.engine.packed.rows import RowShape, Unit, bucket_shape, deal, exact_shape, split_units
+from tuner.engine.packed.rows import (
+    RowShape,
+    Unit,
+    answers_room,
+    bucket_shape,
+    deal,
+    exact_shape,
+    split_units,
+)
 
 Level = tuple[int, int]  # tokens, scored tokens
 EXAMPLES, DRAWS = 2048, 512  # of the data, and steps drawn from them
@@ -67,7 +75,7 @@ def level_shape(units: Sequence[Unit], capacity: int, levels: Sequence[Level]) -
     if not fitting:
         return bucket_shape(units, capacity)
     tokens, scored = min(fitting, key=lambda level: TOKEN * level[0] + SCORED * level[1])
-    return RowShape(tokens, scored, max(capacity, exact.units), exact.answers, True, exact.channels)
+    return RowShape(tokens, scored, max(capacity, exact.units), answers_room(units), True, exact.channels)
 
 
 def _edges(lengths: NDArray[np.int64], count: int) -> list[int]:

@@ -206,7 +206,7 @@ class FusedTrunk:
     """
 
     def __init__(self, decoder: Any, gradients: GradientBuffer, kernels: ModuleType) -> None:
-        self.decoder = decoder
+        self.decoder, self.kernels = decoder, kernels
         scratch = Scratch()
         config = decoder.config
         self.layers = [FusedLayer(layer, config, gradients, kernels, scratch) for layer in decoder.layers]

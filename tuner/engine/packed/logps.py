@@ -85,6 +85,37 @@ class FrozenHead:
         return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))
 
 
+class LabelHead:
+    """Final norm and the rows of a frozen head that belong to some tokens `ids` [L]: their logits alone, in float32."""
+
+    def __init__(
+        self, norm: Norm, head: nn.Linear, ids: Tensor, kernels: ModuleType, softcap: float | None
+    ) -> None:
+        self.norm, self.kernels, self.softcap = norm, kernels, softcap
+        self.rows = head.weight.detach().index_select(0, ids).float()
+
+    @torch.no_grad()
+    def forward(
+        self, x: Tensor, targets: Tensor, keep: bool, measure: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [N, H] before the final norm -> logits [L, N], and what `backward` needs; there are no targets."""
+        normed = torch.empty_like(x)
+        rstd = self.kernels.rms_norm(x, self.norm.weight, self.norm.eps, normed)
+        logits = self.rows @ normed.float().t()
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits, (x, rstd, logits) if keep else ()
+
+    @torch.no_grad()
+    def backward(self, d_logits: Tensor, saved: tuple[Tensor, ...]) -> Tensor:
+        """d logits [L, N] -> d x [N, H]."""
+        x, rstd, logits = saved
+        if self.softcap is not None:
+            d_logits = d_logits * (1 - (logits / self.softcap).square())
+        d_normed = (d_logits.t() @ self.rows).to(x.dtype)
+        return self.kernels.rms_norm_backward(d_normed, x, self.norm.weight, rstd, torch.zeros_like(x))
+
+
 class ScoreHead:
     """Final norm and a trained row of weights [1, H] that makes one number of a hidden state, in float32."""
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tuner.config.kinds import LABELLED
+from tuner.engine.decision_losses import MEASURED as DECISION_METRICS
+from tuner.engine.decision_losses import finish
 from tuner.engine.losses import (
     LossSettings,
     canonical_name,
@@ -241,6 +243,8 @@ class PreferenceObjective:
 def finish_metrics(names: tuple[str, ...], totals: list[float]) -> dict[str, float]:
     """Logged values from metric vectors added up over optimizer steps: means over pairs, over learned tokens (accuracy:
     over texts), and for KTO over the answers of each side; its kl is the mean over micro-batches."""
+    if names == DECISION_METRICS:
+        return finish(totals)
     value = dict(zip(names, totals, strict=True))
     if "texts" in value:
         tokens, texts = max(value.pop("tokens"), 1.0), max(value.pop("texts"), 1.0)

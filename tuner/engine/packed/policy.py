@@ -6,7 +6,7 @@ the rest through transformers' own modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from tuner.engine.packed import kernels_torch
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.forms import ACTIVATIONS, NORMS, activation_of, linears, norm_of
 from tuner.engine.packed.layers import FusedTrunk, lora_parameters
-from tuner.engine.packed.logps import FrozenHead, ScoreHead
+from tuner.engine.packed.logps import FrozenHead, LabelHead, ScoreHead
 from tuner.engine.packed.lora import GradientBuffer
 from tuner.models.llama_family import adapter_of, base_of, causal_lm, in_use
 from tuner.models.quantized import quantized
@@ -73,7 +73,8 @@ class FusedPolicy:
         own: Any = [] if score is None else [score.weight]
         self.gradients = GradientBuffer([*lora_parameters(inner.model), *own])
         self.trunk = FusedTrunk(inner.model, self.gradients, kernels)
-        self.head: FrozenHead | ScoreHead
+        self.head: FrozenHead | ScoreHead | LabelHead
+        self.inner = inner
         norm: Any = norm_of(inner.model.norm)
         if score is None:
             softcap = getattr(inner.config, "final_logit_softcapping", None)
@@ -93,6 +94,14 @@ class FusedPolicy:
     @temperature.setter
     def temperature(self, value: float) -> None:
         self.head.temperature = value
+
+    def read_labels(self, ids: Sequence[int]) -> None:
+        """Read the logits of these tokens instead of what an answer's tokens are."""
+        norm: Any = norm_of(self.inner.model.norm)
+        head = base_of(self.inner.lm_head)
+        softcap = getattr(self.inner.config, "final_logit_softcapping", None)
+        wanted = torch.tensor(list(ids), device=head.weight.device)
+        self.head = LabelHead(norm, head, wanted, self.trunk.kernels, softcap)
 
     @property
     def recompute(self) -> int:

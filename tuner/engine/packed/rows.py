@@ -392,10 +392,16 @@ def bucket_shape(units: Sequence[Unit], capacity: int, grain: int = 128) -> RowS
         _round_up(exact.tokens + 1, grain),
         _round_up(exact.scored + 1, 2 * grain),
         max(capacity, exact.units),
-        exact.answers,
+        answers_room(units),
         True,
         exact.channels,
     )
+
+
+def answers_room(units: Sequence[Unit]) -> int:
+    """Answers that a shape has room for in each unit; where only ends are read a power of 2, for units differ in them."""
+    most = max(len(u.answers) for u in units)
+    return most if units[0].ends is None else 1 << (most - 1).bit_length()
 
 
 def _round_up(value: int, grain: int) -> int:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from tuner.engine.decision_losses import MEASURED as DECISION_METRICS
+from tuner.engine.decision_losses import in_training
 from tuner.engine.metric_means import measured_as
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, level_count
@@ -91,7 +93,8 @@ class PackedTrainer(Trainer):
 
     `per_device_train_batch_size * gradient_accumulation_steps` rows of every process make one optimizer step, as
     elsewhere, and the gradient is that of the padded micro-batches. The reference is the model with its adapters off. Several texts in a
-    row count for `accuracy` each by itself; it is measured where `each_text` asks for it.
+    row count for `accuracy` each by itself; it is measured where `each_text` asks for it. With `labels` the objective gets
+    the logits of these tokens.
     """
 
     def __init__(
@@ -104,9 +107,11 @@ class PackedTrainer(Trainer):
         objective: Callable[[torch.device], Objective],
         engine: EngineSettings | None = None,
         each_text: bool = False,
+        labels: Sequence[int] = (),
         **options: Any,
     ) -> None:
         self._objective, self.engine, self.each_text = objective, engine or EngineSettings(), each_text
+        self.labels = labels
         self.micro_batch, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
         self.ranks = Ranks.here()
         self.whole_batch = self.micro_batch * self.ranks.count
@@ -214,8 +219,10 @@ class PackedTrainer(Trainer):
         if totals is not None:
             names = self.prepare().objective.metric_names
             values = finish_metrics(names, totals.tolist())
-            if not self.each_text or prefix is None:
+            if "texts" in names and not (self.each_text and prefix is not None):
                 values.pop("accuracy", None)
+            if prefix is None and names == DECISION_METRICS:
+                values = in_training(values)
             logs.update({f"{prefix or ''}{name}": value for name, value in values.items()})
         super().log(logs, *args, **kwargs)
 
@@ -278,11 +285,13 @@ class PackedTrainer(Trainer):
 
     def _policy(self, rows: RowBudget) -> Policy:
         if fused_refusal(self.model) is None:
-            policy: Policy = FusedPolicy(self.model, rows.logits_bytes)
+            policy: FusedPolicy | AutogradPolicy = FusedPolicy(self.model, rows.logits_bytes)
         else:
             # accelerate wraps the whole model's forward in it, and here its parts are called
             policy = AutogradPolicy(self.model, self.accelerator.autocast, rows.logits_bytes)
         policy.recompute = rows.recompute
+        if self.labels:
+            policy.read_labels(self.labels)
         return policy
 
     def _cache(self, rows: RowBudget, ld_alpha: float | None) -> ReferenceCache:
