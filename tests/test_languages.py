@@ -22,9 +22,9 @@ from test_old_studio import DIVERGED, FILE, FINISHED, KILLED, moved
 from tools import catalogues
 from tuner import cli
 from tuner.cli.knob_help import knob_help
-from tuner.text import lookup
+from tuner.text import lookup, recognise
 from tuner.text.lookup import Catalogue, offered, speaking, tr, trn
-from tuner.text.message import message, render
+from tuner.text.message import message, plain, render
 
 pytestmark = pytest.mark.usefixtures("libraries_looked_through_once")
 ROOT = Path(__file__).parents[1]
@@ -458,7 +458,7 @@ def test_no_page_says_in_english_what_a_language_has(studio: Path, name: str) ->
     spoken_by(studio, name)
     lookup.speak(name)  # AppTest says here, outside of the page, what a browser would send
     known = lookup.catalogue(name)
-    english = sentences(set(known._texts) | set(known._plurals))
+    english = sentences(set(known.texts) | set(known.plurals))
     session = None
     for page, query in PAGES:
         said = {
@@ -469,3 +469,25 @@ def test_no_page_says_in_english_what_a_language_has(studio: Path, name: str) ->
         told = [text for _, text in [*drawn(app), *framed(app)] if not written_down(text)]
         plain = [text.replace("\\", "") for text in told]
         assert not [(text, one) for text in english for one in plain if text in one], page
+
+
+def test_a_sentence_that_was_kept_in_english_is_said_in_another_language() -> None:
+    killed = "The worker was killed by signal 9 (SIGKILL) at step 6. checkpoint-3 is kept."
+    foreign = "RuntimeError: size mismatch at dimension 1 of {x} [2]"
+    with speaking("zh_CN"):
+        assert render(plain(killed)) == "工作进程在第 6 步被 signal 9 (SIGKILL) 终止。已保留 checkpoint-3。"
+        assert (
+            render(plain("The data set a is not in dataset_info.json; did you mean b?"))
+            == "dataset_info.json 中没有数据集 a；您是不是想输入 b？"
+        )
+        assert render(plain(foreign)) == foreign
+    assert render(plain(killed)) == killed
+
+
+def test_every_text_is_recognised_as_itself() -> None:
+    for english, pattern, is_message in recognise._patterns(lookup.catalogue("zh_CN")):
+        if not is_message and not re.search(r"\{\w*[^\w}:!]|\{\{", english):
+            said = re.sub(r"\{\w+[^}]*\}", "x7", english)
+            assert pattern.fullmatch(said), english
+            found = recognise.recognised(said, "zh_CN")
+            assert found is not None and re.sub(r"\{\w+[^}]*\}", "x7", found.english) == said
