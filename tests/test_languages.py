@@ -22,9 +22,9 @@ from test_old_studio import DIVERGED, FILE, FINISHED, KILLED, moved
 from tools import catalogues
 from tuner import cli
 from tuner.cli.knob_help import knob_help
-from tuner.text import lookup
+from tuner.text import lookup, recognise
 from tuner.text.lookup import Catalogue, offered, speaking, tr, trn
-from tuner.text.message import message, render
+from tuner.text.message import message, plain, render
 
 pytestmark = pytest.mark.usefixtures("libraries_looked_through_once")
 ROOT = Path(__file__).parents[1]
@@ -46,6 +46,13 @@ class Marked(Catalogue):
         return f"⟦{one if number == 1 else many}⟧"
 
 
+@pytest.fixture(autouse=True)
+def _english_afterwards() -> Iterator[None]:
+    yield
+    lookup.speak("")
+    lookup.speak_everywhere()
+
+
 @pytest.fixture
 def pseudo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Marked]:
     marked = Marked()
@@ -53,7 +60,6 @@ def pseudo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Marked]:
     monkeypatch.setitem(lookup.LANGUAGES, PSEUDO, "⟦⟧")
     with speaking(PSEUDO):
         yield marked
-    lookup.speak_everywhere()
 
 
 # --- every text is asked for ---------------------------------------------------------------------------------------
@@ -167,10 +173,11 @@ def studio(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def opened(page: str, **query: str | list[str]) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
-    app.run()
+def opened(page: str, session: AppTest | None = None, **query: str | list[str]) -> AppTest:
+    """A page of the studio, in a session that is open already or in one of its own."""
+    app = session or AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
     app.switch_page(f"pages/{page}.py")
+    app.query_params.clear()
     for name, value in query.items():
         app.query_params[name] = value
     app.run()
@@ -202,6 +209,7 @@ PAGES: tuple[tuple[str, dict[str, str | list[str]]], ...] = (
     ("arena", {}),
     ("evaluate", {}),
     ("settings", {}),
+    ("decide", {}),
 )
 OF_PEOPLE = (  # what people and models wrote, in the studio of the test
     "model pairs chat text left alone killed diverges purpose baseline board champion candidate data base the first "
@@ -257,11 +265,13 @@ def framed(app: AppTest) -> Iterator[tuple[str, str]]:
 
 def test_every_word_of_every_page_is_asked_for(studio: Path, pseudo: Marked, template: Catalog) -> None:
     spoken_by(studio, PSEUDO)
+    session = None
     for page, query in PAGES:
         said = {
             name: f"⟦{value}⟧" if name in ("view", "tab", "level") else value for name, value in query.items()
         }
-        assert not not_asked(opened(page, **said)), page
+        session = opened(page, session, **said)
+        assert not not_asked(session), page
     once = {text for text in pseudo.asked - ids(template) if "⟦" not in text and " " in text}
     metrics = {"logps", "num", "score", "system"}
     assert {text for text in once if text.lower().split()[0] not in metrics} <= {
@@ -446,15 +456,38 @@ def sentences(english: set[str]) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in lookup.LANGUAGES if name != "en"])
 def test_no_page_says_in_english_what_a_language_has(studio: Path, name: str) -> None:
     spoken_by(studio, name)
+    lookup.speak(name)  # AppTest says here, outside of the page, what a browser would send
     known = lookup.catalogue(name)
-    english = sentences(set(known._texts) | set(known._plurals))
+    english = sentences(set(known.texts) | set(known.plurals))
+    session = None
     for page, query in PAGES:
         said = {
             key: known.text(str(value)) if key in ("view", "tab", "level") else value
             for key, value in query.items()
         }
-        app = opened(page, **said)
+        session = app = opened(page, session, **said)
         told = [text for _, text in [*drawn(app), *framed(app)] if not written_down(text)]
         plain = [text.replace("\\", "") for text in told]
         assert not [(text, one) for text in english for one in plain if text in one], page
-    lookup.speak_everywhere()
+
+
+def test_a_sentence_that_was_kept_in_english_is_said_in_another_language() -> None:
+    killed = "The worker was killed by signal 9 (SIGKILL) at step 6. checkpoint-3 is kept."
+    foreign = "RuntimeError: size mismatch at dimension 1 of {x} [2]"
+    with speaking("zh_CN"):
+        assert render(plain(killed)) == "工作进程在第 6 步被 signal 9 (SIGKILL) 终止。已保留 checkpoint-3。"
+        assert (
+            render(plain("The data set a is not in dataset_info.json; did you mean b?"))
+            == "dataset_info.json 中没有数据集 a；您是不是想输入 b？"
+        )
+        assert render(plain(foreign)) == foreign
+    assert render(plain(killed)) == killed
+
+
+def test_every_text_is_recognised_as_itself() -> None:
+    for english, pattern, is_message in recognise._patterns(lookup.catalogue("zh_CN")):
+        if not is_message and not re.search(r"\{\w*[^\w}:!]|\{\{", english):
+            said = re.sub(r"\{\w+[^}]*\}", "x7", english)
+            assert pattern.fullmatch(said), english
+            found = recognise.recognised(said, "zh_CN")
+            assert found is not None and re.sub(r"\{\w+[^}]*\}", "x7", found.english) == said

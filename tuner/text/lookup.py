@@ -25,13 +25,13 @@ class Catalogue:
     """What is said in one language; English is said as it was asked."""
 
     def __init__(self, texts: Mapping[str, str], plurals: Mapping[str, tuple[str, ...]], form: Plural):
-        self._texts, self._plurals, self._form = texts, plurals, form
+        self.texts, self.plurals, self._form = texts, plurals, form
 
     def text(self, english: str) -> str:
-        return self._texts.get(english, english)
+        return self.texts.get(english, english)
 
     def plural(self, one: str, many: str, number: int) -> str:
-        forms = self._plurals.get(one)
+        forms = self.plurals.get(one)
         return forms[self._form(number)] if forms else one if number == 1 else many
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.text.english import MESSAGES
-from tuner.text.lookup import tr
+from tuner.text.lookup import ENGLISH, language, tr
+from tuner.text.recognise import recognised
 
 PLAIN = "plain"
 """The code of a text that has none of its own: an exception of a library, or what an older studio wrote."""
@@ -51,6 +52,8 @@ def render(said: Message) -> str:
     """The sentence; the code itself where the catalog does not have it (another version wrote it)."""
     if not said.code:
         return ""
+    if said.code == PLAIN and language() != ENGLISH:
+        return _in_other_words(str(said.values.get("text", "")))
     known = {name: _value(name, v) for name, v in said.values.items()}
     text = MESSAGES.get(said.code, "{text}" if "text" in known else None)
     if text is None:
@@ -65,6 +68,20 @@ def render(said: Message) -> str:
 def term(kind: str, code: str) -> str:
     """The short text of a code of some kind (a phase, a state); the code with spaces where there is none."""
     return tr(MESSAGES.get(f"{kind}.{code}", code.replace("_", " ")))
+
+
+def _in_other_words(text: str) -> str:
+    """A text that was kept in English, in the language of the moment where it is one of ours."""
+    found = recognised(text, language())
+    if found is None:
+        return text
+    said = re.sub(
+        r"(?<!\{)\{(\w+)[!:][^}]*\}", r"{\1}", tr(found.english)
+    )  # what stands in it is text by now
+    values = {name: _in_other_words(value) for name, value in found.values.items()}
+    if found.message:
+        said = _PART.sub(lambda part: _chosen(part, values), said)
+    return said.format_map(_Lenient(values)) if values or found.message else said
 
 
 def _value(name: str, value: Any) -> Any:

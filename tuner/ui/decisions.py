@@ -160,11 +160,16 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
 
 def _in_words(bins: Sequence[Mapping[str, float]]) -> str:
     told = [
-        f"sure {one['sure']:.0%}, right {one['right']:.0%} ({one['count']:.0f})"
+        tr(
+            "sure {sure:.0%}, right {right:.0%} ({count:.0f})",
+            sure=one["sure"],
+            right=one["right"],
+            count=one["count"],
+        )
         for one in bins
         if one["count"]
     ]
-    return f"Reliability: {'; '.join(told) or 'no answer'}."
+    return tr("Reliability: {told}.", told="; ".join(told) or tr("no answer"))
 
 
 def confusion(one: Mapping[str, Any]) -> list[dict[str, Any]]:
