@@ -51,7 +51,9 @@ def story(studio, page, language: str) -> None:
         clicks += 1
         what.click()
 
-    context = page.context.browser.new_context(locale=language.replace("_", "-"), reduced_motion="reduce")
+    context = page.context.browser.new_context(
+        locale=language.replace("_", "-"), reduced_motion="reduce", viewport={"width": 1440, "height": 1000}
+    )
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.goto(studio.url)
@@ -60,13 +62,18 @@ def story(studio, page, language: str) -> None:
     expect(form).to_be_visible()
     still(page)
 
+    undo = page.locator(".st-key-new-run-bar").get_by_role("button", name=re.compile(r"\d"))
+
     def choose(name: str, value: str) -> None:
         """Type into a list and take what fits: a click, and the keyboard."""
         box = page.locator(f".st-key-field-{name} input").first
         click(box)
         box.fill(value)
-        page.get_by_role("option", name=re.compile(re.escape(value))).first.wait_for()
+        page.get_by_role("option", name=re.compile(re.escape(value), re.IGNORECASE)).first.wait_for()
+        box.press("ArrowDown")
         box.press("Enter")
+        expect(undo).to_be_visible()  # the form has taken it
+        page.wait_for_timeout(1000)
         still(page)
 
     command = page.locator(".st-key-card-same").get_by_test_id("stCode").first
