@@ -70,7 +70,8 @@ def story(studio, page, language: str) -> None:
         click(box)
         box.fill(value)
         page.get_by_role("option", name=re.compile(re.escape(value), re.IGNORECASE)).first.wait_for()
-        box.press("ArrowDown")
+        if name != "stage":  # a list that takes other words has them first
+            box.press("ArrowDown")
         box.press("Enter")
         expect(undo).to_be_visible()  # the form has taken it
         page.wait_for_timeout(1000)
