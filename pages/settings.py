@@ -7,7 +7,8 @@ from tuner.ui import disk, settings, theme
 
 theme.head(tr("Settings"), tr("This machine, its disk, MLflow, notifications and diagnostics."))
 
-left, right = st.columns(2, gap="medium")
+with st.grid(2, min_column_width=420, gap="medium") as grid:
+    left, right = grid.cell(), grid.cell()
 with left, theme.card("hardware"):
     settings.machine()
 with right:

@@ -665,7 +665,7 @@ def test_two_hundred_runs_wait_in_order_and_cost_a_look_little(quiet: None) -> N
         submit.place(Run(id))
     with queue.changing() as now:
         now.ids = list(ids)
-    assert [row.id for row in queue.queue()] == ids and queue.queue()[-1].why == "199 before it."
+    assert [row.id for row in queue.queue()] == ids and queue.queue()[-1].why == "199 ahead in the queue."
     queue.move(ids[-1], 1)
     queue.hold_back(ids[0])
     assert queue.waiting() == [ids[-1], *ids[:-1]]
@@ -953,7 +953,7 @@ def test_the_runs_of_a_sweep_are_queued_as_children_of_one_parent(quiet: None) -
     values = {"model_name_or_path": "m", "run_name": "rates", "learning_rate": "1e-5,5e-5"}
     runs = submit.sweep(values)
     assert queue.waiting() == [run.id for run in runs]
-    assert [run.name for run in runs] == ["rates learning_rate=1e-5", "rates learning_rate=5e-5"]
+    assert [run.name for run in runs] == ["learning_rate=1e-5 rates", "learning_rate=5e-5 rates"]
     open_store()
     assert reconcile.due() and reconcile.main() == 0 and not reconcile.due()
     parents = {open_store().get_run(run.id).data.tags["mlflow.parentRunId"] for run in runs}

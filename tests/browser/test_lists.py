@@ -35,7 +35,7 @@ def test_what_is_ticked_is_what_is_deleted(studio, page, record) -> None:
     page.goto(f"{studio.url}/history")
     expect(listed(page)).to_have_text(["third", "second", "first"])
     page.get_by_label("Choose second").check()
-    expect(page.get_by_text("3 runs, 1 chosen")).to_be_visible()
+    expect(page.get_by_text("3 runs, 1 selected")).to_be_visible()
 
     # Another run is made, in a shell or a second tab; the page cannot know of it when Delete is pressed.
     record("newcomer", **VALUES)
@@ -53,10 +53,10 @@ def test_what_is_ticked_is_what_is_deleted(studio, page, record) -> None:
 
     # A tick stays with its run when the list grows, and is not lost to a second one.
     page.get_by_label("Choose third").check()
-    expect(page.get_by_text("4 runs, 1 chosen")).to_be_visible()
+    expect(page.get_by_text("4 runs, 1 selected")).to_be_visible()
     record("latecomer", **VALUES)
     page.get_by_label("Choose first").check()
-    expect(page.get_by_text("5 runs, 2 chosen")).to_be_visible()
+    expect(page.get_by_text("5 runs, 2 selected")).to_be_visible()
     expect(page.get_by_label("Choose third")).to_be_checked()
     act(page, "Compare")
     page.wait_for_url(re.compile("/compare"))

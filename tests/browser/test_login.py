@@ -211,7 +211,7 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     ron.get_by_role("tab", name="Checkpoints").click()
     locked(ron.get_by_role("button", name="Resume from here").first)
     ron.get_by_role("tab", name="Details").click()
-    expect(ron.get_by_text("Who did what")).to_be_visible()
+    expect(ron.get_by_text("Activity")).to_be_visible()
 
     wire.press("Clone")  # that one he may press: what is said in the page's name is heard
     ron.wait_for_url(re.compile("/new_run"))

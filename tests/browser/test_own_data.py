@@ -82,7 +82,7 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     expect(page.get_by_role("button", name="Add to the catalog")).to_be_disabled()
     choose(page, "map-prompt", "frage")
     choose(page, "map-response", "antwort")
-    expect(page.get_by_text("3 of them can be used")).to_be_visible()
+    expect(page.get_by_text("usable: 3")).to_be_visible()
     expect(page.get_by_text("warm sun 0 <b>&amp;</b>").first).to_be_visible()
     page.locator(".st-key-map-name input").fill("meine")
     page.locator(".st-key-map-name input").press("Enter")

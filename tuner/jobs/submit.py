@@ -114,7 +114,8 @@ def _choices(name: str, value: Any) -> list[Any]:
 
 
 def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int] | None = None) -> list[Run]:
-    """Queue one run for every combination, as children of one parent, each named after what is its own.
+    """Queue one run for every combination, as children of one parent, each named after what is its own,
+    which comes first: lists cut long names at their end.
 
     All are checked before the first is created. Raises ConfigError.
     """
@@ -124,6 +125,6 @@ def sweep(values: Mapping[str, Any], name: str | None = None, gpus: Sequence[int
     title = name or configs[0].run_name or fresh_name(configs[0].plain(), names())
     tags = sweep_tags(f"{title}: {', '.join(knobs)}")
     return [
-        submit(config, " ".join([title, *(f"{knob}={word(row[knob])}" for knob in knobs)]), gpus, tags)
+        submit(config, " ".join([*(f"{knob}={word(row[knob])}" for knob in knobs), title]), gpus, tags)
         for row, config in zip(rows, configs, strict=True)
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import streamlit as st
 
@@ -76,30 +77,32 @@ def titled(chart: Chart, axis: str) -> Chart:
 def options() -> None:
     """The controls; outside the piece that redraws itself, so that nothing chosen is lost."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="chart-options"):
-        st.markdown(tr(":small[**Smoothing**]"), width="content")
-        st.segmented_control(
-            tr("Smoothing"),
-            list(SMOOTHING),
-            format_func=tr,
-            default="Light",
-            required=True,
-            key="smoothing",
-            bind="query-params",
-            label_visibility="collapsed",
-            help=tr("Moving average. The raw points stay visible."),
-        )
-        st.markdown(tr(":small[**X axis**]"), width="content")
-        st.segmented_control(
-            tr("X axis"),
-            list(AXES),
-            format_func=tr,
-            default=STEP,
-            required=True,
-            key="axis",
-            bind="query-params",
-            label_visibility="collapsed",
-            help=tr("Epochs, tokens and time are steps times the run's mean."),
-        )
+        with _pair():
+            st.markdown(tr(":small[**Smoothing**]"), width="content")
+            st.segmented_control(
+                tr("Smoothing"),
+                list(SMOOTHING),
+                format_func=tr,
+                default="Light",
+                required=True,
+                key="smoothing",
+                bind="query-params",
+                label_visibility="collapsed",
+                help=tr("Moving average. The raw points stay visible."),
+            )
+        with _pair():
+            st.markdown(tr(":small[**X axis**]"), width="content")
+            st.segmented_control(
+                tr("X axis"),
+                list(AXES),
+                format_func=tr,
+                default=STEP,
+                required=True,
+                key="axis",
+                bind="query-params",
+                label_visibility="collapsed",
+                help=tr("Epochs, tokens and time are steps times the run's mean."),
+            )
         st.toggle(tr("Log scale"), key="log", bind="query-params", help=tr("For loss and gradient norm."))
         st.toggle(
             tr("Clip outliers"),
@@ -107,6 +110,11 @@ def options() -> None:
             bind="query-params",
             help=tr("The y axis leaves out the highest and the lowest 1% of points."),
         )
+
+
+def _pair() -> AbstractContextManager[Any]:
+    """A word and its control, which stay together where the window is narrow."""
+    return st.container(horizontal=True, vertical_alignment="center", gap="small", width="content")
 
 
 def chosen() -> Options:

@@ -1,0 +1,77 @@
+"""New run in a real browser: the card follows what is touched, rare parameters are found, a sweep is queued from its dialog."""
+
+from __future__ import annotations
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
+)
+from conftest import still  # noqa: E402
+
+expect = sync_api.expect
+pytestmark = pytest.mark.browser
+VALUES = {"model_name_or_path": "models/tiny", "dataset": "pairs", "stage": "dpo"}
+
+
+@pytest.fixture(scope="module")
+def worker() -> str:
+    return "tests.browser.paced_worker"
+
+
+def field(page, name: str):
+    return page.locator(f".st-key-field-{name}")
+
+
+@pytest.mark.slow
+def test_a_touch_draws_its_section_and_a_sweep_is_queued(studio, page, record) -> None:
+    studio.tuner("queue", "--pause")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(f"{studio.url}/new_run?clone={record('origin', **VALUES)}")
+    command = page.locator(".st-key-card-same").get_by_test_id("stCode")
+    expect(command).to_contain_text("--stage dpo")
+    still(page)
+
+    # The card follows a touched section.
+    rate = field(page, "learning_rate").locator("input").first
+    rate.fill("0.002")
+    rate.press("Enter")
+    expect(command).to_contain_text("--learning_rate 0.002")
+    expect(page.get_by_role("button", name="Undo 1 change")).to_be_visible()
+    expect(field(page, "learning_rate").get_by_role("button", name="Undo Learning rate")).to_be_visible()
+    rate.fill("fast")
+    rate.press("Enter")
+    expect(page.get_by_role("button", name="Launch")).to_be_disabled()
+    page.get_by_role("button", name="Undo 1 change").click()
+    expect(command).not_to_contain_text("--learning_rate 0.002")
+    expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+
+    # A rare parameter is found among the advanced ones, and stays once it is set.
+    page.get_by_text("Advanced", exact=True).click()
+    page.get_by_label("Find a parameter").fill("adam_beta1")
+    beta = field(page, "adam_beta1").locator("input").first
+    beta.fill("0.8")
+    beta.press("Enter")
+    expect(command).to_contain_text("--adam_beta1 0.8")
+
+    # YAML and Python say the same.
+    page.locator(".st-key-card-same").get_by_role("tab", name="Python").click()
+    expect(command).to_contain_text("'adam_beta1': 0.8")
+
+    # A sweep, in a dialog that fits.
+    page.locator(".st-key-sweep").get_by_role("button").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Parameters").click()
+    page.get_by_role("option", name="Learning rate", exact=True).click()
+    page.keyboard.press("Escape")
+    values = dialog.get_by_role("textbox", name="Learning rate")
+    values.fill("1e-4, 3e-4, 1e-3")
+    values.press("Enter")
+    queue = dialog.get_by_role("button", name="Queue 3 runs")
+    expect(queue).to_be_enabled()
+    box = queue.bounding_box()
+    assert box["y"] + box["height"] < 900
+    queue.click()
+    expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
+    expect(page.locator(".st-key-card-queue")).to_contain_text("learning_rate=1e-4")
+    assert "Traceback" not in studio.said(), studio.said()[-3000:]
