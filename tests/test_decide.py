@@ -402,7 +402,7 @@ def test_a_soft_target_is_reached(studio: Path, how: str) -> None:
     (studio / "data" / "soft.json").write_text(json.dumps([soft]))
     known(studio, "soft")
     config = config_of(
-        dataset="soft", val_size=0, eval_dataset="soft", max_steps=60, decision_loss=how, calibrate=False,
+        dataset="soft", val_size=0, eval_dataset="soft", max_steps=60, decision_loss=how, calibrate=False, shuffle_options=False,
         per_device_train_batch_size=1, learning_rate=2e-2, lr_scheduler_type="cosine",
     )  # fmt: skip
     _, outcome = trained(config, f"soft-{how}")

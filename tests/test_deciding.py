@@ -267,3 +267,15 @@ def test_a_report_is_read_aloud() -> None:
         {"Expected": "true", "true": 5, "false": 0},
         {"Expected": "false", "true": 5, "false": 0},
     ]
+
+
+def test_an_evaluation_in_words_is_refused_before_it_starts(sets: Path) -> None:
+    from tuner.config.evaluation import EvaluateConfig
+    from tuner.jobs.checking import of_evaluation
+
+    config = EvaluateConfig(model_name_or_path=str(STARTER), dataset=("decisions",), dataset_dir=str(sets))
+    (problem,) = of_evaluation(config)
+    assert (
+        "holds typed questions" in problem.sentence
+        and "do_eval=true eval_dataset=decisions" in problem.sentence
+    )

@@ -383,3 +383,16 @@ def test_what_a_decision_model_cannot_be_taught_with() -> None:
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             config(**wrong)
     assert math.isclose(config(label_smoothing_factor=0.1).label_smoothing_factor, 0.1)
+
+
+def test_sets_that_are_measured_on_keep_the_order_of_their_options(tmp_path: Path) -> None:
+    rows = [{"state": f"s{i}", "questions": {"q": QUESTIONS["many"]}, "gold": {"q": "c"}} for i in range(4)]
+    for name in ("learnt", "held"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    catalog = {name: {"file_name": f"{name}.json", "formatting": "decisions"} for name in ("learnt", "held")}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(catalog))
+    asked = config(dataset="learnt", eval_dataset="held", dataset_dir=str(tmp_path), shuffle_options=True)
+    found = prepare.prepare(asked, load_tokenizer(STARTER))
+    own = list(QUESTIONS["many"]["criteria"])
+    assert all(one.options == tuple(own) for row in found.eval[""] for one in questions_in(row))
+    assert not any(one.options == tuple(own) for row in found.train for one in questions_in(row))

@@ -33,6 +33,13 @@ def encoder(config: Config, template: Template, tokenizer: Tokenizer) -> Encoder
     return kind(config, template, tokenizer)
 
 
+def measuring(made: Encoder) -> Encoder:
+    """The encoder of sets that are only measured on: their options stay in their own order, in which callers ask."""
+    if not isinstance(made, DecisionEncoder):
+        return made
+    return DecisionEncoder(made.config.with_values(shuffle_options=False), made.template, made.tokenizer)
+
+
 def label_ids(tokenizer: Tokenizer) -> list[int]:
     """The id of each of LABELS, UNREAD for one that is unknown or several tokens."""
     unknown = tokenizer.settings.get("unk_token")
@@ -103,7 +110,7 @@ class DecisionEncoder(Encoder):
     def _asked(self, row: Row) -> list[Asked]:
         """The questions of a row; options of a choice in an order by chance, always the same for the same row and seed."""
         found = [Asked(q, row["gold"][q.name]) for q in questions_of(row["questions"])]
-        if not self.config.shuffle_options:
+        if not (self.config.shuffle_options and self.config.do_train):
             return found
         chance = random.Random(f"{self.config.seed} {row['state']!r}")
         return [_shuffled(one, chance) if one.question.type == CHOICE else one for one in found]

@@ -277,3 +277,13 @@ class Entry:
             wanted=wanted,
             fit=tr(" or ").join(fit),
         )
+
+
+def typed_questions(name: str) -> str:
+    """Why a set of typed questions is not for an evaluation that writes answers."""
+    return tr(
+        "The data set {name} holds typed questions, which are not answered in words; measure it with "
+        "`tuner train stage={stage} do_train=false do_eval=true eval_dataset={name}`.",
+        name=name,
+        stage=named_kinds(where=lambda kind: kind.rows == "decisions")[0],
+    )

@@ -17,6 +17,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data import tokenized_cache
 from tuner.data.catalog import pick, pick_eval
 from tuner.data.decision_rows import encoder as encoder_of
+from tuner.data.decision_rows import measuring
 from tuner.data.encode import Encoder, packs
 from tuner.data.entries import Entry
 from tuner.data.mix import Ints, kept_aside, mix, split
@@ -101,7 +102,7 @@ def read_all(
     report = reader.tally.done()
     if keep and train and not report.kept:
         raise ConfigError([Problem("dataset", report.why_nothing())])
-    tester = Reader(encoder, progress, keep, spread)
+    tester = Reader(measuring(encoder), progress, keep, spread)
     tested = [tester.read(e, (len(train) + i) * weight, weight) for i, e in enumerate(aside)]
     if tested:
         report.evaluation = tester.tally.done()
@@ -285,7 +286,7 @@ def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -
     evaluation: dict[str, Sequence[dict[str, Any]]] = {}
     if held:
         evaluation[""] = list(islice(stream.in_order(), held))
-    tester = Reader(encoder, progress)
+    tester = Reader(measuring(encoder), progress)
     tested = [tester.read(entry) for entry in aside]
     if config.eval_on_each_dataset:
         evaluation.update({s.entry.name: s.rows for s in tested if s.count})

@@ -11,7 +11,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
 from tuner.data.encode import Encoder
-from tuner.data.entries import Entry
+from tuner.data.entries import Entry, typed_questions
 from tuner.data.formats import Dropped, Row, convert
 from tuner.data.prepare import DataInput, digest
 from tuner.data.reading import Source
@@ -68,6 +68,8 @@ def questions(
         if entry.kind == "text" and not unanswered:
             sentence = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
             raise ConfigError([Problem("dataset", sentence)])
+        if entry.kind == "decisions":
+            raise ConfigError([Problem("dataset", typed_questions(entry.name))])
         source, before = Source(entry, config), len(found.asked)
         for one in _of(source, entry, encoder, unanswered):
             if isinstance(one, str):

@@ -12,6 +12,7 @@ from tuner.config.inference import InferenceConfig
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal
 from tuner.data.catalog import named
+from tuner.data.entries import typed_questions
 from tuner.plan import preflight
 from tuner.plan.facts import place
 from tuner.plan.model_checks import HUB_NAME, unfit_adapter
@@ -87,6 +88,8 @@ def of_evaluation(config: EvaluateConfig) -> list[Problem]:
                     name=entry.name,
                 )
                 found.append(Problem("dataset", said))
+            elif kind == "decisions":
+                found.append(Problem("dataset", typed_questions(entry.name)))
     except ConfigError as error:
         found += error.problems
     if config.judge_url and not config.judge_url.startswith(("http://", "https://")):

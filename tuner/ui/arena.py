@@ -157,7 +157,11 @@ def _sets() -> dict[str, Entry]:
         entries = read_catalog(talk_view.folder())
     except ConfigError:
         return {}
-    return {name: one for name, one in entries.items() if one.local and here(one) and one.kind != "text"}
+    return {
+        name: one
+        for name, one in entries.items()
+        if one.local and here(one) and one.kind not in ("text", "decisions")
+    }
 
 
 def _begin(base: str, pool: Sequence[str], source: str, typed: str, tag: str, chosen: Decoding) -> None:

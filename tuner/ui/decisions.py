@@ -152,8 +152,18 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> go.Figure:
             text=[count(int(one["count"]), "answer") for one in held],
             hovertemplate=f"{tr('sure')} %{{x:.0f}}%, {tr('right')} %{{y:.0f}}%, %{{text}}<extra></extra>",
         )
-    drawn.update_xaxes(title=f"{tr('sure')}, %", range=[-3, 104], visible=True, showticklabels=True)
-    drawn.update_yaxes(title=f"{tr('right')}, %", range=[-3, 104], visible=True, showticklabels=True)
+    drawn.update_xaxes(
+        title={"text": f"{tr('sure')}, %", "font": {"size": 11, "color": colours.quiet}},
+        range=[-3, 104],
+        visible=True,
+        showticklabels=True,
+    )
+    drawn.update_yaxes(
+        title={"text": f"{tr('right')}, %", "font": {"size": 11, "color": colours.quiet}},
+        range=[-3, 104],
+        visible=True,
+        showticklabels=True,
+    )
     drawn.update_layout(showlegend=True, height=330, hovermode="closest")
     return drawn
 
