@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tuner.config import config as c
@@ -238,6 +238,8 @@ def test_whoever_sets_a_knob_without_effect_is_told() -> None:
 
 
 @given(st.text(max_size=12), st.floats(allow_nan=False, allow_infinity=False))
+@example("0E0", 5e-5)
+@example("-1.5e+3", 1e22)
 def test_what_is_stored_is_read_back_the_same(
     tmp_path_factory: pytest.TempPathFactory, text: str, number: float
 ) -> None:

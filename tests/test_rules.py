@@ -25,7 +25,7 @@ from tuner.config.knobs import ConfigError
 from tuner.config.libraries import TRACKERS
 from tuner.engine import adapters
 from tuner.models.loading import Source
-from tuner.plan import preflight
+from tuner.plan import model_checks, preflight
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_it_is_said_before_launch(
     studio: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], knob: str, parts: list[str]
 ) -> None:
     if "lora_rank" in values:
-        monkeypatch.setattr(preflight.hardware, "whole_memory", lambda use_cpu: 1 << 28)
+        monkeypatch.setattr(model_checks.hardware, "whole_memory", lambda use_cpu: 1 << 28)
     found = [p for p in preflight.problems(config_of("sft", **values)) if p.knob == knob]
     assert any(all(part in p.sentence for part in parts) for p in found), found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from tuner.config.rules import broken_rules
 from tuner.config.run_config import RunConfig, as_plain
 from tuner.config.run_sections import Evaluation, Export, Generation, Machine, Profiling, Vocabulary
 from tuner.config.sections import Data, Model, Output, Samples, Task, Training
-from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal
+from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal, takes_numbers
 from tuner.config.training_arguments import TrainingArguments
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
@@ -348,11 +347,7 @@ class _Stored(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 for _kind in (_Yaml, _Stored):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-        list("-+0123456789."),
-    )
+    takes_numbers(_kind)
 
 
 def _first_line(error: Exception) -> str:

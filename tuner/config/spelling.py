@@ -21,8 +21,18 @@ def literal(value: Any) -> Any:
     return [literal(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$")
+"""What people write for a number and YAML 1.1 takes for a text: 5e-5."""
+
+
+def takes_numbers(kind: Any) -> None:
+    """Let a loader read such numbers, or a dumper quote a text that looks like one."""
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789."))
+
+
 class Dumper(yaml.SafeDumper):
-    """YAML's own, but for texts with a line end of Unicode: those it writes as they are, and reads back as a space."""
+    """YAML's own, but for texts with a line end of Unicode, which it writes as they are and reads back as a space, and
+    texts that look like numbers."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -31,6 +41,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 Dumper.add_representer(str, _text)
+takes_numbers(Dumper)
 
 
 def flag(name: str, value: Any, word: str) -> str:
