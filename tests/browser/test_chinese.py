@@ -112,7 +112,7 @@ def test_the_story_of_the_tutorial(studio, page) -> None:
     expect(page.get_by_role("heading", name="首页", level=1)).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="新建运行").click()
     expect(page.get_by_role("heading", name="新建运行", level=1)).to_be_visible()
-    choose(page, "stage", "dpo")
+    choose(page, "stage", "偏好对齐（DPO）")
     type_model = field(page, "model_name_or_path").locator("input").first
     type_model.click()
     page.get_by_role("option", name=MODEL).click()
