@@ -43,7 +43,7 @@ function mend() {
 function spoken(one) {
   let name = one.getAttribute("aria-label");
   for (let before = ""; before !== name; ) [before, name] = [name, name.replace(MARKS, "$1")];
-  name = name.replace(/\\([^\w\s])/g, "$1").replace("●", "").replace(/\s+/g, " ").trim();
+  name = name.replace(/\\([^A-Za-z0-9\s])/g, "$1").replace("●", "").replace(/\s+/g, " ").trim();
   if (name !== one.getAttribute("aria-label")) one.setAttribute("aria-label", name);
 }
 
