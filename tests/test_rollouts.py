@@ -30,7 +30,7 @@ def test_the_best_answer_of_a_prompt_stands_first() -> None:
     assert [one["reward"] for one in first.answers] == [1.0, 0.5, 0.0, None]
     assert first.differs and not second.differs and (first.label, second.step) == ("", 2)
     assert rollouts.told(first.answers[0]) == "contains 1, length – · advantage 0.5 · 3 tokens"
-    assert rollouts.told(first.answers[2]) == "contains 0, length – · advantage 0.5 · 3 tokens, cut short"
+    assert rollouts.told(first.answers[2]) == "contains 0, length – · advantage 0.5 · 3 tokens, truncated"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_only_such_runs_have_rollouts(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_compared_rewards_are_no_percentages() -> None:
     metrics = ["loss", "reward", "rewards/contains/mean", "score"]
     assert (
-        chart_table.score_chart(metrics) is HELD_REWARD is chart_table.of_metric("score", score=HELD_REWARD)
+        chart_table.score_chart(metrics) == HELD_REWARD == chart_table.of_metric("score", score=HELD_REWARD)
     )
     assert chart_table.score_chart(["score"]) is chart_table.EXACT
     assert chart_table.of_metric("rewards/contains/mean").title == "Reward, contains"
