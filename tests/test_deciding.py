@@ -15,10 +15,12 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from tests.test_api import KEY, serving
+from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.data.derived import NONE, derivable, derive
 from tuner.data.files import records
 from tuner.data.formats import convert
+from tuner.data.upload import remove
 from tuner.ui import deciding, decisions
 
 ROOT = Path(__file__).parents[1]
@@ -186,6 +188,20 @@ def test_pairs_become_a_choice_between_two_answers(sets: Path) -> None:
         assert options[made["gold"]["better"]] == row["chosen"]
         assert sorted(options.values()) == sorted((row["chosen"], row["rejected"]))
     assert {made["gold"]["better"] for made in found} == {"first", "second"}
+
+
+def test_a_set_that_was_made_before_keeps_its_rows(sets: Path) -> None:
+    made_of("pairs", sets)
+    entry = read_catalog(sets)["pairs_decisions"]
+    (file,) = entry.files()
+    with file.open("a") as rows:
+        rows.write("{}\n")
+    before = file.read_bytes()
+    with pytest.raises(ConfigError, match="already"):
+        derive(read_catalog(sets)["pairs"], sets)
+    assert file.read_bytes() == before
+    remove(entry.name, sets)
+    assert derive(read_catalog(sets)["pairs"], sets).files() != [file] and file.read_bytes() == before
 
 
 def test_tool_calls_become_a_choice_of_tools(sets: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from tuner import private
 from tuner.config.knobs import ConfigError, Problem
+from tuner.data.additions import unused
 from tuner.data.catalog import catalog_folder
 from tuner.data.decisions import CHOICE, MOST
 from tuner.data.entries import Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert
-from tuner.data.upload import UPLOADS, save
+from tuner.data.upload import UPLOADS, must_be_free, save
 from tuner.runs.files import replacing
 from tuner.text.lookup import tr
 
@@ -49,9 +50,10 @@ def derive(entry: Entry, dataset_dir: str | Path) -> Entry:
     Raises ConfigError where nothing comes of it or the name is taken.
     """
     name = f"{entry.name}_decisions"
+    must_be_free(name, dataset_dir)
     make = _better if entry.kind == "pairs" else _tool
     found = (made for place, row in enumerate(_rows(entry)) if (made := make(row, place)) is not None)
-    target = catalog_folder(dataset_dir) / UPLOADS / f"{name}.jsonl"
+    target = unused(catalog_folder(dataset_dir) / UPLOADS / f"{name}.jsonl")
     with private.as_the_person():
         target.parent.mkdir(parents=True, exist_ok=True)
     count = 0

@@ -14,7 +14,7 @@ from tuner.data.entries import Entry
 from tuner.data.files import Broken
 from tuner.data.formats import Dropped, convert
 from tuner.data.pages import Pages
-from tuner.data.upload import UPLOADS, attributes_of, save
+from tuner.data.upload import UPLOADS, attributes_of, must_be_free, save
 from tuner.runs.files import replacing
 
 
@@ -34,6 +34,7 @@ def mended(entry: Entry, name: str, dataset_dir: str | Path) -> Mended:
     Raises ConfigError where the name is taken or the rows cannot be read, OSError where nothing can be written.
     """
     folder = catalog_folder(dataset_dir)
+    must_be_free(name, folder)
     file = unused(folder / UPLOADS / f"{name}.jsonl")
     file.parent.mkdir(parents=True, exist_ok=True)
     known = Pages(entry.files())

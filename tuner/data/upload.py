@@ -160,9 +160,15 @@ def save(
     with locks.locking(folder, wait=math.inf, how=os.O_RDONLY):
         known = _raw(folder)
         if name in known and not replace:
-            raise _refused(tr("There is a data set {name} already; choose another name.", name=name))
+            raise _taken(name)
         _write(folder, {**known, name: whole})
     return made
+
+
+def must_be_free(name: str, dataset_dir: str | Path) -> None:
+    """Say so before a file is written for it. Raises ConfigError where the name is taken or may not be one."""
+    if safe_name(name) in _raw(catalog_folder(dataset_dir)):
+        raise _taken(name)
 
 
 def remove(name: str, dataset_dir: str | Path) -> None:
@@ -198,6 +204,10 @@ def _write(folder: Path, catalog: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         private.share(partial)  # it lies in the person's own folder
+
+
+def _taken(name: str) -> ConfigError:
+    return _refused(tr("There is a data set {name} already; choose another name.", name=name))
 
 
 def _refused(sentence: str) -> ConfigError:
