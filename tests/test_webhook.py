@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from test_jobs import new_run, until
 
+from tuner.config.config import check
 from tuner.config.knobs import ConfigError
 from tuner.config.settings import settings
 from tuner.jobs import submit, webhook
@@ -93,6 +95,41 @@ def test_no_redirect_is_followed_and_nothing_is_raised(home: Path, listener: Lis
     assert not sender.is_alive()
     (home / "settings.yaml").unlink()
     assert webhook.announce(run, run.status()) is None
+
+
+def test_what_is_no_server_of_pages_or_no_address_is_no_crash_and_told_nowhere(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as odd:
+
+        def answer() -> None:
+            asked, _ = odd.accept()
+            with asked:
+                asked.recv(2**16)
+                asked.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        choose(home, f"http://127.0.0.1:{odd.getsockname()[1]}/hook")
+        assert webhook.test() is False
+    choose(home, "https://chat.example:T0KEN/hook")  # a port that is none
+    assert webhook.test() is False
+    assert "T0KEN" not in caplog.text and "took" not in caplog.text.replace("did not take", "")
+
+
+def test_settings_that_cannot_be_read_stop_no_supervisor(home: Path) -> None:
+    (home / "settings.yaml").write_text("webhook: [")
+    run = new_run(2)
+    assert webhook.announce(run, run.status()) is None
+
+
+def test_a_secret_in_a_name_is_masked_wherever_it_stands(home: Path) -> None:
+    secret = "hf_" + "aB3" * 8
+    config, _ = check({"model_name_or_path": "m"})
+    assert config is not None
+    run = Run("5" * 32)
+    run.create(config, f"with {secret}")
+    assert secret in run.name
+    assert secret not in json.dumps(webhook.told(run, run.status(), "finished"))
 
 
 def test_an_address_may_stand_in_the_environment(

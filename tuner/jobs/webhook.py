@@ -6,12 +6,14 @@ a run knows nothing of it. Only https, or http on this machine's loopback; a red
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import threading
 import urllib.request
 from typing import Any
 
+from tuner.config.knobs import ConfigError
 from tuner.config.settings import settings
 from tuner.redact import redact
 from tuner.runs.run import Run
@@ -28,7 +30,7 @@ def announce(run: Run, status: Status, event: str = "") -> threading.Thread | No
     """Say that a run has ended, or the `event`; None where nobody wants to hear of it."""
     try:
         address = settings().webhook_address
-    except ValueError as error:
+    except (ConfigError, ValueError) as error:
         log.warning("No word is sent: %s", redact(str(error)))
         return None
     if not address:
@@ -42,12 +44,13 @@ def announce(run: Run, status: Status, event: str = "") -> threading.Thread | No
 def told(run: Run, status: Status, event: str) -> dict[str, Any]:
     """What is sent: `text` for chats that show it, the rest for programs. Nothing of the config but the stage."""
     why = redact(status.reason) if event != DIVERGING else "The loss is above where it began."
-    sentence = f"{run.name}: {event}. {why}".strip()
+    name = redact(run.name)
+    sentence = f"{name}: {event}. {why}".strip()
     return {
         "text": sentence,
         "event": event,
         "run": run.id,
-        "name": redact(run.name),
+        "name": name,
         "stage": str(run.values().get("stage") or ""),
         "step": status.step,
         "total_steps": status.total_steps,
@@ -80,6 +83,6 @@ def _post(address: str, body: bytes) -> bool:
     try:
         with urllib.request.build_opener(_Stay, *here).open(wanted, timeout=LIMIT):
             return True
-    except (OSError, ValueError) as error:  # the address may hold a password of its own
+    except (OSError, ValueError, http.client.HTTPException) as error:  # its text may hold the address, a secret
         log.warning("The webhook did not take a word: %s", type(error).__name__)
         return False
