@@ -251,6 +251,29 @@ def test_values_of_every_type() -> None:
     assert {of(*one) for one in wrong} == {"unknown gold"}
 
 
+def test_levels_with_numbers_or_names_of_their_own_are_called_by_them() -> None:
+    def of(criteria: Any, gold: Any) -> Any:
+        question = {"type": "score", "criteria": criteria}
+        found = read({"state": "s", "questions": {"q": question}, "gold": {"q": gold}})
+        return found.reason if isinstance(found, Dropped) else found["gold"]["q"]
+
+    one_to_three = [{"1": "bad", "2": "so", "3": "good"}, {"3": "good", "1": "bad", "2": "so"}, [1, 2, 3], ["1", "2", "3"]]  # fmt: skip
+    for criteria in one_to_three:
+        assert [of(criteria, gold) for gold in (1, "1", 1.0, {"label": 1})] == [[1, 0, 0]] * 4
+        assert of(criteria, 3) == [0, 0, 1] and of(criteria, {"2": 3, "3": 1}) == [0, 0.75, 0.25]
+        assert of(criteria, 0) == of(criteria, 4) == "unknown gold" and of(criteria, [1, 0, 0]) == [1, 0, 0]
+        assert of(criteria, {"score": 0.5, "legend": {"0": "x"}, "probabilities": {"0": 0.5, "1": 0.5}}) == [0.5, 0.5, 0]  # fmt: skip
+    assert of(one_to_three[1], "bad") == [1, 0, 0]
+    assert of({"low": "a", "high": "b"}, "high") == of({"low": "a", "high": "b"}, 1) == [0, 1]
+    assert of([0, 1], 1) == of({"0": "a", "1": "b"}, "1") == [0, 1]
+
+
+def test_a_probability_of_yes_alone_says_that_of_no() -> None:
+    for gold in ({"true": 0.75}, {"yes": 0.75, "no": None}, {"no": 0.25}, {"probabilities": {"true": 0.75}}):
+        found = read({"state": "s", "questions": {"q": {"type": "noul"}}, "gold": {"q": gold}})
+        assert found["gold"]["q"] == [0.75, 0.25]
+
+
 def test_nulls_that_tables_put_in_are_left_out_and_those_of_people_kept() -> None:
     record = {
         "state": "s",

@@ -63,6 +63,7 @@ def decisions(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
         raise UnfitError(
             tr("unknown question"), tr("gold answers {name!r}, which is not asked", name=unknown[0])
         )
+    told = {name: _by_place(asked[name], one) for name, one in told.items()}
     wanted = {name: _request(asked[name], told[name], padded) for name in asked if name in told}
     if not wanted:
         raise UnfitError(tr("no answer"), tr("no question of the record has gold"))
@@ -153,7 +154,7 @@ def _request(raw: Any, gold: Any, padded: bool) -> dict[str, Any]:
 
 def _criteria(kind: str, criteria: Any, gold: Any, padded: bool) -> Any:
     if kind == SCORE:
-        levels = list(criteria.values()) if isinstance(criteria, Mapping) else criteria
+        levels = list(_levels(criteria).values()) if isinstance(criteria, Mapping) else criteria
         return [_said(level) for level in levels] if isinstance(levels, list) else levels
     if isinstance(criteria, list) and kind == CHOICE:
         return {str(option): None for option in criteria}
@@ -166,6 +167,13 @@ def _criteria(kind: str, criteria: Any, gold: Any, padded: bool) -> Any:
         named = set(map(str, gold)) if isinstance(gold, Mapping) else {str(gold)}
         options = {k: v for k, v in options.items() if v is not None or k in named}
     return {k: None if v is None else _said(v) for k, v in options.items()}
+
+
+def _levels(criteria: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Levels by their names, the lowest first: by number where all names are numbers, else as they are."""
+    if not all(str(name).isdecimal() for name in criteria):
+        return criteria
+    return dict(sorted(criteria.items(), key=lambda level: int(level[0])))
 
 
 def _said(value: Any) -> Any:
@@ -187,12 +195,48 @@ def shares(question: Question, gold: Any) -> list[float]:
             return shares(question, soft)
         if hard is not None and None in named:
             return shares(question, hard)
-        return _normal(question, {_known(question, key): value for key, value in gold.items()})
+        return _normal(question, _whole(question, {_known(question, k): v for k, v in gold.items()}))
     if isinstance(gold, list) and len(gold) == len(question.options):
         return _normal(question, dict(zip(question.options, gold, strict=True)))
     if question.type == NOUL and type(gold) is float and 0 < gold < 1:
         return _normal(question, {"true": gold, "false": 1 - gold})
     return _normal(question, {_known(question, gold): 1.0})
+
+
+def _by_place(raw: Any, gold: Any) -> Any:
+    """Gold of levels that have numbers or names of their own (1 to 5) by their places from 0, as `shares` has it. Raises
+    UnfitError for a number that no level has."""
+    kind = _TYPE_NAMES.get(str(raw.get("type", "")).lower()) if isinstance(raw, Mapping) else None
+    names = _names_of_levels(_parsed(_value(raw, _CRITERIA))) if kind == SCORE else []
+    return _placed(names, gold) if names else gold
+
+
+def _names_of_levels(criteria: Any) -> list[str]:
+    """What gold calls levels where that is not their place: the keys of an object, or levels that are numbers themselves."""
+    found = list(_levels(criteria)) if isinstance(criteria, Mapping) else criteria
+    names = [str(name) for name in found] if isinstance(found, list) else []
+    own = isinstance(criteria, Mapping) or all(name.isdecimal() for name in names)
+    return names if own and names != [str(place) for place in range(len(names))] else []
+
+
+def _placed(names: list[str], gold: Any) -> Any:
+    gold = _object(gold)
+    if isinstance(gold, Mapping):
+        if set(map(str, gold)) <= set(names):
+            return {str(names.index(str(name))): share for name, share in gold.items()}
+        if _value(gold, ("legend",)) is not None:  # an answer of /v1/systemone, which counts from 0
+            return gold
+        inner = (*_SHARES, *_VALUES)
+        return {key: _placed(names, value) if key in inner else value for key, value in gold.items()}
+    if isinstance(gold, list):
+        return gold
+    text = str(int(gold) if type(gold) is float and gold.is_integer() else gold).strip()
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and all(name.isdecimal() for name in names):
+        said = tr("gold {gold} is no level, they are {levels}", gold=text, levels=", ".join(names[:8]))
+        raise UnfitError(tr("unknown gold"), said[:300])
+    return gold
 
 
 def _object(gold: Any) -> Any:
@@ -228,6 +272,14 @@ def _known(question: Question, value: Any) -> str:
         )
         raise UnfitError(tr("unknown gold"), said[:300])
     return found
+
+
+def _whole(question: Question, shares: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A probability of yes or of no alone says the other one too."""
+    (option, share), *others = [one for one in shares.items() if one[1] is not None] or [("", None)]
+    if question.type != NOUL or others or not isinstance(share, int | float) or not 0 <= share <= 1:
+        return shares
+    return {option: share, "false" if option == "true" else "true": 1 - share}
 
 
 def _normal(question: Question, by_option: Mapping[str, Any]) -> list[float]:
