@@ -63,11 +63,11 @@ def test_a_clean_copy_lacks_what_cannot_be_used_and_what_stands_twice(home: Path
     rows = [json.loads(line) for line in made.entry.files()[0].read_text().splitlines()]
     assert rows == [good, other] and file.read_bytes() == before
     assert set(read_catalog(str(home / "data"))) == {"set", "set_clean"}
-    there = {path for path in home.rglob("*.jsonl")}
+    there = set(home.rglob("*.jsonl"))
     for name, why in (("set_clean", "already"), ("set", "already"), ("../../outside", "no name")):
         with pytest.raises(ConfigError, match=why):
             mending.mended(entry, name, str(home / "data"))
-    assert {path for path in home.rglob("*.jsonl")} == there
+    assert set(home.rglob("*.jsonl")) == there
 
 
 def test_runs_that_used_a_set_are_told_by_its_versions(home: Path) -> None:

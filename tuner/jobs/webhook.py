@@ -83,6 +83,6 @@ def _post(address: str, body: bytes) -> bool:
     try:
         with urllib.request.build_opener(_Stay, *here).open(wanted, timeout=LIMIT):
             return True
-    except (OSError, ValueError, http.client.HTTPException) as error:  # its text may hold the address, a secret
+    except (OSError, ValueError, http.client.HTTPException) as error:  # its text may be secret
         log.warning("The webhook did not take a word: %s", type(error).__name__)
         return False
