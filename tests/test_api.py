@@ -465,6 +465,14 @@ def test_errors_are_the_client_s_own_classes(served: Served, client: Any, worn: 
             {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [ROOM]}}},
             "tool_choice",
         ),
+        *(
+            (
+                openai.BadRequestError,
+                {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": [one]}},
+                "tool_choice",
+            )
+            for one in ("room", {"type": "function", "function": "room"})
+        ),
         (openai.BadRequestError, {"extra_body": {"stop_token_ids": [9999]}}, "stop_token_ids"),
         (openai.BadRequestError, {"extra_body": {"continue_final_message": True}}, "messages"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tuner.data.derived import NONE, derivable, derive
 from tuner.data.files import records
 from tuner.data.formats import convert
 from tuner.data.upload import remove
+from tuner.text.lookup import speaking, tr
 from tuner.ui import deciding, decisions
 
 ROOT = Path(__file__).parents[1]
@@ -248,6 +250,36 @@ def test_the_table_is_a_request_and_a_request_the_table() -> None:
     assert again == asked
     assert "needs criteria" in deciding.read([{"Name": "a", "Type": "One of", "Options": ""}])[1]
     assert deciding.read([{"Name": "", "Type": "Yes or no"}])[1] == "A question needs a name."
+
+
+def test_options_with_semicolons_colons_and_backslashes_stay_whole() -> None:
+    from tuner.data.decisions import questions_of
+
+    chance = random.Random(0)
+
+    def text() -> str:
+        return (
+            "x" + "".join(chance.choices(";:\\ \na", k=chance.randrange(9))) + chance.choice(["", "\\", "y"])
+        )
+
+    for _ in range(500):
+        texts = list(dict.fromkeys(text().strip() for _ in range(4)))
+        asked = {
+            "one": {"type": "choice", "criteria": {one: text().strip() for one in texts}},
+            "bare": {"type": "choice", "criteria": dict.fromkeys(texts)},
+            "much": {"type": "score", "criteria": texts},
+            "yes": {"type": "noul", "criteria": {"true": text().strip(), "false": text().strip()}},
+        }
+        assert deciding.read(deciding.table(questions_of(asked))) == (asked, "")
+    rows = [{"Name": "m", "Type": "One of", "Options": r"\frac: a \sum; b"}]
+    assert deciding.read(rows)[0]["m"]["criteria"] == {r"\frac": r"a \sum", "b": None}
+
+
+def test_a_table_is_read_in_whatever_language_it_was_filled_in() -> None:
+    with speaking("zh_CN"):
+        rows = [{"Name": "a", "Type": tr(deciding.TYPE_WORDS["score"]), "Options": "low; high"}]
+    assert deciding.read(rows)[0]["a"]["type"] == "score"
+    assert deciding.read(rows * 2) == ({}, "Two questions are called a.")
 
 
 def test_the_page_asks_nothing_before_there_is_a_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

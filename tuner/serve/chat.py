@@ -96,17 +96,22 @@ def _allowed(asked: ChatAsked) -> ChatAsked:
     given = choice.get("allowed_tools")
     allowed: dict[str, Any] = given if isinstance(given, dict) else choice  # OpenAI's two interfaces
     mode, listed = allowed.get("mode", "auto"), allowed.get("tools")
-    if mode not in ("auto", "required") or not isinstance(listed, list):
+    if mode not in ("auto", "required") or not isinstance(listed, list) or not all(map(_is_tool, listed)):
         raise ApiError(
             400, "allowed_tools has a mode, which is auto or required, and a list of tools.", "tool_choice"
         )
-    names = set(_names([tool for tool in listed if isinstance(tool, dict)]))
+    names = set(_names(listed))
     kept = [
         tool for tool, name in zip(asked.tools or (), _names(asked.tools or ()), strict=True) if name in names
     ]
     if len(kept) < len(names):
         raise ApiError(400, "allowed_tools names a tool that is not in tools.", "tool_choice")
     return asked.model_copy(update={"tools": kept, "tool_choice": mode})
+
+
+def _is_tool(one: Any) -> bool:
+    """Whether it names a tool in one of OpenAI's two shapes."""
+    return isinstance(one, dict) and isinstance(one.get("function") or {}, dict)
 
 
 def _tools(asked: ChatAsked) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from tuner.data.catalog import read_catalog
 from tuner.data.decisions import CHOICE, NOUL, SCORE, TYPES, Question, QuestionError, questions_of
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
-from tuner.text.lookup import mark, tr
+from tuner.text.lookup import LANGUAGES, catalogue, mark, tr
 from tuner.tracking.votes import BASE
 from tuner.ui import datasets, serving, talk_view, theme, writes
 from tuner.ui.offers import here
@@ -140,18 +141,35 @@ def table(questions: Sequence[Question]) -> list[dict[str, str]]:
             "Type": tr(TYPE_WORDS[one.type]),
             "Question": _text(one.instructions),
             "Options": "; ".join(
-                _option(one, *pair) for pair in zip(one.options, one.descriptions, strict=True)
-            ).strip("; "),
+                filter(
+                    None, (_option(one, *pair) for pair in zip(one.options, one.descriptions, strict=True))
+                )
+            ),
         }
         for one in questions
     ]
 
 
 def _option(question: Question, option: str, description: Any) -> str:
-    said = _text(description)
+    said = _marked(_text(description), ";")
     if question.type == SCORE:
         return said
-    return f"{option}: {said}" if said else "" if question.type == NOUL else option
+    name = _marked(option, ";:")
+    return f"{name}: {said}" if said else "" if question.type == NOUL else name
+
+
+def _marked(text: str, apart: str) -> str:
+    """A text with a backslash before what would part it, and before a backslash that would be taken for such a one."""
+    return re.sub(rf"[{apart}]|\\(?=[\\;:]|\Z)", r"\\\g<0>", text)
+
+
+def _parts(text: str, apart: str) -> list[str]:
+    """What stands between the unmarked signs of a text, marks and all."""
+    return re.findall(rf"((?:\\.|[^{apart}\\]|\\\Z)*)(?:{apart}|\Z)", text, re.DOTALL)
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\\([\\;:])", r"\1", text).strip()
 
 
 def _text(value: Any) -> str:
@@ -182,7 +200,8 @@ def _asked() -> tuple[Any, list[dict[str, Any]]]:
                 tr("Options"),
                 width="large",
                 help=tr(
-                    "Apart by semicolons, each with a description behind a colon if you like; levels the lowest first."
+                    "Apart by semicolons, each with a description behind a colon if you like; levels the lowest first. "
+                    "A backslash before a semicolon keeps it in a text."
                 ),
             ),
         },
@@ -200,17 +219,19 @@ def _state(text: str) -> Any:
 
 def read(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
     """The questions of the table as a request has them, and what is wrong with them."""
-    words = {said: kind for kind, word in TYPE_WORDS.items() for said in (word, tr(word))}
+    words = {catalogue(spoken).text(word): kind for kind, word in TYPE_WORDS.items() for spoken in LANGUAGES}
     asked: dict[str, Any] = {}
     for row in rows:
         kind = words.get(str(row.get("Type")), TYPES[0])
         name = str(row.get("Name") or "").strip()
-        options = [part.strip() for part in str(row.get("Options") or "").split(";") if part.strip()]
+        options = [part for part in _parts(str(row.get("Options") or ""), ";") if part.strip()]
         made: dict[str, Any] = {"type": kind}
         if said := str(row.get("Question") or "").strip():
             made["instructions"] = said
         if options:
-            made["criteria"] = options if kind == SCORE else dict(map(_described, options))
+            made["criteria"] = list(map(_bare, options)) if kind == SCORE else dict(map(_described, options))
+        if name in asked:
+            return {}, tr("Two questions are called {name}.", name=name)
         asked[name] = made
     try:
         questions_of(asked)
@@ -220,8 +241,8 @@ def read(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
 
 
 def _described(option: str) -> tuple[str, str | None]:
-    name, _, said = option.partition(":")
-    return name.strip(), said.strip() or None
+    name = _parts(option, ":")[0]
+    return _bare(name), _bare(option[len(name) + 1 :]) or None
 
 
 # --- what they say -------------------------------------------------------------------------------------------------
