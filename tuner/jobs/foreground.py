@@ -22,7 +22,7 @@ from tuner.jobs.control import Refused
 from tuner.jobs.executors import which
 from tuner.jobs.submit import place, stays, write_needs
 from tuner.jobs.supervisor import ensure_supervisor
-from tuner.runs import locks
+from tuner.runs import files, locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
 from tuner.text.lookup import tr
@@ -33,6 +33,14 @@ LOOK = 2.0
 """Seconds between two looks whether there is a supervisor."""
 STARTS = 10.0
 """Seconds that one may take to start, while the worker imports its libraries, before another is started in its place."""
+
+
+class NotNow(Refused):
+    """Its turn did not come; `kept` says why in the run's folder, where no sentence of one language stands."""
+
+    def __init__(self, kept: Message) -> None:
+        self.kept = kept
+        super().__init__(str(kept))
 
 
 def _to_stderr(sentence: str) -> None:
@@ -144,8 +152,7 @@ def take_slot(
         queue.enqueue(run.id)
         return lock, _turn(run, wait, say)
     except BaseException as error:
-        refused = Message("stopped.told", {"text": str(error)})
-        said = refused if isinstance(error, Refused) else message("stopped.waiting")
+        said = error.kept if isinstance(error, NotNow) else message("stopped.waiting")
         run.update(state="stopped", cause=said, ended=run.status().ended_now())
         queue.forget(run.id)
         watch.mark_unsettled(run)
@@ -167,33 +174,23 @@ def _turn(run: Run, wait: bool, say: Say) -> dict[str, int]:
         taken = None if ahead or short else slots.take(run.id, choice, count)
         if taken is not None:
             return taken
-        sentence = short.rstrip(".。") or _what_is_before(ahead, choice)
+        before = message("before.room", free=files.free() >> 20) if short else _what_is_before(ahead, choice)
         if not wait:
-            raise Refused(
-                tr(
-                    "{sentence}; `tuner submit` queues this run, or wait until it has ended.",
-                    sentence=sentence,
-                )
-            )
+            raise NotNow(message("stopped.not_now", before=before))
         if run.requested("stop") or run.requested("cancel"):
-            raise Refused(tr("Stopped while it waited for its turn."))
+            raise NotNow(message("stopped.turn"))
+        sentence = str(before)
         if sentence != told:
             told = sentence
             say(tr("{sentence}; this one waits its turn.", sentence=sentence))
         time.sleep(0.2)
 
 
-def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> str:
+def _what_is_before(ahead: Sequence[str], choice: Sequence[str]) -> Message:
     holders = [s.run for s in slots.slots() if s.name in choice and s.run]
     if holders:
-        return tr(
-            "Run {holders} is running on {choice}", holders=", ".join(holders), choice=", ".join(choice)
-        )
-    return (
-        tr("Run {ahead} is before it in the queue", ahead=ahead[0])
-        if ahead
-        else tr("The slot is being freed")
-    )
+        return message("before.running", holders=", ".join(holders), choice=", ".join(choice))
+    return message("before.queued", ahead=ahead[0]) if ahead else message("before.freed")
 
 
 def _ahead(run: Run, choice: Sequence[str]) -> list[str]:

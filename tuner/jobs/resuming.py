@@ -13,8 +13,11 @@ from tuner.jobs import launch, queue, watch
 from tuner.runs import checkpoints, locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, Status
-from tuner.text.lookup import tr
-from tuner.text.message import Message, message
+from tuner.text.lookup import ENGLISH, speaking, tr
+from tuner.text.message import Message, message, plain
+
+BEGINNING = "the beginning"
+"""In a status, in the place of a checkpoint: compared, and never shown."""
 
 
 class Refused(Exception):  # noqa: N818  said as a sentence: "Refused: ..."
@@ -102,7 +105,7 @@ def after_reboot(run: Run) -> Status | None:
         source, damaged = _source(run, None)
     except Refused:
         return None
-    start = source.name if source else tr("the beginning")
+    start = source.name if source else BEGINNING
     if status.auto_resumed == start:
         return None
     from_there = source.name if source else ""
@@ -140,7 +143,8 @@ def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
         return path, ""
     damaged: list[str] = []
     for path in reversed(checkpoints.of(run)):
-        wrong = checkpoints.valid(path)
+        with speaking(ENGLISH):  # a note keeps it
+            wrong = checkpoints.valid(path)
         if wrong is None:
             return path, " ".join(damaged)
         damaged.append(wrong)
@@ -149,7 +153,7 @@ def _source(run: Run, checkpoint: str | Path | None) -> tuple[Path | None, str]:
             tr(
                 "Run {id} cannot be resumed: no checkpoint is whole. {damaged}",
                 id=run.id,
-                damaged=" ".join(damaged),
+                damaged=" ".join(str(plain(one)) for one in damaged),
             ).strip()
         )
     return None, ""

@@ -10,6 +10,7 @@ import re
 import signal
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -305,11 +306,11 @@ def from_exit(ending: ExitInfo, values: Values) -> Reason:
     return Reason(message("error.exit", exit_code=ending.exit_code, line=line, **known), again)
 
 
-def _signal(number: int) -> str:
-    try:
-        return tr("signal {number} ({name})", number=number, name=signal.Signals(number).name)
-    except ValueError:
-        return tr("signal {number}", number=number)
+def _signal(number: int) -> Message:
+    name = ""
+    with suppress(ValueError):  # real-time signals have none
+        name = signal.Signals(number).name
+    return message("signal", number=number, name=name)
 
 
 def stalled(idle: float, usual: float | None, stopped: bool) -> Message:

@@ -62,6 +62,7 @@ MESSAGES: dict[str, str] = {
     "rank": "Rank {number} ({count} processes): {why}",
     "rebooted": "The machine was restarted while the run was[ at step {step}| before its first step].[ {checkpoint} is kept.]",
     "killed": "The worker was killed by {signal}[ at step {step}| before its first step].[ {checkpoint} is kept.]",
+    "signal": "signal {number}[ ({name})]",
     "killed.unseen": "The worker died[ at step {step}| before its first step] unobserved, most likely killed from outside.[ {checkpoint} is kept.]",
     "killed.starting": "The worker died while starting,[ at step {step}| before its first step] unobserved, most likely killed from outside.[ {checkpoint} is kept.]",
     "node_lost": "What it ran on is gone[, at step {step}|, before its first step]: {why}[ {checkpoint} is kept.]",
@@ -82,6 +83,13 @@ MESSAGES: dict[str, str] = {
     "stopped.claimed": "The run {name} waited for this slot, so the model was unloaded.",
     "stopped.queued": "Cancelled while queued.",
     "stopped.waiting": "Interrupted while queued.",
+    "stopped.turn": "Stopped while it waited for its turn.",
+    "stopped.not_now": "{before}; `tuner submit` queues this run, or wait until it has ended.",
+    # what a run waits for that may not wait
+    "before.room": "Waits for room: only {free} MiB of disk are free",
+    "before.running": "Run {holders} is running on {choice}",
+    "before.queued": "Run {ahead} is before it in the queue",
+    "before.freed": "The slot is being freed",
     "lost": "Whatever was making this run ended before the run was in the queue; submit it once more.",
     # how an answer of a model ended before its end
     "answer.stopped": "Stopped.",
