@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tuner import private
 from tuner.config.knobs import ConfigError
 from tuner.data import mending
 from tuner.data.catalog import read_catalog
@@ -39,6 +40,14 @@ def test_rows_are_found_by_a_word_and_by_their_line(tmp_path: Path) -> None:
     assert known.at("c.jsonl", 1) is None and known.at("b.jsonl", 1) == 41
 
 
+def test_quotes_backslashes_and_line_ends_are_found(tmp_path: Path) -> None:
+    texts = ['He said "hi" twice.', r"\\frac{1}{2}", "one\ntwo"]
+    known = Pages([lines(tmp_path / "a.jsonl", *[{"text": text} for text in texts])])
+    assert known.count() == 3
+    for number, word in enumerate(('"hi"', r"\frac{1}", "one\ntwo")):
+        assert [row.record for row in known.find(word, 5, 10.0)[0]] == [{"text": texts[number]}]
+
+
 def test_another_cutoff_is_counted_from_what_was_measured() -> None:
     lengths = np.arange(1, 201, dtype=np.int32)
     found = Report(stage="sft", template="t", cutoff_len=100, kept=200, quantiles=_quantiles(lengths))
@@ -63,6 +72,7 @@ def test_a_clean_copy_lacks_what_cannot_be_used_and_what_stands_twice(home: Path
     rows = [json.loads(line) for line in made.entry.files()[0].read_text().splitlines()]
     assert rows == [good, other] and file.read_bytes() == before
     assert set(read_catalog(str(home / "data"))) == {"set", "set_clean"}
+    assert made.entry.files()[0].stat().st_mode & 0o777 == 0o666 & ~private.persons_umask()
     there = set(home.rglob("*.jsonl"))
     for name, why in (("set_clean", "already"), ("set", "already"), ("../../outside", "no name")):
         with pytest.raises(ConfigError, match=why):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner import private
 from tuner.data.additions import unused
 from tuner.data.catalog import catalog_folder
 from tuner.data.entries import Entry
@@ -36,7 +37,8 @@ def mended(entry: Entry, name: str, dataset_dir: str | Path) -> Mended:
     folder = catalog_folder(dataset_dir)
     must_be_free(name, folder)
     file = unused(folder / UPLOADS / f"{name}.jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with private.as_the_person():
+        file.parent.mkdir(parents=True, exist_ok=True)
     known = Pages(entry.files())
     seen: set[bytes] = set()
     kept = unusable = duplicates = 0
@@ -51,6 +53,7 @@ def mended(entry: Entry, name: str, dataset_dir: str | Path) -> Mended:
                 seen.add(mark)
                 out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
                 kept += 1
+    private.share(file)  # it lies in the person's own folder
     return Mended(save(name, file, attributes_of(entry.name, folder), folder), kept, unusable, duplicates)
 
 

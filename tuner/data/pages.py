@@ -136,12 +136,15 @@ class Pages:
 
     def find(self, word: str, most: int, seconds: float) -> tuple[list[Row], int]:
         """The first rows in which a text stands, upper or lower case, and how many rows were looked at in that time."""
-        wanted, until, number = word.lower(), time.monotonic() + seconds, 0
+        until, number = time.monotonic() + seconds, 0
+        within_text = json.dumps(word, ensure_ascii=False)[1:-1].lower()  # quotes and backslashes as JSON has them
+        wanted = {word.lower(), within_text}
         found: list[Row] = []
         while number < self.counted and len(found) < most and time.monotonic() < until:
             row = self._row(number)
             told = row.record if isinstance(row.record, dict) else row.record.excerpt
-            if wanted in json.dumps(told, ensure_ascii=False, default=str).lower():
+            text = json.dumps(told, ensure_ascii=False, default=str).lower()
+            if any(one in text for one in wanted):
                 found.append(row)
             number += 1
         return found, number
