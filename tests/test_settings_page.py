@@ -36,6 +36,11 @@ def test_the_offline_switch_is_a_line_of_the_file(home: Path) -> None:
     assert not settings.settings().offline and "HF_HUB_OFFLINE" not in os.environ
     assert file.read_text().count("offline") == 1
 
+    file.write_text('{"webhook": "$HOOK", "ray_cpus": 2}\n')
+    offline.set_offline(True)
+    assert settings.settings().offline and settings.settings().ray_cpus == 2
+    offline.set_offline(False)
+
     os.environ["HF_HUB_OFFLINE"] = "1"  # said by hand: the switch does not undo it
     offline.set_offline(True)
     offline.set_offline(False)
@@ -58,6 +63,20 @@ def test_a_diagnostics_bundle_has_what_is_needed_and_no_secret(
     assert '"torch": "' in texts["machine.json"] and "Traceback" in texts[f"runs/{run.id}/log.txt"]
     everything = "\n".join(texts.values())
     assert not [s for s in ("ASecretOfMine", "verySecretPath", "me:pass") if s in everything]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'webhook: {}', 'webhook : "{}"', '"webhook": {}', "{{webhook: '{}', offline: true}}", '{{"webhook": "{}"}}',
+        "webhook: >-\n  {}", "webhook:\n  {}", "webhook: {}\nnonsense: true", "webhook: {}\n- [",
+    ],
+)  # fmt: skip
+def test_a_webhook_is_masked_however_it_is_written(home: Path, written: str) -> None:
+    (home / "settings.yaml").write_text(written.format("https://hooks.example.com/T0/verySecretPath"))
+    with zipfile.ZipFile(io.BytesIO(diagnostics.bundle())) as archive:
+        text = archive.read("settings.yaml").decode()
+    assert "verySecret" not in text and "webhook" in text and "***" in text
 
 
 def test_the_page_shows_machine_disk_tracker_and_switch(

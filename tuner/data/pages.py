@@ -137,7 +137,9 @@ class Pages:
     def find(self, word: str, most: int, seconds: float) -> tuple[list[Row], int]:
         """The first rows in which a text stands, upper or lower case, and how many rows were looked at in that time."""
         until, number = time.monotonic() + seconds, 0
-        within_text = json.dumps(word, ensure_ascii=False)[1:-1].lower()  # quotes and backslashes as JSON has them
+        within_text = json.dumps(word, ensure_ascii=False)[
+            1:-1
+        ].lower()  # quotes and backslashes as JSON has them
         wanted = {word.lower(), within_text}
         found: list[Row] = []
         while number < self.counted and len(found) < most and time.monotonic() < until:

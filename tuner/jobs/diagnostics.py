@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tuner import __version__, hardware, paths
 from tuner.config import settings
+from tuner.config.knobs import ConfigError
 from tuner.redact import MASK, redact
 from tuner.runs.run import Run
 from tuner.tracking.rows import RunFilter
@@ -34,8 +35,7 @@ LIBRARIES = (
 )
 FAILED = 5
 """Runs that failed last, of which the record and the log's end are taken."""
-_HOOK = re.compile(r"(?m)^(\s*webhook:\s*)(?!\$).+$")
-"""An address that may be a secret by itself."""
+_ADDRESS = re.compile(r"https?://[^\s\"',}]+")
 LOG_END, SUPERVISOR_END = 30_000, 60_000
 """Bytes."""
 
@@ -76,7 +76,7 @@ def _texts() -> Iterator[tuple[str, str]]:
         ),
     )
     for name, text in _file("settings.yaml", settings.path(), LOG_END):
-        yield name, _HOOK.sub(rf"\1{MASK}", text)
+        yield name, _masked(text)
     yield from _file("supervisor.log", paths.mlruns() / "supervisor.log", SUPERVISOR_END)
     with suppress(TrackerError):
         for row in first_runs(FAILED, RunFilter(states=("failed",))):
@@ -85,6 +85,19 @@ def _texts() -> Iterator[tuple[str, str]]:
             yield from _file(f"runs/{row.id}/config.yaml", run.folder / "config.yaml", LOG_END)
             if run.exists:
                 yield f"runs/{row.id}/log.txt", run.log_tail(LOG_END)
+
+
+def _masked(text: str) -> str:
+    """The settings without the webhook's address, a secret by itself, however YAML may have it. Other addresses stay where
+    the file can be read."""
+    try:
+        known = settings.settings()
+    except ConfigError:
+        return _ADDRESS.sub(MASK, text)
+    hook = known.webhook
+    if not hook or hook.startswith("$") or hook in text:
+        return text.replace(hook, MASK) if hook and not hook.startswith("$") else text
+    return _ADDRESS.sub(MASK, text)
 
 
 def _file(name: str, path: Path, end: int) -> Iterator[tuple[str, str]]:
