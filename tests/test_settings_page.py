@@ -26,7 +26,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_the_offline_switch_is_a_line_of_the_file(home: Path) -> None:
+def test_the_offline_switch_is_a_line_of_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = home / "settings.yaml"
     file.write_text("# mine\nwebhook: $HOOK  # a variable\n")
     offline.set_offline(True)
@@ -40,6 +40,14 @@ def test_the_offline_switch_is_a_line_of_the_file(home: Path) -> None:
     offline.set_offline(True)
     assert settings.settings().offline and settings.settings().ray_cpus == 2
     offline.set_offline(False)
+
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as a dashboard has it that imported it before
+    offline.set_offline(True)
+    assert constants.HF_HUB_OFFLINE
+    offline.set_offline(False)
+    assert not constants.HF_HUB_OFFLINE
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # said by hand: the switch does not undo it
     offline.set_offline(True)

@@ -30,6 +30,7 @@ FILE = "settings.yaml"
 NO_HOOK = mark("a webhook is an https address, or an http one on 127.0.0.1 or localhost, without a password")
 _HOOK = re.compile(r"https://[^\s/@]+(/\S*)?|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(/\S*)?")
 _HUB, _OURS = "HF_HUB_OFFLINE", "TUNER_WENT_OFFLINE"
+_OBEYING = ("huggingface_hub.constants", "datasets.config")
 _VARIABLE = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -70,15 +71,24 @@ class Settings(BaseModel):
 
 def go_offline() -> None:
     """Let this process and those it starts ask nothing of a hub, or ask again, as the file says. What the environment
-    says by itself holds. Before libraries are imported, which look at it once."""
+    says by itself holds. Libraries look at it once: those that are imported already are told."""
     try:
         wanted = settings().offline
     except ConfigError:
         return
+    before = os.environ.get(_HUB) == "1"
     if wanted and not os.environ.get(_HUB):
         os.environ[_HUB] = os.environ[_OURS] = "1"
     elif not wanted and os.environ.pop(_OURS, ""):
         del os.environ[_HUB]
+    _tell(os.environ.get(_HUB) == "1", before)
+
+
+def _tell(offline: bool, before: bool) -> None:
+    """Let the libraries that are imported obey a switch that was changed."""
+    for name in _OBEYING if offline != before else ():
+        if name in sys.modules and hasattr(sys.modules[name], _HUB):
+            setattr(sys.modules[name], _HUB, offline)
 
 
 def path() -> Path:
