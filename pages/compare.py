@@ -5,7 +5,7 @@ from functools import partial
 
 import streamlit as st
 
-from tuner.text.lookup import tr
+from tuner.text.lookup import language, tr
 from tuner.tracking.history import history, means, metric_names
 from tuner.tracking.store import TrackerError
 from tuner.ui import (
@@ -120,7 +120,7 @@ sections = {
 }
 st.download_button(
     tr("Download as HTML"),
-    lambda: report_html.report(", ".join(names.values()), figures, sections),
+    partial(report_html.report, ", ".join(names.values()), figures, sections, language()),
     "comparison.html",
     "text/html",
     icon=":material/download:",

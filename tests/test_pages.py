@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -626,11 +627,17 @@ def test_curves_as_a_table_do_no_harm_in_a_spreadsheet() -> None:
     assert told[0] == "run,step,loss" and told[2].endswith(",5,0.25") and told[1].startswith("\"'=cmd")
 
 
+def test_a_report_is_in_the_language_of_the_page_that_offers_it() -> None:
+    with ThreadPoolExecutor(1) as pool:  # as a download is made: in a thread without a session
+        there = pool.submit(report_html.report, "x", {}, {"a": [{"Run": "r"}]}, "zh_CN").result()
+    assert '<html lang="zh">' in there and "<th>Run</th>" not in there
+
+
 def test_a_report_is_one_file_that_asks_for_nothing() -> None:
     curves = {"a": (np.arange(5), np.arange(5.0))}
     figure = charts.overlay(chart_table.LOSS, curves, {"a": "</script><b>bold"}, smoothing=0.0, log=False)
     said = report_html.report(
-        "<i>x</i>", {"Loss": figure}, {"Cost": [{"Run": "<img src=x>"}], "Left out": []}
+        "<i>x</i>", {"Loss": figure}, {"Cost": [{"Run": "<img src=x>"}], "Left out": []}, "en"
     )
     assert "<i>" not in said and "<img src=x>" not in said and "</script><b>" not in said
     assert "&lt;img src=x&gt;" in said and "Left out" not in said

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from tuner import __version__
-from tuner.text.lookup import language, tr
+from tuner.text.lookup import language, speaking, tr
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1f2421}"
@@ -23,8 +23,19 @@ def report(
     title: str,
     figures: Mapping[str, go.Figure],
     sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    spoken: str,
 ) -> str:
-    """The file's text. `figures` and `sections` go by their headings; an empty table is left out."""
+    """The file's text in the language `spoken`: a download is made in a thread that has none of the page's. `figures` and
+    `sections` go by their headings; an empty table is left out."""
+    with speaking(spoken):
+        return _report(title, figures, sections)
+
+
+def _report(
+    title: str,
+    figures: Mapping[str, go.Figure],
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for place, (heading, figure) in enumerate(figures.items()):
         parts.append(f"<h2>{html.escape(heading)}</h2>")

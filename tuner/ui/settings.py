@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 
 import streamlit as st
@@ -67,7 +68,11 @@ def tracker() -> None:
     st.markdown(f":green[:material/check_circle: {tr('MLflow answers in {took} ms.', took=took)}]")
     if store.database():
         st.caption(tr("Start MLflow's own pages in a shell:"))
-        st.code(f"mlflow ui --backend-store-uri '{store.shown_uri()}'", language="bash", wrap_lines=True)
+        st.code(
+            f"mlflow ui --backend-store-uri {shlex.quote(store.shown_uri())}",
+            language="bash",
+            wrap_lines=True,
+        )
     else:
         st.link_button(tr("Open MLflow"), store.shown_uri(), icon=":material/open_in_new:")
 
