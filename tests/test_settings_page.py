@@ -87,6 +87,16 @@ def test_a_webhook_is_masked_however_it_is_written(home: Path, written: str) -> 
     assert "verySecret" not in text and "webhook" in text and "***" in text
 
 
+def test_no_secret_is_cut_in_two_where_a_log_begins(home: Path) -> None:
+    log = home / "mlruns" / "supervisor.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    first = "asked https://me:oneVeryLongPassword@host/x\n"
+    log.write_text(first + "." * (diagnostics.SUPERVISOR_END - len("LongPassword@host/x\n") - 1) + "\n")
+    with zipfile.ZipFile(io.BytesIO(diagnostics.bundle())) as archive:
+        text = archive.read("supervisor.log").decode()
+    assert text.startswith("...") and "LongPassword" not in text
+
+
 def test_the_page_shows_machine_disk_tracker_and_switch(
     home: Path, libraries_looked_through_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,8 +83,7 @@ def _texts() -> Iterator[tuple[str, str]]:
             run = Run(row.id)
             yield from _file(f"runs/{row.id}/status.json", run.folder / "status.json", LOG_END)
             yield from _file(f"runs/{row.id}/config.yaml", run.folder / "config.yaml", LOG_END)
-            if run.exists:
-                yield f"runs/{row.id}/log.txt", run.log_tail(LOG_END)
+            yield from _file(f"runs/{row.id}/log.txt", run.log_path, LOG_END)
 
 
 def _masked(text: str) -> str:
@@ -101,5 +100,8 @@ def _masked(text: str) -> str:
 
 
 def _file(name: str, path: Path, end: int) -> Iterator[tuple[str, str]]:
+    """A file's last whole lines: of half a secret nobody can tell what it is."""
     with suppress(OSError):
-        yield name, path.read_bytes()[-end:].decode("utf-8", "replace")
+        held = path.read_bytes()
+        whole = held if len(held) <= end else held[-end:].partition(b"\n")[2]
+        yield name, whole.decode("utf-8", "replace")
