@@ -271,7 +271,7 @@ def test_an_answer_waits_for_its_server_and_is_told_when_there_will_be_none(serv
     assert one.answer.state == "waiting"
     place.append(server.place)
     one.thread.join(10)
-    assert one.answer.state == "done" and "allow more to read on" in str(one.answer.why)
+    assert one.answer.state == "done" and "allow more tokens to read on" in str(one.answer.why)
 
     def never() -> Place | None:
         raise Unanswered("The run ended: out of memory.")
