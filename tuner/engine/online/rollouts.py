@@ -162,10 +162,13 @@ def shared_rollouts(
     seeds: Sequence[int] | None,
     rewards: Sequence[Reward],
     told: Callable[[int], None] = lambda done: None,
+    each: int = 1,
 ) -> Rollouts:
     """What `rollouts` gives, written and scored by all processes of the run, each its share; all get all of it. `told`
-    hears of this process's share as of the whole."""
-    own = group.own_part(len(rows))
+    hears of this process's share as of the whole. The `each` answers of a prompt stay together, for a reward may compare
+    them."""
+    prompts = group.own_part(len(rows) // each)
+    own = slice(prompts.start * each, prompts.stop * each)
     asked = None if seeds is None else seeds[own]
     made = rollouts(writer, rows[own], asked, rewards, lambda done: told(min(done * group.size(), len(rows))))
     return Rollouts.together(group.gathered(made))

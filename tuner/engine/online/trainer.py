@@ -220,6 +220,7 @@ class OnlineTrainer(PackedTrainer):
             seeds,
             self.sources.rewards,
             lambda done: self.sources.progress(done, len(asked)),
+            schedule.answers,
         )
 
     def _answered(self, made: Rollouts, generation: int) -> Experience:
