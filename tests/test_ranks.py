@@ -90,6 +90,8 @@ def rewarded(stage: str, processes: int) -> Config:
         "gradient_accumulation_steps": 4 // processes,
         "engine": "auto",
     }
+    if stage == "rloo":  # to one prompt a step, so that a process has nothing to write
+        more["num_generations"] = 8
     if stage == "ppo":
         del more["num_generations"]
     return config_of(stage, processes, **more | REWARDED[stage])

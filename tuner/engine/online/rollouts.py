@@ -182,6 +182,8 @@ def rollouts(
     told: Callable[[int], None] = lambda done: None,
 ) -> Rollouts:
     """An answer to each of these rows (a row stands as often as it is to be answered), and what it got."""
+    if not rows:
+        return Rollouts([], [], [])  # a process with nothing to write
     found = writer.answers([row["prompt_ids"] for row in rows], seeds, told)
     made = completions(rows, found, writer.words)
     ids = [np.array(answer.ids, np.int32) for answer in found]
