@@ -47,14 +47,12 @@ def strip(run: Run) -> None:
 
 def _asked(run: str, base: str, version: str, decides: bool) -> None:
     if decides:
-        st.button(
-            tr("Decide"),
+        st.page_link(
+            "pages/decide.py",
+            label=tr("Decide"),
             icon=":material/rule_settings:",
-            key=f"next-decide-{run}",
             help=tr("Ask it questions beside its base model."),
-            on_click=state.go,
-            args=("decide",),
-            kwargs={"base": base, "adapter": version},
+            query_params={"base": base, "adapter": version},
         )
         return
     st.button(
