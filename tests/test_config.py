@@ -18,6 +18,7 @@ from tuner.config import config as c
 from tuner.config.knobs import ConfigError, Section, sections_of
 from tuner.config.training_arguments import NAMES
 from tuner.config.without_effect import REASONS, unheeded
+from tuner.text.lookup import speaking
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (
@@ -148,6 +149,21 @@ def test_what_is_wrong_is_said_in_one_sentence(words: list[str], parts: list[str
     said = refusal(start + words)
     assert all(part in said for part in parts), said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("learning_rate=abc", "--learning_rate 的值是 'abc'：应为数字。"),
+        ("learning_rate=-1", "--learning_rate 的值是 '-1'：应大于 0。"),
+        ("max_steps=1.5", "--max_steps 的值是 '1.5'：应为整数。"),
+        ("bf16=maybe", "--bf16 的值是 'maybe'：应为 true 或 false。"),
+        ("lora_dropout=2", "--lora_dropout 的值是 '2'：应小于或等于 1。"),
+    ],
+)
+def test_a_wrong_value_is_explained_in_the_language_of_the_moment(word: str, said: str) -> None:
+    with speaking("zh_CN"):
+        assert said in refusal(["model_name_or_path=m", word])
 
 
 def test_any_training_argument_of_transformers_is_a_knob() -> None:

@@ -23,6 +23,7 @@ from tuner.data.files import records
 from tuner.data.formats import convert
 from tuner.data.upload import remove
 from tuner.text.lookup import speaking, tr
+from tuner.tracking.adapter_rows import AdapterRow
 from tuner.ui import deciding, decisions
 
 ROOT = Path(__file__).parents[1]
@@ -327,3 +328,12 @@ def test_an_evaluation_in_words_is_refused_before_it_starts(sets: Path) -> None:
         "holds typed questions" in problem.sentence
         and "do_eval=true eval_dataset=decisions" in problem.sentence
     )
+
+
+def test_who_answers_first_is_what_was_asked_for_else_what_learnt_decisions() -> None:
+    known = {f"{stage}/1": AdapterRow(stage, 1, stage=stage) for stage in ("dpo", "decide", "sft")}
+    assert deciding.first(known, "") == ["decide/1"]
+    assert deciding.first(known, "sft/1") == ["sft/1"]
+    assert deciding.first(known, "gone/7") == ["decide/1"]
+    assert deciding.first({"dpo/1": known["dpo/1"]}, "") == ["dpo/1"]
+    assert deciding.first({}, "") == []

@@ -28,7 +28,7 @@ from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal, takes_nu
 from tuner.config.training_arguments import TrainingArguments
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 
 Values = Mapping[str, Any]
 C = TypeVar("C", bound=RunConfig)
@@ -205,9 +205,36 @@ def _emptied(knob: Knob, value: Any) -> bool:
     return nothing and not knob.optional
 
 
+WANTED = {
+    "float": mark("should be a number"),
+    "int": mark("should be a whole number"),
+    "bool": mark("should be true or false"),
+    "string": mark("should be a text"),
+    "tuple": mark("should be a list"),
+    "finite": mark("should be a finite number"),
+}
+"""What a knob takes, by the first word of pydantic's kind of error: float_parsing, float_type."""
+BOUNDS = {
+    "gt": mark("should be greater than {bound}"),
+    "ge": mark("should be greater than or equal to {bound}"),
+    "lt": mark("should be less than {bound}"),
+    "le": mark("should be less than or equal to {bound}"),
+}
+
+
+def _refusal(error: ErrorDetails) -> str:
+    """Why a value is refused, in the person's language; pydantic's own words for what it seldom says."""
+    for name, bound in (error.get("ctx") or {}).items():
+        if name in BOUNDS:
+            return tr(BOUNDS[name], bound=f"{bound:.12g}")
+    if said := WANTED.get(error["type"].partition("_")[0]):
+        return tr(said)
+    return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+
+
 def _problem(error: ErrorDetails, knobs: Mapping[str, Knob]) -> Problem:
     name = str(error["loc"][0]) if error["loc"] else ""
-    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    said = _refusal(error)
     shown = "***" if name in knobs and knobs[name].secret else repr(error["input"])
     sentence = tr("--{name} is {shown}, but it {said}.", name=name, shown=shown, said=said)
     if name == "stage" and (why := NO_STAGE.get(str(error["input"]))):

@@ -37,7 +37,9 @@ class Evaluation(Section):
         False, "Let the model generate its answers, as do_predict needs it.", advanced=True
     )
     eval_strategy: Literal["no", "steps", "epoch"] = knob(
-        "no", "When to measure while training: never, every eval_steps, or after each epoch.", usual="steps"
+        "no",
+        "When to measure while training: never, every eval_steps, or after each epoch.",
+        usual="steps; epoch where an epoch is short",
     )
     eval_steps: OptionalFloat = knob(
         None,

@@ -106,8 +106,8 @@ def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
         better = _side(chosen, entry, "chosen", notes)
         worse = _side(rejected, entry, "rejected", notes)
     _ends_with_prompt(messages)
-    _not_empty(better, "chosen")
-    _not_empty(worse, "rejected")
+    _not_empty(better, mark("chosen"))
+    _not_empty(worse, mark("rejected"))
     if same(better, worse):
         raise UnfitError(tr("identical answers"), better["content"][:120])
     if notes.untrained:
@@ -251,13 +251,14 @@ def _ends_with_prompt(messages: Sequence[Message]) -> None:
         raise UnfitError(tr("no prompt"), tr("the turns before the answer do not end with the user"))
 
 
-def _not_empty(said: Message, side: str = "answer") -> None:
+EMPTY = mark("the {side} is empty")
+THOUGHT = mark("the {side} is a thought and no words")
+
+
+def _not_empty(said: Message, side: str = mark("answer")) -> None:
     if not said["content"].strip() and not said.get("tool_calls"):
-        thought = "reasoning_content" in said
-        raise UnfitError(
-            tr("empty answer"),
-            tr("the {side} is {tr}", side=side, tr=tr("a thought and no words") if thought else "empty"),
-        )
+        why = THOUGHT if "reasoning_content" in said else EMPTY
+        raise UnfitError(tr("empty answer"), tr(why, side=tr(side)))
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------

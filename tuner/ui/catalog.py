@@ -88,6 +88,9 @@ def there(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 def table(entries: Mapping[str, Entry], chosen: str, folder: str) -> None:
     """The sets on this machine as a table, page by page, in which another one is chosen by its name."""
     found = _searched(entries) if len(entries) > SIZE else list(entries.values())
+    if not found:
+        theme.empty("search_off", tr("No matching data set"), tr("Change the search."))
+        return
     pages = max(1, -(-len(found) // SIZE))
     number = state.page() if state.page() <= pages else 1
     rows = {e.name: _row(e, e.name == chosen) for e in found[(number - 1) * SIZE : number * SIZE]}

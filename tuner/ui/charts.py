@@ -185,6 +185,11 @@ def as_csv(curves: Mapping[str, Series], names: Mapping[str, str], metric: str) 
     return made.getvalue()
 
 
+def shows(edges: Floats, cutoff: int) -> bool:
+    """Whether the cutoff, in tokens, is near enough to the longest row for a line in the chart of lengths."""
+    return cutoff <= float(edges[-1]) * 1.3
+
+
 def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
     """How many rows have each length in tokens, and where the cutoff falls; what lies beyond it has the other colour."""
     colours = PALETTES["light"]
@@ -201,7 +206,7 @@ def lengths(edges: Floats, counts: Floats, cutoff: int) -> go.Figure:
             hovertemplate=tr("%{customdata} tokens: %{y:,} rows") + "<extra></extra>",
         )
     )
-    if cutoff <= float(edges[-1]) * 1.3:
+    if shows(edges, cutoff):
         drawn.add_vline(x=cutoff, line={"color": colours.ink, "dash": "dash", "width": 1.4})
     drawn.update_layout(hovermode="closest", hoverdistance=20, showlegend=False)
     return drawn

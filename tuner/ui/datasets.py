@@ -303,6 +303,10 @@ def _spread(entry: Entry) -> int:
     return 0 if st.checkbox(tr("Check every row"), key=f"every-{entry.name}", help=said) else SAMPLE
 
 
+LENGTHS = mark("**Length of examples** :gray[{said} tokens]")
+LENGTHS_AND_CUTOFF = mark("**Length of examples** :gray[{said} tokens; dashed: cutoff]")
+
+
 def _report(found: Report, entry: Entry) -> None:
     figures: dict[str, str] = {
         "Rows read": tr("{read} of {there}", read=count(found.read), there=count(found.there))
@@ -327,11 +331,12 @@ def _report(found: Report, entry: Entry) -> None:
     if found.histogram:
         with theme.card("lengths", gap="xsmall"):
             words = {"p50": tr("median"), "p95": tr("95% ≤"), "max": tr("max")}
-            said = ", ".join(f"{w} {number(found.tokens[n])}" for n, w in words.items() if n in found.tokens)
-            st.markdown(tr("**Length of examples** :gray[{said} tokens; dashed: cutoff]", said=said))
-            drawn = charts.lengths(
-                np.asarray(found.histogram["edges"]), np.asarray(found.histogram["counts"]), found.cutoff_len
-            )
+            told = (f"{w} {number(found.tokens[n])}" for n, w in words.items() if n in found.tokens)
+            said = tr(", ").join(told)
+            edges = np.asarray(found.histogram["edges"])
+            shown = charts.shows(edges, found.cutoff_len)
+            st.markdown(tr(LENGTHS_AND_CUTOFF if shown else LENGTHS, said=said))
+            drawn = charts.lengths(edges, np.asarray(found.histogram["counts"]), found.cutoff_len)
             charts.draw(drawn, "lengths", tr("Lengths of examples in tokens: {said}.", said=said))
             _by_cutoff(found)
     _findings(tr("Dropped rows"), found.dropped, entry)

@@ -12,15 +12,18 @@ from typing import Any
 import streamlit as st
 
 from tuner.chats.completions import Unanswered
+from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
 from tuner.data.decisions import CHOICE, NOUL, SCORE, TYPES, Question, QuestionError, questions_of
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
 from tuner.text.lookup import LANGUAGES, catalogue, mark, tr
+from tuner.tracking.adapter_rows import AdapterRow
 from tuner.tracking.votes import BASE
 from tuner.ui import datasets, serving, talk_view, theme, writes
 from tuner.ui.offers import here
+from tuner.ui.state import asked
 from tuner.ui.words import safe, share
 
 MOST = 3
@@ -75,22 +78,29 @@ def panel() -> None:
 def _models() -> tuple[str, list[str]]:
     bases = serving.bases()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        base = str(
-            st.selectbox(tr("Base model"), bases, index=0 if bases else None, key="decide-base", width=230)
-            or ""
-        )
+        wanted = asked("base")
+        index = bases.index(wanted) if wanted in bases else 0 if bases else None
+        base = str(st.selectbox(tr("Base model"), bases, index=index, key="decide-base", width=230) or "")
         known = serving.versions(base)
         columns = st.multiselect(
             tr("Who answers"),
             [BASE, *known],
-            default=[BASE, *list(known)[:1]],
+            default=[BASE, *first(known, asked("adapter"))],
             max_selections=MOST,
             format_func=lambda one: serving.named(one, known),
             key=f"decide-columns-{base}",
         )
     if base:
-        serving.line(base, "", columns, "decisions", busy=False)
+        serving.line(base, "", columns, "decisions", busy=False, unloaded=tr("Load it to ask."))
     return base, columns
+
+
+def first(known: Mapping[str, AdapterRow], wanted: str) -> list[str]:
+    """The version that answers unasked: the wanted one, else the newest that learnt decisions, else the newest."""
+    learnt = [
+        one for one, row in known.items() if row.stage in KINDS and KINDS[row.stage].predicts == "decisions"
+    ]
+    return [wanted] if wanted in known else [*learnt, *known][:1]
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------

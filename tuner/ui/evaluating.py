@@ -90,6 +90,8 @@ def _versions(base: str, asked: str) -> list[str]:
 
 
 def _called(word: str, row: AdapterRow | None) -> str:
+    if word == BASE:
+        return tr("Base model")
     return f"{word}  ·  {', '.join(row.aliases)}" if row and row.aliases else word
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import streamlit as st
@@ -153,8 +153,9 @@ def connect(run: Run) -> Connect:
 # --- on the page ---------------------------------------------------------------------------------------------------
 
 
-def line(base: str, last: str, columns: Sequence[str], key: str, busy: bool) -> Redraw:
-    """The line that says where the server stands, with a button where somebody has to start it.
+def line(base: str, last: str, columns: Sequence[str], key: str, busy: bool, unloaded: str = "") -> Redraw:
+    """The line that says where the server stands, with a button where somebody has to start it; `unloaded` is said
+    instead of what is true of a chat, where the first message starts it.
 
     While answers are on their way the page draws it anew by what this returns; else it does so itself.
     """
@@ -164,7 +165,7 @@ def line(base: str, last: str, columns: Sequence[str], key: str, busy: bool) -> 
             return partial(_redrawn, slot, base, last, [])
         seen = standing(base, last)
         every = None if seen.ended else LOADED_EVERY if seen.at else LOADING_EVERY
-        st.fragment(_watched, run_every=every)(base, last, columns, key, seen.word)
+        st.fragment(_watched, run_every=every)(base, last, columns, key, seen.word, unloaded)
     return lambda: None
 
 
@@ -176,10 +177,12 @@ def _redrawn(slot: DeltaGenerator, base: str, last: str, before: list[Standing])
             _told(seen)
 
 
-def _watched(base: str, last: str, columns: Sequence[str], key: str, before: str) -> None:
+def _watched(base: str, last: str, columns: Sequence[str], key: str, before: str, unloaded: str) -> None:
     seen = standing(base, last)
     if seen.word != before:
         st.rerun()  # the whole page: what can be asked now is another thing
+    if unloaded and seen.run is None:
+        seen = replace(seen, said=unloaded)
     _told(seen, partial(_starting, seen, base, columns, key) if seen.ended else None)
 
 

@@ -308,7 +308,7 @@ def english_label(name: str) -> str:
 def staged(name: str) -> str:
     """A stage in words with its short name behind: Fine-tuning (sft)."""
     said = tr(KINDS[name].label) if name in KINDS else name
-    return said if name in said.lower() or not trains(name) else f"{said} ({name})"
+    return said if name in said.lower() or not trains(name) else tr("{said} ({name})", said=said, name=name)
 
 
 _FLAG = re.compile(r"--([a-z][a-z0-9_]+)")
