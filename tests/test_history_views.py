@@ -72,6 +72,9 @@ def test_a_tag_is_given_to_all_that_are_ticked(home: Path, monkeypatch: pytest.M
     ids = [create_run(new_run(2).config(), name).id for name in ("one", "two", "three")]
     monkeypatch.setattr(streamlit, "session_state", {"tag": " kind: good "})
     monkeypatch.setattr(picking, "still", lambda _, wanted: wanted[:2])  # the third was unticked meanwhile
+    said: list[str] = []
+    monkeypatch.setattr("streamlit.toast", lambda text, **_: said.append(text))
     history._tag_all(ids, "tag")
+    assert said == ["Tagged 2 runs."]
     tags = [row.tags for row in map(get_row, ids) if row]
     assert [dict(t).get("kind") for t in tags] == ["good", "good", None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 
 import streamlit as st
 
@@ -184,8 +185,10 @@ def actions(chosen: Sequence[RunRow]) -> None:
 def _tag_all(ids: Sequence[str], key: str) -> None:
     """Give a tag to all runs that are ticked still."""
     text = str(st.session_state.get(key) or "").strip()
-    for run_id in picking.still(TABLE, ids) if text else ():
-        _said(lambda run_id=run_id: writes.set_tag(run_id, *_pair(text)))  # type: ignore[misc]
+    asked = picking.still(TABLE, ids) if text else []
+    done = [run_id for run_id in asked if _said(partial(writes.set_tag, run_id, *_pair(text)))]
+    if done:
+        st.toast(tr("Tagged {runs}.", runs=count(len(done), "run")), icon=":material/label:")
     st.session_state[key] = ""
 
 
@@ -332,11 +335,14 @@ def words(row: RunRow) -> None:
                 st.caption(safe(row.reason))
 
 
-def _said(act: Callable[[], None]) -> None:
+def _said(act: Callable[[], None]) -> bool:
+    """Whether it worked; why not is said."""
     try:
         act()
     except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
+        return False
+    return True
 
 
 def _rename(run_id: str) -> None:
