@@ -339,3 +339,5 @@ def test_prompts_on_disk_are_the_prompts_that_were_written_there(tmp_path: Path)
     assert list(found) == rows
     with pytest.raises(ConfigError, match="holds rows for stage grpo or rloo or ppo, and this run is sft"):
         tokenized_cache.read(folder, config_of("sft", reward_funcs=()))
+    with pytest.raises(ConfigError, match="holds rows for stage grpo or rloo or ppo, and this run is decide"):
+        tokenized_cache.read(folder, config_of("decide", reward_funcs=()))

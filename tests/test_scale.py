@@ -546,7 +546,7 @@ def test_of_a_long_catalog_only_the_set_that_is_open_is_read(
         elements.append(len(list(app.main)))
     assert elements[0] == elements[1]
     app, _ = drawn("datasets", monkeypatch, q="no such set")
-    assert any(said.value == "0 sets" for said in app.caption)
+    assert any(said.value == "Change the search." for said in app.caption)
 
 
 # --- the dashboard -------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_the_whole_way(studio, page, record) -> None:
     still(page)
     expect(field(page, "model_name_or_path").locator("input").first).to_have_value(re.compile("data/starter"))
     type_into(page, "learning_rate", "fast")
-    expect(field(page, "learning_rate").get_by_text("valid number")).to_be_visible()
+    expect(field(page, "learning_rate").get_by_text("should be a number")).to_be_visible()
     expect(launch).to_be_disabled()
     type_into(page, "learning_rate", "1e-3")  # the recipe's way in fewer steps
     command = page.get_by_test_id("stCode").first

@@ -23,8 +23,9 @@ STAGES_OF = {
     "chosen_ids": named(where=lambda kind: kind.rows == "pairs"),
     "completion_ids": LABELLED,
     "question_ids": DECIDING,
-    "asked": REWARDED + DECIDING,
+    "asked": REWARDED,
 }
+"""Whose rows have such a column; the first that a row has says it."""
 
 
 def folder_of(config: Config) -> Path | None:
@@ -116,16 +117,16 @@ def read(folder: Path, config: Config) -> tuple[Rows, dict[str, Rows], dict[str,
     train = parts.pop("train", None) or parts.pop(".", None)
     if train is None or not len(train):
         raise _unfit(folder, tr("holds no part called train"))
-    for key, stages in STAGES_OF.items():
-        if key in train.keys and config.stage not in stages:
-            raise _unfit(
-                folder,
-                tr(
-                    "holds rows for stage {stages}, and this run is {stage}",
-                    stages=tr(" or ").join(stages),
-                    stage=config.stage,
-                ),
-            )
+    stages = next((stages for key, stages in STAGES_OF.items() if key in train.keys), (config.stage,))
+    if config.stage not in stages:
+        raise _unfit(
+            folder,
+            tr(
+                "holds rows for stage {stages}, and this run is {stage}",
+                stages=tr(" or ").join(stages),
+                stage=config.stage,
+            ),
+        )
     evaluation = {"" if name in ("validation", "test") else name: rows for name, rows in parts.items()}
     about = folder / ABOUT
     return train, evaluation, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
