@@ -83,14 +83,14 @@ def _figures(config: Config) -> None:
         )
         what, each = read_as(config)
         right.metric(
-            tr("{what} per step", what=what),
+            tr("{what} / step", what=what),
             count(plan.examples_per_step),
             help=tr("Batch size × accumulation × devices. Usual: 8 to 64."),
         )
         rows = tr("Prompts") if config.kind.rewarded else what
         left.metric(rows, count(plan.rows), help=tr("Rows of the data sets, before any are dropped."))
         right.metric(
-            tr("Tokens per epoch"),
+            tr("Tokens / epoch"),
             _tokens(plan, each, config),
             help=tr("≈ from a sample of the rows; ≤ the most, where answers are still to be generated."),
         )
