@@ -75,7 +75,7 @@ def test_nothing_is_left_of_what_a_run_says_and_fails_with(
 def test_nothing_is_left_of_the_whole_way(walk: Walk, record_property: Callable[[str, object], None]) -> None:
     run_id = walk.failing_run()
     assert walk.refusals() == [2, 2, 2, 2, 2, 2]
-    assert "http://***@127.0.0.1:1 is there" in walk.away_tracker()
+    assert "http://***@127.0.0.1:1 exists" in walk.away_tracker()
     walk.resumed_and_deleted(run_id)
     walk.trained_to_the_end()
     kept = {path.parent.name for path in walk.home.glob("mlruns/runs/*/secrets.json")}
