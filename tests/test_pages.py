@@ -485,6 +485,7 @@ def test_memory_has_its_parts_and_the_process_of_a_cpu_run() -> None:
     assert list(memory_bar.parts(there)) == ["Activations", "Weights", "Optimizer", "Gradients", "Logits"]
     assert memory_bar.needed(there) == 1000 and memory_bar.needed(here) == 1000 + memory_bar.PROCESS
     assert sum(memory_bar.parts(here).values()) == memory_bar.needed(here)
+    assert memory_bar.told_apart({"a": 900, "b": 85, "c": 10, "d": 5}) == {"a": 900, "b": 85, "Other": 15}
     assert memory_bar.needed(Plan()) is None and memory_bar.parts(Plan()) == {}
 
 

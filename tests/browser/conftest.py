@@ -120,6 +120,20 @@ def still(page: sync_api.Page) -> None:
     sync_api.expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=120_000)
 
 
+def field(page: sync_api.Page, name: str) -> sync_api.Locator:
+    """The form's field of a knob."""
+    return page.locator(f".st-key-field-{name}")
+
+
+def type_into(page: sync_api.Page, name: str, text: str) -> None:
+    """Type a knob's value, once its field is there; a field that is replaced is drawn twice for a moment."""
+    still(page)
+    typed = field(page, name).locator("input")
+    sync_api.expect(typed).to_have_count(1)
+    typed.fill(text)
+    typed.press("Enter")
+
+
 def _end_workers(home: Path) -> None:
     """Whatever the test left at work in this home: by the environment it was started with, never by a name."""
     import psutil

@@ -15,7 +15,7 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import field, still, type_into  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -45,21 +45,9 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     tabs.close()
 
 
-def field(page, name: str):
-    return page.locator(f".st-key-field-{name}")
-
-
 def speak(page, language: str) -> None:
     page.locator(".st-key-language input").click()
     page.get_by_role("option", name=language, exact=True).click()
-
-
-def type_into(page, name: str, text: str) -> None:
-    still(page)
-    typed = field(page, name).locator("input")
-    expect(typed).to_have_count(1)
-    typed.fill(text)
-    typed.press("Enter")
 
 
 def choose(page, name: str, option: str) -> None:

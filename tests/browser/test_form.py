@@ -11,12 +11,10 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import field  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
-
-
-def field(page, name: str):
-    return page.locator(f".st-key-field-{name}")
 
 
 def type_into(page, name: str, text: str) -> None:

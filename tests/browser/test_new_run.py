@@ -7,7 +7,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import field, still  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -17,10 +17,6 @@ VALUES = {"model_name_or_path": "models/tiny", "dataset": "pairs", "stage": "dpo
 @pytest.fixture(scope="module")
 def worker() -> str:
     return "tests.browser.paced_worker"
-
-
-def field(page, name: str):
-    return page.locator(f".st-key-field-{name}")
 
 
 @pytest.mark.slow

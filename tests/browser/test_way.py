@@ -13,7 +13,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import field, still, type_into  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -26,19 +26,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("clone")
     shutil.copytree(STARTER, made / "data", ignore=shutil.ignore_patterns("uploads"))
     return made
-
-
-def field(page, name: str):
-    return page.locator(f".st-key-field-{name}")
-
-
-def type_into(page, name: str, text: str) -> None:
-    """Type a knob's value, once its field is there; a field that is replaced is drawn twice for a moment."""
-    still(page)
-    typed = field(page, name).locator("input")
-    expect(typed).to_have_count(1)
-    typed.fill(text)
-    typed.press("Enter")
 
 
 def start_from(page, recipe: str) -> None:

@@ -9,6 +9,7 @@ from importlib import metadata
 
 from tuner import __version__, hardware, paths
 from tuner.cli.words import OK, parser, refuse
+from tuner.config import libraries
 from tuner.config.settings import settings
 from tuner.text.lookup import mark, tr
 
@@ -41,23 +42,10 @@ def doctor(words: list[str]) -> int:
         )
     )
     print(f"bfloat16  {tr('yes') if hardware.bf16() else tr('no: leave --bf16 off')}")
-    missing = []
-    for package in (
-        "torch",
-        "transformers",
-        "peft",
-        "trl",
-        "datasets",
-        "accelerate",
-        "mlflow",
-        "streamlit",
-        "plotly",
-    ):
-        try:
-            print(f"{package:<13} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            missing.append(package)
-            print(tr("{package:<13} missing", package=package))
+    found = libraries.versions()
+    for package, version in found.items():
+        print(f"{package:<13} {version}" if version else tr("{package:<13} missing", package=package))
+    missing = [package for package, version in found.items() if not version]
     for package, use in EXTRAS.items():
         try:
             print(f"{package:<13} {metadata.version(package)}")

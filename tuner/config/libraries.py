@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tuner.config.knobs import ConfigError, Problem
@@ -16,6 +18,19 @@ from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
+
+
+ALWAYS = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow", "streamlit", "plotly")
+"""The libraries that decide what a run does, which every installation has."""
+
+
+def versions() -> dict[str, str]:
+    """Their versions; empty for one that is missing."""
+    found = dict.fromkeys(ALWAYS, "")
+    for name in ALWAYS:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @dataclass(frozen=True)

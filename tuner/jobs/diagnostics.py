@@ -10,11 +10,10 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from tuner import __version__, hardware, paths
-from tuner.config import settings
+from tuner.config import libraries, settings
 from tuner.config.knobs import ConfigError
 from tuner.redact import MASK, redact
 from tuner.runs.run import Run
@@ -22,17 +21,6 @@ from tuner.tracking.rows import RunFilter
 from tuner.tracking.runs import first_runs
 from tuner.tracking.store import TrackerError, shown_uri
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "datasets",
-    "accelerate",
-    "mlflow",
-    "streamlit",
-    "plotly",
-)
 FAILED = 5
 """Runs that failed last, of which the record and the log's end are taken."""
 _ADDRESS = re.compile(r"https?://[^\s\"',}]+")
@@ -41,13 +29,8 @@ LOG_END, SUPERVISOR_END = 30_000, 60_000
 
 
 def versions() -> dict[str, str]:
-    """The libraries that decide what a run does; empty for one that is missing."""
-    found = {"tuner": __version__, "Python": platform.python_version()}
-    for library in LIBRARIES:
-        found[library] = ""
-        with suppress(metadata.PackageNotFoundError):
-            found[library] = metadata.version(library)
-    return found
+    """The studio's own version, Python's, and those of the libraries that decide what a run does."""
+    return {"tuner": __version__, "Python": platform.python_version(), **libraries.versions()}
 
 
 def bundle() -> bytes:

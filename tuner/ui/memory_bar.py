@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from html import escape
 
 import streamlit as st
 
 from tuner.plan.plan import Plan
 from tuner.plan.shape import Memory
 from tuner.text.lookup import mark, tr
-from tuner.ui.words import NONE, safe, share, size
+from tuner.ui.words import NONE, share, size
 
 PARTS = {
     "weights": mark("Weights"),
@@ -43,26 +44,36 @@ def parts(plan: Plan) -> dict[str, int]:
     return dict(sorted(((n, b) for n, b in held.items() if b), key=lambda part: -part[1]))
 
 
+def told_apart(held: dict[str, int]) -> dict[str, int]:
+    """The parts that can be told apart in a bar; those under a fiftieth of it are one."""
+    least = sum(held.values()) / 50
+    small = sum(part for part in held.values() if part < least)
+    shown = {name: part for name, part in held.items() if part >= least}
+    return shown | ({tr("Other"): small} if small else {})
+
+
 def draw(plan: Plan) -> None:
-    """A bar of the parts as long as the memory that is free, or as what is needed where that is more."""
-    held, total = parts(plan), needed(plan)
+    """A bar of the parts as long as the memory that is free, or as what is needed where that is more, and its legend."""
+    held, total = told_apart(parts(plan)), needed(plan)
     if not held or not total:
         return
     whole = max(total, plan.free)
     told = ", ".join(f"{name} {size(part)}" for name, part in held.items())
-    fits = total <= plan.free
     segments = "".join(
-        f'<span class="part-{place % 6}" style="width:{100 * part / whole:.2f}%"></span>'
+        f'<span class="part-{place}" style="width:{100 * part / whole:.2f}%"></span>'
         for place, part in enumerate(held.values())
+    )
+    legend = "".join(
+        f'<span><i class="part-{place}"></i>{escape(name)} {size(part)}</span>'
+        for place, (name, part) in enumerate(held.items())
     )
     label = tr(
         "Memory: {total} needed, {free} free; {parts}", total=size(total), free=size(plan.free), parts=told
     )
+    over = " over" if total > plan.free else ""
     st.html(
-        f'<div class="memory-bar{"" if fits else " over"}" role="img" aria-label="{label}">{segments}</div>'
-    )
-    legend = "  ".join(
-        f":gray[{safe(name)}] {size(part)}" for name, part in list(held.items())[:4] if part >= 0.01 * total
+        f'<div class="memory-bar{over}" role="img" aria-label="{escape(label)}">{segments}</div>'
+        f'<div class="memory-legend">{legend}</div>'
     )
     part_of = share(total / plan.free) if plan.free else NONE
-    st.caption(f"{legend}  ·  {tr('{share} of {free} free', share=part_of, free=size(plan.free))}")
+    st.caption(tr("{share} of {free} free", share=part_of, free=size(plan.free)))
