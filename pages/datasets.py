@@ -5,7 +5,7 @@ import streamlit as st
 from tuner.config.kinds import usual_for
 from tuner.config.knobs import ConfigError
 from tuner.data.catalog import read_catalog
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 from tuner.ui import catalog, datasets, deriving, draft, state, theme, upload
 from tuner.ui.words import safe
 
@@ -60,9 +60,9 @@ with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         key=f"use-{name}-of-{folder}",
     )
 
-preview, sees, report = st.tabs(
-    [tr("Preview"), tr("What the model sees"), tr("Report")], key="view", bind="query-params"
-)
+views = (mark("Preview"), mark("What the model sees"), mark("Report"))
+state.reword("view", views, tr)
+preview, sees, report = st.tabs(list(map(tr, views)), key="view", bind="query-params")
 if preview.open:
     with preview:
         datasets.preview(entry)

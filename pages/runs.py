@@ -72,6 +72,7 @@ if predicted := answers.predictions_of(run):
     names.insert(1 if values.get("do_train") else 0, mark("Predictions"))
 if decided := decisions.report_of(run):
     names.insert(1 if values.get("do_train") else 0, mark("Decisions"))
+state.reword("tab", names, tr)
 tabs = dict(zip(names, st.tabs(list(map(tr, names)), key="tab", bind="query-params"), strict=True))
 if measured and tabs["Evaluation"].open:
     with tabs["Evaluation"]:

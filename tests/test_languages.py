@@ -25,6 +25,7 @@ from tuner.cli.knob_help import knob_help
 from tuner.text import lookup, recognise
 from tuner.text.lookup import Catalogue, offered, speaking, tr, trn
 from tuner.text.message import message, plain, render
+from tuner.ui import state
 
 pytestmark = pytest.mark.usefixtures("libraries_looked_through_once")
 ROOT = Path(__file__).parents[1]
@@ -491,3 +492,18 @@ def test_every_text_is_recognised_as_itself() -> None:
             assert pattern.fullmatch(said), english
             found = recognise.recognised(said, "zh_CN")
             assert found is not None and re.sub(r"\{\w+[^}]*\}", "x7", found.english) == said
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "shown"),
+    [("zh_CN", "Report", "报告"), ("en", "报告", "Report"), ("en", "Report", None), ("en", "unheard", None)],
+)
+def test_a_link_from_a_page_in_another_language_opens_the_same(
+    monkeypatch: pytest.MonkeyPatch, code: str, said: str, shown: str | None
+) -> None:
+    kept: dict[str, str] = {}
+    monkeypatch.setattr("streamlit.query_params", {"view": said})
+    monkeypatch.setattr("streamlit.session_state", kept)
+    with speaking(code):
+        state.reword("view", ["Preview", "Report"], tr)
+    assert kept.get("view") == shown

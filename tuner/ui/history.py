@@ -62,6 +62,7 @@ def filters() -> RunFilter:
         model = _one(mark("Model"), known.models, 120)
         dataset = _one(mark("Data set"), known.datasets, 120)
         tag = _one(mark("Tag"), tuple(known.tags), 95)
+        state.reword("sort", SORTS)
         sort = st.selectbox(
             tr("Sort by"), list(SORTS), format_func=tr, key="sort", bind="query-params", width=135
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tuner.config.config import KNOBS, dump, read, to_yaml
 from tuner.config.knobs import ConfigError
 from tuner.redact import redacted
 from tuner.runs.files import replace_text
+from tuner.text.lookup import LANGUAGES, catalogue, tr
 
 
 def drafts() -> Path:
@@ -94,6 +95,18 @@ def asked(name: str) -> str:
 def asked_all(name: str) -> list[str]:
     """Every value of a name in the URL's query, in order, once each."""
     return list(dict.fromkeys(v for v in st.query_params.get_all(name) if v))
+
+
+def reword(name: str, options: Iterable[str], shown: Callable[[str], str] = str) -> None:
+    """Take one of these options (English texts) from the address where it stands there in another language: a widget that
+    is bound to the address writes the word that it shows, and links are sent to others. `shown` makes of an option the
+    value that the widget has."""
+    said = asked(name)
+    if not said or name in st.session_state:
+        return
+    known = {catalogue(code).text(option): option for code in LANGUAGES for option in options}
+    if said in known and said != tr(known[said]):
+        st.session_state[name] = shown(known[said])
 
 
 def page() -> int:
