@@ -32,6 +32,8 @@ from tuner.engine.decision_losses import figures as measured
 from tuner.engine.decision_losses import finish, losses, masks, sums
 from tuner.jobs.live import Outcome
 from tuner.runs.run import series
+from tuner.tracking.evaluations import of_decisions, of_tags
+from tuner.ui import evaluation
 
 STARTER = Path(__file__).parents[1] / "data" / "starter"
 COLOURS = ("red", "blue", "green")
@@ -165,6 +167,11 @@ def test_it_learns_and_leaves_what_pipelines_read(studio: Path, taught: tuple[An
         json.loads(line) for line in (live.output / "generated_predictions.jsonl").read_text().splitlines()
     ]
     assert len(lines) == 64 and set(lines[0]) == {"answers", "gold"}
+    (version,) = of_tags(of_decisions(live.run))
+    assert (version.dataset, version.rows, version.run_id) == ("d", 64, live.run.id)
+    said = f"Accuracy {report['after']['accuracy']:.1%} on d"
+    assert evaluation.briefly([version]) == said
+    assert version.metrics["decisions/kl"] == report["after"]["kl"]
 
 
 @pytest.fixture(scope="module")

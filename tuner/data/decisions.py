@@ -18,6 +18,10 @@ from tuner.text.lookup import tr
 
 SETTINGS = "decision.json"
 """The file beside weights that holds labels and temperatures."""
+REPORT = "decisions.json"
+"""In a run's folder: how it answered the rows kept aside, which its page shows and its version is measured by."""
+MEASURED = ("accuracy", "record_accuracy", "brier", "kl", "calibration_error", "score_distance")
+"""What of that is said of the version."""
 NOUL, CHOICE, SCORE = TYPES = ("noul", "choice", "score")
 """Yes or no (as the System One interface calls it), one of several options, a level."""
 LETTERS = tuple(string.ascii_uppercase)

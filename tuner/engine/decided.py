@@ -14,7 +14,7 @@ import torch
 from tuner.config.config import Config
 from tuner.data.decision_rows import Read, label_ids, questions_in
 from tuner.data.decision_scores import LEAST, Answered, Prior, bins, confusions, figures, temperatures
-from tuner.data.decisions import NOUL, SCORE, SETTINGS, TYPES, Question, settings
+from tuner.data.decisions import NOUL, REPORT, SCORE, SETTINGS, TYPES, Question, settings
 from tuner.data.tokens import load_tokenizer
 from tuner.engine.decision_trainer import label_logits, padded
 from tuner.engine.live import LiveRun
@@ -25,8 +25,6 @@ from tuner.text.message import message
 if TYPE_CHECKING:
     from transformers import Trainer
 
-REPORT = "decisions.json"
-"""In the run's folder: what its page shows of answers to the rows kept aside."""
 MOST_PRIOR = 20_000
 """Records of what is learnt from that are looked at for how often each option is expected."""
 

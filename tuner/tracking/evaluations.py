@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tuner.data.decisions import MEASURED, REPORT
 from tuner.runs.metrics import metric_name
 from tuner.runs.run import Run
 
@@ -68,6 +69,26 @@ def _told(found: Mapping[str, Any], run: Run) -> Iterator[tuple[str, str, str]]:
                 told["metrics"] = dict(list(told["metrics"].items())[:-1])
                 told["base"] = {name: value for name, value in base.items() if name in told["metrics"]}
             yield one["name"], str(one["version"]), text
+
+
+def of_decisions(run: Run) -> dict[str, str]:
+    """The tag of a version that learnt decisions, with what its own run measured; none for another version."""
+    file = run.folder / REPORT
+    with suppress(OSError, ValueError):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        values = run.values()
+        dataset = ",".join(values.get("eval_dataset") or values.get("dataset") or ())[:200]
+        told = {
+            "dataset": dataset,
+            "run_id": run.id,
+            "rows": report["records"],
+            "at": file.stat().st_mtime,
+            "metrics": {
+                f"decisions/{name}": value for name, value in report["after"].items() if name in MEASURED
+            },
+        }
+        return {TAG + metric_name(dataset.replace("/", "-")): json.dumps(told)[:LONGEST_TAG]}
+    return {}
 
 
 def _dataset(found: Mapping[str, Any]) -> str:

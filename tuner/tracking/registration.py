@@ -28,6 +28,7 @@ from tuner.runs.run import Run
 from tuner.runs.weights import BrokenWeights, check_finite
 from tuner.text.lookup import tr
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters, local_folder
+from tuner.tracking.evaluations import of_decisions
 from tuner.tracking.store import (
     TrackerError,
     as_default,
@@ -277,7 +278,7 @@ def _version(run: Run, request: Request, model_id: str, tags: dict[str, str]) ->
             source=f"models:/{model_id}",
             run_id=mlflow_id(run.id),
             model_id=model_id,  # a server refuses the source without it
-            tags={**tags, "model_id": model_id},
+            tags={**tags, **of_decisions(run), "model_id": model_id},
             description=request.asked["note"] or None,
         )
     return int(made.version)

@@ -14,8 +14,7 @@ from tuner.text.lookup import mark, tr
 from tuner.tracking import adapters, usage
 from tuner.tracking.adapters import AdapterRow, list_adapters
 from tuner.tracking.rows import Page
-from tuner.tracking.votes import BASE
-from tuner.ui import draft, evaluation, exporting, lineage, picking, scoreboard, state, theme, writes
+from tuner.ui import draft, evaluation, exporting, lineage, picking, scoreboard, state, theme, ways, writes
 from tuner.ui.picking import Column, Place
 from tuner.ui.words import NONE, ago, count, date, listed, place, safe, safe_lines, size
 
@@ -259,16 +258,7 @@ def _folded(names: Sequence[str], noun: str) -> tuple[str, str | None]:
 def _doings(row: AdapterRow) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if row.base:
-            st.button(
-                tr("Chat"),
-                icon=":material/forum:",
-                type="tertiary",
-                key=f"chat-{row.name}-{row.version}",
-                help=tr("Chat with it beside its base model."),
-                on_click=state.go,
-                args=("chat",),
-                kwargs={"base": place(row.base), "column": [BASE, _id(row)]},
-            )
+            ways.ask(place(row.base), _id(row), row.stage, f"chat-{row.name}-{row.version}", type="tertiary")
         if row.run_id and _there(row.run_id):
             st.page_link(
                 "pages/runs.py",
@@ -276,12 +266,7 @@ def _doings(row: AdapterRow) -> None:
                 icon=":material/monitoring:",
                 query_params={"run": row.run_id},
             )
-        st.page_link(
-            "pages/evaluate.py",
-            label=tr("Evaluate"),
-            icon=":material/rule:",
-            query_params={"adapter": _id(row)},
-        )
+        ways.evaluate(_id(row), row.stage)
         st.button(
             tr("Continue training"),
             icon=":material/school:",

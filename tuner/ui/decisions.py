@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from tuner.data.decisions import REPORT
 from tuner.runs.run import Run
 from tuner.text.lookup import mark, tr
 from tuner.ui import charts, theme
@@ -19,9 +20,8 @@ from tuner.ui.chart import Chart
 from tuner.ui.theme import PALETTES
 from tuner.ui.words import NONE, count, number, safe, share
 
-FILE = "decisions.json"
 TYPES = {"noul": mark("yes or no"), "choice": mark("one of several"), "score": mark("how much")}
-_FIGURES = {
+FIGURES = {
     "accuracy": (mark("Accuracy"), mark("Questions whose likeliest option is the expected one.")),
     "record_accuracy": (mark("Whole records"), mark("Records of which every question is right.")),
     "brier": (
@@ -38,13 +38,16 @@ _FIGURES = {
         mark("How many levels the mean level is from the expected one."),
     ),
 }
-_PERCENT = ("accuracy", "record_accuracy", "calibration_error")
+"""What a decision model is measured by, with what it means."""
+PERCENT = ("accuracy", "record_accuracy", "calibration_error")
+LOW = ("brier", "kl", "calibration_error", "score_distance")
+"""What is better when it is lower."""
 
 
 def report_of(run: Run) -> dict[str, Any] | None:
     """The report of a run; None where it has none."""
     with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((run.folder / FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run.folder / REPORT).read_text(encoding="utf-8"))
         return found
     return None
 
@@ -97,7 +100,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
         del columns["With temperature"]
     rows = [
         {"Figure": tr(said)} | _row(name, columns) | {"What it is": tr(why)}
-        for name, (said, why) in _FIGURES.items()
+        for name, (said, why) in FIGURES.items()
     ]
     for kind, word in TYPES.items():
         if f"accuracy/{kind}" in report["after"]:
@@ -110,7 +113,7 @@ def figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _row(name: str, columns: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    percent = name.partition("/")[0] in _PERCENT
+    percent = name.partition("/")[0] in PERCENT
     values = {column: found.get(name) for column, found in columns.items()}
     return {c: NONE if v is None else share(v) if percent else number(v) for c, v in values.items()}
 

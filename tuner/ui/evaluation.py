@@ -18,7 +18,7 @@ from tuner.runs.run import Run
 from tuner.text.lookup import language, mark, tr
 from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.evaluations import Measured, results
-from tuner.ui import chat, theme
+from tuner.ui import chat, decisions, theme
 from tuner.ui.words import NONE, count, number, safe, safe_lines
 
 FILE = "generated_predictions.jsonl"
@@ -63,9 +63,11 @@ _TITLES |= {
     )
     for name in ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
 }
+_TITLES |= {f"decisions/{name}": said for name, said in decisions.FIGURES.items()}
 _SHARES = {"exact": 1, "score/correct": 100, "score/preferred": 100}
+_SHARES |= {f"decisions/{name}": 100 for name in decisions.PERCENT}
 """What makes a share of a metric a percentage."""
-_LOW = frozenset({"perplexity"})
+_LOW = frozenset({"perplexity", *(f"decisions/{name}" for name in decisions.LOW)})
 """Metrics that are better when they are lower."""
 _NEITHER = ("answers_per_second", "reward_std")
 """Metrics that are neither better nor worse."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tuner.config.kinds import KINDS, trains
+from tuner.config.kinds import trains
 from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.text.lookup import tr
 from tuner.tracking.rows import PARENT
-from tuner.tracking.votes import BASE
-from tuner.ui import chart_table, history, state, theme
+from tuner.ui import chart_table, history, theme, ways
 from tuner.ui.words import place, share
 
 
@@ -20,7 +19,6 @@ def strip(run: Run) -> None:
     stage = str(values.get("stage"))
     if status.state != "finished" or not trains(stage) or not status.adapter:
         return
-    decides = KINDS[stage].predicts == "decisions"
     version = f"{status.adapter}/{status.adapter_version}" if status.adapter_version else status.adapter
     with theme.card("what-next", gap="small", horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{tr('What next')}**", width="content")
@@ -28,42 +26,15 @@ def strip(run: Run) -> None:
             st.badge(said, icon=":material/trending_up:", color="green")
         st.space("stretch")
         if base := values.get("model_name_or_path"):
-            _asked(run.id, place(str(base)), version, decides)
+            ways.ask(place(str(base)), version, stage, f"next-chat-{run.id}")
         _way("compare_arrows", tr("Compare"), f"next-compare-{run.id}", run)
-        if not decides:  # its answers are no text to measure
-            st.page_link(
-                "pages/evaluate.py",
-                label=tr("Evaluate"),
-                icon=":material/rule:",
-                query_params={"adapter": version},
-            )
+        ways.evaluate(version, stage)
         st.page_link(
             "pages/adapters.py",
             label=tr("Alias, code, export"),
             icon=":material/layers:",
             query_params={"adapter": version},
         )
-
-
-def _asked(run: str, base: str, version: str, decides: bool) -> None:
-    if decides:
-        st.page_link(
-            "pages/decide.py",
-            label=tr("Decide"),
-            icon=":material/rule_settings:",
-            help=tr("Ask it questions beside its base model."),
-            query_params={"base": base, "adapter": version},
-        )
-        return
-    st.button(
-        tr("Chat"),
-        icon=":material/forum:",
-        key=f"next-chat-{run}",
-        help=tr("Chat with it beside its base model."),
-        on_click=state.go,
-        args=("chat",),
-        kwargs={"base": base, "column": [BASE, version]},
-    )
 
 
 def _way(icon: str, name: str, key: str, run: Run) -> None:
