@@ -50,6 +50,9 @@ RENAMED: dict[str, Alias] = {
     "max_completion_length": Alias("max_new_tokens"),
     "save_safetensors": Alias(None),
     "logging_dir": Alias(None),
+    # Files for pictures alone name them too, and data with videos is refused.
+    "video_max_pixels": Alias(None),
+    "video_min_pixels": Alias(None),
 }
 
 
@@ -123,7 +126,8 @@ _SWANLAB = mark(
 _SERVING = mark(
     "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
 )
-_MEDIA = mark("images, video and audio are not trained on; use a text model and text data.")
+_MEDIA = mark("video and audio are not trained on; use pictures and text.")
+_PATCHES = mark("models that see a picture in patches of a grid (InternVL) are not trained here; leave it out.")
 _FP8 = mark(
     "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
 )
@@ -141,11 +145,9 @@ REFUSED: dict[str, Refusal] = {
     "om_hub_token": Refusal(mark("the openMind hub is not here; name a Hugging Face model or a local folder.")),
     "quantization_device_map": Refusal(mark("a quantized model is not spread over devices; leave it out.")),
     **_each(
-        _MEDIA, image_max_pixels=589824, image_min_pixels=1024, image_do_pan_and_scan=False, crop_to_patches=False,
-        video_max_pixels=65536, video_min_pixels=256, video_fps=2.0, video_maxlen=128, use_audio_in_video=False,
-        audio_sampling_rate=16000, freeze_vision_tower=True, freeze_multi_modal_projector=True,
-        freeze_language_model=False, media_dir=None,
+        _MEDIA, video_fps=2.0, video_maxlen=128, use_audio_in_video=False, audio_sampling_rate=16000,
     ),
+    "crop_to_patches": Refusal(_PATCHES, False),
     **_each(
         _SERVING, vllm_maxlen=4096, vllm_gpu_util=0.7, vllm_enforce_eager=False, vllm_max_lora_rank=32, vllm_config=None,
         sglang_maxlen=4096, sglang_mem_fraction=0.7, sglang_tp_size=-1, sglang_config=None, sglang_lora_backend="triton",

@@ -23,7 +23,8 @@ NAMES = {
 }
 # Fields that count only under a choice made elsewhere in the form, by what their names begin with.
 ONLY_WITH = {
-    "freeze_": ("finetuning_type", "freeze"),
+    "freeze_trainable": ("finetuning_type", "freeze"),
+    "freeze_extra": ("finetuning_type", "freeze"),
     "lora": ("finetuning_type", "lora"),
     "create_new_adapter": ("finetuning_type", "lora"),
     "use_rslora": ("finetuning_type", "lora"),
@@ -38,11 +39,10 @@ ONLY_WITH = {
     "ppo_": ("stage", REWARDED),
     "reward_model": ("stage", REWARDED),
 }
-# Not of the run: the page's own state, and what is for pictures and trackers that are not asked for.
+# Not of the run: the page's own state, and what is for videos and trackers that are not asked for.
 APART = (
     "extra_args", "compute_type", "ds_stage", "ds_offload", "output_dir", "config_path", "project", "trackio_space_id",
-    "hub_private_repo", "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model", "image_max_pixels",
-    "image_min_pixels", "video_max_pixels", "video_min_pixels",
+    "hub_private_repo", "video_max_pixels", "video_min_pixels",
 )  # fmt: skip
 
 

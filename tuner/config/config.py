@@ -19,6 +19,7 @@ from tuner.config.kinds import DEFAULT, KINDS, Kind
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, knobs_of, nearest, sections_of
 from tuner.config.method_sections import Answers, Decisions, Freeze, Lora, Oft, Preference, Quantization
 from tuner.config.optimizer_sections import Optimizers
+from tuner.config.picture_sections import Pictures
 from tuner.config.reward_sections import Online, Ppo, Rewards
 from tuner.config.rules import broken_rules
 from tuner.config.run_config import RunConfig, as_plain
@@ -39,6 +40,7 @@ class Config(
     Model,
     Task,
     Data,
+    Pictures,
     Training,
     Lora,
     Oft,
