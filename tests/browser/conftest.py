@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,13 +127,105 @@ def field(page: sync_api.Page, name: str) -> sync_api.Locator:
     return page.locator(f".st-key-field-{name}")
 
 
-def type_into(page: sync_api.Page, name: str, text: str) -> None:
-    """Type a knob's value, once its field is there; a field that is replaced is drawn twice for a moment."""
+PATIENCE = (5_000, 10_000, 20_000, 60_000)
+"""Milliseconds that each try to pick, type or open something waits for what comes of it."""
+Then = Callable[[int], None] | None
+"""Says what has come of something within so many milliseconds."""
+
+
+def pick(
+    page: sync_api.Page, box: sync_api.Locator, option: str, *, exact: bool = True, then: Then = None
+) -> None:
+    """Take an option of the list in `box`; once more where the page was drawn anew meanwhile, which closes the list.
+
+    It ends by saying that the field shows the option, or what `then` says of a field that shows none.
+    """
+    shown = then or partial(shows, box, option if exact else re.compile(re.escape(option)))
+
+    def take(patience: int) -> None:
+        typed = box.locator("input")
+        once(typed, patience)
+        if typed.get_attribute("aria-expanded", timeout=patience) != "true":
+            typed.click(timeout=patience)
+        page.get_by_role("option", name=option, exact=exact).first.click(timeout=patience)
+        _close_list(page)
+
+    do_until(page, take, shown)
+
+
+def once(drawn: sync_api.Locator, timeout: int = PATIENCE[-1]) -> None:
+    """Until it is there once: what is replaced is drawn twice for a moment."""
+    sync_api.expect(drawn).to_have_count(1, timeout=timeout)
+
+
+def _close_list(page: sync_api.Page) -> None:
+    """A list of which several can be taken stays open, and hides what lies below it."""
+    if page.get_by_role("listbox").count():
+        page.keyboard.press("Escape")
+
+
+def shows(box: sync_api.Locator, option: str | re.Pattern[str], timeout: int) -> None:
+    """The field in `box` shows the option as taken."""
+    several = box.get_by_test_id("stMultiSelectTagsContainer")
+    if several.count():
+        sync_api.expect(several).to_contain_text(option, timeout=timeout)
+    else:
+        sync_api.expect(box.locator("input")).to_have_value(option, timeout=timeout)
+
+
+def type_text(page: sync_api.Page, typed: sync_api.Locator, text: str, then: Then = None) -> None:
+    """Type into a field and press Enter; once more where the field was replaced meanwhile.
+
+    It ends by saying that the field has another value than it had, for one is often written in another way than it was
+    typed, or what `then` says.
+    """
     still(page)
-    typed = field(page, name).locator("input")
-    sync_api.expect(typed).to_have_count(1)
-    typed.fill(text)
-    typed.press("Enter")
+    once(typed)
+    before = typed.input_value()
+
+    def enter(patience: int) -> None:
+        once(typed, patience)
+        typed.fill(text, timeout=patience)
+        typed.press("Enter", timeout=patience)
+
+    def changed(timeout: int) -> None:
+        if text != before:
+            sync_api.expect(typed).not_to_have_value(before, timeout=timeout)
+
+    do_until(page, enter, then or changed)
+
+
+def type_into(page: sync_api.Page, name: str, text: str, then: Then = None) -> None:
+    """Type a knob's value in the form."""
+    type_text(page, field(page, name).locator("input"), text, then)
+
+
+def open_up(page: sync_api.Page, opener: sync_api.Locator, inside: sync_api.Locator) -> None:
+    """Open a popover, a dialog or a part of the page; once more where the click was lost to a page drawn anew."""
+
+    def press(patience: int) -> None:
+        if not inside.is_visible():
+            opener.click(timeout=patience)
+
+    do_until(page, press, lambda timeout: sync_api.expect(inside).to_be_visible(timeout=timeout))
+
+
+def do_until(page: sync_api.Page, do: Callable[[int], None], come: Callable[[int], None]) -> None:
+    """Do something on a page at rest until something has come of it and stands once the page is at rest again."""
+    for tries, patience in enumerate(PATIENCE):
+        still(page)
+        with suppress(AssertionError, sync_api.Error):
+            if tries:
+                _close_list(page)
+                come(500)
+                return
+        with suppress(AssertionError, sync_api.Error):
+            do(patience)
+            come(patience)
+            still(page)
+            come(500)
+            return
+    come(PATIENCE[-1])
 
 
 def _end_workers(home: Path) -> None:

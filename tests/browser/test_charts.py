@@ -7,6 +7,8 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
+from conftest import open_up  # noqa: E402
+
 from tests.browser import paced_worker  # noqa: E402
 
 expect = sync_api.expect
@@ -95,8 +97,9 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
 
     # Cancel throws away what was learned, so it asks first.
     page.goto(f"{studio.url}/runs?run={run_id}")
-    page.locator(".st-key-run-actions").get_by_role("button", name="Cancel").click()
-    expect(page.get_by_test_id("stPopoverBody")).to_contain_text("Progress so far is lost.")
+    asks = page.get_by_test_id("stPopoverBody")
+    open_up(page, page.locator(".st-key-run-actions").get_by_role("button", name="Cancel"), asks)
+    expect(asks).to_contain_text("Progress so far is lost.")
     assert not (studio.home / "mlruns" / "runs" / run_id / "requests" / "cancel").exists()
     page.get_by_role("button", name="Yes, cancel it").click()
     expect(page.locator(".st-key-card-standing")).to_contain_text("Stopped", timeout=60_000)

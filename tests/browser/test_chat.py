@@ -16,7 +16,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import open_up, pick, still, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -98,7 +98,7 @@ def press(page, name: str) -> None:
 def test_a_talk_is_kept_branched_compared_and_nobody_else_s(studio, page, browser) -> None:
     open_page(page, studio, "chat?base=data/starter&column=base")
     expect(page.get_by_text("Not loaded")).to_be_visible()
-    press(page, "Balanced")
+    open_up(page, page.get_by_role("button", name="Balanced"), page.get_by_test_id("stPopoverBody"))
     page.get_by_role("radio", name="Greedy").or_(page.get_by_role("button", name="Greedy")).first.click()
     expect(page.get_by_role("button", name="Greedy").first).to_be_visible()
     page.keyboard.press("Escape")
@@ -161,11 +161,9 @@ def test_base_and_adapter_answer_side_by_side_from_one_seed(studio, page) -> Non
 def begin_a_long_answer(page, studio) -> None:
     """An answer of some half a minute, of which the beginning is there."""
     open_page(page, studio, "chat?base=data/starter&column=babbling/1")
-    press(page, "Balanced")
+    open_up(page, page.get_by_role("button", name="Balanced"), page.get_by_test_id("stPopoverBody"))
     for label, value in (("Temperature", "2"), ("Top p", "1"), ("Top k", "0"), ("Max new tokens", "6000")):
-        page.get_by_label(label, exact=True).fill(value)
-        page.get_by_label(label, exact=True).press("Enter")
-        still(page)
+        type_text(page, page.get_by_label(label, exact=True), value)
     page.keyboard.press("Escape")
     page.get_by_test_id("stChatInput").locator("textarea").fill("Tell me a story.")
     page.get_by_test_id("stChatInput").locator("textarea").press("Enter")
@@ -216,9 +214,7 @@ def test_stop_and_a_closed_tab_stop_the_engine(studio, browser) -> None:
 def test_five_blind_votes_make_a_scoreboard(studio, page) -> None:
     open_page(page, studio, "arena")
     expect(page.get_by_text("No votes yet")).to_be_visible()
-    page.locator(".st-key-arena-source input").click()
-    page.get_by_role("option", name="From starter_chat").click()
-    still(page)
+    pick(page, page.locator(".st-key-arena-source"), "From starter_chat", exact=False)
     press(page, "Start a battle")
     for number in range(1, 6):
         expect(page.get_by_role("button", name="Left is better")).to_be_visible(timeout=120_000)

@@ -15,7 +15,7 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import field, still, type_into  # noqa: E402
+from conftest import field, pick, still, type_into  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -46,14 +46,11 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
 
 
 def speak(page, language: str) -> None:
-    page.locator(".st-key-language input").click()
-    page.get_by_role("option", name=language, exact=True).click()
+    pick(page, page.locator(".st-key-language"), language)
 
 
 def choose(page, name: str, option: str) -> None:
-    still(page)
-    field(page, name).locator("input").first.click()
-    page.get_by_role("option", name=option, exact=True).click()
+    pick(page, field(page, name), option)
 
 
 def test_a_switch_in_the_middle_of_a_form_keeps_what_was_set(studio, page, record) -> None:
@@ -80,9 +77,7 @@ def test_a_switch_in_the_middle_of_a_form_keeps_what_was_set(studio, page, recor
     # A list's order is known by its code, whatever it is called.
     page.goto(f"{studio.url}/history")
     still(page)
-    page.locator(".st-key-sort input").click()
-    page.get_by_role("option", name="损失最低").click()
-    still(page)
+    pick(page, page.locator(".st-key-sort"), "损失最低")
     speak(page, "English")
     expect(page.get_by_role("heading", name="History", level=1)).to_be_visible()
     still(page)
@@ -101,11 +96,8 @@ def test_the_story_of_the_tutorial(studio, page) -> None:
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="新建运行").click()
     expect(page.get_by_role("heading", name="新建运行", level=1)).to_be_visible()
     choose(page, "stage", "偏好对齐（DPO）")
-    type_model = field(page, "model_name_or_path").locator("input").first
-    type_model.click()
-    page.get_by_role("option", name=MODEL).click()
+    pick(page, field(page, "model_name_or_path"), MODEL, exact=False)
     choose(page, "dataset", "pairs")
-    page.keyboard.press("Escape")
     expect(page.get_by_test_id("stCode").first).to_contain_text(f"'{MODEL}'")
     type_into(page, "num_train_epochs", "1")
     expect(page.get_by_test_id("stCode").first).to_contain_text("--num_train_epochs 1")

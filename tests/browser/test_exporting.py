@@ -10,7 +10,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import Studio, still  # noqa: E402
+from conftest import Studio, open_up, pick, still  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -32,11 +32,9 @@ def test_a_version_is_exported_from_its_card(studio: Studio, page: sync_api.Page
     studio.tuner("train", *TRAINED)
     page.goto(f"{studio.url}/adapters")
     still(page)
-    page.get_by_role("button", name="Export", exact=False).first.click()
-    still(page)
-    page.locator("[class*=st-key-export-form] input").click()
-    page.get_by_role("option", name="GGUF, for llama.cpp and Ollama", exact=True).click()
-    still(page)
+    form = page.locator("[class*=st-key-export-form]")
+    open_up(page, page.get_by_role("button", name="Export", exact=False).first, form)
+    pick(page, form, "GGUF, for llama.cpp and Ollama")
     expect(page.get_by_text("It will take about")).to_be_visible()
     picture(page, "export-form")
     page.locator("[class*=st-key-export-tiny] button").last.click()

@@ -11,18 +11,16 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import field  # noqa: E402
+from conftest import field, pick, type_into, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 
 
-def type_into(page, name: str, text: str) -> None:
+def change(page, name: str, text: str) -> None:
     """Type a knob's value and wait until the form counts it as a change."""
-    typed = field(page, name).locator("input").first
-    typed.fill(text)
-    typed.press("Enter")
-    expect(page.locator(f"[class*='st-key-reset-{name}']")).to_be_visible()
+    reset = page.locator(f"[class*='st-key-reset-{name}']")
+    type_into(page, name, text, then=lambda timeout: expect(reset).to_be_visible(timeout=timeout))
 
 
 @pytest.mark.slow  # the form's own way, from a recipe to a launch, is in test_way.py
@@ -38,7 +36,7 @@ def test_probe_is_checked_emptied_and_drafts_stay_apart(studio, page, record) ->
 
     # A recipe pointed at one's own data: the held-out questions are not there.
     page.get_by_text("Advanced", exact=True).click()
-    type_into(page, "dataset_dir", "own")
+    change(page, "dataset_dir", "own")
     expect(field(page, "probe")).to_contain_text("The data set chat is not in dataset_info.json")
     expect(launch).to_be_disabled()
     expect(page.locator(".st-key-card-run").get_by_role("button", name="Empty Probe")).to_be_visible()
@@ -53,8 +51,8 @@ def test_probe_is_checked_emptied_and_drafts_stay_apart(studio, page, record) ->
     other = page.context.new_page()
     other.goto(f"{studio.url}/new_run")
     expect(field(other, "probe").locator("input").first).to_have_value("")
-    type_into(other, "seed", "99")
-    type_into(page, "num_train_epochs", "7")
+    change(other, "seed", "99")
+    change(page, "num_train_epochs", "7")
     for tab, name, wanted in ((page, "num_train_epochs", "7"), (other, "seed", "99")):
         tab.reload()
         expect(field(tab, name).locator("input").first).to_have_value(re.compile(wanted))
@@ -81,13 +79,13 @@ def test_rewards_are_added_set_and_taken_out(studio, page, record) -> None:
     page.goto(f"{studio.url}/new_run?clone={record('rewarded', reward_funcs=['json_valid'], **values)}")
     rewards, command = field(page, "reward_funcs"), page.get_by_test_id("stCode").first
     expect(command).to_contain_text("--reward_funcs json_valid")
-    rewards.get_by_label("Add a reward").click()
-    page.get_by_role("option", name=re.compile("Contains a text")).click()
-    expect(page.locator(".st-key-card-run")).to_contain_text("contains needs text")
+    needs = expect(page.locator(".st-key-card-run"))
+    pick(
+        page, rewards.locator("[class*='st-key-knob-'][class*=add]"), "Contains a text", exact=False,
+        then=lambda timeout: needs.to_contain_text("contains needs text", timeout=timeout),
+    )  # fmt: skip
     expect(page.get_by_role("button", name="What would be rewarded")).to_be_disabled()
-    text = rewards.get_by_label("Text", exact=True)
-    text.fill("thank you, sir")
-    text.press("Enter")
+    type_text(page, rewards.get_by_label("Text", exact=True), "thank you, sir")
     expect(command).to_contain_text('"contains": {"text": "thank you, sir"}')
     expect(page.get_by_role("button", name="Launch")).to_be_enabled()
     rewards.get_by_role("button", name="Remove").first.click()

@@ -14,7 +14,7 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
 import oidc  # noqa: E402
-from conftest import Studio, _end_workers  # noqa: E402
+from conftest import Studio, _end_workers, open_up, pick  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -184,9 +184,10 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     mia = log_in(browser, studio, provider, "mia")
     expect(mia.get_by_text(called("Mia@example.org, launcher"))).to_be_visible()
     go(mia, studio, "new_run")
-    mia.get_by_role("combobox", name="Start from").click()
-    mia.get_by_role("option", name="own (saved)").click()
-    expect(mia.get_by_role("button", name="Launch")).to_be_enabled()
+    launch = expect(mia.get_by_role("button", name="Launch"))
+    pick(
+        mia, mia.locator(".st-key-start-from"), "own (saved)", then=lambda timeout: launch.to_be_enabled(timeout=timeout)
+    )  # fmt: skip
     mia.get_by_role("button", name="Launch").click()
     mia.wait_for_url(re.compile(r"/runs\?run=\w+"))
     expect(mia.get_by_text(called("launched by Mia@example.org"))).to_be_visible()
@@ -250,7 +251,7 @@ def test_a_launcher_launches_and_a_reader_looks_at_it_and_changes_nothing(
     assert ron.locator("input[type=file]").first.is_disabled()
 
     go(ron, studio, "adapters")
-    ron.get_by_role("button", name="Aliases").click()
+    open_up(ron, ron.get_by_role("button", name="Aliases"), ron.get_by_test_id("stPopoverBody"))
     locked(ron.get_by_role("combobox", name="Alias"))
     locked(ron.get_by_role("button", name="Set"))
 

@@ -7,7 +7,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import field, still  # noqa: E402
+from conftest import field, open_up, pick, still, type_into, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -29,14 +29,11 @@ def test_a_touch_draws_its_section_and_a_sweep_is_queued(studio, page, record) -
     still(page)
 
     # The card follows a touched section.
-    rate = field(page, "learning_rate").locator("input").first
-    rate.fill("0.002")
-    rate.press("Enter")
+    type_into(page, "learning_rate", "0.002")
     expect(command).to_contain_text("--learning_rate 0.002")
     expect(page.get_by_role("button", name="Undo 1 change")).to_be_visible()
     expect(field(page, "learning_rate").get_by_role("button", name="Undo Learning rate")).to_be_visible()
-    rate.fill("fast")
-    rate.press("Enter")
+    type_into(page, "learning_rate", "fast")
     expect(page.get_by_role("button", name="Launch")).to_be_disabled()
     page.get_by_role("button", name="Undo 1 change").click()
     expect(command).not_to_contain_text("--learning_rate 0.002")
@@ -44,10 +41,8 @@ def test_a_touch_draws_its_section_and_a_sweep_is_queued(studio, page, record) -
 
     # A rare parameter is found among the advanced ones, and stays once it is set.
     page.get_by_text("Advanced", exact=True).click()
-    page.get_by_label("Find a parameter").fill("adam_beta1")
-    beta = field(page, "adam_beta1").locator("input").first
-    beta.fill("0.8")
-    beta.press("Enter")
+    type_text(page, page.get_by_label("Find a parameter"), "adam_beta1")
+    type_into(page, "adam_beta1", "0.8")
     expect(command).to_contain_text("--adam_beta1 0.8")
 
     # YAML and Python say the same.
@@ -55,14 +50,10 @@ def test_a_touch_draws_its_section_and_a_sweep_is_queued(studio, page, record) -
     expect(command).to_contain_text("'adam_beta1': 0.8")
 
     # A sweep, in a dialog that fits.
-    page.locator(".st-key-sweep").get_by_role("button").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Parameters").click()
-    page.get_by_role("option", name="Learning rate", exact=True).click()
-    page.keyboard.press("Escape")
-    values = dialog.get_by_role("textbox", name="Learning rate")
-    values.fill("1e-4, 3e-4, 1e-3")
-    values.press("Enter")
+    open_up(page, page.locator(".st-key-sweep").get_by_role("button"), dialog)
+    pick(page, dialog.locator(".st-key-sweep-knobs"), "Learning rate")
+    type_text(page, dialog.get_by_role("textbox", name="Learning rate"), "1e-4, 3e-4, 1e-3")
     queue = dialog.get_by_role("button", name="Queue 3 runs")
     expect(queue).to_be_enabled()
     box = queue.bounding_box()

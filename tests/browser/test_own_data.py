@@ -12,7 +12,7 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import pick, still, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -22,11 +22,7 @@ pytestmark = pytest.mark.browser
 
 
 def choose(page, key: str, option: str) -> None:
-    field = page.locator(f".st-key-{key} input")
-    still(page)
-    expect(field).to_have_count(1)  # a field that is replaced is drawn twice for a moment
-    field.click()
-    page.get_by_role("option", name=option).first.click()
+    pick(page, page.locator(f".st-key-{key}"), option, exact=False)
 
 
 @pytest.mark.slow  # the page and its ways are in the upload below; this is about another folder than the usual one
@@ -43,8 +39,7 @@ def test_the_folder_is_chosen_and_a_set_that_is_not_there_is_said(studio, page) 
     expect(page.get_by_role("heading", name="pairs")).to_be_visible()
     expect(page).to_have_url(re.compile("dataset=pairs"))
 
-    folder.locator("input").fill("own")
-    folder.locator("input").press("Enter")
+    type_text(page, folder.locator("input"), "own")
     expect(page.get_by_role("heading", name="mine")).to_be_visible()
     expect(folder).to_contain_text(str(own))
     still(page)
@@ -84,9 +79,7 @@ def test_upload_map_look_and_train(studio, page, tmp_path: Path) -> None:
     choose(page, "map-response", "antwort")
     expect(page.get_by_text("usable: 3")).to_be_visible()
     expect(page.get_by_text("warm sun 0 <b>&amp;</b>").first).to_be_visible()
-    still(page)  # while the page is drawn anew a field can be there twice
-    page.locator(".st-key-map-name input").last.fill("meine")
-    page.locator(".st-key-map-name input").last.press("Enter")
+    type_text(page, page.locator(".st-key-map-name input"), "meine")
     page.get_by_role("button", name="Add to the catalog").click()
     expect(page.get_by_role("heading", name="meine")).to_be_visible()
 

@@ -16,7 +16,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import open_up, pick, still, type_text  # noqa: E402
 
 from tests.browser import paced_worker  # noqa: E402
 
@@ -127,9 +127,7 @@ def clone(page, wire: Wire, name: str) -> str:
     launch = page.get_by_role("button", name="Launch")
     expect(launch).to_be_enabled(timeout=120_000)
     assert head.evaluate("e => e.isConnected"), "the page was wiped out and drawn again"
-    typed = page.locator("[class*=st-key-run-name] input")
-    typed.fill(name)
-    typed.press("Enter")
+    type_text(page, page.locator("[class*=st-key-run-name] input"), name)
     expect(page.get_by_test_id("stCode").first).to_contain_text(f"--run_name {name}")
     launch.click()
     page.wait_for_url(re.compile(r"/runs\?run=\w+"))
@@ -226,17 +224,14 @@ def test_several_values_make_as_many_runs(studio, page) -> None:
     page.goto(f"{studio.url}/new_run?clone={one}")
     expect(page.get_by_role("button", name="Launch")).to_be_enabled()
 
-    page.get_by_role("button", name="Sweep").click()
-    sweep = page.get_by_test_id("stPopoverBody")
-    sweep.locator(".st-key-sweep-knobs input").fill("learning rate")
-    page.get_by_role("option", name="Learning rate", exact=True).click()
+    sweep = page.get_by_role("dialog")
+    open_up(page, page.get_by_role("button", name="Sweep"), sweep)
+    pick(page, sweep.locator(".st-key-sweep-knobs"), "Learning rate")
     typed = sweep.locator(".st-key-sweep-learning_rate input")
-    typed.fill("1e-4, high")
-    typed.press("Enter")
+    type_text(page, typed, "1e-4, high")
     expect(sweep.get_by_text("should be a number")).to_be_visible()
     expect(sweep.get_by_role("button", name="Queue")).to_be_disabled()
-    typed.fill("1e-4, 3e-4")
-    typed.press("Enter")
+    type_text(page, typed, "1e-4, 3e-4")
     sweep.get_by_role("button", name="Queue 2 runs").click()
 
     expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()

@@ -16,7 +16,7 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import do_until, once, shows, still  # noqa: E402
 
 from tuner.text.lookup import LANGUAGES, speaking, tr  # noqa: E402
 
@@ -66,16 +66,26 @@ def story(studio, page, language: str) -> None:
 
     def choose(name: str, value: str) -> None:
         """Type into a list and take what fits: a click, and the keyboard."""
-        box = page.locator(f".st-key-field-{name} input").first
-        click(box)
-        box.fill(value)
-        page.get_by_role("option", name=re.compile(re.escape(value), re.IGNORECASE)).first.wait_for()
-        if name != "stage":  # a list that takes other words has them first
-            box.press("ArrowDown")
-        box.press("Enter")
-        expect(undo).to_be_visible()  # the form has taken it
-        page.wait_for_timeout(1000)
-        still(page)
+        nonlocal clicks
+        clicks += 1
+        fits = re.compile(re.escape(value), re.IGNORECASE)
+        box = page.locator(f".st-key-field-{name}")
+        typed = box.locator("input")
+
+        def take(patience: int) -> None:
+            once(typed, patience)
+            typed.click(timeout=patience)
+            typed.fill(value, timeout=patience)
+            page.get_by_role("option", name=fits).first.wait_for(timeout=patience)
+            if name != "stage":  # a list that takes other words has them first
+                typed.press("ArrowDown")
+            typed.press("Enter")
+
+        def taken(timeout: int) -> None:
+            shows(box, fits, timeout)
+            expect(undo).to_be_visible(timeout=timeout)  # the form has taken it
+
+        do_until(page, take, taken)
 
     command = page.locator(".st-key-card-same").get_by_test_id("stCode").first
     choose("model_name_or_path", "tiny model")

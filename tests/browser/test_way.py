@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import field, still, type_into  # noqa: E402
+from conftest import field, open_up, pick, still, type_into, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -29,8 +30,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_from(page, recipe: str) -> None:
-    page.locator(".st-key-start-from input").click()
-    page.get_by_role("option", name=recipe, exact=True).click()
+    """A recipe is said where nothing else is: the field itself is empty again."""
+    box = page.locator(".st-key-start-from")
+    named = partial(expect(box.locator("input")).to_have_attribute, "placeholder", recipe)
+    pick(page, box, recipe, then=lambda timeout: named(timeout=timeout))
 
 
 def open_page(page, name: str) -> None:
@@ -121,7 +124,7 @@ def test_the_whole_way(studio, page, record) -> None:
     # History knows both; one of them is found by a word.
     open_page(page, "History")
     expect(page.get_by_text("2 runs", exact=True)).to_be_visible()
-    page.locator(".st-key-q input").fill("older")
+    type_text(page, page.locator(".st-key-q input"), "older")
     expect(page.get_by_text("1 run", exact=True)).to_be_visible()
 
     # Side by side, by the address alone.
@@ -132,9 +135,9 @@ def test_the_whole_way(studio, page, record) -> None:
     # The adapter, with the way back to its run.
     open_page(page, "Adapters")
     expect(page.get_by_text("Files in place")).to_be_visible()
-    page.get_by_role("button", name="Aliases").click()
-    page.get_by_test_id("stPopoverBody").locator("input").click()
-    page.get_by_role("option", name="champion").click()
+    aliases = page.get_by_test_id("stPopoverBody")
+    open_up(page, page.get_by_role("button", name="Aliases"), aliases)
+    pick(page, aliases, "champion")
     page.get_by_role("button", name="Set", exact=True).click()
     expect(page.locator("[class*=st-key-version-]").get_by_text("champion")).to_be_visible()
     page.get_by_role("link", name="Open run").click()
