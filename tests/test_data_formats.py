@@ -333,9 +333,13 @@ def test_an_answer_beside_plain_text_is_not_dropped_without_a_word(tmp_path: Pat
     assert convert(rows[-1], got) == {"text": "q", "notes": {"keys not used": "output"}}
 
 
-def test_pictures_are_refused_in_words() -> None:
-    said = made({"formatting": "sharegpt", "columns": {"messages": "m", "images": "images"}}).fits("sft")
-    assert said and "images" in said
+def test_videos_are_refused_in_words_and_pictures_where_a_stage_reads_none() -> None:
+    talks: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": "m", "images": "images"}}
+    assert made(talks).fits("sft") is None
+    said = made(talks).fits("pt")
+    assert said and "holds pictures, which stage pt does not read" in said and "stage sft" in said
+    talks["columns"]["videos"] = "videos"
+    assert "videos" in str(made(talks).fits("sft"))
 
 
 def test_a_hub_set_is_loaded_and_one_that_is_away_says_so(

@@ -235,7 +235,7 @@ def test_v1_rows_are_read_whole() -> None:
 
 @pytest.mark.parametrize(
     ("part", "kind"),
-    [({"type": "image_url", "image_url": {"url": "x"}}, "image_url"), ({"type": "refusal", "refusal": "no"}, "refusal"),
+    [({"type": "video_url", "video_url": {"url": "x"}}, "video_url"), ({"type": "refusal", "refusal": "no"}, "refusal"),
      ({"type": "reasoning", "value": "x"}, "reasoning"), ({"text": "x"}, "None"), (7, "int"), ("x", "str")],
 )  # fmt: skip
 def test_a_part_that_is_no_text_is_refused_by_its_type(part: Any, kind: str) -> None:

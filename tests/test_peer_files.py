@@ -255,7 +255,12 @@ def test_its_ppo_file_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_what_a_file_says_of_pictures_is_taken(tmp_path: Path) -> None:
     board = c.make(c.read(write(tmp_path, BOARD | {"train.image_max_pixels": "512*512"})))
     assert (board.image_max_pixels, board.freeze_vision_tower) == (512 * 512, True)
-    theirs = {"model_name_or_path": "m", "dataset": "d", "image_max_pixels": 262144, "video_max_pixels": 16384}
+    theirs = {
+        "model_name_or_path": "m",
+        "dataset": "d",
+        "image_max_pixels": 262144,
+        "video_max_pixels": 16384,
+    }
     config = c.make(theirs | {"freeze_multi_modal_projector": False, "media_dir": "pictures"})
     assert (config.image_max_pixels, config.media_dir) == (262144, "pictures")
     assert not config.freeze_multi_modal_projector and config.image_min_pixels == 32 * 32

@@ -39,6 +39,11 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuner"
 
 
+def pictures() -> Path:
+    """Pictures that rows bring as bytes, each a file named by its sha256; made anew where one is missing."""
+    return user_cache() / "pictures"
+
+
 def package() -> Path:
     """The installed package: recipes and other files that ship with it."""
     return Path(__file__).resolve().parent

@@ -127,7 +127,9 @@ _SERVING = mark(
     "no server is started by training; load the adapter from the output folder into vLLM or SGLang."
 )
 _MEDIA = mark("video and audio are not trained on; use pictures and text.")
-_PATCHES = mark("models that see a picture in patches of a grid (InternVL) are not trained here; leave it out.")
+_PATCHES = mark(
+    "models that see a picture in patches of a grid (InternVL) are not trained here; leave it out."
+)
 _FP8 = mark(
     "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
 )

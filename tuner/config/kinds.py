@@ -63,6 +63,8 @@ class Kind:
     predicts: Predicts = ""
     scores: bool = False
     """Whether the model ends in one number instead of the next token's logits."""
+    pictures: bool = False
+    """Whether it learns from rows with pictures."""
     streams: bool = True
     ordered: bool = False
     """Whether its rows come in an order of their own, which shuffling would undo."""
@@ -112,6 +114,7 @@ _TABLE = (
         rows="chat",
         metrics=("mean_token_accuracy", "entropy"),
         charts=("loss", "token_accuracy"),
+        pictures=True,
         engines=("packed", "trl"),
         predicts="answers",
         board="Supervised Fine-Tuning",
@@ -143,6 +146,7 @@ _TABLE = (
             "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm",
             "aot", "aot_unpaired", "discopop", "sft",
         ),
+        pictures=True,
         engines=("packed", "trl"),
         needs_reference=True,
         board="DPO",

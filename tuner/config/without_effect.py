@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tuner.config.picture_sections import Pictures
 from tuner.config.run_sections import Export
 from tuner.text.lookup import mark, tr, trn
 
@@ -21,7 +20,10 @@ REASONS = {
     "remove_unused_columns": mark("rows hold what the stage reads and nothing else"),
     "disable_tqdm": mark("progress is on the run's page and in its log instead of a bar"),
     "export_legacy_format": mark("weights are always safetensors"),
-    **dict.fromkeys(Pictures.model_fields, mark("pictures are not learnt from yet")),
+    **dict.fromkeys(
+        ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"),
+        mark("pictures are not learnt from yet"),
+    ),
 }
 
 

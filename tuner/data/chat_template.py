@@ -20,7 +20,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.formats import Message
 from tuner.data.outline import Outlines
 from tuner.data.sandbox import Sandbox, TemplateLimitError, limited
-from tuner.data.templates import Exchange, RefusedError, common_prefix
+from tuner.data.templates import PICTURE, Exchange, RefusedError, common_prefix
 from tuner.data.tokens import Tokenizer
 from tuner.data.traced import Traced, Tracing, Turn, plain, traced_message, turn
 from tuner.text.lookup import tr
@@ -95,6 +95,7 @@ class ChatTemplate:
 
     name = "tokenizer"
     eos_between = False
+    wants_parts = False
 
     def __init__(self, text: str, tokenizer: Tokenizer, config: Config):
         self.text = text
@@ -110,6 +111,7 @@ class ChatTemplate:
         if config.enable_thinking is not None:
             self.given["enable_thinking"] = config.enable_thinking
         self._outlines = Outlines(text, self.jinja.environment, self.given)
+        self.wants_parts = self._wants_parts()
         self.opening = tokenizer.bos if tokenizer.bos and self._begins_with(tokenizer.bos) else ""
         self.headers, self.ending = self._frame()
         self.header = self.headers[0]
@@ -161,7 +163,7 @@ class ChatTemplate:
         return _unmarked(text) if self.marks else text
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any] = (), asks: bool = False) -> str:
-        if not tools:
+        if not tools and not self._in_parts(messages):
             text = self._outlines.written(messages, asks, lambda: self._rendered(messages, (), asks))
             if text is not None:
                 return text
@@ -170,6 +172,8 @@ class ChatTemplate:
     def _rendered(
         self, messages: Sequence[Message], tools: Sequence[Any], asks: bool, traced: bool = False
     ) -> str:
+        if self._in_parts(messages):
+            messages = [_as_parts(m) for m in messages]
         if traced:
             messages = [traced_message(m, i) for i, m in enumerate(messages)]
         elif any("trained" in m for m in messages):  # which is between the row and the loss
@@ -189,6 +193,20 @@ class ChatTemplate:
             raise RefusedError(str(error)) from error
         except FAULTS as error:
             raise RefusedError(tr("the chat template fails: {error}", error=error)) from error
+
+    def _in_parts(self, messages: Sequence[Message]) -> bool:
+        """Whether contents are handed over as lists of parts: those with pictures, or all where it knows no other."""
+        return self.wants_parts or any(PICTURE in m["content"] for m in messages)
+
+    def _wants_parts(self) -> bool:
+        """Whether the template writes contents that are parts, and none that are texts."""
+        probe: Message = {"role": "user", "content": PROBE}
+        return PROBE not in self._tried(probe) and PROBE in self._tried(_as_parts(probe))
+
+    def _tried(self, message: Message) -> str:
+        with suppress(RefusedError):
+            return self._rendered([message], (), asks=False)
+        return ""
 
     def _begins_with(self, text: str) -> bool:
         try:
@@ -332,6 +350,19 @@ class ChatTemplate:
             found.append(Exchange(prompt, answer, place.header, place.ending, learnt))
             seen = place.end
         return [*found, last._replace(prompt=last.prompt[seen:])]
+
+
+PROBE = "question"
+
+
+def _as_parts(message: Message) -> Message:
+    """A message whose content is a list of parts, as processors of pictures take it."""
+    first, *rest = message["content"].split(PICTURE)
+    parts = [{"type": "text", "text": first}] if first or not rest else []
+    for text in rest:
+        parts.append({"type": "image"})
+        parts += [{"type": "text", "text": text}] if text else []
+    return {**message, "content": parts}
 
 
 def _words(message: Message) -> str:

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 from tuner.config.config import Config
 from tuner.data.formats import Dropped, Row
-from tuner.data.templates import Exchange, RefusedError, Template, common_prefix
+from tuner.data.pictures.drawing import Drawn, Pictures, Seen
+from tuner.data.pictures.opening import PictureError
+from tuner.data.templates import PICTURE, Exchange, RefusedError, Template, Written, common_prefix
 from tuner.data.tokens import Tokenizer
+from tuner.data.turns import PLACEHOLDER
 from tuner.text.lookup import mark, tr
 
 MASKED = -100
@@ -22,12 +25,22 @@ Ids = list[int]
 
 
 class Draft(NamedTuple):
-    """The texts of a row, to be tokenised, what their ends are, and what is worth knowing: (finding, detail)."""
+    """The texts of a row, to be tokenised, what their ends are, and what is worth knowing: (finding, detail).
+
+    `images` are the files of its pictures in order, and `drawn` what of them stands in each text.
+    """
 
     texts: list[str]
     exchanges: list[Exchange]
     row: Row
     notes: tuple[tuple[str, str], ...] = ()
+    images: tuple[str, ...] = ()
+    drawn: tuple[Drawn, ...] = ()
+
+    @property
+    def picture_tokens(self) -> int:
+        """How many tokens its pictures are."""
+        return sum(sum(drawn.runs) for drawn in self.drawn)
 
 
 class Encoded(NamedTuple):
@@ -56,14 +69,38 @@ class Encoder:
         self.opening = tokenizer.encode(template.opening) if template.opening else []
         self.eos_id = tokenizer.id_of(template.eos) if template.eos else None
         self._lengths: dict[str, int] = {"": 0}
+        self.pictures = Pictures.of(config, tokenizer)
+        own = not isinstance(template, Written)
+        self._mark = self.pictures.tokens.marker if self.pictures and own else PICTURE
 
     # --- texts -----------------------------------------------------------------------------------------------------
 
     def draft(self, row: Row) -> Draft | Dropped:
         """The texts of a row."""
-        given = _guarded(row, self.tokenizer) if self.config.split_special_tokens else row
+        try:
+            return self._with_pictures(row)
+        except PictureError as unfit:
+            return Dropped(unfit.reason, unfit.detail)
+
+    def _with_pictures(self, row: Row) -> Draft | Dropped:
+        """The texts of a row, its pictures in them. Raises PictureError."""
+        shown = row.get("images", ())
+        if shown and not self.pictures:
+            return Dropped(mark("the model reads text alone"), tr("the row has pictures"))
+        seen = self.pictures.found(shown) if self.pictures else []
+        given = _marked(row) if seen else row
+        given = _guarded(given, self.tokenizer) if self.config.split_special_tokens else given
         draft = self._drafted(given)
-        return draft._replace(row=row) if isinstance(draft, Draft) else draft
+        if isinstance(draft, Dropped):
+            return draft
+        return self._put(draft, seen)._replace(row=row)
+
+    def _put(self, draft: Draft, seen: Sequence[Seen]) -> Draft:
+        """A row's texts with what stands for its pictures, which a text that tells of none may not hold."""
+        if not self.pictures:
+            return draft
+        texts, drawn = self.pictures.put(draft.texts, self._mark, seen)
+        return draft._replace(texts=texts, images=tuple(one.path for one in seen), drawn=drawn)
 
     def _drafted(self, row: Row) -> Draft | Dropped:
         if self.rows == "text":
@@ -149,6 +186,8 @@ class Encoder:
         """What `fit` would say of a row, from the lengths of its texts alone; None where the ids are needed to say it."""
         if self.rows in ("text", "prompts") or self.config.train_on_prompt:
             return None
+        if draft.images:
+            counts = [n + sum(d.runs) - len(d.runs) for n, d in zip(counts, draft.drawn, strict=True)]
         if self.rows == "pairs":
             prompt, better, worse = counts
             tokens, trained, longest = (
@@ -168,6 +207,42 @@ class Encoder:
 
     def fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         """The row's ids within the cutoff, or why it cannot be used."""
+        if not self.pictures:
+            return self._fit(draft, ids)
+        if draft.images:
+            ids = [self.pictures.spread(i, d) for i, d in zip(ids, draft.drawn, strict=True)]
+        found = self._fit(draft, ids)
+        if isinstance(found, Dropped):
+            return self._no_room(draft, ids) if draft.images and found.reason == TOO_LONG else found
+        shown = self._shown(draft, ids, found)
+        return (
+            self._no_room(draft, ids) if shown is None else found._replace(row={**found.row, "images": shown})
+        )
+
+    def _shown(self, draft: Draft, ids: Sequence[Ids], found: Encoded) -> tuple[str, ...] | None:
+        """The pictures of a row that were not cut off with whole exchanges; None where one was cut itself."""
+        assert self.pictures is not None, "it is asked of rows that may have pictures"
+        if not found.cut or not draft.images:
+            return draft.images
+        if "prompt_ids" in found.row:
+            return draft.images if self.pictures.whole(ids[0], found.row["prompt_ids"]) else None
+        turns = [_Turn(e, p, a) for e, p, a in zip(draft.exchanges, ids[::2], ids[1::2], strict=True)]
+        kept = self._fewer(turns, draft)
+        if not all(self.pictures.whole(a.prompt, b.prompt) for a, b in zip(turns, kept, strict=False)):
+            return None
+        return draft.images[: sum(drawn.pictures for drawn in draft.drawn[: 2 * len(kept)])]
+
+    def _no_room(self, draft: Draft, ids: Sequence[Ids]) -> Dropped:
+        """A picture is never cut."""
+        said = tr(
+            "{tokens} tokens, {pictures} of them pictures; cutoff_len is {cutoff}",
+            tokens=max(map(len, ids[1:3])) + len(ids[0]) if self.rows == "pairs" else sum(map(len, ids)),
+            pictures=draft.picture_tokens,
+            cutoff=self.cutoff,
+        )
+        return Dropped(mark("an image does not fit into cutoff_len"), said)
+
+    def _fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         if self.rows == "text":
             return self._fit_text(ids[0])
         if self.rows == "prompts":
@@ -342,13 +417,27 @@ class Encoder:
 
     def _too_long(self, tokens: int) -> Dropped:
         return Dropped(
-            mark("too long"),
+            TOO_LONG,
             tr(
                 "{tokens} tokens, and not even its ends fit cutoff_len {cutoff}",
                 tokens=tokens,
                 cutoff=self.cutoff,
             ),
         )
+
+
+TOO_LONG = mark("too long")
+
+
+def _marked(row: Row) -> Row:
+    """A row whose questions hold a mark that no text has where a picture stands."""
+    messages = [
+        said
+        if said["role"] == "assistant"
+        else {**said, "content": said["content"].replace(PLACEHOLDER, PICTURE)}
+        for said in row["messages"]
+    ]
+    return {**row, "messages": messages}
 
 
 def _guarded(value: Any, tokenizer: Tokenizer, key: str = "") -> Any:

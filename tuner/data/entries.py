@@ -19,6 +19,8 @@ Kind = Literal["text", "chat", "pairs", "labelled", "decisions"]
 CATALOG = "dataset_info.json"
 NOWHERE = Path()
 """The folder of a catalog that came from a hub: none on this machine."""
+PICTURE_PARTS = ("image", "image_url", "input_image")
+"""What a part of a message that is a picture calls itself."""
 LOOK = 20
 """Rows that are looked at to tell what a set is."""
 COLUMNS: dict[str, str | None] = {
@@ -249,15 +251,24 @@ class Entry:
 
     @property
     def media(self) -> str:
-        """The sentence that refuses pictures, videos and sounds; empty for a set of text."""
-        held = [c for c in ("images", "videos", "audios") if self.columns.get(c)]
+        """The sentence that refuses videos and sounds; empty for a set of text or pictures."""
+        held = [c for c in ("videos", "audios") if self.columns.get(c)]
         if not held:
             return ""
         return tr(
-            "{name} holds {held}, which this studio does not train on; choose a set of text.",
+            "{name} holds {held}, which this studio does not train on; choose a set of text or pictures.",
             name=self.name,
             held=held[0],
         )
+
+    @cached_property
+    def pictures(self) -> bool:
+        """Whether rows have pictures: by a column that the catalog names, or by parts of their messages."""
+        if self.columns.get("images"):
+            return True
+        messages = self.columns.get("messages") or ""
+        parted = self.local and self.formatting in ("sharegpt", "openai")
+        return parted and any(_pictured(row.get(messages)) for row in self._first_rows())
 
     def fits(self, stage: str) -> str | None:
         """None when the stage can learn from this kind of rows, else the sentence that says why not."""
@@ -265,7 +276,7 @@ class Entry:
             return self.media
         reads = KINDS[stage].reads if stage in KINDS else ()
         if self.kind in reads:
-            return None
+            return self._unseen(stage)
         wanted = tr(" or ").join(tr(KIND_WORDS[k]) for k in reads)
         fit = named_kinds(where=lambda kind: self.kind in kind.reads)
         return tr(
@@ -277,6 +288,28 @@ class Entry:
             wanted=wanted,
             fit=tr(" or ").join(fit),
         )
+
+    def _unseen(self, stage: str) -> str | None:
+        """The sentence for pictures where the stage does not read any."""
+        if KINDS[stage].pictures or not self.pictures:
+            return None
+        fit = named_kinds(where=lambda kind: kind.pictures and self.kind in kind.reads)
+        return tr(
+            "{name} holds pictures, which stage {stage} does not read; choose another data set, or stage {fit}.",
+            name=self.name,
+            stage=stage,
+            fit=tr(" or ").join(fit or named_kinds(where=lambda kind: kind.pictures)),
+        )
+
+
+def _pictured(messages: Any) -> bool:
+    """Whether a message of a row has a part that is a picture."""
+    parts = [part for said in messages or () if isinstance(said, Mapping) for part in _parts(said)]
+    return any(isinstance(part, Mapping) and part.get("type") in PICTURE_PARTS for part in parts)
+
+
+def _parts(said: Mapping[str, Any]) -> list[Any]:
+    return [part for key in ("content", "value") if isinstance(said.get(key), list) for part in said[key]]
 
 
 def typed_questions(name: str) -> str:

@@ -13,6 +13,9 @@ A message is {"role", "content"}, both texts, and only where the row has them:
     "reasoning_content"  of an assistant: its thought, a text that is not blank
     "trained"            False for an answer of a chat that says weight 0, loss 0 or loss false; never True
 
+A row of a set with pictures has "images", what stands for each `<image>` of its messages: a path, bytes or an object, as the
+record has it (see `pictures.places`).
+
 A row may have "notes": what is worth knowing of it though it is used, {what: particulars}; `tuner.data.report` counts them.
 """
 
@@ -27,7 +30,8 @@ from typing import Any
 from tuner.data.decision_records import decisions
 from tuner.data.entries import Entry
 from tuner.data.files import Broken
-from tuner.data.tables import NotText
+from tuner.data.pictures.placeholders import sources
+from tuner.data.tables import Binary, NotText
 from tuner.data.turns import Dropped, Message, Notes, Row, UnfitError, is_nothing, message, plain, same, turn
 from tuner.text.lookup import mark, tr
 
@@ -47,6 +51,8 @@ def convert(record: Mapping[str, Any] | Broken, entry: Entry, prompts: bool = Fa
         row = (_prompts if prompts else _BY_KIND[entry.kind])(record, entry, notes)
     except UnfitError as unfit:
         return unfit.dropped
+    if "images" in row and not row["images"]:
+        del row["images"]
     if notes:
         row["notes"] = {what: ", ".join(details) for what, details in notes.items()}
     return row
@@ -59,7 +65,7 @@ def _chat(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     for said in messages:
         if said["role"] == "assistant":
             _not_empty(said)
-    return _with_tools({"messages": messages}, record, entry)
+    return _completed({"messages": messages}, record, entry)
 
 
 def _prompts(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
@@ -68,16 +74,14 @@ def _prompts(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     if entry.kind in ("pairs", "labelled"):
         row = _BY_KIND[entry.kind](record, entry, notes)
         return {**_asked(row), "columns": columns}
-    return _with_tools({**_question(record, entry, notes), "columns": columns}, record, entry)
+    return _completed({**_question(record, entry, notes), "columns": columns}, record, entry)
 
 
 def _asked(row: Row) -> Row:
     """The prompt of a row with one answer or two, and the good one of them."""
     answer = row["chosen"] if "chosen" in row else row["completion"] if row["label"] else None
     asked: Row = {"messages": row["messages"], "label": answer["content"] if answer else None}
-    if "tools" in row:
-        asked["tools"] = row["tools"]
-    return asked
+    return asked | {key: row[key] for key in ("tools", "images") if key in row}
 
 
 def _question(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
@@ -112,7 +116,7 @@ def _pairs(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
         raise UnfitError(tr("identical answers"), better["content"][:120])
     if notes.untrained:
         _all_trained(messages, {"chosen": better, "rejected": worse}, notes)
-    return _with_tools({"messages": messages, "chosen": better, "rejected": worse}, record, entry)
+    return _completed({"messages": messages, "chosen": better, "rejected": worse}, record, entry)
 
 
 def _labelled(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
@@ -125,7 +129,7 @@ def _labelled(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
     _not_empty(completion)
     if notes.untrained:
         _all_trained(messages, {"answer": completion}, notes)
-    return _with_tools({"messages": messages, "completion": completion, "label": label}, record, entry)
+    return _completed({"messages": messages, "completion": completion, "label": label}, record, entry)
 
 
 def _text(record: Mapping[str, Any], entry: Entry, notes: Notes) -> Row:
@@ -334,7 +338,7 @@ def _cell(record: Mapping[str, Any], entry: Entry, column: str) -> Any:
 
 
 def _readable(name: str, value: Any) -> Any:
-    if type(value) is NotText:
+    if isinstance(value, NotText):
         raise UnfitError(tr("not text"), f"{name}: {value}")
     # Tables written by pandas have NaN where there is nothing.
     return None if type(value) is float and value != value else value
@@ -380,6 +384,21 @@ def _truth(value: Any) -> bool:
             tr("no label"), tr("the label is {value!r}, it must be true or false", value=value)[:120]
         )
     return known
+
+
+def _completed(row: Row, record: Mapping[str, Any], entry: Entry) -> Row:
+    """A row with its tools and its pictures."""
+    answers = [row[side] for side in ("chosen", "rejected", "completion") if side in row]
+    given = _pictures(record, entry)
+    found = sources(row["messages"], answers, given, bool(entry.columns.get("images")))
+    return _with_tools(row if found is None else {**row, "images": found}, record, entry)
+
+
+def _pictures(record: Mapping[str, Any], entry: Entry) -> Any:
+    """What a record has in its column of pictures, bytes too."""
+    name = entry.columns.get("images")
+    value = record.get(name) if name else None
+    return value if isinstance(value, Binary) else _readable(str(name), value)
 
 
 def _with_tools(row: Row, record: Mapping[str, Any], entry: Entry) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +45,8 @@ def _stream(rows: Rows, size: int) -> Rows:
     return packed
 
 
-def _add(packed: Rows, ids: list[int], labels: list[int], lengths: list[int]) -> None:
-    packed.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
+def _add(packed: Rows, ids: list[int], labels: list[int], lengths: list[int], **more: Any) -> None:
+    packed.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths, **more})
 
 
 def groups(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -74,5 +75,10 @@ def _bins(rows: Rows, size: int) -> Rows:
         found = [rows[i] for i in group]
         ids: list[int] = [t for row in found for t in row["input_ids"]]
         labels: list[int] = [t for row in found for t in row["labels"]]
-        _add(packed, ids, labels, [len(row["input_ids"]) for row in found])
+        images = (
+            {"images": tuple(path for row in found for path in row["images"])}
+            if "images" in rows.keys
+            else {}
+        )
+        _add(packed, ids, labels, [len(row["input_ids"]) for row in found], **images)
     return packed

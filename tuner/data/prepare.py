@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -82,7 +82,12 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
         parts = {"train": prepared.train} | {
             name or "validation": rows for name, rows in prepared.eval.items()
         }
-        about = {"stage": config.stage, "template": prepared.report.template, "tokenizer": tokenizer.digest}
+        about: dict[str, Any] = {
+            "stage": config.stage,
+            "template": prepared.report.template,
+            "tokenizer": tokenizer.digest,
+        }
+        about["pictures"] = _picture_sizes(config)
         with private.as_the_person():
             tokenized_cache.write(folder, parts, about)
     return prepared
@@ -138,6 +143,13 @@ def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], 
         for entry in entries
         if (said := entry.fits(config.stage))
     ]
+    encoder = encoder_of(config, template, tokenizer)
+    problems += [
+        Problem(knob, unseen(entry, str(config.model_name_or_path)))
+        for knob, entries in (("dataset", train), ("eval_dataset", aside))
+        for entry in entries
+        if not encoder.pictures and entry.pictures and not entry.media
+    ]
     if config.train_on_prompt and template.eos_between:
         sentence = tr(
             "--train_on_prompt does not work with --template {name}, whose answers end where the next "
@@ -147,7 +159,17 @@ def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], 
         problems.append(Problem("train_on_prompt", sentence, {"train_on_prompt": False}))
     if problems:
         raise ConfigError(problems)
-    return encoder_of(config, template, tokenizer), train, aside
+    return encoder, train, aside
+
+
+def unseen(entry: Entry, model: str) -> str:
+    """What is said of a set with pictures where the model reads text alone."""
+    return tr(
+        "{name} holds pictures, and {model} reads text alone; choose a model that sees (Qwen2.5-VL, Qwen3-VL, Gemma 3, "
+        "SmolVLM), or a set of text.",
+        name=entry.name,
+        model=model,
+    )
 
 
 def _shares(config: Config) -> list[float] | None:
@@ -202,6 +224,10 @@ def _fill(
         train, parts = pack(train, config), {name: pack(part, config) for name, part in parts.items()}
         prepared.report.train_rows = len(train)
         prepared.report.steps = steps(config, len(train))
+    if not any(
+        rows.any("images") for rows in (train, *parts.values())
+    ):  # talks to a model that sees, of words alone
+        train, parts = train.without("images"), {name: part.without("images") for name, part in parts.items()}
     prepared.train, prepared.eval, prepared.inputs = train, dict(parts), inputs
 
 
@@ -246,11 +272,43 @@ def _from_disk(folder: Path, config: Config, tokenizer: Tokenizer) -> Prepared:
                 folder=folder,
             )
         )
+    report.notes += _stale_pictures(folder, config, about, train)
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*.arrow")):
         whole.update(_file_digest(path))
     inputs = [DataInput(folder.name, str(folder), whole.hexdigest(), len(train))]
     return Prepared(train, dict(evaluation), report, inputs, template)
+
+
+def _picture_sizes(config: Config) -> list[int]:
+    """What decides of a picture's tokens beside its file and the model."""
+    return [config.image_max_pixels, config.image_min_pixels, int(config.image_do_pan_and_scan)]
+
+
+def _stale_pictures(folder: Path, config: Config, about: Mapping[str, Any], train: Rows) -> Iterator[str]:
+    """A note where rows that were tokenised before count other tokens than their pictures have now.
+
+    Raises ConfigError where a picture is gone.
+    """
+    if "images" not in train.keys:
+        return
+    if about.get("pictures") not in (None, _picture_sizes(config)):
+        yield tr(
+            "The rows of {folder} were made for pictures of another size; empty the folder to make them anew.",
+            folder=folder,
+        )
+    made = (folder / tokenized_cache.ABOUT).stat().st_mtime_ns if about else None
+    for path in dict.fromkeys(path for row in train for path in row["images"]):
+        try:
+            changed = Path(path).stat().st_mtime_ns
+        except OSError as error:
+            said = tr("The rows of {folder} name the picture {path}, which is gone; empty the folder to make them anew.",
+                      folder=folder, path=path)  # fmt: skip
+            raise ConfigError([Problem("tokenized_path", said)]) from error
+        if made is not None and changed > made:
+            said = tr("The picture {path} has changed since the rows of {folder} were made; empty the folder to make them anew.",
+                      path=path, folder=folder)  # fmt: skip
+            raise ConfigError([Problem("tokenized_path", said)])
 
 
 def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -> Prepared:

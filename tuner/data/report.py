@@ -197,7 +197,7 @@ class Tally:
         report.labelled += "columns" in draft.row and draft.row["label"] is not None
         self._tokens.append(encoded.tokens)
         self._lengths.append(encoded.length)
-        self._prints.append(hash(tuple(draft.texts)))
+        self._prints.append(hash((*draft.texts, *draft.images)))
         if encoded.cut:
             report.cut += 1
             counts["cut"] += 1

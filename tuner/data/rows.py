@@ -76,6 +76,18 @@ class Rows(Sequence[dict[str, Any]]):
         view._order = chosen if self._order is None else self._order[chosen]
         return view
 
+    def without(self, name: str) -> Rows:
+        """The same rows without what they have under a name that holds no ids, sharing the rest."""
+        view = Rows()
+        view._columns, view._order, view._count = self._columns, self._order, self._count
+        view._flags = {n: f for n, f in self._flags.items() if n != name}
+        return view
+
+    def any(self, name: str) -> bool:
+        """Whether a row has something under a name that holds no ids."""
+        found = self._flags.get(name, ())
+        return any(found) if self._order is None else any(found[i] for i in self._order if found)
+
     def save(self, folder: Path) -> None:
         """Write them to a new folder, from where other processes of this machine read the same memory."""
         folder.mkdir(parents=True)
@@ -97,7 +109,10 @@ class Rows(Sequence[dict[str, Any]]):
             column.ends = np.load(folder / f"{name}.ends.npy", mmap_mode="r", allow_pickle=False)
         if (folder / "order.npy").exists():
             rows._order = np.load(folder / "order.npy", allow_pickle=False)
-        rows._flags, rows._count = about["flags"], about["count"]
+        flags: dict[str, list[Any]] = about["flags"]
+        # JSON has lists alone, and lists are ids here.
+        rows._flags = {n: [tuple(f) if isinstance(f, list) else f for f in fs] for n, fs in flags.items()}
+        rows._count = about["count"]
         return rows
 
     @property

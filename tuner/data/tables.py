@@ -18,6 +18,10 @@ from tuner.text.lookup import tr
 
 A_TIME = 1000
 """Rows that are made at once."""
+WITH_BYTES = 32
+"""The same where rows may hold pictures."""
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+"""How a picture's bytes begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,13 @@ class NotText:
 
     def __str__(self) -> str:
         return self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(NotText):
+    """The bytes of a picture."""
+
+    value: bytes = b""
 
 
 class _NotTextError(Exception):
@@ -72,15 +83,21 @@ def _parquet(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:
 
     file = parquet.ParquetFile(path)
     total, seen = max(file.metadata.num_rows, 1), 0
-    for batch in file.iter_batches(batch_size=A_TIME):
+    for batch in file.iter_batches(batch_size=_a_time(file.schema_arrow)):
         seen += batch.num_rows
         yield table_rows(batch), seen / total
 
 
 def _arrow(path: Path) -> Iterator[tuple[list[dict[str, Any]], float]]:
     for batch, share in arrow_batches(path):
-        for start in range(0, batch.num_rows, A_TIME):
-            yield table_rows(batch.slice(start, A_TIME)), share
+        step = _a_time(batch.schema)
+        for start in range(0, batch.num_rows, step):
+            yield table_rows(batch.slice(start, step)), share
+
+
+def _a_time(schema: Any) -> int:
+    """How many rows of a table are made at once."""
+    return WITH_BYTES if any("binary" in str(field.type) for field in schema) else A_TIME
 
 
 def arrow_batches(path: Path) -> Iterator[tuple[Any, float]]:
@@ -210,10 +227,12 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _decoded(value: bytes) -> str:
+def _decoded(value: bytes) -> Any:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
+        if value.startswith(_MAGIC):
+            return Binary(tr("{number:,} bytes of a picture", number=len(value)), value)
         raise _NotTextError(tr("{number:,} bytes that are no UTF-8 text", number=len(value))) from error
 
 

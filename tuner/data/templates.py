@@ -24,6 +24,8 @@ from tuner.data.tools import FORMATS, ToolFormat
 from tuner.text.lookup import tr
 
 CONTENT = "{{content}}"
+PICTURE = "\ufdd5picture\ufdd5"
+"""Stands in a message for a picture while a template writes it; made of noncharacters, so that no text holds it."""
 
 
 class Exchange(NamedTuple):

@@ -88,8 +88,9 @@ def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as sink:
         for start in range(0, len(rows), 1000):
             part = [_written(row) for row in rows[start : start + 1000]]
+            if schema is None:
+                schema = _schema(pa, part)
             table = pa.Table.from_pylist(part, schema=schema)
-            schema = table.schema
             writer = writer or pa.ipc.new_stream(sink, schema)
             writer.write_table(table)
         if writer:
@@ -105,6 +106,13 @@ def _write_part(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
         "_split": folder.name,
     }
     (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+
+def _schema(pa: Any, part: Sequence[dict[str, Any]]) -> Any:
+    """The columns of rows; pictures are paths, also where the first rows have none."""
+    found = pa.Table.from_pylist(part).schema
+    at = found.get_field_index("images")
+    return found if at < 0 else found.set(at, pa.field("images", pa.list_(pa.string())))
 
 
 def read(folder: Path, config: Config) -> tuple[Rows, dict[str, Rows], dict[str, Any]]:
@@ -162,6 +170,11 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _ours(record: Mapping[str, Any]) -> dict[str, Any]:
     """A row under our names, also when LLaMA-Factory wrote it."""
+    row = _named(record)
+    return row | ({"images": tuple(record["images"] or ())} if "images" in record else {})
+
+
+def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     if "chosen_input_ids" in record:
         prompt, chosen = _apart(record["chosen_input_ids"], record["chosen_labels"])
         _, rejected = _apart(record["rejected_input_ids"], record["rejected_labels"])

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.data.entries import Entry
+from tuner.data.entries import PICTURE_PARTS, Entry
 from tuner.text.lookup import mark, tr
+
+PLACEHOLDER = "<image>"
+"""Where a picture stands in a message's text."""
 
 Message = dict[str, Any]
 Row = dict[str, Any]
@@ -111,11 +114,16 @@ def _from_parts(role: str, parts: list[Any], notes: Notes) -> Message:
     calls and tools (its `extras/types.py`)."""
     texts: list[str] = []
     thoughts: list[str] = []
+    pictures: list[Any] = []
     made: Message = {"role": role, "content": ""}
     for part in parts:
         if part is None:
             continue
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind in PICTURE_PARTS:
+            texts.append(PLACEHOLDER)
+            pictures.append(_source(part))
+            continue
         if not isinstance(part, Mapping) or (kind, role) not in _PARTS and kind != "text":
             raise UnfitError(tr("not text"), tr("a part of type {kind}", kind=kind)[:120])
         key = "value" if part.get("text") is None else "text"
@@ -125,6 +133,7 @@ def _from_parts(role: str, parts: list[Any], notes: Notes) -> Message:
                 notes.unused(f"content.{other}")
         if kind == "text":
             texts.append(plain(said))
+            pictures += [None] * texts[-1].count(PLACEHOLDER)
         elif kind == "reasoning":
             thoughts.append(plain(said))
         elif kind == "tools":
@@ -132,11 +141,20 @@ def _from_parts(role: str, parts: list[Any], notes: Notes) -> Message:
         else:
             made.setdefault("tool_calls", []).extend(calls(said, notes))
     made["content"] = "".join(texts)
+    if any(isinstance(part, Mapping) and part.get("type") in PICTURE_PARTS for part in parts):
+        made["pictures"] = pictures
     if thought := "".join(thoughts):
         made["reasoning_content"] = thought
     return made
 
 
+def _source(part: Mapping[str, Any]) -> Any:
+    """What an image part names: a path, a `data:` URL, bytes or an object; None where the row's column does."""
+    given = next((part[key] for key in _PICTURE_KEYS if not is_nothing(part.get(key))), None)
+    return given.get("url") or given if isinstance(given, Mapping) else given
+
+
+_PICTURE_KEYS = ("image_url", "image", "url", "path", "value")
 _PARTS = {
     ("reasoning", "assistant"),
     ("tool_call", "assistant"),

@@ -11,16 +11,19 @@ from dataclasses import replace
 from tuner.config import libraries
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.picture_sections import Pictures
 from tuner.config.settings import settings
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
+from tuner.data.pictures.sizes import takes_pictures
+from tuner.data.prepare import unseen
 from tuner.data.template_choice import unknown
 from tuner.plan import machine_checks, model_checks, schedule
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of
 from tuner.rewards import registry
-from tuner.text.lookup import tr
+from tuner.text.lookup import tr, trn
 from tuner.text.message import Message
 
 
@@ -76,6 +79,8 @@ def _data(config: Config) -> Iterator[Problem]:
                 continue
             if said := entry.fits(config.stage):
                 yield Problem(knob, said)
+            elif entry.pictures and reads_text_alone(config):
+                yield Problem(knob, unseen(entry, str(config.model_name_or_path)))
     try:
         kept_aside(None if config.streaming else all_rows(config), config.val_size)
     except ConfigError as error:
@@ -86,6 +91,12 @@ def _data(config: Config) -> Iterator[Problem]:
         yield no_full_batch(rows, size)
     if found := unknown(config.template):
         yield found
+
+
+def reads_text_alone(config: Config) -> bool:
+    """Whether the model is here and takes no pictures."""
+    said = model_of(config).config
+    return bool(said) and not takes_pictures(said)
 
 
 def no_full_batch(rows: int, size: int) -> Problem:
@@ -162,8 +173,22 @@ def notes(config: Config, at_work: bool = False) -> list[str]:
         *machine_checks.one_of_several(config),
         *_keeps_the_last(config),
         *_experts_left_out(config),
+        *_no_pictures(config),
         *unheeded(config),
     ]
+
+
+def _no_pictures(config: Config) -> Iterator[str]:
+    """What is said of pictures to a model that sees none."""
+    defaults = {name: field.default for name, field in Pictures.model_fields.items()}
+    changed = [f"--{name}" for name, usual in defaults.items() if getattr(config, name) != usual]
+    if changed and reads_text_alone(config):
+        yield trn(
+            "{names} has no effect: the model reads text alone.",
+            "{names} have no effect: the model reads text alone.",
+            len(changed),
+            names=", ".join(changed),
+        )
 
 
 def _keeps_the_last(config: Config) -> Iterator[str]:
