@@ -182,12 +182,14 @@ SHAREGPT = {
 
 
 def catalog(at: Path, **sets: Any) -> Path:
-    """Write sets, each a list of records or (records, entry); returns the folder of their catalog."""
+    """Write sets, each a list of records or (records, entry), a record a line; returns the folder of their catalog."""
     at.mkdir(parents=True, exist_ok=True)
     entries = {}
     for name, given in sets.items():
         records, entry = given if isinstance(given, tuple) else (given, SHAREGPT)
-        _write(at / f"{name}.json", records)
-        entries[name] = {"file_name": f"{name}.json", **entry}
+        (at / f"{name}.jsonl").write_text(
+            "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
+        )
+        entries[name] = {"file_name": f"{name}.jsonl", **entry}
     _write(at / "dataset_info.json", entries)
     return at

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import os
+import random
+import struct
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import seeing
+import tiny
+from PIL import Image, ImageOps
 
 from tuner.config import config as c
+from tuner.config.knobs import ConfigError
 from tuner.data.encode import MASKED
-from tuner.data.pictures.opening import load
-from tuner.data.prepare import prepare
+from tuner.data.pictures.opening import fitted, load, size_of
+from tuner.data.pictures.sizes import picture_tokens
+from tuner.data.prepare import prepare, report_of
+from tuner.data.rows import Rows
 from tuner.data.tokens import load_tokenizer
+from tuner.plan.preflight import notes, problems
 
 
 def config(at: Path, model: Path, name: str = "seen", **knobs: Any) -> c.Config:
@@ -66,3 +81,347 @@ def as_the_processor(family: str, tmp_path: Path, count: int) -> None:
         assert all(m["content"] in said for m in row["messages"] if m["role"] == "assistant")
         assert not any(m["content"] in said for m in row["messages"] if m["role"] == "system")
         assert [Path(p).name for p in mine["images"]] == [Path(p).name for p in row["images"]]
+
+
+# --- templates by name, splits of long rows, caches ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return seeing.folder(tmp_path_factory.mktemp("qwen"), "qwen2_5_vl")
+
+
+def asked(content: str, *images: Any, answer: str = "red sun") -> dict[str, Any]:
+    said = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"messages": said, "images": list(images)}
+
+
+NAMED = [("qwen2_5_vl", "qwen2_vl"), ("qwen3_vl", "qwen3_vl_nothink"), ("gemma3", "gemma3")]
+
+
+@pytest.mark.parametrize(("family", "template"), NAMED)
+def test_templates_by_name_write_the_same_tokens_for_a_picture(
+    family: str, template: str, tmp_path: Path
+) -> None:
+    model = seeing.folder(tmp_path / "model", family)
+    seeing.picture(tmp_path / "a.png", 150, 90)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one<image>", "a.png", "a.png")])
+    rows = prepared(at, model, template=template).train
+    tokens = picture_tokens(model)
+    assert tokens is not None
+    count, tokenizer = tokens.count(*size_of(tmp_path / "a.png")), load_tokenizer(model)
+    assert rows[0]["input_ids"].count(tokenizer.id_of(tokens.token)) == 2 * count > 0
+    text = tokenizer.decode(rows[0]["input_ids"])
+    assert text.count(tokens.text(150, 90) + "one" + tokens.text(150, 90)) == 1
+    assert rows[0]["images"] == (str((tmp_path / "a.png").resolve()),) * 2
+
+
+def test_a_picture_is_never_cut(tmp_path: Path, qwen: Path) -> None:
+    seeing.picture(tmp_path / "a.png", 280, 280)  # 100 tokens
+    seeing.picture(tmp_path / "b.png", 140, 280)  # 50
+    later = asked("<image>one", "a.png")
+    later["messages"] += [{"role": "user", "content": "<image>two"}, {"role": "assistant", "content": "cat"}]
+    later["images"].append("a.png")
+    long = asked("<image>one", "b.png", answer="red " * 300)
+    early = asked("<image>" + "one " * 300 + "<image>", "b.png", "b.png")
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one", "a.png"), later, long, early])
+    got = prepared(at, qwen, cutoff_len=240)
+    pad = load_tokenizer(qwen).id_of("<|image_pad|>")
+    assert [(len(r["input_ids"]) <= 240, r["input_ids"].count(pad)) for r in got.train] == [
+        (True, 100), (True, 100), (True, 50)
+    ]  # fmt: skip
+    assert [[Path(p).name for p in r["images"]] for r in got.train] == [["a.png"], ["a.png"], ["b.png"]]
+    found = got.report.dropped["an image does not fit into cutoff_len"]
+    assert (found.count, found.examples[0]["file"], found.examples[0]["line"]) == (1, "seen.jsonl", 4)
+    assert "100 of them pictures; cutoff_len is 240" in found.examples[0]["detail"]
+    assert got.report.cut == 2
+    tight = {"cutoff_len": 120}
+    assert report_of(config(at, qwen, **tight), load_tokenizer(qwen)).kept == 0
+    shrunk = {**tight, "image_max_pixels": 100 * 100}
+    counted, rows = (
+        report_of(config(at, qwen, **shrunk), load_tokenizer(qwen)),
+        prepared(at, qwen, **shrunk).train,
+    )
+    assert counted.kept == len(rows) == 3
+    assert counted.total_tokens == sum(len(r["input_ids"]) for r in rows)
+
+
+def test_pairs_have_their_pictures_in_the_prompt(tmp_path: Path, qwen: Path) -> None:
+    """LLaMA-Factory's rlhf_v: sharegpt, ranking, images."""
+    seeing.picture(tmp_path / "a.png", 56, 84)
+    entry = {
+        "ranking": True, "formatting": "sharegpt",
+        "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"},
+    }  # fmt: skip
+    row = {"conversations": [{"from": "human", "value": "<image>what"}], "images": ["a.png"]}
+    row |= {side: {"from": "gpt", "value": said} for side, said in (("chosen", "red"), ("rejected", "blue"))}
+    got = prepared(seeing.catalog(tmp_path, seen=([row], entry)), qwen, stage="dpo").train[0]
+    assert set(got) == {"prompt_ids", "chosen_ids", "rejected_ids", "images"}
+    assert got["prompt_ids"].count(load_tokenizer(qwen).id_of("<|image_pad|>")) == 6
+    row["chosen"]["value"] = "<image>red"
+    dropped = report_of(
+        config(seeing.catalog(tmp_path, seen=([row], entry)), qwen, stage="dpo"), load_tokenizer(qwen)
+    ).dropped
+    assert list(dropped) == ["picture in an answer"]
+
+
+def test_alpaca_and_openai_rows_and_bytes(
+    tmp_path: Path, qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = seeing.picture(tmp_path / "a.png", 56, 84).read_bytes()
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what"}]
+    by_url = {"messages": [{"role": "user", "content": shown}, {"role": "assistant", "content": "red"}]}
+    alpaca = {"instruction": "<image>what", "input": "", "output": "red", "images": "a.png"}
+    hugging = asked("<image>what", {"path": "a.png", "bytes": None}, answer="red")
+    at = seeing.catalog(
+        tmp_path, parts=([by_url], {"formatting": "openai", "columns": {"messages": "messages"}}),
+        alpaca=([alpaca], {"columns": {"images": "images"}}), seen=[hugging],
+    )  # fmt: skip
+    ids = {name: prepared(at, qwen, name).train[0] for name in ("parts", "alpaca", "seen")}
+    assert ids["parts"]["input_ids"] == ids["alpaca"]["input_ids"] == ids["seen"]["input_ids"]
+    kept = Path(ids["parts"]["images"][0])
+    assert kept.read_bytes() == data and kept.name == hashlib.sha256(data).hexdigest() + ".png"
+    assert kept.is_relative_to(tmp_path / "cache")
+
+
+def test_pictures_within_a_table_are_read_as_bytes(
+    tmp_path: Path, qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaMA-Factory's pokemon_cap and llava_1k_en: sets of the hub with pictures as bytes, and as parquet here."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    files = [str(seeing.picture(tmp_path / f"{i}.png", 56, 56 + 28 * i, i)) for i in range(3)]
+    talks = [[{"from": "human", "value": "<image>what"}, {"from": "gpt", "value": "red"}]] * 3
+    made = datasets.Dataset.from_dict(
+        {"conversations": talks, "images": [[f] for f in files]},
+        features=datasets.Features(
+            {"conversations": datasets.List({"from": datasets.Value("string"), "value": datasets.Value("string")}),
+             "images": datasets.List(datasets.Image())}
+        ),
+    )  # fmt: skip
+    made.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    columns = {"formatting": "sharegpt", "columns": {"messages": "conversations", "images": "images"}}
+    _add(tmp_path, pokemon_cap={"hf_hub_url": str(tmp_path / "hub"), **columns})
+    _add(tmp_path, here={"file_name": "hub/train.parquet", **columns})
+    for name in ("pokemon_cap", "here"):
+        got = prepared(tmp_path, qwen, name)
+        pad = load_tokenizer(qwen).id_of("<|image_pad|>")
+        assert [r["input_ids"].count(pad) for r in got.train] == [4, 6, 8], name
+        assert [Path(r["images"][0]).read_bytes() for r in got.train] == [Path(f).read_bytes() for f in files]
+
+
+def _add(at: Path, **entries: Any) -> None:
+    path = at / "dataset_info.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(known | entries))
+
+
+def test_rows_are_the_same_streamed_packed_and_from_the_cache(tmp_path: Path, qwen: Path) -> None:
+    at = seeing.catalog(tmp_path, seen=seeing.chats(tmp_path, 12, longest=200), words=[asked("one")])
+    whole = list(prepared(at, qwen).train)
+    assert {type(r["images"]) for r in whole} == {tuple}
+    streamed = prepared(at, qwen, streaming=True, max_steps=1, buffer_size=1).train
+    assert sorted(map(str, streamed)) == sorted(map(str, whole))
+    for _ in range(2):  # written, then read
+        cached = prepared(at, qwen, tokenized_path=str(tmp_path / "rows"))
+        assert list(cached.train) == whole
+    saved = Rows.saved(_saved(prepared(at, qwen).train, tmp_path / "shared"))
+    assert list(saved) == whole
+    packed = prepared(at, qwen, packing=True, cutoff_len=2000).train
+    pad = load_tokenizer(qwen).id_of("<|image_pad|>")
+    assert sum(r["input_ids"].count(pad) for r in packed) == sum(r["input_ids"].count(pad) for r in whole)
+    assert sum(len(r["images"]) for r in packed) == sum(len(r["images"]) for r in whole)
+    assert "images" not in prepared(at, qwen, "words").train[0]
+    assert prepared(at, qwen, "words,seen").train[0]["images"] == ()
+
+
+def _saved(rows: Rows, folder: Path) -> Path:
+    rows.save(folder)
+    return folder
+
+
+def test_cached_rows_know_when_their_pictures_have_changed(tmp_path: Path, qwen: Path) -> None:
+    shown = seeing.picture(tmp_path / "a.png", 56, 56)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one", "a.png")])
+    knobs = {"tokenized_path": str(tmp_path / "rows")}
+    prepared(at, qwen, **knobs)
+    other = prepared(at, qwen, image_max_pixels=40 * 40, **knobs).report.notes
+    assert any("pictures of another size" in note for note in other)
+    later = shown.stat().st_mtime + 60
+    os.utime(shown, (later, later))
+    with pytest.raises(ConfigError, match=r"a\.png has changed since"):
+        prepared(at, qwen, **knobs)
+    shown.unlink()
+    with pytest.raises(ConfigError, match=r"a\.png, which is gone"):
+        prepared(at, qwen, **knobs)
+
+
+# --- files that are wrong ----------------------------------------------------------------------------------------------
+
+
+def planted(at: Path) -> list[tuple[dict[str, Any], str]]:
+    """Rows each with one defect, and the reason by which it is reported."""
+    seeing.picture(at / "good.png", 56, 56)
+    seeing.picture(at / "good.jpg", 300, 300)
+    (at / "half.png").write_bytes((at / "good.png").read_bytes()[:-40])
+    (at / "half.jpg").write_bytes((at / "good.jpg").read_bytes()[:900])
+    (at / "bomb.png").write_bytes(bomb(50_000, 50_000))
+    (at / "flat.png").write_bytes(bomb(0, 10))
+    (at / "text.png").write_text("no picture")
+    (at / "empty.png").write_bytes(b"")
+    seeing.picture(at.parent / "outside" / "secret.png", 56, 56)
+    (at / "link.png").symlink_to(at.parent / "outside" / "secret.png")
+    (at / "turning.png").symlink_to("turning.png")
+    (at / "folder.png").mkdir()
+    os.mkfifo(at / "pipe.png")
+    seeing.picture(at / "long.png", 2, 900)
+    one = "<image>one"
+    outside, network = "picture outside the media folder", "picture on the network, which is not fetched"
+    broken, missing, none = "picture cut off or damaged", "picture not found", "not a picture"
+    return [
+        (asked(one, "gone.png"), missing),
+        (asked("<image><image>one", "good.png"), "pictures and <image> do not match"),
+        (asked("one", "good.png"), "pictures and <image> do not match"),
+        (asked(one), "pictures and <image> do not match"),
+        (asked(one, "half.png"), broken),
+        (asked(one, "half.jpg"), broken),
+        (asked(one, "bomb.png"), "picture too large"),
+        (asked(one, "flat.png"), none),
+        (asked(one, "text.png"), none),
+        (asked(one, "empty.png"), none),
+        (asked(one, "link.png"), outside),
+        (asked(one, "../outside/secret.png"), outside),
+        (asked(one, "/etc/passwd"), outside),
+        (asked(one, "turning.png"), missing),
+        (asked(one, "folder.png"), missing),
+        (asked(one, "pipe.png"), missing),
+        (asked(one, "bad\0name.png"), missing),
+        (asked(one, "http://127.0.0.1:9/a.png"), network),
+        (asked(one, "HTTPS://u:secretpass@host/a.png"), network),
+        (asked(one, "file:///etc/passwd"), network),
+        (asked(one, "data:image/png;base64,####"), none),
+        (asked(one, {"bytes": None, "path": None}), none),
+        (asked(one, 7), none),
+        (asked(one, "good.png", answer="see <image>"), "pictures and <image> do not match"),
+        (asked(one, "long.png"), "picture too long for its width"),
+        (asked(one + "<|image_pad|>", "good.png"), "a picture's token in the text"),
+    ]
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG that says it is very large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def test_every_planted_defect_is_reported_with_its_file_and_line(tmp_path: Path, qwen: Path) -> None:
+    at = tmp_path / "data"
+    at.mkdir()
+    rows = planted(at)
+    seeing.catalog(at, seen=[*(row for row, _ in rows), asked("<image>one", "good.png")])
+    report = report_of(config(at, qwen), load_tokenizer(qwen))
+    assert (report.kept, report.read) == (1, len(rows) + 1)
+    told = {e["line"]: reason for reason, f in report.dropped.items() for e in f.examples}
+    wanted = {line: reason for line, (_, reason) in enumerate(rows, start=1)}
+    few = {line: reason for line, reason in wanted.items() if line in told}
+    assert told == few
+    assert {r: f.count for r, f in report.dropped.items()} == Counter(wanted.values())
+    assert {e["file"] for f in report.dropped.values() for e in f.examples} == {"seen.jsonl"}
+    assert "secretpass" not in str(report.as_dict())
+
+
+def test_a_stray_token_is_dropped_from_rows_of_words_too(tmp_path: Path, qwen: Path) -> None:
+    at = seeing.catalog(tmp_path, seen=[asked("one <|image_pad|> two"), asked("one")])
+    assert list(report_of(config(at, qwen), load_tokenizer(qwen)).dropped) == [
+        "a picture's token in the text"
+    ]
+    kept = prepared(at, qwen, split_special_tokens=True)
+    assert len(kept.train) == 2
+
+
+def test_a_model_that_reads_text_alone_is_told_before_launch(tmp_path: Path, qwen: Path) -> None:
+    model = tiny.model(tmp_path / "text")
+    seeing.picture(tmp_path / "a.png", 56, 56)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one", "a.png")])
+    said = [p.sentence for p in problems(config(at, model, cutoff_len=64))]
+    assert any("seen holds pictures, and" in s and "reads text alone" in s for s in said)
+    with pytest.raises(ConfigError, match="reads text alone"):
+        prepared(at, model)
+    told = notes(config(at, model, cutoff_len=64, image_max_pixels=99, media_dir="x"))
+    assert "--media_dir, --image_max_pixels have no effect: the model reads text alone." in told
+    assert not any("reads text alone" in n for n in notes(config(at, qwen, image_max_pixels=99)))
+
+
+# --- opening -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_upright_opaque_and_in_colours(tmp_path: Path) -> None:
+    lying = Image.new("RGB", (40, 20), "red")
+    lying.paste("blue", (0, 0, 20, 20))
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        for name in ("a.jpg", "a.png", "a.webp"):
+            lying.save(tmp_path / name, exif=exif, quality=100) if name != "a.png" else lying.save(
+                tmp_path / name, exif=exif
+            )
+            wanted = ImageOps.exif_transpose(Image.open(tmp_path / name)).convert("RGB")
+            assert load(tmp_path / name).tobytes() == wanted.tobytes()
+            assert size_of(tmp_path / name) == wanted.size
+            (tmp_path / name).unlink()
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    for name, image in {
+        "rgba.png": clear,
+        "la.png": clear.convert("LA"),
+        "p.gif": clear.convert("P"),
+    }.items():
+        image.save(tmp_path / name, **({"transparency": 0} if name == "p.gif" else {}))
+    assert {load(tmp_path / n).getpixel((1, 1)) for n in ("rgba.png", "la.png", "p.gif")} == {(255, 255, 255)}
+    lying.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    seen = load(tmp_path / "cmyk.jpg")
+    assert seen.mode == "RGB" and seen.getpixel((35, 10))[0] > 200 > 60 > seen.getpixel((35, 10))[2]
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert load(tmp_path / "deep.png").getpixel((1, 1)) == (156, 156, 156)
+    Image.new("1", (8, 8), 1).save(tmp_path / "bit.png")
+    assert load(tmp_path / "bit.png").getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_sizes_are_bounded_and_follow_the_file(tmp_path: Path) -> None:
+    path = seeing.picture(tmp_path / "a.png", 300, 100)
+    assert (
+        size_of(path) == (300, 100)
+        and size_of(path, 3000) == (94, 31)
+        and size_of(path, None, 120_000) == (600, 200)
+    )
+    assert load(path, 3000).size == (94, 31)
+    seeing.picture(path, 30, 10)
+    assert size_of(path) == (30, 10)
+    assert fitted(5, 4000, 100, 50) == (1, 282) and fitted(1, 1, None, 1024) == (32, 32)
+
+
+def test_tokens_are_counted_as_the_processors_count(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    sizes = [
+        (chance.randint(1, 2500) // chance.choice((1, 30)) + 1, chance.randint(1, 2500)) for _ in range(400)
+    ]
+    for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
+        tokens = picture_tokens(seeing.folder(tmp_path / family, family))
+        theirs = seeing.processor(tmp_path / family, family)
+        fit = [s for s in sizes if max(s) <= 200 * min(s)]
+        wanted = theirs._get_num_multimodal_tokens(image_sizes=[(h, w) for w, h in fit])["num_image_tokens"]
+        assert tokens is not None and [tokens.count(*size) for size in fit] == wanted
+    gemma = picture_tokens(seeing.folder(tmp_path / "gemma", "gemma3"), pan_and_scan=True)
+    made, image = seeing.image_processor("gemma3"), np.zeros
+    assert gemma is not None
+    for width, height in sizes[:60]:
+        crops = made.pan_and_scan(image((3, height, width), np.uint8), 256, 4, 1.2)
+        assert gemma.count(width, height) == 256 * (len(crops) + 1)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tuner import private
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.entries import CATALOG, Entry
-from tuner.data.tables import A_TIME, table_rows
+from tuner.data.tables import A_TIME, WITH_BYTES, table_rows
 from tuner.redact import redact
 from tuner.text.lookup import tr
 
@@ -47,7 +47,8 @@ def hub_records(entry: Entry, streaming: bool = False) -> Iterator[tuple[int, An
         raise ConfigError([Problem("dataset", sentence)])
     try:
         # As arrow, so that rows are made here as those of files are: `datasets` itself leaves in what pads a table.
-        tables = _load(entry, streaming).with_format("arrow").iter(batch_size=A_TIME)
+        step = WITH_BYTES if entry.pictures else A_TIME
+        tables = _load(entry, streaming).with_format("arrow").iter(batch_size=step)
         yield from enumerate((row for table in tables for row in table_rows(table)), start=1)
     except ConfigError:
         raise
