@@ -142,7 +142,7 @@ def test_a_picture_is_never_cut(tmp_path: Path, qwen: Path) -> None:
         report_of(config(at, qwen, **shrunk), load_tokenizer(qwen)),
         prepared(at, qwen, **shrunk).train,
     )
-    assert counted.kept == len(rows) == 3
+    assert counted.kept == len(rows) == 2
     assert counted.total_tokens == sum(len(r["input_ids"]) for r in rows)
 
 
