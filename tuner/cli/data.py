@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from tuner import paths, samples
@@ -101,8 +104,19 @@ def _show(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
         )
     for side, tokens in found["sides"].items():
         print(f"{side}:")
-        print("".join(f"[{_visible(t['text'])}]" if t["trained"] else _visible(t["text"]) for t in tokens))
+        print("".join(_drawn(tokens, found["pictures"])))
     return OK
+
+
+def _drawn(tokens: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tokens as text: what is learnt in brackets, a picture's run of tokens as one with its file."""
+    for picture, run in groupby(tokens, key=lambda t: t["picture"]):
+        if picture is None:
+            yield from (f"[{_visible(t['text'])}]" if t["trained"] else _visible(t["text"]) for t in run)
+        else:
+            one, several = pictures[picture], list(run)
+            size = f"{Path(one['path']).name}, {one['width']}x{one['height']}"
+            yield f"<{_visible(several[0]['text'])} x {len(several)}: {_visible(size)}>"
 
 
 def _visible(text: str) -> str:

@@ -72,7 +72,7 @@ class Report:
     `tokens` and `histogram` are about the length that the cutoff is held against: the whole example, for pairs the prompt
     with the longer answer, before any cut. `total_tokens` are those fed to the model after it, for pairs the prompt with
     each answer. `examples` are learnt from in an epoch, in `train_rows` rows (fewer when packed). `duplicates` are kept
-    rows that say the same as one before; `labelled` are prompts whose row expects an answer; `overlap` are rows measured on that are learnt from as well. `there` are the rows
+    rows that say the same as one before; `picture_tokens` are those of all kept rows' `pictures`, before any cut; `labelled` are prompts whose row expects an answer; `overlap` are rows measured on that are learnt from as well. `there` are the rows
     of the sets, more than were read where only a sample was: counts are the sample's then, and `steps` is 0, for nobody knows.
     """
 
@@ -89,6 +89,8 @@ class Report:
     tokens: dict[str, float] = field(default_factory=dict)
     total_tokens: int = 0
     trained_tokens: int = 0
+    pictures: int = 0
+    picture_tokens: int = 0
     histogram: dict[str, list[float]] = field(default_factory=dict)
     quantiles: list[int] = field(default_factory=list)
     duplicates: int = 0
@@ -194,6 +196,8 @@ class Tally:
         counts["kept"] += 1
         report.total_tokens += encoded.tokens
         report.trained_tokens += encoded.trained
+        report.pictures += len(encoded.row.get("images", draft.images))
+        report.picture_tokens += draft.picture_tokens
         report.labelled += "columns" in draft.row and draft.row["label"] is not None
         self._tokens.append(encoded.tokens)
         self._lengths.append(encoded.length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from tuner.data.encode import MASKED, Encoded, Encoder
 from tuner.data.entries import Entry
 from tuner.data.files import Broken
 from tuner.data.formats import Dropped, Row, convert
+from tuner.data.pictures.opening import size_of
 from tuner.data.template_choice import template_of
 from tuner.data.templates import Template
 from tuner.data.tokens import Tokenizer
@@ -21,6 +23,7 @@ class Token:
     """One token: its id, the text it adds, whether the loss sees it, whether it is a special token.
 
     A character spread over several tokens stands at the last of them; `label` is what is learnt there, if anything.
+    `picture` is the number of the row's picture that the token is a piece of.
     """
 
     id: int
@@ -28,6 +31,17 @@ class Token:
     trained: bool
     special: bool
     label: int | None = None
+    picture: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPicture:
+    """A row's picture: its file, its size as the model gets it, and how many tokens it is."""
+
+    path: str
+    width: int
+    height: int
+    tokens: int
 
 
 @dataclass
@@ -43,6 +57,7 @@ class Shown:
     length: int = 0
     label: bool | None = None
     sides: dict[str, list[Token]] = field(default_factory=dict)
+    pictures: list[ShownPicture] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, plain enough for JSON."""
@@ -64,16 +79,31 @@ def show(
         shown.dropped, shown.detail = row.reason, row.detail
         return shown
     shown.row = row
-    encoded = _encoded(row, encoder(config, template, tokenizer))
+    made = encoder(config, template, tokenizer)
+    encoded = _encoded(row, made)
     if isinstance(encoded, Dropped):
         shown.dropped, shown.detail = encoded.reason, encoded.detail
         return shown
     shown.cut, shown.length, shown.label = bool(encoded.cut), encoded.length, encoded.row.get("label")
+    pieces = _pictures(shown, made, row.get("images", ()))
     shown.sides = {
-        name: _tokens(ids, labels, tokenizer)
+        name: _tokens(ids, labels, tokenizer, made.pictures.token_id if made.pictures else None, pieces)
         for name, (ids, labels) in _sides(encoded.row, tokenizer).items()
     }
     return shown
+
+
+def _pictures(shown: Shown, made: Encoder, sources: Sequence[Any]) -> list[int]:
+    """Note a row's pictures; which of them each of the picture's tokens is of, in order."""
+    if not sources or made.pictures is None:
+        return []
+    found = made.pictures.found(sources)
+    shown.row = {**(shown.row or {}), "images": [seen.path for seen in found]}
+    bounds = made.pictures.max_pixels, made.pictures.min_pixels
+    shown.pictures = [
+        ShownPicture(seen.path, *size_of(seen.path, *bounds), sum(seen.pieces.runs)) for seen in found
+    ]
+    return [k for k, one in enumerate(shown.pictures) for _ in range(one.tokens)]
 
 
 def _sides(row: dict[str, Any], tokenizer: Tokenizer) -> dict[str, tuple[list[int], list[int]]]:
@@ -109,9 +139,18 @@ def _after(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
     return prompt + answer, [MASKED] * len(prompt) + answer
 
 
-def _tokens(ids: list[int], labels: list[int], tokenizer: Tokenizer) -> list[Token]:
-    special = tokenizer.special_ids
+def _tokens(
+    ids: list[int], labels: list[int], tokenizer: Tokenizer, picture_id: int | None, pieces: list[int]
+) -> list[Token]:
+    special, of = tokenizer.special_ids, iter(pieces)
     return [
-        Token(i, text, label != MASKED, i in special, None if label == MASKED else label)
+        Token(
+            i,
+            text,
+            label != MASKED,
+            i in special,
+            None if label == MASKED else label,
+            next(of, None) if i == picture_id else None,
+        )
         for i, text, label in zip(ids, tokenizer.pieces(ids), labels, strict=True)
     ]

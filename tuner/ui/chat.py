@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -12,7 +13,7 @@ from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
 from tuner.data.pages import Row
 from tuner.text.lookup import mark, tr
-from tuner.ui import records
+from tuner.ui import pictures, records
 from tuner.ui.words import count, safe
 
 LONGEST = 2000
@@ -42,7 +43,7 @@ def row(found: Row, entry: Entry) -> None:
             st.markdown(tr(":orange[:material/block: **Not used: {reason}**]", reason=safe(normal.reason)))
             st.text(normal.detail[:LONGEST])
             return
-        told(normal, str(found.number))
+        told(normal, str(found.number), pictures.folder_of(entry) if "images" in normal else None)
 
 
 def _raw(record: Any) -> str:
@@ -56,8 +57,9 @@ def _raw(record: Any) -> str:
     )
 
 
-def told(row: Mapping[str, Any], key: str) -> None:
-    """A row in its normal form: a talk, a pair of answers, an answer with its thumb, or plain text."""
+def told(row: Mapping[str, Any], key: str, folder: Path | None = None) -> None:
+    """A row in its normal form: a talk, a pair of answers, an answer with its thumb, or plain text. Its pictures lie in
+    `folder`."""
     if "text" in row:
         _bubble("assistant", {"content": row["text"]}, f"{key}-text", name=tr("Text"))
         return
@@ -67,7 +69,7 @@ def told(row: Mapping[str, Any], key: str) -> None:
     if row.get("tools"):
         with st.popover(tr("Tools"), icon=":material/build:", type="tertiary"):
             st.code(_tools(row["tools"]), language="json", wrap_lines=True)
-    turns(row["messages"], key)
+    turns(row["messages"], key, row.get("images", ()), folder)
     if "chosen" in row:
         left, right = st.columns(2, gap="small")
         with left:
@@ -92,10 +94,15 @@ def told(row: Mapping[str, Any], key: str) -> None:
         _bubble("chosen" if good else "rejected", row["completion"], f"{key}-answer", name=name, icon=icon)
 
 
-def turns(messages: Sequence[Mapping[str, Any]], key: str) -> None:
-    """A talk, turn by turn."""
-    for place, message in enumerate(messages):
+def turns(
+    messages: Sequence[Mapping[str, Any]], key: str, images: Sequence[Any] = (), folder: Path | None = None
+) -> None:
+    """A talk, turn by turn, each with its pictures."""
+    for place, (message, shown) in enumerate(
+        zip(messages, pictures.by_message(messages, images), strict=True)
+    ):
         _bubble(str(message.get("role")), message, f"{key}-{place}")
+        pictures.strip(shown, folder, f"{key}-{place}")
 
 
 def bubble(role: str, text: str, key: str, *, name: str = "", icon: str = "", longest: int = LONGEST) -> None:

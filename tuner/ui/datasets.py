@@ -240,7 +240,7 @@ def sees(entry: Entry, config: Config) -> None:
                     trained=count(trained),
                 )
             )
-            tokens_view.draw(tokens, f"{entry.name}-{side}")
+            tokens_view.draw(tokens, f"{entry.name}-{side}", shown.pictures)
 
 
 def _legend(shown: Shown) -> None:
@@ -370,6 +370,14 @@ def _by_cutoff(found: Report) -> None:
             context=count(context),
         )
     )
+    if found.pictures:
+        st.caption(
+            tr(
+                "Pictures: {pictures}, {tokens} (context).",
+                pictures=count(found.pictures),
+                tokens=count(found.picture_tokens, "token"),
+            )
+        )
 
 
 def _mend(found: Report, entry: Entry) -> None:

@@ -107,11 +107,15 @@ class Pictures:
 
 
 def media_folder(config: Config) -> Path | None:
+    """The folder that a config's pictures lie in."""
+    return folder_at(config.media_dir, config.dataset_dir)
+
+
+def folder_at(media_dir: str | None, dataset_dir: str) -> Path | None:
     """The folder that pictures' paths begin in; None for sets of a hub, which bring bytes."""
-    said = config.media_dir or config.dataset_dir
-    if not config.media_dir and (said == "ONLINE" or said.startswith("REMOTE:")):
+    if not media_dir and (dataset_dir == "ONLINE" or dataset_dir.startswith("REMOTE:")):
         return None
-    return catalog_folder(said)
+    return catalog_folder(media_dir or dataset_dir)
 
 
 STRAY = mark("a picture's token in the text")
