@@ -98,11 +98,9 @@ def turns(
     messages: Sequence[Mapping[str, Any]], key: str, images: Sequence[Any] = (), folder: Path | None = None
 ) -> None:
     """A talk, turn by turn, each with its pictures."""
-    for place, (message, shown) in enumerate(
-        zip(messages, pictures.by_message(messages, images), strict=True)
-    ):
-        _bubble(str(message.get("role")), message, f"{key}-{place}")
-        pictures.strip(shown, folder, f"{key}-{place}")
+    shown = pictures.by_message(messages, images)
+    for place, (message, seen) in enumerate(zip(messages, shown, strict=True)):
+        _bubble(str(message.get("role")), message, f"{key}-{place}", seen=seen, folder=folder)
 
 
 def bubble(role: str, text: str, key: str, *, name: str = "", icon: str = "", longest: int = LONGEST) -> None:
@@ -118,6 +116,8 @@ def _bubble(
     name: str = "",
     icon: str = "",
     longest: int = LONGEST,
+    seen: Sequence[Any] = (),
+    folder: Path | None = None,
 ) -> None:
     known, mark = _ROLES.get(role, (role.capitalize(), ":material/chat:"))
     with st.container(key=f"bubble-{role}-{key}", gap="xsmall"):
@@ -128,6 +128,7 @@ def _bubble(
             if len(text) <= longest
             else tr("{text} … {number:,} more characters", text=text[:longest], number=len(text) - longest)
         )
+        pictures.strip(seen, folder, key)
         if calls := message.get("tool_calls"):
             st.code(_tools(calls), language="json", wrap_lines=True)
 
