@@ -10,6 +10,8 @@ import random
 import struct
 import zlib
 from collections import Counter
+from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,18 @@ import seeing
 import tiny
 from PIL import Image, ImageOps
 
+from tuner.cli import main as tuner
 from tuner.config import config as c
 from tuner.config.knobs import ConfigError
 from tuner.data.encode import MASKED
 from tuner.data.pictures.opening import fitted, load, size_of
 from tuner.data.pictures.sizes import picture_tokens
+from tuner.data.pictures.thumbnails import thumbnail
 from tuner.data.prepare import prepare, report_of
 from tuner.data.rows import Rows
 from tuner.data.tokens import load_tokenizer
+from tuner.data.verbs import show
+from tuner.plan.facts import data_of
 from tuner.plan.preflight import notes, problems
 
 
@@ -425,3 +431,62 @@ def test_tokens_are_counted_as_the_processors_count(tmp_path: Path) -> None:
     for width, height in sizes[:60]:
         crops = made.pan_and_scan(image((3, height, width), np.uint8), 256, 4, 1.2)
         assert gemma.count(width, height) == 256 * (len(crops) + 1)
+
+
+# --- before launch -----------------------------------------------------------------------------------------------------
+
+
+def test_the_form_names_every_defect_with_its_file_and_line(tmp_path: Path, qwen: Path) -> None:
+    at = tmp_path / "data"
+    at.mkdir()
+    rows = [row for row in planted(at) if row[1] != "a picture's token in the text"]
+    seeing.catalog(at, seen=[asked("<image>one", "good.png"), *(row for row, _ in rows)], bad=[rows[0][0]])
+    said = "".join(n for n in notes(config(at, qwen)) if "for their pictures" in n)
+    assert f"seen: {len(rows)} of the first {len(rows) + 1} rows will be left out" in said
+    first = {reason: line for line, (_, reason) in reversed(list(enumerate(rows, start=2)))}
+    assert all(f"{reason} ({[r for _, r in rows].count(reason)}), line {line} of seen.jsonl" in said
+               for reason, line in first.items())  # fmt: skip
+    assert "secretpass" not in said
+    (found,) = (p for p in problems(config(at, qwen, "bad")) if "no row's pictures" in p.sentence)
+    assert "picture not found (1), line 1 of bad.jsonl: gone.png" in found.sentence
+    assert not [n for n in notes(config(seeing.catalog(at, seen=[asked("one")]), qwen)) if "pictures" in n]
+
+
+def test_a_picture_longer_than_the_cutoff_is_told_before_launch(tmp_path: Path, qwen: Path) -> None:
+    seeing.picture(tmp_path / "a.png", 700, 700)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one", "a.png"), asked("one")])
+    (said,) = (n for n in notes(config(at, qwen, cutoff_len=500)) if "pictures" in n)
+    assert "an image does not fit into cutoff_len (1), line 1 of seen.jsonl: 625 tokens of pictures" in said
+    assert not [n for n in notes(config(at, qwen, cutoff_len=800)) if "pictures" in n]
+
+
+def test_the_plan_counts_the_tokens_of_pictures(tmp_path: Path, qwen: Path) -> None:
+    seeing.picture(tmp_path / "a.png", 280, 560)
+    at = seeing.catalog(
+        tmp_path, seen=[asked("<image>one", "a.png")] * 3 + [asked("one")], words=[asked("one")]
+    )
+    lengths, words = (data_of(config(at, qwen, name)).lengths for name in ("seen", "words"))
+    true = report_of(config(at, qwen), load_tokenizer(qwen)).tokens
+    assert lengths and words and lengths.longest > 200 > words.longest
+    assert abs(lengths.mean - true["mean"]) < 60  # the template's own words are not counted
+
+
+def test_what_the_model_sees_has_each_picture_at_its_tokens(tmp_path: Path, qwen: Path, capsys: Any) -> None:
+    seeing.picture(tmp_path / "a.png", 56, 84)
+    seeing.picture(tmp_path / "b.png", 84, 84, 1)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>or<image>", "a.png", "b.png")])
+    found = show("seen", 0, str(qwen), dataset_dir=str(at))
+    runs = [
+        (k, len(list(run)))
+        for k, run in groupby(t["picture"] for t in found["sides"]["text"])
+        if k is not None
+    ]
+    assert runs == [(0, 6), (1, 9)]
+    assert [(Path(p["path"]).name, p["width"], p["height"], p["tokens"]) for p in found["pictures"]] == [
+        ("a.png", 56, 84, 6), ("b.png", 84, 84, 9)
+    ]  # fmt: skip
+    json.dumps(found)
+    assert tuner(["data", "show", "seen", "--dataset_dir", str(at), "--model", str(qwen)]) == 0
+    assert "<<|image_pad|> x 9: b.png, 84x84>" in capsys.readouterr().out
+    small = thumbnail(found["pictures"][0]["path"], 20)
+    assert small.startswith(b"RIFF") and Image.open(BytesIO(small)).size == (13, 20)

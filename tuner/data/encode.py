@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tuner.config.config import Config
 from tuner.data.formats import Dropped, Row
-from tuner.data.pictures.drawing import Drawn, Pictures, Seen
+from tuner.data.pictures.drawing import TOO_MANY, Drawn, Pictures, Seen
 from tuner.data.pictures.opening import PictureError
 from tuner.data.templates import PICTURE, Exchange, RefusedError, Template, Written, common_prefix
 from tuner.data.tokens import Tokenizer
@@ -240,7 +240,7 @@ class Encoder:
             pictures=draft.picture_tokens,
             cutoff=self.cutoff,
         )
-        return Dropped(mark("an image does not fit into cutoff_len"), said)
+        return Dropped(TOO_MANY, said)
 
     def _fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         if self.rows == "text":

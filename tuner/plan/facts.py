@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from tuner import hardware, paths
 from tuner.config.config import Config
@@ -22,6 +23,7 @@ from tuner.data.catalog import pick
 from tuner.data.entries import Entry
 from tuner.data.mix import kept_aside
 from tuner.data.pages import Pages
+from tuner.data.pictures.look import look
 from tuner.plan.shape import Lengths, ModelShape
 
 BYTES_PER_TOKEN = 5
@@ -89,14 +91,20 @@ def place(text: str) -> Path:
 def model_of(config: Config, base: Path | None = None) -> Model:
     """A config's model as its files tell of it, on this machine or in the hub's cache. `base` is where they are, if that
     is known."""
+    found = base if base and base.is_dir() else model_folder(config)
+    return Model(_json(found / "config.json"), _adapter(config))
+
+
+def model_folder(config: Config) -> Path:
+    """Where a config's model is on this machine, in the hub's cache too; a folder that is not there where it is not."""
     name = str(config.model_name_or_path)
-    found = base or place(name)
+    found = place(name)
     if not found.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
         with suppress(ValueError, OSError):
             found = Path(str(try_to_load_from_cache(name, "config.json"))).parent
-    return Model(_json(found / "config.json"), _adapter(config))
+    return found
 
 
 def _adapter(config: Config) -> Mapping[str, Any]:
@@ -121,14 +129,23 @@ def data_of(config: Config) -> Data:
 
 def _lengths(config: Config) -> Lengths | None:
     try:
-        files = [f for entry in pick(config) for f in entry.files()]
-        found = [s for f in files if len(s := _counted(str(f), f.stat().st_mtime_ns).sizes())]
+        found = [tokens for entry in pick(config) if len(tokens := _entry_tokens(entry, config))]
     except (ConfigError, OSError):
         return None
     if not found:
         return None
-    tokens = np.concatenate(found) / BYTES_PER_TOKEN
+    tokens = np.concatenate(found)
     return Lengths(float(tokens.mean()), float(tokens.std()), int(tokens.max()))
+
+
+def _entry_tokens(entry: Entry, config: Config) -> NDArray[np.float64]:
+    """About how many tokens each row of a set has: by its bytes, with pictures by a look at the first."""
+    sizes = [_counted(str(f), f.stat().st_mtime_ns).sizes() for f in entry.files()]
+    whole = np.concatenate([np.asarray(s, dtype=np.float64) for s in sizes]) if sizes else np.zeros(0)
+    seen = look(entry, config, model_folder(config)) if entry.pictures else None
+    if seen is not None and seen.tokens:
+        return np.resize(np.asarray(seen.tokens, dtype=np.float64), max(len(whole), len(seen.tokens)))
+    return whole / BYTES_PER_TOKEN
 
 
 def learnt_rows(config: Config) -> int | None:

@@ -19,7 +19,7 @@ from tuner.data.mix import kept_aside
 from tuner.data.pictures.sizes import takes_pictures
 from tuner.data.prepare import unseen
 from tuner.data.template_choice import unknown
-from tuner.plan import machine_checks, model_checks, schedule
+from tuner.plan import machine_checks, model_checks, picture_checks, schedule
 from tuner.plan.engine import PACKED, refusal
 from tuner.plan.facts import all_rows, learnt_rows, model_of
 from tuner.rewards import registry
@@ -35,6 +35,7 @@ def problems(config: Config) -> list[Problem]:
         *model_checks.model(config),
         *model_checks.adapters(config),
         *_data(config),
+        *picture_checks.problems(config),
         *_probe(config),
         *registry.problems(config),
         *_engine(config),
@@ -173,6 +174,7 @@ def notes(config: Config, at_work: bool = False) -> list[str]:
         *machine_checks.one_of_several(config),
         *_keeps_the_last(config),
         *_experts_left_out(config),
+        *picture_checks.notes(config),
         *_no_pictures(config),
         *unheeded(config),
     ]

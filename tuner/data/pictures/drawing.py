@@ -118,5 +118,6 @@ def folder_at(media_dir: str | None, dataset_dir: str) -> Path | None:
     return catalog_folder(media_dir or dataset_dir)
 
 
+TOO_MANY = mark("an image does not fit into cutoff_len")
 STRAY = mark("a picture's token in the text")
 LEFT_OUT = mark("picture left out by the template")

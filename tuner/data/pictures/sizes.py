@@ -64,7 +64,7 @@ class PictureTokens:
 class Qwen2Vl(PictureTokens):
     """Qwen2-VL and Qwen2.5-VL: patches of 14 pixels, four to a token, as many as the picture has."""
 
-    models = ("qwen2_vl", "qwen2_5_vl")
+    models: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
     marker = "<|vision_start|><|image_pad|><|vision_end|>"
     token = "<|image_pad|>"  # noqa: S105
     frame = ("<|vision_start|>", "<|vision_end|>")
@@ -85,7 +85,7 @@ class Qwen2Vl(PictureTokens):
 class Qwen3Vl(Qwen2Vl):
     """Qwen3-VL: the same with patches of 16 pixels."""
 
-    models = ("qwen3_vl", "qwen3_vl_moe")
+    models = ("qwen3_vl",)
     patch = 16
 
 
