@@ -117,7 +117,7 @@ def _stamp(path: Path) -> tuple[int, int]:
         raise PictureError(NONE, tr("{path} is no file", path=path))
     if found.st_size > LARGEST_FILE:
         said = tr(
-            "{path} has {size} MB, {most} are read",
+            "{path} has {size} MB; at most {most} are read",
             path=path,
             size=found.st_size >> 20,
             most=LARGEST_FILE >> 20,

@@ -35,7 +35,7 @@ def sources(
     if own and any(
         PLACEHOLDER in said["content"] for said in (*messages, *answers) if said["role"] == "assistant"
     ):
-        raise UnfitError(tr(ANSWERED), tr("a picture stands in a question"))
+        raise UnfitError(tr(ANSWERED), tr("put it into the question"))
     rest = iter(files)
     return [next(rest) if given is None else given for given in own]
 
