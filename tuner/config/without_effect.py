@@ -20,10 +20,6 @@ REASONS = {
     "remove_unused_columns": mark("rows hold what the stage reads and nothing else"),
     "disable_tqdm": mark("progress is on the run's page and in its log instead of a bar"),
     "export_legacy_format": mark("weights are always safetensors"),
-    **dict.fromkeys(
-        ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"),
-        mark("pictures are not learnt from yet"),
-    ),
 }
 
 

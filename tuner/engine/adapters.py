@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from tuner.config import layer_names
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.engine import layers, pissa
+from tuner.models import loading
 from tuner.models.adapter_loading import adapter_folder, put_on
 from tuner.models.loading import Source
 from tuner.models.merging import merge_once
+from tuner.models.vision import frozen_modules
 from tuner.plan.engine import grows
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ def lora(config: Config, model: PreTrainedModel) -> LoraConfig:
         lora_alpha=config.lora_alpha or 2 * config.lora_rank,
         lora_dropout=config.lora_dropout,
         target_modules=targets(config, model),
+        exclude_modules=frozen_modules(config, model),
         modules_to_save=_saved_whole(config, model),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
@@ -78,6 +82,7 @@ def oft(config: Config, model: PreTrainedModel) -> OFTConfig:
         oft_block_size=0 if config.oft_rank else config.oft_block_size,
         module_dropout=config.module_dropout,
         target_modules=targets(config, model),
+        exclude_modules=frozen_modules(config, model),
         modules_to_save=_saved_whole(config, model),
     )
 
@@ -113,7 +118,9 @@ def check_layers(config: Config, source: Source, kind: Any, **changes: Any) -> N
             source.folder, trust_remote_code=config.trust_remote_code, **changes
         )
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = kind.from_config(shape, trust_remote_code=config.trust_remote_code)
+            model = (kind or loading.writes(shape)).from_config(
+                shape, trust_remote_code=config.trust_remote_code
+            )
     except Exception:  # noqa: BLE001  whatever it is, it is no matter of layers' names
         return
     oft(config, model) if config.finetuning_type == "oft" else lora(config, model)
@@ -146,6 +153,10 @@ def targets(config: Config, model: PreTrainedModel) -> str | list[str]:
             )
             raise ConfigError([Problem(knob, sentence)])
         inside = hit
+    left = frozen_modules(config, model)
+    inside = {n for n in inside if not (left and re.fullmatch(left, n))}
+    if left and not inside:
+        raise ConfigError([_all_frozen(knob, asked)])
     if config.use_llama_pro:
         prefix, count = layers.stack(model)
         blocks = tuple(f"{prefix}.{i}." for i in layers.wanted_layers(config, count))
@@ -153,6 +164,14 @@ def targets(config: Config, model: PreTrainedModel) -> str | list[str]:
     if asked == ("all",):
         return "all-linear"
     return asked[0] if len(asked) == 1 and layer_names.PATTERN.search(asked[0]) else list(asked)
+
+
+def _all_frozen(knob: str, asked: tuple[str, ...]) -> Problem:
+    sentence = (
+        f"--{knob} {','.join(asked)} means layers of parts that are left as they are, and so nothing would be trained; set "
+        "--freeze_vision_tower, --freeze_multi_modal_projector or --freeze_language_model False."
+    )
+    return Problem(knob, sentence, {"freeze_language_model": False})
 
 
 def keep_only_adapter_dropout(model: torch.nn.Module) -> None:

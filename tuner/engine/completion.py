@@ -17,6 +17,7 @@ from tuner.engine import methods, token_losses
 from tuner.engine.dealing import DealingTrainer
 from tuner.engine.live import LiveRun
 from tuner.engine.metric_means import Means
+from tuner.engine.picture_batches import in_step, with_pictures
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments
 
@@ -115,10 +116,10 @@ def collator(pad_id: int, packed: bool) -> DataCollatorForLanguageModeling:
 
 def build(config: Config, run: LiveRun, start: Start) -> CompletionTrainer:
     """TRL's trainer around a run's model."""
-    return CompletionTrainer(
+    made = CompletionTrainer(
         model=start.model,
         args=arguments(SFTConfig, config, run, start.plan, max_length=None),
-        data_collator=collator(start.tokenizer.pad_token_id, start.packed),
+        data_collator=with_pictures(collator(start.tokenizer.pad_token_id, start.packed), start.sight),
         train_dataset=PLACEHOLDER,
         eval_dataset=PLACEHOLDER if start.rows.eval else None,
         processing_class=start.tokenizer,
@@ -126,3 +127,5 @@ def build(config: Config, run: LiveRun, start: Start) -> CompletionTrainer:
         config=config,
         reference=methods.reference(config, start.source) if config.use_asft_loss else None,
     )
+    in_step(made.model, start.sight)
+    return made

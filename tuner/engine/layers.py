@@ -9,6 +9,8 @@ from torch import nn
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
+from tuner.config.vision import part_of
+from tuner.models import vision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,6 +20,7 @@ def train_only(config: Config, model: PreTrainedModel) -> None:
     """Freeze everything that finetuning_type freeze does not name; full trains all. Raises ConfigError."""
     if config.finetuning_type == "full":
         model.requires_grad_(True)
+        vision.freeze(config, model)
         return
     prefix, count = stack(model)
     inside = wanted_layers(config, count)
@@ -28,12 +31,16 @@ def train_only(config: Config, model: PreTrainedModel) -> None:
         found = re.match(rf"{re.escape(prefix)}\.(\d+)\.(.*)", name)
         in_layer = found is not None and int(found.group(1)) in inside and _named(found.group(2), parts)
         weight.requires_grad_(in_layer or (found is None and bool(extra) and _named(name, extra)))
+    vision.freeze(config, model)
 
 
 def stack(model: PreTrainedModel) -> tuple[str, int]:
     """The name of the list of layers and how many it has."""
     wanted = model.config.get_text_config().num_hidden_layers
+    parts = vision.parts_of(model)
     for name, module in model.named_modules():
+        if parts and part_of(parts, name) != "language":  # a tower may have as many
+            continue
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return name, wanted
     raise ConfigError(

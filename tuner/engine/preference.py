@@ -24,10 +24,13 @@ from tuner.engine.live import LiveRun
 from tuner.engine.loss_mix import Mixture, trl_settings
 from tuner.engine.losses import needs_reference, preference_loss, running_baseline
 from tuner.engine.metric_means import Means, measured_as
+from tuner.engine.picture_batches import in_step, with_pictures
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments
 
 # TRL builds its trainer around a data set it tokenises itself; the real rows come encoded and are put in afterwards.
+BESIDE_THE_MODEL = frozenset({"completion_mask", "ref_chosen_logps", "ref_rejected_logps"})
+"""What a batch holds that the model is not given."""
 PLACEHOLDER = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
 
 
@@ -119,7 +122,7 @@ class PreferenceTrainer(DealingTrainer, DPOTrainer):
         """Log-probabilities of the completion's tokens, 0 elsewhere [2B, T-1]; the balance of a mixture of experts."""
         mask = inputs["completion_mask"]
         labels = inputs["input_ids"].masked_fill(mask == 0, -100)
-        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        given = {name: value for name, value in inputs.items() if name not in BESIDE_THE_MODEL}
         routed = {"output_router_logits": True} if self.aux_loss_enabled else {}
         output = model(**given, **routed, labels=labels, use_cache=False, fused_lm_head=True)
         return output.log_probs[:, -(mask.shape[1] - 1) :].float(), output.aux_loss
@@ -162,7 +165,7 @@ def build(config: Config, run: LiveRun, start: Start, losses: Mixture) -> Prefer
     """TRL's trainer around a run's model and its reference."""
     compared = not losses or any(needs_reference(s.pref_loss) for s, _ in losses)
     own = {"max_length": None, "disable_dropout": False, **trl_settings(config)}
-    return PreferenceTrainer(
+    made = PreferenceTrainer(
         model=start.model,
         ref_model=methods.reference(config, start.source) if compared else None,
         args=arguments(DPOConfig, config, run, start.plan, **own),
@@ -172,3 +175,6 @@ def build(config: Config, run: LiveRun, start: Start, losses: Mixture) -> Prefer
         peft_config=start.fresh,
         losses=losses,
     )
+    made.data_collator = with_pictures(made.data_collator, start.sight, answers=2)
+    in_step(made.model, start.sight)
+    return made

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForCausalLM
-
 from tuner.config.config import Config
 from tuner.data.prepare import Prepared
 from tuner.data.stream import Stream
@@ -19,6 +17,7 @@ from tuner.engine.live import LiveRun
 from tuner.jobs import planning
 from tuner.models import loading
 from tuner.models.loading import Source
+from tuner.models.vision import Sight, sight_of
 from tuner.plan.plan import Plan
 from tuner.runs import checkpoints
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 class Start:
     """A model with its data. `fresh` are the settings of an adapter that the trainer is still to add."""
 
+    config: Config
     source: Source
     rows: Prepared
     tokenizer: PreTrainedTokenizerBase
@@ -52,15 +52,20 @@ class Start:
         return "seq_lengths" in first
 
     @property
+    def sight(self) -> Sight | None:
+        """How pictures are made ready for the model; None where it takes none."""
+        return sight_of(self.model, self.source.folder, self.config)
+
+    @property
     def streamed(self) -> bool:
         """Whether rows are read as they are needed, their number unknown."""
         return isinstance(self.rows.train, Stream)
 
 
 def begin(
-    config: Config, run: LiveRun, kind: type[_BaseAutoModelClass] = AutoModelForCausalLM, **changes: Any
+    config: Config, run: LiveRun, kind: type[_BaseAutoModelClass] | None = None, **changes: Any
 ) -> Start:
-    """Find, read, load; each a phase of the run. `changes` go to the model's own configuration."""
+    """Find, read, load; each a phase of the run. Without a `kind` the model is one that writes; `changes` go to the model's own configuration."""
     shared_rows.wait_for_the_first(run)
     with run.phase("finding_model"):
         checkpoint = checkpoints.start_of(run.run, config) if config.do_train else None
@@ -80,4 +85,4 @@ def begin(
         model = loading.load(config, source, bits=config.quantization_bit, whole=whole, kind=kind, **changes)
         model, fresh = methods.attach(config, model, checkpoint)
     stops = tuple(stop_ids(rows.template, words)) if rows.template else ()
-    return Start(source, rows, tokenizer, model, fresh, plan, checkpoint, stops)
+    return Start(config, source, rows, tokenizer, model, fresh, plan, checkpoint, stops)

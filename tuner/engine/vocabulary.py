@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
 
 from tuner import paths
 from tuner.config.config import Config
@@ -56,7 +55,7 @@ def meanings(config: Config) -> dict[str, str]:
 
 def _make(config: Config, source: Source, meant: Mapping[str, str], folder: Path) -> None:
     tokenizer = loading.tokenizer(config, source)
-    model = AutoModelForCausalLM.from_pretrained(
+    model = loading.written_by(source.folder, config.trust_remote_code).from_pretrained(
         source.folder, dtype="auto", use_safetensors=True, trust_remote_code=config.trust_remote_code
     )
     known = len(tokenizer)

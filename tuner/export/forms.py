@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tuner.config.export import WRITTEN
 from tuner.config.knobs import ConfigError, Problem
@@ -22,6 +22,7 @@ from tuner.export.gguf.write import write
 from tuner.export.source import Exported
 from tuner.jobs.exporting import quantizer
 from tuner.jobs.live import Live
+from tuner.models import loading
 from tuner.text.message import Message, message
 
 
@@ -60,7 +61,7 @@ def as_merged(what: Exported, folder: Path, live: Live) -> Made:
 def _asked(what: Exported, folder: Path, live: Live) -> list[Answer]:
     """What the model of a folder answers, in its own number type."""
     with live.phase("asking"):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = loading.written_by(folder, what.config.trust_remote_code).from_pretrained(
             folder, dtype="auto", trust_remote_code=what.config.trust_remote_code
         )
         return answers.of_model(model, answers.prompts(what), what.stops)

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, TorchAoConfig
+from transformers import TorchAoConfig
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
@@ -31,7 +31,7 @@ def by_bitsandbytes(what: Exported, source: Path, folder: Path) -> None:
 def by_torchao(what: Exported, source: Path, folder: Path) -> None:
     """The model of `source` with 8-bit weights, a scale a row, saved in `folder`; activations stay as they are."""
     made: Any = importlib.import_module("torchao.quantization").Int8WeightOnlyConfig()
-    model = AutoModelForCausalLM.from_pretrained(
+    model = loading.written_by(source, what.config.trust_remote_code).from_pretrained(
         source,
         dtype=what.type,
         quantization_config=TorchAoConfig(made),

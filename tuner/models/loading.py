@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.vision import takes_pictures
 from tuner.models.quantization import check_checkpoint
 from tuner.models.quantization import settings as quantized
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 ATTENTION = {
@@ -93,15 +94,17 @@ def load(
     *,
     bits: int | None,
     whole: bool,
-    kind: type[_BaseAutoModelClass] = AutoModelForCausalLM,
+    kind: type[_BaseAutoModelClass] | None = None,
     **changes: Any,
 ) -> PreTrainedModel:
     """The model of a config. `bits` quantizes it; `whole` says that all its weights are trained and kept in float32.
+    Without a `kind` it is one that writes.
 
     Frozen weights are kept in the compute type. Raises ConfigError where a library is missing.
     """
     shape = AutoConfig.from_pretrained(source.folder, trust_remote_code=config.trust_remote_code, **changes)
     check_checkpoint(getattr(shape, "quantization_config", None))
+    kind = kind or writes(shape)
     stretch(config, shape)
     kept = torch.float32 if whole and not config.pure_bf16 else compute_type(config)
     options: dict[str, Any] = {"dtype": kept, "trust_remote_code": config.trust_remote_code}
@@ -129,6 +132,16 @@ def load(
     return model
 
 
+def writes(shape: PretrainedConfig) -> type[_BaseAutoModelClass]:
+    """The class of a model that writes: with its eyes, where it takes pictures."""
+    return AutoModelForImageTextToText if takes_pictures(shape.to_dict()) else AutoModelForCausalLM
+
+
+def written_by(folder: Path, trust_remote_code: bool = False) -> type[_BaseAutoModelClass]:
+    """The same of a model's folder."""
+    return writes(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+
+
 def device(config: Config) -> str:
     """Where this process computes: its GPU, or the CPU."""
     return (
@@ -138,6 +151,7 @@ def device(config: Config) -> str:
 
 def stretch(config: Config, shape: Any) -> None:
     """Positions for texts longer than the model was made for: the factor that cutoff_len needs, rounded up."""
+    shape = shape.get_text_config() if hasattr(shape, "get_text_config") else shape
     longest = getattr(shape, "max_position_embeddings", None)
     if not config.rope_scaling:
         return

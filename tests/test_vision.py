@@ -1,0 +1,209 @@
+"""Models that take pictures: what is trained of them, and that a step's loss is TRL's with the model's own processor."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tiny_vision
+import torch
+from test_stages import config_of, trained
+
+from tuner.config.knobs import ConfigError
+from tuner.config.vision import part_of
+from tuner.engine import methods
+from tuner.jobs.live import Outcome
+from tuner.models import loading, vision
+from tuner.models.llama_family import causal_lm
+
+ASKED = ["red or blue", "two cats", "the sea", "one dog"]
+SAID = ["red", "two big cats", "warm", "old dog near"]
+PICTURES = [[0], [], [1, 2], [3]]
+"""Which pictures each of the rows has; one has none."""
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("vision")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_HOME", str(home))
+        for kind in tiny_vision.FAMILIES:
+            tiny_vision.model(home / kind, kind)
+        tiny.data(home / "data")
+        tiny_vision.pictures(home / "pictures", 4)
+        yield home
+
+
+def built(
+    studio: Path, patch: pytest.MonkeyPatch, kind: str, stage: str = "sft", **changes: Any
+) -> tuple[Any, Any]:
+    """The trainer a stage builds, before it trains, and what it was begun with."""
+    module = importlib.import_module(f"tuner.stages.{stage}")
+    kept: list[Any] = []
+    patch.setattr(module, "fit", lambda *given, **_: kept.append(given) or Outcome())
+    said = {"model_name_or_path": kind, "image_min_pixels": 1, "lora_target": "all"}
+    name = "-".join([kind, stage, *map(str, changes.values())])
+    trained(config_of(stage, **said | changes), name.replace(" ", "")[:80])
+    return kept[0][0], kept[0][3]
+
+
+def asked_of(studio: Path, row: int) -> list[dict[str, Any]]:
+    """A row's question in content parts, its pictures first."""
+    parts = [{"type": "image"} for _ in PICTURES[row]]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": ASKED[row]}]}]
+
+
+def paths(studio: Path, row: int) -> tuple[str, ...]:
+    return tuple(str(studio / "pictures" / f"{i}.png") for i in PICTURES[row])
+
+
+def opened(studio: Path, row: int) -> list[Any]:
+    from PIL import Image
+
+    return [Image.open(path).convert("RGB") for path in paths(studio, row)]
+
+
+@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+def test_the_first_loss_of_answers_is_trls(studio: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    trainer, _ = built(studio, monkeypatch, kind)
+    processor = tiny_vision.whole_processor(studio / kind, kind)
+    examples = [
+        {
+            "prompt": asked_of(studio, i),
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": SAID[i]}]}],
+            "images": opened(studio, i),
+        }
+        for i in range(4)
+    ]
+    theirs = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)(examples)
+    ours = trainer.data_collator(rows_of(studio, theirs))
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+    trainer.args.loss_type = "nll"
+    expected = SFTTrainer.compute_loss(trainer, trainer.model, dict(theirs))
+    found = trainer.compute_loss(trainer.model, dict(ours))
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+
+
+def rows_of(studio: Path, batch: Any) -> list[dict[str, Any]]:
+    """A batch's rows as they come encoded."""
+    kept = batch["attention_mask"].bool()
+    return [
+        {
+            "input_ids": batch["input_ids"][i][kept[i]].tolist(),
+            "labels": batch["labels"][i][kept[i]].tolist(),
+            "images": paths(studio, i),
+        }
+        for i in range(len(kept))
+    ]
+
+
+@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+def test_the_first_loss_of_pairs_is_trls(studio: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    from trl import DPOTrainer
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    trainer, _ = built(studio, monkeypatch, kind, "dpo")
+    moved(trainer)
+    processor = tiny_vision.whole_processor(studio / kind, kind)
+    examples = [
+        {
+            "prompt": asked_of(studio, i),
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": SAID[i]}]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": SAID[i - 1]}]}],
+            "images": opened(studio, i),
+        }
+        for i in range(4)
+    ]
+    theirs = DataCollatorForVisionPreference(processor)(examples)
+    ours = trainer.data_collator(pairs_of(studio, theirs))
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+    expected = DPOTrainer.compute_loss(trainer, trainer.model, dict(theirs))
+    found = trainer.compute_loss(trainer.model, dict(ours))
+    assert abs(float(found.detach()) - 0.6931) > 1e-3, (
+        "the adapter was moved, and so the reference is another"
+    )
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+
+
+def moved(trainer: Any) -> None:
+    """Move an adapter off zero, so that it differs from the reference."""
+    torch.manual_seed(3)
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn_like(weight)
+
+
+def pairs_of(studio: Path, batch: Any) -> list[dict[str, Any]]:
+    """The same of pairs: the first half of a batch is chosen, the second rejected."""
+    kept, answer = batch["attention_mask"].bool(), batch["completion_mask"].bool()
+    count = len(kept) // 2
+
+    def ids(i: int, of: torch.Tensor) -> list[int]:
+        return list(batch["input_ids"][i][of[i]].tolist())
+
+    return [
+        {
+            "prompt_ids": ids(i, kept & ~answer),
+            "chosen_ids": ids(i, answer),
+            "rejected_ids": ids(i + count, answer),
+            "images": paths(studio, i),
+        }
+        for i in range(count)
+    ]
+
+
+PARTS = {
+    "tower": {"freeze_vision_tower": False, "freeze_language_model": True},
+    "projector": {"freeze_multi_modal_projector": False, "freeze_language_model": True},
+    "language": {},
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "gemma3", "smolvlm"])
+def test_only_the_parts_that_are_not_frozen_are_trained(
+    studio: Path, kind: str, part: str, method: str
+) -> None:
+    from peft import get_peft_model
+
+    config = config_of("sft", model_name_or_path=kind, finetuning_type=method, **PARTS[part])
+    model = loading.load(config, loading.find(config), bits=None, whole=False)
+    if (kind, part, method) == (
+        "gemma3",
+        "projector",
+        "lora",
+    ):  # no linear layer, which an adapter could lie on
+        with pytest.raises(ConfigError, match="--freeze_vision_tower"):
+            methods.attach(config, model)
+        return
+    model, fresh = methods.attach(config, model)
+    named, trained_model = vision.parts_of(model), get_peft_model(model, fresh) if fresh else model
+    assert named is not None
+    weights = causal_lm(trained_model).named_parameters()
+    assert {part_of(named, n) for n, w in weights if w.requires_grad} == {part}
+
+
+def test_a_frozen_tower_whose_layers_are_named_is_told(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="--freeze_vision_tower"):
+        built(studio, monkeypatch, "qwen2_5_vl", lora_target="qkv")
+
+
+def test_layers_that_are_trained_whole_are_the_language_models(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"finetuning_type": "freeze", "freeze_trainable_layers": 1}
+    trainer, _ = built(studio, monkeypatch, "qwen2_5_vl", **said)
+    names = {n.rpartition(".layers.")[0] for n, w in trainer.model.named_parameters() if w.requires_grad}
+    assert names == {"model.language_model"}
