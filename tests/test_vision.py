@@ -16,6 +16,8 @@ from test_stages import config_of, trained
 from tuner.config.knobs import ConfigError
 from tuner.config.vision import part_of
 from tuner.engine import methods
+from tuner.generate.answers import answers
+from tuner.generate.request import Sampling
 from tuner.jobs.live import Outcome
 from tuner.models import loading, vision
 from tuner.models.llama_family import causal_lm
@@ -207,3 +209,30 @@ def test_layers_that_are_trained_whole_are_the_language_models(
     trainer, _ = built(studio, monkeypatch, "qwen2_5_vl", **said)
     names = {n.rpartition(".layers.")[0] for n, w in trainer.model.named_parameters() if w.requires_grad}
     assert names == {"model.language_model"}
+
+
+@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+def test_answers_to_pictures_are_those_of_transformers(studio: Path, kind: str) -> None:
+    """Rows with one picture, with two and without stand in one batch, which is read and continued together."""
+    config = config_of("sft", model_name_or_path=kind, image_min_pixels=1)
+    model = loading.load(config, loading.find(config), bits=None, whole=False).eval()
+    processor = tiny_vision.whole_processor(studio / kind, kind)
+    prompts, expected = [], []
+    for i in range(4):
+        text = processor.apply_chat_template(asked_of(studio, i), add_generation_prompt=True)
+        given = processor(
+            images=opened(studio, i) or None, text=[text], return_tensors="pt", add_special_tokens=False
+        )
+        made = model.generate(**given, max_new_tokens=6, do_sample=False, eos_token_id=-1, use_cache=True)
+        prompts.append(given["input_ids"][0].tolist())
+        expected.append(tuple(made[0, len(prompts[-1]) :].tolist()))
+    found = answers(
+        model,
+        lambda ids, skip: " ".join(map(str, ids)),
+        prompts,
+        Sampling(max_tokens=6),
+        pictures=[paths(studio, i) for i in range(4)],
+        sight=vision.sight_of(model, studio / kind, config),
+    )
+    assert [one.ids for one in found] == expected
+    assert len({one.ids for one in found}) > 1

@@ -14,6 +14,7 @@ import torch
 
 from tuner.config.config import Config
 from tuner.engine.live import LiveRun
+from tuner.engine.picture_batches import IMAGES
 from tuner.engine.setup import Start
 from tuner.generate import answers as generate
 from tuner.generate.request import Sampling
@@ -35,15 +36,17 @@ UNSPACED = re.compile(
 
 
 class Question(NamedTuple):
-    """Ids of a prompt and of the answer that is expected to it."""
+    """Ids of a prompt and of the answer that is expected to it, and the files of its pictures."""
 
     prompt: list[int]
     expected: list[int]
+    pictures: tuple[str, ...] = ()
 
 
 def questions(rows: Sequence[Mapping[str, Any]]) -> list[Question]:
     """The last answer of each example and what stands before it; packed rows are taken apart."""
-    return [q for row in rows for ids, labels in _apart(row) if (q := _last_answer(ids, labels)) is not None]
+    found = [(_last_answer(ids, labels), row) for row in rows for ids, labels in _apart(row)]
+    return [q._replace(pictures=tuple(row.get(IMAGES, ()))) for q, row in found if q is not None]
 
 
 def _apart(row: Mapping[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
@@ -71,7 +74,7 @@ def predict(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> dic
     tokenizer = start.tokenizer
     began = time.perf_counter()
     given = [q.prompt for q in asked]
-    answers = [text.strip() for text in _answers(trainer, config, run, start, given)]
+    answers = [text.strip() for text in _answers(trainer, config, run, start, asked)]
     expected = [_text(tokenizer, config, q.expected) for q in asked]
     prompts = [_text(tokenizer, config, ids) for ids in given]
     write(run.output / FILE, prompts, answers, expected)
@@ -88,11 +91,12 @@ def _text(tokenizer: PreTrainedTokenizerBase, config: Config, ids: list[int]) ->
 
 
 def _answers(
-    trainer: Trainer, config: Config, run: LiveRun, start: Start, prompts: Sequence[list[int]]
+    trainer: Trainer, config: Config, run: LiveRun, start: Start, asked: Sequence[Question]
 ) -> list[str]:
     """An answer to each prompt, up to one of the template's stop ids."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     tokenizer, done = start.tokenizer, 0
+    prompts, pictures = [q.prompt for q in asked], [q.pictures for q in asked]
 
     def told(*_: Any) -> None:
         nonlocal done
@@ -103,10 +107,20 @@ def _answers(
         return str(tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     if choices(config)["num_beams"] > 1 or not config.use_kv_cache:
-        return _by_beams(model, config, start, prompts, told)
+        return _by_beams(model, config, start, asked, told)
     wishes = [sampling(config, prompt, start.stops, number) for number, prompt in enumerate(prompts)]
     size = config.per_device_eval_batch_size
-    made = generate.answers(model, decode, prompts, wishes, told, tokenizer.pad_token_id or 0, rows=size)
+    made = generate.answers(
+        model,
+        decode,
+        prompts,
+        wishes,
+        told,
+        tokenizer.pad_token_id or 0,
+        rows=size,
+        pictures=pictures,
+        sight=start.sight,
+    )
     return [one.text for one in made]
 
 
@@ -127,19 +141,23 @@ def sampling(config: Config, prompt: Sequence[int], stops: Sequence[int], number
 
 
 def _by_beams(
-    model: Any, config: Config, start: Start, prompts: Sequence[list[int]], told: Callable[[], None]
+    model: Any, config: Config, start: Start, asked: Sequence[Question], told: Callable[[], None]
 ) -> list[str]:
     """Answers for which several continuations are followed, by transformers; its batches are padded on the left."""
     found: list[str] = []
     pad, size = start.tokenizer.pad_token_id, config.per_device_eval_batch_size
-    for at in range(0, len(prompts), size):
-        batch = prompts[at : at + size]
+    sight = start.sight
+    for at in range(0, len(asked), size):
+        batch = [q.prompt for q in asked[at : at + size]]
         longest = max(map(len, batch))
         rows = [[pad] * (longest - len(p)) + list(p) for p in batch]
         seen = [[0] * (longest - len(p)) + [1] * len(p) for p in batch]
+        ids = torch.tensor(rows)
+        pictures = sight([q.pictures for q in asked[at : at + size]], ids) if sight else {}
         with generate.undisturbed(model):
             made = model.generate(
-                input_ids=torch.tensor(rows, device=model.device),
+                input_ids=ids.to(model.device),
+                **{name: value.to(model.device) for name, value in pictures.items()},
                 attention_mask=torch.tensor(seen, device=model.device),
                 pad_token_id=pad,
                 eos_token_id=list(start.stops) or None,

@@ -13,6 +13,7 @@ from tuner.generate.decoder import Decoder
 from tuner.generate.request import Answer, Piece, Request, Sampling
 from tuner.generate.scheduler import Scheduler
 from tuner.generate.text import Decodes
+from tuner.models.vision import Sight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,19 +45,23 @@ def answers(
     pad: int = 0,
     rows: int = 32,
     decoder: Decoder | None = None,
+    pictures: Sequence[Sequence[str]] = (),
+    sight: Sight | None = None,
 ) -> list[Answer]:
     """An answer to each prompt, from the model as it stands. `told` hears each with its number when it ends.
 
     `rows` are answered side by side; a row that ends makes room for the next. A `decoder` that is kept from one call to the
-    next keeps what it has set up.
+    next keeps what it has set up. `pictures` are the files of each prompt's, which a model sees by its `sight`.
     """
     each = [wishes] * len(prompts) if isinstance(wishes, Sampling) else wishes
     asked = [Collected(prompt, wish) for prompt, wish in zip(prompts, each, strict=True)]
+    for one, files in zip(asked, pictures, strict=False):
+        one.request.pictures = tuple(files)
     ended: list[int] = []
     for number, one in enumerate(asked):
         one.request.told = partial(_heard, ended, number, one)
         one.request.reads_along = bool(one.request.sampling.stop)
-    scheduler = Scheduler(decoder or Decoder(model, pad), decode, most=rows)
+    scheduler = Scheduler(decoder or Decoder(model, pad, sight=sight), decode, most=rows)
     for one in sorted(asked, key=lambda one: len(one.request.prompt)):
         scheduler.submit(one.request)
     with undisturbed(model):

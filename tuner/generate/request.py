@@ -78,6 +78,8 @@ def _nobody(piece: Piece) -> None:
 class Request:
     """A prompt and what has become of it. `adapter` is a name that was added to the model; empty is the model as it is.
 
+    `pictures` are the files of what stands as pictures in the prompt, in their order.
+
     `told` hears each piece, in the thread that generates; it must be quick and raise nothing. It `reads_along`, or hears
     all at the end, which may not have stop strings and is much less work.
     """
@@ -88,6 +90,7 @@ class Request:
     told: Callable[[Piece], None] = _nobody
     grammar: Grammar | None = None
     reads_along: bool = True
+    pictures: tuple[str, ...] = ()
     ids: list[int] = field(default_factory=list)
     prompt_tokens: tuple[Token, ...] = ()
     last: Token | None = None

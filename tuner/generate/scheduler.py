@@ -145,10 +145,12 @@ class Scheduler:
 
     def _enter(self, group: list[Request]) -> None:
         every = any(r.sampling.prompt_logprobs for r in group)
-        prompts = list(dict.fromkeys(tuple(r.prompt) for r in group))  # several answers to one begin alike
+        prompts = list(dict.fromkeys(map(_begins, group)))  # several answers to one begin alike
         places = {prompt: i for i, prompt in enumerate(prompts)}
-        row = [places[tuple(r.prompt)] for r in group]
-        rows, logits = self.decoder.prefill(prompts, every)
+        row = [places[_begins(r)] for r in group]
+        rows, logits = self.decoder.prefill(
+            [ids for ids, _ in prompts], every, [files for _, files in prompts]
+        )
         self.read += sum(len(r.prompt) for r in group)
         for number, request in enumerate(group):
             self.speech[request] = self._speech(request)
@@ -294,6 +296,11 @@ class Scheduler:
             for request in list(requests):
                 if not request.finish:
                     self._tell(request, Piece(finish="error", error=error))
+
+
+def _begins(request: Request) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """What an answer begins with: ids and pictures."""
+    return tuple(request.prompt), request.pictures
 
 
 def _readable(requests: Sequence[Request]) -> Iterator[list[Request]]:

@@ -114,15 +114,19 @@ class Sight:
 
     def __call__(self, pictures: Sequence[Sequence[str]], ids: Tensor) -> dict[str, Tensor]:
         """What is added to a batch of rows with these pictures and ids [B, T]; a row may have none."""
-        return {**self.pixels([[self.open(path) for path in row] for row in pictures]), **self.kinds(ids)}
+        return {**self.pixels(pictures), **self.kinds(ids)}
 
     def open(self, path: str) -> Image:
         """A picture as it is shown to the model."""
         picture: Image = load(path, self.max_pixels, self.min_pixels)
         return picture
 
-    def pixels(self, pictures: Sequence[Sequence[Image]]) -> dict[str, Tensor]:
-        """The processor's tensors of each row's pictures; nothing where no row has one."""
+    def pixels(self, pictures: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+        """The processor's tensors of the pictures in these files, a list for each row; nothing where no row has one."""
+        return self.processed([[self.open(path) for path in row] for row in pictures])
+
+    def processed(self, pictures: Sequence[Sequence[Image]]) -> dict[str, Tensor]:
+        """The same of pictures that are open."""
         flat = [picture for row in pictures for picture in row]
         if not flat:
             return {}
@@ -188,7 +192,7 @@ def keep_in_step(model: Any, sight: Sight) -> None:
 def _blank(sight: Sight) -> dict[str, Tensor]:
     from PIL import Image
 
-    return sight.pixels([[Image.new("RGB", (56, 56), (127, 127, 127))]])
+    return sight.processed([[Image.new("RGB", (56, 56), (127, 127, 127))]])
 
 
 def _seen(inner: Any, pixels: Mapping[str, Tensor]) -> Tensor:

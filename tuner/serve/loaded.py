@@ -20,6 +20,7 @@ from tuner.generate.request import Sampling
 from tuner.generate.scheduler import Scheduler
 from tuner.generate.service import Service
 from tuner.models import loading
+from tuner.models.vision import sight_of
 from tuner.serve.errors import ApiError
 from tuner.serve.models import Choice, Models
 from tuner.serve.protocol import Asked
@@ -149,9 +150,8 @@ def load(config: ServeConfig) -> Loaded:
     tokenizer = load_tokenizer(source.folder)
     model.eval().config.pad_token_id = tokenizer.pad_id
     adapters = Adapters(model)
-    scheduler = Scheduler(
-        Decoder(model, tokenizer.pad_id or 0), tokenizer.decode, adapters, most=config.api_rows
-    )
+    decoder = Decoder(model, tokenizer.pad_id or 0, sight=sight_of(model, source.folder, asked))
+    scheduler = Scheduler(decoder, tokenizer.decode, adapters, most=config.api_rows)
     made = Loaded(config, tokenizer, models, adapters, Service(scheduler), scores)
     made.voice(models.default)  # a template that is not known is told now
     return made
