@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import tiny
 import tiny_vision
 import torch
-from test_stages import config_of, trained
+from PIL import Image
+from safetensors.torch import load_file
+from test_stages import config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
 from tuner.config.vision import part_of
@@ -35,7 +38,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TUNER_HOME", str(home))
         for kind in tiny_vision.FAMILIES:
             tiny_vision.model(home / kind, kind)
-        tiny.data(home / "data")
+        tiny_vision.data(tiny.data(home / "data"))
         tiny_vision.pictures(home / "pictures", 4)
         yield home
 
@@ -236,3 +239,52 @@ def test_answers_to_pictures_are_those_of_transformers(studio: Path, kind: str) 
     )
     assert [one.ids for one in found] == expected
     assert len({one.ids for one in found}) > 1
+
+
+def test_a_runs_first_loss_is_that_of_trls_own_run(studio: Path) -> None:
+    """From the data set's files on one side, from images and messages on the other."""
+    from datasets import Dataset
+    from transformers import AutoModelForImageTextToText
+    from trl import SFTConfig, SFTTrainer
+
+    config = config_of("sft", model_name_or_path="qwen2_5_vl", dataset="seen", max_steps=1, image_min_pixels=1)
+    live, _ = trained(config, "beside trl")
+    records = json.loads((studio / "data" / "seen.json").read_text())
+    rows = Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": r["conversations"][0]["value"].replace("<image>", "")}],
+                "completion": [{"role": "assistant", "content": r["conversations"][1]["value"]}],
+                "images": [Image.open(studio / "data" / name).convert("RGB") for name in r["images"]],
+            }
+            for r in records
+        ]
+    )
+    theirs = SFTTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(studio / "qwen2_5_vl"),
+        args=SFTConfig(
+            output_dir=str(studio / "theirs"), max_steps=1, per_device_train_batch_size=8, bf16=False, use_cpu=True,
+            gradient_checkpointing=False, max_length=None, logging_steps=1, save_strategy="no", report_to="none",
+        ),
+        train_dataset=rows,
+        processing_class=tiny_vision.whole_processor(studio / "qwen2_5_vl", "qwen2_5_vl"),
+    )  # fmt: skip
+    theirs.train()
+    assert losses(live)[0] == pytest.approx(theirs.state.log_history[0]["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_run_with_pictures_learns_and_goes_on_where_it_stopped(studio: Path, stage: str) -> None:
+    said = {
+        "model_name_or_path": "qwen2_5_vl", "dataset": "seen" if stage == "sft" else "seen_pairs", "max_steps": 8,
+        "image_min_pixels": 1, "save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 4,
+    }  # fmt: skip
+    live, outcome = trained(config_of(stage, **said), f"goes on {stage}")
+    curve = losses(live)
+    assert curve[-1] < 0.9 * curve[0]
+    begin = live.run.checkpoints / "checkpoint-4"
+    again, second = trained(config_of(stage, **said, resume_from_checkpoint=str(begin)), f"went on {stage}")
+    assert losses(again) == curve[4:]
+    assert outcome.weights is not None and second.weights is not None
+    one, two = (load_file(w / "adapter_model.safetensors") for w in (outcome.weights, second.weights))
+    assert all(torch.equal(one[name], two[name]) for name in one)

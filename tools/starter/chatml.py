@@ -72,7 +72,7 @@ def train(texts: Iterable[str], entries: int = 2048) -> Tokenizer:
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
+def save(tokenizer: Tokenizer, folder: Path, template: str = CHAT_TEMPLATE) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -82,7 +82,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = template
     fast.save_pretrained(folder)
     # Transformers 5 writes a class name that version 4 and other tools do not know; this one all of them
     # load as it is.
