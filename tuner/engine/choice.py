@@ -78,7 +78,7 @@ def _refusal(config: Config, start: Start) -> Message:
 
 def _run_by(config: Config, start: Start) -> Layers:
     """What the step of a model that runs its own layers takes."""
-    model = Model(causal_lm(start.model).config.to_dict(), {})
+    model = Model(causal_lm(start.model).config.get_text_config().to_dict(), {})
     rank = max(
         (peft.r for peft in getattr(start.model, "peft_config", {}).values()), default=config.lora_rank
     )
@@ -112,8 +112,9 @@ def settings_of(config: Config, start: Start) -> EngineSettings:
     return EngineSettings(
         preset=config.engine_preset,
         token_budget=config.engine_token_budget,
-        recompute=layers_to_recompute(config, start.model.config.num_hidden_layers),
+        recompute=layers_to_recompute(config, start.model.config.get_text_config().num_hidden_layers),
         run_by=_run_by(config, start),
         planned=start.plan.budget if start.plan.on_gpu == on_gpu(config) else None,
         reference_cache=paths.mlruns() / "references",
+        sight=start.sight,
     )

@@ -41,6 +41,12 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def decoder_of(inner: Any) -> Any:
+    """The decoder of a transformers model, with its embedding; of one that takes pictures the part that reads text."""
+    base = getattr(inner, inner.base_model_prefix)
+    return next((getattr(base, name) for name in ("language_model", "text_model") if hasattr(base, name)), base)
+
+
 def in_use(module: Any) -> Any:
     """The layer that works inside PEFT's wrapper of one that is trained whole, which `disable_adapter` switches."""
     if not hasattr(module, "modules_to_save"):

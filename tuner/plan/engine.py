@@ -8,17 +8,20 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
+from tuner.config.vision import frozen_parts, takes_pictures
 from tuner.text.message import Message, message
 
 PACKED, TRL, PADDED = "packed", "trl", "padded"
 """Packed rows, TRL's trainers, and padded sequences: what learns from rewards where packed rows do not fit."""
 WRITTEN_OUT = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "glm", "glm4"}
-    | {"olmo2", "olmo3", "smollm3", "seed_oss"}
+    | {"olmo2", "olmo3", "smollm3", "seed_oss", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"}
 )
 """Model types of the Llama family and its relatives, whose layers the packed engine has written out."""
 LEGACY = frozenset({"qwen", "internlm2"})
 """Old formats of that family, read as one of them."""
+LOOKED_AT_ONCE = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3"})
+"""Model types that take pictures, whose tokens attend to what came before as those of text do."""
 LINEARS = frozenset(
     {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"}
     | {"gate_proj", "up_proj", "gate_up_proj", "down_proj"}
@@ -33,6 +36,8 @@ def refusal(config: Config, model: Mapping[str, Any], adapter: Mapping[str, Any]
     for code, holds in _RULES.items():
         if holds(config):
             return message(code, **{name: getattr(config, name) for name in _NAMED.get(code, ())})
+    if takes_pictures(model) and not {"tower", "projector"} <= frozen_parts(config):
+        return message("engine.looks")
     if not config.kind.needs_reference and any(model.get(name) for name in _DROPOUTS):
         return message("engine.attention_dropout")
     return adapter_refusal(adapter or {}) or model_refusal(model)
@@ -103,7 +108,9 @@ def adapter_refusal(adapter: Mapping[str, Any]) -> Message:
 def model_refusal(model: Mapping[str, Any]) -> Message:
     """The same of a model's config.json."""
     if any(model.get(name) is not None for name in ("vision_config", "audio_config")):
-        return message("engine.more_than_text")
+        if model.get("model_type") not in LOOKED_AT_ONCE:
+            return message("engine.more_than_text")
+        return model_refusal(model["text_config"])
     if (model.get("quantization_config") or {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
         return message("engine.quantized")
     if kind := next((kind for kind in _ropes(model) if kind in ("dynamic", "longrope")), ""):
@@ -150,6 +157,8 @@ def written_out(
     config: Config, model: Mapping[str, Any], on_gpu: bool, adapter: Mapping[str, Any] | None = None
 ) -> bool:
     """Whether the packed engine runs the model by its own layers, and not by the model's through autograd."""
+    if model.get("model_type") in LOOKED_AT_ONCE:
+        model = model["text_config"]
     kind = str(model.get("model_type"))
     if on_gpu and _head_size(model) not in HEAD_SIZES:
         return False

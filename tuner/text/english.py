@@ -138,6 +138,7 @@ MESSAGES: dict[str, str] = {
     "engine.whole_modules": "whole modules are trained beside the adapter (additional_target, or tokens that were added).",
     "engine.adapter": "its adapter is not LoRA.",
     "engine.more_than_text": "the model takes more than text.",
+    "engine.looks": "the part of the model that sees pictures is trained too; packed rows need --freeze_vision_tower and --freeze_multi_modal_projector True.",
     "engine.rotary": "its rotary embedding ({kind}) depends on the length of the input.",
     "engine.no_decoder": "it is not a decoder with a plain language model head.",
     "engine.balance": "moe_aux_loss_coef balances experts over padded batches.",

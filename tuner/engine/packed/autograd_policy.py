@@ -15,7 +15,7 @@ from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.logps import score_tokens
 from tuner.engine.packed.lora import GradientBuffer
 from tuner.engine.packed.policy import LOGITS_BYTES, kernels_for, score_of
-from tuner.models.llama_family import causal_lm, in_use
+from tuner.models.llama_family import causal_lm, decoder_of, in_use
 from tuner.plan.engine import HEAD_SIZES
 
 
@@ -32,7 +32,7 @@ class AutogradPolicy:
         self.model, self.inner, self.autocast = model, causal_lm(model), autocast
         self.gradients = GradientBuffer([p for p in model.parameters() if p.requires_grad])
         self.in_place = all(p.dtype == torch.float32 for p in self.gradients.parameters)
-        self.decoder = getattr(self.inner, self.inner.base_model_prefix)
+        self.decoder = decoder_of(self.inner)
         weight = next(self.decoder.parameters())
         self.kernels, self.blocks = kernels_for(weight.device), weight.device.type == "cuda"
         self.random = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
@@ -50,10 +50,11 @@ class AutogradPolicy:
     @property
     def capturable(self) -> bool:
         """Whether rows may be replayed from graphs. What is drawn twice alike needs the generator's state, which a graph
-        cannot ask for, and without a kernel attention is laid out by the host."""
+        cannot ask for, and without a kernel attention is laid out by the host; so is what pictures add behind layers."""
         config = self.inner.config.get_text_config()
         heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return self.blocks and heads in HEAD_SIZES and not (self.random and self._recompute)
+        deep = getattr(getattr(self.inner.config, "vision_config", None), "deepstack_visual_indexes", None)
+        return self.blocks and heads in HEAD_SIZES and not (self.random and self._recompute) and not deep
 
     @property
     def recompute(self) -> int:
@@ -72,15 +73,24 @@ class AutogradPolicy:
     def forward(self, row: DeviceRow, keep: bool, measure: bool = False) -> tuple[Tensor, Any]:
         if self.model.training != keep:  # dropout and recomputing are for training alone
             self.model.train(keep)
-        with torch.set_grad_enabled(keep), self.autocast(), attention.over(self.inner, row):
-            hidden = self.decoder(
-                input_ids=row["ids"][None].long(),
-                position_ids=row["positions"][None].long(),
-                use_cache=False,
-            ).last_hidden_state[0]
-            picked = hidden.index_select(0, row["sources"])
+        with torch.set_grad_enabled(keep), self.autocast(), attention.over(self.decoder, row):
+            picked = self.hidden(row).index_select(0, row["sources"])
             scores = self._scores(picked, row["targets"], keep, measure)
         return scores.detach(), scores[0] if self.labels is None else scores
+
+    def hidden(self, row: DeviceRow) -> Tensor:
+        """Hidden states [T, H] behind the last layer."""
+        ids, positions, seen = row["ids"].long(), row["positions"][None].long(), row.seen
+        given: dict[str, Any] = {"input_ids": ids[None], "position_ids": positions}
+        if seen is not None:
+            embeds = seen.embedded(self.decoder.get_input_embeddings()(ids))
+            positions = seen.positions[:, None] if len(seen.positions) > 1 else seen.positions
+            given = {"inputs_embeds": embeds[None], "position_ids": positions}
+        if seen is not None and seen.deep:
+            deep = [level[seen.places] for level in seen.deep]
+            given |= {"visual_pos_masks": seen.places[None], "deepstack_visual_embeds": deep}
+        hidden: Tensor = self.decoder(**given, use_cache=False).last_hidden_state[0]
+        return hidden
 
     def _scores(self, hidden: Tensor, targets: Tensor, keep: bool, measure: bool) -> Tensor:
         if (score := score_of(self.inner)) is not None:
@@ -103,7 +113,7 @@ class AutogradPolicy:
 
     def backward(self, d_logps: Tensor, row: DeviceRow, context: Any) -> None:
         # layers that are recomputed attend again, over the same row
-        again = attention.over(self.inner, row) if self._recompute else nullcontext()
+        again = attention.over(self.decoder, row) if self._recompute else nullcontext()
         weights = self.gradients.parameters
         with again:
             if self.in_place:

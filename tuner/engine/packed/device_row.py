@@ -3,6 +3,7 @@ over."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,21 +28,59 @@ class GatheredKeys:
     max_key: int
 
 
+Beside = Callable[[Row, "DeviceRow"], None]
+
+
+@dataclass(frozen=True)
+class SeenRow:
+    """What stands beside the ids of a model that takes pictures: `places` [T] of pictures' tokens, what is put there
+    (`features` [T, H]) and, behind the first layers, added (`deep` [T, H] each), and `positions` along one axis or three
+    [A, T]."""
+
+    places: Tensor
+    features: Tensor
+    deep: tuple[Tensor, ...]
+    positions: Tensor
+
+    def first(self, tokens: int) -> SeenRow:
+        """The same memory for a shorter row."""
+        deep = tuple(level[:tokens] for level in self.deep)
+        return SeenRow(self.places[:tokens], self.features[:tokens], deep, self.positions[:, :tokens])
+
+    def embedded(self, embeds: Tensor) -> Tensor:
+        """Embeddings [T, H] with pictures in their places."""
+        return torch.where(self.places[:, None], self.features.to(embeds.dtype), embeds)
+
+    def added(self, layer: int, hidden: Tensor) -> Tensor:
+        """What goes on behind a layer [T, H]."""
+        if layer >= len(self.deep):
+            return hidden
+        return hidden + torch.where(self.places[:, None], self.deep[layer].to(hidden.dtype), 0.0)
+
+
 class DeviceRow:
     """Views: ids, positions [T]; sources, targets, token_weights [N]; token_values [channels, N]; counts [S + 1]; lengths,
     references [S]; weights, labels [U]; groups [U, U]; query_tiles, key_tiles [tiles, 5].
 
-    `load` copies another row of the same shape into the same memory, which is what graph replays need.
+    `load` copies another row of the same shape into the same memory, which is what graph replays need; `beside` lays out
+    what else a row has.
     """
 
-    def __init__(self, row: Row, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        row: Row,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        beside: Beside | None = None,
+    ) -> None:
         self.shape: RowShape = row.shape
         self.buffer = torch.empty(row.shape.size, dtype=torch.int32, device=device)
         self.views: dict[str, Tensor] = {}
         for name, (offset, shape, kind) in row.shape.fields.items():
             view = self.buffer[offset : offset + int(np.prod(shape))].view(shape)
             self.views[name] = view.view(torch.float32) if kind is np.float32 else view
-        self.segments, self.dtype = row.segments, dtype
+        self.segments, self.dtype, self.beside = row.segments, dtype, beside
+        self.seen: SeenRow | None = None
         self._pieces: dict[int | None, list[tuple[Spans, Spans, Tensor]]] = {}
         self.load(row)
 
@@ -54,6 +93,8 @@ class DeviceRow:
         if self.buffer.is_cuda:
             host = host.pin_memory()
         self.buffer.copy_(host, non_blocking=True)
+        if self.beside is not None:
+            self.beside(row, self)
 
     def pieces(self, window: int | None = None) -> list[tuple[Spans, Spans, Tensor]]:
         """What attention loops over on a CPU: (query spans, key spans, additive mask [queries, keys]).

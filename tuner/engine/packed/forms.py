@@ -28,7 +28,7 @@ _AROUND = ("input_layernorm", "post_self_attn_layernorm", "post_attention_layern
 NORMS: dict[str, tuple[str | None, ...]] = {
     "llama": _USUAL, "mistral": _USUAL, "qwen2": _USUAL, "qwen3": _USUAL, "gemma": _USUAL, "gemma2": _FOUR,
     "gemma3_text": _FOUR, "phi3": _USUAL, "glm": _USUAL, "glm4": _AROUND, "olmo2": _BEHIND, "olmo3": _BEHIND,
-    "smollm3": _USUAL, "seed_oss": _USUAL,
+    "smollm3": _USUAL, "seed_oss": _USUAL, "qwen2_vl_text": _USUAL, "qwen2_5_vl_text": _USUAL, "qwen3_vl_text": _USUAL,
 }  # fmt: skip
 """Norms before and behind attention, before and behind the MLP, by model type."""
 INTERLEAVED = frozenset({"glm", "glm4"})

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.device_row import Beside, DeviceRow
 from tuner.engine.packed.rows import Row, RowShape
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,15 @@ class RowGraphs:
     """Runs `body` over rows, eagerly or by replay. The outputs of a replay are overwritten by the next
     one."""
 
-    def __init__(self, body: Body, device: torch.device, enabled: bool, limit: int = 96) -> None:
-        self.body, self.device, self.enabled, self.limit = body, device, enabled, limit
+    def __init__(
+        self,
+        body: Body,
+        device: torch.device,
+        enabled: bool,
+        limit: int = 96,
+        beside: Beside | None = None,
+    ) -> None:
+        self.body, self.device, self.enabled, self.limit, self.beside = body, device, enabled, limit, beside
         self.captured: OrderedDict[RowShape, Captured] = OrderedDict()
         self.pool: Any = None  # torch's handle of the memory that the graphs share
         self.stream = torch.cuda.Stream() if enabled else None  # one for all: memory is reused per stream
@@ -44,10 +51,10 @@ class RowGraphs:
     def __call__(self, row: Row) -> tuple[Tensor, ...]:
         if not self.enabled or row.shape not in self.seen:
             self.seen.add(row.shape)
-            return self.body(DeviceRow(row, self.device))
+            return self.body(DeviceRow(row, self.device, beside=self.beside))
         entry = self.captured.get(row.shape) or self._capture(row)
         if entry is None:
-            return self.body(DeviceRow(row, self.device))
+            return self.body(DeviceRow(row, self.device, beside=self.beside))
         self.captured.move_to_end(row.shape)
         entry.row.load(row)
         entry.graph.replay()
@@ -61,7 +68,7 @@ class RowGraphs:
             torch.cuda.empty_cache()
 
     def _capture(self, row: Row) -> Captured | None:
-        static = DeviceRow(row, self.device)
+        static = DeviceRow(row, self.device, beside=self.beside)
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         if not self.captured:

@@ -227,11 +227,13 @@ class FusedTrunk:
     @torch.no_grad()
     def forward(self, row: DeviceRow, keep: bool) -> tuple[Tensor, tuple[list[Saved], Ropes]]:
         """-> hidden [N, H] and what `backward` needs (nothing of use without `keep`)."""
-        x = self.decoder.embed_tokens(row["ids"])
-        ropes = self._ropes(row["positions"])
+        x, seen = self.decoder.embed_tokens(row["ids"]), row.seen
+        x = x if seen is None else seen.embedded(x)
+        ropes = self._ropes(row["positions"][None] if seen is None else seen.positions)
         saved: list[Saved] = []
         for i, layer in enumerate(self.layers):
             x, s = layer.forward(x, row, ropes, keep and i >= self.recompute, i == len(self.layers) - 1)
+            x = x if seen is None else seen.added(i, x)
             if keep:
                 saved.append(s)
         return x, (saved, ropes)
@@ -246,12 +248,14 @@ class FusedTrunk:
             grad = self.layers[i].backward(saved.pop(), grad, row, ropes, first=i == 0, last=i == top)
 
     def _ropes(self, positions: Tensor) -> Ropes:
+        """Of positions [1, T], or [3, T] along three axes, which the embedding makes one of."""
         probe = torch.empty(0, dtype=torch.float32, device=positions.device)
         turn = self.decoder.rotary_emb
         named = "layer_type" in inspect.signature(type(turn).forward).parameters
+        places = positions[:, None] if len(positions) > 1 else positions
         found = {}
         for kind in self.kinds:
-            cos, sin = turn(probe, positions[None], kind) if named else turn(probe, positions[None])
+            cos, sin = turn(probe, places, kind) if named else turn(probe, places)
             found[kind] = (cos[0], sin[0])
         return found
 

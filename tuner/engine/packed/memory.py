@@ -24,7 +24,8 @@ def rows_on(model: Any, device: torch.device, engine: EngineSettings) -> RowBudg
 def rows_with(model: Any, on_gpu: bool, free: int, engine: EngineSettings) -> RowBudget:
     """The same with `free` bytes beside the weights; fields set in `engine` win over what memory allows."""
     inner = causal_lm(model)
-    shape, layers = _shape(inner), inner.config.num_hidden_layers
+    config = inner.config.get_text_config()
+    shape, layers = _shape(config), config.num_hidden_layers
     rank = max((peft.r for peft in getattr(model, "peft_config", {}).values()), default=8)
     frozen = (p for p in model.parameters() if not p.requires_grad)
     width = 4 if (weight := next(frozen, None)) is None else weight.element_size()
@@ -47,9 +48,9 @@ def rows_with(model: Any, on_gpu: bool, free: int, engine: EngineSettings) -> Ro
     )
 
 
-def _shape(model: Any) -> ModelShape | None:
+def _shape(config: Any) -> ModelShape | None:
     try:
-        return ModelShape.from_config(model.config.to_dict())
+        return ModelShape.from_config(config.to_dict())
     except KeyError:  # a decoder with other names
         return None
 

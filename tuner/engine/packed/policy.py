@@ -20,7 +20,7 @@ from tuner.engine.packed.forms import ACTIVATIONS, NORMS, activation_of, linears
 from tuner.engine.packed.layers import FusedTrunk, lora_parameters
 from tuner.engine.packed.logps import FrozenHead, LabelHead, ScoreHead
 from tuner.engine.packed.lora import GradientBuffer
-from tuner.models.llama_family import adapter_of, base_of, causal_lm, in_use
+from tuner.models.llama_family import adapter_of, base_of, causal_lm, decoder_of, in_use
 from tuner.models.quantized import quantized
 from tuner.plan.engine import HEAD_SIZES
 
@@ -68,14 +68,15 @@ class FusedPolicy:
 
     def __init__(self, model: nn.Module, logits_bytes: int = LOGITS_BYTES) -> None:
         inner = causal_lm(model)
-        device = inner.model.norm.weight.device
+        decoder = decoder_of(inner)
+        device = decoder.norm.weight.device
         kernels, score = kernels_for(device), score_of(inner)
         own: Any = [] if score is None else [score.weight]
-        self.gradients = GradientBuffer([*lora_parameters(inner.model), *own])
-        self.trunk = FusedTrunk(inner.model, self.gradients, kernels)
+        self.gradients = GradientBuffer([*lora_parameters(decoder), *own])
+        self.trunk = FusedTrunk(decoder, self.gradients, kernels)
         self.head: FrozenHead | ScoreHead | LabelHead
         self.inner = inner
-        norm: Any = norm_of(inner.model.norm)
+        norm: Any = norm_of(decoder.norm)
         if score is None:
             softcap = getattr(inner.config, "final_logit_softcapping", None)
             self.head = FrozenHead(norm, base_of(inner.lm_head), kernels, logits_bytes, softcap)
@@ -97,7 +98,7 @@ class FusedPolicy:
 
     def read_labels(self, ids: Sequence[int]) -> None:
         """Read the logits of these tokens instead of what an answer's tokens are."""
-        norm: Any = norm_of(self.inner.model.norm)
+        norm: Any = norm_of(self.trunk.decoder.norm)
         head = base_of(self.inner.lm_head)
         softcap = getattr(self.inner.config, "final_logit_softcapping", None)
         wanted = torch.tensor(list(ids), device=head.weight.device)
@@ -138,8 +139,8 @@ class FusedPolicy:
 def fused_refusal(model: nn.Module) -> str | None:
     """Why the written-out layers cannot run this model, or None if they can."""
     inner = causal_lm(model)
-    layers = getattr(getattr(inner, "model", None), "layers", None)
-    config = inner.config
+    decoder = decoder_of(inner)
+    layers, config = getattr(decoder, "layers", None), decoder.config
     if layers is None or len(layers) == 0 or not known_layers(config, layers[0]):
         return "its layers are not written out"
     if activation_of(config) not in ACTIVATIONS:
@@ -165,13 +166,13 @@ def fused_refusal(model: nn.Module) -> str | None:
     dtypes = {p.dtype for p in model.parameters() if not p.requires_grad and id(p) not in codes}
     if len(dtypes) != 1 or next(iter(dtypes)) not in (torch.float32, torch.bfloat16):
         return "its frozen weights are not all float32 or all bfloat16"
-    return head_refusal(int(layers[0].self_attn.head_dim), inner.model.norm.weight.device.type)
+    return head_refusal(int(layers[0].self_attn.head_dim), decoder.norm.weight.device.type)
 
 
 def known_layers(config: Any, layer: nn.Module) -> bool:
     """Whether a layer is transformers' own of a family that is written out."""
     kind = str(getattr(config, "model_type", ""))
-    name = type(layer).__name__.removesuffix("DecoderLayer").lower()
+    name = type(layer).__name__.removesuffix("DecoderLayer").removesuffix("Text").replace("_", "").lower()
     return kind in NORMS and kind.removesuffix("_text").replace("_", "") == name
 
 

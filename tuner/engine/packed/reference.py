@@ -22,6 +22,7 @@ from torch import nn
 from tuner.engine.packed.ranks import ALONE, Ranks
 from tuner.engine.packed.rows import Unit, split_units
 from tuner.models.llama_family import causal_lm
+from tuner.models.vision import Sight
 from tuner.runs.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -111,9 +112,9 @@ def _computed(model: nn.Module) -> str:
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:
-    """A short name for a model without its adapters: what it computes, and its frozen weights, from integer sums over
-    their bits (exact on any device)."""
+def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype, sight: Sight | None = None) -> str:
+    """A short name for a model without its adapters: what it computes, how pictures are shown to it, and its frozen weights,
+    from integer sums over their bits (exact on any device)."""
     sums, names = [], []
     for name, p in model.named_parameters():
         if p.requires_grad or "lora_" in name:
@@ -125,7 +126,8 @@ def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype) -> str:
         by_row = rows.sum(1, dtype=torch.int64) * torch.arange(1, len(rows) + 1, device=rows.device)
         sums.append(torch.stack([(by_column * place).sum(), by_row.sum()]))
         names.append(f"{name.replace('.base_layer', '')} {tuple(p.shape)} {p.dtype}")
-    digest = blake2b(f"{compute_dtype} {_computed(model)}".encode(), digest_size=12)
+    shown = "" if sight is None else f" {sight.min_pixels} {sight.max_pixels} {dict(sight.options)}"
+    digest = blake2b(f"{compute_dtype} {_computed(model)}{shown}".encode(), digest_size=12)
     for name, pair in zip(names, torch.stack(sums).cpu().numpy(), strict=True):
         digest.update(name.encode() + pair.tobytes())
     return digest.hexdigest()

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ class Unit:
     `group` is the micro-batch that the unit would have been in; `label` is KTO's (1 desirable, 0 not). `learnt` says,
     per answer, which of its tokens are predicted; None where all are. With `ends` no token is predicted: one number is
     read where each answer ends, as a place in prompt and answer. `values` [channels, predicted tokens] of each answer are
-    numbers that the loss wants beside its tokens.
+    numbers that the loss wants beside its tokens. `images` are the files of pictures whose tokens stand in the prompt, or
+    in the one answer of a unit without prompt, in their order.
     """
 
     prompt: Ints
@@ -60,6 +62,7 @@ class Unit:
     learnt: tuple[Flags, ...] | None = None
     ends: tuple[int, ...] | None = None
     values: tuple[Floats, ...] | None = None
+    images: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -98,7 +101,19 @@ class Unit:
         shared = min(map(len, self.answers)) if ld_alpha is not None else 0
         head = np.array([len(self.prompt), shared], dtype=np.int32).tobytes()
         head += np.float64(1.0 if ld_alpha is None else ld_alpha).tobytes() + self.prompt.tobytes()
+        head += b"".join(map(_content, self.images))
         return [blake2b(head + a.tobytes(), digest_size=16).digest() for a in self.answers]
+
+
+def _content(path: str) -> bytes:
+    file = Path(path).stat()
+    return _digest(path, file.st_size, file.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 20)
+def _digest(path: str, size: int, changed: int) -> bytes:
+    """16 bytes of what a file holds, read once for as long as it stays as it is."""
+    return blake2b(Path(path).read_bytes(), digest_size=16).digest()
 
 
 def units_of_tokens(examples: Sequence[Mapping[str, object]]) -> list[Unit]:
@@ -108,15 +123,21 @@ def units_of_tokens(examples: Sequence[Mapping[str, object]]) -> list[Unit]:
     a row. A text of which nothing is learned is left out.
     """
     texts = [text for example in examples for text in _texts(example)]
-    learned = sum(int(flags[1:].sum()) for _, flags in texts)
+    learned = sum(int(flags[1:].sum()) for _, flags, _ in texts)
     kept = [text for text in texts if text[1][1:].any()] or texts[:1]
-    return [Unit(_ids([]), (ids,), 1.0 / max(learned, 1), learnt=(flags,)) for ids, flags in kept]
+    return [
+        Unit(_ids([]), (ids,), 1.0 / max(learned, 1), learnt=(flags,), images=images)
+        for ids, flags, images in kept
+    ]
 
 
-def _texts(example: Mapping[str, Any]) -> list[tuple[Ints, Flags]]:
+def _texts(example: Mapping[str, Any]) -> list[tuple[Ints, Flags, tuple[str, ...]]]:
     ids, flags = _ids(example["input_ids"]), _ids(example["labels"]) != MASKED
+    images = tuple(example.get("images", ()))
     ends = np.cumsum(example.get("seq_lengths") or [len(ids)])[:-1]
-    return list(zip(np.split(ids, ends), np.split(flags, ends), strict=True))
+    if images and len(ends):
+        raise ValueError("texts with pictures do not share a row of the data set")
+    return [(part, own, images) for part, own in zip(np.split(ids, ends), np.split(flags, ends), strict=True)]
 
 
 def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) -> list[Unit]:
@@ -133,7 +154,8 @@ def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) ->
         weight = 1.0 / (groups * len(part))
         for example in part:
             answers, label = _answers(example)
-            units.append(Unit(_ids(example["prompt_ids"]), answers, weight, g, label))
+            images: Any = example.get("images", ())
+            units.append(Unit(_ids(example["prompt_ids"]), answers, weight, g, label, images=tuple(images)))
     return units
 
 
@@ -279,13 +301,14 @@ class RowShape:
 class Row:
     """A packed row on the host: its buffer, and its segments for attention on a CPU.
 
-    `segments` holds, per unit, ((prompt start, end), ((answer start, end), ...)).
+    `segments` holds, per unit, ((prompt start, end), ((answer start, end), ...)). `units` are those of a row with pictures.
     """
 
     shape: RowShape
     buffer: Ints
     segments: list[tuple[tuple[int, int], tuple[tuple[int, int], ...]]] = field(default_factory=list)
     tokens: int = 0
+    units: tuple[Unit, ...] = ()
 
 
 def pack_row(
@@ -301,6 +324,8 @@ def pack_row(
     """
     shape = shape or exact_shape(units)
     row = Row(shape, np.zeros(shape.size, dtype=np.int32))
+    if any(unit.images for unit in units):
+        row.units = tuple(units)
     v = shape.views(row.buffer)
     prompts = sum(len(u.prompt) for u in units)
     at_prompt, at_answer, at_scored = 0, prompts, 0

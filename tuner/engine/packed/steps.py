@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tuner.engine.packed.bucket_sizes import Level, level_shape
-from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.device_row import Beside, DeviceRow
 from tuner.engine.packed.graphs import RowGraphs
 from tuner.engine.packed.objective import Objective, answer_sums, loss_and_grad
 from tuner.engine.packed.policy import Policy
@@ -35,7 +35,8 @@ class StepResult:
 class StepRunner:
     """Runs steps of a policy under a token budget; `graphs` replays rows from CUDA graphs where it can.
 
-    `levels` are the sizes that the rows of training are padded to, `ranks` the processes that share a step.
+    `levels` are the sizes that the rows of training are padded to, `ranks` the processes that share a step, `beside`
+    lays out what a row has beside its numbers.
     """
 
     def __init__(
@@ -46,13 +47,15 @@ class StepRunner:
         budget: int,
         graphs: bool,
         ranks: Ranks = ALONE,
+        beside: Beside | None = None,
     ) -> None:
+        self.beside = beside
         self.levels: Sequence[Level] = ()
         self.ranks = ranks
         self.policy, self.objective, self.device, self.budget = policy, objective, device, budget
         self.capacity = 1
         self.bucketed = graphs and policy.capturable
-        self.graphs = RowGraphs(self._train_row, device, enabled=self.bucketed)
+        self.graphs = RowGraphs(self._train_row, device, enabled=self.bucketed, beside=beside)
 
     def train(self, units: Sequence[Unit], references: NDArray[np.float32] | None) -> StepResult:
         """Gradients of the units' mean loss into the policy's buffer, which is cleared first.
@@ -78,7 +81,7 @@ class StepRunner:
         self.policy.refresh()
         loss, metrics = self._nothing()
         for row in self._rows(units, references):
-            device_row = DeviceRow(row, self.device)
+            device_row = DeviceRow(row, self.device, beside=self.beside)
             scores, _ = self.policy.forward(device_row, keep=False, measure=self.objective.measures)
             row_loss, row_metrics = self.objective(scores, device_row, train=False)
             loss, metrics = loss + row_loss, metrics + row_metrics
@@ -95,7 +98,7 @@ class StepRunner:
     def score(self, units: list[Unit]) -> NDArray[np.float32]:
         """Reference log-probs [units * answers] of one row's units, adapters off."""
         row = pack_row(units, shape=exact_shape(units, self.policy.blocks), ld_alpha=self.objective.ld_alpha)
-        device_row = DeviceRow(row, self.device)
+        device_row = DeviceRow(row, self.device, beside=self.beside)
         with self.policy.reference():
             scores, _ = self.policy.forward(device_row, keep=False)
         found: NDArray[np.float32] = answer_sums(scores[0], device_row).cpu().numpy()

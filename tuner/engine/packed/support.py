@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from tuner.config.vision import family, part_of
 from tuner.engine.packed.policy import fused_refusal, score_of
 from tuner.models.llama_family import causal_lm, in_use
 from tuner.plan.engine import adapter_refusal, model_refusal
@@ -17,8 +18,16 @@ def unsupported(model: Any) -> Message:
     adapters = getattr(model, "peft_config", {})
     refused = [why for peft in adapters.values() if (why := adapter_refusal(peft.to_dict()))]
     inner = causal_lm(model)
-    why = refused[0] if refused else model_refusal(inner.config.to_dict())
+    why = refused[0] if refused else model_refusal(inner.config.to_dict()) or _looking(inner)
     return why if why or fused_refusal(model) is None else _decoder_refusal(inner)
+
+
+def _looking(inner: Any) -> Message:
+    """What a picture is seen as is kept, and so what sees may not change."""
+    named = family(inner.config.to_dict())
+    parts = inner.named_parameters() if named else ()
+    trained = any(w.requires_grad and named and part_of(named, name) != "language" for name, w in parts)
+    return message("engine.looks") if trained else Message()
 
 
 def _decoder_refusal(inner: Any) -> Message:

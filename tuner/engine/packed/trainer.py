@@ -27,13 +27,17 @@ from tuner.engine.decision_losses import in_training
 from tuner.engine.metric_means import measured_as
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, level_count
+from tuner.engine.packed.device_row import Beside
 from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
+from tuner.engine.packed.pictures import Album
 from tuner.engine.packed.policy import FusedPolicy, Policy, fused_refusal
 from tuner.engine.packed.ranks import Ranks, every_batch
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
 from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
+from tuner.models.llama_family import causal_lm
+from tuner.models.vision import Sight
 from tuner.plan.rows import Layers, RowBudget
 from tuner.plan.steps import steps as count_steps
 
@@ -49,7 +53,7 @@ class EngineSettings:
     logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
     recomputed in the backward pass (None: from free memory). `planned`: the rows decided before the model was
     loaded, taken where they still fit. `run_by`: what is known of layers that are the model's own. `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
-    reference log-probs (None: kept in this run only).
+    reference log-probs (None: kept in this run only). `sight`: how rows' pictures become what the model takes.
     """
 
     preset: str = "speed"
@@ -59,6 +63,7 @@ class EngineSettings:
     run_by: Layers = Layers(written_out=False)
     cuda_graphs: bool = True
     reference_cache: Path | None = None
+    sight: Sight | None = None
 
 
 @dataclass(frozen=True)
@@ -246,7 +251,13 @@ class PackedTrainer(Trainer):
             if isinstance(callback, BaselineKeeper) and objective.baseline is not None:
                 callback.attach(objective.baseline)
         self.runner = StepRunner(
-            policy, objective, device, rows.token_budget, self.engine.cuda_graphs, self.ranks
+            policy,
+            objective,
+            device,
+            rows.token_budget,
+            self.engine.cuda_graphs,
+            self.ranks,
+            self._beside(),
         )
         if self.runner.bucketed and self._countable:
             self.runner.levels = self._levels(self.runner)
@@ -294,11 +305,18 @@ class PackedTrainer(Trainer):
             policy.read_labels(self.labels)
         return policy
 
+    def _beside(self) -> Beside | None:
+        """What lays out rows' pictures; None where the model takes none."""
+        if self.engine.sight is None:
+            return None
+        return Album(causal_lm(self.model), self.engine.sight, self.accelerator.autocast).lay
+
     def _cache(self, rows: RowBudget, ld_alpha: float | None) -> ReferenceCache:
         path = None
         if self.engine.reference_cache is not None:
             dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
-            path = self.engine.reference_cache / f"{weights_fingerprint(self.model, dtype)}.npz"
+            fingerprint = weights_fingerprint(self.model, dtype, self.engine.sight)
+            path = self.engine.reference_cache / f"{fingerprint}.npz"
         return ReferenceCache(self._score, rows.reference_budget, ld_alpha, path, self.ranks)
 
     def _score(self, units: list[Unit]) -> np.ndarray:
