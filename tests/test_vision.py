@@ -50,7 +50,7 @@ def built(
     module = importlib.import_module(f"tuner.stages.{stage}")
     kept: list[Any] = []
     patch.setattr(module, "fit", lambda *given, **_: kept.append(given) or Outcome())
-    said = {"model_name_or_path": kind, "image_min_pixels": 1, "lora_target": "all"}
+    said = {"model_name_or_path": kind, "image_min_pixels": 1, "lora_target": "all", "engine": "trl"}
     name = "-".join([kind, stage, *map(str, changes.values())])
     trained(config_of(stage, **said | changes), name.replace(" ", "")[:80])
     return kept[0][0], kept[0][3]

@@ -44,7 +44,9 @@ def causal_lm(model: Any) -> Any:
 def decoder_of(inner: Any) -> Any:
     """The decoder of a transformers model, with its embedding; of one that takes pictures the part that reads text."""
     base = getattr(inner, inner.base_model_prefix)
-    return next((getattr(base, name) for name in ("language_model", "text_model") if hasattr(base, name)), base)
+    return next(
+        (getattr(base, name) for name in ("language_model", "text_model") if hasattr(base, name)), base
+    )
 
 
 def in_use(module: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
-from tuner.config.vision import frozen_parts, takes_pictures
+from tuner.config.vision import takes_pictures
 from tuner.text.message import Message, message
 
 PACKED, TRL, PADDED = "packed", "trl", "padded"
@@ -36,7 +36,7 @@ def refusal(config: Config, model: Mapping[str, Any], adapter: Mapping[str, Any]
     for code, holds in _RULES.items():
         if holds(config):
             return message(code, **{name: getattr(config, name) for name in _NAMED.get(code, ())})
-    if takes_pictures(model) and not {"tower", "projector"} <= frozen_parts(config):
+    if takes_pictures(model) and not (config.freeze_vision_tower and config.freeze_multi_modal_projector):
         return message("engine.looks")
     if not config.kind.needs_reference and any(model.get(name) for name in _DROPOUTS):
         return message("engine.attention_dropout")

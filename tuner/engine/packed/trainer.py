@@ -257,7 +257,7 @@ class PackedTrainer(Trainer):
             rows.token_budget,
             self.engine.cuda_graphs,
             self.ranks,
-            self._beside(),
+            self._layout(),
         )
         if self.runner.bucketed and self._countable:
             self.runner.levels = self._levels(self.runner)
@@ -305,7 +305,7 @@ class PackedTrainer(Trainer):
             policy.read_labels(self.labels)
         return policy
 
-    def _beside(self) -> Beside | None:
+    def _layout(self) -> Beside | None:
         """What lays out rows' pictures; None where the model takes none."""
         if self.engine.sight is None:
             return None
