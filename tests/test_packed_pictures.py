@@ -49,7 +49,7 @@ def text(
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Ids with the tokens of pictures among words, and the pictures' own tensors."""
     draw = np.random.default_rng(seed)
-    seen = [sight.pixels([[sight.open(files[i])]]) for i in numbers]
+    seen = [sight.pixels([[files[i]]]) for i in numbers]
     ids: list[int] = draw.integers(10, 300, 3).tolist()
     for one in seen:
         ids += [sight.image_token] * tokens(one) + draw.integers(10, 300, 2).tolist()
@@ -115,8 +115,15 @@ def test_texts_with_pictures(
         {"input_ids": ids, "labels": ids, "images": tuple(files[i] for i in numbers)}
         for (ids, _), numbers in zip(texts, PICTURES, strict=True)
     ]
-    for _ in range(2):  # the second time nothing is looked at
-        scores, found = packed(policy, model, laid(album, units_of_tokens(rows)))
+    together = {
+        "input_ids": [i for row in rows for i in row["input_ids"]],
+        "labels": [i for row in rows for i in row["labels"]],
+        "seq_lengths": [len(row["input_ids"]) for row in rows],
+        "images": tuple(path for row in rows for path in row["images"]),
+        "image_counts": tuple(len(row["images"]) for row in rows),
+    }
+    for given in (rows, [together]):  # the second time nothing is looked at
+        scores, found = packed(policy, model, laid(album, units_of_tokens(given)))
         assert torch.allclose(scores, wanted.detach(), atol=1e-5)
         for one, other in zip(found, expected, strict=True):
             assert torch.allclose(one, other, atol=1e-4 * max(1.0, float(other.abs().max())))

@@ -247,13 +247,17 @@ def test_a_runs_first_loss_is_that_of_trls_own_run(studio: Path) -> None:
     from transformers import AutoModelForImageTextToText
     from trl import SFTConfig, SFTTrainer
 
-    config = config_of("sft", model_name_or_path="qwen2_5_vl", dataset="seen", max_steps=1, image_min_pixels=1)
+    config = config_of(
+        "sft", model_name_or_path="qwen2_5_vl", dataset="seen", max_steps=1, image_min_pixels=1
+    )
     live, _ = trained(config, "beside trl")
     records = json.loads((studio / "data" / "seen.json").read_text())
     rows = Dataset.from_list(
         [
             {
-                "prompt": [{"role": "user", "content": r["conversations"][0]["value"].replace("<image>", "")}],
+                "prompt": [
+                    {"role": "user", "content": r["conversations"][0]["value"].replace("<image>", "")}
+                ],
                 "completion": [{"role": "assistant", "content": r["conversations"][1]["value"]}],
                 "images": [Image.open(studio / "data" / name).convert("RGB") for name in r["images"]],
             }

@@ -54,9 +54,9 @@ class Recipe:
 def tokenizer() -> Tokenizer:
     """A vocabulary of few words, all bytes and what marks turns and pictures."""
     rng = Random(0)
-    texts = [
-        chatml.render(turns(*shapes.talk(rng, shapes.figure(rng)))) for _ in range(2000)
-    ] + [chatml.render(turns(*pair)) for pair in SMALL_TALK]
+    texts = [chatml.render(turns(*shapes.talk(rng, shapes.figure(rng)))) for _ in range(2000)] + [
+        chatml.render(turns(*pair)) for pair in SMALL_TALK
+    ]
     made = chatml.train(texts, 384)
     made.add_special_tokens([BEGIN, FINISH, IMAGE, VIDEO])
     return made
@@ -130,13 +130,21 @@ def batch(words: Tokenizer, looks: Any, rng: Random, count: int) -> dict[str, Te
     mask = (torch.arange(width)[None] < torch.tensor([len(ids) for ids, _ in rows])[:, None]).long()
     kinds = (made == words.token_to_id(IMAGE)).long()
     seen = looks(images=pictures, return_tensors="pt")
-    return {"input_ids": made, "attention_mask": mask, "labels": learned_ids, "mm_token_type_ids": kinds, **seen}
+    return {
+        "input_ids": made,
+        "attention_mask": mask,
+        "labels": learned_ids,
+        "mm_token_type_ids": kinds,
+        **seen,
+    }
 
 
 def teach(model: Any, words: Tokenizer, recipe: Recipe) -> None:
     """Train all weights; what an answer is, is learned, and nothing else."""
     rng, looks = Random(recipe.seed), processor()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+    )
     model.train()
     started = time.monotonic()
     for step in range(recipe.steps):
@@ -145,7 +153,9 @@ def teach(model: Any, words: Tokenizer, recipe: Recipe) -> None:
         given = batch(words, looks, rng, recipe.rows)
         labels = given.pop("labels")
         logits = model(**given).logits
-        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        loss = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -157,7 +167,11 @@ def teach(model: Any, words: Tokenizer, recipe: Recipe) -> None:
 def rate(step: int, steps: int) -> float:
     """A short warm-up, then a cosine."""
     warm = max(1, steps // 20)
-    return (step + 1) / warm if step < warm else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+    return (
+        (step + 1) / warm
+        if step < warm
+        else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+    )
 
 
 def make(out: Path, recipe: Recipe) -> None:

@@ -78,7 +78,9 @@ def drawn(figure: Figure) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def _around(figure: Figure, across: float, up: float, aside: float = 0.0) -> tuple[float, float, float, float]:
+def _around(
+    figure: Figure, across: float, up: float, aside: float = 0.0
+) -> tuple[float, float, float, float]:
     x, y = figure.x + aside, figure.y
     return (FINE * (x - across), FINE * (y - up), FINE * (x + across), FINE * (y + up))
 
@@ -87,7 +89,9 @@ def _corners(figure: Figure) -> list[tuple[float, float]]:
     if figure.shape == "star":
         ends = [(i * math.pi / 5 - math.pi / 2, 1.0 if i % 2 == 0 else 0.42) for i in range(10)]
     else:
-        count, first = {"square": (4, math.pi / 4), "triangle": (3, -math.pi / 2), "diamond": (4, 0.0)}[figure.shape]
+        count, first = {"square": (4, math.pi / 4), "triangle": (3, -math.pi / 2), "diamond": (4, 0.0)}[
+            figure.shape
+        ]
         ends = [(first + 2 * math.pi * i / count, 1.0) for i in range(count)]
     narrow = 0.62 if figure.shape == "diamond" else 1.0
     turn = figure.turn if figure.shape != "diamond" else figure.turn / 3

@@ -76,7 +76,10 @@ def _bins(rows: Rows, size: int) -> Rows:
         ids: list[int] = [t for row in found for t in row["input_ids"]]
         labels: list[int] = [t for row in found for t in row["labels"]]
         images = (
-            {"images": tuple(path for row in found for path in row["images"])}
+            {
+                "images": tuple(path for row in found for path in row["images"]),
+                "image_counts": tuple(len(row["images"]) for row in found),
+            }
             if "images" in rows.keys
             else {}
         )

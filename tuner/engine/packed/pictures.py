@@ -155,7 +155,7 @@ class Album:
             return [seen for part in _together(opened) for seen in self._see(part)]
 
     def _pixels(self, path: str) -> dict[str, Tensor]:
-        return self.sight.pixels([[self.sight.open(path)]])
+        return self.sight.pixels([[path]])
 
     def _see(self, part: Sequence[dict[str, Tensor]]) -> list[Seen]:
         device = next(self.inner.parameters()).device

@@ -120,7 +120,7 @@ def units_of_tokens(examples: Sequence[Mapping[str, object]]) -> list[Unit]:
     """The units of one optimizer step that learns tokens: a text each, whose loss is a mean over the whole step.
 
     Examples hold `input_ids` and `labels`, -100 where nothing is learned, and `seq_lengths` where several texts share
-    a row. A text of which nothing is learned is left out.
+    a row; `images`, and then `image_counts` of each text, where they have pictures. A text of which nothing is learned is left out.
     """
     texts = [text for example in examples for text in _texts(example)]
     learned = sum(int(flags[1:].sum()) for _, flags, _ in texts)
@@ -133,11 +133,13 @@ def units_of_tokens(examples: Sequence[Mapping[str, object]]) -> list[Unit]:
 
 def _texts(example: Mapping[str, Any]) -> list[tuple[Ints, Flags, tuple[str, ...]]]:
     ids, flags = _ids(example["input_ids"]), _ids(example["labels"]) != MASKED
-    images = tuple(example.get("images", ()))
     ends = np.cumsum(example.get("seq_lengths") or [len(ids)])[:-1]
-    if images and len(ends):
-        raise ValueError("texts with pictures do not share a row of the data set")
-    return [(part, own, images) for part, own in zip(np.split(ids, ends), np.split(flags, ends), strict=True)]
+    images = tuple(example.get("images", ()))
+    last = np.cumsum(example.get("image_counts") or [len(images)]).tolist()
+    own = [images[first:end] for first, end in zip([0, *last], last, strict=False)]
+    if len(own) < len(ends) + 1:  # no text has one
+        own = [()] * (len(ends) + 1)
+    return list(zip(np.split(ids, ends), np.split(flags, ends), own, strict=True))
 
 
 def units_of_step(examples: Sequence[Mapping[str, object]], micro_batch: int) -> list[Unit]:
