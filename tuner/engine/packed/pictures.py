@@ -149,8 +149,9 @@ class Album:
     def _look(self, paths: Sequence[str]) -> list[Seen]:
         if not paths:
             return []
+        opened = [self._pixels(paths[0])]  # which loads the image processor: its lazy imports are not for threads
         with ThreadPoolExecutor(min(READERS, len(paths))) as readers:
-            opened = list(readers.map(self._pixels, paths))
+            opened += readers.map(self._pixels, paths[1:])
         with self.autocast():
             return [seen for part in _together(opened) for seen in self._see(part)]
 
