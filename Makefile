@@ -17,7 +17,8 @@ test: $(VENV)/ready-dev     ## the fast, honest suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-slow: $(VENV)/ready-dev   ## everything that takes minutes
-	$(BIN)/python -m pytest -m "slow and not faults"
+	TUNER_EXAMPLES=all $(BIN)/python -m pytest -m "slow and not faults"
+	TUNER_EXAMPLES=all $(BIN)/python -m pytest -m "hypothesis and not slow and not faults"
 
 test-servers: $(VENV)/ready-dev ## the way of a run through real tracking servers: on SQLite, on PostgreSQL with S3
 	$(BIN)/python -m pytest -rs -m slow tests/test_servers.py

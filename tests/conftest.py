@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from tuner.runs.run import Run
 
 # Before anything imports them: two spinning threads on two shared cores are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +28,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).parent))
 
-hypothesis.settings.register_profile("studio", deadline=None)  # machines are shared: no test is timed
+from examples import examples  # noqa: E402
+
+# Machines are shared: no test is timed.
+hypothesis.settings.register_profile("studio", deadline=None, max_examples=examples(100))
 hypothesis.settings.load_profile("studio")
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +73,31 @@ def libraries_looked_through_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         looked = cache(manifest_scanner.scan_component_manifests)
         patch.setattr(manifest_scanner, "scan_component_manifests", looked)
+        yield
+
+
+@pytest.fixture(scope="module")
+def mirror_here() -> Iterator[None]:
+    """What tells MLflow of a run that lives in this process does so here too, where MLflow is imported already.
+
+    The words that the two exchange are the same; that it is a process of its own is in test_mirror_process.py.
+    """
+    from tuner import worker
+    from tuner.tracking.mirror import Mirror
+    from tuner.tracking.mirror_process import WORDS, MirrorProcess
+
+    class MirrorHere(MirrorProcess):
+        def __init__(self, run: Run):
+            self._run, self._mirror = run, Mirror(run)
+
+        def __exit__(self, *why: object) -> None:
+            self._mirror.close()
+
+        def _ask(self, word: str, timeout: float | None) -> dict[str, str]:
+            return WORDS[word](self._run, self._mirror)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "MirrorProcess", MirrorHere)
         yield
 
 

@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ def whole(text: str) -> tuple[str, list[tuple[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data(), seed=st.integers(0, 9999))
 def test_what_is_written_is_read(name: str, data: Any, seed: int) -> None:
     arguments = BARE if name in UNQUOTED else ARGUMENTS

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_completions import Place, Scripted, begin, chunk, endless, says, server  # noqa: F401  a fixture
@@ -166,7 +167,7 @@ def test_presets_are_known_again() -> None:
 WORDS = st.text(max_size=8)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.tuples(st.integers(0, 5), WORDS, st.booleans()), max_size=12), WORDS)
 def test_a_talk_reads_back_as_it_was(steps: list[tuple[int, str, bool]], system: str) -> None:
     talk = replace(TWO, system=system)

@@ -28,7 +28,7 @@ BOTH = ("best", "last")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, mirror_here: None) -> Path:
     """A studio with a finished run that measured itself, a stopped one that did not, and one in an output_dir."""
     home = tmp_path_factory.mktemp("trained")
     tiny.model(home / "model")

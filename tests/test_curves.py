@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scale import world
@@ -69,7 +70,7 @@ def test_a_short_curve_is_every_point_in_however_many_pieces(
 @given(
     seed=st.integers(0, 9), length=st.integers(100, 3000), piece=st.integers(1, 700), gap=st.integers(1, 9)
 )
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_long_curve_keeps_the_extremes_of_each_stretch(
     seed: int, length: int, piece: int, gap: int
 ) -> None:
@@ -148,7 +149,7 @@ ODD = [
     odd=st.lists(st.tuples(st.integers(0, 6000), st.sampled_from(ODD)), max_size=20),
     values=st.lists(st.floats() | st.integers(-(2**70), 2**70), min_size=4, max_size=9),
 )
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_lines_read_at_once_and_one_by_one_say_the_same(
     odd: list[tuple[int, str]], values: list[float]
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from data_world import config, tokenizer
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_templates import PUBLIC
@@ -77,7 +78,7 @@ def test_the_mask_covers_exactly_the_assistants_tokens(name: str) -> None:
     holds()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(chats())
 def test_no_character_is_lost_or_changed(chat: list[dict[str, Any]]) -> None:
     text = TK.decode(encoded({"messages": chat}, template="chatml").row["input_ids"])
@@ -160,7 +161,7 @@ def test_answers_that_differ_beyond_the_cutoff_only_are_dropped() -> None:
     assert isinstance(found, Dropped) and found.reason == "identical answers"
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(16, 200))
 def test_a_cut_row_fills_the_cutoff_and_never_passes_it(source: int, target: int, cutoff: int) -> None:
     wanted = config(template="default", stage="dpo", cutoff_len=cutoff)
@@ -170,7 +171,7 @@ def test_a_cut_row_fills_the_cutoff_and_never_passes_it(source: int, target: int
     assert sum(room) == min(source + target, cutoff) and room[0] <= source and room[1] <= target
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(ANY_TEXT, max_size=30), st.sampled_from(["chatml", "llama3", "zephyr", "default"]))
 def test_tokenising_by_sections_changes_nothing(texts: list[str], name: str) -> None:
     wanted = config(template=name)
@@ -187,7 +188,7 @@ def chat_of(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}, {"role": "assistant", "content": text[::-1]}]
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(st.lists(st.integers(1, 40), max_size=60))
 def test_packing_loses_and_doubles_nothing(lengths: list[int]) -> None:
     shared = groups(lengths, 40)

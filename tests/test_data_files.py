@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ VALUES = st.recursive(
 RECORDS = st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=3), max_size=12)
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(RECORDS, st.integers(1, 40), st.sampled_from([None, 1, 4]), st.booleans())
 def test_a_json_list_is_read_row_by_row_at_any_chunk(
     tmp_path_factory: pytest.TempPathFactory,
@@ -47,7 +48,7 @@ def test_a_json_list_is_read_row_by_row_at_any_chunk(
     assert lines == [raw[:s].count(b"\n") + 1 for s, _ in spans]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     rows=st.lists(
         st.dictionaries(
@@ -228,7 +229,7 @@ def cut(raw: bytes, scan: Scanner, chunk: int) -> list[tuple[bytes, int]]:
     ]
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(CSV_TEXT, st.integers(1, 9), st.booleans())
 def test_csv_is_read_as_pythons_csv_module_reads_it_whatever_its_quotes(
     tmp_path_factory: pytest.TempPathFactory, text: str, chunk: int, mark: bool
@@ -254,7 +255,7 @@ def test_csv_is_read_as_pythons_csv_module_reads_it_whatever_its_quotes(
 WRITABLE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), max_size=9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.tuples(WRITABLE, WRITABLE), min_size=1, max_size=9),
     st.sampled_from(",;\t"),
@@ -306,7 +307,7 @@ def test_a_quote_that_never_closes_is_told(tmp_path: Path) -> None:
 # --- lines of json -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.text(st.sampled_from("\n\r \tx\u2028\x85\x0b"), max_size=40), st.integers(1, 9))
 def test_lines_end_as_in_pythons_own_files_and_blank_ones_are_no_rows(text: str, chunk: int) -> None:
     raw = text.encode()

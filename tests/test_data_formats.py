@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_world import LABELLED, RANKED, catalog, config, pair, tokenizer
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +57,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=3
 TURNS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3)
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(TURNS, st.none() | TEXT)
 def test_one_chat_in_three_formats_gives_the_same_tokens(
     turns: list[tuple[str, str]], system: str | None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_world import REAL, catalog, config, model_folder, needs_qwen, needs_real, qwen, tokenizer
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from tuner.data.stream import Stream, mixed
 SIZES = st.lists(st.integers(1, 12), min_size=2, max_size=4)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(SIZES, st.booleans(), st.integers(0, 5))
 def test_mixing_keeps_what_it_promises(sizes: list[int], by_share: bool, seed: int) -> None:
     shares = [1 / len(sizes)] * len(sizes) if by_share else None
@@ -46,7 +47,7 @@ def test_sets_are_drawn_in_turn() -> None:
     assert mix([3, 1], "interleave_once", None, 0).tolist() == [0, 3, 1, 2]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(SIZES, st.sampled_from(["concat", "interleave_under", "interleave_over", "interleave_once"]))
 def test_a_stream_is_mixed_as_a_whole_set_is(sizes: list[int], strategy: str) -> None:
     starts = np.concatenate(([0], np.cumsum(sizes)))
@@ -59,7 +60,7 @@ def test_a_stream_is_mixed_as_a_whole_set_is(sizes: list[int], strategy: str) ->
         assert streamed == whole
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers(2, 60), st.integers(1, 80), st.integers(0, 3))
 def test_a_shuffled_stream_loses_and_doubles_nothing(rows: int, buffer: int, skip: int) -> None:
     stream = Stream(
@@ -74,7 +75,7 @@ def test_a_shuffled_stream_loses_and_doubles_nothing(rows: int, buffer: int, ski
     assert all(sorted(one) == list(range(min(skip, rows), rows)) for one in passes)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers(1, 50), st.one_of(st.floats(0.001, 0.99), st.integers(1, 60)))
 def test_a_split_takes_each_row_once(rows: int, val_size: float) -> None:
     wanted = math.ceil(rows * val_size) if val_size < 1 else int(val_size)

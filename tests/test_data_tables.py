@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
@@ -78,7 +79,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.dictionaries(st.sampled_from("xyz"), TREES, max_size=3), min_size=1, max_size=4))
 def test_objects_come_out_of_a_struct_column_as_they_went_in(rows: list[dict[str, Any]]) -> None:
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from data_world import LABELLED, RANKED, catalog, config, tokenizer
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -326,7 +327,7 @@ USED = {"role", "content", "tool_calls", "function_call", "tool_call_id", "name"
 KEYS = st.text(st.characters(codec="ascii", categories=("Ll", "Lu", "Nd")), min_size=1, max_size=8)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     st.dictionaries(
         KEYS.filter(lambda k: k not in USED), st.sampled_from([None, "", "x", 0, False, [], [1]]), max_size=4

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stages import Watched, config_of, losses, trained
@@ -430,7 +431,7 @@ def test_a_bad_answer_is_nothing_to_expect_of_a_held_out_question() -> None:
     assert 0 < len(good) < 12 and [one.expected for one in found] == good
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_bleu_is_sacrebleus_own(data: st.DataObject) -> None:
     """Of English its 13a, of Chinese its zh, both with the effective order."""

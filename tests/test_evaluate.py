@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -152,24 +152,46 @@ def plain_perplexity(studio: Path) -> float:
     return math.exp(total / tokens)
 
 
-def test_a_run_that_was_killed_goes_on_without_a_row_lost_or_twice(studio: Path) -> None:
-    slow = config_of(max_new_tokens=20, per_device_eval_batch_size=1, perplexity=False)
-    config = config_of(max_new_tokens=20, per_device_eval_batch_size=16, perplexity=False)
-    run = Run("killed")
-    run.create(slow, "killed")
-    worker = subprocess.Popen([sys.executable, "-m", "tuner.worker", "killed"], stdout=subprocess.DEVNULL)
-    file = run.folder / "output" / "base" / FILE
+def killed(run: Run, file: Path) -> None:
+    """A worker of its own, killed among its answers."""
+    worker = subprocess.Popen([sys.executable, "-m", "tuner.worker", run.id], stdout=subprocess.DEVNULL)
     while not file.is_file() or file.read_bytes().count(b"\n") < 5:
         assert worker.poll() is None
         time.sleep(0.005)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
+
+
+def cut_off(run: Run, file: Path) -> None:
+    """The same here, by what nothing in an evaluation expects."""
+    kept = Predictions.add
+
+    def then_end(self: Predictions, number: int, said: str) -> None:
+        kept(self, number, said)
+        if len(self.rows) == 5:
+            raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Predictions, "add", then_end)
+        evaluate(run.config(), Live(run))
+
+
+@pytest.mark.parametrize("ended", [cut_off, pytest.param(killed, marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_goes_on_without_a_row_lost_or_twice(
+    studio: Path, ended: Callable[[Run, Path], None]
+) -> None:
+    slow = config_of(max_new_tokens=20, per_device_eval_batch_size=1, perplexity=False)
+    config = config_of(max_new_tokens=20, per_device_eval_batch_size=16, perplexity=False)
+    run = Run(ended.__name__)
+    run.create(slow, "killed")
+    file = run.folder / "output" / "base" / FILE
+    ended(run, file)
     before = file.read_bytes().count(b"\n")
     assert 5 <= before < ROWS
     file.write_bytes(file.read_bytes() + b'{"row": 29, "prom')  # a line that was cut off
     assert resuming.goes_on(run)
-    measured(config, "killed")
-    whole, _ = measured(config, "whole")
+    measured(config, run.id)
+    whole, _ = measured(config, f"whole beside {run.id}")
     for version in ("base", "adapter"):
         assert answers_in(run, version) == answers_in(whole, version)
         assert [row["row"] for row in answers_in(run, version)] == list(range(ROWS))

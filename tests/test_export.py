@@ -602,15 +602,26 @@ def test_an_export_is_uploaded_with_the_environment_s_token(
 # --- as a run
 
 
-def test_the_verb_exports_here_and_now(launching_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = model(launching_home / "base", "llama")
-    words = ["--model_name_or_path", str(base), "--export_dir", "out", "--export_outtype", "bf16"]
-    done = subprocess.run([sys.executable, "-m", "tuner", "export", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"It will take about \d+ KiB of disk, .* of memory and \d+ s\.", done.stderr)
-    assert "finished" in done.stdout.splitlines()[-1]
-    assert cli.main(["export", *words]) == 2
+WORDS = ["--model_name_or_path", "base", "--export_dir", "out", "--export_outtype", "bf16"]
+
+
+def test_a_folder_that_is_full_is_refused_and_the_verb_is_explained(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(home / "base", "llama")
+    exported(WORDS)
+    assert cli.main(["export", *WORDS]) == 2
     assert "holds an earlier export" in capsys.readouterr().err
     assert cli.main(["export", "--help"]) == 0
     told = capsys.readouterr().out
     assert "--export_format merged|gguf|" in told and "--export_size int (default 5)" in told
+
+
+@pytest.mark.slow  # a terminal and its run are in test_executors.py, what an export does is above
+def test_the_verb_exports_here_and_now(launching_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model(launching_home / "base", "llama")
+    words = WORDS
+    done = subprocess.run([sys.executable, "-m", "tuner", "export", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"It will take about \d+ KiB of disk, .* of memory and \d+ s\.", done.stderr)
+    assert "finished" in done.stdout.splitlines()[-1]

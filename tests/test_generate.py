@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -350,7 +351,7 @@ def said_by(decode: Any, ids: Sequence[int], stops: tuple[str, ...] = ()) -> lis
     return pieces
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.text(min_size=1, max_size=30))
 def test_characters_come_whole_and_in_order(text: str) -> None:
     tokens = load_tokenizer(STARTER)
@@ -372,7 +373,7 @@ def test_an_emoji_of_several_tokens_is_one_piece(tokens: Tokenizer) -> None:
     assert any("🙂" in p for p in pieces) and not any("\ufffd" in p for p in pieces)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.text("ab\n#", min_size=1, max_size=24),
     st.lists(st.text("ab\n#", min_size=1, max_size=4), max_size=3),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
@@ -241,7 +242,7 @@ def test_lora_on_everything_and_a_head_trained_whole_are_written_out() -> None:
 # --- rows and weights
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_rows_keep_what_they_hold_while_others_leave(data: st.DataObject) -> None:
     arena, held = Arena(Sizes(1, 1, 1), torch.float32, torch.device("cpu")), []

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
@@ -79,13 +81,24 @@ def room(module: str) -> str:
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_file_is_read_once() -> Iterator[None]:
+    yield
+    tree.cache_clear()
+
+
+@cache
 def imports(path: Path, module: str, checking: bool = True) -> tuple[str, ...]:
     """What a module imports, inside functions too; without `checking` not what only a type checker reads."""
     return tuple(_imports(path, module, checking))
 
 
 def _imports(path: Path, module: str, checking: bool) -> Iterator[str]:
-    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), checking):
+    for node in _nodes(tree(path), checking):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -93,11 +106,12 @@ def _imports(path: Path, module: str, checking: bool) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _nodes(node: ast.AST, checking: bool) -> Iterator[ast.AST]:
-    yield node
-    skipped = not checking and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-    for child in node.orelse if skipped else ast.iter_child_nodes(node):
-        yield from _nodes(child, checking)
+def _nodes(tree: ast.AST, checking: bool) -> Iterator[ast.AST]:
+    left = [tree]
+    while left:
+        yield (node := left.pop())
+        skipped = not checking and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        left += node.orelse if skipped else ast.iter_child_nodes(node)
 
 
 MODULES = modules()
@@ -204,8 +218,7 @@ def test_pages_are_short_and_never_render_data_as_html() -> None:
     for module, path in MODULES.items():
         if not module.startswith(("pages", "tuner.ui", "app")):
             continue
-        text = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call) and any(k.arg == "unsafe_allow_html" for k in node.keywords):
                 constant = isinstance(node.args[0], ast.Constant | ast.Name)
                 assert constant, f"{module}:{node.lineno} renders something computed as HTML"
@@ -232,15 +245,15 @@ def test_stages_stand_in_one_table() -> None:
     for path in [*(ROOT / "tuner").rglob("*.py"), *(ROOT / "pages").glob("*.py"), ROOT / "app.py"]:
         if path.name == "kinds.py":
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        named = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in STAGES]
-        found += [f"{path.relative_to(ROOT)}:{n.lineno}" for n in named if n not in _other_than_a_stage(tree)]
+        named = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Constant) and n.value in STAGES]
+        other = _other_than_a_stage(tree(path)) if named else set()
+        found += [f"{path.relative_to(ROOT)}:{n.lineno}" for n in named if n not in other]
     assert not found, f"ask config/kinds.py instead: {found}"
 
 
 def test_locks_and_replaced_files_have_one_room_each() -> None:
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Attribute) and node.attr in ("flock", "lockf"):
                 assert module == "tuner.runs.locks", f"{module}:{node.lineno} locks by itself"
             if _replaces_a_file(node):

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import tiny
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from tuner import worker
 from tuner.config.importing import ImportConfig
+from tuner.jobs import submit
 from tuner.jobs.checking import of_import
 from tuner.runs.run import Run
 from tuner.tracking.adapter_rows import AdapterRow
@@ -40,12 +43,23 @@ def config_of(folder: Path, **more: str) -> ImportConfig:
     return ImportConfig(adapter_name_or_path=str(folder), **more)
 
 
-def test_it_is_registered_with_what_belongs_to_it(foreign: Path) -> None:
+def by_shell(foreign: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tuner", "adapters", "--import", str(foreign), "--name", "found"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def here(foreign: Path) -> None:
+    """As the worker of that verb does, in this process."""
+    assert worker.run_here(submit.create(config_of(foreign, adapter_name="found"))) == 0
+
+
+@pytest.mark.parametrize("way", [here, pytest.param(by_shell, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("mirror_here")
+def test_it_is_registered_with_what_belongs_to_it(foreign: Path, way: Callable[[Path], None]) -> None:
+    way(foreign)
     row = get_adapter("found", 1)
     assert row is not None and (row.base, row.rank, row.stage) == (
         str(foreign.parent / "model"),

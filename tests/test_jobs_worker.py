@@ -15,6 +15,7 @@ from tuner.jobs import control, queue, reconcile, resuming
 from tuner.runs.run import Run
 from tuner.tracking.runs import create_run
 
+pytestmark = pytest.mark.usefixtures("mirror_here")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -659,7 +660,7 @@ def test_other_sentencepiece_models_are_refused(content: bytes, said: str, tmp_p
         internlm2_tokenizer(tmp_path / "tokenizer.model", {})
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_sentencepiece_reader(data: bytes) -> None:
     path = SCRATCH / "tokenizer.model"
@@ -686,7 +687,7 @@ texts = st.text() | st.lists(st.sampled_from([*WORDS, " ", "<|im_start", "e\u030
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(texts)
 def test_qwen_round_trip(text: str) -> None:
     """Text comes back in Unicode's NFC form, as the original normalizes."""
@@ -696,7 +697,7 @@ def test_qwen_round_trip(text: str) -> None:
     assert max(ids, default=0) < QWEN.get_vocab_size()
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(texts.filter(lambda text: "\u2581" not in text and "<s>" not in text))
 def test_internlm2_round_trip(text: str) -> None:
     encoded = INTERNLM2.encode(text)

@@ -22,6 +22,7 @@ from tuner.tracking.history import history
 from tuner.tracking.runs import get_row, list_runs
 from tuner.ui import run_view, state, words
 
+pytestmark = pytest.mark.usefixtures("mirror_here")
 FILE = Path(__file__).parent / "old_studio" / "studio.tar.xz"
 MADE_IN = "/tmp/oldstudio"  # noqa: S108  where it was, for it holds absolute paths
 FINISHED, KILLED, DIVERGED = (

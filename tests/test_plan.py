@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
+from examples import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_stages import config_of, trained
@@ -157,7 +158,7 @@ def hold_plan_against_worker(values: dict[str, Any], machine: str, free: int) ->
         assert trainer.in_use() == (made.token_budget, made.recompute), config.changed()
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(({"stage": "dpo", "per_device_train_batch_size": 1, "max_steps": 5}, "four", 1 << 22))
 @example(({"stage": "grpo", "per_device_train_batch_size": 1, "max_steps": -1}, "cpu", 1 << 30))
 @example(({"stage": "ppo", "per_device_train_batch_size": 2, "max_steps": -1}, "cpu", 1 << 30))
@@ -167,7 +168,7 @@ def test_the_worker_does_what_was_planned(studio: Path, run: tuple[dict[str, Any
 
 
 @pytest.mark.slow
-@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(250), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn())
 def test_the_worker_does_what_was_planned_in_many_more_runs(
     studio: Path, run: tuple[dict[str, Any], str, int]

@@ -10,6 +10,7 @@ import time
 from urllib.parse import quote, quote_plus
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(core=CORE, before=AROUND, after=AROUND)
 def test_every_kind_is_masked_wherever_it_stands(kind: str, core: str, before: str, after: str) -> None:
     masked = mask(f"{before} {kind.format(core)} {after}")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stages import IDS, SETS, config_of, reloaded, trained
@@ -47,7 +48,7 @@ MINIMAL = {"model_name_or_path": "m", "stage": "sft", "do_train": True, "dataset
 STEPS = st.sampled_from([0.1, 0.2, 0.25, 0.5, 1, 2, 3, 4, 2.5, 500])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     best=st.booleans(),
     evaluates=st.sampled_from(["no", "steps", "epoch"]),

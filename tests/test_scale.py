@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from examples import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scale import sessions, world
@@ -257,7 +258,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(filter=RunFilter(), page=7)
 @example(filter=RunFilter(), page=99)
 @example(filter=RunFilter(deleted=True), page=1)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_file_finds_what_a_look_at_each_run_finds(
     filter: RunFilter, page: int, mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ from tuner.runs.run import Run, series
 from tuner.tracking.adapters import list_adapters
 from tuner.tracking.runs import create_run, get_row
 
+pytestmark = pytest.mark.usefixtures("mirror_here")
+
 
 def run_of(home: Path, **changes: Any) -> Run:
     if not (home / "model").exists():
