@@ -259,7 +259,7 @@ def test_the_list_says_what_is_wrong_with_a_set(
         "gone": ({}, ALPACA),
         "named": ({"columns": {"prompt": "frage", "response": "output"}}, ALPACA),
         "unusable": ({}, [{"instruction": "q", "output": " "}]),
-        "pictures": ({"columns": {"images": "pictures"}}, ALPACA),
+        "videos": ({"columns": {"videos": "clips"}}, ALPACA),
         "broken": ({}, "{no json"),
         "afar": ({"hf_hub_url": "owner/afar"}, ALPACA),
     }
@@ -274,7 +274,7 @@ def test_the_list_says_what_is_wrong_with_a_set(
         "gone": "there is no",
         "named": "no row has 'frage'; fix columns in dataset_info.json, the rows have instruction, input, output.",
         "unusable": "none of its first rows can be used (empty answer",
-        "pictures": "holds images",
+        "videos": "holds videos",
         "broken": "none of its first rows can be read (not JSON",
         "afar": "is on a hub that cannot be reached",
     }.items():
