@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import seeing
 import tiny
@@ -24,8 +25,11 @@ from PIL import Image, ImageOps
 from tuner.cli import main as tuner
 from tuner.config import config as c
 from tuner.config.knobs import ConfigError
+from tuner.data.catalog import read_catalog
 from tuner.data.encode import MASKED
-from tuner.data.pictures.opening import fitted, load, size_of
+from tuner.data.guess import guess
+from tuner.data.mending import mended
+from tuner.data.pictures.opening import PictureError, fitted, load, size_of
 from tuner.data.pictures.sizes import picture_tokens
 from tuner.data.pictures.thumbnails import thumbnail
 from tuner.data.prepare import prepare, report_of
@@ -490,3 +494,65 @@ def test_what_the_model_sees_has_each_picture_at_its_tokens(tmp_path: Path, qwen
     assert "<<|image_pad|> x 9: b.png, 84x84>" in capsys.readouterr().out
     small = thumbnail(found["pictures"][0]["path"], 20)
     assert small.startswith(b"RIFF") and Image.open(BytesIO(small)).size == (13, 20)
+
+
+def test_a_clean_copy_lacks_rows_with_bad_pictures_and_keeps_their_bytes(
+    tmp_path: Path, qwen: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = seeing.picture(tmp_path / "a.png", 56, 56).read_bytes()
+    talk = [{"role": "user", "content": "<image>one"}, {"role": "assistant", "content": "cat"}]
+    half = [{"role": "user", "content": "<image>two"}, {"role": "assistant", "content": "cat"}]
+    table = pyarrow.Table.from_pylist(
+        [{"messages": talk, "images": [data]}, {"messages": half, "images": [data[:60]]}]
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "seen.parquet")
+    _add(tmp_path, seen={"file_name": "seen.parquet", **seeing.SHAREGPT})
+    made = mended(read_catalog(tmp_path)["seen"], "clean", tmp_path, tmp_path)
+    assert (made.kept, made.unusable) == (1, 1)
+    assert prepared(tmp_path, qwen, "clean").train[0] == prepared(tmp_path, qwen).train[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("images", ["a/b.PNG", "c.jpg"]), ("image", "x.webp"), ("img", {"bytes": None, "path": "x.bin"})],
+)
+def test_a_column_of_pictures_is_guessed(tmp_path: Path, column: str, value: Any) -> None:
+    row = {
+        "messages": [{"role": "user", "content": "<image>q"}, {"role": "assistant", "content": "a"}],
+        column: value,
+    }
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    found = guess(path)
+    assert found.attributes["columns"] == {"messages": "messages", "images": column}
+    path.write_text(json.dumps({"instruction": "q", "output": "a", "images": "none of them"}) + "\n")
+    assert "images" not in guess(path).attributes["columns"]
+
+
+def test_no_damaged_file_raises_what_is_not_said(tmp_path: Path) -> None:
+    """Files of every format, cut and changed at random: a picture comes of it, or a reason."""
+    chance = random.Random(7)
+    noise = Image.effect_noise((24, 16), 80).convert("RGB")
+    seeds = []
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        into = BytesIO()
+        noise.save(into, kind)
+        seeds.append(into.getvalue())
+    told: Counter[str] = Counter()
+    for number in range(600):
+        data = bytearray(chance.choice(seeds))
+        if chance.random() < 0.3:
+            data = data[: chance.randrange(len(data))]
+        for _ in range(chance.choice((1, 8, 40)) if data else 0):
+            data[chance.randrange(min(len(data), chance.choice((32, 10**9))))] = chance.choice(
+                (0, 255, chance.randrange(256))
+            )
+        path = tmp_path / str(number)
+        path.write_bytes(data)
+        try:
+            told[load(path).mode] += 1
+        except PictureError as error:
+            told[error.reason] += 1
+    assert set(told) <= {"RGB", "picture cut off or damaged", "not a picture", "picture too large"}
+    assert told["RGB"] > 50 and told["picture cut off or damaged"] > 50

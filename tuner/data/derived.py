@@ -30,7 +30,7 @@ _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool
 
 def derivable(entry: Entry) -> bool:
     """Whether a set has something to decide: pairs, or talks with tools."""
-    if not entry.local or entry.media:
+    if not entry.local or entry.media or entry.pictures:
         return False
     return entry.kind == "pairs" or (
         entry.kind == "chat" and bool(entry.columns.get("tools")) and _has_tools(entry)

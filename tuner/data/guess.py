@@ -14,6 +14,7 @@ from tuner.data.decision_records import is_decisions
 from tuner.data.entries import ROLES, TAGS, Entry
 from tuner.data.files import records
 from tuner.data.formats import Dropped, Row, convert, is_truth
+from tuner.data.tables import Binary
 from tuner.data.turns import is_nothing
 from tuner.text.lookup import tr
 
@@ -34,6 +35,8 @@ QUERIES = ("input", "context")
 TEXTS = ("text", "content", "raw_content", "document", "article", "body")
 CHATS = ("conversations", "messages", "conversation", "dialogue", "dialog", "chat", "turns")
 LABELS = ("label", "kto_tag", "liked", "thumbs_up", "is_good")
+PICTURES = ("images", "image", "image_path", "picture", "pictures", "img")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SYSTEMS = ("system", "system_prompt")
 
 
@@ -70,6 +73,7 @@ def guess(path: Path) -> Guess:
     if not any(look(found, rows) for look in looks):
         found.sure = False
         found.says(tr("No column name was recognised. Choose the prompt and the answer column."))
+    _pictures(found, rows)
     return found
 
 
@@ -248,6 +252,23 @@ def _text(found: Guess, rows: list[dict[str, Any]]) -> bool:
     found.attributes = {"columns": {"prompt": text}}
     found.says(tr("{text} is the only text, so this is plain text to read.", text=text))
     return True
+
+
+def _pictures(found: Guess, rows: list[dict[str, Any]]) -> None:
+    name = _named((c for c in found.columns if _mostly(_is_pictures, rows, c)), PICTURES)
+    if name and "columns" in found.attributes:
+        found.attributes["columns"]["images"] = name
+        found.says(tr("{name} has pictures; each stands where a text says <image>.", name=name))
+
+
+def _is_pictures(value: Any) -> bool:
+    """A path with a picture's ending, bytes or an object of `datasets`, or a list of those."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_pictures, value))
+    if isinstance(value, Mapping):
+        return bool(value) and set(value) <= {"bytes", "path", "url"}
+    named = isinstance(value, str) and value.lower().endswith(PICTURE_ENDINGS)
+    return named or isinstance(value, Binary)
 
 
 def _system(found: Guess) -> None:

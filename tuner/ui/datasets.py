@@ -23,7 +23,7 @@ from tuner.runs import inputs
 from tuner.runs.run import Run
 from tuner.text.lookup import mark, tr
 from tuner.text.message import Message
-from tuner.ui import charts, chat, draft, run_list, theme, tokens_view, writes
+from tuner.ui import charts, chat, draft, pictures, run_list, theme, tokens_view, writes
 from tuner.ui.offers import offer
 from tuner.ui.words import NONE, count, number, safe, share
 
@@ -394,7 +394,8 @@ def _mend(found: Report, entry: Entry) -> None:
 
 def _save_clean(entry: Entry, name: str) -> None:
     try:
-        made = writes.mend_dataset(entry, name, str(entry.dataset_dir))
+        media = pictures.folder_of(entry) if entry.pictures else None
+        made = writes.mend_dataset(entry, name, str(entry.dataset_dir), media)
     except writes.FAILED as error:
         st.toast(safe(error), icon=":material/error:")
         return
