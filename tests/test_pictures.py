@@ -34,6 +34,8 @@ from tuner.data.pictures.sizes import picture_tokens
 from tuner.data.pictures.thumbnails import thumbnail
 from tuner.data.prepare import prepare, report_of
 from tuner.data.rows import Rows
+from tuner.data.template_choice import as_jinja, template_of, to_save
+from tuner.data.templates import Written
 from tuner.data.tokens import load_tokenizer
 from tuner.data.verbs import show
 from tuner.plan.facts import data_of
@@ -124,6 +126,32 @@ def test_templates_by_name_write_the_same_tokens_for_a_picture(
     text = tokenizer.decode(rows[0]["input_ids"])
     assert text.count(tokens.text(150, 90) + "one" + tokens.text(150, 90)) == 1
     assert rows[0]["images"] == (str((tmp_path / "a.png").resolve()),) * 2
+
+
+@pytest.mark.parametrize(("family", "template"), [*NAMED, ("qwen2_5_vl", "vicuna")])
+def test_a_template_that_is_saved_asks_processors_for_pictures(
+    family: str, template: str, tmp_path: Path
+) -> None:
+    """What was taught under a template's name is what a processor makes of the chat template that is saved with it."""
+    model = seeing.folder(tmp_path / "model", family)
+    seeing.picture(tmp_path / "a.png", 150, 90)
+    row = asked("what <image> is it", "a.png")
+    row["messages"].insert(0, {"role": "system", "content": "look"})
+    at = seeing.catalog(tmp_path, seen=[row])
+    wanted, tokenizer = config(at, model, template=template), load_tokenizer(model)
+    named = template_of(wanted, tokenizer)
+    assert isinstance(named, Written)
+    theirs = seeing.processor(model, family)
+    theirs.chat_template = to_save(named, tokenizer, wanted) or theirs.chat_template
+    chat = [{**m, "content": parts(m["content"])} for m in row["messages"]]
+    text = theirs.apply_chat_template(chat, tokenize=False)
+    ids = theirs(text=[text], images=[[load(tmp_path / "a.png")]])["input_ids"][0]
+    assert prepare(wanted, tokenizer).train[0]["input_ids"] == ids
+    theirs.chat_template = as_jinja(named, theirs.chat_template and picture_tokens(model).marker)
+    plain = [{"role": m["role"], "content": m["content"].replace("<image>", "")} for m in row["messages"]]
+    assert theirs.apply_chat_template(plain, tokenize=False) == theirs.apply_chat_template(
+        [{**m, "content": parts(m["content"])} for m in plain], tokenize=False
+    )
 
 
 def test_a_picture_is_never_cut(tmp_path: Path, qwen: Path) -> None:

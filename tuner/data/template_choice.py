@@ -8,7 +8,8 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.formats import Message
-from tuner.data.templates import RefusedError, Template, Thinking, Written, table, written
+from tuner.data.pictures.sizes import picture_tokens
+from tuner.data.templates import PICTURE, RefusedError, Template, Thinking, Written, table, written
 from tuner.data.tokens import Tokenizer
 from tuner.text.lookup import tr
 
@@ -53,6 +54,9 @@ PROBES: tuple[list[Message], ...] = (
 )
 
 
+SEEING: list[Message] = [{"role": "user", "content": f"one {PICTURE} two"}]
+
+
 def to_save(template: Template | None, tokenizer: Tokenizer, config: Config) -> str | None:
     """The chat template to save beside weights that were taught with `template`.
 
@@ -60,23 +64,30 @@ def to_save(template: Template | None, tokenizer: Tokenizer, config: Config) -> 
     """
     if not isinstance(template, Written) or config.kind.rows == "text":
         return None
+    seen = picture_tokens(tokenizer.folder) if tokenizer.folder else None
+    picture = seen.marker if seen else ""
     own = tokenizer.chat_template
-    if own:
-        theirs = ChatTemplate(own, tokenizer, config)
-        try:
-            if all(theirs.prompt(probe) == template.prompt(probe) for probe in PROBES):
-                return None
-        except RefusedError:
-            pass
-    return as_jinja(template)
+    if own and _alike(ChatTemplate(own, tokenizer, config), template, picture):
+        return None
+    return as_jinja(template, picture)
 
 
-def as_jinja(template: Written) -> str:
+def _alike(theirs: ChatTemplate, template: Written, picture: str) -> bool:
+    """Whether the tokenizer's own chat template asks in the same words; with a picture, around that too."""
+    probes = [*PROBES, SEEING] if picture else PROBES
+    try:
+        return all(theirs.prompt(one) == template.prompt(one).replace(PICTURE, picture) for one in probes)
+    except RefusedError:
+        return False
+
+
+def as_jinja(template: Written, picture: str = "") -> str:
     """A written template as a chat template to be saved beside a model, so that other programs prompt it as it was taught.
 
     It writes system, user, assistant and tool turns; tools and their calls are left out, for each family has its own.
+    `picture` is what a processor looks for where a message has a picture; empty for models that read text alone.
     """
-    parts = [_quoted(template.prefix)]
+    parts = [_in_one_text(picture) if picture else "", _quoted(template.prefix)]
     parts.append(
         "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
         f"{{% else %}}{{% set system = {_literal(template.default_system)} %}}{{% set turns = messages %}}{{% endif %}}"
@@ -103,6 +114,17 @@ def as_jinja(template: Written) -> str:
         parts.append(f"{{% if add_generation_prompt and not enable_thinking | default({known}) %}}")
         parts.append(_quoted(template.thinking.empty) + "{% endif %}")
     return "".join(parts)
+
+
+def _in_one_text(picture: str) -> str:
+    """Jinja that makes one text of each message's parts."""
+    part = f"{_literal(picture)} if part['type'] == 'image' else part['text']"
+    return (
+        "{% set flat = namespace(turns=[]) %}{% for m in messages %}{% set said = namespace(text='') %}"
+        "{% if m['content'] is string %}{% set said.text = m['content'] %}{% else %}{% for part in m['content'] or [] %}"
+        f"{{% set said.text = said.text + ({part}) %}}{{% endfor %}}{{% endif %}}"
+        "{% set flat.turns = flat.turns + [dict(m, content=said.text)] %}{% endfor %}{% set messages = flat.turns %}"
+    )
 
 
 def _thoughtful(thinking: Thinking, content: str) -> str:
