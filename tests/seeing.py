@@ -69,6 +69,11 @@ def group(family: str) -> str:
     return "qwen" if family.startswith("qwen") else "gemma" if family == "gemma3" else "idefics"
 
 
+def template(family: str) -> str:
+    """What TRL calls a family's chat template."""
+    return "qwen2_5_vl" if family == "qwen2_vl" else family
+
+
 def folder(at: Path, family: str) -> Path:
     """Write what the data side reads of a model; returns the folder."""
     from transformers import AutoTokenizer
@@ -78,8 +83,7 @@ def folder(at: Path, family: str) -> Path:
     words.add_special_tokens(
         {"extra_special_tokens": [*TOKENS[group(family)].values(), *MORE[group(family)]]}
     )
-    name = "qwen2_5_vl" if family == "qwen2_vl" else family
-    words.chat_template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    words.chat_template = (TEMPLATES / f"{template(family)}.jinja").read_text(encoding="utf-8")
     words.save_pretrained(at)
     _write(at / "config.json", {"model_type": family, "vision_config": {}})
     _write(at / "preprocessor_config.json", SETTINGS[family])

@@ -207,11 +207,11 @@ def drawn_prompt(source: str) -> list[dict[str, str]]:
 
 
 def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row's turns up to the last question; none where tools have a part in it."""
+    """A row's turns up to the last question; none where tools or pictures have a part in it."""
     turns = list(row.get("messages") or ())
     while turns and turns[-1]["role"] != "user":
         turns.pop()
-    if any(one["role"] == "tool" or one.get("tool_calls") for one in turns):
+    if row.get("images") or any(one["role"] == "tool" or one.get("tool_calls") for one in turns):
         return []
     return [{"role": str(one["role"]), "content": str(one["content"])} for one in turns]
 
