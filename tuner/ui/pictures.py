@@ -20,9 +20,14 @@ from tuner.ui.words import count, safe
 
 
 def folder_of(entry: Entry) -> Path | None:
-    """Where a set's pictures lie: in the form's media folder, or beside its catalog."""
+    """Where a set's pictures lie."""
+    return folder_in(str(entry.dataset_dir) if entry.local else "ONLINE")
+
+
+def folder_in(dataset_dir: str) -> Path | None:
+    """Where pictures of a catalog's sets lie: in the form's media folder, or beside the catalog."""
     said = draft.current().values.get("media_dir")
-    return folder_at(str(said) if said else None, str(entry.dataset_dir) if entry.local else "ONLINE")
+    return folder_at(str(said) if said else None, dataset_dir)
 
 
 def by_message(messages: Sequence[Mapping[str, Any]], sources: Sequence[Any]) -> Iterator[list[Any]]:

@@ -15,7 +15,7 @@ from tuner.data.entries import CATALOG, TAGS
 from tuner.data.files import TYPES
 from tuner.data.formats import Dropped
 from tuner.text.lookup import mark, tr
-from tuner.ui import chat, state, theme, writes
+from tuner.ui import chat, pictures, state, theme, writes
 from tuner.ui.words import count, safe
 
 LARGEST_MB = 500
@@ -69,7 +69,7 @@ def panel(dataset_dir: str) -> None:
         found = guess.guess(path)
         attributes = _mapping(path, found)
         if attributes["columns"]:
-            _preview(path, attributes)
+            _preview(path, attributes, dataset_dir)
         else:
             attributes = {}
             st.caption(tr(":material/arrow_upward: Choose the columns to see a preview."))
@@ -200,7 +200,7 @@ def _tags(guessed: dict[str, str]) -> dict[str, str]:
     return {tag: name for tag, name in named.items() if name and name != TAGS[tag]}
 
 
-def _preview(path: Path, attributes: dict[str, Any]) -> None:
+def _preview(path: Path, attributes: dict[str, Any], dataset_dir: str) -> None:
     """The first rows as they would be read."""
     rows = guess.preview(path, attributes, rows=3)
     used = sum(not isinstance(row, Dropped) for _, row in rows)
@@ -223,7 +223,7 @@ def _preview(path: Path, attributes: dict[str, Any]) -> None:
                 )
                 st.text(row.detail[: chat.LONGEST])
             else:
-                chat.told(row, f"map-{place}")
+                chat.told(row, f"map-{place}", pictures.folder_in(dataset_dir))
 
 
 # --- the catalog ---------------------------------------------------------------------------------------------------
