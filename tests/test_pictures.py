@@ -382,6 +382,13 @@ def test_every_planted_defect_is_reported_with_its_file_and_line(tmp_path: Path,
     assert "secretpass" not in str(report.as_dict())
 
 
+def test_a_set_that_names_no_pictures_and_speaks_of_them_is_told(tmp_path: Path, qwen: Path) -> None:
+    entry = {**seeing.SHAREGPT, "columns": {"messages": "messages"}}
+    at = seeing.catalog(tmp_path, seen=([asked("<image>one", "a.png"), asked("one")], entry))
+    report = report_of(config(at, qwen), load_tokenizer(qwen))
+    assert (report.kept, report.findings["<image> without a picture"].count) == (2, 1)
+
+
 def test_a_stray_token_is_dropped_from_rows_of_words_too(tmp_path: Path, qwen: Path) -> None:
     at = seeing.catalog(tmp_path, seen=[asked("one <|image_pad|> two"), asked("one")])
     assert list(report_of(config(at, qwen), load_tokenizer(qwen)).dropped) == [

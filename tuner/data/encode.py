@@ -93,7 +93,8 @@ class Encoder:
         draft = self._drafted(given)
         if isinstance(draft, Dropped):
             return draft
-        return self._put(draft, seen)._replace(row=row)
+        notes = draft.notes if seen or not self.pictures else (*draft.notes, *_unmeant(row))
+        return self._put(draft, seen)._replace(row=row, notes=notes)
 
     def _put(self, draft: Draft, seen: Sequence[Seen]) -> Draft:
         """A row's texts with what stands for its pictures, which a text that tells of none may not hold."""
@@ -207,7 +208,7 @@ class Encoder:
 
     def fit(self, draft: Draft, ids: Sequence[Ids]) -> Encoded | Dropped:
         """The row's ids within the cutoff, or why it cannot be used."""
-        if not self.pictures:
+        if not self.pictures or not self.config.kind.pictures:
             return self._fit(draft, ids)
         if draft.images:
             ids = [self.pictures.spread(i, d) for i, d in zip(ids, draft.drawn, strict=True)]
@@ -438,6 +439,12 @@ def _marked(row: Row) -> Row:
         for said in row["messages"]
     ]
     return {**row, "messages": messages}
+
+
+def _unmeant(row: Row) -> list[tuple[str, str]]:
+    """What is worth knowing of a row without pictures that says `<image>`: a text like any other."""
+    said = [m["content"] for m in row.get("messages", ()) if PLACEHOLDER in m["content"]]
+    return [(mark("<image> without a picture"), said[0][:120])] if said else []
 
 
 def _guarded(value: Any, tokenizer: Tokenizer, key: str = "") -> Any:
