@@ -100,6 +100,21 @@ def as_the_processor(family: str, tmp_path: Path, count: int) -> None:
         assert [Path(p).name for p in mine["images"]] == [Path(p).name for p in row["images"]]
 
 
+def test_pan_and_scan_writes_what_gemmas_processor_writes(tmp_path: Path) -> None:
+    model = seeing.folder(tmp_path / "model", "gemma3")
+    seeing.picture(tmp_path / "long.png", 900, 300)
+    seeing.picture(tmp_path / "square.png", 300, 300)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one<image>", "long.png", "square.png")])
+    row = prepared(at, model, image_do_pan_and_scan=True).train[0]
+    theirs = seeing.processor(model, "gemma3")
+    chat = [{**m, "content": parts(m["content"])} for m in asked("<image>one<image>")["messages"]]
+    text = theirs.apply_chat_template(chat, tokenize=False)
+    shown = [load(path) for path in row["images"]]
+    assert theirs(text=[text], images=[shown], do_pan_and_scan=True)["input_ids"][0] == row["input_ids"]
+    soft = load_tokenizer(model).id_of("<image_soft_token>")
+    assert row["input_ids"].count(soft) == 256 * (1 + 3 + 1)
+
+
 # --- templates by name, splits of long rows, caches ------------------------------------------------------------------
 
 
