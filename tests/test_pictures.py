@@ -404,6 +404,12 @@ def test_a_set_that_names_no_pictures_and_speaks_of_them_is_told(tmp_path: Path,
     assert (report.kept, report.findings["<image> without a picture"].count) == (2, 1)
 
 
+def test_a_colon_in_a_name_is_no_address(tmp_path: Path, qwen: Path) -> None:
+    seeing.picture(tmp_path / "at 12:30.png", 56, 56)
+    at = seeing.catalog(tmp_path, seen=[asked("<image>one", "at 12:30.png")])
+    assert Path(prepared(at, qwen).train[0]["images"][0]).name == "at 12:30.png"
+
+
 def test_a_stray_token_is_dropped_from_rows_of_words_too(tmp_path: Path, qwen: Path) -> None:
     at = seeing.catalog(tmp_path, seen=[asked("one <|image_pad|> two"), asked("one")])
     assert list(report_of(config(at, qwen), load_tokenizer(qwen)).dropped) == [
@@ -585,6 +591,7 @@ def test_a_column_of_pictures_is_guessed(tmp_path: Path, column: str, value: Any
     assert "images" not in guess(path).attributes["columns"]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of EXIF that was damaged too
 def test_no_damaged_file_raises_what_is_not_said(tmp_path: Path) -> None:
     """Files of every format, cut and changed at random: a picture comes of it, or a reason."""
     chance = random.Random(7)

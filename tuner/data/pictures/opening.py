@@ -9,7 +9,6 @@ import math
 import os
 import stat
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,11 +151,9 @@ def _looked_at(file: BinaryIO, path: str) -> tuple[int, int]:
 def _opened(file: BinaryIO, path: str) -> Iterator[Image.Image]:
     """A picture of which no more than the header was read. Raises PictureError, for what goes wrong in the block too."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bombs, which are measured here, and of odd EXIF
-            with Image.open(file, formats=FORMATS) as image:
-                _bounded(image.size, path)
-                yield image
+        with Image.open(file, formats=FORMATS) as image:
+            _bounded(image.size, path)
+            yield image
     except Image.DecompressionBombError as error:
         raise PictureError(LARGE, path) from error
     except FAULTS as error:

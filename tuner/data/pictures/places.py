@@ -20,7 +20,7 @@ from tuner.redact import redact
 from tuner.runs.files import replacing
 from tuner.text.lookup import mark, tr
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|(https?|ftps?|file|data|blob|s3|gs|hdfs):", re.IGNORECASE)
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 SHOWN = 120
 """Characters of a path that a report shows."""
