@@ -44,7 +44,7 @@ class Served:
         return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": KEY, "max_retries": 0, **more})
 
     def prompt(self, messages: list[dict[str, Any]] = ASKS) -> list[int]:
-        return self.loaded.prompt(self.loaded.models.base, messages)
+        return self.loaded.prompt(self.loaded.models.base, messages)[0]
 
     @property
     def stops(self) -> list[int]:
@@ -514,9 +514,9 @@ def test_an_adapter_is_asked_in_the_words_it_was_taught_in(
     words = "{% for m in messages %}Q: {{ m.content }} A:{% endfor %}"
     (folder / "chat_template.jinja").write_text(words)
     choice = served.loaded.models.named(str(folder))
-    assert served.loaded.prompt(choice, ASKS) == served.loaded.tokenizer.encode(f"Q: {ASKS[0]['content']} A:")
-    assert served.loaded.prompt(served.loaded.models.base, ASKS) == served.prompt()
-    assert served.loaded.prompt(served.loaded.models.named(str(worn)), ASKS) == served.prompt()
+    assert served.loaded.prompt(choice, ASKS)[0] == served.loaded.tokenizer.encode(f"Q: {ASKS[0]['content']} A:")
+    assert served.loaded.prompt(served.loaded.models.base, ASKS)[0] == served.prompt()
+    assert served.loaded.prompt(served.loaded.models.named(str(worn)), ASKS)[0] == served.prompt()
 
 
 @pytest.mark.slow

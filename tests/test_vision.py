@@ -292,3 +292,41 @@ def test_a_run_with_pictures_learns_and_goes_on_where_it_stopped(studio: Path, s
     assert outcome.weights is not None and second.weights is not None
     one, two = (load_file(w / "adapter_model.safetensors") for w in (outcome.weights, second.weights))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_held_out_pictures_are_asked_while_a_run_learns_and_at_its_end(studio: Path) -> None:
+    said = {
+        "model_name_or_path": "qwen2_5_vl", "dataset": "seen", "eval_dataset": "seen", "probe": "seen", "max_steps": 2,
+        "image_min_pixels": 1, "probe_new_tokens": 8, "do_predict": True, "max_new_tokens": 8,
+        "do_sample": False,
+    }  # fmt: skip
+    live, outcome = trained(config_of("sft", **said), "asks")
+    asked = json.loads((live.run.folder / "samples.json").read_text())["data"]
+    assert [row[0] for row in asked] == [0] * 8 + [2] * 8
+    assert asked[1][1].startswith("<image>") and not asked[0][1].startswith("<image>")
+    lines = (live.output / "generated_predictions.jsonl").read_text().splitlines()
+    predicted = [json.loads(line) for line in lines]
+    # both ways ask the model that came out, and take the likeliest token
+    assert [row["predict"] for row in predicted] == [row[3] for row in asked[8:]]
+    assert outcome.metrics["predict_rouge-1"] >= 0
+
+
+def test_an_answer_depends_on_its_picture(studio: Path) -> None:
+    """Two questions with the same ids and other pictures stand side by side."""
+    config = config_of("sft", model_name_or_path="qwen2_5_vl", image_min_pixels=1)
+    model = loading.load(config, loading.find(config), bits=None, whole=False).eval()
+    files = [str(studio / "pictures" / f"plain-{colour}.png") for colour in ("red", "white", "blue")]
+    for file, colour in zip(files, ("red", "white", "blue"), strict=True):
+        Image.new("RGB", (56, 56), colour).save(file)
+    begin, image, end = (model.config.vision_start_token_id, model.config.image_token_id, 9)
+    prompt = [4, begin, *[image] * 4, end, 260, 2]
+    sight = vision.sight_of(model, studio / "qwen2_5_vl", config)
+    wish = Sampling(max_tokens=12)
+    found = answers(
+        model, lambda ids, skip: "", [prompt] * 3, wish, pictures=[[f] for f in files], sight=sight
+    )
+    alone = [
+        answers(model, lambda ids, skip: "", [prompt], wish, pictures=[[f]], sight=sight)[0] for f in files
+    ]
+    assert [one.ids for one in found] == [one.ids for one in alone]
+    assert len({one.ids for one in found}) > 1

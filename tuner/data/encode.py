@@ -86,9 +86,9 @@ class Encoder:
         """The texts of a row, its pictures in them. Raises PictureError."""
         shown = row.get("images", ())
         if shown and not self.pictures:
-            return Dropped(mark("the model reads text alone"), tr("the row has pictures"))
+            return Dropped(TEXT_ALONE, tr("the row has pictures"))
         seen = self.pictures.found(shown) if self.pictures else []
-        given = _marked(row) if seen else row
+        given = {**row, "messages": marked(row["messages"])} if seen else row
         given = _guarded(given, self.tokenizer) if self.config.split_special_tokens else given
         draft = self._drafted(given)
         if isinstance(draft, Dropped):
@@ -102,6 +102,21 @@ class Encoder:
             return draft
         texts, drawn = self.pictures.put(draft.texts, self._mark, seen)
         return draft._replace(texts=texts, images=tuple(one.path for one in seen), drawn=drawn)
+
+    def prompt(
+        self, messages: Sequence[dict[str, Any]], images: Sequence[Any] = (), tools: Any = (), begun: str = ""
+    ) -> tuple[Ids, tuple[str, ...]]:
+        """Ids that ask for an answer, which begins as `begun`, and the files of the pictures that stand in them.
+
+        In the messages a PICTURE stands for each of `images` (see `marked`). Raises RefusedError, PictureError.
+        """
+        if images and not self.pictures:
+            raise PictureError(TEXT_ALONE)
+        draft = Draft([self.template.prompt(messages, tools) + begun], [], {})
+        if not self.pictures or not images:
+            return self.tokenizer.encode(draft.texts[0]), ()
+        draft = self._put(draft, self.pictures.found(images))
+        return self.pictures.spread(self.tokenizer.encode(draft.texts[0]), draft.drawn[0]), draft.images
 
     def _drafted(self, row: Row) -> Draft | Dropped:
         if self.rows == "text":
@@ -428,17 +443,17 @@ class Encoder:
 
 
 TOO_LONG = mark("too long")
+TEXT_ALONE = mark("the model reads text alone")
 
 
-def _marked(row: Row) -> Row:
-    """A row whose questions hold a mark that no text has where a picture stands."""
-    messages = [
+def marked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose questions hold a mark that no text has where a picture stands."""
+    return [
         said
         if said["role"] == "assistant"
         else {**said, "content": said["content"].replace(PLACEHOLDER, PICTURE)}
-        for said in row["messages"]
+        for said in messages
     ]
-    return {**row, "messages": messages}
 
 
 def _unmeant(row: Row) -> list[tuple[str, str]]:

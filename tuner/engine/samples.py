@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ from tuner.config.config import Config
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
+from tuner.data.encode import Encoder, marked
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
+from tuner.data.pictures.opening import PictureError
 from tuner.data.scoring import check_patterns, score
 from tuner.data.template_choice import template_of
 from tuner.data.templates import stop_ids
@@ -29,6 +32,7 @@ from tuner.engine import group
 from tuner.engine.live import LiveRun
 from tuner.generate.answers import answers
 from tuner.generate.request import Answer, Sampling
+from tuner.models.vision import Sight, sight_of
 from tuner.text.message import message
 
 if TYPE_CHECKING:
@@ -39,12 +43,14 @@ SHOWN = 12  # questions whose answers are kept as text; all are scored
 
 @dataclass(frozen=True)
 class Question:
-    """`ids` is the rendered prompt; `record` the raw row, which may bring patterns for scoring."""
+    """`ids` is the rendered prompt and `pictures` the files of its pictures; `record` the raw row, which may bring patterns for
+    scoring."""
 
     shown: str
     expected: str
     ids: list[int]
     record: Mapping[str, Any]
+    pictures: tuple[str, ...] = ()
 
 
 def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
@@ -53,7 +59,7 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
     Raises ConfigError when there are none, or a pattern of theirs is no regular expression.
     """
     entry = named([str(config.probe)], config.dataset_dir)[0]
-    template = template_of(config, tokenizer)
+    encoder = Encoder(config, template_of(config, tokenizer), tokenizer)
     found: list[Question] = []
     for file in entry.files():
         for _, record in islice(records(file), config.probe_samples - len(found)):
@@ -65,11 +71,16 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
             check_patterns(record)
             asked, expected = _split(row)
             if asked:
-                ids = tokenizer.encode(template.prompt(asked))
-                found.append(Question(str(asked[-1]["content"]), expected, ids, record))
+                with suppress(PictureError):  # which the report of the data tells of
+                    ids, files = encoder.prompt(_seen(asked, row), row.get("images", ()))
+                    found.append(Question(str(asked[-1]["content"]), expected, ids, record, files))
     if not found:
         raise ConfigError([Problem("probe", f"--probe {config.probe} holds no question that can be asked.")])
     return found
+
+
+def _seen(asked: list[dict[str, Any]], row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return marked(asked) if row.get("images") else asked
 
 
 def _split(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
@@ -97,6 +108,7 @@ def answer(
     new_tokens: int,
     stops: Sequence[int],
     told: Callable[[int], None] = lambda answered: None,
+    sight: Sight | None = None,
 ) -> list[str]:
     """The model's likeliest answer to each question, token by token (greedy), without special tokens.
 
@@ -110,7 +122,9 @@ def answer(
         told(done)
 
     wish = Sampling(max_tokens=new_tokens, stop_ids=tuple(stops))
-    found = answers(model, tokenizer.decode, [q.ids for q in asked], wish, count, tokenizer.pad_id or 0)
+    prompts, pictures = [q.ids for q in asked], [q.pictures for q in asked]
+    pad = tokenizer.pad_id or 0
+    found = answers(model, tokenizer.decode, prompts, wish, count, pad, pictures=pictures, sight=sight)
     return [one.text.strip() for one in found]
 
 
@@ -164,6 +178,7 @@ class Sampler(TrainerCallback):
                 self.config.probe_new_tokens,
                 self.stops,
                 self._answered,
+                sight_of(model, self.tokenizer.folder, self.config) if self.tokenizer.folder else None,
             )
         self.run.run.update(phase=before)
         shown = zip(self.questions[:SHOWN], answers[:SHOWN], strict=True)

@@ -36,6 +36,7 @@ from tuner.jobs.live import Live, Outcome, StoppedError
 from tuner.models import loading
 from tuner.models.adapter_loading import adapter_folder
 from tuner.models.loading import Source
+from tuner.models.vision import sight_of
 from tuner.plan.facts import place
 from tuner.rewards.registry import parsed
 from tuner.rewards.reward import Reward
@@ -158,6 +159,7 @@ class _Measured:
         self.config, self.plain, self.source = config, plain, source
         self.model, self.live, self.rewards = model, live, rewards
         self.tokenizer = loading.tokenizer(plain, source)
+        self.sight = sight_of(model, source.folder, plain)
 
     def of(self, version: Version, asked: Questions) -> dict[str, float]:
         """The metrics of a version."""
@@ -188,7 +190,7 @@ class _Measured:
         found = _scores(asked, said)
         if self.config.perplexity:
             found["perplexity"] = perplexity(
-                log_likelihoods(self.model, asked, self.plain.cutoff_len, self._unless_stopped)
+                log_likelihoods(self.model, asked, self.plain.cutoff_len, self._unless_stopped, self.sight)
             )
         if self.config.judge_url:
             found["judge"] = Judge(self.config).mean(asked, said, self._unless_stopped)
@@ -228,6 +230,8 @@ class _Measured:
             told,
             tokenizer.pad_token_id or 0,
             self.config.per_device_eval_batch_size,
+            pictures=[asked[number].pictures for number in missing],
+            sight=self.sight,
         )
 
     def _unless_stopped(self) -> None:

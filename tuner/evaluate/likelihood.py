@@ -10,13 +10,18 @@ import torch
 
 from tuner.evaluate.questions import Question
 from tuner.generate.answers import undisturbed
+from tuner.models.vision import Sight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 def log_likelihoods(
-    model: PreTrainedModel, asked: Sequence[Question], cutoff: int, check: Callable[[], None] = lambda: None
+    model: PreTrainedModel,
+    asked: Sequence[Question],
+    cutoff: int,
+    check: Callable[[], None] = lambda: None,
+    sight: Sight | None = None,
 ) -> list[tuple[float, int]]:
     """For each question the sum of the natural logarithms of its expected answer's tokens, and how many they are.
 
@@ -26,16 +31,19 @@ def log_likelihoods(
     with undisturbed(model):
         for one in asked:
             check()
-            found.append(_of(model, one, cutoff))
+            found.append(_of(model, one, cutoff, sight))
     return found
 
 
-def _of(model: PreTrainedModel, one: Question, cutoff: int) -> tuple[float, int]:
-    ids = torch.tensor([(one.ids + one.answer)[:cutoff]], device=model.device)
+def _of(model: PreTrainedModel, one: Question, cutoff: int, sight: Sight | None) -> tuple[float, int]:
+    ids = torch.tensor([(one.ids + one.answer)[:cutoff]])
+    seen = sight([one.pictures], ids) if sight else {}
+    ids, seen = ids.to(model.device), {name: value.to(model.device) for name, value in seen.items()}
     counted = ids.shape[1] - len(one.ids)
     if counted < 1:
         return 0.0, 0
-    scores = model(input_ids=ids, logits_to_keep=counted + 1, use_cache=False).logits[0, :-1].float()
+    made = model(input_ids=ids, **seen, logits_to_keep=counted + 1, use_cache=False)
+    scores = made.logits[0, :-1].float()
     chosen = torch.log_softmax(scores, -1).gather(-1, ids[0, -counted:, None])
     return float(chosen.sum()), counted
 

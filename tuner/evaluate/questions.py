@@ -10,9 +10,10 @@ from typing import Any
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
-from tuner.data.encode import Encoder
+from tuner.data.encode import Encoder, marked
 from tuner.data.entries import Entry, typed_questions
 from tuner.data.formats import Dropped, Row, convert
+from tuner.data.pictures.opening import PictureError
 from tuner.data.prepare import DataInput, digest
 from tuner.data.reading import Source
 from tuner.data.templates import RefusedError, Template
@@ -28,7 +29,8 @@ Progress = Callable[[float, Message], None]
 class Question:
     """`ids` is the rendered prompt and `answer` the expected answer with what ends it; `shown` is the prompt without its marks and
     `expected` the answer's own words; both answers are empty where the row has none. `record` is the raw row, which may bring
-    patterns for scoring; `messages` and `tools` are what the prompt was rendered from, and `columns` what else the row has."""
+    patterns for scoring; `messages` and `tools` are what the prompt was rendered from, `columns` what else the row has, and `pictures` the files of
+    the prompt's."""
 
     shown: str
     expected: str
@@ -38,6 +40,7 @@ class Question:
     messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Any, ...] = ()
     columns: Mapping[str, object] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass
@@ -100,14 +103,17 @@ def _question(row: Row, record: Any, encoder: Encoder, unanswered: bool) -> Ques
         return BAD  # what a model should not say is nothing to expect of it
     try:
         ids, answer, expected = _rendered(messages, reply, row.get("tools", ()), encoder)
-    except RefusedError as refused:
+        files: tuple[str, ...] = ()
+        if images := row.get("images"):
+            ids, files = encoder.prompt(marked(messages), images, row.get("tools", ()))
+    except (RefusedError, PictureError) as refused:
         return str(refused)
     if len(ids) >= encoder.config.cutoff_len:
         return TOO_LONG
     shown = encoder.tokenizer.decode(ids, skip_special=True)
     raw = record if isinstance(record, Mapping) else {}
     tools, columns = tuple(row.get("tools", ())), row.get("columns", {})
-    return Question(shown, expected, ids, answer, raw, tuple(messages), tools, columns)
+    return Question(shown, expected, ids, answer, raw, tuple(messages), tools, columns, files)
 
 
 def _rendered(

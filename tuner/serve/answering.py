@@ -28,6 +28,7 @@ class Prompted:
     prompt: Sequence[int]
     sampling: Sampling
     grammar: Grammar | None = None
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass
@@ -110,7 +111,14 @@ async def answering(loaded: Loaded, choice: Choice, wanted: Sequence[Prompted]) 
             loop.call_soon_threadsafe(answers.queue.put_nowait, (number, piece))
 
     for number, one in enumerate(wanted):
-        request = Request(one.prompt, one.sampling, choice.adapter, partial(told, number), one.grammar)
+        request = Request(
+            one.prompt,
+            one.sampling,
+            choice.adapter,
+            partial(told, number),
+            one.grammar,
+            pictures=one.pictures,
+        )
         answers.requests.append(loaded.service.submit(request))
     try:
         yield answers

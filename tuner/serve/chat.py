@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 from tuner.calls import Call, CallReader
+from tuner.data.templates import PICTURE
 from tuner.generate.request import Grammar, Piece
 from tuner.serve import grammars
 from tuner.serve.answering import Answers, Prompted, answering, now
@@ -67,14 +68,15 @@ def _prepare(loaded: Loaded, asked: ChatAsked, texts: TokenTexts) -> Chat:
     asked = _allowed(asked)
     choice = replace(loaded.models.named(asked.model), template=asked.template or None)
     tools, called = _tools(asked), _called(asked)
+    pictures = [one for m in asked.messages for one in _pictures(m, loaded)]
     messages, begun = _begun([_message(m) for m in asked.messages], asked)
-    prompt = loaded.prompt(choice, messages, tools, begun)
+    prompt, files = loaded.prompt(choice, messages, tools, begun, pictures)
     tokens = asked.max_completion_tokens or asked.max_tokens
     sampling = loaded.sampling(asked, choice, prompt, tokens, logprobs=asked.top)
     if asked.n * len(prompt) > 1 << 20:
         raise ApiError(400, "n times the prompt is too much for one request.", "n")
     seeds = [replace(sampling, seed=loaded.seed(asked, number)) for number in range(asked.n)]
-    wanted = [Prompted(prompt, seeded, _grammar(loaded, choice, asked, called)) for seeded in seeds]
+    wanted = [Prompted(prompt, seeded, _grammar(loaded, choice, asked, called), files) for seeded in seeds]
     return Chat(asked, choice, wanted, _names(tools), texts, f"chatcmpl-{uuid.uuid4().hex}", now())
 
 
@@ -188,11 +190,43 @@ def _text(content: Any) -> str:
     if not isinstance(content, list):
         raise ApiError(400, "A message's content is text or a list of parts.", "messages")
     for part in content:
-        if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+        if not isinstance(part, dict) or part.get("type") not in ("text", "refusal", IMAGE):
             raise ApiError(
                 400, "This model reads text only; send parts of type text.", "messages", "unsupported_content"
             )
-    return "".join(str(part.get("text") or part.get("refusal") or "") for part in content)
+    return "".join(_written(part) for part in content)
+
+
+IMAGE = "image_url"
+
+
+def _written(part: Mapping[str, Any]) -> str:
+    return PICTURE if part["type"] == IMAGE else str(part.get("text") or part.get("refusal") or "")
+
+
+def _pictures(message: Mapping[str, Any], loaded: Loaded) -> list[str]:
+    """The pictures of a message, each as a data: URL: nothing is fetched for a caller and no file opened. Raises ApiError."""
+    content = message.get("content")
+    parts = (
+        [p for p in content if isinstance(p, dict) and p.get("type") == IMAGE]
+        if isinstance(content, list)
+        else []
+    )
+    if parts and not loaded.sees:
+        sentence = "This model reads text only; send parts of type text."
+        raise ApiError(400, sentence, "messages", "unsupported_content")
+    if parts and message.get("role") != "user":
+        raise ApiError(400, "A picture stands in a message of the user.", "messages", "unsupported_content")
+    return [_url(part) for part in parts]
+
+
+def _url(part: Mapping[str, Any]) -> str:
+    named = part.get(IMAGE)
+    url = named.get("url") if isinstance(named, dict) else named
+    if not isinstance(url, str) or not url.startswith("data:image/"):
+        sentence = "A picture is sent as a data: URL (data:image/png;base64,...); addresses and paths are not opened here."
+        raise ApiError(400, sentence, "messages", "invalid_image")
+    return url
 
 
 def _call(call: Any) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForSequenceClassification
 
 from tuner.config.serving import ServeConfig
+from tuner.data.encode import Encoder
+from tuner.data.pictures.opening import PictureError
 from tuner.data.template_choice import template_of, unknown
-from tuner.data.templates import RefusedError, Template, stop_ids
+from tuner.data.templates import RefusedError, stop_ids
 from tuner.data.tokens import Tokenizer, load_tokenizer
 from tuner.generate.adapters import Adapters
 from tuner.generate.decoder import Decoder
@@ -33,7 +35,7 @@ COLD = 1e-4
 class Voice:
     """How a model is asked, and the ids at which its answers end."""
 
-    template: Template
+    encoder: Encoder
     stops: tuple[int, ...]
 
 
@@ -54,6 +56,11 @@ class Loaded:
         return self.service.scheduler
 
     @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.scheduler.decoder.sight is not None
+
+    @property
     def longest(self) -> int:
         """Tokens of prompt and answer together, at most."""
         return self.scheduler.decoder.longest
@@ -65,8 +72,12 @@ class Loaded:
         own = choice.folder if named is None else None
         if (own, named) not in self.voices:
             tokenizer = tokenizer_in(own) or self.tokenizer
-            template = template_of(self.config.loading().model_copy(update={"template": named}), tokenizer)
-            self.voices[own, named] = Voice(template, tuple(stop_ids(template, self.tokenizer)))
+            config = self.config.loading().model_copy(update={"template": named})
+            template = template_of(config, tokenizer)
+            encoder = Encoder(config, template, self.tokenizer)
+            if encoder.pictures:  # what a caller sends is no path of this machine
+                encoder.pictures = replace(encoder.pictures, folder=None)
+            self.voices[own, named] = Voice(encoder, tuple(stop_ids(template, self.tokenizer)))
         return self.voices[own, named]
 
     def must(self, score: bool) -> None:
@@ -125,13 +136,18 @@ class Loaded:
         messages: Sequence[dict[str, Any]],
         tools: Sequence[Any] = (),
         begun: str = "",
-    ) -> list[int]:
-        """The ids that ask for an answer to a chat, which begins as `begun`. Raises ApiError where the template is not known
-        or cannot write it."""
+        pictures: Sequence[str] = (),
+    ) -> tuple[list[int], tuple[str, ...]]:
+        """The ids that ask for an answer to a chat, which begins as `begun`, and the files of its `pictures`, which are data:
+        URLs. Raises ApiError where the template is not known or cannot write it, or for what is no picture."""
         if choice.template and (found := unknown(choice.template)):
             raise ApiError(400, found.sentence.replace("--template", "template"), "template")
         try:
-            return self.tokenizer.encode(self.voice(choice).template.prompt(messages, tools) + begun)
+            return self.voice(choice).encoder.prompt(messages, pictures, tools, begun)
+        except PictureError as error:
+            raise ApiError(
+                400, f"The picture cannot be used: {error}", "messages", "invalid_image"
+            ) from error
         except RefusedError as error:
             raise ApiError(
                 400, f"The model's template cannot write this chat: {error}", "messages"
