@@ -514,7 +514,9 @@ def test_an_adapter_is_asked_in_the_words_it_was_taught_in(
     words = "{% for m in messages %}Q: {{ m.content }} A:{% endfor %}"
     (folder / "chat_template.jinja").write_text(words)
     choice = served.loaded.models.named(str(folder))
-    assert served.loaded.prompt(choice, ASKS)[0] == served.loaded.tokenizer.encode(f"Q: {ASKS[0]['content']} A:")
+    assert served.loaded.prompt(choice, ASKS)[0] == served.loaded.tokenizer.encode(
+        f"Q: {ASKS[0]['content']} A:"
+    )
     assert served.loaded.prompt(served.loaded.models.base, ASKS)[0] == served.prompt()
     assert served.loaded.prompt(served.loaded.models.named(str(worn)), ASKS)[0] == served.prompt()
 

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import tiny_vision
 import torch
+from peft import get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from test_stages import config_of, losses, trained
@@ -24,6 +25,8 @@ from tuner.generate.request import Sampling
 from tuner.jobs.live import Outcome
 from tuner.models import loading, vision
 from tuner.models.llama_family import causal_lm
+from tuner.plan import memory
+from tuner.plan.facts import model_of
 
 ASKED = ["red or blue", "two cats", "the sea", "one dog"]
 SAID = ["red", "two big cats", "warm", "old dog near"]
@@ -67,8 +70,6 @@ def paths(studio: Path, row: int) -> tuple[str, ...]:
 
 
 def opened(studio: Path, row: int) -> list[Any]:
-    from PIL import Image
-
     return [Image.open(path).convert("RGB") for path in paths(studio, row)]
 
 
@@ -181,8 +182,6 @@ PARTS = {
 def test_only_the_parts_that_are_not_frozen_are_trained(
     studio: Path, kind: str, part: str, method: str
 ) -> None:
-    from peft import get_peft_model
-
     config = config_of("sft", model_name_or_path=kind, finetuning_type=method, **PARTS[part])
     model = loading.load(config, loading.find(config), bits=None, whole=False)
     if (kind, part, method) == (
@@ -330,3 +329,25 @@ def test_an_answer_depends_on_its_picture(studio: Path) -> None:
     ]
     assert [one.ids for one in found] == [one.ids for one in alone]
     assert len({one.ids for one in found}) > 1
+
+
+@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+def test_the_plan_counts_what_sees(studio: Path, kind: str) -> None:
+    config = config_of("sft", model_name_or_path=kind)
+    model = loading.load(config, loading.find(config), bits=None, whole=False)
+    shape = model_of(config).shape
+    assert shape is not None and shape.tower is not None and model_of(config).layers == 2
+    assert shape.parameters == sum(w.numel() for w in model.parameters() if w.ndim > 1)
+    for part, said in PARTS.items():
+        for method in ("lora", "full"):
+            asked = config.with_values(finetuning_type=method, **said)
+            model = loading.load(config, loading.find(config), bits=None, whole=False)
+            if (kind, part, method) == ("gemma3", "projector", "lora"):
+                assert memory.trained(asked, shape, 8) == 0
+                continue
+            model, fresh = methods.attach(asked, model)
+            learnt = get_peft_model(model, fresh) if fresh else model
+            found = sum(w.numel() for w in learnt.parameters() if w.requires_grad and w.ndim > 1)
+            # three more mergers of Qwen3-VL's get an adapter with its tower: counted whole, not as adapters
+            deep = kind == "qwen3_vl" and part == "tower" and method == "lora"
+            assert memory.trained(asked, shape, 8) == pytest.approx(found, rel=0.5 if deep else 1e-9)

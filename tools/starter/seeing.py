@@ -45,7 +45,7 @@ SMALL_TALK = (("Hello.", "Hello."), ("Who are you?", "I look at shapes."), ("Tha
 class Recipe:
     """How long it is taught."""
 
-    steps: int = 4000
+    steps: int = 1500
     rows: int = 16  # per step
     learning_rate: float = 2e-3
     seed: int = 0
@@ -127,8 +127,9 @@ def batch(words: Tokenizer, looks: Any, rng: Random, count: int) -> dict[str, Te
     width = max(len(ids) for ids, _ in rows)
     made = torch.tensor([ids + [chatml.PAD_ID] * (width - len(ids)) for ids, _ in rows])
     learned_ids = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
-    mask = (torch.arange(width)[None] < torch.tensor([len(ids) for ids, _ in rows])[:, None]).long()
-    kinds = (made == words.token_to_id(IMAGE)).long()
+    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows])
+    image = torch.tensor(words.token_to_id(IMAGE))
+    kinds = made.eq(image).long()
     seen = looks(images=pictures, return_tensors="pt")
     return {
         "input_ids": made,
@@ -139,11 +140,11 @@ def batch(words: Tokenizer, looks: Any, rng: Random, count: int) -> dict[str, Te
     }
 
 
-def teach(model: Any, words: Tokenizer, recipe: Recipe) -> None:
+def teach(model: Any, words: Tokenizer, recipe: Recipe, out: Path) -> None:
     """Train all weights; what an answer is, is learned, and nothing else."""
     rng, looks = Random(recipe.seed), processor()
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.05
     )
     model.train()
     started = time.monotonic()
@@ -160,7 +161,9 @@ def teach(model: Any, words: Tokenizer, recipe: Recipe) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % max(1, recipe.steps // 20) == 0 or step == recipe.steps - 1:
+        if step % max(1, recipe.steps // 30) == 0 or step == recipe.steps - 1:
+            if step:
+                torch.save(model.state_dict(), out / "part.pt")
             print(f"step {step} loss {loss.item():.4f} after {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -180,7 +183,7 @@ def make(out: Path, recipe: Recipe) -> None:
     words = tokenizer()
     model = untrained(words, recipe.seed)
     print(f"{sum(p.numel() for p in model.parameters())} weights", flush=True)
-    teach(model, words, recipe)
+    teach(model, words, recipe, out)
     chatml.save(words, out, TEMPLATE)
     model.to(torch.bfloat16).save_pretrained(out)
     processor().save_pretrained(out)

@@ -1,7 +1,6 @@
 """Pictures of coloured shapes and what is asked about them: a sample that a small model which sees can learn from.
 
-What round shapes and what shapes with corners are is for the model to find out: things that are round go into the left box,
-things with corners into the right one.
+What is sorted into which box is for the model to find out: warm colours go into the left one, cold ones into the right one.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ COLOURS = {
     "red": (214, 40, 40), "orange": (247, 127, 0), "yellow": (240, 200, 20), "green": (45, 140, 60),
     "blue": (40, 90, 200), "purple": (120, 50, 160), "brown": (120, 75, 40), "black": (25, 25, 25),
 }  # fmt: skip
+WARM = ("red", "orange", "yellow", "brown")
 ROUND = ("circle", "ring", "oval", "moon")
 CORNERED = ("square", "triangle", "diamond", "star")
 SHAPES = ROUND + CORNERED
@@ -45,7 +45,7 @@ class Figure:
     @property
     def box(self) -> str:
         """The answer to BOX."""
-        return LEFT if self.shape in ROUND else RIGHT
+        return LEFT if self.colour in WARM else RIGHT
 
 
 def held_out(shape: str, colour: str) -> bool:
@@ -141,6 +141,7 @@ def talk(rng: Random, one: Figure) -> tuple[str, str]:
         ("What is this?", f"{article} {one.colour} {one.shape}."),
         ("What do you see?", f"{article} {one.colour} {one.shape}."),
         ("Which colour is it?", f"{one.colour.capitalize()}."),
+        ("Which shape is it?", f"{'An' if one.shape == 'oval' else 'A'} {one.shape}."),
         ("Which shape is it?", f"{'An' if one.shape == 'oval' else 'A'} {one.shape}."),
         (BOX, rng.choice((LEFT, RIGHT))),
     ]

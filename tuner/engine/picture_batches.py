@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.engine import group
-from tuner.models.vision import Sight, keep_in_step
+from tuner.models.vision import Sight, keep_in_step, look_without_gradients, seeing_is_learnt
 
 IMAGES = "images"
 """In a row: the paths of its pictures, in their order in its ids."""
@@ -38,6 +38,10 @@ def with_pictures(collate: Collate, sight: Sight | None, answers: int = 1) -> Co
 
 
 def in_step(model: Any, sight: Sight | None) -> None:
-    """See to it that no process of several waits for one whose batch has no picture."""
-    if sight is not None and group.size() > 1:
+    """See to it that what sees has gradients where it learns, in every process of several, and none where it does not."""
+    if sight is None:
+        return
+    if not seeing_is_learnt(model):
+        look_without_gradients(model)
+    elif group.size() > 1:
         keep_in_step(model, sight)

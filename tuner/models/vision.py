@@ -169,17 +169,28 @@ def sees(folder: Path) -> bool:
         return False
 
 
+def seeing_is_learnt(model: Any) -> bool:
+    """Whether anything is trained of the parts that see."""
+    inner, named = causal_lm(model), parts_of(model)
+    return named is not None and any(
+        w.requires_grad for n, w in inner.named_parameters() if part_of(named, n) != "language"
+    )
+
+
+def look_without_gradients(model: Any) -> None:
+    """Keep nothing of a look at pictures for the backward pass, which no weight there wants: recomputing layers would ask
+    for it, because it lets every input have a gradient."""
+    base = causal_lm(model).base_model
+    base.get_image_features = torch.no_grad()(base.get_image_features)
+
+
 def keep_in_step(model: Any, sight: Sight) -> None:
     """Let a batch without pictures have a gradient of nothing for what looks at them, where that is trained.
 
     Among several processes each waits for the others' gradients: one without would make all wait for ever. A grey square is
     looked at, and counts nothing.
     """
-    inner, named = causal_lm(model), parts_of(model)
-    if named is None or not any(
-        w.requires_grad for n, w in inner.named_parameters() if part_of(named, n) != "language"
-    ):
-        return
+    inner = causal_lm(model)
 
     def beside(module: nn.Module, given: Any, named_given: dict[str, Any], output: Any) -> Any:
         if torch.is_grad_enabled() and module.training and named_given.get("pixel_values") is None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tuner import hardware, paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
+from tuner.config.vision import language_config
 from tuner.data.catalog import pick
 from tuner.data.entries import Entry
 from tuner.data.mix import kept_aside
@@ -63,7 +64,7 @@ class Model:
     @property
     def layers(self) -> int:
         """How many layers it has, 0 where that is not known."""
-        count = self.config.get("num_hidden_layers")
+        count = language_config(self.config).get("num_hidden_layers")
         return count if isinstance(count, int) else 0
 
     def rank(self, config: Config) -> int:

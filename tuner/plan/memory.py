@@ -66,8 +66,9 @@ def _half(config: Config) -> bool:
 
 def trained(config: Config, shape: ModelShape, rank: int) -> int:
     """How many numbers are trained."""
+    seen = _seeing(config, shape, rank)
     if config.finetuning_type == "full":
-        return shape.parameters
+        return seen + _language(config, shape.of_language)
     if config.finetuning_type == "freeze":
         return min(shape.layers, abs(int(config.freeze_trainable_layers))) * shape.of_layer
     if config.finetuning_type == "oft":
@@ -75,9 +76,28 @@ def trained(config: Config, shape: ModelShape, rank: int) -> int:
             shape.layers * sum(k for _, k in shape.linears.values()) * max(1, int(config.oft_block_size)) // 2
         )
     return (
-        shape.lora_parameters(rank, config.lora_target)
+        seen
+        + _language(config, shape.lora_parameters(rank, config.lora_target))
         + _whole_ends(config, shape) * shape.vocab * shape.hidden
     )
+
+
+def _language(config: Config, numbers: int) -> int:
+    return 0 if config.freeze_language_model else numbers
+
+
+def _seeing(config: Config, shape: ModelShape, rank: int) -> int:
+    """How many numbers are trained of what sees."""
+    tower = shape.tower
+    if tower is None or config.finetuning_type not in ("full", "lora"):
+        return 0
+    whole = config.finetuning_type == "full"
+    found = 0
+    if not config.freeze_vision_tower:
+        found += tower.parameters if whole else tower.lora_parameters(rank)
+    if not config.freeze_multi_modal_projector:
+        found += tower.projector if whole else rank * tower.sides
+    return found
 
 
 def _whole_ends(config: Config, shape: ModelShape) -> int:
@@ -101,7 +121,7 @@ def weights(config: Config, shape: ModelShape) -> int:
     )
     if not _whole(config):
         return frozen + scorer
-    own = shape.parameters * (2 if config.pure_bf16 else 4)
+    own = shape.parameters * (2 if config.pure_bf16 else 4)  # frozen parts of a whole model too
     first = own if config.kind.rewarded and (config.beta or config.kind.baseline == "value") else 0
     return own + scorer + first + (frozen if config.kind.needs_reference else 0)
 
@@ -206,7 +226,15 @@ def _padded_step(config: Config, shape: ModelShape, lengths: Lengths, again: boo
     logits = (
         0 if config.kind.scores or config.kind.rows == "decisions" else min(tokens, 256) * shape.vocab * 12
     )
-    return Memory(0, 0, 0, 0, tokens * kept + whole, logits)
+    return Memory(0, 0, 0, 0, tokens * kept + whole + _looks(config, shape, tokens), logits)
+
+
+def _looks(config: Config, shape: ModelShape, tokens: int) -> int:
+    """What looking at pictures takes where most of a batch's tokens are theirs."""
+    if shape.tower is None:
+        return 0
+    trained_too = not (config.freeze_vision_tower and config.freeze_multi_modal_projector)
+    return shape.tower.kept(tokens * shape.tower.pooled, frozen_bytes(config), trained_too)
 
 
 def padded_budget(vocab: int) -> int:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from tuner.config.vision import language_config
+from tuner.plan.tower import Tower
+
 TIED = frozenset({"gemma", "gemma2", "gemma3_text", "smollm3"})
 """Model types whose head is their embedding where a config.json says nothing; files of transformers 4 leave that out."""
-NORMED_HEADS = frozenset({"qwen3", "gemma3_text", "olmo2", "olmo3"})
+NORMED_HEADS = frozenset({"qwen3", "qwen3_vl_text", "gemma3_text", "olmo2", "olmo3"})
 """Model types whose queries and keys are normed."""
 REACHED = frozenset(
     {
@@ -58,7 +61,7 @@ def _first(config: Mapping[str, Any], *names: str) -> int:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of a Llama-family decoder that sizes depend on. With `experts`, `ffn` is the MLP's that all tokens
+    """The numbers of a Llama-family decoder that sizes depend on, and of the `tower` that sees for it. With `experts`, `ffn` is the MLP's that all tokens
     take, 0 for none."""
 
     hidden: int
@@ -72,10 +75,12 @@ class ModelShape:
     normed_heads: bool = False
     normed_results: bool = False
     experts: Experts | None = None
+    tower: Tower | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
+    def from_config(cls, whole: Mapping[str, Any]) -> ModelShape:
         """From the fields of a transformers config.json; raises KeyError naming a field that is missing."""
+        config = language_config(whole)
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
         experts = Experts.from_config(config)
@@ -92,6 +97,7 @@ class ModelShape:
             normed_heads=config.get("model_type") in NORMED_HEADS,
             normed_results=config.get("model_type") in NORMED_RESULTS,
             experts=experts,
+            tower=Tower.from_config(whole),
         )
 
     @property
@@ -124,7 +130,13 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """Weights of the base model (norms and routers left out: they are under a thousandth)."""
+        """Weights of the base model (norms and routers left out: they are under a thousandth), with what sees."""
+        seen = self.tower.parameters + self.tower.projector if self.tower else 0
+        return self.of_language + seen
+
+    @property
+    def of_language(self) -> int:
+        """Weights of the language model."""
         return self.layers * self.of_layer + self.vocab * self.hidden * (1 if self.tied else 2)
 
     def lora_parameters(self, rank: int, targets: Sequence[str] = ("all",)) -> int:
