@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_stages import config_of, losses, trained
 
 from tuner.config.knobs import ConfigError
-from tuner.config.vision import part_of
+from tuner.config.vision import language_config, part_of
 from tuner.engine import methods
 from tuner.generate.answers import answers
 from tuner.generate.request import Sampling
@@ -26,7 +26,9 @@ from tuner.jobs.live import Outcome
 from tuner.models import loading, vision
 from tuner.models.llama_family import causal_lm
 from tuner.plan import memory
+from tuner.plan.engine import model_refusal
 from tuner.plan.facts import model_of
+from tuner.plan.shape import ModelShape
 
 ASKED = ["red or blue", "two cats", "the sea", "one dog"]
 SAID = ["red", "two big cats", "warm", "old dog near"]
@@ -351,3 +353,24 @@ def test_the_plan_counts_what_sees(studio: Path, kind: str) -> None:
             # three more mergers of Qwen3-VL's get an adapter with its tower: counted whole, not as adapters
             deep = kind == "qwen3_vl" and part == "tower" and method == "lora"
             assert memory.trained(asked, shape, 8) == pytest.approx(found, rel=0.5 if deep else 1e-9)
+
+
+def test_older_files_have_the_language_models_numbers_beside_the_towers() -> None:
+    """As Qwen/Qwen2.5-VL-3B-Instruct and google/gemma-3-4b-it came."""
+    qwen = {
+        "model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16,
+        "num_hidden_layers": 36, "num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151936,
+        "hidden_act": "silu", "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+                          "out_hidden_size": 2048, "patch_size": 14, "model_type": "qwen2_5_vl"},
+    }  # fmt: skip
+    assert ModelShape.from_config(qwen).parameters == pytest.approx(3.75e9, rel=0.01)
+    assert not model_refusal(qwen) and model_refusal(language_config(qwen)) == model_refusal(qwen)
+    gemma = {
+        "model_type": "gemma3", "mm_tokens_per_image": 256,
+        "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                        "num_hidden_layers": 34},
+        "vision_config": {"hidden_size": 1152, "image_size": 896, "intermediate_size": 4304,
+                          "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14},
+    }  # fmt: skip
+    assert ModelShape.from_config(gemma).parameters == pytest.approx(4.3e9, rel=0.01)

@@ -75,7 +75,8 @@ def language_config(model: Mapping[str, Any]) -> Mapping[str, Any]:
     if named is None:
         return model
     inner = model.get("text_config")
-    own = dict(inner) if isinstance(inner, Mapping) else {k: v for k, v in model.items() if k != "model_type"}
+    flat = {name: value for name, value in model.items() if name not in ("model_type", "vision_config")}
+    own = dict(inner) if isinstance(inner, Mapping) else flat
     kind = str(model["model_type"])
     tied = {"tie_word_embeddings": model["tie_word_embeddings"]} if "tie_word_embeddings" in model else {}
     if kind == "gemma3":

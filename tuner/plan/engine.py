@@ -9,6 +9,7 @@ from typing import Any
 from tuner.config.config import Config
 from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
 from tuner.config.vision import takes_pictures
+from tuner.config.vision import language_config
 from tuner.text.message import Message, message
 
 PACKED, TRL, PADDED = "packed", "trl", "padded"
@@ -110,7 +111,7 @@ def model_refusal(model: Mapping[str, Any]) -> Message:
     if any(model.get(name) is not None for name in ("vision_config", "audio_config")):
         if model.get("model_type") not in LOOKED_AT_ONCE:
             return message("engine.more_than_text")
-        return model_refusal(model["text_config"])
+        return model_refusal(language_config(model))
     if (model.get("quantization_config") or {}).get("quant_method", "bitsandbytes") != "bitsandbytes":
         return message("engine.quantized")
     if kind := next((kind for kind in _ropes(model) if kind in ("dynamic", "longrope")), ""):
@@ -158,7 +159,7 @@ def written_out(
 ) -> bool:
     """Whether the packed engine runs the model by its own layers, and not by the model's through autograd."""
     if model.get("model_type") in LOOKED_AT_ONCE:
-        model = model["text_config"]
+        model = language_config(model)
     kind = str(model.get("model_type"))
     if on_gpu and _head_size(model) not in HEAD_SIZES:
         return False

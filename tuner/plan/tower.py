@@ -99,4 +99,6 @@ def _siglip(kind: str, model: Mapping[str, Any], said: Mapping[str, Any], text: 
         pooled = int(model.get("scale_factor") or 2) ** 2
         projector, sides = hidden * pooled * text, hidden * pooled + text
     inner = int(said["intermediate_size"])
-    return Tower(hidden, int(said["num_hidden_layers"]), inner, 2, ends, projector, sides, pooled, fused=False)
+    return Tower(
+        hidden, int(said["num_hidden_layers"]), inner, 2, ends, projector, sides, pooled, fused=False
+    )
