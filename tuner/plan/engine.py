@@ -8,8 +8,7 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.config.kinds import ONLY_TRL, WITHOUT_REFERENCE
-from tuner.config.vision import takes_pictures
-from tuner.config.vision import language_config
+from tuner.config.vision import language_config, takes_pictures
 from tuner.text.message import Message, message
 
 PACKED, TRL, PADDED = "packed", "trl", "padded"
