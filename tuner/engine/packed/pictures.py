@@ -149,9 +149,8 @@ class Album:
     def _look(self, paths: Sequence[str]) -> list[Seen]:
         if not paths:
             return []
-        opened = [
-            self._pixels(paths[0])
-        ]  # which loads the image processor: its lazy imports are not for threads
+        # The first one loads the image processor, whose lazy imports are not for threads.
+        opened = [self._pixels(paths[0])]
         with ThreadPoolExecutor(min(READERS, len(paths))) as readers:
             opened += readers.map(self._pixels, paths[1:])
         with self.autocast():
