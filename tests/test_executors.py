@@ -105,7 +105,7 @@ def new_run(steps: int = 5, fault: str = "", **values: object) -> Run:
 # --- wherever it lives
 
 
-@at("stand-in")
+@at()  # of this machine it is in test_jobs.py
 def test_runs_start_in_the_order_shown_and_each_once(place: str) -> None:
     queue.pause()
     first, second, third = (submit.launch(new_run(steps=2)) for _ in range(3))
@@ -120,7 +120,7 @@ def test_runs_start_in_the_order_shown_and_each_once(place: str) -> None:
     assert [len(starts(run)) for run in (first, second, third)] == [1, 1, 1]
 
 
-@at("local", "stand-in")
+@at("stand-in")
 def test_stop_saves_and_resume_goes_on_from_there_in_the_same_run(place: str) -> None:
     run = submit.launch(new_run(steps=2000))
     until(lambda: run.status().step > 2)

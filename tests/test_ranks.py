@@ -174,23 +174,31 @@ def ended_well(run: Run) -> None:
     assert (ranks.folder(run) / "1.log").read_text().strip() == ""
 
 
-def test_two_processes_learn_what_one_does(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every stage's losses, metrics, evaluations and adapter."""
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_learn_what_one_does(
+    studio: Path, monkeypatch: pytest.MonkeyPatch, every: bool
+) -> None:
+    """Every stage's losses, metrics, evaluations and adapter; each with one of the engines, or with both."""
+    by_trl = STAGES if every else ("sft", "dpo")
+    by_rows = STAGES if every else ("pt", "rm", "kto")
+    learning = tuple(REWARDED) if every else ("grpo",)
     monkeypatch.setenv("TUNER_WORKER_MODULE", "tests.ranks_worker")
     at_three = {"resume_from_checkpoint": "mlruns/runs/two-sft/checkpoints/checkpoint-3"}
     again = {"again": config_of("sft", 2, **at_three)}
-    packed = {f"{stage}-packed": config_of(stage, 2, engine="auto") for stage in STAGES}
-    own = {stage: rewarded(stage, 2) for stage in REWARDED}
-    twos = by_two({stage: config_of(stage, 2) for stage in STAGES} | packed | again | own)
-    ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in STAGES}
-    for stage in STAGES:  # packed rows keep the batch of a process together, so one process takes it as often
+    packed = {f"{stage}-packed": config_of(stage, 2, engine="auto") for stage in by_rows}
+    own = {stage: rewarded(stage, 2) for stage in learning}
+    twos = by_two({stage: config_of(stage, 2) for stage in by_trl} | packed | again | own)
+    ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in by_trl}
+    for (
+        stage
+    ) in by_rows:  # packed rows keep the batch of a process together, so one process takes it as often
         alone = config_of(
             stage, 1, engine="auto", per_device_train_batch_size=2, gradient_accumulation_steps=4
         )
         ones[f"{stage}-packed"] = by_one(alone, f"one-{stage}-packed")
-    ones |= {stage: by_one(rewarded(stage, 1), f"one-{stage}") for stage in REWARDED}
+    ones |= {stage: by_one(rewarded(stage, 1), f"one-{stage}") for stage in learning}
     ended_well(twos[""])
-    for stage in REWARDED:
+    for stage in learning:
         one, two = answers_of(ones[stage]), answers_of(twos[stage])
         assert [a[:4] for a in two] == [a[:4] for a in one] and len(one) >= 16
         assert [a[4] for a in two] == pytest.approx([a[4] for a in one], abs=3e-6)
