@@ -38,6 +38,16 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
 
+LONG = ("browser", "test_jobs.py", "test_ranks.py", "test_tracking.py", "test_usage.py", "test_worker.py")
+"""What takes longest: begun first, or one of two processes is alone with it in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(
+        key=lambda item: next((turn for turn, name in enumerate(LONG) if name in item.path.parts), len(LONG))
+    )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _libraries_are_no_garbage() -> None:
     """Every training collects garbage; looking through the millions of objects of the libraries takes longer than it."""
