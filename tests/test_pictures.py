@@ -26,12 +26,13 @@ from PIL import Image, ImageOps
 from tuner.cli import main as tuner
 from tuner.config import config as c
 from tuner.config.knobs import ConfigError
+from tuner.config.vision import FAMILIES
 from tuner.data.catalog import read_catalog
 from tuner.data.encode import MASKED
 from tuner.data.guess import guess
 from tuner.data.mending import mended
 from tuner.data.pictures.opening import PictureError, fitted, load, size_of
-from tuner.data.pictures.sizes import picture_tokens
+from tuner.data.pictures.sizes import BY_MODEL, picture_tokens
 from tuner.data.pictures.thumbnails import thumbnail
 from tuner.data.prepare import prepare, report_of
 from tuner.data.rows import Rows
@@ -477,6 +478,25 @@ def test_sizes_are_bounded_and_follow_the_file(tmp_path: Path) -> None:
     seeing.picture(path, 30, 10)
     assert size_of(path) == (30, 10)
     assert fitted(5, 4000, 100, 50) == (1, 282) and fitted(1, 1, None, 1024) == (32, 32)
+
+
+def test_what_is_counted_is_what_is_trained() -> None:
+    assert set(BY_MODEL) == set(FAMILIES) == set(seeing.FAMILIES)
+
+
+@pytest.mark.parametrize(("family", "told"), [
+    ("gemma3", {"mm_tokens_per_image": 64}),
+    ("smolvlm", {"scale_factor": 4, "vision_config": {"image_size": 512, "patch_size": 16}}),
+])  # fmt: skip
+def test_a_folder_without_a_processors_settings_counts_as_its_model(
+    family: str, told: dict[str, Any], tmp_path: Path
+) -> None:
+    model = seeing.folder(tmp_path, family)
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (model / name).unlink()
+    (model / "config.json").write_text(json.dumps({"model_type": family, "vision_config": {}, **told}))
+    tokens = picture_tokens(model)
+    assert tokens is not None and tokens.pieces(512, 512).runs[0] == 64
 
 
 def test_tokens_are_counted_as_the_processors_count(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from tuner.config.vision import takes_pictures
 from tuner.data.pictures.opening import PictureError
 from tuner.text.lookup import mark, tr
 
@@ -201,17 +202,22 @@ FAMILIES: tuple[type[PictureTokens], ...] = (Qwen2Vl, Qwen3Vl, Gemma3, Idefics3)
 BY_MODEL = {model: family for family in FAMILIES for model in family.models}
 
 
-def takes_pictures(config: Mapping[str, Any]) -> bool:
-    """Whether a model with this config.json sees pictures in a way that is known here."""
-    return config.get("model_type") in BY_MODEL and "vision_config" in config
-
-
 def picture_tokens(folder: Path, pan_and_scan: bool = False) -> PictureTokens | None:
     """How the model in a folder writes pictures; None for one that reads text alone."""
     config = _json(folder / "config.json")
     if not takes_pictures(config):
         return None
-    return BY_MODEL[config["model_type"]](_settings(folder), pan_and_scan)
+    return BY_MODEL[config["model_type"]]({**_of_the_model(config), **_settings(folder)}, pan_and_scan)
+
+
+def _of_the_model(config: Mapping[str, Any]) -> dict[str, int]:
+    """How many tokens a square picture is by config.json, for folders without a processor's settings that say it."""
+    tower = config["vision_config"]
+    known = {"image_seq_length": config.get("mm_tokens_per_image")}
+    with suppress(KeyError, TypeError, ZeroDivisionError):
+        side = tower["image_size"] // tower["patch_size"]
+        known["image_seq_len"] = side**2 // config["scale_factor"] ** 2
+    return {name: value for name, value in known.items() if isinstance(value, int)}
 
 
 def _settings(folder: Path) -> Settings:
