@@ -13,10 +13,10 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.picture_sections import Pictures
 from tuner.config.settings import settings
+from tuner.config.vision import takes_pictures
 from tuner.config.without_effect import unheeded
 from tuner.data.catalog import named, pick, pick_eval
 from tuner.data.mix import kept_aside
-from tuner.data.pictures.sizes import takes_pictures
 from tuner.data.prepare import unseen
 from tuner.data.template_choice import unknown
 from tuner.plan import machine_checks, model_checks, picture_checks, schedule
