@@ -8,7 +8,8 @@ from tiny_packed import CPU, MIXTURES, build, pair_rows
 from tuner.config.config import make
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.policy import FusedPolicy
-from tuner.engine.packed.rows import pack_row, units_of_step
+from tuner.engine.packed.rows import pack_row
+from tuner.engine.packed.units import units_of_step
 from tuner.plan.facts import Data, Machine, Model
 from tuner.plan.memory import multiplied
 from tuner.plan.plan import plan

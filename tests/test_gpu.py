@@ -26,8 +26,8 @@ from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.decisions import DecisionObjective
 from tuner.engine.packed.objective import TokenObjective
 from tuner.engine.packed.policy import FusedPolicy
-from tuner.engine.packed.rows import units_of_tokens
 from tuner.engine.packed.steps import StepRunner
+from tuner.engine.packed.units import units_of_tokens
 from tuner.generate.answers import Collected
 from tuner.generate.decoder import Decoder
 from tuner.generate.request import Sampling

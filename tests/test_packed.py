@@ -21,10 +21,11 @@ from tuner.engine.packed.forms import activation_of
 from tuner.engine.packed.objective import PreferenceObjective, answer_sums, finish_metrics
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal, head_refusal
 from tuner.engine.packed.reference import weights_fingerprint
-from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row, split_units, units_of_step
+from tuner.engine.packed.rows import RowShape, bucket_shape, exact_shape, pack_row
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.support import unsupported
 from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
+from tuner.engine.packed.units import split_units, units_of_step
 
 
 def packed_step(model, rows, settings=None, micro=2, budget=10_000, policy=None):

@@ -17,7 +17,8 @@ from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.pictures import Album
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal
-from tuner.engine.packed.rows import Unit, exact_shape, pack_row, units_of_step, units_of_tokens
+from tuner.engine.packed.rows import exact_shape, pack_row
+from tuner.engine.packed.units import Unit, units_of_step, units_of_tokens
 from tuner.models.vision import Sight, sight_of
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3")

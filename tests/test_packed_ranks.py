@@ -16,8 +16,8 @@ from tiny_packed import build, labelled_rows, pair_rows, pairs, token_rows, whol
 
 from tuner.engine.losses import LossSettings
 from tuner.engine.packed.objective import PreferenceObjective, RewardObjective, TokenObjective
-from tuner.engine.packed.rows import deal, units_of_step
 from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
+from tuner.engine.packed.units import deal, units_of_step
 
 
 def marked(device: torch.device) -> PreferenceObjective:

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.objective import RewardObjective, finish_metrics
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal
-from tuner.engine.packed.rows import units_of_scores
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.trainer import PackedTrainer
+from tuner.engine.packed.units import units_of_scores
 from tuner.engine.scores import padded
 
 PAD = 0

@@ -12,10 +12,10 @@ from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.bucket_sizes import choose_levels
 from tuner.engine.packed.objective import TokenObjective, finish_metrics
 from tuner.engine.packed.policy import FusedPolicy, Policy
-from tuner.engine.packed.rows import units_of_tokens
 from tuner.engine.packed.steps import StepRunner
 from tuner.engine.packed.support import unsupported
 from tuner.engine.packed.trainer import PackedTrainer
+from tuner.engine.packed.units import units_of_tokens
 from tuner.plan.shape import REACHED
 
 

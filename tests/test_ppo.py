@@ -19,8 +19,8 @@ from tuner.engine.online import scoring
 from tuner.engine.online.experience import BY_BATCH, Experience
 from tuner.engine.online.padded_policy import PaddedPolicy
 from tuner.engine.online.ppo import PpoObjective, RunningSpread, finished, round_of, token_rewards, value_loss
-from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepRunner
+from tuner.engine.packed.units import Unit
 from tuner.runs.run import series
 
 

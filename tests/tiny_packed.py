@@ -18,7 +18,7 @@ from transformers import (
 
 from tuner.engine.losses import LossSettings
 from tuner.engine.packed.objective import PreferenceObjective
-from tuner.engine.packed.rows import STRAY_IDS
+from tuner.engine.packed.units import STRAY_IDS
 
 CPU = torch.device("cpu")
 VOCAB, CUTOFF = 199, 48

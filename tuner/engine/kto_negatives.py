@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuner.config.config import Config
-from tuner.engine.packed.rows import STRAY_IDS
+from tuner.engine.packed.units import STRAY_IDS
 
 Row = dict[str, Any]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tuner.config.kinds import GroupLoss
 from tuner.engine.online.objective import CHANNELS
-from tuner.engine.packed.rows import Floats, Ints, Unit
+from tuner.engine.packed.units import Floats, Ints, Unit
 from tuner.runs.files import replacing
 
 NAME = "experience.npz"

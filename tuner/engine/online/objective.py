@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.objective import Baseline, segment_sums
-from tuner.engine.packed.rows import Unit
+from tuner.engine.packed.units import Unit
 
 WEIGHT, ADVANTAGE, OLD, REFERENCE = range(4)
 """What stands beside each token of an answer: its weight in the step's loss, its answer's advantage, and its log-prob by

@@ -17,7 +17,7 @@ from tuner.engine.online.advantages import of_future, whitened
 from tuner.engine.online.objective import Clipping, policy_loss
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.objective import Baseline
-from tuner.engine.packed.rows import Unit
+from tuner.engine.packed.units import Unit
 
 GAMMA, LAMBDA = 1.0, 0.95
 VALUE_CLIP, VALUE_WEIGHT = 0.2, 0.1

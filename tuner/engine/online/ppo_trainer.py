@@ -24,7 +24,7 @@ from tuner.engine.online.ppo import PpoObjective, Round, RunningSpread, round_of
 from tuner.engine.online.rollouts import Rollouts
 from tuner.engine.online.trainer import Lesson, OnlineTrainer
 from tuner.engine.packed.policy import Policy
-from tuner.engine.packed.rows import Floats, Unit
+from tuner.engine.packed.units import Floats, Unit
 from tuner.engine.setup import Start
 from tuner.engine.trainer import arguments
 from tuner.models.llama_family import causal_lm

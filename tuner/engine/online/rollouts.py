@@ -14,7 +14,7 @@ import torch
 from tuner.config.config import Config
 from tuner.data.tokens import Tokenizer
 from tuner.engine import group
-from tuner.engine.packed.rows import Floats, Ints
+from tuner.engine.packed.units import Floats, Ints
 from tuner.generate.answers import answers
 from tuner.generate.decoder import Decoder
 from tuner.generate.request import Answer, Sampling

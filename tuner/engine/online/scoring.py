@@ -17,8 +17,9 @@ from tuner.engine.online.padded_policy import PaddedPolicy
 from tuner.engine.online.references import Reference
 from tuner.engine.online.rollouts import Rollouts
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.rows import Floats, exact_shape, pack_row, split_units
+from tuner.engine.packed.rows import exact_shape, pack_row
 from tuner.engine.packed.steps import StepRunner
+from tuner.engine.packed.units import Floats, split_units
 from tuner.rewards.reward import Reward
 
 ALONE = 1

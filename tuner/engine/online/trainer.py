@@ -30,9 +30,9 @@ from tuner.engine.online.references import Reference
 from tuner.engine.online.rollouts import Rollouts, Row, Writer, shared_rollouts
 from tuner.engine.packed.objective import Objective
 from tuner.engine.packed.policy import Policy
-from tuner.engine.packed.rows import Floats, Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.trainer import EngineSettings, PackedTrainer
+from tuner.engine.packed.units import Floats, Unit
 from tuner.plan.rows import RowBudget
 from tuner.plan.schedule import Schedule
 from tuner.rewards.reward import Reward

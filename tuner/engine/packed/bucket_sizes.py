@@ -14,15 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.engine.packed.rows import (
-    RowShape,
-    Unit,
-    answers_room,
-    bucket_shape,
-    deal,
-    exact_shape,
-    split_units,
-)
+from tuner.engine.packed.rows import RowShape, answers_room, bucket_shape, exact_shape
+from tuner.engine.packed.units import Unit, deal, split_units
 
 Level = tuple[int, int]  # tokens, scored tokens
 EXAMPLES, DRAWS = 2048, 512  # of the data, and steps drawn from them

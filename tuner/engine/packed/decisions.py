@@ -14,7 +14,7 @@ from tuner.data.decisions import LABELS
 from tuner.engine.decision_losses import MEASURED, figures, losses, masks, sums
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.objective import Baseline
-from tuner.engine.packed.rows import Floats, Unit
+from tuner.engine.packed.units import Floats, Unit
 
 _TYPE, _SIZE = len(LABELS), len(LABELS) + 1
 """Where, behind the shares of its labels, a question's type and number of options stand in the values of a row."""

@@ -22,7 +22,7 @@ from tuner.engine.losses import (
     running_baseline,
 )
 from tuner.engine.packed.device_row import DeviceRow
-from tuner.engine.packed.rows import Unit, units_of_scores, units_of_step, units_of_tokens
+from tuner.engine.packed.units import Unit, units_of_scores, units_of_step, units_of_tokens
 from tuner.engine.token_losses import dft, nll
 
 # Sums over what was measured and, behind them, how many that were; `finish_metrics` divides.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow, SeenRow
-from tuner.engine.packed.rows import Ints, Row, Unit
+from tuner.engine.packed.rows import Row
+from tuner.engine.packed.units import Ints, Unit
 from tuner.models.llama_family import decoder_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tuner.engine.packed.rows import Unit, deal
+from tuner.engine.packed.units import Unit, deal
 
 
 @dataclass(frozen=True)

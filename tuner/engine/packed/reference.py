@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tuner.engine.packed.ranks import ALONE, Ranks
-from tuner.engine.packed.rows import Unit, split_units
+from tuner.engine.packed.units import Unit, split_units
 from tuner.models.llama_family import causal_lm
 from tuner.models.vision import Sight
 from tuner.runs.files import replacing

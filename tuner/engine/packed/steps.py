@@ -17,7 +17,8 @@ from tuner.engine.packed.graphs import RowGraphs
 from tuner.engine.packed.objective import Objective, answer_sums, loss_and_grad
 from tuner.engine.packed.policy import Policy
 from tuner.engine.packed.ranks import ALONE, Ranks
-from tuner.engine.packed.rows import Row, Unit, exact_shape, pack_row, split_units
+from tuner.engine.packed.rows import Row, exact_shape, pack_row
+from tuner.engine.packed.units import Unit, split_units
 
 logger = logging.getLogger(__name__)
 

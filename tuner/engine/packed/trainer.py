@@ -34,8 +34,8 @@ from tuner.engine.packed.pictures import Album
 from tuner.engine.packed.policy import FusedPolicy, Policy, fused_refusal
 from tuner.engine.packed.ranks import Ranks, every_batch
 from tuner.engine.packed.reference import ReferenceCache, weights_fingerprint
-from tuner.engine.packed.rows import Unit
 from tuner.engine.packed.steps import StepResult, StepRunner
+from tuner.engine.packed.units import Unit
 from tuner.models.llama_family import causal_lm
 from tuner.models.vision import Sight
 from tuner.plan.rows import Layers, RowBudget
