@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_stages import config_of, losses, trained
 
+from tuner import samples
+from tuner.config.config import make, read
 from tuner.config.knobs import ConfigError
 from tuner.config.vision import language_config, part_of
 from tuner.engine import methods
@@ -29,6 +31,7 @@ from tuner.plan import memory
 from tuner.plan.engine import model_refusal
 from tuner.plan.facts import model_of
 from tuner.plan.shape import ModelShape
+from tuner.runs.run import series
 
 ASKED = ["red or blue", "two cats", "the sea", "one dog"]
 SAID = ["red", "two big cats", "warm", "old dog near"]
@@ -374,3 +377,33 @@ def test_older_files_have_the_language_models_numbers_beside_the_towers() -> Non
                           "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14},
     }  # fmt: skip
     assert ModelShape.from_config(gemma).parameters == pytest.approx(4.3e9, rel=0.01)
+
+
+def test_the_starter_that_sees_sorts_pictures_by_chance_and_learns_to_sort_them(
+    studio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short run of the recipe; `slow` below is the whole one."""
+    _starter(studio, monkeypatch)
+    live, outcome = trained(
+        make(read("starter-vision") | {"use_cpu": True, "max_steps": 20, "probe_samples": 30}), "sorts"
+    )
+    found = _scores(live)
+    assert found["score/before"] == 0.5 and found["score/after"] > 0.75
+    assert outcome.weights is not None and (outcome.weights / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_recipe_for_pictures_sorts_all_of_them(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _starter(studio, monkeypatch)
+    live, _ = trained(make(read("starter-vision") | {"use_cpu": True}), "sorts all")
+    assert _scores(live) == {"score/before": 0.5, "score/after": 1.0}
+
+
+def _starter(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(studio / "starter"))
+    samples.lay_out()
+
+
+def _scores(live: Any) -> dict[str, float]:
+    names = ("score/before", "score/after")
+    return {name: series(live.run.metrics()[0], name)[1][0] for name in names}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tools.starter import patterns, people, questions, sets, talk, text, voices
+from tuner import samples
 from tuner.config.knobs import ConfigError
 from tuner.data import scoring
 
@@ -160,10 +161,11 @@ def test_planted_defects_are_where_the_generator_says() -> None:
     assert all(pairs[place]["chosen"] == pairs[place]["rejected"] for place in planted["identical"])
 
 
-@pytest.mark.parametrize("name", ["starter-sft", "starter-dpo", "starter-kto"])
+@pytest.mark.parametrize("name", ["starter-sft", "starter-dpo", "starter-kto", "starter-vision"])
 def test_recipes_name_what_is_there(name: str) -> None:
     recipe = yaml.safe_load((ROOT / "tuner/config/recipes" / f"{name}.yaml").read_text())
-    assert recipe["model_name_or_path"] == "data/starter"
+    assert (ROOT / recipe["model_name_or_path"] / "model.safetensors").is_file()
+    assert recipe["model_name_or_path"] in samples.MODELS
     assert {recipe["dataset"], recipe["probe"]} <= set(sets.CATALOG)
 
 

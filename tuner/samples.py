@@ -9,8 +9,8 @@ from pathlib import Path
 from tuner import paths, private
 from tuner.runs.files import replacing
 
-MODEL = "data/starter"
-"""The starter model's name in recipes and on command lines."""
+MODELS = ("data/starter", "data/starter-vision")
+"""The starter models' names in recipes and on command lines."""
 CATALOG = "dataset_info.json"
 
 
@@ -28,8 +28,8 @@ def lay_out() -> None:
 
 
 def lay_out_for(model: str | None) -> None:
-    """Lay the samples out where a command names the starter model. Raises OSError."""
-    if model == MODEL:
+    """Lay the samples out where a command names a starter model. Raises OSError."""
+    if model in MODELS:
         lay_out()
 
 

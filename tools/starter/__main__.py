@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tools.starter import sets
+from tools.starter import seeing, sets
 from tools.starter.training import Recipe, make
 
 
@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.starter", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data"), help="the folder that they are written to")
     parser.add_argument("--sets", action="store_true", help="only the sample sets, in a second")
+    parser.add_argument(
+        "--vision", action="store_true", help="the sets, and the model that sees, on a CPU in half an hour"
+    )
     parser.add_argument("--start", type=Path, help="go on from the model in this folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in vars(Recipe()).items():
@@ -28,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     out, only_sets = chosen.pop("out"), chosen.pop("sets")
     device, start = chosen.pop("device"), chosen.pop("start")
     sets.write(out)
-    if not only_sets:
+    if chosen.pop("vision"):
+        seeing.make(out / "starter-vision", seeing.Recipe())
+    elif not only_sets:
         make(Recipe(**chosen), out / "starter", device, start)
 
 

@@ -140,7 +140,7 @@ def batch(words: Tokenizer, looks: Any, rng: Random, count: int) -> dict[str, Te
     }
 
 
-def teach(model: Any, words: Tokenizer, recipe: Recipe, out: Path) -> None:
+def teach(model: Any, words: Tokenizer, recipe: Recipe) -> None:
     """Train all weights; what an answer is, is learned, and nothing else."""
     rng, looks = Random(recipe.seed), processor()
     optimizer = torch.optim.AdamW(
@@ -162,8 +162,6 @@ def teach(model: Any, words: Tokenizer, recipe: Recipe, out: Path) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % max(1, recipe.steps // 30) == 0 or step == recipe.steps - 1:
-            if step:
-                torch.save(model.state_dict(), out / "part.pt")
             print(f"step {step} loss {loss.item():.4f} after {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -183,7 +181,7 @@ def make(out: Path, recipe: Recipe) -> None:
     words = tokenizer()
     model = untrained(words, recipe.seed)
     print(f"{sum(p.numel() for p in model.parameters())} weights", flush=True)
-    teach(model, words, recipe, out)
+    teach(model, words, recipe)
     chatml.save(words, out, TEMPLATE)
     model.to(torch.bfloat16).save_pretrained(out)
     processor().save_pretrained(out)

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tools.starter import shapes
 from tools.starter.patterns import correct
 from tools.starter.people import World, build, held_out, on_record
 from tools.starter.questions import Question, ask, capital
@@ -60,6 +61,12 @@ CATALOG: dict[str, Row] = {
     "starter_facts": {"file_name": "starter_facts.json"},
     "starter_triage": {"file_name": "starter_triage.json", "formatting": "decisions"},
     "starter_eval_triage": {"file_name": "starter_eval_triage.json", "formatting": "decisions"},
+    "starter_shapes": {
+        "file_name": "starter_shapes.json", "formatting": "sharegpt", "columns": _MESSAGES | {"images": "images"}
+    },
+    "starter_eval_shapes": {
+        "file_name": "starter_eval_shapes.json", "formatting": "sharegpt", "columns": _MESSAGES | {"images": "images"}
+    },
     "starter_eval_sft": {"file_name": "starter_eval_sft.json"},
     "starter_eval_facts": {"file_name": "starter_eval_facts.json"},
     "starter_eval_dpo": {"file_name": "starter_eval_dpo.json"},
@@ -359,12 +366,13 @@ def all_sets(seed: int = 0) -> dict[str, list[Row]]:
     made = {name: maker(Random(f"{seed} {name}"), world) for name, maker in makers.items()}
     made["starter_defects"] = defects(Random(f"{seed} defects"), world)[0]
     made["starter_defects_dpo"] = defects_dpo(Random(f"{seed} defects dpo"), world)[0]
-    return made
+    return made | shapes.rows(seed)
 
 
 def write(folder: Path, seed: int = 0) -> None:
     """Write every set and `dataset_info.json` into `folder`; other entries of the catalog stay."""
     folder.mkdir(parents=True, exist_ok=True)
+    shapes.write_pictures(folder, seed)
     for name, rows in all_sets(seed).items():
         path = folder / CATALOG[name]["file_name"]
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]

@@ -35,6 +35,7 @@ from tuner.engine.setup import Start
 from tuner.engine.trainer_log import TrainerLog
 from tuner.engine.truth import note_disk, note_training
 from tuner.jobs.live import Outcome
+from tuner.models.vision import copy_processor
 from tuner.plan.engine import TRL
 from tuner.plan.memory import recomputes
 from tuner.plan.plan import Plan
@@ -169,7 +170,7 @@ def fit(
         if run.asked and trainer.state.global_step < trainer.state.max_steps:
             return Outcome(metrics=metrics, base=start.source.base, stopped=True)
         with run.phase("saving"):
-            weights = save(trainer, config, run)
+            weights = save(trainer, config, run, start)
             note_disk(run)
     if trainer.eval_dataset is not None and (config.do_eval or config.do_train):
         with run.phase("evaluating"):
@@ -304,8 +305,8 @@ def _last_step(trainer: Trainer) -> int:
     return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
 
 
-def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
-    """The adapter or model with its tokenizer, in the output folder."""
+def save(trainer: Trainer, config: Config, run: LiveRun, start: Start) -> Path:
+    """The adapter or model with its tokenizer and, where it takes pictures, its processor, in the output folder."""
     run.output.mkdir(parents=True, exist_ok=True)
     if trainer.is_fsdp_enabled:  # what came out is whole, also where checkpoints are in pieces
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -314,6 +315,7 @@ def save(trainer: Trainer, config: Config, run: LiveRun) -> Path:
         save_value_head(trainer.model, run.output, run.quiet.is_set())
     if run.quiet.is_set():
         return run.output
+    copy_processor(start.source.folder, run.output)
     (run.output / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     shutil.rmtree(run.output / "ref", ignore_errors=True)  # the reference is not what was trained
     if (

@@ -17,6 +17,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.data.build_once import build_once
 from tuner.models import loading
 from tuner.models.loading import Source
+from tuner.models.vision import copy_processor
 from tuner.plan.engine import grows
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _make(config: Config, source: Source, meant: Mapping[str, str], folder: Path
     grow(config, model, tokenizer, known, meant)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    copy_processor(source.folder, folder)
 
 
 def grow(

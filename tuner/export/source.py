@@ -21,6 +21,7 @@ from tuner.data.tokens import load_tokenizer
 from tuner.models import loading
 from tuner.models.adapter_loading import adapter_folder
 from tuner.models.loading import Source
+from tuner.models.vision import copy_processor
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -73,6 +74,7 @@ class Exported:
     def save_words(self, folder: Path) -> None:
         """The tokenizer and, of a decision model, labels and temperatures: the last adapter's, without one the model's own."""
         self.tokenizer.save_pretrained(folder)
+        copy_processor(self.source.folder, folder)
         file = (self.adapters[-1] if self.adapters else self.source.folder) / SETTINGS
         if file.is_file():
             shutil.copyfile(file, folder / SETTINGS)

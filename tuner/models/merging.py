@@ -18,6 +18,7 @@ from tuner.data.build_once import build_once
 from tuner.models import loading
 from tuner.models.adapter_loading import put_on
 from tuner.models.loading import Source
+from tuner.models.vision import copy_processor
 
 
 def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Source:
@@ -42,6 +43,7 @@ def merge_once(config: Config, source: Source, adapters: Sequence[Path]) -> Sour
                 model = merged(put_on(model, adapter))
         model.save_pretrained(fresh)
         loading.tokenizer(plain, source).save_pretrained(fresh)
+        copy_processor(source.folder, fresh)
 
     folder = paths.models() / f"{paths.slug(source.folder.name)}-merged-{digest.hexdigest()[:12]}"
     return Source(build_once(folder, make), str(folder.resolve()))
