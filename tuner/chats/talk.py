@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from tuner.data.pictures.places import as_url
 from tuner.text.lookup import mark, tr
 from tuner.text.message import Message, of, to_plain
 
@@ -80,7 +81,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Turn:
-    """What was asked, and every answer of every column; `shown` says which one of a column's is open."""
+    """What was asked, and every answer of every column; `shown` says which one of a column's is open. `pictures` are names of
+    files that are kept by their bytes (`data.pictures.places`), shown before the text."""
 
     id: str
     parent: str
@@ -88,6 +90,7 @@ class Turn:
     role: Literal["user", "tool"] = "user"
     answers: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
     shown: Mapping[str, int] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
 
     def place(self, column: str) -> int:
         """The place of the answer that is open."""
@@ -182,12 +185,18 @@ def unwritten(talk: Talk) -> list[tuple[str, str, int]]:
 
 
 def asked(
-    talk: Talk, text: str, parent: str | None = None, role: Literal["user", "tool"] = "user"
+    talk: Talk,
+    text: str,
+    parent: str | None = None,
+    role: Literal["user", "tool"] = "user",
+    pictures: Sequence[str] = (),
 ) -> tuple[Talk, Turn]:
     """The talk with one more message at its open end, or after `parent`, and an answer to come in each column."""
     seed = fresh_seed() if talk.decoding.seed is None else talk.decoding.seed
     waiting = {column: (Answer(column, seed=seed),) for column in talk.columns}
-    turn = Turn(fresh_id(), talk.leaf if parent is None else parent, text, role, waiting)
+    turn = Turn(
+        fresh_id(), talk.leaf if parent is None else parent, text, role, waiting, pictures=tuple(pictures)
+    )
     return replace(talk, turns={**talk.turns, turn.id: turn}, leaf=turn.id), turn
 
 
@@ -230,8 +239,16 @@ def messages(talk: Talk, turn_id: str, column: str) -> list[dict[str, Any]]:
     for turn in before:
         answer = turn.answer(column) or next(filter(None, map(turn.answer, turn.answers)), None)
         if answer is not None and not answer.empty:
-            found += [{"role": turn.role, "content": turn.text}, spoken(answer)]
-    return [*found, {"role": last.role, "content": last.text}]
+            found += [{"role": turn.role, "content": _content(turn)}, spoken(answer)]
+    return [*found, {"role": last.role, "content": _content(last)}]
+
+
+def _content(turn: Turn) -> Any:
+    """What was asked, as the API takes it: a picture is sent as its bytes."""
+    if not turn.pictures:
+        return turn.text
+    shown = [{"type": "image_url", "image_url": {"url": as_url(name)}} for name in turn.pictures]
+    return [*shown, {"type": "text", "text": turn.text}]
 
 
 def spoken(answer: Answer) -> dict[str, Any]:
@@ -333,7 +350,8 @@ def of_json(given: Mapping[str, Any]) -> Talk:
 
 def _turn(given: Mapping[str, Any]) -> Turn:
     answers = {column: tuple(map(answer_of_json, row)) for column, row in given["answers"].items()}
-    return Turn(**_known(Turn, given) | {"answers": answers})
+    pictures = tuple(map(str, given.get("pictures", ())))
+    return Turn(**_known(Turn, given) | {"answers": answers, "pictures": pictures})
 
 
 def answer_of_json(given: Mapping[str, Any]) -> Answer:

@@ -20,9 +20,14 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from tuner.chats import kept, writing
 from tuner.chats import talk as talks
 from tuner.chats.talk import MOST_COLUMNS, OPEN, Answer, Decoding, Talk
+from tuner.config.config import Config
 from tuner.config.knobs import ConfigError
+from tuner.config.vision import takes_pictures
 from tuner.data import templates
+from tuner.data.pictures.opening import ENDINGS, PictureError
+from tuner.data.pictures.places import kept as kept_picture
 from tuner.jobs.serving import same_base
+from tuner.plan.facts import model_of
 from tuner.text.lookup import tr
 from tuner.text.message import message
 from tuner.tracking.votes import BASE
@@ -320,20 +325,33 @@ def compose(talk: Talk) -> None:
             required=True,
             key=f"speaks-{talk.id}",
         )
+    sees = bool(talk.base) and takes_pictures(model_of(Config(model_name_or_path=talk.base)).config)
     st.chat_input(
-        why or tr("Write a message"),
+        why or (tr("Write a message, or add a picture") if sees else tr("Write a message")),
         key=f"say-{talk.id}",
         disabled=bool(why) or busy(talk) or not writes.may(),
         on_submit=_say,
         args=(talk,),
+        accept_file="multiple" if sees else False,
+        file_type=sorted(set(ENDINGS.values())) if sees else None,
+        max_upload_size=LARGEST_UPLOAD if sees else None,
     )
 
 
+LARGEST_UPLOAD = 16  # MB
+
+
 def _say(talk: Talk) -> None:
-    text = str(st.session_state.get(f"say-{talk.id}") or "")
+    said = st.session_state.get(f"say-{talk.id}")
+    text = str(getattr(said, "text", said) or "")
+    try:
+        pictures = [kept_picture(file.getvalue()).name for file in getattr(said, "files", None) or ()]
+    except (PictureError, OSError) as error:
+        st.toast(safe(error), icon=":material/error:")
+        return
     role: Literal["user", "tool"] = "tool" if st.session_state.get(f"speaks-{talk.id}") == "tool" else "user"
-    if text.strip():
-        ask(talk, lambda now: talks.asked(now, text, role=role)[0])
+    if text.strip() or pictures:
+        ask(talk, lambda now: talks.asked(now, text, role=role, pictures=pictures)[0])
 
 
 def ask(talk: Talk, new: Callable[[Talk], Talk]) -> None:
@@ -360,7 +378,8 @@ def edited(talk: Talk, turn_id: str) -> None:
     text = str(st.session_state.get(f"edit-{turn_id}") or "")
     turn = talk.turns[turn_id]
     if text.strip():
-        ask(talk, lambda now: talks.asked(now, text, parent=turn.parent, role=turn.role)[0])
+        shown = turn.pictures
+        ask(talk, lambda now: talks.asked(now, text, turn.parent, turn.role, shown)[0])
 
 
 def stop(talk: Talk) -> None:

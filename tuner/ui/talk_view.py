@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from tuner import paths
 from tuner.chats import talk as talks
 from tuner.chats.talk import OPEN, Answer, Talk, Turn
 from tuner.config.config import KNOBS
@@ -17,7 +18,7 @@ from tuner.data.catalog import read_catalog
 from tuner.text.lookup import mark, tr
 from tuner.text.message import render
 from tuner.tracking.adapters import AdapterRow
-from tuner.ui import chat, draft, serving, writes
+from tuner.ui import chat, draft, pictures, serving, writes
 from tuner.ui.words import count, duration, safe
 
 Places = dict[Any, Callable[[Answer], None]]
@@ -74,7 +75,9 @@ def turns(talk: Talk, known: Mapping[str, AdapterRow], acts: Acts) -> Places:
 
 def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
     with st.container(horizontal=True, vertical_alignment="top", gap="xsmall", key=f"asked-{turn.id}"):
-        chat.bubble(turn.role, turn.text, f"asked-{turn.id}", longest=WHOLE)
+        with st.container(gap="xsmall"):
+            pictures.strip(turn.pictures, paths.pictures(), f"asked-{turn.id}")
+            chat.bubble(turn.role, turn.text, f"asked-{turn.id}", longest=WHOLE)
         with st.container(
             horizontal=True,
             vertical_alignment="center",

@@ -83,5 +83,15 @@ def kept(data: bytes) -> Path:
     return path
 
 
+def as_url(name: str) -> str:
+    """A kept picture as a data: URL; an empty one where it is no longer kept, or the name is none of a kept one."""
+    file = paths.pictures() / Path(name).name
+    try:
+        data = base64.b64encode(file.read_bytes()).decode()
+    except OSError:
+        data = ""
+    return f"data:image/{file.suffix.removeprefix('.') or 'png'};base64,{data}"
+
+
 OUTSIDE = mark("picture outside the media folder")
 FETCHED = mark("picture on the network, which is not fetched")
