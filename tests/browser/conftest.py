@@ -301,7 +301,7 @@ def pytest_runtest_makereport(item, call):  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
-    """A page that fails the test if anything outside this machine is asked for."""
+    """A page that fails the test if anything outside this machine is asked for, or its own policy hindered something."""
     # No pictures are drawn of things that fade in: without a GPU each costs as much as the page itself.
     tabs = browser.new_context(viewport={"width": 1440, "height": 1000}, reduced_motion="reduce")
     opened = tabs.new_page()
@@ -315,6 +315,8 @@ def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
     yield opened
     tabs.close()
     assert not strangers, f"asked of the network: {strangers[:3]}"
+    hindered = [said for said in opened.said if "Content Security Policy" in said]
+    assert not hindered, hindered[:3]
 
 
 def _own(url: str) -> bool:
