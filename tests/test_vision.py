@@ -12,10 +12,11 @@ import pytest
 import tiny
 import tiny_vision
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from test_stages import config_of, losses, trained
+from transformers import AutoModelForImageTextToText
 
 from tuner import samples
 from tuner.config.config import make, read
@@ -407,3 +408,106 @@ def _starter(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _scores(live: Any) -> dict[str, float]:
     names = ("score/before", "score/after")
     return {name: series(live.run.metrics()[0], name)[1][0] for name in names}
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm"])
+def test_a_merged_model_sees_as_its_adapter_did(studio: Path, kind: str) -> None:
+    from test_export import exported
+
+    said = {"model_name_or_path": kind, "dataset": "seen", "max_steps": 4, "image_min_pixels": 1}
+    config = config_of("sft", **said)
+    live, outcome = trained(config, f"to merge {kind}")
+    exported(
+        [
+            *("--model_name_or_path", str(studio / kind), "--adapter_name_or_path", str(outcome.weights)),
+            *("--export_dir", f"merged-{kind}", "--export_device", "cpu"),
+        ]
+    )
+    folder = studio / f"merged-{kind}"
+    assert (folder / "preprocessor_config.json").read_bytes() == (
+        studio / kind / "preprocessor_config.json"
+    ).read_bytes()
+    merged = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    sight = vision.sight_of(merged, folder, config)
+    assert sight is not None
+    token = merged.config.image_token_id
+    count = 6 if kind == "qwen2_5_vl" else 4
+    ids = torch.tensor([[4, *[token] * count, 260, 2, 5]])
+    seen = sight([paths(studio, 0)], ids)
+    with torch.no_grad():
+        theirs = merged(input_ids=ids, **seen).logits
+        ours = live_model(studio / kind, outcome.weights)(input_ids=ids, **seen).logits
+        before = (
+            AutoModelForImageTextToText.from_pretrained(studio / kind).eval()(input_ids=ids, **seen).logits
+        )
+    assert torch.allclose(theirs, ours, atol=1e-4)
+    assert (before - ours).abs().max() > 0.05
+
+
+def live_model(base: Path, adapter: Any) -> Any:
+    """A run's adapter as plain PEFT loads it."""
+    return PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), str(adapter)).eval()
+
+
+THEIRS = """\
+### model
+model_name_or_path: Qwen/Qwen3-VL-4B-Instruct
+image_max_pixels: 262144
+video_max_pixels: 16384
+trust_remote_code: true
+
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+
+### dataset
+dataset: mllm_demo,identity,alpaca_en_demo  # video: mllm_video_demo
+template: qwen3_vl_nothink
+cutoff_len: 2048
+max_samples: 1000
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+
+### output
+output_dir: saves/qwen3-vl-4b/lora/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none  # choices: [none, wandb, tensorboard, swanlab, mlflow]
+
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+"""
+"""LLaMA-Factory's examples/train_lora/qwen3vl_lora_sft.yaml; that for Qwen2.5-VL differs in names."""
+
+
+@pytest.mark.parametrize(("kind", "template"), [("qwen3_vl", "qwen3_vl_nothink"), ("qwen2_5_vl", "qwen2_vl")])
+def test_llama_factorys_file_runs_with_another_model_and_data(studio: Path, kind: str, template: str) -> None:
+    file = studio / f"{kind}.yaml"
+    replaced = {
+        "Qwen/Qwen3-VL-4B-Instruct": kind, "mllm_demo,identity,alpaca_en_demo": "seen,chat", "bf16: true": "bf16: false",
+        "template: qwen3_vl_nothink": f"template: {template}\ndataset_dir: data", "epochs: 3.0": "epochs: 1.0",
+        "dataloader_num_workers: 4": "dataloader_num_workers: 0", "saves/qwen3-vl-4b/": f"saves/{kind}/",
+    }  # fmt: skip
+    text = THEIRS
+    for old, new in replaced.items():
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    live, outcome = trained(make(read(file)), f"theirs {kind}")
+    assert outcome.weights == studio / "saves" / kind / "lora" / "sft" and losses(live)
+    kept = json.loads((outcome.weights / "adapter_config.json").read_text())
+    assert kept["target_modules"] and "visual" in kept["exclude_modules"]

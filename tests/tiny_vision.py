@@ -127,6 +127,8 @@ def model(folder: Path, kind: str = "qwen2_5_vl", seed: int = 0) -> Path:
     shape = config(kind, words.convert_tokens_to_ids(TOKENS[group(kind)]))
     AutoModelForImageTextToText.from_config(shape).save_pretrained(folder)
     processor(kind).save_pretrained(folder)
+    if group(kind) == "idefics":
+        (folder / "processor_config.json").write_text(json.dumps({"image_seq_len": 4}))
     return folder
 
 
