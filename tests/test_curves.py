@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -195,11 +196,15 @@ def test_a_file_is_read_in_pieces_that_end_with_a_line(
     assert b"".join(map(bytes, lines.blocks(path, 5))) == whole[5:]
 
 
+@cache
+def long_text() -> str:
+    rows = ({"step": s, "time": s, "loss": 9.5 if s == 777 else s % 101 / 101} for s in range(LONG))
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def long_run(name: str = "long") -> Run:
     run = runs.create_run(make({"model_name_or_path": "m"}), name)
-    rows = ({"step": s, "time": s, "loss": 9.5 if s == 777 else s % 101 / 101} for s in range(LONG))
-    with run.metrics_path.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+    run.metrics_path.write_text(long_text())
     return run
 
 
