@@ -10,7 +10,8 @@ from data_world import TEXT, config, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuner.data.encode import Draft, Encoded, Encoder, encode
+from tuner.data.drafts import Draft
+from tuner.data.encode import Encoded, Encoder, encode
 from tuner.data.report import Place, Tally
 from tuner.data.template_choice import template_of
 from tuner.data.templates import names

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from tuner.config.config import Config
 from tuner.data.control_tokens import Letters
 from tuner.data.decisions import CHOICE, LABELS, TYPES, Question, prompt, questions_of
-from tuner.data.encode import Draft, Encoded, Encoder, Ids
+from tuner.data.drafts import Draft, Ids
+from tuner.data.encode import Encoded, Encoder
 from tuner.data.formats import Dropped, Row
 from tuner.data.template_choice import to_save
 from tuner.data.templates import RefusedError, Template

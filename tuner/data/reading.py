@@ -12,7 +12,8 @@ from typing import Any
 
 from tuner.config.config import Config
 from tuner.data.batches import Batch, Batcher
-from tuner.data.encode import Draft, Encoded, Encoder
+from tuner.data.drafts import Draft
+from tuner.data.encode import Encoded, Encoder
 from tuner.data.entries import Entry
 from tuner.data.files import Records, records
 from tuner.data.formats import Dropped, convert

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config.config import Config
-from tuner.data.encode import Draft, Encoded
+from tuner.data.drafts import Draft
+from tuner.data.encode import Encoded
 from tuner.data.formats import Dropped, Row
 from tuner.plan import steps as counting
 from tuner.text.lookup import mark, tr

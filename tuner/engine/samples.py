@@ -20,7 +20,8 @@ from tuner.config.config import Config
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
-from tuner.data.encode import Encoder, marked
+from tuner.data.drafts import marked
+from tuner.data.encode import Encoder
 from tuner.data.files import records
 from tuner.data.formats import Dropped, convert
 from tuner.data.pictures.opening import PictureError

@@ -10,7 +10,8 @@ from typing import Any
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.catalog import named
-from tuner.data.encode import Encoder, marked
+from tuner.data.drafts import marked
+from tuner.data.encode import Encoder
 from tuner.data.entries import Entry, typed_questions
 from tuner.data.formats import Dropped, Row, convert
 from tuner.data.pictures.opening import PictureError
