@@ -10,7 +10,7 @@ import seeing
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import still  # noqa: E402
+from conftest import still, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -44,9 +44,7 @@ def test_pictures_stand_in_their_turns_and_at_their_tokens(studio, page) -> None
 
     page.goto(f"{studio.url}/datasets?dataset=seen&view=What+the+model+sees")
     still(page)
-    model = page.locator(".st-key-look-model input")
-    model.fill("models/qwen")
-    model.press("Enter")
+    type_text(page, page.locator(".st-key-look-model input"), "models/qwen")
     drawn = page.locator(".tokens .picture")
     expect(drawn).to_have_text("56 × 84: 6 tokens")
     assert str(drawn.locator("img").get_attribute("src")).startswith("data:image/webp;base64,")
