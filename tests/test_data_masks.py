@@ -304,7 +304,8 @@ def test_a_thought_of_its_own_key_is_learnt(jinja: str | None, name: str | None,
 
 
 def test_a_thought_that_the_template_leaves_out_is_noted() -> None:
-    from tuner.data.encode import Draft, Encoder
+    from tuner.data.drafts import Draft
+    from tuner.data.encode import Encoder
 
     row = {
         "messages": [
