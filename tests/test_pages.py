@@ -340,7 +340,7 @@ def test_exact_match_is_not_called_a_score() -> None:
     none, some = (np.arange(2), np.zeros(2)), (np.arange(2), np.array([0.0, 0.1]))
     assert shown({"score": some, "score/correct": some}) == ["Score on held-out questions"]
     assert shown({"score": none, "score/correct": none}) == ["Score on held-out questions"]
-    assert shown({"score": some}) == ["Exact match on held-out questions"]
+    assert shown({"score": some}) == ["Held-out exact match"]
     assert shown({"score": none}) == []
 
 
@@ -358,11 +358,29 @@ def test_only_prompts_that_two_runs_were_asked_are_laid_side_by_side(home: Path)
         "c": answers.asked(Run("c")),
     }
     together = answers.shared(found)
-    assert set(together) == {"same?"} and set(together["same?"]) == {"a", "b"}
-    assert {i: (one.last, one.answers[one.last]) for i, one in together["same?"].items()} == {
+    [(same, runs)] = together.items()
+    assert same[0] == "same?" and set(runs) == {"a", "b"}
+    assert {i: (one.last, one.answers[one.last]) for i, one in runs.items()} == {
         "a": (9, "yes"),
         "b": (20, "yea"),
     }
+
+
+def test_prompts_that_say_the_same_stay_apart_by_picture_and_by_place(home: Path) -> None:
+    rows = [
+        [step, "<image>Which?", "left", f"{name}{number} at {step}", [f"/d/{name}.png"]]
+        for step in (0, 9)
+        for number, name in enumerate(("a", "b", "b"))
+    ]
+    Run("r").folder.mkdir(parents=True)
+    columns = ["step", "prompt", "expected", "answer", "pictures"]
+    (Run("r").folder / "samples.json").write_text(json.dumps({"columns": columns, "data": rows}))
+    found = answers.asked(Run("r"))
+    assert [(one.pictures, one.number, one.answers[9]) for one in found] == [
+        (("/d/a.png",), 0, "a0 at 9"),
+        (("/d/b.png",), 0, "b1 at 9"),
+        (("/d/b.png",), 1, "b2 at 9"),
+    ]
 
 
 @pytest.mark.parametrize(

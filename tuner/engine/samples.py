@@ -183,7 +183,8 @@ class Sampler(TrainerCallback):
             )
         self.run.run.update(phase=before)
         shown = zip(self.questions[:SHOWN], answers[:SHOWN], strict=True)
-        self.samples.rows += [[step, q.shown, q.expected, a] for q, a in shown]
+        self.samples.rows = [row for row in self.samples.rows if row[0] != step]
+        self.samples.rows += [[step, q.shown, q.expected, a, list(q.pictures)] for q, a in shown]
         self._write()
         found = scores(self.questions, answers, self.config.stage)
         if when:
@@ -203,6 +204,13 @@ class Sampler(TrainerCallback):
         if path.is_file():
             self.samples.rows = json.loads(path.read_text(encoding="utf-8"))["data"]
 
+    @property
+    def _columns(self) -> list[str]:
+        """Pictures have one where there are some: MLflow shows the table as it is."""
+        seen = any(question.pictures for question in self.questions)
+        return ["step", "prompt", "expected", "answer", *(["pictures"] if seen else [])]
+
     def _write(self) -> None:
-        table = {"columns": ["step", "prompt", "expected", "answer"], "data": self.samples.rows}
-        self.run.run.put("samples.json", json.dumps(table, ensure_ascii=False))
+        columns = self._columns
+        rows = [row[: len(columns)] for row in self.samples.rows]
+        self.run.run.put("samples.json", json.dumps({"columns": columns, "data": rows}, ensure_ascii=False))

@@ -4,6 +4,7 @@ predictions of a run that only answers."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tuner.runs.points import tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED
 from tuner.text.lookup import mark, tr
-from tuner.ui import chart_table, chat, decisions, theme
+from tuner.ui import chart_table, chat, decisions, pictures, theme
 from tuner.ui.words import count, number, safe, share
 
 PREDICTIONS, RESULTS = "generated_predictions.jsonl", "predict_results.json"
@@ -53,15 +54,25 @@ _SPEAKERS = {
 
 # --- samples -------------------------------------------------------------------------------------------------------
 
+Same = tuple[str, tuple[str, ...], int]
+"""A prompt, its pictures, and which of those that are alike."""
+
 
 @dataclass(frozen=True)
 class Asked:
-    """A held-out prompt, the answer that was expected, and what the model said at each step that it was asked at; step
-    0 is before training."""
+    """A held-out prompt with the files of its pictures, the answer that was expected, and what the model said at each step
+    that it was asked at; step 0 is before training. `number` counts those that say and show the same."""
 
     prompt: str
     expected: str
     answers: Mapping[int, str]
+    pictures: tuple[str, ...] = ()
+    number: int = 0
+
+    @property
+    def same(self) -> Same:
+        """What it has in common with the same prompt in another run."""
+        return self.prompt, self.pictures, self.number
 
     @property
     def last(self) -> int:
@@ -84,12 +95,17 @@ def samples(run: Run) -> None:
         return
     kind = KINDS.get(str(run.values().get("stage")))
     _scores(tail(run).last(), rewarded=bool(kind and kind.rewarded))
+    folder = pictures.of_run(run.values())
     for place, one in enumerate(found):
         with st.container(border=True, key=f"card-row-sample-{place}", gap="small"):
-            chat.bubble("user", one.prompt, f"asked-{place}", name=tr("Held-out prompt"))
+            _prompt(one, f"asked-{place}", folder)
             _before_and_after(one, str(place))
     with st.expander(tr("All steps, and the expected answer"), icon=":material/table_rows:"):
         _every_moment(found)
+
+
+def _prompt(one: Asked, key: str, folder: Path | None) -> None:
+    chat.bubble("user", one.prompt, key, name=tr("Held-out prompt"), seen=one.pictures, folder=folder)
 
 
 def _before_and_after(one: Asked, key: str) -> None:
@@ -149,26 +165,30 @@ def asked(run: Run) -> list[Asked]:
     table: dict[str, Any] = {}
     with suppress(OSError, json.JSONDecodeError):
         table = json.loads((run.folder / "samples.json").read_text(encoding="utf-8"))
-    expected: dict[str, str] = {}
-    answers: dict[str, dict[int, str]] = {}
+    expected: dict[Same, str] = {}
+    answers: dict[Same, dict[int, str]] = {}
+    alike: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
     for row in table.get("data", ()):
         record = dict(zip(table.get("columns", ()), row, strict=False))
-        prompt = str(record.get("prompt"))
-        expected.setdefault(prompt, str(record.get("expected") or ""))
-        answers.setdefault(prompt, {})[int(record.get("step") or 0)] = str(record.get("answer") or "")
-    return [Asked(prompt, expected[prompt], said) for prompt, said in answers.items()]
+        step, prompt = int(record.get("step") or 0), str(record.get("prompt"))
+        shown = tuple(map(str, record.get("pictures") or ()))
+        same = prompt, shown, alike[step, prompt, shown]
+        alike[step, prompt, shown] += 1
+        expected.setdefault(same, str(record.get("expected") or ""))
+        answers.setdefault(same, {})[step] = str(record.get("answer") or "")
+    return [Asked(same[0], expected[same], said, *same[1:]) for same, said in answers.items()]
 
 
 # --- samples of several runs ---------------------------------------------------------------------------------------
 
 
-def shared(found: Mapping[str, Sequence[Asked]]) -> dict[str, dict[str, Asked]]:
+def shared(found: Mapping[str, Sequence[Asked]]) -> dict[Same, dict[str, Asked]]:
     """The prompts that two runs or more were asked: prompt -> run id -> what that run said. `found` goes by run id."""
-    prompts: dict[str, dict[str, Asked]] = {}
+    prompts: dict[Same, dict[str, Asked]] = {}
     for run_id, every in found.items():
         for one in every:
-            prompts.setdefault(one.prompt, {})[run_id] = one
-    return {prompt: runs for prompt, runs in prompts.items() if len(runs) > 1}
+            prompts.setdefault(one.same, {})[run_id] = one
+    return {same: runs for same, runs in prompts.items() if len(runs) > 1}
 
 
 def compared(names: Mapping[str, str]) -> None:
@@ -182,10 +202,11 @@ def compared(names: Mapping[str, str]) -> None:
     columns = {
         run_id: name for run_id, name in names.items() if any(run_id in runs for runs in found.values())
     }
-    for place, (prompt, runs) in enumerate(found.items()):
-        expected = next(iter(runs.values())).expected
+    for place, runs in enumerate(found.values()):
+        run_id, one = next(iter(runs.items()))
+        expected = one.expected
         with st.container(border=True, key=f"card-row-beside-{place}", gap="small"):
-            chat.bubble("user", prompt, f"beside-{place}", name=tr("Held-out prompt"))
+            _prompt(one, f"beside-{place}", pictures.of_run(Run(run_id).values()))
             with st.grid(len(columns), min_column_width=240, gap="small") as grid:
                 for run_id, name in columns.items():
                     with grid.cell():

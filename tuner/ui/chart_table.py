@@ -156,7 +156,7 @@ SCORE = Chart(
 )
 EXACT = replace(
     SCORE,
-    title=mark("Exact match on held-out questions"),
+    title=mark("Held-out exact match"),
     lines=(Line("score", mark("exact match")),),
     help=mark(
         "Share of answers that are identical to the expected one. Free text rarely matches exactly: read the samples instead."

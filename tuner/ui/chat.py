@@ -103,9 +103,19 @@ def turns(
         _bubble(str(message.get("role")), message, f"{key}-{place}", seen=seen, folder=folder)
 
 
-def bubble(role: str, text: str, key: str, *, name: str = "", icon: str = "", longest: int = LONGEST) -> None:
-    """A text in its bubble. `role` gives the colour, `name` and `icon` what is said above it."""
-    _bubble(role, {"content": text}, key, name=name, icon=icon, longest=longest)
+def bubble(
+    role: str,
+    text: str,
+    key: str,
+    *,
+    name: str = "",
+    icon: str = "",
+    longest: int = LONGEST,
+    seen: Sequence[Any] = (),
+    folder: Path | None = None,
+) -> None:
+    """A text in its bubble, with pictures below it. `role` gives the colour, `name` and `icon` what is said above it."""
+    _bubble(role, {"content": text}, key, name=name, icon=icon, longest=longest, seen=seen, folder=folder)
 
 
 def _bubble(

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from tuner import paths
 from tuner.data.entries import Entry
 from tuner.data.pictures.drawing import folder_at
 from tuner.data.pictures.opening import PictureError, size_of
@@ -46,9 +47,17 @@ def strip(sources: Sequence[Any], folder: Path | None, key: str) -> None:
             _one(source, folder)
 
 
+def of_run(values: Mapping[str, Any]) -> Path | None:
+    """Where the pictures of a run's sets lie, by its own knobs."""
+    media = values.get("media_dir")
+    return folder_at(str(media) if media else None, str(values.get("dataset_dir") or "data"))
+
+
 def _one(source: Any, folder: Path | None) -> None:
+    kept = paths.pictures()  # of a row that brought bytes a run notes the file in which they are kept
+    root = kept if isinstance(source, str) and Path(source).parent == kept else folder
     try:
-        path = located(source, folder)
+        path = located(source, root)
         width, height = size_of(path)
         st.image(thumbnail(path), caption=f"{count(width)} × {count(height)}", alt=_name(source, path))
     except PictureError as error:
