@@ -423,6 +423,8 @@ def test_a_merged_model_sees_as_its_adapter_did(studio: Path, kind: str) -> None
             *("--export_dir", f"merged-{kind}", "--export_device", "cpu"),
         ]
     )
+    card = (outcome.weights / "README.md").read_text()
+    assert f'AutoModelForImageTextToText.from_pretrained("{kind}")' in card and "image-text-to-text" in card
     folder = studio / f"merged-{kind}"
     assert (folder / "preprocessor_config.json").read_bytes() == (
         studio / kind / "preprocessor_config.json"

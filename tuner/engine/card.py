@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tuner import __version__
 from tuner.config.config import Config, word
+from tuner.config.vision import takes_pictures
+from tuner.plan.facts import model_of
 from tuner.runs.inputs import recorded
 from tuner.runs.run import Run
 
@@ -27,7 +29,7 @@ def write(folder: Path, run: Run, config: Config, metrics: Mapping[str, float]) 
         base_model=config.model_name_or_path,
         library_name="peft" if adapter else "transformers",
         license="other",
-        pipeline_tag="text-classification" if config.kind.scores else "text-generation",
+        pipeline_tag=_task(config),
         tags=["tuner", config.stage, config.finetuning_type],
         datasets=None,  # a set of the catalog is no name on the hub
     )
@@ -46,6 +48,12 @@ def write(folder: Path, run: Run, config: Config, metrics: Mapping[str, float]) 
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def _task(config: Config) -> str:
+    if config.kind.scores:
+        return "text-classification"
+    return "image-text-to-text" if takes_pictures(model_of(config).config) else "text-generation"
+
+
 def _data(run: Run) -> list[tuple[str, str, str]]:
     return [(i.name, str(i.rows or ""), i.digest[:12]) for i in recorded(run)]
 
@@ -55,7 +63,9 @@ def _parameters(config: Config) -> list[tuple[str, str]]:
 
 
 def _code(config: Config, adapter: bool) -> str:
-    """Python that loads the weights; an adapter knows its base by itself."""
+    """Python that loads the weights; an adapter knows its base by itself, but not that it sees."""
+    if takes_pictures(model_of(config).config):
+        return _seeing(config, adapter)
     task = "SequenceClassification" if config.kind.scores else "CausalLM"
     kind = f"{'AutoPeftModelFor' if adapter else 'AutoModelFor'}{task}"
     more = ", num_labels=1" if config.kind.scores else ""
@@ -64,6 +74,22 @@ def _code(config: Config, adapter: bool) -> str:
     ]  # fmt: skip
     lines.append(f'model = {kind}.from_pretrained("PATH_OF_THIS_FOLDER"{more})')
     lines.append('tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")')
+    return "\n".join(lines) + "\n"
+
+
+def _seeing(config: Config, adapter: bool) -> str:
+    whole = "AutoModelForImageTextToText.from_pretrained"
+    base = f'{whole}("{config.model_name_or_path}")'
+    made = (
+        f'PeftModel.from_pretrained({base}, "PATH_OF_THIS_FOLDER")'
+        if adapter
+        else f'{whole}("PATH_OF_THIS_FOLDER")'
+    )
+    lines = [*(["from peft import PeftModel"] if adapter else [])]
+    lines += ["from transformers import AutoModelForImageTextToText, AutoProcessor", f"model = {made}"]
+    lines.append(
+        'processor = AutoProcessor.from_pretrained("PATH_OF_THIS_FOLDER")  # of some models with torchvision'
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -22,19 +22,21 @@ class Adapter:
     def load_context(self, context: Any) -> None:
         """Load the base, put the adapter on it. A folder without adapter_config.json is a whole model."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
         settings = context.model_config or {}
         folder = Path(context.artifacts["adapter"])
         is_adapter = (folder / "adapter_config.json").is_file()
         dtype = getattr(torch, settings.get("dtype", "float32"))
         trusted = bool(settings.get("trust_remote_code", False))
+        whole = settings["base"] if is_adapter else folder
+        revision = settings.get("revision") if is_adapter else None
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                settings["base"] if is_adapter else folder,
-                dtype=dtype,
-                trust_remote_code=trusted,
-                revision=settings.get("revision") if is_adapter else None,
+            shape = AutoConfig.from_pretrained(whole, trust_remote_code=trusted, revision=revision)
+            sees = hasattr(shape, "vision_config")
+            kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            model: Any = kind.from_pretrained(
+                whole, dtype=dtype, trust_remote_code=trusted, revision=revision
             )
         except ValueError as error:
             if trusted or "trust_remote_code" not in str(error):

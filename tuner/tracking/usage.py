@@ -9,6 +9,7 @@ from typing import Any
 
 from tuner import paths
 from tuner.config.kinds import KINDS
+from tuner.config.vision import takes_pictures
 from tuner.runs.run import Run
 from tuner.tracking.adapter_rows import AdapterRow
 from tuner.tracking.store import tracking_uri
@@ -39,9 +40,11 @@ def with_peft(row: AdapterRow) -> str:
     if row.folder is None:
         return ""
     scores = _scores(row)
-    kind = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
     adapted = (row.folder / "adapter_config.json").is_file()
     weights = _base(row) if adapted else str(row.folder)
+    sees = takes_pictures(_read(Path(weights) / "config.json")) if Path(weights).is_dir() else False
+    writes = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
+    kind = "AutoModelForSequenceClassification" if scores else writes
     words = str(row.folder) if (row.folder / "tokenizer_config.json").is_file() else weights
     remote = ", trust_remote_code=True" if _trusts(row) else ""
     lines = [
