@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -314,3 +315,29 @@ def test_an_unfinished_answer_is_on_disk_too(server: Scripted, monkeypatch: pyte
     assert saved[0].state == "writing" and saved[0].text
     one.stop()
     one.thread.join(10)
+
+
+def test_a_turn_keeps_its_pictures_and_sends_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    from tuner import paths
+    from tuner.data.pictures.places import kept as kept_picture
+
+    monkeypatch.setattr(paths, "pictures", lambda: tmp_path)
+    made = BytesIO()
+    Image.new("RGB", (8, 8), "red").save(made, "PNG")
+    name = kept_picture(made.getvalue()).name
+    talk, turn = talks.asked(talks.Talk("t", "base", ("base",)), "What is this?", pictures=[name])
+    again = talks.of_json(json.loads(json.dumps(talks.to_json(talk))))
+    assert again.turns[turn.id].pictures == (name,)
+    picture, text = talks.messages(again, turn.id, "base")[-1]["content"]
+    assert text == {"type": "text", "text": "What is this?"}
+    sent = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    assert sent == made.getvalue()
+    beside = replace(again.turns[turn.id], pictures=("../../etc/passwd",))
+    away = replace(again, turns={turn.id: beside})
+    assert talks.messages(away, turn.id, "base")[-1]["content"][0]["image_url"]["url"].endswith(";base64,")

@@ -40,6 +40,12 @@ PICTURES = [[0], [], [1, 2], [3]]
 """Which pictures each of the rows has; one has none."""
 
 
+def families() -> list[Any]:
+    """All of them; in the fast suite one of each way to show pictures to a model."""
+    quick = ("qwen2_5_vl", "gemma3", "smolvlm")
+    return [pytest.param(k, marks=[] if k in quick else [pytest.mark.slow]) for k in tiny_vision.FAMILIES]
+
+
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("vision")
@@ -79,7 +85,7 @@ def opened(studio: Path, row: int) -> list[Any]:
     return [Image.open(path).convert("RGB") for path in paths(studio, row)]
 
 
-@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+@pytest.mark.parametrize("kind", families())
 def test_the_first_loss_of_answers_is_trls(studio: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     from trl import SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -118,7 +124,7 @@ def rows_of(studio: Path, batch: Any) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+@pytest.mark.parametrize("kind", families())
 def test_the_first_loss_of_pairs_is_trls(studio: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     from trl import DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
@@ -219,7 +225,7 @@ def test_layers_that_are_trained_whole_are_the_language_models(
     assert names == {"model.language_model"}
 
 
-@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+@pytest.mark.parametrize("kind", families())
 def test_answers_to_pictures_are_those_of_transformers(studio: Path, kind: str) -> None:
     """Rows with one picture, with two and without stand in one batch, which is read and continued together."""
     config = config_of("sft", model_name_or_path=kind, image_min_pixels=1)
@@ -282,7 +288,7 @@ def test_a_runs_first_loss_is_that_of_trls_own_run(studio: Path) -> None:
     assert losses(live)[0] == pytest.approx(theirs.state.log_history[0]["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_a_run_with_pictures_learns_and_goes_on_where_it_stopped(studio: Path, stage: str) -> None:
     said = {
         "model_name_or_path": "qwen2_5_vl", "dataset": "seen" if stage == "sft" else "seen_pairs", "max_steps": 8,
@@ -337,7 +343,7 @@ def test_an_answer_depends_on_its_picture(studio: Path) -> None:
     assert len({one.ids for one in found}) > 1
 
 
-@pytest.mark.parametrize("kind", tiny_vision.FAMILIES)
+@pytest.mark.parametrize("kind", families())
 def test_the_plan_counts_what_sees(studio: Path, kind: str) -> None:
     config = config_of("sft", model_name_or_path=kind)
     model = loading.load(config, loading.find(config), bits=None, whole=False)
@@ -410,7 +416,7 @@ def _scores(live: Any) -> dict[str, float]:
     return {name: series(live.run.metrics()[0], name)[1][0] for name in names}
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm"])
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", pytest.param("smolvlm", marks=pytest.mark.slow)])
 def test_a_merged_model_sees_as_its_adapter_did(studio: Path, kind: str) -> None:
     from test_export import exported
 
