@@ -502,7 +502,10 @@ resume_from_checkpoint: null
 """LLaMA-Factory's examples/train_lora/qwen3vl_lora_sft.yaml; that for Qwen2.5-VL differs in names."""
 
 
-@pytest.mark.parametrize(("kind", "template"), [("qwen3_vl", "qwen3_vl_nothink"), ("qwen2_5_vl", "qwen2_vl")])
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [pytest.param("qwen3_vl", "qwen3_vl_nothink", marks=pytest.mark.slow), ("qwen2_5_vl", "qwen2_vl")],
+)
 def test_llama_factorys_file_runs_with_another_model_and_data(studio: Path, kind: str, template: str) -> None:
     file = studio / f"{kind}.yaml"
     replaced = {
