@@ -170,7 +170,8 @@ def shows(box: sync_api.Locator, option: str | re.Pattern[str], timeout: int) ->
     if several.count():
         sync_api.expect(several).to_contain_text(option, timeout=timeout)
     else:
-        sync_api.expect(box.locator("input")).to_have_value(option, timeout=timeout)
+        # The one that was replaced may stand behind it for as long as it has the focus.
+        sync_api.expect(box.locator("input").first).to_have_value(option, timeout=timeout)
 
 
 def type_text(page: sync_api.Page, typed: sync_api.Locator, text: str, then: Then = None) -> None:
