@@ -325,12 +325,13 @@ def test_a_turn_keeps_its_pictures_and_sends_their_bytes(
     from PIL import Image
 
     from tuner import paths
+    from tuner.data.pictures.places import Keep
     from tuner.data.pictures.places import kept as kept_picture
 
-    monkeypatch.setattr(paths, "pictures", lambda: tmp_path)
+    monkeypatch.setattr(paths, "shown", lambda: tmp_path)
     made = BytesIO()
     Image.new("RGB", (8, 8), "red").save(made, "PNG")
-    name = kept_picture(made.getvalue()).name
+    name = kept_picture(made.getvalue(), Keep(tmp_path)).name
     talk, turn = talks.asked(talks.Talk("t", "base", ("base",)), "What is this?", pictures=[name])
     again = talks.of_json(json.loads(json.dumps(talks.to_json(talk))))
     assert again.turns[turn.id].pictures == (name,)

@@ -32,6 +32,7 @@ from tuner.data.encode import MASKED
 from tuner.data.guess import guess
 from tuner.data.mending import mended
 from tuner.data.pictures.opening import PictureError, fitted, load, size_of
+from tuner.data.pictures.places import Keep, located
 from tuner.data.pictures.sizes import BY_MODEL, picture_tokens
 from tuner.data.pictures.thumbnails import thumbnail
 from tuner.data.prepare import prepare, report_of
@@ -638,3 +639,14 @@ def test_no_damaged_file_raises_what_is_not_said(tmp_path: Path) -> None:
             told[error.reason] += 1
     assert set(told) <= {"RGB", "picture cut off or damaged", "not a picture", "picture too large"}
     assert told["RGB"] > 50 and told["picture cut off or damaged"] > 50
+
+
+def test_pictures_of_callers_take_only_so_much_room(tmp_path: Path) -> None:
+    keep = Keep(tmp_path / "sent", most=1)
+    for shade in range(5):
+        made = BytesIO()
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(made, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(made.getvalue()).decode()}"
+        path = located(url, None, keep)
+        os.utime(path, (shade, shade))
+        assert [str(file) for file in keep.folder.iterdir()] == [path]  # the newest one stays

@@ -44,6 +44,11 @@ def pictures() -> Path:
     return user_cache() / "pictures"
 
 
+def shown() -> Path:
+    """Pictures that people showed in chats, named by their sha256: talks name them."""
+    return mlruns() / "shown"
+
+
 def package() -> Path:
     """The installed package: recipes and other files that ship with it."""
     return Path(__file__).resolve().parent

@@ -11,8 +11,10 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from tuner import paths
 from tuner.data.pictures.places import as_url
 from tuner.text.lookup import mark, tr
 from tuner.text.message import Message, of, to_plain
@@ -82,7 +84,7 @@ class Answer:
 @dataclass(frozen=True)
 class Turn:
     """What was asked, and every answer of every column; `shown` says which one of a column's is open. `pictures` are names of
-    files that are kept by their bytes (`data.pictures.places`), shown before the text."""
+    files in `paths.shown()`, shown before the text."""
 
     id: str
     parent: str
@@ -247,7 +249,10 @@ def _content(turn: Turn) -> Any:
     """What was asked, as the API takes it: a picture is sent as its bytes."""
     if not turn.pictures:
         return turn.text
-    shown = [{"type": "image_url", "image_url": {"url": as_url(name)}} for name in turn.pictures]
+    shown = [
+        {"type": "image_url", "image_url": {"url": as_url(paths.shown() / Path(name).name)}}
+        for name in turn.pictures
+    ]
     return [*shown, {"type": "text", "text": turn.text}]
 
 

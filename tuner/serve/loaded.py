@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from tuner.config.serving import ServeConfig
 from tuner.data.encode import Encoder
 from tuner.data.pictures.opening import PictureError
+from tuner.data.pictures.places import Keep
 from tuner.data.template_choice import template_of, unknown
 from tuner.data.templates import RefusedError, stop_ids
 from tuner.data.tokens import Tokenizer, load_tokenizer
@@ -41,7 +42,8 @@ class Voice:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one served run holds. `scores` says that it ends in one number instead of the next token's logits."""
+    """What one served run holds. `scores` says that it ends in one number instead of the next token's logits, `keep` where
+    pictures of requests go."""
 
     config: ServeConfig
     tokenizer: Tokenizer
@@ -49,6 +51,7 @@ class Loaded:
     adapters: Adapters
     service: Service
     scores: bool
+    keep: Keep | None = None
     voices: dict[tuple[Path | None, str | None], Voice] = field(default_factory=dict)
 
     @property
@@ -76,7 +79,7 @@ class Loaded:
             template = template_of(config, tokenizer)
             encoder = Encoder(config, template, self.tokenizer)
             if encoder.pictures:  # what a caller sends is no path of this machine
-                encoder.pictures = replace(encoder.pictures, folder=None)
+                encoder.pictures = replace(encoder.pictures, folder=None, keep=self.keep)
             self.voices[own, named] = Voice(encoder, tuple(stop_ids(template, self.tokenizer)))
         return self.voices[own, named]
 
@@ -154,8 +157,8 @@ class Loaded:
             ) from error
 
 
-def load(config: ServeConfig) -> Loaded:
-    """Load a config's base. Raises ConfigError."""
+def load(config: ServeConfig, keep: Keep | None = None) -> Loaded:
+    """Load a config's base; pictures that callers send go to `keep`. Raises ConfigError."""
     asked = config.loading()
     source = loading.find(asked)
     models = Models(config, source)
@@ -168,7 +171,7 @@ def load(config: ServeConfig) -> Loaded:
     adapters = Adapters(model)
     decoder = Decoder(model, tokenizer.pad_id or 0, sight=sight_of(model, source.folder, asked))
     scheduler = Scheduler(decoder, tokenizer.decode, adapters, most=config.api_rows)
-    made = Loaded(config, tokenizer, models, adapters, Service(scheduler), scores)
+    made = Loaded(config, tokenizer, models, adapters, Service(scheduler), scores, keep)
     made.voice(models.default)  # a template that is not known is told now
     return made
 

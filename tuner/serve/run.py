@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import uvicorn
 from tuner import hosts
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.serving import ServeConfig
+from tuner.data.pictures.places import Keep
 from tuner.jobs import serving
 from tuner.jobs.live import Live, Outcome
 from tuner.redact import remember
@@ -31,6 +33,8 @@ QUIET = 10.0
 FAREWELL = 10.0
 """Seconds in which answers may be finished when another run wants the place."""
 
+MOST_PICTURES = 1 << 30
+"""Bytes of callers' pictures that are kept while their requests are answered."""
 KEPT_OPEN = 75
 """Seconds that a connection may idle: longer than clients keep theirs (httpx five), or one is closed as it is used again."""
 
@@ -39,7 +43,8 @@ def serve(config: ServeConfig, live: Live) -> Outcome:
     """Load, listen, and answer until it is over."""
     listening = _socket(config)
     with live.phase("loading_model"):
-        loaded = load(config)
+        sent = live.run.folder / "pictures"
+        loaded = load(config, Keep(sent, MOST_PICTURES))
     live.run.forget_secrets()  # this process knows them; such a run is never gone on with
     token = secrets.token_urlsafe(32)
     remember([token])
@@ -54,6 +59,7 @@ def serve(config: ServeConfig, live: Live) -> Outcome:
             return Outcome(stopped=True, cause=_ending(config, live, loaded, noted))
         finally:
             serving.withdraw(live.run)
+            shutil.rmtree(sent, ignore_errors=True)
 
 
 def _ending(config: ServeConfig, live: Live, loaded: Loaded, noted: Noted) -> Message:

@@ -17,6 +17,7 @@ import streamlit as st
 from streamlit.runtime import exists, get_instance
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from tuner import paths
 from tuner.chats import kept, writing
 from tuner.chats import talk as talks
 from tuner.chats.talk import MOST_COLUMNS, OPEN, Answer, Decoding, Talk
@@ -25,6 +26,7 @@ from tuner.config.knobs import ConfigError
 from tuner.config.vision import takes_pictures
 from tuner.data import templates
 from tuner.data.pictures.opening import ENDINGS, PictureError
+from tuner.data.pictures.places import Keep
 from tuner.data.pictures.places import kept as kept_picture
 from tuner.jobs.serving import same_base
 from tuner.plan.facts import model_of
@@ -345,7 +347,8 @@ def _say(talk: Talk) -> None:
     said = st.session_state.get(f"say-{talk.id}")
     text = str(getattr(said, "text", said) or "")
     try:
-        pictures = [kept_picture(file.getvalue()).name for file in getattr(said, "files", None) or ()]
+        keep = Keep(paths.shown())
+        pictures = [kept_picture(file.getvalue(), keep).name for file in getattr(said, "files", None) or ()]
     except (PictureError, OSError) as error:
         st.toast(safe(error), icon=":material/error:")
         return

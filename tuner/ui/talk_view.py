@@ -76,7 +76,7 @@ def turns(talk: Talk, known: Mapping[str, AdapterRow], acts: Acts) -> Places:
 def _asked(talk: Talk, turn: Turn, acts: Acts) -> None:
     with st.container(horizontal=True, vertical_alignment="top", gap="xsmall", key=f"asked-{turn.id}"):
         with st.container(gap="xsmall"):
-            pictures.strip(turn.pictures, paths.pictures(), f"asked-{turn.id}")
+            pictures.strip(turn.pictures, paths.shown(), f"asked-{turn.id}")
             chat.bubble(turn.role, turn.text, f"asked-{turn.id}", longest=WHOLE)
         with st.container(
             horizontal=True,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tuner.config.config import Config
 from tuner.data.catalog import catalog_folder
 from tuner.data.pictures.opening import PictureError, size_of
-from tuner.data.pictures.places import located
+from tuner.data.pictures.places import Keep, located
 from tuner.data.pictures.sizes import PictureTokens, Pieces, picture_tokens
 from tuner.data.tokens import Tokenizer
 from tuner.text.lookup import mark, tr
@@ -46,6 +46,8 @@ class Pictures:
     token_id: int
     ids: frozenset[int]
     """All ids that belong to pictures and to nothing else."""
+    keep: Keep | None = None
+    """Where bytes are kept, if not where those of rows are."""
 
     @classmethod
     def of(cls, config: Config, tokenizer: Tokenizer) -> Pictures | None:
@@ -65,7 +67,7 @@ class Pictures:
         return [self._one(source) for source in sources]
 
     def _one(self, source: Any) -> Seen:
-        path = located(source, self.folder)
+        path = located(source, self.folder, self.keep)
         return Seen(path, self.tokens.pieces(*size_of(path, self.max_pixels, self.min_pixels)))
 
     def put(

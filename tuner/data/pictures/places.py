@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,29 @@ SHOWN = 120
 """Characters of a path that a report shows."""
 
 
-def located(source: Any, folder: Path | None) -> str:
+@dataclass(frozen=True)
+class Keep:
+    """Where bytes of pictures are kept as files, and how many bytes at most: then the oldest go. None for no end."""
+
+    folder: Path
+    most: int | None = None
+
+
+def located(source: Any, folder: Path | None, keep: Keep | None = None) -> str:
     """The absolute path of a row's picture: a path under `folder`, a `data:` URL, bytes, or an object with one of those.
 
-    Raises PictureError.
+    Bytes go to `keep`, or where those of rows are kept. Raises PictureError.
     """
     if isinstance(source, Mapping):
         source = source.get("bytes") or source.get("url") or source.get("path")
     if isinstance(source, Binary | bytes):
-        return str(kept(source.value if isinstance(source, Binary) else source))
+        return str(kept(source.value if isinstance(source, Binary) else source, keep))
     if not isinstance(source, str) or not source.strip():
         raise PictureError(
             NONE, tr("a picture is a path or bytes, this is {kind}", kind=type(source).__name__)
         )
     if found := _DATA.match(source):
-        return str(kept(_decoded(source[found.end() :])))
+        return str(kept(_decoded(source[found.end() :]), keep))
     if _URL.match(source):
         raise PictureError(FETCHED, redact(source[:SHOWN]))
     return _inside(source, folder)
@@ -71,21 +80,33 @@ def _inside(source: str, folder: Path | None) -> str:
     return str(real)
 
 
-def kept(data: bytes) -> Path:
+def kept(data: bytes, keep: Keep | None = None) -> Path:
     """The file in which these bytes of a picture are kept, named by their sha256. Raises PictureError."""
     if len(data) > LARGEST_FILE:
         raise PictureError(LARGE, tr("{size} MB of bytes", size=len(data) >> 20))
-    path = paths.pictures() / f"{hashlib.sha256(data).hexdigest()}.{kind_of(data)}"
+    keep = keep or Keep(paths.pictures())
+    path = keep.folder / f"{hashlib.sha256(data).hexdigest()}.{kind_of(data)}"
     if not path.is_file():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with replacing(path) as fresh:
             fresh.write_bytes(data)
+        if keep.most is not None:
+            _forget(keep.folder, keep.most)
     return path
 
 
-def as_url(name: str) -> str:
-    """A kept picture as a data: URL; an empty one where it is no longer kept, or the name is none of a kept one."""
-    file = paths.pictures() / Path(name).name
+def _forget(folder: Path, most: int) -> None:
+    """Remove the oldest files until the others have `most` bytes; the newest stays."""
+    found = sorted(((file.stat(), file) for file in folder.iterdir()), key=lambda one: -one[0].st_mtime_ns)
+    total = 0
+    for place, (known, file) in enumerate(found):
+        total += known.st_size
+        if place and total > most:
+            file.unlink(missing_ok=True)
+
+
+def as_url(file: Path) -> str:
+    """A kept picture as a data: URL; an empty one where it is no longer kept."""
     try:
         data = base64.b64encode(file.read_bytes()).decode()
     except OSError:
