@@ -219,7 +219,7 @@ def test_a_reward_model_scores_as_its_own_run_predicted(studio: Path, scorer: Pa
     config = config_of("grpo", reward_model=str(scorer), reward_weights="1,2.5")
     made = prepare(config, words)
     source = loading.find(config)
-    start = Start(source, made, None, None, None, None)  # type: ignore[arg-type]
+    start = Start(config, source, made, None, None, None, None)  # type: ignore[arg-type]
     *named, model = rewards_of(config, start, words)
     assert [reward.name for reward in named] == ["contains"] and model.weight == 2.5
     for side in ("chosen", "rejected"):

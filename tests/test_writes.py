@@ -334,6 +334,7 @@ READS = {
         "load_draft",
         "page",
         "read_config",
+        "reword",
         "saved_configs",
         "tell",
         "without_secrets",
