@@ -57,6 +57,36 @@ def test_what_is_said_is_remembered_until_it_is_cleared(
     assert out.count("Assistant: Hi there.") == 3 and "Chat cleared." in out
 
 
+def test_a_picture_goes_with_the_next_message(
+    server: Scripted,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a b.jpg")
+    (tmp_path / "no.png").write_text("no picture")
+    server.answer = says(chunk({"content": "Red."}, "stop"))
+    lines = (
+        f"image {tmp_path / 'a b.jpg'}",
+        f"image {tmp_path / 'no.png'}",
+        "image gone.png",
+        "What is it?",
+        "And now?",
+    )
+    typed(monkeypatch, *lines)
+    assert talked(server) == words.OK
+    first, second = (asked["messages"] for asked in server.asked)
+    picture, text = first[0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/jpg;base64,/9j/")
+    assert text == {"type": "text", "text": "What is it?"}
+    assert second[0]["content"] == first[0]["content"] and second[2]["content"] == "And now?"
+    told = capsys.readouterr()
+    assert told.out.count("goes with the next message") == 1
+    assert "not a picture" in told.err and "picture not found" in told.err
+
+
 def test_an_answer_that_failed_is_told_and_forgotten(
     server: Scripted,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

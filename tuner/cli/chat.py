@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.cli.words import FAILED, OK
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 IDLE = 10.0
 """Minutes after which the model of a terminal that was killed is unloaded."""
-CLEAR, EXIT = "clear", "exit"
+CLEAR, EXIT, IMAGE = "clear", "exit", "image "
 OF_EACH_REQUEST = frozenset(
     {
         "adapter_name_or_path",
@@ -63,7 +64,7 @@ def chat(words: list[str]) -> int:
 
 USAGE = mark("""usage: tuner chat [FILE.yaml] [--model_name_or_path MODEL] [--adapter_name_or_path ADAPTER] [--system TEXT]
 
-Talk with a model in the terminal. `clear` begins anew, `exit` ends it, Ctrl-C stops an answer.
+Talk with a model in the terminal. `clear` begins anew, `exit` ends it, Ctrl-C stops an answer. `image FILE` adds a picture to the next message.
 An adapter is a folder, NAME@ALIAS or NAME/VERSION. Decoding: --temperature, --top_p, --top_k, --max_new_tokens.""")
 
 
@@ -172,17 +173,22 @@ def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
     """Read, ask, print, until `exit` or the input's end; 1 where the last answer failed."""
     from tuner.chats.talk import Answer
 
-    begun: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    begun: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages, code = list(begun), OK
+    shown: list[str] = []
     print(tr("`{clear}` starts over, `{exit}` ends.", clear=CLEAR, exit=EXIT), flush=True)
     while (text := _read()) is not None:
         if not text:
             continue
         if text == CLEAR:
-            messages = list(begun)
+            messages, shown = list(begun), []
             print(tr("Chat cleared."), flush=True)
             continue
-        messages.append({"role": "user", "content": text})
+        if text.startswith(IMAGE):
+            shown += _picture(Path(text.removeprefix(IMAGE).strip()).expanduser())
+            continue
+        messages.append({"role": "user", "content": _content(text, shown)})
+        shown = []
         said = _answered(place, {**question, "messages": messages})
         code = OK if said is not None else FAILED
         if said:
@@ -191,6 +197,29 @@ def _talk(place: Endpoint, question: dict[str, Any], system: str) -> int:
         else:
             messages.pop()
     return code
+
+
+def _picture(file: Path) -> list[str]:
+    """A picture for the next message, as a data: URL; none where it cannot be used, which is said."""
+    from tuner.data.pictures.opening import PictureError
+    from tuner.data.pictures.places import shown_url
+
+    try:
+        found = [shown_url(file)]
+    except PictureError as error:
+        print(f"tuner: {error}", file=sys.stderr, flush=True)
+        return []
+    print(tr("The picture goes with the next message."), flush=True)
+    return found
+
+
+def _content(text: str, shown: list[str]) -> Any:
+    if not shown:
+        return text
+    return [
+        *({"type": "image_url", "image_url": {"url": url}} for url in shown),
+        {"type": "text", "text": text},
+    ]
 
 
 def _read() -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import paths
-from tuner.data.pictures.opening import LARGE, LARGEST_FILE, MISSING, NONE, PictureError, kind_of
+from tuner.data.pictures.opening import LARGE, LARGEST_FILE, MISSING, NONE, PictureError, kind_of, size_of
 from tuner.data.tables import Binary
 from tuner.redact import redact
 from tuner.runs.files import replacing
@@ -108,10 +108,21 @@ def _forget(folder: Path, most: int) -> None:
 def as_url(file: Path) -> str:
     """A kept picture as a data: URL; an empty one where it is no longer kept."""
     try:
-        data = base64.b64encode(file.read_bytes()).decode()
+        data = file.read_bytes()
     except OSError:
-        data = ""
-    return f"data:image/{file.suffix.removeprefix('.') or 'png'};base64,{data}"
+        data = b""
+    return _url(data, file.suffix.removeprefix(".") or "png")
+
+
+def shown_url(file: Path) -> str:
+    """A person's own picture as a data: URL. Raises PictureError."""
+    size_of(file)
+    data = file.read_bytes()
+    return _url(data, kind_of(data))
+
+
+def _url(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 OUTSIDE = mark("picture outside the media folder")
