@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -522,3 +523,42 @@ def test_llama_factorys_file_runs_with_another_model_and_data(studio: Path, kind
     assert outcome.weights == studio / "saves" / kind / "lora" / "sft" and losses(live)
     kept = json.loads((outcome.weights / "adapter_config.json").read_text())
     assert kept["target_modules"] and "visual" in kept["exclude_modules"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_asks_and_weighs_with_pictures(studio: Path) -> None:
+    """Answers are those that a run's first samples have of the same model, perplexity that of a plain forward."""
+    from tuner.config.evaluation import EvaluateConfig
+    from tuner.config.inference import read_words
+    from tuner.data.prepare import prepare
+    from tuner.data.tokens import load_tokenizer
+    from tuner.evaluate.evaluate import evaluate
+    from tuner.jobs.live import Live
+    from tuner.runs.run import Run
+    from tuner.tracking.evaluations import results
+
+    words = ["--model_name_or_path=qwen2_5_vl", "--dataset=seen", "--versions=base", "--max_new_tokens=8"]
+    config = read_words(EvaluateConfig, [*words, "--image_min_pixels=1"])[0]
+    run = Run("weighs")
+    run.create(config, "weighs")
+    evaluate(config, Live(run))
+    lines = (run.folder / "output" / "base" / "generated_predictions.jsonl").read_text().splitlines()
+    said = {"model_name_or_path": "qwen2_5_vl", "dataset": "seen", "probe": "seen", "max_steps": 1}
+    live, _ = trained(config_of("sft", **said, image_min_pixels=1, probe_new_tokens=8), "beside evaluation")
+    first = [row for row in json.loads((live.run.folder / "samples.json").read_text())["data"] if row[0] == 0]
+    assert [json.loads(line)["predict"].strip() for line in lines] == [row[3] for row in first]
+
+    folder = studio / "qwen2_5_vl"
+    taught = config_of("sft", **said, image_min_pixels=1)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    sight = vision.sight_of(model, folder, taught)
+    assert sight is not None
+    lost, count = 0.0, 0
+    for row in prepare(taught, load_tokenizer(folder)).train:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        with torch.no_grad():
+            logits = model(input_ids=ids, **sight([row["images"]], ids)).logits[0, :-1]
+        lost += float(torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="sum"))
+        count += int((labels[0, 1:] != -100).sum())
+    [measured] = results(run)["versions"]
+    assert measured["metrics"]["perplexity"] == pytest.approx(math.exp(lost / count), rel=1e-4)
