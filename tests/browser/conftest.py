@@ -174,15 +174,23 @@ def shows(box: sync_api.Locator, option: str | re.Pattern[str], timeout: int) ->
         sync_api.expect(box.locator("input").first).to_have_value(option, timeout=timeout)
 
 
+def value_of(page: sync_api.Page, typed: sync_api.Locator) -> str:
+    """What stands in a field; looked at once more where the page was drawn anew meanwhile."""
+    for patience in PATIENCE:
+        still(page)
+        with suppress(AssertionError, sync_api.Error):
+            once(typed, patience)
+            return typed.input_value(timeout=patience)
+    return typed.input_value()
+
+
 def type_text(page: sync_api.Page, typed: sync_api.Locator, text: str, then: Then = None) -> None:
     """Type into a field and press Enter; once more where the field was replaced meanwhile.
 
     It ends by saying that the field has another value than it had, for one is often written in another way than it was
     typed, or what `then` says.
     """
-    still(page)
-    once(typed)
-    before = typed.input_value()
+    before = value_of(page, typed)
 
     def enter(patience: int) -> None:
         once(typed, patience)
