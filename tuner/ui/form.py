@@ -184,13 +184,14 @@ def _wide(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool
 def field(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
     """One knob: its widget, the way back if it was changed, its explanation, and what is wrong with it."""
     with st.container(key=f"field-{knob.name}", gap="xsmall"):
-        # Also where nothing stands beside it: a widget that moves is another one to the browser, and loses the keyboard.
-        with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
+        beside = [_empty] * _can_be_emptied(knob, draft) + [_reset] * (knob.name in draft.changes)
+        if beside:
+            with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall"):
+                _widget(knob, draft)
+                for act in beside:
+                    act(knob, draft)
+        else:
             _widget(knob, draft)
-            if _can_be_emptied(knob, draft):
-                _empty(knob, draft)
-            if knob.name in draft.changes:
-                _reset(knob, draft)
         wrong = _wrong(knob, problems)
         if explained and not wrong:
             st.caption(_explanation(knob))
