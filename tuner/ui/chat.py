@@ -61,7 +61,7 @@ def told(row: Mapping[str, Any], key: str, folder: Path | None = None) -> None:
     """A row in its normal form: a talk, a pair of answers, an answer with its thumb, or plain text. Its pictures lie in
     `folder`."""
     if "text" in row:
-        _bubble("assistant", {"content": row["text"]}, f"{key}-text", name=tr("Text"))
+        bubble("assistant", {"content": row["text"]}, f"{key}-text", name=tr("Text"))
         return
     if "questions" in row:
         records.told(row, key)
@@ -73,7 +73,7 @@ def told(row: Mapping[str, Any], key: str, folder: Path | None = None) -> None:
     if "chosen" in row:
         left, right = st.columns(2, gap="small")
         with left:
-            _bubble(
+            bubble(
                 "chosen",
                 row["chosen"],
                 f"{key}-chosen",
@@ -81,7 +81,7 @@ def told(row: Mapping[str, Any], key: str, folder: Path | None = None) -> None:
                 icon="thumb_up",
             )
         with right:
-            _bubble(
+            bubble(
                 "rejected",
                 row["rejected"],
                 f"{key}-rejected",
@@ -91,7 +91,7 @@ def told(row: Mapping[str, Any], key: str, folder: Path | None = None) -> None:
     if "completion" in row:
         good = bool(row.get("label"))
         name, icon = (tr("Thumbs up"), "thumb_up") if good else (tr("Thumbs down"), "thumb_down")
-        _bubble("chosen" if good else "rejected", row["completion"], f"{key}-answer", name=name, icon=icon)
+        bubble("chosen" if good else "rejected", row["completion"], f"{key}-answer", name=name, icon=icon)
 
 
 def turns(
@@ -100,12 +100,12 @@ def turns(
     """A talk, turn by turn, each with its pictures."""
     shown = pictures.by_message(messages, images)
     for place, (message, seen) in enumerate(zip(messages, shown, strict=True)):
-        _bubble(str(message.get("role")), message, f"{key}-{place}", seen=seen, folder=folder)
+        bubble(str(message.get("role")), message, f"{key}-{place}", seen=seen, folder=folder)
 
 
 def bubble(
     role: str,
-    text: str,
+    said: str | Mapping[str, Any],
     key: str,
     *,
     name: str = "",
@@ -114,21 +114,9 @@ def bubble(
     seen: Sequence[Any] = (),
     folder: Path | None = None,
 ) -> None:
-    """A text in its bubble, with pictures below it. `role` gives the colour, `name` and `icon` what is said above it."""
-    _bubble(role, {"content": text}, key, name=name, icon=icon, longest=longest, seen=seen, folder=folder)
-
-
-def _bubble(
-    role: str,
-    message: Mapping[str, Any],
-    key: str,
-    *,
-    name: str = "",
-    icon: str = "",
-    longest: int = LONGEST,
-    seen: Sequence[Any] = (),
-    folder: Path | None = None,
-) -> None:
+    """A text, or a turn, in its bubble, with pictures below it. `role` gives the colour, `name` and `icon` what is said above
+    it."""
+    message = {"content": said} if isinstance(said, str) else said
     known, mark = _ROLES.get(role, (role.capitalize(), ":material/chat:"))
     with st.container(key=f"bubble-{role}-{key}", gap="xsmall"):
         st.caption(f":material/{icon}: {name or tr(known)}" if icon else f"{mark} {name or tr(known)}")
