@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,19 @@ def test_what_cannot_be_learnt_is_named_with_its_line(tmp_path: Path) -> None:
     noul = {"state": "s", "questions": {"q": {"type": "noul"}}, "gold": {"q": True}}
     said = refused(tmp_path / "labels", [noul], tmp_path / "model")
     assert "labels of several tokens" in said and "Yes, No of question 'q'" in said and "line 1" in said
+
+
+def test_questions_that_are_learnt_are_held_to_the_transformers_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import decision
+
+    of_three = {"noul": ["Yes", "No"], "choice": ["A", "B", "C"], "score": ["A", "B", "C"]}
+    monkeypatch.setattr(decision, "DecisionConfig", partial(decision.DecisionConfig, labels=of_three))
+    four = {"q": {"type": "choice", "criteria": dict.fromkeys("abcd")}}
+    assert questions_of(four)
+    said = refused(tmp_path / "set", [{"state": "s", "questions": four, "gold": {"q": "a"}}])
+    assert "broken question" in said and "line 1" in said and "reads at most 3 options" in said
 
 
 def test_a_stage_takes_its_own_rows_alone() -> None:

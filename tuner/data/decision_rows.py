@@ -8,12 +8,21 @@ option in millionths; and `asked`, the names of questions and options. A label i
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tuner.config.config import Config
 from tuner.data.control_tokens import Letters
-from tuner.data.decisions import CHOICE, LABELS, TYPES, Question, prompt, questions_of
+from tuner.data.decisions import (
+    CHOICE,
+    LABELS,
+    TYPES,
+    Question,
+    QuestionError,
+    parsed_by_transformers,
+    prompt,
+    questions_of,
+)
 from tuner.data.drafts import Draft, Ids
 from tuner.data.encode import Encoded, Encoder
 from tuner.data.formats import Dropped, Row
@@ -28,17 +37,22 @@ UNREAD = -1
 """Instead of the id of a label that is not one token."""
 
 
-def encoder(config: Config, template: Template, tokenizer: Tokenizer) -> Encoder:
-    """What encodes the rows of a config's stage."""
-    kind = DecisionEncoder if config.kind.rows == "decisions" else Encoder
-    return kind(config, template, tokenizer)
+Parser = Callable[[Any], list[Question]]
+
+
+def encoder(config: Config, template: Template, tokenizer: Tokenizer, learnt: bool = False) -> Encoder:
+    """What encodes the rows of a config's stage; questions that will be `learnt` are held to transformers' own parser."""
+    if config.kind.rows != "decisions":
+        return Encoder(config, template, tokenizer)
+    return DecisionEncoder(config, template, tokenizer, parsed_by_transformers if learnt else questions_of)
 
 
 def measuring(made: Encoder) -> Encoder:
     """The encoder of sets that are only measured on: their options stay in their own order, in which callers ask."""
     if not isinstance(made, DecisionEncoder):
         return made
-    return DecisionEncoder(made.config.with_values(shuffle_options=False), made.template, made.tokenizer)
+    config = made.config.with_values(shuffle_options=False)
+    return DecisionEncoder(config, made.template, made.tokenizer, made.parse)
 
 
 def label_ids(tokenizer: Tokenizer) -> list[int]:
@@ -86,14 +100,20 @@ class Asked(NamedTuple):
 class DecisionEncoder(Encoder):
     """Encodes records with questions."""
 
-    def __init__(self, config: Config, template: Template, tokenizer: Tokenizer):
+    def __init__(
+        self, config: Config, template: Template, tokenizer: Tokenizer, parse: Parser = questions_of
+    ):
         super().__init__(config, template, tokenizer)
+        self.parse = parse
         self.prompts = Prompts(config, template, tokenizer)
         self.labels = label_ids(tokenizer)
 
     def draft(self, row: Row) -> Draft | Dropped:
         """The prompts of a record's questions."""
-        asked = self._asked(row)
+        try:
+            asked = self._asked(row)
+        except QuestionError as error:
+            return Dropped(tr("broken question"), str(error))
         for question, _ in asked:
             if bad := unread(question, self.labels):
                 said = tr(
@@ -109,8 +129,9 @@ class DecisionEncoder(Encoder):
         return Draft(texts, [], {**row, "asked": asked})
 
     def _asked(self, row: Row) -> list[Asked]:
-        """The questions of a row; options of a choice in an order by chance, always the same for the same row and seed."""
-        found = [Asked(q, row["gold"][q.name]) for q in questions_of(row["questions"])]
+        """The questions of a row; options of a choice in an order by chance, always the same for the same row and seed. Raises
+        QuestionError."""
+        found = [Asked(q, row["gold"][q.name]) for q in self.parse(row["questions"])]
         if not (self.config.shuffle_options and self.config.do_train):
             return found
         chance = random.Random(f"{self.config.seed} {row['state']!r}")

@@ -100,7 +100,7 @@ def read_all(
 
     With `spread`, which is for reports, only so many rows of each set are read, evenly from all of it.
     """
-    encoder, train, aside = opened(config, tokenizer)
+    encoder, train, aside = opened(config, tokenizer, learnt=keep)
     weight = 1 / (len(train) + len(aside) or 1)
     reader = Reader(encoder, progress, keep, spread)
     sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
@@ -133,7 +133,7 @@ def report_of(
     return read_all(config, tokenizer, progress, keep=False, spread=spread).report
 
 
-def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], list[Entry]]:
+def opened(config: Config, tokenizer: Tokenizer, learnt: bool) -> tuple[Encoder, list[Entry], list[Entry]]:
     """The encoder, the sets to learn from and those to measure on. Raises ConfigError."""
     template = template_of(config, tokenizer)
     train, aside = pick(config), pick_eval(config)
@@ -143,7 +143,7 @@ def opened(config: Config, tokenizer: Tokenizer) -> tuple[Encoder, list[Entry], 
         for entry in entries
         if (said := entry.fits(config.stage))
     ]
-    encoder = encoder_of(config, template, tokenizer)
+    encoder = encoder_of(config, template, tokenizer, learnt)
     problems += [
         Problem(knob, unseen(entry, str(config.model_name_or_path)))
         for knob, entries in (("dataset", train), ("eval_dataset", aside))
@@ -313,11 +313,10 @@ def _stale_pictures(folder: Path, config: Config, about: Mapping[str, Any], trai
 
 def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -> Prepared:
     """A stream of rows, after a look at the first of each set."""
-    encoder, train, aside = opened(config, tokenizer)
+    encoder, train, aside = opened(config, tokenizer, learnt=True)
     held = kept_aside(None, config.val_size)
-    look = Reader(
-        encoder_of(config.with_values(max_samples=FIRST_LOOK), encoder.template, tokenizer), progress
-    )
+    first = config.with_values(max_samples=FIRST_LOOK)
+    look = Reader(encoder_of(first, encoder.template, tokenizer, learnt=True), progress)
     sets = [look.read(entry, 0.0, 0.0) for entry in train]
     report = look.tally.done()
     if not report.kept:

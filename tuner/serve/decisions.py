@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from tuner.data.decision_rows import Prompts, label_ids, unread
-from tuner.data.decisions import SETTINGS, Question, QuestionError, questions_of
+from tuner.data.decisions import SETTINGS, Question, QuestionError, parsed_by_transformers
 from tuner.data.template_choice import template_of
 from tuner.data.templates import RefusedError
 from tuner.serve.errors import ApiError
@@ -41,7 +41,7 @@ class Decider:
                 422, "Pictures are not supported here; leave assets out.", "assets", "unsupported_parameter"
             )
         try:
-            questions = questions_of(asked.questions)
+            questions = parsed_by_transformers(asked.questions)
         except QuestionError as error:
             raise ApiError(422, f"{error}.", "questions", "value_error") from error
         choice = self.loaded.models.named(asked.model)
