@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import log_softmax
 
 from tuner.config.config import make
+from tuner.data.pictures.opening import PictureError
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.device_row import DeviceRow
 from tuner.engine.packed.pictures import Album
@@ -174,6 +175,31 @@ def test_what_is_seen_is_kept_while_there_is_room(tmp_path: Path, files: list[st
     again = album.of(files[::-1], torch.device("cpu"))[::-1]
     assert len(album.kept) == 1
     assert all(torch.allclose(a.features, b.features, atol=1e-6) for a, b in zip(first, again, strict=True))
+
+
+def test_pictures_of_the_next_step_are_opened_while_this_one_is_worked_on(
+    tmp_path: Path, files: list[str]
+) -> None:
+    model, sight = model_of(tmp_path / "m", "qwen2_5_vl")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(files[3]).read_bytes()[:60])
+    cpu, rows = (
+        torch.device("cpu"),
+        [{"images": (files[1],)}, {"images": ()}, {"images": (files[0], files[2])}],
+    )
+    wanted = Album(model.get_base_model(), sight).of(files[:3], cpu)
+    album = Album(model.get_base_model(), sight)
+    album.expect(rows)
+    assert not album.opening.next, "the image processor has imported nothing yet"
+    first = album.of(files[:1], cpu)
+    album.expect(rows)
+    assert list(album.opening.next) == files[1:3], "what was seen is not opened again"
+    album.expect([{"images": (str(broken),)}])
+    rest = album.of(files[1:3], cpu)
+    assert not album.opening.coming and list(album.opening.next) == [str(broken)]
+    assert all(torch.equal(a.features, b.features) for a, b in zip([*first, *rest], wanted, strict=True))
+    with pytest.raises(PictureError, match="damaged"):
+        album.of([str(broken)], cpu)
 
 
 def test_a_reference_is_that_of_its_picture(files: list[str], tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ along three axes. The part that sees is frozen, so that it looks at a picture on
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,10 @@ PATCHES = 16_384
 """Patches that are looked at together."""
 READERS = 8
 """Threads that open pictures."""
+AHEAD = 64
+"""Pictures of the next step that are opened while this one is worked on."""
+
+Pixels = dict[str, Tensor]
 
 
 class Seen(NamedTuple):
@@ -46,6 +51,40 @@ class Seen(NamedTuple):
         return Seen(self.features.to(device), tuple(part.to(device) for part in self.deep), self.grid)
 
 
+class Opening:
+    """Opens pictures on threads, those of the next step already while this one is worked on."""
+
+    def __init__(self, sight: Sight) -> None:
+        self.sight = sight
+        self.threads = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="pictures")
+        self.coming: dict[str, Future[Pixels]] = {}
+        self.next: dict[str, Future[Pixels]] = {}
+        self.began = False
+
+    def begin(self, paths: Sequence[str]) -> None:
+        """Open these, which will be asked for soon. What was begun two calls ago and never asked for is let go."""
+        if not self.began:  # the image processor's first call imports, which is not for threads
+            return
+        self.coming, waiting = self.next, self.coming
+        for future in waiting.values():
+            future.cancel()
+        self.next = {path: self.threads.submit(self._pixels, path) for path in dict.fromkeys(paths[:AHEAD])}
+
+    def all(self, paths: Sequence[str]) -> list[Pixels]:
+        """The tensors of each. Raises PictureError."""
+        ready = [] if self.began else [self._pixels(path) for path in paths[:1]]
+        self.began = True
+        rest = [self._begun(path) for path in paths[len(ready) :]]
+        return ready + [future.result() for future in rest]
+
+    def _begun(self, path: str) -> Future[Pixels]:
+        known = self.coming.pop(path, None) or self.next.pop(path, None)
+        return known or self.threads.submit(self._pixels, path)
+
+    def _pixels(self, path: str) -> Pixels:
+        return self.sight.pixels([[path]])
+
+
 class Album:
     """What the frozen part of a model makes of pictures, by their paths, kept in this machine's memory while there is room;
     and rows laid out with it."""
@@ -54,6 +93,7 @@ class Album:
         self, inner: Any, sight: Sight, autocast: Any = nullcontext, room: int | None = None
     ) -> None:
         self.inner, self.sight, self.autocast = inner, sight, autocast
+        self.opening = Opening(sight)
         self.room = int(KEPT_SHARE * psutil.virtual_memory().available) if room is None else room
         self.kept: OrderedDict[str, Seen] = OrderedDict()
         self.size = 0
@@ -127,6 +167,11 @@ class Album:
 
     # --- pictures
 
+    def expect(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Begin to open the pictures of encoded rows that come next and were not seen yet."""
+        paths = [path for row in rows for path in row.get("images") or () if path not in self.kept]
+        self.opening.begin(paths)
+
     def of(self, paths: Sequence[str], device: torch.device) -> list[Seen]:
         """What is seen of each picture, on a device."""
         missing = [path for path in dict.fromkeys(paths) if path not in self.kept]
@@ -150,17 +195,11 @@ class Album:
     def _look(self, paths: Sequence[str]) -> list[Seen]:
         if not paths:
             return []
-        # The first one loads the image processor, whose lazy imports are not for threads.
-        opened = [self._pixels(paths[0])]
-        with ThreadPoolExecutor(min(READERS, len(paths))) as readers:
-            opened += readers.map(self._pixels, paths[1:])
+        opened = self.opening.all(paths)
         with self.autocast():
             return [seen for part in _together(opened) for seen in self._see(part)]
 
-    def _pixels(self, path: str) -> dict[str, Tensor]:
-        return self.sight.pixels([[path]])
-
-    def _see(self, part: Sequence[dict[str, Tensor]]) -> list[Seen]:
+    def _see(self, part: Sequence[Pixels]) -> list[Seen]:
         device = next(self.inner.parameters()).device
         given = {name: torch.cat([one[name] for one in part]).to(device) for name in part[0]}
         made = self.inner.base_model.get_image_features(**given, return_dict=True)
@@ -173,9 +212,9 @@ class Album:
         ]
 
 
-def _together(opened: Sequence[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
+def _together(opened: Sequence[Pixels]) -> Iterator[list[Pixels]]:
     """Pictures that are looked at together: those of a grid by their patches, others each by itself."""
-    part: list[dict[str, Tensor]] = []
+    part: list[Pixels] = []
     patches = 0
     for pixels in opened:
         size = len(pixels["pixel_values"]) if "image_grid_thw" in pixels else PATCHES

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -130,6 +131,7 @@ class PackedTrainer(Trainer):
         )
         self.add_callback(BaselineKeeper())
         self.runner: StepRunner | None = None
+        self.album: Album | None = None
         self.references: ReferenceCache | None = None
         self._ahead = 0
         self._totals: dict[str, Tensor] = {}
@@ -148,7 +150,12 @@ class PackedTrainer(Trainer):
         return self.train_dataset is not None and hasattr(self.train_dataset, "__len__")
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Packing waits until the step; `size` tells the evaluation loop how many rows there were."""
+        """Packing waits until the step; `size` tells the evaluation loop how many rows there were.
+
+        The Trainer asks for a batch while the one before it is worked on, so that pictures can be opened meanwhile.
+        """
+        if self.album is not None and self.ranks.count == 1 and get_worker_info() is None:
+            self.album.expect(examples)
         return {"batch": Batch(examples), "size": np.empty(len(examples))}
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -309,7 +316,8 @@ class PackedTrainer(Trainer):
         """What lays out rows' pictures; None where the model takes none."""
         if self.engine.sight is None:
             return None
-        return Album(causal_lm(self.model), self.engine.sight, self.accelerator.autocast).lay
+        self.album = Album(causal_lm(self.model), self.engine.sight, self.accelerator.autocast)
+        return self.album.lay
 
     def _cache(self, rows: RowBudget, ld_alpha: float | None) -> ReferenceCache:
         path = None
