@@ -24,9 +24,7 @@ def main() -> None:
     handle = worker_lock.hold(run)
     began = time.monotonic()
     state = {"state": "running", "phase": "training", "pid": os.getpid(), "boot_id": hardware.boot_id()}
-    run.update(
-        **state, started=time.time(), began=began, total_steps=TOTAL, ended=0.0, extra=run.status().extra
-    )
+    run.update(**state, started=time.time(), began=began, total_steps=TOTAL, ended=0.0)
     with run.metrics_path.open("a") as file:
         step = 0
         while time.monotonic() < began + seconds:

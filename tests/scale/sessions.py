@@ -42,6 +42,7 @@ def at_work(home: Path, tree: Path, seconds: float) -> Iterator[str]:
     )
     try:
         yield run.id
+        assert live.poll() is None, "the run that was to be looked at ended before"
     finally:
         live.kill()
         live.wait()
