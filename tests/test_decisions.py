@@ -16,7 +16,7 @@ from tuner.config.config import Config, make
 from tuner.config.knobs import ConfigError
 from tuner.data import prepare
 from tuner.data.catalog import entry
-from tuner.data.decision_rows import UNREAD, WHOLE, encoder, label_ids, questions_in
+from tuner.data.decision_rows import UNREAD, WHOLE, Parser, encoder, label_ids, questions_in
 from tuner.data.decisions import LABELS, QuestionError, prompt, questions_of
 from tuner.data.encode import Encoded
 from tuner.data.formats import Dropped, convert
@@ -362,7 +362,7 @@ def test_options_are_shuffled_by_the_seed_and_their_shares_with_them() -> None:
     assert [q.options for q in (one[0], one[3])] == [("true", "false"), ("0", "1", "2")]
 
 
-def refused(folder: Path, records: list[Any], model: Path = STARTER) -> str:
+def refused(folder: Path, records: list[Any], model: Path = STARTER, parse: Parser = questions_of) -> str:
     """What is said of a set of which no row can be used."""
     folder.mkdir(exist_ok=True)
     (folder / "d.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -371,7 +371,7 @@ def refused(folder: Path, records: list[Any], model: Path = STARTER) -> str:
     )
     asked = config(dataset="d", dataset_dir=str(folder), model_name_or_path=str(model))
     with pytest.raises(ConfigError) as error:
-        prepare.prepare(asked, load_tokenizer(model))
+        prepare.prepare(asked, load_tokenizer(model), parse=parse)
     return str(error.value)
 
 
@@ -400,11 +400,17 @@ def test_questions_that_are_learnt_are_held_to_the_transformers_that_is_installe
 ) -> None:
     from transformers import decision
 
+    from tuner.models.questions import parsed_by_transformers
+
     of_three = {"noul": ["Yes", "No"], "choice": ["A", "B", "C"], "score": ["A", "B", "C"]}
     monkeypatch.setattr(decision, "DecisionConfig", partial(decision.DecisionConfig, labels=of_three))
     four = {"q": {"type": "choice", "criteria": dict.fromkeys("abcd")}}
     assert questions_of(four)
-    said = refused(tmp_path / "set", [{"state": "s", "questions": four, "gold": {"q": "a"}}])
+    said = refused(
+        tmp_path / "set",
+        [{"state": "s", "questions": four, "gold": {"q": "a"}}],
+        parse=parsed_by_transformers,
+    )
     assert "broken question" in said and "line 1" in said and "reads at most 3 options" in said
 
 

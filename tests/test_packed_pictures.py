@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tuner.config.config import make
 from tuner.data.pictures.opening import PictureError
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.device_row import DeviceRow
+from tuner.engine.packed.opening import Opening
 from tuner.engine.packed.pictures import Album
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal
 from tuner.engine.packed.rows import exact_shape, pack_row
@@ -177,8 +180,9 @@ def test_what_is_seen_is_kept_while_there_is_room(tmp_path: Path, files: list[st
     assert all(torch.allclose(a.features, b.features, atol=1e-6) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize("readers", [1, 2])
 def test_pictures_of_the_next_step_are_opened_while_this_one_is_worked_on(
-    tmp_path: Path, files: list[str]
+    tmp_path: Path, files: list[str], readers: int
 ) -> None:
     model, sight = model_of(tmp_path / "m", "qwen2_5_vl")
     broken = tmp_path / "broken.png"
@@ -188,7 +192,7 @@ def test_pictures_of_the_next_step_are_opened_while_this_one_is_worked_on(
         [{"images": (files[1],)}, {"images": ()}, {"images": (files[0], files[2])}],
     )
     wanted = Album(model.get_base_model(), sight).of(files[:3], cpu)
-    album = Album(model.get_base_model(), sight)
+    album = Album(model.get_base_model(), sight, readers=readers)
     album.expect(rows)
     assert not album.opening.next, "the image processor has imported nothing yet"
     first = album.of(files[:1], cpu)
@@ -200,6 +204,24 @@ def test_pictures_of_the_next_step_are_opened_while_this_one_is_worked_on(
     assert all(torch.equal(a.features, b.features) for a, b in zip([*first, *rest], wanted, strict=True))
     with pytest.raises(PictureError, match="damaged"):
         album.of([str(broken)], cpu)
+
+
+def test_pictures_are_opened_here_where_the_process_that_did_was_killed(
+    tmp_path: Path, files: list[str]
+) -> None:
+    _, sight = model_of(tmp_path / "m", "qwen2_5_vl")
+    opening = Opening(sight, 2)
+    wanted = opening.all(files)
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    for _ in range(2):
+        opening.begin(files)
+        again = opening.all(files)
+        assert all(
+            torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(again, wanted, strict=True)
+        )
+    assert isinstance(opening.pool, ThreadPoolExecutor)
 
 
 def test_a_reference_is_that_of_its_picture(files: list[str], tmp_path: Path) -> None:

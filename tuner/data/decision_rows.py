@@ -19,7 +19,6 @@ from tuner.data.decisions import (
     TYPES,
     Question,
     QuestionError,
-    parsed_by_transformers,
     prompt,
     questions_of,
 )
@@ -40,11 +39,13 @@ UNREAD = -1
 Parser = Callable[[Any], list[Question]]
 
 
-def encoder(config: Config, template: Template, tokenizer: Tokenizer, learnt: bool = False) -> Encoder:
-    """What encodes the rows of a config's stage; questions that will be `learnt` are held to transformers' own parser."""
+def encoder(
+    config: Config, template: Template, tokenizer: Tokenizer, parse: Parser = questions_of
+) -> Encoder:
+    """What encodes the rows of a config's stage; `parse` reads the questions of records."""
     if config.kind.rows != "decisions":
         return Encoder(config, template, tokenizer)
-    return DecisionEncoder(config, template, tokenizer, parsed_by_transformers if learnt else questions_of)
+    return DecisionEncoder(config, template, tokenizer, parse)
 
 
 def measuring(made: Encoder) -> Encoder:

@@ -3,7 +3,7 @@
 A record is {"state": text, object or list, "questions": {name: {"type", "instructions"?, "criteria"?}}}. What is allowed
 and how it is written are transformers' `decision.parse_questions` and `DECISION_PROMPT`, to which
 tests/test_decisions.py holds both: that library loads torch, and a page that shows rows must not. What trains and what
-answers asks transformers' own parser too (`parsed_by_transformers`).
+answers asks transformers' own parser too (tuner/models/questions.py).
 """
 
 from __future__ import annotations
@@ -130,26 +130,6 @@ def questions_of(raw: Any) -> list[Question]:
             wrong.append(tr("question {name!r} {wrong}", name=name, wrong=error))
     if wrong:
         raise QuestionError("; ".join(wrong))
-    return found
-
-
-def parsed_by_transformers(raw: Any) -> list[Question]:
-    """As `questions_of`, held to the parser of the transformers that is installed, by whose rules the model will be asked.
-
-    Raises QuestionError where that refuses a question or reads other options. Loads torch.
-    """
-    from transformers.decision import DecisionConfig, parse_questions
-
-    found = questions_of(raw)
-    try:
-        theirs = parse_questions(raw, DecisionConfig())
-    except ValueError as error:
-        raise QuestionError(tr("transformers refuses it: {error}", error=error)) from error
-    for our, their in zip(found, theirs, strict=True):
-        if (our.name, list(our.options), list(our.labels)) != (their.name, their.options, their.labels):
-            said = tr("transformers reads other options of question {name!r}: {options}",
-                      name=our.name, options=", ".join(their.options))  # fmt: skip
-            raise QuestionError(said)
     return found
 
 

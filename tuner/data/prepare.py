@@ -16,8 +16,9 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data import tokenized_cache
 from tuner.data.catalog import pick, pick_eval
+from tuner.data.decision_rows import Parser, measuring
 from tuner.data.decision_rows import encoder as encoder_of
-from tuner.data.decision_rows import measuring
+from tuner.data.decisions import questions_of
 from tuner.data.encode import Encoder, packs
 from tuner.data.entries import Entry
 from tuner.data.mix import Ints, kept_aside, mix, split
@@ -61,8 +62,10 @@ class Prepared:
     template: Template | None = None
 
 
-def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = None) -> Prepared:
-    """Read, convert, render, tokenise, cut, mix and split the data of a config.
+def prepare(
+    config: Config, tokenizer: Tokenizer, progress: Progress | None = None, parse: Parser = questions_of
+) -> Prepared:
+    """Read, convert, render, tokenise, cut, mix and split the data of a config; `parse` reads questions of records.
 
     Raises ConfigError when a set cannot be read or fits the stage ill, or when nothing is left to train on.
     """
@@ -76,8 +79,8 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
     if folder:
         tokenized_cache.claim(folder)
     if config.streaming:
-        return _streamed(config, tokenizer, progress)
-    prepared = read_all(config, tokenizer, progress, keep=True)
+        return _streamed(config, tokenizer, progress, parse)
+    prepared = read_all(config, tokenizer, progress, keep=True, parse=parse)
     if folder:
         parts = {"train": prepared.train} | {
             name or "validation": rows for name, rows in prepared.eval.items()
@@ -94,13 +97,18 @@ def prepare(config: Config, tokenizer: Tokenizer, progress: Progress | None = No
 
 
 def read_all(
-    config: Config, tokenizer: Tokenizer, progress: Progress | None, keep: bool, spread: int = 0
+    config: Config,
+    tokenizer: Tokenizer,
+    progress: Progress | None,
+    keep: bool,
+    spread: int = 0,
+    parse: Parser = questions_of,
 ) -> Prepared:
     """As `prepare`; without `keep` rows are counted and let go, and an empty result is a report like any other.
 
     With `spread`, which is for reports, only so many rows of each set are read, evenly from all of it.
     """
-    encoder, train, aside = opened(config, tokenizer, learnt=keep)
+    encoder, train, aside = opened(config, tokenizer, parse)
     weight = 1 / (len(train) + len(aside) or 1)
     reader = Reader(encoder, progress, keep, spread)
     sets = [reader.read(entry, i * weight, weight) for i, entry in enumerate(train)]
@@ -133,7 +141,9 @@ def report_of(
     return read_all(config, tokenizer, progress, keep=False, spread=spread).report
 
 
-def opened(config: Config, tokenizer: Tokenizer, learnt: bool) -> tuple[Encoder, list[Entry], list[Entry]]:
+def opened(
+    config: Config, tokenizer: Tokenizer, parse: Parser = questions_of
+) -> tuple[Encoder, list[Entry], list[Entry]]:
     """The encoder, the sets to learn from and those to measure on. Raises ConfigError."""
     template = template_of(config, tokenizer)
     train, aside = pick(config), pick_eval(config)
@@ -143,7 +153,7 @@ def opened(config: Config, tokenizer: Tokenizer, learnt: bool) -> tuple[Encoder,
         for entry in entries
         if (said := entry.fits(config.stage))
     ]
-    encoder = encoder_of(config, template, tokenizer, learnt)
+    encoder = encoder_of(config, template, tokenizer, parse)
     problems += [
         Problem(knob, unseen(entry, str(config.model_name_or_path)))
         for knob, entries in (("dataset", train), ("eval_dataset", aside))
@@ -311,12 +321,12 @@ def _stale_pictures(folder: Path, config: Config, about: Mapping[str, Any], trai
             raise ConfigError([Problem("tokenized_path", said)])
 
 
-def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None) -> Prepared:
+def _streamed(config: Config, tokenizer: Tokenizer, progress: Progress | None, parse: Parser) -> Prepared:
     """A stream of rows, after a look at the first of each set."""
-    encoder, train, aside = opened(config, tokenizer, learnt=True)
+    encoder, train, aside = opened(config, tokenizer, parse)
     held = kept_aside(None, config.val_size)
     first = config.with_values(max_samples=FIRST_LOOK)
-    look = Reader(encoder_of(first, encoder.template, tokenizer, learnt=True), progress)
+    look = Reader(encoder_of(first, encoder.template, tokenizer, parse), progress)
     sets = [look.read(entry, 0.0, 0.0) for entry in train]
     report = look.tally.done()
     if not report.kept:

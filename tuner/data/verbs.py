@@ -140,7 +140,7 @@ def report(
 def show(name: str, row: int, model: str, **knobs: Any) -> dict[str, Any]:
     """What the model sees of row `row` (from 0) of a data set. Raises ConfigError."""
     config, tokenizer = config_for(name, model, knobs), load_tokenizer(model)
-    encoder, (entry, *_), _ = opened(config, tokenizer, learnt=False)
+    encoder, (entry, *_), _ = opened(config, tokenizer)
     found = Pages(entry.files()).row(row) if entry.local else None
     record = found.record if found else hub_row(entry, row)
     shown = make_shown(config, entry, record, tokenizer, encoder.template).as_dict()

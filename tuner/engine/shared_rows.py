@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 from tuner.config.config import Config
+from tuner.data.decision_rows import Parser
+from tuner.data.decisions import questions_of
 from tuner.data.prepare import Prepared, prepare
 from tuner.data.report import Report
 from tuner.data.rows import Rows
@@ -39,10 +41,19 @@ def prepared(config: Config, words: Tokenizer, run: LiveRun) -> Prepared:
     folder = ranks.folder(run.run) / "rows"
     if run.quiet.is_set() and folder.is_dir():
         return _read(folder, config, words)
-    made = prepare(config, words, run.progress)
+    made = prepare(config, words, run.progress, _parser(config))
     if config.processes > 1 and not run.quiet.is_set() and not isinstance(made.train, Stream):
         _write(folder, made)
     return made
+
+
+def _parser(config: Config) -> Parser:
+    """What reads questions: transformers' own parser has its say, which other stages need not load for this."""
+    if config.kind.rows != "decisions":
+        return questions_of
+    from tuner.models.questions import parsed_by_transformers
+
+    return parsed_by_transformers
 
 
 def _write(folder: Path, made: Prepared) -> None:

@@ -12,9 +12,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from tuner.data.decision_rows import Prompts, label_ids, unread
-from tuner.data.decisions import SETTINGS, Question, QuestionError, parsed_by_transformers
+from tuner.data.decisions import SETTINGS, Question, QuestionError
 from tuner.data.template_choice import template_of
 from tuner.data.templates import RefusedError
+from tuner.models.questions import parsed_by_transformers
 from tuner.serve.errors import ApiError
 from tuner.serve.loaded import Loaded, tokenizer_in
 from tuner.serve.models import Choice

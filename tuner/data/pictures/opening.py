@@ -63,6 +63,12 @@ class PictureError(Exception):
         super().__init__(f"{tr(reason)}: {detail}" if detail else tr(reason))
         self.reason, self.detail = reason, detail
 
+    def __reduce__(self) -> tuple[type[PictureError], tuple[str, str]]:
+        return PictureError, (
+            self.reason,
+            self.detail,
+        )  # its text alone would not come back from another process
+
 
 def fitted(width: int, height: int, max_pixels: int | None, min_pixels: int | None) -> tuple[int, int]:
     """The size of a picture within these bounds, its proportions kept: shrunk if it has more pixels than `max_pixels`,

@@ -3,10 +3,8 @@ along three axes. The part that sees is frozen, so that it looks at a picture on
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tuner.engine.packed.device_row import DeviceRow, SeenRow
+from tuner.engine.packed.opening import Opening, Pixels
 from tuner.engine.packed.rows import Row
 from tuner.engine.packed.units import Ints, Unit
 from tuner.models.llama_family import decoder_of
@@ -26,12 +25,6 @@ KEPT_SHARE = 0.2
 """The share of this machine's free memory that may hold what was seen of pictures."""
 PATCHES = 16_384
 """Patches that are looked at together."""
-READERS = 8
-"""Threads that open pictures."""
-AHEAD = 64
-"""Pictures of the next step that are opened while this one is worked on."""
-
-Pixels = dict[str, Tensor]
 
 
 class Seen(NamedTuple):
@@ -51,49 +44,20 @@ class Seen(NamedTuple):
         return Seen(self.features.to(device), tuple(part.to(device) for part in self.deep), self.grid)
 
 
-class Opening:
-    """Opens pictures on threads, those of the next step already while this one is worked on."""
-
-    def __init__(self, sight: Sight) -> None:
-        self.sight = sight
-        self.threads = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), thread_name_prefix="pictures")
-        self.coming: dict[str, Future[Pixels]] = {}
-        self.next: dict[str, Future[Pixels]] = {}
-        self.began = False
-
-    def begin(self, paths: Sequence[str]) -> None:
-        """Open these, which will be asked for soon. What was begun two calls ago and never asked for is let go."""
-        if not self.began:  # the image processor's first call imports, which is not for threads
-            return
-        self.coming, waiting = self.next, self.coming
-        for future in waiting.values():
-            future.cancel()
-        self.next = {path: self.threads.submit(self._pixels, path) for path in dict.fromkeys(paths[:AHEAD])}
-
-    def all(self, paths: Sequence[str]) -> list[Pixels]:
-        """The tensors of each. Raises PictureError."""
-        ready = [] if self.began else [self._pixels(path) for path in paths[:1]]
-        self.began = True
-        rest = [self._begun(path) for path in paths[len(ready) :]]
-        return ready + [future.result() for future in rest]
-
-    def _begun(self, path: str) -> Future[Pixels]:
-        known = self.coming.pop(path, None) or self.next.pop(path, None)
-        return known or self.threads.submit(self._pixels, path)
-
-    def _pixels(self, path: str) -> Pixels:
-        return self.sight.pixels([[path]])
-
-
 class Album:
     """What the frozen part of a model makes of pictures, by their paths, kept in this machine's memory while there is room;
     and rows laid out with it."""
 
     def __init__(
-        self, inner: Any, sight: Sight, autocast: Any = nullcontext, room: int | None = None
+        self,
+        inner: Any,
+        sight: Sight,
+        autocast: Any = nullcontext,
+        room: int | None = None,
+        readers: int = 1,
     ) -> None:
         self.inner, self.sight, self.autocast = inner, sight, autocast
-        self.opening = Opening(sight)
+        self.opening = Opening(sight, readers)
         self.room = int(KEPT_SHARE * psutil.virtual_memory().available) if room is None else room
         self.kept: OrderedDict[str, Seen] = OrderedDict()
         self.size = 0

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import get_worker_info
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -31,6 +30,7 @@ from tuner.engine.packed.bucket_sizes import Level, choose_levels, drawn_sizes, 
 from tuner.engine.packed.device_row import Beside
 from tuner.engine.packed.memory import rows_on
 from tuner.engine.packed.objective import Baseline, Objective, finish_metrics
+from tuner.engine.packed.opening import reader_count
 from tuner.engine.packed.pictures import Album
 from tuner.engine.packed.policy import FusedPolicy, Policy, fused_refusal
 from tuner.engine.packed.ranks import Ranks, every_batch
@@ -121,9 +121,10 @@ class PackedTrainer(Trainer):
         self.micro_batch, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
         self.ranks = Ranks.here()
         self.whole_batch = self.micro_batch * self.ranks.count
+        self.readers = reader_count(args.dataloader_num_workers, self.ranks.count)
         super().__init__(
             model=model,
-            args=step_arguments(args, self.ranks.count),
+            args=step_arguments(args, self.ranks.count, sees=self.engine.sight is not None),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             data_collator=self.collate,
@@ -154,7 +155,7 @@ class PackedTrainer(Trainer):
 
         The Trainer asks for a batch while the one before it is worked on, so that pictures can be opened meanwhile.
         """
-        if self.album is not None and self.ranks.count == 1 and get_worker_info() is None:
+        if self.album is not None and self.ranks.count == 1:
             self.album.expect(examples)
         return {"batch": Batch(examples), "size": np.empty(len(examples))}
 
@@ -316,7 +317,9 @@ class PackedTrainer(Trainer):
         """What lays out rows' pictures; None where the model takes none."""
         if self.engine.sight is None:
             return None
-        self.album = Album(causal_lm(self.model), self.engine.sight, self.accelerator.autocast)
+        self.album = Album(
+            causal_lm(self.model), self.engine.sight, self.accelerator.autocast, readers=self.readers
+        )
         return self.album.lay
 
     def _cache(self, rows: RowBudget, ld_alpha: float | None) -> ReferenceCache:
@@ -366,7 +369,7 @@ def _as_it_is(given: Any, *_: Any, **__: Any) -> Any:
     return given
 
 
-def step_arguments(args: TrainingArguments, processes: int = 1) -> TrainingArguments:
+def step_arguments(args: TrainingArguments, processes: int = 1, sees: bool = False) -> TrainingArguments:
     """The arguments under which the Trainer sees a whole optimizer step as one batch, and never waits for
     it."""
     args = copy.copy(args)
@@ -378,6 +381,9 @@ def step_arguments(args: TrainingArguments, processes: int = 1) -> TrainingArgum
     args.include_num_input_tokens_seen = "no"  # counted here, without a synchronisation
     args.logging_nan_inf_filter = False  # it would wait for the device every step
     args.dataloader_pin_memory = False
+    if sees:  # rows are here already; these processes open pictures instead (`opening.py`)
+        args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+        args.dataloader_persistent_workers = False
     args.accelerator_config = copy.copy(args.accelerator_config)
     args.accelerator_config.dispatch_batches = (
         False  # of a stream it would send tensors alone to other processes
