@@ -23,7 +23,8 @@ from tuner.engine.packed.pictures import Album
 from tuner.engine.packed.policy import FusedPolicy, fused_refusal
 from tuner.engine.packed.rows import exact_shape, pack_row
 from tuner.engine.packed.units import Unit, units_of_step, units_of_tokens
-from tuner.models.vision import Sight, sight_of
+from tuner.models import tower_attention
+from tuner.models.vision import Sight, sight_of, tower_of
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3")
 PICTURES = [[0], [], [1, 2], [3], [0, 3]]
@@ -169,6 +170,31 @@ def test_pairs_share_their_prompt_and_its_pictures(tmp_path: Path, files: list[s
             for answer in pair
         ]
     assert torch.allclose(before[0], torch.cat(base), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_pictures_that_are_looked_at_together_are_seen_as_one_by_one(tmp_path: Path, kind: str) -> None:
+    files = tiny_vision.pictures(tmp_path / "sizes", 7, (56, 84, 112))
+    model, sight = model_of(tmp_path / kind, kind)
+    inner, own = model.get_base_model(), tower_of(model)
+    opened = [sight.pixels([[path]]) for path in files]
+    assert len({tuple(one["image_grid_thw"][0].tolist()) for one in opened}) > 2
+    with torch.no_grad():
+        wanted = [
+            inner.base_model.get_image_features(**one, return_dict=True).pooler_output[0] for one in opened
+        ]
+    config = inner.get_submodule(own).config
+    before = config._attn_implementation
+    seen = Album(inner, sight).of(files, torch.device("cpu"))
+    assert config._attn_implementation == before
+    assert all(torch.allclose(a.features, b, atol=1e-5) for a, b in zip(seen, wanted, strict=True))
+
+
+def test_windows_of_one_length_are_one_call() -> None:
+    one, two = tower_attention._grouped(torch.tensor([0, 4, 8, 10, 10, 14]))
+    assert (one.length, one.places.tolist()) == (4, [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13])  # type: ignore[union-attr]
+    assert (two.length, two.places.tolist()) == (2, [8, 9])  # type: ignore[union-attr]
+    assert tower_attention._grouped(torch.tensor([0, 4, 8])) == [tower_attention.Group(4, None)]
 
 
 def test_what_is_seen_is_kept_while_there_is_room(tmp_path: Path, files: list[str]) -> None:

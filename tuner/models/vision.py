@@ -33,6 +33,14 @@ def parts_of(model: Any) -> Family | None:
     return family(causal_lm(model).config.to_dict())
 
 
+def tower_of(model: Any) -> str:
+    """The name of the module that reads pixels. Raises TypeError for a model that takes no pictures."""
+    named = parts_of(model)
+    if named is None:
+        raise TypeError(f"{type(model).__name__} takes no pictures")
+    return named.tower
+
+
 def frozen_modules(config: Config, model: Any) -> str | None:
     """A pattern over whole names of modules that get no adapter: those of the parts that are left as they are, and what cuts
     a picture into patches, which is no matrix. None for a model without pictures."""

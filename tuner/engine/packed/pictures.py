@@ -17,6 +17,8 @@ from tuner.engine.packed.opening import Opening, Pixels
 from tuner.engine.packed.rows import Row
 from tuner.engine.packed.units import Ints, Unit
 from tuner.models.llama_family import decoder_of
+from tuner.models.tower_attention import side_by_side
+from tuner.models.vision import tower_of
 
 if TYPE_CHECKING:
     from tuner.models.vision import Sight
@@ -58,6 +60,7 @@ class Album:
     ) -> None:
         self.inner, self.sight, self.autocast = inner, sight, autocast
         self.opening = Opening(sight, readers)
+        self.tower = inner.get_submodule(tower_of(inner))
         self.room = int(KEPT_SHARE * psutil.virtual_memory().available) if room is None else room
         self.kept: OrderedDict[str, Seen] = OrderedDict()
         self.size = 0
@@ -160,7 +163,7 @@ class Album:
         if not paths:
             return []
         opened = self.opening.all(paths)
-        with self.autocast():
+        with self.autocast(), side_by_side(self.tower):
             return [seen for part in _together(opened) for seen in self._see(part)]
 
     def _see(self, part: Sequence[Pixels]) -> list[Seen]:
