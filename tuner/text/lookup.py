@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 ENGLISH = "en"
-LANGUAGES: dict[str, str] = {ENGLISH: "English", "zh_CN": "简体中文"}
+LANGUAGES: dict[str, str] = {
+    ENGLISH: "English",
+    "zh_CN": "简体中文",
+    "ja": "日本語",
+    "ko": "한국어",
+    "ru": "Русский",
+}
 """The languages that are offered, each by its own name: those whose catalogues are complete."""
 LOCALE = Path(__file__).with_name("locale")
 Plural = Callable[[int], int]
