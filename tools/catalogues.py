@@ -169,7 +169,9 @@ def brought_up(file: Path, to: Catalog) -> Catalog:
         known = read_po(opened, locale=file.parents[1].name)
     known.update(to, no_fuzzy_matching=True, update_creation_date=False)
     known.obsolete.clear()
-    known.header_comment = f"# {known.locale_identifier}: brought up to tuner.pot by `python -m tools.catalogues`."
+    known.header_comment = (
+        f"# {known.locale_identifier}: brought up to tuner.pot by `python -m tools.catalogues`."
+    )
     return known
 
 
