@@ -106,6 +106,7 @@ QUESTIONS: dict[str, tuple[Callable[[], object], int]] = {
     "one run by the beginning of its id": (lambda: runs.find_run(world.run_id(40)[:30]), 1),
     "newest": (lambda: runs.list_runs(size=20), 100),
     "the last that ended": (lambda: runs.first_runs(6, RunFilter(states=tuple(ENDED))), 100),
+    "the best of those that finished": (lambda: next(runs.by_metric(runs.finished(500), "loss")), 200),
     "whether any finished": (lambda: runs.are_there(2, RunFilter(states=("finished",))), 2),
     "search": (lambda: runs.list_runs(RunFilter(text="ALPHA run"), size=20), 300),
     "failed": (lambda: runs.list_runs(RunFilter(states=("failed",)), size=5), 100),
@@ -128,6 +129,22 @@ def test_runs_that_ended_long_ago_cost_next_to_nothing(
             ask()
     assert costs[MANY].files <= costs[FEW].files + 2
     assert costs[MANY].steps - costs[FEW].steps <= each * (MANY - FEW) + 200
+
+
+def test_the_best_are_first_and_one_of_them_is_read(
+    homes: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(homes[FEW]))
+    ended = runs.finished(500)
+    assert len(ended) > 2
+    with counting(monkeypatch) as first:
+        best = next(runs.by_metric(ended, "loss"))
+    assert first.files <= 2
+    found = [row.metrics["loss"] for row in runs.by_metric(ended, "loss")]
+    assert found == sorted(
+        (row.metrics["loss"] for row in runs.first_runs(500) if row.id in ended), reverse=True
+    )
+    assert best.metrics["loss"] == found[0] and not list(runs.by_metric(ended, "none of theirs"))
 
 
 def test_listing_all_holds_a_few_in_memory(homes: dict[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,16 @@ def newest(most: int) -> list[Brief]:
 def finished(most: int) -> list[str]:
     """The runs that finished, those made last first."""
     return Table().chosen(RunFilter(states=("finished",)), most)
+
+
+def by_metric(ids: Sequence[str], metric: str) -> Iterator[RunRow]:
+    """Those of these runs that have a metric, the highest first; each is read when it is asked for."""
+    table = Table()
+    table.some(ids)
+    known = table.column("metrics", metric)
+    measured = [id for id in ids if isinstance(known.get(id), float) and not math.isnan(known[id])]
+    for id in sorted(measured, key=lambda one: -known[one]):
+        yield from table.rows([id])
 
 
 def first_runs(most: int, filter: RunFilter = RunFilter()) -> list[RunRow]:  # noqa: B008  frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from tuner.runs.status import ENDED
 from tuner.text.lookup import tr
 from tuner.tracking.adapters import are_there_any
 from tuner.tracking.rows import RunFilter, RunRow
-from tuner.tracking.runs import are_there, first_runs
+from tuner.tracking.runs import are_there, by_metric, finished, first_runs
 from tuner.tracking.store import TrackerError
 from tuner.ui import draft, live, run_list, theme, visits
 from tuner.ui.chart_table import is_scored
@@ -125,10 +125,10 @@ def since() -> None:
 
 def figures() -> None:
     """The studio in four figures: runs, the best score, adapters' disk and what is free."""
-    finished = first_runs(MANY, RunFilter(states=("finished",)))
-    best = best_score(finished)
+    ended = finished(MANY)
+    best = best_score(by_metric(ended, "score/after"))
     with st.container(key="figures-home"), st.grid("auto", min_column_width=150, gap="small") as grid:
-        grid.metric(tr("Finished runs"), f"{count(len(finished))}{'+' if len(finished) == MANY else ''}")
+        grid.metric(tr("Finished runs"), f"{count(len(ended))}{'+' if len(ended) == MANY else ''}")
         if best is not None:
             grid.metric(
                 tr("Best score"),
@@ -139,10 +139,9 @@ def figures() -> None:
         grid.metric(tr("Disk free"), size(hardware.usage(paths.home()).disk_free))
 
 
-def best_score(rows: Sequence[RunRow]) -> RunRow | None:
-    """The run with the highest score on held-out questions; exact match is none."""
-    scored = [r for r in rows if "score/after" in r.metrics and is_scored(r.metrics)]
-    return max(scored, key=lambda row: row.metrics["score/after"], default=None)
+def best_score(rows: Iterable[RunRow]) -> RunRow | None:
+    """The first of these runs, the highest score first, whose score is one on held-out questions; exact match is none."""
+    return next((row for row in rows if is_scored(row.metrics)), None)
 
 
 @st.cache_data(ttl=60, show_spinner=False)
