@@ -35,7 +35,8 @@ class Heads:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the rows of a step stand: their arena, lengths [M], rotary cosines and sines [M, D] and masks by window."""
+    """Where the rows of a step stand: their arena, lengths [M], rotary cosines and sines [M, 1, D], of which the first half
+    of the sines is negative, and masks by window."""
 
     arena: Arena
     lengths: Tensor
@@ -55,15 +56,19 @@ def place(arena: Arena, rows: int, columns: int, table: tuple[Tensor, Tensor], w
         if window:
             seen &= at > lengths[:, None] - window
         masks[window] = seen[:, None, None]
-    return Place(arena, lengths, table[0][lengths], table[1][lengths], masks, columns)
+    sin = table[1][lengths][:, None]
+    sin[..., : sin.shape[-1] // 2].neg_()
+    return Place(arena, lengths, table[0][lengths][:, None], sin, masks, columns)
 
 
-def normed(x: Tensor, norm: Norm | None, kernels: Any = pointwise_torch) -> Tensor:
-    """x [M, H], normed where there is a norm."""
+def normed(x: Tensor, norm: Norm | None, kernels: Any = None) -> Tensor:
+    """x [M, H], normed where there is a norm: by these kernels, else by torch, whose one call is the quickest on a CPU."""
     if norm is None:
         return x
+    if kernels is None and x.dtype == torch.float32:
+        return F.rms_norm(x, x.shape[-1:], norm.weight, norm.eps)
     out = torch.empty_like(x)
-    kernels.rms_norm(x, norm.weight, norm.eps, out)
+    (kernels or pointwise_torch).rms_norm(x, norm.weight, norm.eps, out)
     return out
 
 
@@ -95,6 +100,12 @@ def gated(x: Tensor, linears: Linears, lora: Adapted | None, norm: Norm) -> Tens
     return F.silu(gate).mul_(up)
 
 
+def rotated(x: Tensor, where: Place) -> Tensor:
+    """Queries and keys [M, heads, D], turned by their rows' positions: few calls, for these tensors are small."""
+    wide = x.float()
+    return torch.addcmul(wide * where.cos, wide.roll(x.shape[-1] // 2, -1), where.sin).to(x.dtype)
+
+
 def attend(qkv: Tensor, heads: Heads, number: int, where: Place) -> Tensor:
     """Writes a layer's keys and values of the new tokens and attends to all, from qkv [M, (Hq + 2 Hk) D]; [M, Hq D]."""
     rows, both = qkv.shape[0], heads.queries + heads.keys
@@ -105,8 +116,9 @@ def attend(qkv: Tensor, heads: Heads, number: int, where: Place) -> Tensor:
         weights, counts = (first.weight, second.weight), (heads.queries, heads.keys)
         pointwise_torch.head_norm(qkv, weights, counts, first.eps, qk)
         qkv[:, :width] = qk
-    pointwise_torch.rotate(qkv, where.cos, where.sin, both)
-    q, k, v = qkv.unflatten(1, (-1, heads.size)).split([heads.queries, heads.keys, heads.keys], 1)
+    turned = rotated(qkv[:, :width].unflatten(1, (both, heads.size)), where)
+    q, k = turned.split([heads.queries, heads.keys], 1)
+    v = qkv[:, width:].unflatten(1, (heads.keys, heads.size))
     held = where.arena.held[number]
     at = torch.arange(rows, device=qkv.device)
     held[0][at, :, where.lengths], held[1][at, :, where.lengths] = k, v
