@@ -76,6 +76,12 @@ class FusedLayer:
 
         The `last` layer goes on after attention with the rows that predict an answer token: output [N, H].
         """
+        s = self._until_down(x, row, ropes, keep, last)
+        out, s.written, s.written_rstd = self._added(self.form.after_mlp, self.down, s.activated, s.middle)
+        return out, s if keep else Saved(s.x)
+
+    def _until_down(self, x: Tensor, row: DeviceRow, ropes: Ropes, keep: bool, last: bool) -> Saved:
+        """All of the forward pass but its last product."""
         form, s = self.form, Saved(x)
         s.normed = self.qkv.input_buffer(x.shape[0])
         s.rstd = self._before(form.before_attention, x, s.normed)
@@ -91,15 +97,23 @@ class FusedLayer:
         s.gate_up = self.gate_up.forward(s.middle_normed)
         s.activated = self.down.input_buffer(x.shape[0])
         self.activate(s.gate_up, s.activated[:, : self.down.inputs])
-        out, s.written, s.written_rstd = self._added(form.after_mlp, self.down, s.activated, s.middle)
-        return out, s if keep else Saved(s.x)
+        return s
+
+    def _again(self, x: Tensor, row: DeviceRow, ropes: Ropes, last: bool) -> Saved:
+        """What the backward pass reads, computed anew. The layer's output is no part of it, so that the product that makes
+        it is left out, unless a norm behind it reads it; what LoRA's gradients read of its input is made alone."""
+        if self.form.after_mlp is not None:
+            return self.forward(x, row, ropes, True, last)[1]
+        s = self._until_down(x, row, ropes, True, last)
+        self.down.read(s.activated)
+        return s
 
     def backward(
         self, s: Saved, dout: Tensor, row: DeviceRow, ropes: Ropes, first: bool, last: bool
     ) -> Tensor | None:
         """d output -> d input [T, H], or None for the `first` layer, whose input is frozen."""
         if s.normed is None:
-            s = self.forward(s.x, row, ropes, True, last)[1]
+            s = self._again(s.x, row, ropes, last)
         form = self.form
         d_activated: Any = self.down.backward(
             self._through(form.after_mlp, dout, s.written, s.written_rstd), s.activated

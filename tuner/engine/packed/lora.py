@@ -174,9 +174,14 @@ class LinearGroup:
         wide[:, self.inputs :].copy_(self.b)
         return wide
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def read(self, x: Tensor) -> None:
+        """Fill the columns of x [T, K + R] that the adapters read: x A^T."""
         if self.extra and self.use_adapters:
             torch.mm(x[:, : self.inputs], self.a.t(), out=x[:, self.inputs :])
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        self.read(x)
+        if self.extra and self.use_adapters:
             weight = self.wide()
         else:
             x, weight = x[:, : self.inputs], self.wide()[:, : self.inputs]
