@@ -35,6 +35,8 @@ GPU_CASES: dict[str, dict[str, Any]] = {
                          "options": {**NO_CHECKPOINTING, "packing": True}},
     "sft64-packed": {"engine": "packed", "batch": (64, 1), "first": 30, "last": 60, "profile": True},
     "sft64-packed-memory": {"engine": "packed", "batch": (64, 1), "first": 30, "last": 50, "preset": "memory"},
+    "sft64-packed-fp8": {"engine": "packed", "batch": (64, 1), "first": 30, "last": 60, "float8": True, "profile": True},
+    "sft8-packed-fp8": {"engine": "packed", "batch": (8, 1), "first": 80, "last": 120, "float8": True},
     "qlora8-trl": {"engine": "trl_sft", "batch": (8, 1), "first": 4, "last": 14, "load": "nf4",
                    "options": NO_CHECKPOINTING},
     "qlora8-packed": {"engine": "packed", "batch": (8, 1), "first": 80, "last": 140, "load": "nf4"},
@@ -251,7 +253,9 @@ def _packed(
 
     torch.manual_seed(42)
     model = get_peft_model(model, adapter) if adapter else model
-    settings = EngineSettings(preset=spec.get("preset", "speed"), run_by=_layers(spec, model))
+    settings = EngineSettings(
+        preset=spec.get("preset", "speed"), run_by=_layers(spec, model), float8=spec.get("float8", False)
+    )
     trainer = PackedTrainer(
         model, TrainingArguments(**common), rows, engine=settings,
         callbacks=[clock.callback], objective=objective,

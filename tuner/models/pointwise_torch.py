@@ -125,3 +125,11 @@ def geglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     slope = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh.square()) * root * (1 + 3 * share * gate.square())
     wide = dy.float()
     return torch.cat([wide * up * slope, wide * 0.5 * gate * (1 + tanh)], 1).to(gate_up.dtype)
+
+
+def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [T, K] as 8-bit floats [T, K] and what each row is to be multiplied by, float32 [T, 1]: its largest number becomes
+    448, the largest that e4m3 has."""
+    wide = x.float()
+    scales = wide.abs().amax(1, keepdim=True).clamp(min=1e-12) / 448.0
+    return (wide / scales).to(torch.float8_e4m3fn), scales

@@ -239,3 +239,23 @@ def geglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     grid = (dy.shape[0], triton.cdiv(n, 2048))
     _geglu_backward[grid](gate_up, dy, out, gate_up.stride(0), dy.stride(0), n, 2048, num_warps=8)
     return out
+
+
+@triton.jit
+def _to_float8(x, out, scales, stride, n, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, block)
+    ok = cols < n
+    values = tl.load(x + row * stride + cols, mask=ok, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(values), 0), 1e-12) / 448.0
+    tl.store(out + row * n + cols, (values / scale).to(tl.float8e4nv), mask=ok)
+    tl.store(scales + row, scale)
+
+
+def to_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    rows, n = x.shape
+    out = torch.empty(rows, n, dtype=torch.float8_e4m3fn, device=x.device)
+    scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(n)
+    _to_float8[(rows,)](x, out, scales, x.stride(0), n, block, num_warps=4 if block <= 4096 else 8)
+    return out, scales

@@ -22,6 +22,7 @@ from tuner.models.pointwise_torch import rms_norm_backward as rms_norm_backward
 from tuner.models.pointwise_torch import rotate as rotate
 from tuner.models.pointwise_torch import swiglu as swiglu
 from tuner.models.pointwise_torch import swiglu_backward as swiglu_backward
+from tuner.models.pointwise_torch import to_float8 as to_float8
 
 KEPT_NUMBERS = 4 << 20  # attention probabilities of one layer that are kept for the backward pass
 

@@ -25,6 +25,7 @@ from tuner.models.pointwise_triton import rms_norm_backward as rms_norm_backward
 from tuner.models.pointwise_triton import rotate as rotate
 from tuner.models.pointwise_triton import swiglu as swiglu
 from tuner.models.pointwise_triton import swiglu_backward as swiglu_backward
+from tuner.models.pointwise_triton import to_float8 as to_float8
 
 LOG2E = 1.4426950408889634
 

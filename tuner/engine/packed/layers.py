@@ -57,12 +57,18 @@ class FusedLayer:
     """One decoder layer over PEFT's parameters; `kernels` is `kernels_torch` or `kernels_triton`."""
 
     def __init__(
-        self, layer: Any, config: Any, gradients: GradientBuffer, kernels: ModuleType, scratch: Scratch
+        self,
+        layer: Any,
+        config: Any,
+        gradients: GradientBuffer,
+        kernels: ModuleType,
+        scratch: Scratch,
+        float8: bool,
     ) -> None:
         self.kernels, self.form = kernels, form_of(layer, config)
         form, like = self.form, layer.post_attention_layernorm.weight
         self.qkv, self.o, self.gate_up, self.down = (
-            LinearGroup(group, gradients, like, scratch)
+            LinearGroup(group, gradients, like, scratch, kernels if float8 else None)
             for group in (form.qkv, [form.o], form.gate_up, [form.down])
         )
         self.activate = getattr(kernels, form.activation)
@@ -219,11 +225,15 @@ class FusedTrunk:
     pass.
     """
 
-    def __init__(self, decoder: Any, gradients: GradientBuffer, kernels: ModuleType) -> None:
+    def __init__(
+        self, decoder: Any, gradients: GradientBuffer, kernels: ModuleType, float8: bool = False
+    ) -> None:
         self.decoder, self.kernels = decoder, kernels
         scratch = Scratch()
         config = decoder.config
-        self.layers = [FusedLayer(layer, config, gradients, kernels, scratch) for layer in decoder.layers]
+        self.layers = [
+            FusedLayer(layer, config, gradients, kernels, scratch, float8) for layer in decoder.layers
+        ]
         self.kinds = sorted({layer.form.kind for layer in self.layers})
         groups = [group for layer in self.layers for group in layer.groups]
         self.copies = kernels.ScaledCopies([pair for group in groups for pair in group.shadows()])

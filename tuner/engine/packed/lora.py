@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from tuner.engine.packed.float8 import Float8Weight, takes
 from tuner.models.llama_family import adapter_of, base_of
 from tuner.models.quantized import Scratch, plain_weight, quantized
 
@@ -90,12 +92,18 @@ class GradientBuffer:
 class LinearGroup:
     """Linears that share an input, with their adapters.
 
+    With `float8`, the kernels that round to it, the frozen weights are multiplied in 8 bits.
     forward: x [T, K + R] (columns from K on are scratch, filled here) -> y [T, N], plus a residual if given.
     backward: dy [T, N] -> d x [T, K] (a strided view) and LoRA gradients added to the buffer.
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], gradients: GradientBuffer, like: Tensor, scratch: Scratch
+        self,
+        modules: Sequence[nn.Module],
+        gradients: GradientBuffer,
+        like: Tensor,
+        scratch: Scratch,
+        float8: ModuleType | None = None,
     ) -> None:
         bases = [base_of(m) for m in modules]
         pairs = [adapter_of(m) for m in modules]
@@ -129,6 +137,9 @@ class LinearGroup:
                 self.slots.append(Slot(a, b, scale, rows, columns, gradients.view(a), gradients.view(b)))
                 column += rank
             row = rows.stop
+        self.float8: Float8Weight | None = None
+        if float8 is not None and self.weight is not None and takes(plain := self.weight[:, : self.inputs]):
+            self.float8 = Float8Weight(plain, float8)
         self.use_adapters = True
         self.down_slots = self._down_slots(gradients)
 
@@ -181,6 +192,8 @@ class LinearGroup:
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self.read(x)
+        if self.float8 is not None:
+            return self._forward_float8(self.float8, x, residual)
         if self.extra and self.use_adapters:
             weight = self.wide()
         else:
@@ -190,14 +203,25 @@ class LinearGroup:
             return out if self.bias is None else out.add_(self.bias)
         return torch.mm(x, weight.t()) if self.bias is None else torch.addmm(self.bias, x, weight.t())
 
+    def _forward_float8(self, weight: Float8Weight, x: Tensor, residual: Tensor | None) -> Tensor:
+        out = weight.forward(x[:, : self.inputs])
+        if self.extra and self.use_adapters:
+            out.addmm_(x[:, self.inputs :], self.b.t())
+        for more in (residual, self.bias):
+            out = out if more is None else out.add_(more)
+        return out
+
+    def _input_gradient(self, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """d x of the frozen weights [T, K] and d(x A^T) [T, R]."""
+        if self.float8 is not None:
+            return self.float8.backward(dy), dy @ self.b
+        wide = dy @ self.wide()
+        return wide[:, : self.inputs], wide[:, self.inputs :]
+
     def backward(self, dy: Tensor, x: Tensor, need_input: bool = True) -> Tensor | None:
         if not self.slots:
-            return dy @ self.wide()[:, : self.inputs] if need_input else None
-        if need_input:
-            wide = dy @ self.wide()
-            dx, dxa = wide[:, : self.inputs], wide[:, self.inputs :]
-        else:
-            dx, dxa = None, dy @ self.b
+            return self._input_gradient(dy)[0] if need_input else None
+        dx, dxa = self._input_gradient(dy) if need_input else (None, dy @ self.b)
         for s in self.slots:
             add_product(s.grad_b, dy[:, s.rows].t(), x[:, s.columns], 1.0)
         for columns, grad_a, scale in self.down_slots:

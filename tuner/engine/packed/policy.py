@@ -64,16 +64,16 @@ def kernels_for(device: torch.device) -> ModuleType:
 
 class FusedPolicy:
     """Llama-family decoder with LoRA on its linears; see `layers.py`. Everything else is frozen, but for the head of a
-    model that scores."""
+    model that scores. With `float8` the layers' frozen weights are multiplied in 8 bits."""
 
-    def __init__(self, model: nn.Module, logits_bytes: int = LOGITS_BYTES) -> None:
+    def __init__(self, model: nn.Module, logits_bytes: int = LOGITS_BYTES, float8: bool = False) -> None:
         inner = causal_lm(model)
         decoder = decoder_of(inner)
         device = decoder.norm.weight.device
         kernels, score = kernels_for(device), score_of(inner)
         own: Any = [] if score is None else [score.weight]
         self.gradients = GradientBuffer([*lora_parameters(decoder), *own])
-        self.trunk = FusedTrunk(decoder, self.gradients, kernels)
+        self.trunk = FusedTrunk(decoder, self.gradients, kernels, float8)
         self.head: FrozenHead | ScoreHead | LabelHead
         self.inner = inner
         norm: Any = norm_of(decoder.norm)

@@ -54,7 +54,7 @@ class EngineSettings:
     logits at a time. `token_budget`: tokens in one row (None: from free memory). `recompute`: layers
     recomputed in the backward pass (None: from free memory). `planned`: the rows decided before the model was
     loaded, taken where they still fit. `run_by`: what is known of layers that are the model's own. `cuda_graphs`: replay rows from graphs. `reference_cache`: folder for
-    reference log-probs (None: kept in this run only). `sight`: how rows' pictures become what the model takes.
+    reference log-probs (None: kept in this run only). `sight`: how rows' pictures become what the model takes. `float8`: frozen weights are multiplied in 8 bits.
     """
 
     preset: str = "speed"
@@ -65,6 +65,7 @@ class EngineSettings:
     cuda_graphs: bool = True
     reference_cache: Path | None = None
     sight: Sight | None = None
+    float8: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,9 @@ class PackedTrainer(Trainer):
 
     def _policy(self, rows: RowBudget) -> Policy:
         if fused_refusal(self.model) is None:
-            policy: FusedPolicy | AutogradPolicy = FusedPolicy(self.model, rows.logits_bytes)
+            policy: FusedPolicy | AutogradPolicy = FusedPolicy(
+                self.model, rows.logits_bytes, self.engine.float8
+            )
         else:
             # accelerate wraps the whole model's forward in it, and here its parts are called
             policy = AutogradPolicy(self.model, self.accelerator.autocast, rows.logits_bytes)
