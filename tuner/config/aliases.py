@@ -131,7 +131,7 @@ _PATCHES = mark(
     "models that see a picture in patches of a grid (InternVL) are not trained here; leave it out."
 )
 _FP8 = mark(
-    "training in 8-bit floats is not here; use --bf16 True, or --quantization_bit 8 for a smaller model."
+    "--fp8 True multiplies by torch's own 8-bit products, and nothing of it is sent between GPUs; leave it out."
 )
 _BENCHMARK = mark(
     "benchmarks are not run by training; measure with --do_eval, or compare answers with --do_predict."
@@ -169,7 +169,7 @@ REFUSED: dict[str, Refusal] = {
         hyper_parallel_cp_size=1,
     ),
     **_each(_RAY, ray_num_workers=1, ray_init_kwargs=None, master_addr=None, master_port=None),
-    **_each(_FP8, fp8=False, fp8_backend="auto", fp8_enable_fsdp_float8_all_gather=False),
+    **_each(_FP8, fp8_backend="auto", fp8_enable_fsdp_float8_all_gather=False),
     "profile_modules": Refusal(mark("single modules are not timed; record whole steps with --enable_torch_profiler True.")),
     "batch_size": Refusal(mark("say how many rows a device takes at once with --per_device_train_batch_size."), 4),
     **_each(

@@ -161,6 +161,12 @@ class Machine(Section):
         usual="speed",
         needs={"stage": PACKED},
     )
+    fp8: bool = knob(
+        False,
+        "Multiplies the frozen weights of LoRA in 8-bit floats, on GPUs that have them (Ada, Hopper and later): about a seventh faster in large steps. Losses and gradients are near those of bfloat16, not the same.",
+        advanced=True,
+        needs={"stage": PACKED},
+    )
     engine_token_budget: OptionalInt = knob(
         None,
         "The most tokens in one packed row; empty chooses from free memory.",

@@ -117,4 +117,5 @@ def settings_of(config: Config, start: Start) -> EngineSettings:
         planned=start.plan.budget if start.plan.on_gpu == on_gpu(config) else None,
         reference_cache=paths.mlruns() / "references",
         sight=start.sight,
+        float8=config.fp8,
     )

@@ -17,6 +17,8 @@ from tuner.text.lookup import tr
 LIBRARIES = 300 * 2**20
 """Bytes that each of several processes takes with all libraries and no model: 305 to 330 MB measured, without what they
 share."""
+FLOAT8 = (8, 9)
+"""The first GPUs that multiply 8-bit floats."""
 
 
 def elsewhere() -> bool:
@@ -69,6 +71,9 @@ def machine(config: Config) -> Iterator[Problem]:
         yield Problem(
             "tf32", tr("--tf32 True needs a GPU of Ampere (8.0) or later; leave it out."), {"tf32": None}
         )
+    if config.fp8 and not any(g.capability >= FLOAT8 for g in cards):
+        said = tr("--fp8 True needs a GPU with 8-bit floats (Ada 8.9, Hopper 9.0 or later); leave it out.")
+        yield Problem("fp8", said, {"fp8": False})
     if config.fp16 and (config.use_cpu or not hardware.gpus()):
         yield Problem(
             "fp16",

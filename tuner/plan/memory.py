@@ -116,6 +116,8 @@ def weights(config: Config, shape: ModelShape) -> int:
     inner = shape.parameters - embeddings
     per_number = {4: 0.56, 8: 1.0}.get(config.quantization_bit or 0, float(kept))  # 4 bits and their scales
     frozen = int(inner * per_number) + embeddings * kept
+    if config.fp8:
+        frozen += 2 * inner  # each weight once more by rows and once by columns, a byte each
     scorer = (
         frozen if config.kind.rewarded and config.reward_model and config.reward_model_type == "lora" else 0
     )

@@ -20,7 +20,7 @@ from tuner.data.mix import kept_aside
 from tuner.data.prepare import unseen
 from tuner.data.template_choice import unknown
 from tuner.plan import machine_checks, model_checks, picture_checks, schedule
-from tuner.plan.engine import PACKED, refusal
+from tuner.plan.engine import PACKED, refusal, written_out
 from tuner.plan.facts import all_rows, learnt_rows, model_of
 from tuner.rewards import registry
 from tuner.text.lookup import tr, trn
@@ -39,6 +39,7 @@ def problems(config: Config) -> list[Problem]:
         *_probe(config),
         *registry.problems(config),
         *_engine(config),
+        *_float8(config),
         *_rewarded(config),
         *machine_checks.machine(config),
         *libraries.missing(config),
@@ -138,6 +139,31 @@ def _engine(config: Config) -> Iterator[Problem]:
     model = model_of(config)
     if why := refusal(config, model.config, model.adapter):
         yield packed_in_vain(why)
+
+
+def _float8(config: Config) -> Iterator[Problem]:
+    """8-bit products, asked for in vain: they are part of the layers that are written out."""
+    if not config.fp8 or not config.do_train:
+        return
+    model = model_of(config)
+    if config.quantization_bit or not (config.bf16 or config.pure_bf16):
+        said = tr(
+            "--fp8 True multiplies weights that are in bfloat16; set --bf16 True and leave --quantization_bit out."
+        )
+        yield Problem("fp8", said, {"fp8": False})
+    elif (
+        config.kind.rewarded
+        or refusal(config, model.config, model.adapter)
+        or not written_out(config, model.config, True, model.adapter)
+    ):
+        yield float8_in_vain()
+
+
+def float8_in_vain() -> Problem:
+    """What is said where the layers that multiply in 8 bits do not take a run."""
+    said = tr("--fp8 True is for LoRA without dropout on packed rows of a model whose layers are written out (Llama, Mistral, "
+              "Qwen2, Qwen3, Gemma, Phi, GLM, OLMo), and not for stages that learn from rewards; leave it out.")  # fmt: skip
+    return Problem("fp8", said, {"fp8": False})
 
 
 def _rewarded(config: Config) -> Iterator[Problem]:

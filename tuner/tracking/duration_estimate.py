@@ -25,6 +25,7 @@ LIKE = (
     "finetuning_type",
     "engine",
     "engine_preset",
+    "fp8",
     "quantization_bit",
     "use_cpu",
     "processes",

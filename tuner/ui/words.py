@@ -274,6 +274,7 @@ _LABELS = {
     "pref_ftx": "SFT loss weight (pref_ftx)",
     "bf16": "bf16",
     "fp16": "fp16",
+    "fp8": mark("8-bit products (fp8)"),
     "do_train": mark("Train"),
     "do_eval": mark("Evaluate"),
     "do_predict": mark("Predict"),

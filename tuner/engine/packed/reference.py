@@ -112,8 +112,10 @@ def _computed(model: nn.Module) -> str:
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype, sight: Sight | None = None) -> str:
-    """A short name for a model without its adapters: what it computes, how pictures are shown to it, and its frozen weights,
+def weights_fingerprint(
+    model: nn.Module, compute_dtype: torch.dtype, sight: Sight | None = None, float8: bool = False
+) -> str:
+    """A short name for a model without its adapters: what it computes and in which numbers, how pictures are shown to it, and its frozen weights,
     from integer sums over their bits (exact on any device)."""
     sums, names = [], []
     for name, p in model.named_parameters():
@@ -127,7 +129,9 @@ def weights_fingerprint(model: nn.Module, compute_dtype: torch.dtype, sight: Sig
         sums.append(torch.stack([(by_column * place).sum(), by_row.sum()]))
         names.append(f"{name.replace('.base_layer', '')} {tuple(p.shape)} {p.dtype}")
     shown = "" if sight is None else f" {sight.min_pixels} {sight.max_pixels} {dict(sight.options)}"
-    digest = blake2b(f"{compute_dtype} {_computed(model)}{shown}".encode(), digest_size=12)
+    digest = blake2b(
+        f"{compute_dtype} {_computed(model)}{shown}{' float8' * float8}".encode(), digest_size=12
+    )
     for name, pair in zip(names, torch.stack(sums).cpu().numpy(), strict=True):
         digest.update(name.encode() + pair.tobytes())
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from tuner.config.knobs import ConfigError
 from tuner.engine.decision_losses import MEASURED as DECISION_METRICS
 from tuner.engine.decision_losses import in_training
 from tuner.engine.metric_means import measured_as
@@ -39,6 +40,7 @@ from tuner.engine.packed.steps import StepResult, StepRunner
 from tuner.engine.packed.units import Unit
 from tuner.models.llama_family import causal_lm
 from tuner.models.vision import Sight
+from tuner.plan.preflight import float8_in_vain
 from tuner.plan.rows import Layers, RowBudget
 from tuner.plan.steps import steps as count_steps
 
@@ -309,6 +311,8 @@ class PackedTrainer(Trainer):
                 self.model, rows.logits_bytes, self.engine.float8
             )
         else:
+            if self.engine.float8:
+                raise ConfigError([float8_in_vain()])
             # accelerate wraps the whole model's forward in it, and here its parts are called
             policy = AutogradPolicy(self.model, self.accelerator.autocast, rows.logits_bytes)
         policy.recompute = rows.recompute
@@ -329,7 +333,7 @@ class PackedTrainer(Trainer):
         path = None
         if self.engine.reference_cache is not None:
             dtype = next(p.dtype for p in self.model.parameters() if not p.requires_grad)
-            fingerprint = weights_fingerprint(self.model, dtype, self.engine.sight)
+            fingerprint = weights_fingerprint(self.model, dtype, self.engine.sight, self.engine.float8)
             path = self.engine.reference_cache / f"{fingerprint}.npz"
         return ReferenceCache(self._score, rows.reference_budget, ld_alpha, path, self.ranks)
 
