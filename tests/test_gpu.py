@@ -24,6 +24,7 @@ from tuner.config.config import make
 from tuner.data.decision_rows import WHOLE
 from tuner.engine.packed.autograd_policy import AutogradPolicy
 from tuner.engine.packed.decisions import DecisionObjective
+from tuner.engine.packed.float8 import Float8Weight
 from tuner.engine.packed.objective import TokenObjective
 from tuner.engine.packed.policy import FusedPolicy
 from tuner.engine.packed.steps import StepRunner
@@ -282,3 +283,23 @@ def test_text_from_replayed_steps_is_the_model_s_own(kind: str) -> None:
     decoder = Decoder(model)
     assert made(decoder, 6) == made(decoder, 1) == expected
     assert decoder.statics is not None and decoder.statics.idle[-1].graphs, "nothing was captured"
+
+
+def test_rows_are_rounded_to_8_bits_as_on_the_cpu_and_a_step_is_near_that_of_bfloat16() -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no 8-bit floats")
+    from tuner.engine.packed import kernels_torch, kernels_triton
+
+    torch.manual_seed(0)
+    x = torch.randn(70, 5504, dtype=torch.bfloat16, device="cuda")[:, :2816]
+    codes, scales = kernels_triton.to_float8(x)
+    wanted, same = kernels_torch.to_float8(x)
+    assert torch.allclose(scales, same) and float((codes.float() - wanted.float()).abs().max()) <= 32
+    assert float((codes.float() != wanted.float()).float().mean()) < 1e-3, "ties alone are rounded otherwise"
+    weight = torch.randn(704, 2816, dtype=torch.bfloat16, device="cuda")
+    found = Float8Weight(weight, kernels_triton)
+    for made, plain in (
+        (found.forward(x), x @ weight.t()),
+        (found.backward(plain_dy := x[:, :704]), plain_dy @ weight),
+    ):
+        assert float((made - plain).float().norm() / plain.float().norm()) < 0.05
