@@ -20,6 +20,7 @@ from tuner.models.loading import Source
 from tuner.models.merging import merge_once
 from tuner.models.vision import frozen_modules
 from tuner.plan.engine import grows
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -147,9 +148,10 @@ def targets(config: Config, model: PreTrainedModel) -> str | list[str]:
             n for n in modules if any(layer_names.fits(name, {n}, alone=len(asked) == 1) for name in asked)
         }
         if any(modules[name] is head for name in hit if head is not None):
-            sentence = (
-                f"--{knob} {','.join(asked)} means the head, too, whose adapter would not be trained; leave it out and "
-                "train it whole with --additional_target lm_head."
+            sentence = tr(
+                "--{knob} {asked} means the head, too, whose adapter would not be trained; leave it out and train it whole with --additional_target lm_head.",
+                knob=knob,
+                asked=",".join(asked),
             )
             raise ConfigError([Problem(knob, sentence)])
         inside = hit
@@ -167,9 +169,10 @@ def targets(config: Config, model: PreTrainedModel) -> str | list[str]:
 
 
 def _all_frozen(knob: str, asked: tuple[str, ...]) -> Problem:
-    sentence = (
-        f"--{knob} {','.join(asked)} means layers of parts that are left as they are, and so nothing would be trained; set "
-        "--freeze_vision_tower, --freeze_multi_modal_projector or --freeze_language_model False."
+    sentence = tr(
+        "--{knob} {asked} means layers of parts that are left as they are, and so nothing would be trained; set --freeze_vision_tower, --freeze_multi_modal_projector or --freeze_language_model False.",
+        knob=knob,
+        asked=",".join(asked),
     )
     return Problem(knob, sentence, {"freeze_language_model": False})
 

@@ -63,7 +63,7 @@ def _keep_settings(
         kind for kind in TYPES if kind not in heat and (not every or any(one.type == kind for one in every))
     ]
     if config.calibrate and few:
-        run.note(message("note.few_questions", types=" and ".join(few), least=LEAST))
+        run.note(message("note.few_questions", types=", ".join(few), least=LEAST))
 
 
 def _report(every: Sequence[Answered], heat: Mapping[str, float], prior: Prior) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tuner.config.knobs import ConfigError, Problem
 from tuner.jobs.live import Asked
+from tuner.text.lookup import tr
 
 WISHES: tuple[Asked | None, ...] = (None, "stop", "cancel")
 
@@ -30,7 +31,11 @@ def joined(processes: int, on_gpu: bool, timeout: float, listener: socket.socket
         yield
         return
     if on_gpu and (seen := torch.cuda.device_count()) < processes:
-        said = f"--nproc_per_node {processes} needs as many GPUs, and this run sees {seen}."
+        said = tr(
+            "--nproc_per_node {processes} needs as many GPUs, and this run sees {seen}.",
+            processes=processes,
+            seen=seen,
+        )
         raise ConfigError([Problem("nproc_per_node", said)])
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

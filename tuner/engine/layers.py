@@ -11,6 +11,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.config.vision import part_of
 from tuner.models import vision
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,10 @@ def stack(model: PreTrainedModel) -> tuple[str, int]:
         [
             Problem(
                 "finetuning_type",
-                f"The layers of {type(model).__name__} are not known here; use --finetuning_type lora.",
+                tr(
+                    "The layers of {model} are not known here; use --finetuning_type lora.",
+                    model=type(model).__name__,
+                ),
             )
         ]
     )
@@ -58,9 +62,10 @@ def wanted_layers(config: Config, count: int) -> set[int]:
     asked = config.freeze_trainable_layers
     if config.use_llama_pro:
         if asked < 1 or count % asked:
-            sentence = (
-                f"--freeze_trainable_layers {asked} does not divide the model's {count} layers, "
-                "so it was not expanded by that many blocks; give the number it was expanded by."
+            sentence = tr(
+                "--freeze_trainable_layers {asked} does not divide the model's {count} layers, so it was not expanded by that many blocks; give the number it was expanded by.",
+                asked=asked,
+                count=count,
             )
             raise ConfigError([Problem("freeze_trainable_layers", sentence)])
         stride = count // asked
@@ -86,10 +91,19 @@ def _extra(config: Config, names: set[str], prefix: str) -> list[str]:
 def _checked(knob: str, asked: list[str], known: set[str]) -> list[str]:
     for name in asked:
         if name not in known:
-            like = nearest(name, known)
-            hint = f"did you mean {like}?" if like else f"there are {', '.join(sorted(known))}."
-            raise ConfigError([Problem(knob, f"--{knob} {name} is no part of this model; {hint}")])
+            raise ConfigError([Problem(knob, _no_part(knob, name, known))])
     return asked
+
+
+def _no_part(knob: str, name: str, known: set[str]) -> str:
+    if like := nearest(name, known):
+        return tr(
+            "--{knob} {name} is no part of this model; did you mean {like}?", knob=knob, name=name, like=like
+        )
+    every = ", ".join(sorted(known))
+    return tr(
+        "--{knob} {name} is no part of this model; there are {known}.", knob=knob, name=name, known=every
+    )
 
 
 def _named(name: str, parts: list[str]) -> bool:

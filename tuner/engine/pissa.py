@@ -27,6 +27,7 @@ from transformers import set_seed
 
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,9 +150,9 @@ def _halves(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     try:
         rank = int(json.loads((folder / MARK).read_text(encoding="utf-8"))["rank"])
     except (OSError, ValueError, KeyError) as error:
-        sentence = (
-            f"{folder} does not hold what PiSSA started from, so training cannot go on from it with --pissa_init; "
-            "set --pissa_init False, or --overwrite_output_dir True to start afresh."
+        sentence = tr(
+            "{folder} does not hold what PiSSA started from, so training cannot go on from it with --pissa_init; set --pissa_init False, or --overwrite_output_dir True to start afresh.",
+            folder=folder,
         )
         raise ConfigError([Problem("pissa_init", sentence, {"pissa_init": False})]) from error
     state = load_file(str(folder / WEIGHTS))

@@ -34,6 +34,7 @@ from tuner.engine.live import LiveRun
 from tuner.generate.answers import answers
 from tuner.generate.request import Answer, Sampling
 from tuner.models.vision import Sight, sight_of
+from tuner.text.lookup import tr
 from tuner.text.message import message
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def questions(config: Config, tokenizer: Tokenizer) -> list[Question]:
                     ids, files = encoder.prompt(_seen(asked, row), row.get("images", ()))
                     found.append(Question(str(asked[-1]["content"]), expected, ids, record, files))
     if not found:
-        raise ConfigError([Problem("probe", f"--probe {config.probe} holds no question that can be asked.")])
+        raise ConfigError(
+            [Problem("probe", tr("--probe {probe} holds no question that can be asked.", probe=config.probe))]
+        )
     return found
 
 

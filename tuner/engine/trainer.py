@@ -41,6 +41,7 @@ from tuner.plan.memory import recomputes
 from tuner.plan.plan import Plan
 from tuner.plan.preflight import no_full_batch
 from tuner.runs import checkpoints
+from tuner.text.lookup import tr
 from tuner.text.message import message
 
 if TYPE_CHECKING:
@@ -286,9 +287,11 @@ def _go_on(trainer: Trainer, config: Config, run: LiveRun, begin: Path) -> None:
     step, last = int(state.get("global_step", 0)), _last_step(trainer)
     said = checkpoints.manifest(begin) or {}
     if step >= last and said.get("run") != run.run.id:  # its own: it died between its last step and its end
-        sentence = (
-            f"{begin} is at step {step} and this config ends at step {last}: there is nothing left to train. "
-            "Give more --num_train_epochs, or set --overwrite_output_dir True to start afresh."
+        sentence = tr(
+            "{begin} is at step {step} and this config ends at step {last}: there is nothing left to train. Give more --num_train_epochs, or set --overwrite_output_dir True to start afresh.",
+            begin=begin,
+            step=step,
+            last=last,
         )
         raise ConfigError([Problem("overwrite_output_dir", sentence, {"overwrite_output_dir": True})])
     run.record(began_from=str(begin), continues=said.get("run") or run.run.id)

@@ -19,6 +19,7 @@ from tuner.models import loading
 from tuner.models.loading import Source
 from tuner.models.vision import copy_processor
 from tuner.plan.engine import grows
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +50,9 @@ def meanings(config: Config) -> dict[str, str]:
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         said = None
     if not isinstance(said, Mapping) or not said:
-        sentence = f"--new_special_tokens_config {path} is no YAML file of `token: what it means` lines."
+        sentence = tr(
+            "--new_special_tokens_config {path} is no YAML file of `token: what it means` lines.", path=path
+        )
         raise ConfigError([Problem("new_special_tokens_config", sentence)])
     return {str(token): str(meaning or "") for token, meaning in said.items()}
 

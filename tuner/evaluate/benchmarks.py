@@ -10,6 +10,7 @@ import yaml
 from tuner import paths
 from tuner.config.evaluation import EvaluateConfig
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 
 
 def benchmarks(model: Any, tokenizer: Any, config: EvaluateConfig) -> dict[str, float]:
@@ -19,14 +20,16 @@ def benchmarks(model: Any, tokenizer: Any, config: EvaluateConfig) -> dict[str, 
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        sentence = "--tasks needs the library lm-eval, which is not installed; run `pip install lm-eval`."
+        sentence = tr("--tasks needs the library lm-eval, which is not installed; run `pip install lm-eval`.")
         raise ConfigError([Problem("tasks", sentence)]) from error
     files = [_file(task) for task in config.tasks]
     folders = sorted({str(file.parent) for file in files if file})
     known = TaskManager(include_path=folders or None)
     names = [_task_of(file) if file else task for task, file in zip(config.tasks, files, strict=True)]
     if unknown := [name for name in names if name not in known.all_tasks]:
-        sentence = f"lm-eval knows no task {', '.join(unknown)}; give its name or a YAML file of one."
+        sentence = tr(
+            "lm-eval knows no task {names}; give its name or a YAML file of one.", names=", ".join(unknown)
+        )
         raise ConfigError([Problem("tasks", sentence)])
     found = simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.per_device_eval_batch_size),
@@ -63,5 +66,10 @@ def _task_of(file: Path) -> str:
         if line.startswith("task:"):
             return str(yaml.safe_load(line)["task"])
     raise ConfigError(
-        [Problem("tasks", f"{file} names no task; it is a file of lm-eval with a line `task: NAME`.")]
+        [
+            Problem(
+                "tasks",
+                tr("{file} names no task; it is a file of lm-eval with a line `task: NAME`.", file=file),
+            )
+        ]
     )

@@ -13,6 +13,7 @@ from tuner.config.evaluation import EvaluateConfig
 from tuner.config.knobs import ConfigError, Problem
 from tuner.evaluate.questions import Question
 from tuner.redact import redact
+from tuner.text.lookup import tr
 
 KEY = "JUDGE_API_KEY"
 ASKED = (
@@ -56,8 +57,12 @@ class Judge:
         answer = self._ask(text)
         found = MARK.search(answer)
         if found is None:
-            raise self._wrong(
-                f"wrote {answer[:80]!r} instead of a mark from 1 to 10; take another judge_model"
+            raise _wrong(
+                tr(
+                    "The judge at {url} wrote {answer!r} instead of a mark from 1 to 10; take another judge_model.",
+                    url=redact(self.url),
+                    answer=answer[:80],
+                )
             )
         return int(found[1])
 
@@ -72,9 +77,14 @@ class Judge:
                 found = json.loads(reply.read())
             return str(found["choices"][0]["message"]["content"])
         except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
-            raise self._wrong(
-                f"gave no answer ({error}); look at --judge_url, --judge_model and {KEY}"
-            ) from error
+            said = tr(
+                "The judge at {url} gave no answer ({error}); look at --judge_url, --judge_model and {key}.",
+                url=redact(self.url),
+                error=error,
+                key=KEY,
+            )
+            raise _wrong(said) from error
 
-    def _wrong(self, said: str) -> ConfigError:
-        return ConfigError([Problem("judge_url", f"The judge at {redact(self.url)} {said}.")])
+
+def _wrong(said: str) -> ConfigError:
+    return ConfigError([Problem("judge_url", said)])

@@ -19,10 +19,11 @@ from tuner.data.prepare import DataInput, digest
 from tuner.data.reading import Source
 from tuner.data.templates import RefusedError, Template
 from tuner.data.tokens import Tokenizer
+from tuner.text.lookup import mark, tr, trn
 from tuner.text.message import Message, message
 
-TOO_LONG = "prompt too long"
-BAD = "its answer is marked bad"
+TOO_LONG = mark("prompt too long")
+BAD = mark("its answer is marked bad")
 Progress = Callable[[float, Message], None]
 
 
@@ -70,7 +71,10 @@ def questions(
     encoder = Encoder(config, template, tokenizer)
     for entry in named(config.dataset, config.dataset_dir):
         if entry.kind == "text" and not unanswered:
-            sentence = f"The data set {entry.name} is plain text and asks nothing; name one with prompts and answers."
+            sentence = tr(
+                "The data set {name} is plain text and asks nothing; name one with prompts and answers.",
+                name=entry.name,
+            )
             raise ConfigError([Problem("dataset", sentence)])
         if entry.kind == "decisions":
             raise ConfigError([Problem("dataset", typed_questions(entry.name))])
@@ -83,9 +87,18 @@ def questions(
             progress(source.share, message("doing.rows_read", name=entry.name, done=source.given))
         found.inputs.append(DataInput(entry.name, entry.source, digest(entry), len(found.asked) - before))
     if not found.asked:
-        why = "; ".join(f"{count} rows: {reason}" for reason, count in found.left_out.items()) or "no rows"
+        left = (
+            trn("{number} row: {reason}", "{number} rows: {reason}", count, reason=tr(reason))
+            for reason, count in found.left_out.items()
+        )
+        why = "; ".join(left) or tr("no rows")
         raise ConfigError(
-            [Problem("dataset", f"Nothing in {', '.join(config.dataset)} can be asked ({why}).")]
+            [
+                Problem(
+                    "dataset",
+                    tr("Nothing in {names} can be asked ({why}).", names=", ".join(config.dataset), why=why),
+                )
+            ]
         )
     return found
 

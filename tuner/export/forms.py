@@ -23,6 +23,7 @@ from tuner.export.source import Exported
 from tuner.jobs.exporting import quantizer
 from tuner.jobs.live import Live
 from tuner.models import loading
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 
 
@@ -122,7 +123,12 @@ def _quantize(file: Path, kind: str, live: Live) -> None:
     if done.returncode or not file.exists():
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ConfigError(
-            [Problem("export_outtype", f"llama-quantize made no {kind}: {last[:300]}; use q8_0.")]
+            [
+                Problem(
+                    "export_outtype",
+                    tr("llama-quantize made no {kind}: {error}; use q8_0.", kind=kind, error=last[:300]),
+                )
+            ]
         )
 
 

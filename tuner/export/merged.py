@@ -16,6 +16,7 @@ from tuner.models import loading
 from tuner.models.adapter_loading import put_on
 from tuner.models.merging import merged
 from tuner.runs.weights import check_finite
+from tuner.text.lookup import tr
 
 Asked = Callable[[PreTrainedModel], None]
 
@@ -54,9 +55,9 @@ def _without_peft_s_word_on_ties() -> warnings.catch_warnings:
 
 def quantized(what: Exported) -> Problem:
     """That nothing can be merged into rounded weights."""
-    sentence = (
-        f"{what.asked.model_name_or_path} is quantized, and an adapter cannot be merged into rounded weights: name the model "
-        "of full precision that it was made from."
+    sentence = tr(
+        "{model} is quantized, and an adapter cannot be merged into rounded weights: name the model of full precision that it was made from.",
+        model=what.asked.model_name_or_path,
     )
     return Problem("model_name_or_path", sentence)
 

@@ -16,6 +16,7 @@ from tuner.export.source import Exported
 from tuner.models import loading
 from tuner.models.loading import Source
 from tuner.plan.facts import place
+from tuner.text.lookup import tr
 
 
 def by_bitsandbytes(what: Exported, source: Path, folder: Path) -> None:
@@ -57,7 +58,10 @@ def texts(what: Exported) -> list[str]:
     rows = [text for text in map(_text, _records(str(asked.export_quantization_dataset))) if text]
     longest, count = asked.export_quantization_maxlen, asked.export_quantization_nsamples
     if not rows:
-        said = f"--export_quantization_dataset {asked.export_quantization_dataset} has no rows with a field text."
+        said = tr(
+            "--export_quantization_dataset {name} has no rows with a field text.",
+            name=asked.export_quantization_dataset,
+        )
         raise ConfigError([Problem("export_quantization_dataset", said)])
     ids = what.tokenizer(rows[:count], truncation=True, max_length=longest)["input_ids"]
     return [str(what.tokenizer.decode(row)) for row in ids]

@@ -13,6 +13,7 @@ from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.models import adapter_refusal
 from tuner.models.hub import resolve_model, token_of
+from tuner.text.lookup import tr
 from tuner.tracking.adapters import folder_of, named_version
 from tuner.tracking.store import TrackerError
 
@@ -32,7 +33,11 @@ def adapter_folder(config: Config, name: str) -> Path:
         folder = _registered(name) or resolve_model(name, None, config.cache_dir, token=token_of(config))
     folder = folder / (config.adapter_folder or "")
     if not (folder / WEIGHTS).is_file():
-        sentence = f"--adapter_name_or_path {name} holds no {WEIGHTS}; name the folder that does."
+        sentence = tr(
+            "--adapter_name_or_path {name} holds no {file}; name the folder that does.",
+            name=name,
+            file=WEIGHTS,
+        )
         raise ConfigError([Problem("adapter_name_or_path", sentence)])
     if why := adapter_refusal(folder):
         raise ConfigError([Problem("adapter_name_or_path", f"--adapter_name_or_path {name} {why}")])
@@ -61,16 +66,26 @@ def put_on(
     except (RuntimeError, ValueError) as error:
         if "size mismatch" not in str(error) and "Target modules" not in str(error):
             raise
-        raise _unfit(folder, "its parts have other sizes than this model's layers") from error
+        raise _unfit(folder, tr("its parts have other sizes than this model's layers")) from error
     missing = [key for key in found.missing_keys if f".{name}" in key and re.search(r"lora_|oft_", key)]
     unknown = [key for key in found.unexpected_keys if re.search(r"lora_|oft_", key)]
     if missing:
         raise _unfit(
-            folder, f"it brings no weights for {len(missing)} of the parts it announces ({missing[0]})"
+            folder,
+            tr(
+                "it brings no weights for {count} of the parts it announces ({first})",
+                count=len(missing),
+                first=missing[0],
+            ),
         )
     if unknown:
         raise _unfit(
-            folder, f"{len(unknown)} of its parts are for layers that this model does not have ({unknown[0]})"
+            folder,
+            tr(
+                "{count} of its parts are for layers that this model does not have ({first})",
+                count=len(unknown),
+                first=unknown[0],
+            ),
         )
     return made
 
@@ -83,7 +98,9 @@ def _added(model: PreTrainedModel | PeftModel, folder: Path, trainable: bool, na
 
 
 def _unfit(folder: Path, said: str) -> ConfigError:
-    sentence = (
-        f"The adapter {folder} was not trained on this model: {said}; name the model it was trained on."
+    sentence = tr(
+        "The adapter {folder} was not trained on this model: {said}; name the model it was trained on.",
+        folder=folder,
+        said=said,
     )
     return ConfigError([Problem("adapter_name_or_path", sentence)])

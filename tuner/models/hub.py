@@ -27,6 +27,7 @@ from tuner import private
 from tuner.config.config import Config
 from tuner.config.models import ModelError, legacy_kind, needs_remote_code
 from tuner.redact import redact
+from tuner.text.lookup import tr
 
 _CONFIG = ["config.json"]
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"]
@@ -59,12 +60,16 @@ def resolve_model(
         return _checked(folder.resolve(), name, trust_remote_code)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise ModelError(
-            f"There is no folder {name}: check the path, or give a hub id like Qwen/Qwen2.5-0.5B."
+            tr(
+                "There is no folder {name}: check the path, or give a hub id like Qwen/Qwen2.5-0.5B.",
+                name=name,
+            )
         )
     if _switch("USE_OPENMIND_HUB"):
         raise ModelError(
-            "USE_OPENMIND_HUB is set, but the openMind hub is not supported here: unset it to use Hugging Face, "
-            "or set USE_MODELSCOPE_HUB=1 for ModelScope."
+            tr(
+                "USE_OPENMIND_HUB is set, but the openMind hub is not supported here: unset it to use Hugging Face, or set USE_MODELSCOPE_HUB=1 for ModelScope."
+            )
         )
     hub = _modelscope if _switch("USE_MODELSCOPE_HUB") else _hugging_face
     fetch = partial(hub, name, revision=revision, cache_dir=cache_dir, token=token)
@@ -74,8 +79,10 @@ def resolve_model(
     folder = fetch(patterns=wanted)
     if not any(folder.glob("*.safetensors")) and not legacy_kind(folder):
         raise ModelError(
-            f"{name} has no safetensors weights: choose a release that has them (.bin files can hide code, "
-            "and .gguf files cannot be trained)."
+            tr(
+                "{name} has no safetensors weights: choose a release that has them (.bin files can hide code, and .gguf files cannot be trained).",
+                name=name,
+            )
         )
     return folder
 
@@ -85,8 +92,10 @@ def _checked(folder: Path, name: str, trust_remote_code: bool) -> Path:
     pickled = any(folder.glob("pytorch_model*.bin")) or any(folder.glob("adapter_model*.bin"))
     if pickled and not any(folder.glob("*.safetensors")) and not legacy_kind(folder):
         raise ModelError(
-            f"{name} keeps its weights as .bin files, which can hide code: save it again as safetensors "
-            "(save_pretrained does) or take a release that has them."
+            tr(
+                "{name} keeps its weights as .bin files, which can hide code: save it again as safetensors (save_pretrained does) or take a release that has them.",
+                name=name,
+            )
         )
     return folder
 
@@ -117,20 +126,33 @@ def _hugging_face(
             )
     except GatedRepoError:
         raise ModelError(
-            f"{name} is only given to people who accepted its licence: do so at {endpoint}/{name}, "
-            "then set HF_TOKEN (or --hf_hub_token) to your access token."
+            tr(
+                "{name} is only given to people who accepted its licence: do so at {endpoint}/{name}, then set HF_TOKEN (or --hf_hub_token) to your access token.",
+                name=name,
+                endpoint=endpoint,
+            )
         ) from None
     except RepositoryNotFoundError:
         raise ModelError(
-            f"There is neither a folder nor, at {endpoint}, a model named {name}: check the spelling, "
-            "or set HF_TOKEN (or --hf_hub_token) if it is private."
+            tr(
+                "There is neither a folder nor, at {endpoint}, a model named {name}: check the spelling, or set HF_TOKEN (or --hf_hub_token) if it is private.",
+                endpoint=endpoint,
+                name=name,
+            )
         ) from None
     except RevisionNotFoundError:
         raise ModelError(
-            f"{name} has no revision {revision}: see the branches at {endpoint}/{name}."
+            tr(
+                "{name} has no revision {revision}: see the branches at {endpoint}/{name}.",
+                name=name,
+                revision=revision,
+                endpoint=endpoint,
+            )
         ) from None
     except HFValidationError:
-        raise ModelError(f"{name} is neither a folder nor a hub id like Qwen/Qwen2.5-0.5B.") from None
+        raise ModelError(
+            tr("{name} is neither a folder nor a hub id like Qwen/Qwen2.5-0.5B.", name=name)
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(_no_network(name, endpoint, error)) from error
     return Path(folder)
@@ -143,8 +165,9 @@ def _modelscope(
         download: Any = importlib.import_module("modelscope").snapshot_download
     except (ImportError, AttributeError):
         raise ModelError(
-            "USE_MODELSCOPE_HUB is set, but the library modelscope is not installed: "
-            "run `pip install modelscope`, or unset it to use Hugging Face."
+            tr(
+                "USE_MODELSCOPE_HUB is set, but the library modelscope is not installed: run `pip install modelscope`, or unset it to use Hugging Face."
+            )
         ) from None
     # Its login would write the token down where it stays; an argument lasts as long as the call.
     known = {"token": token} if token else {}
@@ -167,7 +190,9 @@ def _modelscope(
 
 def _no_network(name: str, endpoint: str, error: Exception) -> str:
     lines = str(error).removeprefix("Got: ").strip().splitlines() or [type(error).__name__]
-    return (
-        f"{name} is no folder on this machine, is not complete in the cache, and could not be fetched from {endpoint} "
-        f"({redact(lines[0])[:200]}): check the network or HF_ENDPOINT, or give the path of a local model."
+    return tr(
+        "{name} is no folder on this machine, is not complete in the cache, and could not be fetched from {endpoint} ({error}): check the network or HF_ENDPOINT, or give the path of a local model.",
+        name=name,
+        endpoint=endpoint,
+        error=redact(lines[0])[:200],
     )

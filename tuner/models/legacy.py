@@ -29,6 +29,7 @@ from tuner.data.build_once import build_once
 from tuner.data.legacy_tokenizers import write_tokenizer
 from tuner.models.legacy_layouts import LAYOUTS, Layout, UnfitError, require
 from tuner.paths import slug
+from tuner.text.lookup import tr
 
 __all__ = ["conversion_note", "legacy_kind", "native"]
 
@@ -56,7 +57,7 @@ def native(folder: Path, cache: Path) -> Path:
         target = cache / f"{name}-{_digest(folder, shards)}"
         return build_once(target, lambda partial: _convert(folder, kind, shards, partial))
     except UnfitError as error:
-        raise ModelError(f"{folder} cannot be converted: {error}.") from error
+        raise ModelError(tr("{folder} cannot be converted: {why}.", folder=folder, why=error)) from error
 
 
 def conversion_note(folder: Path) -> str | None:
@@ -84,9 +85,11 @@ def _convert(folder: Path, kind: LegacyKind, shards: list[Path], target: Path) -
     try:
         config = layout.config(source)
     except KeyError as error:
-        raise UnfitError(f"its config.json has no {error}; download the current revision") from error
+        raise UnfitError(
+            tr("its config.json has no {error}; download the current revision", error=error)
+        ) from error
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UnfitError("its config.json holds values of the wrong kind; download it again") from error
+        raise UnfitError(tr("its config.json holds values of the wrong kind; download it again")) from error
     _check_room(shards, target)
     write_tokenizer(folder, kind, target)
     dtype = _convert_weights(folder, layout, config, shards, target)
@@ -128,7 +131,13 @@ def _convert_weights(
             dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.numel()
             total += tensor.nbytes
     if missing:
-        raise UnfitError(f"its files lack {sorted(missing)[0]} ({len(missing)} tensors in all)")
+        raise UnfitError(
+            tr(
+                "its files lack {first} ({count} tensors in all)",
+                first=sorted(missing)[0],
+                count=len(missing),
+            )
+        )
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": places}
         _write_json(target / "model.safetensors.index.json", index)
@@ -148,7 +157,13 @@ def _mapped(
             if expected != part.shape or not part.is_floating_point():
                 shape = list(part.shape)
                 raise UnfitError(
-                    f"{source} gives {name} as {part.dtype} {shape}, which does not fit its config.json"
+                    tr(
+                        "{source} gives {name} as {dtype} {shape}, which does not fit its config.json",
+                        source=source,
+                        name=name,
+                        dtype=part.dtype,
+                        shape=shape,
+                    )
                 )
             yield name, part.contiguous()
 
@@ -167,12 +182,21 @@ def _renamed(
             parts = layout.split(tensor, config)
         except RuntimeError as error:
             raise UnfitError(
-                f"{source} of shape {list(tensor.shape)} does not fit its config.json"
+                tr(
+                    "{source} of shape {shape} does not fit its config.json",
+                    source=source,
+                    shape=list(tensor.shape),
+                )
             ) from error
         prefix = f"model.layers.{match['layer']}.self_attn"
         # Cloned: safetensors writes no tensors that share memory.
         return [(f"{prefix}.{n}_proj.{match['leaf']}", p.clone()) for n, p in zip("qkv", parts, strict=True)]
-    raise UnfitError(f"it holds {source}, which is not part of this format (a quantized or changed model?)")
+    raise UnfitError(
+        tr(
+            "it holds {tensor}, which is not part of this format (a quantized or changed model?)",
+            tensor=source,
+        )
+    )
 
 
 def _load(shard: Path) -> dict[str, Tensor]:
@@ -182,11 +206,13 @@ def _load(shard: Path) -> dict[str, Tensor]:
             return dict(load_file(shard))
         tensors = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
     except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-        raise UnfitError(f"{shard.name} is damaged or incomplete; download it again") from error
+        raise UnfitError(tr("{file} is damaged or incomplete; download it again", file=shard.name)) from error
     except pickle.UnpicklingError as error:
-        raise UnfitError(f"{shard.name} holds something other than tensors and was not loaded") from error
+        raise UnfitError(
+            tr("{file} holds something other than tensors and was not loaded", file=shard.name)
+        ) from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UnfitError(f"{shard.name} holds something other than tensors")
+        raise UnfitError(tr("{file} holds something other than tensors", file=shard.name))
     return tensors
 
 
@@ -201,9 +227,11 @@ def _shards(folder: Path) -> list[Path]:
             continue
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
-            raise UnfitError(f"{absent[0]} is missing; download it again")
+            raise UnfitError(tr("{file} is missing; download it again", file=absent[0]))
         return [folder / name for name in names]
-    raise UnfitError(f"it has neither {_SINGLE[0]} nor {_SINGLE[1]}; download its weights")
+    raise UnfitError(
+        tr("it has neither {first} nor {second}; download its weights", first=_SINGLE[0], second=_SINGLE[1])
+    )
 
 
 def _indexed(index: Path) -> list[str]:
@@ -211,9 +239,9 @@ def _indexed(index: Path) -> list[str]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = any(Path(name).name != name for name in names)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnfitError(f"{index.name} is damaged; download it again") from error
+        raise UnfitError(tr("{file} is damaged; download it again", file=index.name)) from error
     if outside or not names:
-        raise UnfitError(f"{index.name} names files outside the folder")
+        raise UnfitError(tr("{file} names files outside the folder", file=index.name))
     return names
 
 
@@ -265,7 +293,12 @@ def _check_room(shards: list[Path], target: Path) -> None:
     free = shutil.disk_usage(target).free
     require(
         needed < free,
-        f"it takes {needed / 1e9:.1f} GB and {target.parent} has {free / 1e9:.1f} GB free; make room there",
+        tr(
+            "it takes {needed:.1f} GB and {folder} has {free:.1f} GB free; make room there",
+            needed=needed / 1e9,
+            folder=target.parent,
+            free=free / 1e9,
+        ),
     )
 
 

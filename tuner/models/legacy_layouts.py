@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
 
 from tuner.config.models import LegacyKind
+from tuner.text.lookup import tr
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class UnfitError(Exception):
 
 def _qwen_config(source: dict[str, Any]) -> Qwen2Config:
     heads, hidden = source["num_attention_heads"], source["hidden_size"]
-    require(source.get("rotary_pct", 1.0) == 1.0, "it rotates only a part of each head (rotary_pct)")
-    require(source["kv_channels"] * heads == hidden, "kv_channels times heads is not its hidden size")
-    require(source.get("no_bias", True), "its linear layers have biases (no_bias false)")
-    require(not source.get("emb_dropout_prob"), "it drops embeddings (emb_dropout_prob)")
-    require(source.get("scale_attn_weights", True), "it does not scale attention weights")
+    require(source.get("rotary_pct", 1.0) == 1.0, tr("it rotates only a part of each head (rotary_pct)"))
+    require(source["kv_channels"] * heads == hidden, tr("kv_channels times heads is not its hidden size"))
+    require(source.get("no_bias", True), tr("its linear layers have biases (no_bias false)"))
+    require(not source.get("emb_dropout_prob"), tr("it drops embeddings (emb_dropout_prob)"))
+    require(source.get("scale_attn_weights", True), tr("it does not scale attention weights"))
     _check_plain(source)
     return Qwen2Config(
         vocab_size=source["vocab_size"],
@@ -63,9 +64,12 @@ def _internlm2_config(source: dict[str, Any]) -> LlamaConfig:
     scaling = source.get("rope_scaling")
     if scaling:
         kind = scaling.get("type") or scaling.get("rope_type")
-        require(kind in ("dynamic", "linear"), f'its rope scaling "{kind}" is neither dynamic nor linear')
+        require(
+            kind in ("dynamic", "linear"),
+            tr('its rope scaling "{kind}" is neither dynamic nor linear', kind=kind),
+        )
         rope |= {"rope_type": kind, "factor": float(scaling["factor"])}
-    require(source.get("hidden_act", "silu") == "silu", "its activation is not silu")
+    require(source.get("hidden_act", "silu") == "silu", tr("its activation is not silu"))
     _check_plain(source)
     return LlamaConfig(
         vocab_size=source["vocab_size"],
@@ -87,8 +91,8 @@ def _internlm2_config(source: dict[str, Any]) -> LlamaConfig:
 
 
 def _check_plain(source: dict[str, Any]) -> None:
-    require(not source.get("tie_word_embeddings"), "it ties its embeddings")
-    require("quantization_config" not in source, "it is quantized; take the release in bf16 or fp16")
+    require(not source.get("tie_word_embeddings"), tr("it ties its embeddings"))
+    require("quantization_config" not in source, tr("it is quantized; take the release in bf16 or fp16"))
 
 
 def require(holds: bool, reason: str) -> None:

@@ -17,6 +17,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.config.vision import takes_pictures
 from tuner.models.quantization import check_checkpoint
 from tuner.models.quantization import settings as quantized
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -156,7 +157,10 @@ def stretch(config: Config, shape: Any) -> None:
     if not config.rope_scaling:
         return
     if longest is None or not hasattr(shape, "rope_parameters"):
-        sentence = f"--rope_scaling {config.rope_scaling} does not fit this model, which has no rotary positions; leave it empty."
+        sentence = tr(
+            "--rope_scaling {kind} does not fit this model, which has no rotary positions; leave it empty.",
+            kind=config.rope_scaling,
+        )
         raise ConfigError([Problem("rope_scaling", sentence, {"rope_scaling": None})])
     if config.cutoff_len <= longest:
         return
@@ -186,6 +190,10 @@ def _attention(asked: str) -> str:
     there = {"fa2": is_flash_attn_2_available, "fa3": is_flash_attn_3_available}
     if asked in there and not there[asked]():
         package = {"fa2": "flash-attn", "fa3": "flash-attn-3"}[asked]
-        sentence = f"--flash_attn {asked} needs the library {package}, which is not installed; use --flash_attn sdpa."
+        sentence = tr(
+            "--flash_attn {asked} needs the library {package}, which is not installed; use --flash_attn sdpa.",
+            asked=asked,
+            package=package,
+        )
         raise ConfigError([Problem("flash_attn", sentence, {"flash_attn": "sdpa"})])
     return ATTENTION[asked]

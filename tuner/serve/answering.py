@@ -16,6 +16,7 @@ from tuner.serve import errors
 from tuner.serve.errors import ApiError
 from tuner.serve.loaded import Loaded
 from tuner.serve.models import Choice
+from tuner.text.lookup import tr
 
 LOOK = 0.2
 """Seconds between two looks whether a caller that waits for a whole answer is still there."""
@@ -46,7 +47,7 @@ class Answers:
             if piece.error is not None:
                 raise errors.of(piece.error) from piece.error
             if piece.finish == "cancelled":
-                raise ApiError(503, "The server is ending; ask again when it is back.", code="ending")
+                raise ApiError(503, tr("The server is ending; ask again when it is back."), code="ending")
             left -= bool(piece.finish)
             yield number, piece
 
@@ -90,7 +91,12 @@ def _there_is_room(loaded: Loaded, wanted: int) -> None:
     scheduler, most = loaded.scheduler, loaded.config.api_waiting
     if wanted > scheduler.most + most:
         raise ApiError(
-            400, f"{wanted} answers are asked for at once; ask for at most {scheduler.most + most}."
+            400,
+            tr(
+                "{wanted} answers are asked for at once; ask for at most {most}.",
+                wanted=wanted,
+                most=scheduler.most + most,
+            ),
         )
     waiting = len(scheduler.waiting)
     if waiting + wanted - max(0, scheduler.most - scheduler.running) > most:

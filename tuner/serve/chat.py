@@ -22,6 +22,7 @@ from tuner.serve.models import Choice
 from tuner.serve.protocol import ChatAsked, refuse_unsupported
 from tuner.serve.token_text import TokenTexts
 from tuner.serve.usage import usage
+from tuner.text.lookup import tr
 
 MANY = 1 << 30
 
@@ -192,7 +193,10 @@ def _text(content: Any) -> str:
     for part in content:
         if not isinstance(part, dict) or part.get("type") not in ("text", "refusal", IMAGE):
             raise ApiError(
-                400, "This model reads text only; send parts of type text.", "messages", "unsupported_content"
+                400,
+                tr("This model reads text only; send parts of type text."),
+                "messages",
+                "unsupported_content",
             )
     return "".join(_written(part) for part in content)
 

@@ -21,6 +21,7 @@ from tuner.serve.loaded import Loaded, tokenizer_in
 from tuner.serve.models import Choice
 from tuner.serve.protocol import DecisionAsked
 from tuner.serve.scores import between
+from tuner.text.lookup import tr
 
 SIDE_BY_SIDE = 16
 """Prompts that are read at once."""
@@ -39,7 +40,10 @@ class Decider:
         self.loaded.must(score=False)
         if asked.assets:
             raise ApiError(
-                422, "Pictures are not supported here; leave assets out.", "assets", "unsupported_parameter"
+                422,
+                tr("Pictures are not supported here; leave assets out."),
+                "assets",
+                "unsupported_parameter",
             )
         try:
             questions = parsed_by_transformers(asked.questions)
@@ -58,17 +62,26 @@ class Decider:
 
     def _ids(self, choice: Choice, state: Any, question: Question) -> list[int]:
         if bad := unread(question, label_ids(self.loaded.tokenizer)):
-            sentence = f"Question {question.name!r}: {', '.join(bad)} is not one token of this model."
+            sentence = tr(
+                "Question {name!r}: {labels} is not one token of this model.",
+                name=question.name,
+                labels=", ".join(bad),
+            )
             raise ApiError(400, sentence, "questions")
         prompts = self._prompts(choice)
         try:
             ids = prompts.ids(prompts.text(state, question))
         except RefusedError as error:
             raise ApiError(
-                400, f"The model's template cannot write this question: {error}", "questions"
+                400, tr("The model's template cannot write this question: {error}", error=error), "questions"
             ) from error
         if len(ids) > self.loaded.longest:
-            sentence = f"Question {question.name!r} has {len(ids)} tokens with its state, and the model reads {self.loaded.longest}."
+            sentence = tr(
+                "Question {name!r} has {tokens} tokens with its state, and the model reads {longest}.",
+                name=question.name,
+                tokens=len(ids),
+                longest=self.loaded.longest,
+            )
             raise ApiError(400, sentence, "state", "context_length_exceeded")
         return ids
 
@@ -89,7 +102,10 @@ class Decider:
         if (folder / OWN_PROMPT).is_file():
             raise ApiError(
                 400,
-                f"This model has a prompt of its own ({OWN_PROMPT}), which is not supported here.",
+                tr(
+                    "This model has a prompt of its own ({file}), which is not supported here.",
+                    file=OWN_PROMPT,
+                ),
                 "model",
             )
         file = folder / SETTINGS

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from tuner.config.knobs import ConfigError
 from tuner.redact import redact
+from tuner.text.lookup import tr
 
 TYPES = {
     401: "authentication_error",
@@ -48,7 +49,7 @@ def of(error: BaseException) -> ApiError:
         return ApiError(400, str(error), "model")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return ApiError(
-            500, "Out of memory; ask for less at once, or serve with fewer rows.", code="out_of_memory"
+            500, tr("Out of memory; ask for less at once, or serve with fewer rows."), code="out_of_memory"
         )
     return ApiError(500, f"{type(error).__name__}: {error}")
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tuner.data.tokens import Tokenizer
 from tuner.serve.errors import ApiError
+from tuner.text.lookup import tr
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -127,7 +128,9 @@ def _followed(schema: Any, tokenizer: Tokenizer, stops: Sequence[int], param: st
     try:
         from llguidance import LLMatcher
     except ImportError as error:
-        sentence = "JSON answers and calls that must be made need the library llguidance, which is not installed; `pip install llguidance`."
+        sentence = tr(
+            "JSON answers and calls that must be made need the library llguidance, which is not installed; `pip install llguidance`."
+        )
         raise ApiError(400, sentence, param, "unsupported_parameter") from error
     # Bounded: a model that is not sure how to go on would write spaces for ever.
     grammar = LLMatcher.grammar_from_json_schema(

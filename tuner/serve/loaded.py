@@ -27,6 +27,7 @@ from tuner.models.vision import sight_of
 from tuner.serve.errors import ApiError
 from tuner.serve.models import Choice, Models
 from tuner.serve.protocol import Asked
+from tuner.text.lookup import mark, tr
 
 COLD = 1e-4
 """A temperature at which only the likeliest token is left."""
@@ -87,8 +88,10 @@ class Loaded:
         """Raises ApiError where the model is not of the kind that is asked for."""
         if score != self.scores:
             way = "/v1/score/evaluation" if self.scores else "/v1/chat/completions"
-            does = "scores texts and writes none" if self.scores else "writes texts and scores none"
-            raise ApiError(400, f"This model {does}; ask POST {way}.", "model", "unsupported_model")
+            writes = mark("This model writes texts and scores none; ask POST {way}.")
+            scores = mark("This model scores texts and writes none; ask POST {way}.")
+            said = tr(scores if self.scores else writes, way=way)
+            raise ApiError(400, said, "model", "unsupported_model")
 
     def seed(self, asked: Asked, number: int) -> int | None:
         """The seed of a request's n-th answer: its own, else the run's; None draws one."""
@@ -104,14 +107,16 @@ class Loaded:
         """
         room = self.longest - len(prompt)
         if room < 1:
-            sentence = (
-                f"The prompt has {len(prompt)} tokens and the model reads {self.longest} with its answer."
+            sentence = tr(
+                "The prompt has {tokens} tokens and the model reads {longest} with its answer.",
+                tokens=len(prompt),
+                longest=self.longest,
             )
             raise ApiError(400, sentence, "messages", "context_length_exceeded")
         config = self.config
         for name, ids in (("stop_token_ids", asked.stop_token_ids), ("logit_bias", asked.logit_bias)):
             if any(not 0 <= i < self.scheduler.decoder.vocabulary for i in ids):
-                raise ApiError(400, f"{name} has ids outside the vocabulary.", name)
+                raise ApiError(400, tr("{name} has ids outside the vocabulary.", name=name), name)
         temperature = config.temperature if asked.temperature is None else asked.temperature
         samples = config.do_sample if asked.temperature is None else True
         samples = samples if asked.do_sample is None else asked.do_sample
@@ -149,11 +154,11 @@ class Loaded:
             return self.voice(choice).encoder.prompt(messages, pictures, tools, begun)
         except PictureError as error:
             raise ApiError(
-                400, f"The picture cannot be used: {error}", "messages", "invalid_image"
+                400, tr("The picture cannot be used: {error}", error=error), "messages", "invalid_image"
             ) from error
         except RefusedError as error:
             raise ApiError(
-                400, f"The model's template cannot write this chat: {error}", "messages"
+                400, tr("The model's template cannot write this chat: {error}", error=error), "messages"
             ) from error
 
 

@@ -18,6 +18,7 @@ from tuner.jobs.serving import same_base
 from tuner.models.adapter_loading import WEIGHTS, adapter_folder
 from tuner.models.loading import Source, fingerprint
 from tuner.serve.errors import ApiError
+from tuner.text.lookup import tr
 from tuner.tracking.adapter_rows import AdapterRow, list_adapters
 from tuner.tracking.adapters import VERSION
 from tuner.tracking.store import TrackerError
@@ -108,8 +109,10 @@ def _is_adapter(name: str) -> bool:
 
 
 def _unknown(name: str, why: str = "") -> ApiError:
-    said = why or "GET /v1/models lists what there is."
-    return ApiError(404, f"There is no model {name!r} here. {said}", "model", "model_not_found")
+    said = why or tr("GET /v1/models lists what there is.")
+    return ApiError(
+        404, tr("There is no model {name!r} here. {why}", name=name, why=said), "model", "model_not_found"
+    )
 
 
 @lru_cache(maxsize=64)

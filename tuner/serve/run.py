@@ -22,6 +22,7 @@ from tuner.redact import remember
 from tuner.serve.app import application
 from tuner.serve.guard import Noted
 from tuner.serve.loaded import Loaded, load
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 
 LOOK = 0.1
@@ -97,17 +98,20 @@ def _tell(live: Live, loaded: Loaded, noted: Noted) -> None:
 def _socket(config: ServeConfig) -> socket.socket:
     """The open port, before anything is loaded. Raises ConfigError."""
     if config.api_host not in ("127.0.0.1", "::1", "localhost") and not config.api_key:
-        sentence = (
-            f"--api_host {config.api_host} can be reached from other machines; set API_KEY in the environment, or listen on"
-            " 127.0.0.1."
+        sentence = tr(
+            "--api_host {host} can be reached from other machines; set API_KEY in the environment, or listen on 127.0.0.1.",
+            host=config.api_host,
         )
         raise ConfigError([Problem("api_host", sentence, {"api_host": "127.0.0.1"})])
     family = socket.AF_INET6 if ":" in config.api_host else socket.AF_INET
     try:
         return socket.create_server((config.api_host, config.api_port), family=family, backlog=512)
     except OSError as error:
-        sentence = (
-            f"--api_port {config.api_port} on {config.api_host} is not free ({error.strerror}); name another."
+        sentence = tr(
+            "--api_port {port} on {host} is not free ({why}); name another.",
+            port=config.api_port,
+            host=config.api_host,
+            why=error.strerror,
         )
         raise ConfigError([Problem("api_port", sentence, {"api_port": 0})]) from error
 

@@ -19,6 +19,7 @@ from tuner.data.decisions import CHOICE, NOUL, SCORE, TYPES, Question, QuestionE
 from tuner.data.entries import Entry
 from tuner.data.formats import Dropped, convert
 from tuner.text.lookup import LANGUAGES, catalogue, mark, tr
+from tuner.text.message import plain, render
 from tuner.tracking.adapter_rows import AdapterRow
 from tuner.tracking.votes import BASE
 from tuner.ui import datasets, serving, talk_view, theme, writes
@@ -265,8 +266,8 @@ def _ask(base: str, columns: Sequence[str], state: Any, questions: Mapping[str, 
         for column in columns:
             if at is not None:
                 found[column] = writes.decide(at, column, state, questions)
-    except (Unanswered, *writes.FAILED) as error:
-        st.toast(safe(error), icon=":material/error:")
+    except (Unanswered, *writes.FAILED) as error:  # the server speaks English
+        st.toast(safe(render(plain(str(error)))), icon=":material/error:")
         return
     st.session_state["decide-answers"] = (base, questions, found)
 

@@ -38,6 +38,7 @@ from tuner.plan.engine import PACKED, PADDED, refusal
 from tuner.plan.preflight import packed_in_vain
 from tuner.plan.schedule import Schedule
 from tuner.rewards import registry
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 
 
@@ -91,9 +92,9 @@ def _unlabelled(config: Config, start: Start) -> Iterator[Problem]:
     """A reward that looks at labels where no row has one: it would be silent from the first answer to the last."""
     asking = registry.of_labels(config.reward_funcs)
     if asking and not any(row["asked"]["label"] is not None for row in start.rows.train):
-        said = (
-            f"--reward_funcs {' and '.join(asking)} holds answers against the one that a row expects, and no row of --dataset "
-            "expects any; take another reward, or data with answers."
+        said = tr(
+            "--reward_funcs {rewards} holds answers against the one that a row expects, and no row of --dataset expects any; take another reward, or data with answers.",
+            rewards=", ".join(asking),
         )
         yield Problem("reward_funcs", said)
 

@@ -17,6 +17,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.export.gguf import shapes
 from tuner.export.gguf.shapes import Shape
 from tuner.export.gguf.weights import Numbers, interleaved, stored, turned_heads
+from tuner.text.lookup import tr
 
 BEFORE = "base_model.model."
 SIDES = {".lora_A.weight": ".lora_a", ".lora_B.weight": ".lora_b"}
@@ -52,7 +53,9 @@ def write(adapter: Path, config: Any, file: Path, outtype: str, name: str) -> No
 
 
 def _refuse(why: str) -> ConfigError:
-    sentence = f"This adapter cannot be written as GGUF: {why}; use --export_format gguf, which merges it."
+    sentence = tr(
+        "This adapter cannot be written as GGUF: {why}; use --export_format gguf, which merges it.", why=why
+    )
     return ConfigError([Problem("export_format", sentence, {"export_format": "gguf"})])
 
 
@@ -60,13 +63,13 @@ def _beyond(said: Mapping[str, Any]) -> list[tuple[bool, str]]:
     """What an adapter may have and such a file has no place for."""
     kind = str(said.get("peft_type", "LORA"))
     return [
-        (kind != "LORA", f"it is {kind}, and only LoRA is known there"),
-        (bool(said.get("use_dora")), "it is DoRA, which also scales the weights' lengths"),
-        (bool(said.get("modules_to_save")), "it trained whole modules beside its matrices"),
-        (bool(said.get("trainable_token_indices")), "it trained single tokens"),
-        (said.get("bias", "none") != "none", "it trained biases"),
-        (bool(said.get("fan_in_fan_out")), "its layers are stored the other way round"),
-        (bool(said.get("target_parameters")), "it is on parameters that are no layers"),
+        (kind != "LORA", tr("it is {kind}, and only LoRA is known there", kind=kind)),
+        (bool(said.get("use_dora")), tr("it is DoRA, which also scales the weights' lengths")),
+        (bool(said.get("modules_to_save")), tr("it trained whole modules beside its matrices")),
+        (bool(said.get("trainable_token_indices")), tr("it trained single tokens")),
+        (said.get("bias", "none") != "none", tr("it trained biases")),
+        (bool(said.get("fan_in_fan_out")), tr("its layers are stored the other way round")),
+        (bool(said.get("target_parameters")), tr("it is on parameters that are no layers")),
     ]
 
 
@@ -91,9 +94,9 @@ def _side(name: str, names: TensorNameMap, config: Any) -> Side:
     layer = name.removeprefix(BEFORE).removesuffix(end or "")
     written = names.get_name(f"{layer}.weight", try_suffixes=(".weight",)) if end else None
     if end is None or written is None or layer == "model.embed_tokens":
-        raise _refuse(f"its part {name} has no place there")
+        raise _refuse(tr("its part {name} has no place there", name=name))
     if layer == "lm_head" and config.tie_word_embeddings:
-        raise _refuse("it is on the head, which is the embeddings in this model")
+        raise _refuse(tr("it is on the head, which is the embeddings in this model"))
     return Side(name, layer, written + SIDES[end])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
 
 from tuner.config.knobs import ConfigError, Problem
+from tuner.text.lookup import tr
 from tuner.text.message import Message, message
 
 
@@ -43,7 +44,7 @@ SHAPES = {
 
 def refuse(why: str) -> ConfigError:
     """That this model cannot be GGUF, and what to do instead."""
-    sentence = f"This model cannot be written as GGUF: {why}; use --export_format merged."
+    sentence = tr("This model cannot be written as GGUF: {why}; use --export_format merged.", why=why)
     return ConfigError([Problem("export_format", sentence, {"export_format": "merged"})])
 
 
@@ -52,7 +53,9 @@ def shape_of(config: Any) -> Shape:
     shape = SHAPES.get(config.model_type)
     if shape is None:
         known = ", ".join(SHAPES)
-        raise refuse(f"its shape is {config.model_type}, and those known are {known}")
+        raise refuse(
+            tr("its shape is {kind}, and those known are {known}", kind=config.model_type, known=known)
+        )
     for differs, why in _differences(config, shape):
         if differs:
             raise refuse(why)
@@ -66,14 +69,14 @@ def _differences(config: Any, shape: Shape) -> list[tuple[bool, str]]:
     wanted = [bool(shape.windows) and bool((i + 1) % shape.windows) for i in range(len(layers))]
     rope = _ropes(config)[0]
     return [
-        (_activation(config) != shape.activation, f"llama.cpp knows {shape.activation} here, and it has {_activation(config)}"),
-        (windows != wanted, "its layers with a sliding window are not where llama.cpp expects them"),
-        (bool(getattr(config, "mlp_bias", False)), "its feed-forward layers have biases"),
-        (bool(getattr(config, "attention_bias", False)) and shape.arch is not MODEL_ARCH.LLAMA, "its attention has biases"),
-        (bool(getattr(config, "use_bidirectional_attention", False)), "it reads in both directions"),
-        (_scale(config, shape) != getattr(config, "query_pre_attn_scalar", None), "its attention is scaled in its own way"),
-        (rope["rope_type"] not in SCALING, f"positions stretched by {rope['rope_type']} are not known"),
-        (shape.arch is not ONLY.get(rope["rope_type"], shape.arch), f"only another shape stretches positions by {rope['rope_type']}"),
+        (_activation(config) != shape.activation, tr("llama.cpp knows {known} here, and it has {found}", known=shape.activation, found=_activation(config))),
+        (windows != wanted, tr("its layers with a sliding window are not where llama.cpp expects them")),
+        (bool(getattr(config, "mlp_bias", False)), tr("its feed-forward layers have biases")),
+        (bool(getattr(config, "attention_bias", False)) and shape.arch is not MODEL_ARCH.LLAMA, tr("its attention has biases")),
+        (bool(getattr(config, "use_bidirectional_attention", False)), tr("it reads in both directions")),
+        (_scale(config, shape) != getattr(config, "query_pre_attn_scalar", None), tr("its attention is scaled in its own way")),
+        (rope["rope_type"] not in SCALING, tr("positions stretched by {kind} are not known", kind=rope["rope_type"])),
+        (shape.arch is not ONLY.get(rope["rope_type"], shape.arch), tr("only another shape stretches positions by {kind}", kind=rope["rope_type"])),
     ]  # fmt: skip
 
 
@@ -153,7 +156,9 @@ def _linear(writer: GGUFWriter, rope: dict[str, Any], config: Any) -> None:
 def _yarn(writer: GGUFWriter, rope: dict[str, Any], config: Any) -> None:
     own = {"beta_fast": 32, "beta_slow": 1, "attention_factor": None, "mscale": None, "mscale_all_dim": None}
     if changed := [name for name, usual in own.items() if rope.get(name) not in (None, usual)]:
-        raise refuse(f"its positions are stretched by yarn with {', '.join(changed)} of its own")
+        raise refuse(
+            tr("its positions are stretched by yarn with {names} of its own", names=", ".join(changed))
+        )
     writer.add_rope_scaling_type(RopeScalingType.YARN)
     writer.add_rope_scaling_factor(float(rope["factor"]))
     writer.add_rope_scaling_orig_ctx_len(_before(rope, config))

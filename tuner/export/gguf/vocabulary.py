@@ -11,6 +11,7 @@ from gguf import GGUFWriter, TokenType
 
 from tuner.export.gguf import pretokenizers
 from tuner.export.gguf.shapes import refuse
+from tuner.text.lookup import tr
 
 SPACE = "\u2581"
 PHI3 = re.compile("phi-?3", re.IGNORECASE)
@@ -23,12 +24,12 @@ def describe(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
     said = json.loads(tokenizer.backend_tokenizer.to_str())
     model = said["model"]
     if model["type"] != "BPE" or model.get("dropout") or model.get("continuing_subword_prefix"):
-        raise refuse(f"its tokenizer is of the kind {model['type']}, and only BPE is known")
+        raise refuse(tr("its tokenizer is of the kind {kind}, and only BPE is known", kind=model["type"]))
     added = {token["id"]: token for token in said["added_tokens"]}
     known = {number: token for token, number in model["vocab"].items()}
     if max([*added, *known]) >= rows:
         raise refuse(
-            "its tokenizer has more tokens than the model has rows for; use --resize_vocab in training"
+            tr("its tokenizer has more tokens than the model has rows for; use --resize_vocab in training")
         )
     tokens = [_token(number, added, known) for number in range(rows)]
     if model.get("byte_fallback"):
@@ -48,7 +49,7 @@ def called(name: str, tokenizer: Any) -> str:
     strips = any(token.rstrip or token.lstrip for token in added)
     known = {token.content for token in added} >= PHI3_TOKENS
     if strips and not known:
-        raise refuse("markers of its tokenizer take the blank space beside them away")
+        raise refuse(tr("markers of its tokenizer take the blank space beside them away"))
     if strips:
         return name if PHI3.search(name) else f"{name} phi-3"
     return PHI3.sub("phi", name)
@@ -71,7 +72,7 @@ def _bytes(writer: GGUFWriter, said: Mapping[str, Any]) -> None:
     normal = said["normalizer"]
     pre = pretokenizers.name_of(said["pre_tokenizer"])
     if pre is None or normal and normal["type"] != "NFC":
-        raise refuse("llama.cpp has no name for the way its tokenizer splits text")
+        raise refuse(tr("llama.cpp has no name for the way its tokenizer splits text"))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_merges([_merge(pair) for pair in said["model"]["merges"]])
@@ -88,7 +89,7 @@ def _pieces(writer: GGUFWriter, said: Mapping[str, Any], tokens: list[tuple[str,
     """
     prefix = _prefix(said)
     if prefix is None:
-        raise refuse("llama.cpp has no name for the way its tokenizer treats spaces")
+        raise refuse(tr("llama.cpp has no name for the way its tokenizer treats spaces"))
     rank: dict[str, int] = {}
     for number, pair in enumerate(said["model"]["merges"]):
         rank.setdefault("".join(pair.split(" ") if isinstance(pair, str) else pair), number)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from tuner.export.gguf.shapes import Shape, head_dim, refuse
+from tuner.text.lookup import tr
 
 Numbers = NDArray[Any]
 TYPES = {
@@ -103,7 +104,7 @@ def _left_out(name: str, config: Any) -> bool:
 def _planned(name: str, size: tuple[int, ...], names: TensorNameMap, outtype: str) -> Weight:
     written = names.get_name(name, try_suffixes=(".weight", ".bias"))
     if written is None:
-        raise refuse(f"its weight {name} has no place there")
+        raise refuse(tr("its weight {name} has no place there", name=name))
     return Weight(name, written, size, stored(size, outtype))
 
 
@@ -136,7 +137,9 @@ def packed(values: Numbers, weight: Weight) -> Numbers:
     with np.errstate(over="ignore"):
         made: Numbers = quants.quantize(values, weight.type)
     if weight.type is GGMLQuantizationType.F16 and np.isinf(made).any():
-        raise refuse(f"numbers of {weight.name} are too large for f16; use --export_outtype bf16")
+        raise refuse(
+            tr("numbers of {name} are too large for f16; use --export_outtype bf16", name=weight.name)
+        )
     return made
 
 
