@@ -8,15 +8,18 @@ import subprocess
 from contextlib import suppress
 
 from tuner import hardware, paths
+from tuner.text.lookup import ENGLISH, speaking
 
 LIBRARIES = ("tuner", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "mlflow")
 
 
 def facts() -> dict[str, str]:
     """Tags of a run: `version/<library>`, the commit of the folder it was launched in, the hardware."""
+    with speaking(ENGLISH):  # a record keeps it
+        machine = hardware.describe()
     found = {
         "version/python": platform.python_version(),
-        "hardware": hardware.describe(),
+        "hardware": machine,
         "host": platform.node(),
     }
     for library in LIBRARIES:

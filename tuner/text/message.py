@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.text.english import MESSAGES
-from tuner.text.lookup import ENGLISH, language, tr
-from tuner.text.recognise import recognised
+from tuner.text.lookup import ENGLISH, catalogue, language, tr
+from tuner.text.recognise import Found, recognised
 
 PLAIN = "plain"
 """The code of a text that has none of its own: an exception of a library, or what an older studio wrote."""
 _PART = re.compile(r"\[([^\[\]|]*)(?:\|([^\[\]]*))?\]")
 _FIELD = re.compile(r"\{(\w+)")
+_END = re.compile(r"(?<=[.!?]) ")
+LONGEST, MOST_SENTENCES = 2000, 8
+"""Signs and sentences of a text that is held against those of the catalogue; a longer one is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,6 @@ def render(said: Message) -> str:
     """The sentence; the code itself where the catalog does not have it (another version wrote it)."""
     if not said.code:
         return ""
-    if said.code == PLAIN and language() != ENGLISH:
-        return _in_other_words(str(said.values.get("text", "")))
     known = {name: _value(name, v) for name, v in said.values.items()}
     text = MESSAGES.get(said.code, "{text}" if "text" in known else None)
     if text is None:
@@ -71,13 +72,22 @@ def term(kind: str, code: str) -> str:
 
 
 def _in_other_words(text: str) -> str:
-    """A text that was kept in English, in the language of the moment where it is one of ours."""
-    found = recognised(text, language())
-    if found is None:
+    """A text that was kept in English, in the language of the moment where it, or each of its sentences, is one of ours."""
+    if " " not in text or len(text) > LONGEST:
         return text
-    said = re.sub(
-        r"(?<!\{)\{(\w+)[!:][^}]*\}", r"{\1}", tr(found.english)
-    )  # what stands in it is text by now
+    if found := recognised(text, language()):
+        return _filled(found)
+    ends = [found.start() for found in _END.finditer(text)][:MOST_SENTENCES]
+    for end in reversed(ends):  # what refuses several things says one after the other
+        if found := recognised(text[:end], language()):
+            said = _filled(found)
+            return said + ("" if said.endswith("。") else " ") + _in_other_words(text[end + 1 :])
+    return catalogue(language()).texts.get(text, text)
+
+
+def _filled(found: Found) -> str:
+    # What stands in a field is text by now, whatever it was.
+    said = re.sub(r"(?<!\{)\{(\w+)[!:][^}]*\}", r"{\1}", tr(found.english))
     values = {name: _in_other_words(value) for name, value in found.values.items()}
     if found.message:
         said = _PART.sub(lambda part: _chosen(part, values), said)
@@ -85,10 +95,13 @@ def _in_other_words(text: str) -> str:
 
 
 def _value(name: str, value: Any) -> Any:
-    """A parameter as it is said. Why a row is not used (`reason`) is a word of ours, which the catalogues know."""
+    """A parameter as it is said. Why a row is not used (`reason`) is a word of ours, which the catalogues know, and a
+    sentence may be an error's that was kept in English."""
     if isinstance(value, Message):
         return str(value)
-    return tr(value) if name == "reason" and isinstance(value, str) else value
+    if not isinstance(value, str) or language() == ENGLISH:
+        return value
+    return tr(value) if name == "reason" else _in_other_words(value)
 
 
 class _Lenient(dict[str, Any]):

@@ -14,12 +14,12 @@ from tuner.config.knobs import ConfigError, Problem, knobs_of
 from tuner.jobs.checking import of_evaluation
 from tuner.text.lookup import mark, tr
 from tuner.tracking.adapters import AdapterRow, get_adapter
-from tuner.tracking.rows import RunFilter
+from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import list_runs
 from tuner.tracking.store import TrackerError
 from tuner.ui import offers, picking, serving, state, theme, writes
 from tuner.ui.picking import Column
-from tuner.ui.words import ago, count, listed, place, safe, value
+from tuner.ui.words import ago, count, listed, look, place, safe, value
 
 KNOBS = knobs_of(EvaluateConfig)
 ROWS = 100
@@ -110,7 +110,7 @@ def _datasets(column: Any) -> list[str]:
     return told
 
 
-_REWARDS = 'json_valid, or [{"contains": {"text": "thanks"}}]'
+_REWARD = '[{"contains": {"text": "thanks"}}]'
 
 
 def _more() -> dict[str, Any]:
@@ -139,7 +139,10 @@ def _more() -> dict[str, Any]:
             tr("Judge's model"), key="evaluate-judging", help=KNOBS["judge_model"].tooltip
         )
     rewards = st.text_input(  # a row of its own: parameters are long
-        tr("Rewards"), key="evaluate-rewards", placeholder=_REWARDS, help=KNOBS["reward_funcs"].tooltip
+        tr("Rewards"),
+        key="evaluate-rewards",
+        placeholder=tr("{name}, or {with_parameters}", name="json_valid", with_parameters=_REWARD),
+        help=KNOBS["reward_funcs"].tooltip,
     )
     st.caption(
         tr("Names with commas between, or with their parameters, as the command of a New run shows them.")
@@ -206,17 +209,27 @@ def earlier() -> None:
             tr("Choose a model and data above: every version answers the same questions."),
         )
         return
-    rows = {
+    picking.one(
+        "evaluations",
+        tr("Evaluations"),
+        COLUMNS,
+        table(page.items),
+        "",
+        "run",
+        lambda id: state.go("runs", run=id),
+    )
+
+
+def table(rows: Sequence[RunRow]) -> dict[str, dict[str, Any]]:
+    """A row an evaluation, by its run's id, with the values of COLUMNS."""
+    return {
         row.id: {
             "Name": row.name,
             "Model": place(row.params.get("model_name_or_path", "")),
             "Data": value(row.params.get("dataset")),
             "Versions": listed((row.params.get("versions") or BASE).split(",")),
-            "State": row.state,
+            "State": look(row.state).word,
             "Created": ago(row.created),
         }
-        for row in page.items
+        for row in rows
     }
-    picking.one(
-        "evaluations", tr("Evaluations"), COLUMNS, rows, "", "run", lambda id: state.go("runs", run=id)
-    )

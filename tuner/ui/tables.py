@@ -12,6 +12,7 @@ from tuner.runs import inputs
 from tuner.runs.curve import Series
 from tuner.runs.events import BY
 from tuner.text.lookup import mark, tr
+from tuner.text.message import plain, render
 from tuner.tracking.rows import RunRow
 from tuner.ui.chart import Chart
 from tuner.ui.chart_table import is_scored, of_metric
@@ -192,7 +193,7 @@ def costs(rows: Sequence[RunRow], names: Mapping[str, str]) -> Table:
             "Duration": duration(row.duration),
             "Tokens": f"{int(float(row.facts['tokens'])):,}" if row.facts.get("tokens") else NONE,
             "Data sets": ", ".join(row.datasets),
-            "Machine": row.facts.get("hardware", NONE),
+            "Machine": render(plain(row.facts.get("hardware", NONE))),
         }
         for row in rows
     ]
