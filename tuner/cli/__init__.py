@@ -108,7 +108,7 @@ def help() -> str:
         ),
         tr(
             "  tuner train RECIPE                                      recipes: {recipes}",
-            recipes=", ".join(recipes()) or "none",
+            recipes=", ".join(recipes()),
         ),
         tr("  tuner train --help                                      every knob, by section"),
     ]

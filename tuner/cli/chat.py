@@ -243,7 +243,7 @@ def _answered(place: Endpoint, question: dict[str, Any]) -> str | None:
             said += part
             print(part, end="", flush=True)
     except KeyboardInterrupt:
-        print(" [stopped]", end="")
+        print(" " + tr("[stopped]"), end="")
     except Unanswered as error:
         print(flush=True)
         print(f"tuner: {error}", file=sys.stderr, flush=True)

@@ -78,8 +78,38 @@ def _report(options: argparse.Namespace, knobs: dict[str, Any]) -> int:
     if options.json:
         print_json([found])
     else:
-        table(("what", "value"), [(name, str(value)[:160]) for name, value in found.items()])
+        _say_report(found)
     return OK
+
+
+def _say_report(found: Mapping[str, Any]) -> None:
+    """A report to be read; `--json` has all of it."""
+    figures = {
+        mark("Rows read"): f"{found['read']:,}",
+        mark("Kept"): f"{found['kept']:,}",
+        mark("Dropped"): f"{found['read'] - found['kept']:,}",
+        mark("Truncated"): f"{found['cut']:,} ({found['cut_share']:.1%})",
+        mark("Duplicates"): f"{found['duplicates']:,}",
+        mark("Tokens trained on"): f"{found['trained_tokens']:,} ({found['trained_share']:.1%})",
+        mark("Steps"): f"{found['steps']:,}",
+    }
+    table(("what", "value"), [(tr(name), said) for name, said in figures.items()])
+    for title, findings in (
+        (mark("Dropped rows"), found["dropped"]),
+        (mark("Warnings"), found["findings"]),
+    ):
+        if findings:
+            print(f"\n{tr(title)}")
+            table(("rows", "what", "example"), [*map(_finding, findings.items())])
+    for note in found["notes"]:
+        print(f"\n{_visible(note)}")
+
+
+def _finding(found: tuple[str, Mapping[str, Any]]) -> tuple[str, str, str]:
+    what, finding = found
+    first = finding["examples"][0]
+    place = tr("{file} line {line}", file=first["file"], line=first["line"])
+    return f"{finding['count']:,}", tr(what), _visible(f"{place}: {first['detail']}"[:160])
 
 
 def _progress(share: float, text: Message) -> None:

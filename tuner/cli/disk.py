@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tuner.cli.words import OK, parser, print_json, refuse, run_of, table
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 
 MOST = 10
 """Runs that are listed to be read: those that take most."""
@@ -27,10 +27,8 @@ def disk(words: list[str]) -> int:
         each = {id: asdict(one) | {"total": one.total} for id, one in runs.items()}
         print_json([{"total": sum(kinds.values()), "free": under.free(), "kinds": kinds, "runs": each}])
         return OK
-    rows = [(what, _size(bytes)) for what, bytes in kinds.items()]
-    table(
-        ("what", "size"), [*rows, (tr("in all"), _size(sum(kinds.values()))), ("free", _size(under.free()))]
-    )
+    every = [*kinds.items(), (mark("in all"), sum(kinds.values())), (mark("free"), under.free())]
+    table(("what", "size"), [(tr(what), _size(bytes)) for what, bytes in every])
     most = sorted(runs.items(), key=lambda one: -one[1].total)[:MOST]
     if most:
         print()
@@ -59,24 +57,28 @@ def clean(words: list[str]) -> int:
     runs = [run_of([one], "run").id for one in options.run] if options.run else None
     wanted = cleaning.plan(keep, options.caches, runs)
     if options.yes:
-        _tell(cleaning.clean(wanted), options.json, "removed")
+        _tell(cleaning.clean(wanted), options.json, gone=True)
     else:
-        _tell(wanted, options.json, tr("would go"))
+        _tell(wanted, options.json, gone=False)
         if not options.json:
             print(tr("Nothing was removed; --yes removes it."), file=sys.stderr)
     return OK
 
 
-def _tell(plan: Any, as_json: bool, done: str) -> None:
+def _tell(plan: Any, as_json: bool, gone: bool) -> None:
     if as_json:
+        done = "removed" if gone else "would go"
         print_json(asdict(item) | {"done": done} for item in plan.items)
     elif plan.items:
-        rows = [(_size(item.size), item.what, item.name, str(item.path), item.warning) for item in plan.items]
+        rows = [
+            (_size(item.size), tr(item.what), item.name, str(item.path), item.warning) for item in plan.items
+        ]
         table(("size", "what", "run", "path", "note"), rows)
     for sentence in plan.stays:
         print(f"tuner: {sentence}", file=sys.stderr)
     if not as_json:
-        print(f"{len(plan.items)} {done}, {_size(plan.size)}.")
+        said = mark("Removed: {number}, {size}.") if gone else mark("Would go: {number}, {size}.")
+        print(tr(said, number=len(plan.items), size=_size(plan.size)))
 
 
 def _size(bytes: int) -> str:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from tuner.config.config import Config, word
-from tuner.config.knobs import Knob, Section, knobs_of, sections_of
+from tuner.config.knobs import Kind, Knob, Section, knobs_of, sections_of
 from tuner.config.run_config import RunConfig
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
+
+TYPES: dict[Kind, str] = {
+    "bool": mark("bool"),
+    "int": mark("int"),
+    "float": mark("float"),
+    "text": mark("text"),
+    "choice": mark("choice"),
+    "list": mark("list"),
+    "json": "json",
+}
+"""What a flag takes, in a word."""
 
 
 def knob_help(verb: str, config: type[RunConfig] = Config, own: type[Section] | None = None) -> str:
@@ -23,9 +34,12 @@ def knob_help(verb: str, config: type[RunConfig] = Config, own: type[Section] | 
         shown = [knobs[name] for name in section.model_fields if name in told]
         lines += ["", tr(section.title), *map(_knob_line, shown)] if shown else []
     rest = sorted(knobs.keys() - told)
-    return "\n".join([*lines, "", tr("Also taken, by transformers' own names: ") + ", ".join(rest)])
+    return "\n".join(
+        [*lines, "", tr("Also taken, by transformers' own names: {names}", names=", ".join(rest))]
+    )
 
 
 def _knob_line(knob: Knob) -> str:
-    what = "|".join(knob.choices) if knob.choices else knob.kind
-    return f"  --{knob.name} {what} (default {word(knob.default) or tr('none')})\n      {knob.tooltip}"
+    what = "|".join(knob.choices) if knob.choices else tr(TYPES[knob.kind])
+    told = tr("{what} (default {default})", what=what, default=word(knob.default) or tr("none"))
+    return f"  --{knob.name} {told}\n      {knob.tooltip}"

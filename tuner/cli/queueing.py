@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from tuner.cli.words import FAILED, OK, parser, print_json, refuse, run_of, table
 from tuner.config.config import KNOBS
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 
 
 def queue(words: list[str]) -> int:
@@ -86,7 +86,8 @@ def wait(words: list[str]) -> int:
 
     run = run_of(options.run, "wait")
     status = control.wait(run, options.timeout)
-    print(f"run {run.id} {status.state}" + (f": {status.reason}" if status.reason else ""))
+    said = mark("run {id} {state}: {reason}") if status.reason else mark("run {id} {state}")
+    print(tr(said, id=run.id, state=status.state, reason=status.reason))
     return OK if status.state == "finished" else FAILED
 
 

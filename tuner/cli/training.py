@@ -29,12 +29,12 @@ def run_here(config: RunConfig, gpus: list[int] | None = None) -> int:
 
     settings()  # before there is a run, which a supervisor would start later
     run = create(spread(config, gpus))
-    print(f"run {run.id} in {run.folder}", flush=True)
+    print(tr("run {id} in {folder}", id=run.id, folder=run.folder), flush=True)
     code = run_in_foreground(run, gpus=gpus)
     status = run.status()
     if status.reason and status.state != "finished":
         print(f"tuner: {status.reason}", file=sys.stderr)
-    print(f"run {run.id} {status.state}", flush=True)
+    print(tr("run {id} {state}", id=run.id, state=status.state), flush=True)
     return code
 
 

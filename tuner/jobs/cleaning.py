@@ -23,7 +23,7 @@ from tuner.jobs.resuming import why_not_resumable
 from tuner.runs import checkpoints, locks
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 from tuner.tracking import open_runs
 from tuner.tracking.adapters import list_adapters
 
@@ -113,7 +113,7 @@ def _of_run(run: Run, keep: frozenset[str]) -> Iterator[Item | str]:
     for path in found:
         if path not in kept:
             whole = checkpoints.valid(path, deep=False) is None
-            what = "checkpoint" if whole else tr("checkpoint that is not whole")
+            what = mark("checkpoint") if whole else mark("checkpoint that is not whole")
             yield Item(path, room.size_of(path), what, run.id, name, warnings.get(path, ""))
 
 
@@ -138,7 +138,7 @@ def _caches() -> Iterator[Item | str]:
             for path in sorted(p for p in folder.iterdir() if not p.is_symlink()):
                 yield Item(path, room.size_of(path), room.PLACES[place])
     for path in room.tokenized():
-        yield Item(path, room.size_of(path), tr("tokenised rows"))
+        yield Item(path, room.size_of(path), mark("tokenised rows"))
 
 
 def _at_work() -> str:

@@ -19,13 +19,18 @@ from tuner.jobs.watch import STOP_GRACE
 from tuner.runs import locks, worker_lock
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, LIVE, Status
-from tuner.text.lookup import tr
+from tuner.text.lookup import mark, tr
 from tuner.text.message import message, render
 
 __all__ = ["Refused", "pid_of", "resume", "stop", "wait", "why_not_resumable"]
 
 CANCEL_GRACE = 10.0
 """Seconds a cancelled worker, which saves nothing, has to end."""
+
+
+ENDS = mark("Run {id} ends, in {seconds:.0f} s at the latest.")
+ENDS_SAVED = mark("Run {id} ends once it has saved a checkpoint, in {seconds:.0f} s at the latest.")
+ENDS_UNSAVED = mark("Run {id} ends without saving, in {seconds:.0f} s at the latest.")
 
 
 def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
@@ -53,8 +58,7 @@ def stop(run: Run, now: bool = False, grace: float | None = None) -> str:
             os.kill(pid, signal.SIGTERM)
     ensure_supervisor()
     saves = trains(str(run.values().get("stage")))
-    how = "" if not saves else tr(" without saving") if now else tr(" once it has saved a checkpoint")
-    return tr("Run {id} ends{how}, in {seconds:.0f} s at the latest.", id=run.id, how=how, seconds=seconds)
+    return tr(ENDS_UNSAVED if saves and now else ENDS_SAVED if saves else ENDS, id=run.id, seconds=seconds)
 
 
 def _end_without_worker(run: Run) -> str:
