@@ -15,9 +15,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
+from tuner.text.lookup import mark, tr
+
+Said = Literal["name", "note", "tag"]
 MASK = "***"
 SHORTEST_KNOWN = 8
 """Characters of the shortest value that is looked for everywhere: shorter ones are parts of ordinary words."""
@@ -104,12 +107,17 @@ def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def refuse_secret(what: str, text: str) -> None:
+KEPT_FOR_EVER: dict[Said, str] = {
+    "name": mark("This name holds a password or a token, which a record keeps for ever; leave it out."),
+    "note": mark("This note holds a password or a token, which a record keeps for ever; leave it out."),
+    "tag": mark("This tag holds a password or a token, which a record keeps for ever; leave it out."),
+}
+
+
+def refuse_secret(what: Said, text: str) -> None:
     """Raises ValueError for a password or a token in a text that everybody reads who sees the run."""
     if shaped(text):
-        raise ValueError(
-            f"This {what} holds a password or a token, which a record keeps for ever; leave it out."
-        )
+        raise ValueError(tr(KEPT_FOR_EVER[what]))
 
 
 def redacted(value: Any) -> Any:

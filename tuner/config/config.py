@@ -29,7 +29,7 @@ from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal, takes_nu
 from tuner.config.training_arguments import TrainingArguments
 from tuner.paths import home, package
 from tuner.redact import is_secret_name, shaped
-from tuner.text.lookup import mark, tr
+from tuner.text.lookup import ended, mark, tr
 
 Values = Mapping[str, Any]
 C = TypeVar("C", bound=RunConfig)
@@ -238,18 +238,15 @@ def _problem(error: ErrorDetails, knobs: Mapping[str, Knob]) -> Problem:
     name = str(error["loc"][0]) if error["loc"] else ""
     said = _refusal(error)
     shown = "***" if name in knobs and knobs[name].secret else repr(error["input"])
-    sentence = tr("--{name} is {shown}, but it {said}.", name=name, shown=shown, said=said)
+    sentence = ended(tr("--{name} is {shown}, but it {said}", name=name, shown=shown, said=said))
     if name == "stage" and (why := NO_STAGE.get(str(error["input"]))):
         return Problem(name, tr("--stage {input} is refused: {why}", input=error["input"], why=why))
     if error["type"] == "literal_error":
         choices = knobs[name].choices
-        like = nearest(str(error["input"]), choices)
-        sentence = tr(
-            "--{name} is {shown}, but it is one of {choices}",
-            name=name,
-            shown=shown,
-            choices=", ".join(choices),
-        ) + (tr("; did you mean {like}?", like=like) if like else ".")
+        known, like = ", ".join(choices), nearest(str(error["input"]), choices)
+        one_of = mark("--{name} is {shown}, but it is one of {choices}.")
+        meant = mark("--{name} is {shown}, but it is one of {choices}; did you mean {like}?")
+        sentence = tr(meant if like else one_of, name=name, shown=shown, choices=known, like=like)
     return Problem(name, sentence)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.config.kinds import ONLY_TRL
 from tuner.config.knobs import Problem, nearest
-from tuner.text.lookup import tr
+from tuner.text.lookup import ended, mark, tr
 
 if TYPE_CHECKING:
     from tuner.config.config import Config
@@ -165,7 +165,7 @@ def _known_metric(config: Config) -> Iterator[Problem]:
             metric_for_best_model=config.metric_for_best_model,
             either=_either(names),
         )
-    yield Problem("metric_for_best_model", f"{said}.", {"metric_for_best_model": like})
+    yield Problem("metric_for_best_model", ended(said), {"metric_for_best_model": like})
 
 
 def results(config: Config) -> list[str]:
@@ -212,17 +212,14 @@ def _schedule(config: Config) -> Iterator[Problem]:
             mend,
         )
     if unknown:
-        known = (
-            tr("; it knows {sorted}", sorted=", ".join(sorted(SCHEDULES[name])))
-            if SCHEDULES[name]
-            else tr(", which knows none")
+        some = mark(
+            "--lr_scheduler_kwargs {unknown} is not known to --lr_scheduler_type {name}; it knows {known}."
         )
-        said_what = tr(
-            "--lr_scheduler_kwargs {unknown} is not known to --lr_scheduler_type {name}{known}.",
-            unknown=", ".join(unknown),
-            name=name,
-            known=known,
+        none = mark(
+            "--lr_scheduler_kwargs {unknown} is not known to --lr_scheduler_type {name}, which knows none."
         )
+        known = ", ".join(sorted(SCHEDULES[name]))
+        said_what = tr(some if known else none, unknown=", ".join(unknown), name=name, known=known)
         yield Problem("lr_scheduler_kwargs", said_what, mend)
 
 

@@ -11,7 +11,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.entries import CATALOG, COLUMNS, NOWHERE, TAGS, Entry
-from tuner.text.lookup import tr
+from tuner.text.lookup import ended, tr
 
 FORMATTINGS = ("alpaca", "sharegpt", "openai", "decisions")
 SOURCES = {
@@ -140,8 +140,14 @@ def _mapping(name: str, attributes: Mapping[str, Any], key: str, known: Iterable
             like = nearest(part, known)
             raise _wrong(
                 name,
-                tr("has {key}.{part}, which is not known", key=key, part=part)
-                + (tr("; did you mean {like}?", like=like) if like else ""),
+                tr(
+                    "has {key}.{part}, which is not known; did you mean {like}?",
+                    key=key,
+                    part=part,
+                    like=like,
+                )
+                if like
+                else tr("has {key}.{part}, which is not known", key=key, part=part),
             )
         if value is not None and not isinstance(value, str):
             raise _wrong(
@@ -151,14 +157,8 @@ def _mapping(name: str, attributes: Mapping[str, Any], key: str, known: Iterable
 
 
 def _wrong(name: str, said: str) -> ConfigError:
-    stop = "" if said.endswith("?") else "."
     return ConfigError(
-        [
-            Problem(
-                "dataset",
-                tr("{name} in {catalog} {said}{stop}", name=name, catalog=CATALOG, said=said, stop=stop),
-            )
-        ]
+        [Problem("dataset", ended(tr("{name} in {catalog} {said}", name=name, catalog=CATALOG, said=said)))]
     )
 
 
@@ -184,10 +184,12 @@ def named(names: Iterable[str], dataset_dir: str | Path) -> list[Entry]:
 
 
 def _unknown(name: str, known: Mapping[str, Entry]) -> str:
+    if not known:
+        return tr("The data set {name} is not in {catalog}, which holds none.", name=name, catalog=CATALOG)
     like = nearest(name, known)
     hint = (
         tr("did you mean {like}?", like=like)
         if like
-        else tr("it holds {list}.", list=", ".join(list(known)[:8]) or "nothing")
+        else tr("it holds {list}.", list=", ".join(list(known)[:8]))
     )
     return tr("The data set {name} is not in {catalog}; {hint}", name=name, catalog=CATALOG, hint=hint)

@@ -15,7 +15,7 @@ from tuner.data.formats import Dropped, Row
 from tuner.data.pictures.drawing import TOO_MANY
 from tuner.data.templates import Exchange, RefusedError, Template
 from tuner.data.tokens import Tokenizer
-from tuner.text.lookup import mark, tr
+from tuner.text.lookup import joined, mark, tr
 
 MASKED = -100
 """The label of a token that is read and not learnt (torch's ignore_index)."""
@@ -301,7 +301,7 @@ class _Turn(NamedTuple):
 def _what_went(question: bool, answer: bool) -> str:
     """What was cut off a row with one question and one answer."""
     ends = (tr("the begin of the question"), question), (tr("the end of the answer"), answer)
-    return " and ".join(what for what, gone in ends if gone)
+    return joined([what for what, gone in ends if gone])
 
 
 def _turns_gone(turns: Sequence[_Turn], kept: Sequence[_Turn]) -> str:
@@ -313,7 +313,7 @@ def _turns_gone(turns: Sequence[_Turn], kept: Sequence[_Turn]) -> str:
         any(len(b.answer) < len(a.answer) for a, b in pairs),
     )
     last = tr("the last {gone} of {number} exchanges", gone=gone, number=len(turns)) if gone else ""
-    return " and ".join(part for part in (ends, last) if part)
+    return joined([part for part in (ends, last) if part])
 
 
 def packs(config: Config) -> bool:

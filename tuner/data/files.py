@@ -18,7 +18,7 @@ from typing import Any
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.spans import Csv, Layout, Spans, delimiter_of, scanner, spans
 from tuner.data.tables import promised, table_batches
-from tuner.text.lookup import tr
+from tuner.text.lookup import ended, tr
 
 TYPES = ("json", "jsonl", "csv", "tsv", "parquet", "arrow", "txt")
 LONGEST_ROW = 16 << 20
@@ -81,7 +81,7 @@ def _json_layout(head: bytes) -> Layout:
 
 
 def _unreadable(path: Path, said: str) -> ConfigError:
-    return ConfigError([Problem("dataset", f"{path.name} {said}.")])
+    return ConfigError([Problem("dataset", ended(f"{path.name} {said}"))])
 
 
 # --- parsing one row -----------------------------------------------------------------------------------------------

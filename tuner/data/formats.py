@@ -154,6 +154,13 @@ _BY_KIND: dict[str, Callable[[Mapping[str, Any], Entry, Notes], Row]] = {
 }
 
 
+WEIGHTLESS = {
+    "answer": mark("weight 0 of the answer"),
+    "chosen": mark("weight 0 of the chosen answer"),
+    "rejected": mark("weight 0 of the rejected answer"),
+}
+
+
 def _all_trained(messages: Sequence[Message], answers: Mapping[str, Message], notes: Notes) -> None:
     """Where whole answers are compared there is no answer that is not trained, and none in the prompt that is."""
     for said in messages:
@@ -161,12 +168,7 @@ def _all_trained(messages: Sequence[Message], answers: Mapping[str, Message], no
     for name, said in answers.items():
         if "trained" in said:
             del said["trained"]
-            notes.weight(
-                tr(
-                    "weight 0 of the {name}",
-                    name=tr("answer") if name == "answer" else tr("{side} answer", side=name),
-                )
-            )
+            notes.weight(tr(WEIGHTLESS[name]))
 
 
 # --- turns ---------------------------------------------------------------------------------------------------------

@@ -182,8 +182,9 @@ def _chat(found: Guess, rows: list[dict[str, Any]]) -> bool:
     calls = any(isinstance(t, Mapping) and "tool_calls" in t for r in rows for t in _turns(r.get(chat)))
     found.attributes = {"formatting": "openai" if calls else "sharegpt", "columns": {"messages": chat}}
     found.says(
-        tr("{chat} holds lists of turns, so these are chats", chat=chat)
-        + (tr(" with tool calls.") if calls else ".")
+        tr("{chat} holds lists of turns, so these are chats with tool calls.", chat=chat)
+        if calls
+        else tr("{chat} holds lists of turns, so these are chats.", chat=chat)
     )
     _tags(found, rows, chat)
     if "tools" in found.columns:

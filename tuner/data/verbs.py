@@ -21,7 +21,7 @@ from tuner.data.prepare import opened, report_of
 from tuner.data.report import Progress
 from tuner.data.show import show as make_shown
 from tuner.data.tokens import load_tokenizer
-from tuner.text.lookup import tr
+from tuner.text.lookup import ended, tr
 
 COUNTED = 64 << 20
 """Rows of files up to this size, in bytes, are counted for the list."""
@@ -83,7 +83,7 @@ def unfit_rows(entry: Entry, files: Sequence[Path]) -> str:
             if first
             else tr("it holds no rows")
         )
-        return f"{entry.name}: {why}."
+        return ended(f"{entry.name}: {why}")
     seen = list(dict.fromkeys(column for row in rows for column in row))
     gone = [repr(entry.columns[c]) for c in sorted(entry.named) if entry.columns[c] not in seen]
     if gone:

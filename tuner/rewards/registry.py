@@ -18,7 +18,7 @@ from tuner.config.knobs import ConfigError, Knob, Problem, Section, describe, ne
 from tuner.config.spelling import listed
 from tuner.rewards import labels, own, remote, structure, words
 from tuner.rewards.reward import Completion, Reward, Rule, Scorer, Scores, each
-from tuner.text.lookup import tr
+from tuner.text.lookup import ended, tr
 
 WEIGHT = "weight"
 MODEL = "reward_model"
@@ -284,7 +284,7 @@ def refused_by_pages(values: Mapping[str, Any]) -> list[Problem]:
 
 def _sentence(said: Any, why: str) -> str:
     name = said if isinstance(said, str) else next(iter(said), "") if isinstance(said, Mapping) else said
-    return f"--reward_funcs: {name!s:.80} {why}" + ("" if why.endswith("?") else ".")
+    return ended(f"--reward_funcs: {name!s:.80} {why}")
 
 
 def _weights(config: Config, own: Sequence[float]) -> Sequence[float]:
@@ -306,4 +306,4 @@ def _served(config: Config) -> tuple[Reward, ...]:
 def _served_problems(config: Config) -> Iterator[Problem]:
     served = config.reward_model if config.reward_model_type == "api" else None
     if served and (why := remote.check_http(remote.Http(url=served))):
-        yield Problem("reward_model", f"--reward_model {why}.")
+        yield Problem("reward_model", ended(f"--reward_model {why}"))

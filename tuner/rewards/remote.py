@@ -49,7 +49,9 @@ def check_http(settings: Http) -> str:
     except ValueError:
         named = False
     if not named:
-        return tr("has url {redact}; write http://host:port/path", redact=redact(settings.url) or "empty")
+        if not settings.url:
+            return tr("has no url; write http://host:port/path")
+        return tr("has url {redact}; write http://host:port/path", redact=redact(settings.url))
     if os.environ.get(KEY) and parts.scheme == "http" and parts.hostname not in HERE:
         return tr(
             "would send {key} to {hostname} unencrypted; use https, or a server on this machine",

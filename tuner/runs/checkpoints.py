@@ -22,7 +22,7 @@ from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
 from tuner.runs.files import replacing
 from tuner.runs.run import Run, series
-from tuner.text.lookup import tr
+from tuner.text.lookup import joined, tr
 
 MANIFEST = "manifest.json"
 WEIGHTS = ("adapter_model*", "model*.safetensors", "pytorch_model*.bin", "value_head.safetensors")
@@ -157,7 +157,7 @@ def to_keep(run: Run, keep: Collection[str]) -> dict[Path, str]:
             if told or "best" not in keep
             else tr("the last, and there is no measure of the best")
         )
-        kept[whole[-1]] = " and ".join(filter(None, (kept.get(whole[-1]), last)))
+        kept[whole[-1]] = joined([*filter(None, (kept.get(whole[-1]), last))])
     return kept
 
 

@@ -315,4 +315,4 @@ def _signal(number: int) -> Message:
 
 def stalled(idle: float, usual: float | None, stopped: bool) -> Message:
     """What a page says of a run that makes no progress. Seconds since the last step, and the usual time of one."""
-    return message("stalled", idle=idle, usual=usual or 0, suspended="suspended" if stopped else "")
+    return message("stalled.suspended" if stopped else "stalled", idle=idle, usual=usual or 0)

@@ -180,10 +180,14 @@ MESSAGES: dict[str, str] = {
     "tells answers apart (slack for lengths, a second reward), or teach the behaviour first with some steps of sft.",
     "reward.differ": "Of {count:,} answers {best:,} got more than half of what there is between {lowest} and {highest}: there is "
     "something to learn.",
-    "reward.no_signal": "Nothing to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same "
-    "reward, so that none is better than another. {why}",
-    "reward.learnt": "Nothing left to learn: in the last {steps:,} logged steps all answers[ to {each} prompt] got the same reward, and "
-    "it is as high as any before. End the run, or give it harder prompts.",
+    "reward.no_signal": "Nothing to learn: in the last {steps:,} logged steps all answers got the same reward, so that none is better "
+    "than another. {why}",
+    "reward.no_signal.each": "Nothing to learn: in the last {steps:,} logged steps all answers to each prompt got the same reward, so "
+    "that none is better than another. {why}",
+    "reward.learnt": "Nothing left to learn: in the last {steps:,} logged steps all answers got the same reward, and it is as high as "
+    "any before. End the run, or give it harder prompts.",
+    "reward.learnt.each": "Nothing left to learn: in the last {steps:,} logged steps all answers to each prompt got the same reward, "
+    "and it is as high as any before. End the run, or give it harder prompts.",
     "reward.no_signal.low": "Choose a reward that tells answers apart (slack for lengths, a second reward), raise temperature[ or "
     "{more}], or teach the behaviour first with some steps of sft.",
     "reward.little_signal": "Little to learn: in {share:.0%} of the groups of the last {steps:,} logged steps all answers got the same "
@@ -192,6 +196,8 @@ MESSAGES: dict[str, str] = {
     "tracker.pending": "The run is over, but MLflow does not have all of it yet; `tuner sync` sends the rest.",
     "tracker.failed": "The tracker failed: {kind}: {detail}",
     # a worker that makes no progress
-    "stalled": "No progress for {idle:.0f} s[; a step usually takes {usual:.1f} s]."
-    "[ Its process is {suspended} (SIGSTOP).] Look at the log; Stop ends it and keeps the last checkpoint.",
+    "stalled": "No progress for {idle:.0f} s[; a step usually takes {usual:.1f} s]. Look at the log; Stop ends it and keeps the last "
+    "checkpoint.",
+    "stalled.suspended": "No progress for {idle:.0f} s[; a step usually takes {usual:.1f} s]. Its process is suspended (SIGSTOP). Look "
+    "at the log; Stop ends it and keeps the last checkpoint.",
 }

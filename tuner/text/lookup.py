@@ -8,7 +8,7 @@ where they are shown. Catalogues are locale/LANGUAGE/LC_MESSAGES/tuner.po, read 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -24,6 +24,8 @@ LANGUAGES: dict[str, str] = {
 }
 """The languages that are offered, each by its own name: those whose catalogues are complete."""
 LOCALE = Path(__file__).with_name("locale")
+ENDS = (".", "!", "?", "。", "！", "？")
+"""What a sentence ends with."""
 Plural = Callable[[int], int]
 
 
@@ -60,6 +62,17 @@ def trn(one: str, many: str, number: int, /, **fields: object) -> str:
 def mark(english: str) -> str:
     """The text itself, which the catalogues take up: for tables, whose texts are looked up where they are shown."""
     return english
+
+
+def joined(several: Sequence[str]) -> str:
+    """Several things as one: a, b and c."""
+    *before, last = several or [""]
+    return tr("{before} and {last}", before=", ".join(before), last=last) if before else last
+
+
+def ended(said: str) -> str:
+    """What was said as a whole sentence: with the full stop of the language where it has no end yet."""
+    return said if not said or said.endswith(ENDS) else tr("{said}.", said=said)
 
 
 # --- which language

@@ -36,7 +36,7 @@ ALIKE, MOSTLY = 0.999, 0.8
 """Shares of groups without signal at which there is nothing, and little, to learn."""
 NEAR = 0.05
 """How far below the highest reward the last ones may be and are still as high, as a share of how far it rose."""
-LEARNT = "reward.learnt"
+LEARNT, LEARNT_OF_EACH = "reward.learnt", "reward.learnt.each"
 
 
 class Group(NamedTuple):
@@ -71,7 +71,7 @@ def notice(run: Run) -> None:
     reward, grouped = _values(run, "reward"), kind.baseline != "value"
     alike = _values(run, "frac_reward_zero_std") if grouped else _values(run, "reward_std") < 1e-9
     if said := signal(alike.astype(float), reward, grouped=grouped):
-        if said.code == LEARNT:
+        if said.code in (LEARNT, LEARNT_OF_EACH):
             st.info(safe(render(said)), icon=":material/task_alt:")
         else:
             st.warning(safe(render(said)), icon=":material/signal_disconnected:")
@@ -89,11 +89,11 @@ def signal(alike: Floats, reward: Floats, *, grouped: bool = True) -> Message:
     if len(lately) < FEWEST:
         return Message()
     if lately.min() >= ALIKE:
-        said = {"steps": len(lately), "each": "each" if grouped else ""}
         if _won(reward, len(lately)):
-            return message(LEARNT, **said)
+            return message(LEARNT_OF_EACH if grouped else LEARNT, steps=len(lately))
         why = message("reward.no_signal.low", more="num_generations" if grouped else "")
-        return message("reward.no_signal", why=why, **said)
+        code = "reward.no_signal.each" if grouped else "reward.no_signal"
+        return message(code, why=why, steps=len(lately))
     if grouped and lately.mean() >= MOSTLY and not _won(reward, len(lately)):
         return message("reward.little_signal", steps=len(lately), share=float(lately.mean()))
     return Message()

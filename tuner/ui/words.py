@@ -15,7 +15,7 @@ from tuner import paths
 from tuner.config.config import KNOBS, word
 from tuner.config.kinds import KINDS, trains
 from tuner.runs.status import Status
-from tuner.text.lookup import mark, tr, trn
+from tuner.text.lookup import ended, mark, tr, trn
 from tuner.text.message import term
 from tuner.tracking.duration_estimate import ASKING, answered
 
@@ -195,7 +195,7 @@ def sentence(status: Status, place: int | None = None) -> str:
     if state == "finished":
         return tr("Finished after {took}.", took=took) if took else tr("Finished.")
     said = status.reason or tr("{word}. See the end of the log.", word=look(state).word)
-    return said if said.endswith((".", "!", "?", "。", "！", "？")) else f"{said}."
+    return ended(said)
 
 
 def _at_work(status: Status) -> str:
