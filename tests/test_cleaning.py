@@ -293,7 +293,7 @@ def test_the_shell_shows_first_and_removes_with_yes(
     assert files(home) == before and {row["done"] for row in shown} == {"would go"}
     assert cli.main(["clean", "--keep", "best,last", "--run", studio["stopped"].id[:12]]) == 0
     out, err = capsys.readouterr()
-    assert "would go" in out and "--yes" in err and "finished" not in out
+    assert "Would go" in out and "--yes" in err and "finished" not in out
     assert cli.main(["clean", "--keep", "best,last", "--json", "--yes"]) == 0
     done = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["path"] for row in done] == [row["path"] for row in shown] and shown

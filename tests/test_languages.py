@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 import string
 import tarfile
 import threading
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,18 @@ from test_old_studio import DIVERGED, FILE, FINISHED, KILLED, moved
 from tools import catalogues
 from tuner import cli
 from tuner.cli.knob_help import knob_help
+from tuner.config.knobs import ConfigError, Problem
+from tuner.export.gguf import shapes
+from tuner.models.hub import resolve_model
+from tuner.runs.facts import facts
+from tuner.runs.reasons import from_exception
 from tuner.text import lookup, recognise
-from tuner.text.lookup import Catalogue, offered, speaking, tr, trn
-from tuner.text.message import message, plain, render
-from tuner.ui import state
+from tuner.text.lookup import Catalogue, joined, offered, speaking, tr, trn
+from tuner.text.message import message, plain, render, to_plain
+from tuner.text.message import of as message_of
+from tuner.tracking.rows import RunFilter
+from tuner.tracking.runs import list_runs
+from tuner.ui import evaluating, state, tables
 
 pytestmark = pytest.mark.usefixtures("libraries_looked_through_once")
 ROOT = Path(__file__).parents[1]
@@ -303,6 +315,122 @@ def test_every_word_of_the_shell_is_asked_for(
     assert not [line for line in told if left(line) and ":" not in line]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["disk"],
+        ["clean", "--keep", "none"],
+        ["clean", "--keep", "best,last", "--yes"],
+        ["data", "report", "starter_defects", "--model", "data/starter"],
+        ["stop", FINISHED],
+    ],
+    ids=" ".join,
+)
+def test_every_word_that_a_verb_prints_is_asked_for(
+    studio: Path,
+    pseudo: Marked,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+) -> None:
+    monkeypatch.setenv("TUNER_LANG", PSEUDO)
+    shutil.copy(ROOT / "data" / "dataset_info.json", studio / "data")
+    for file in (ROOT / "data").glob("starter_defects*.json"):
+        shutil.copy(file, studio / "data")
+    assert cli.main(words) == 0
+    out, err = capsys.readouterr()
+    told = re.sub(r"\b[0-9a-f]{32}\b", "", out + err)
+    lines = [line.removeprefix("tuner: ").partition("⟧: ")[0] for line in told.splitlines()]
+    assert lines and not [
+        line for line in lines if set(left(line).split()) - {*OF_PEOPLE.split(), "finished"}
+    ]
+
+
+def test_every_knob_is_told_in_one_language(pseudo: Marked) -> None:
+    shown = [line for line in knob_help("train").splitlines() if line.startswith("  --")]
+    assert len(shown) > 50 and not [line for line in shown if left(line.replace("⟦", " ⟦"))]
+
+
+# --- words within sentences ----------------------------------------------------------------------------------------
+
+Node = ast.Call | ast.ClassDef | ast.FunctionDef
+
+
+@cache
+def nodes() -> list[tuple[str, Node]]:
+    """The calls, classes and functions of the studio, each with its file's name."""
+    files = [*sorted((ROOT / "tuner").rglob("*.py")), *sorted((ROOT / "pages").glob("*.py"))]
+    trees = ((file.name, ast.parse(file.read_text(encoding="utf-8"))) for file in files)
+    return [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, Node)]
+
+
+API = "ApiError"
+"""What a server tells programs, in English."""
+
+
+def called(node: Node) -> str:
+    return (
+        (getattr(node.func, "id", "") or getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+    )
+
+
+def said_as_it_is(node: ast.AST) -> Iterator[str]:
+    """The texts of an expression that no function looks up: of a choice and of a sum every part."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in node.values)
+    for part in (
+        [node.body, node.orelse] if isinstance(node, ast.IfExp)
+        else node.values if isinstance(node, ast.BoolOp)
+        else [node.left, node.right] if isinstance(node, ast.BinOp)
+        else []
+    ):  # fmt: skip
+        yield from said_as_it_is(part)
+
+
+def english(node: ast.AST) -> list[str]:
+    """The words in it, without flags, code and names with signs in them."""
+    return [word for text in said_as_it_is(node) for word in left(text).split()]
+
+
+def test_no_word_within_a_sentence_is_handed_over_in_english() -> None:
+    found = []
+    for file, node in nodes():
+        if called(node) in ("tr", "trn", "message"):
+            found += [(file, node.lineno, w) for k in node.keywords for w in english(k.value)]
+        elif called(node) == "join" and isinstance(node.func, ast.Attribute):
+            joint = node.func.value
+            found += [(file, node.lineno, w) for w in english(joint) if w in ("and", "or")]
+    files_names = {"safetensors"}
+    assert not [one for one in found if one[2] not in files_names]
+
+
+@cache
+def errors() -> set[str]:
+    """The errors of the studio's own, and the functions that make one."""
+    own = {"Problem"}
+    for _, node in nodes():
+        if isinstance(node, ast.ClassDef) and node.name != API:
+            own |= {node.name for b in node.bases if ast.unparse(b).endswith(("Error", "Exception"))}
+    functions = [n for _, n in nodes() if isinstance(n, ast.FunctionDef)]
+    return own | {n.name for n in functions if n.returns is not None and ast.unparse(n.returns) in own}
+
+
+def test_no_error_of_the_studio_is_a_sentence_in_english() -> None:
+    """Each is asked for by its text, so that whoever shows it finds that again in another language."""
+    own = errors() | {"require"}
+    assert {"Problem", "ModelError", "Refused", "refuse"} <= own
+    raised = [
+        (file, node.lineno, said)
+        for file, node in nodes()
+        if isinstance(node, ast.Call) and called(node) in own
+        for given in (*node.args, *(k.value for k in node.keywords))
+        if len(said := english(given)) > 1
+    ]
+    assert not raised
+
+
 # --- what is chosen ------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +621,74 @@ def test_a_sentence_that_was_kept_in_english_is_said_in_another_language() -> No
         )
         assert render(plain(foreign)) == foreign
     assert render(plain(killed)) == killed
+
+
+def test_an_error_that_a_worker_kept_is_said_in_another_language(tmp_path: Path) -> None:
+    """What models/ refuses, and two refusals at once: a run's folder has them in English."""
+    with pytest.raises(ConfigError) as away:
+        resolve_model(str(tmp_path / "gone"))
+    both = ConfigError([*away.value.problems, Problem("nproc_per_node", NOT_SO_MANY)])
+    kept = message_of(json.loads(json.dumps(to_plain(from_exception(both, {}).cause))))
+    assert str(kept) == f"{away.value} {NOT_SO_MANY}"
+    with speaking("zh_CN"):
+        assert str(kept) == (
+            f"没有文件夹 {tmp_path}/gone：请检查路径，或给出 Hub 上的 id，例如 Qwen/Qwen2.5-0.5B。"
+            "--nproc_per_node 4 需要同样多的 GPU，而此运行只能看到 2 个。"
+        )
+
+
+NOT_SO_MANY = "--nproc_per_node 4 needs as many GPUs, and this run sees 2."
+
+
+def test_a_reason_within_a_kept_sentence_is_said_in_that_language_too() -> None:
+    refused = shapes.refuse("its tokenizer is of the kind WordPiece, and only BPE is known")
+    kept = from_exception(refused, {}).cause
+    with speaking("ru"):
+        assert str(kept) == (
+            "Эту модель нельзя записать как GGUF: её токенизатор вида WordPiece, а известен только BPE; "
+            "используйте --export_format merged."
+        )
+
+
+def test_a_recorded_machine_and_a_state_are_told_in_the_language_of_the_page(studio: Path) -> None:
+    rows = [
+        replace(row, facts=dict(row.facts) | {"hardware": MACHINE})
+        for row in list_runs(RunFilter(states=("finished",)), 1, 1).items
+    ]
+    with speaking("zh_CN"):
+        (told,) = tables.costs(rows, {row.id: row.name for row in rows})
+        shown = evaluating.table(rows)
+    assert [row["State"] for row in shown.values()] == [told["State"]] == ["已完成"]
+    assert told["Machine"] == "无 GPU；2 个 CPU 核心，8 GiB 内存"
+    assert facts()["hardware"].endswith("GiB memory")
+
+
+MACHINE = "no GPU; 2 CPU cores, 8 GiB memory"
+
+
+@pytest.mark.parametrize("several", [["a"], ["a", "b"], ["a", "b", "c"]], ids=len)
+def test_several_things_are_one_in_each_language(several: list[str]) -> None:
+    said = {"zh_CN": ["a", "a 和 b", "a, b 和 c"], "en": ["a", "a and b", "a, b and c"]}
+    for language, found in said.items():
+        with speaking(language):
+            assert joined(several) == found[len(several) - 1]
+
+
+def test_russian_is_drawn_in_the_faces_that_ship() -> None:
+    """Every sign of its texts that is a letter is in a face of each family, and no face is large."""
+    faces = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))["theme"][
+        "fontFaces"
+    ]
+    letters = {sign for text in lookup.catalogue("ru").texts.values() for sign in text if sign.isalpha()}
+    drawn_by: dict[str, set[str]] = {"Inter": set(), "JetBrains Mono": set()}
+    for face in faces:
+        file = ROOT / face["url"].removeprefix("app/")
+        assert file.read_bytes()[:4] == b"wOF2" and file.stat().st_size < 60_000
+        bounds = [part.strip().removeprefix("U+").split("-") for part in face["unicodeRange"].split(",")]
+        drawn_by[face["family"]] |= {
+            s for s in letters for b in bounds if int(b[0], 16) <= ord(s) <= int(b[-1], 16)
+        }
+    assert "ж" in letters and all(letters <= {*drawn, "π", "σ"} for drawn in drawn_by.values())
 
 
 def test_every_text_is_recognised_as_itself() -> None:
