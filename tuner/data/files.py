@@ -58,10 +58,10 @@ def layout(path: Path) -> Layout:
 
 def refuse_encoding(path: Path, head: bytes) -> None:
     """Raise ConfigError for a file that is no UTF-8 text: UTF-16, UTF-32, compressed or binary."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and head[:4].strip(b"\0")):
-        raise _unreadable(path, tr("is UTF-16 or UTF-32 text; save it as UTF-8"))
     if head.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         raise _unreadable(path, tr("is compressed; unpack it first"))
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in head[:4] and head[:4].strip(b"\0")):
+        raise _unreadable(path, tr("is UTF-16 or UTF-32 text; save it as UTF-8"))
     if b"\0" in head:
         raise _unreadable(path, tr("holds NUL bytes, so it is no text"))
 
