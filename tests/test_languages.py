@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import re
 import shutil
@@ -27,6 +28,7 @@ from tools import catalogues
 from tuner import cli
 from tuner.cli.knob_help import knob_help
 from tuner.config.knobs import ConfigError, Problem
+from tuner.data.files import records
 from tuner.export.gguf import shapes
 from tuner.models.hub import resolve_model
 from tuner.runs.facts import facts
@@ -638,6 +640,20 @@ def test_an_error_that_a_worker_kept_is_said_in_another_language(tmp_path: Path)
 
 
 NOT_SO_MANY = "--nproc_per_node 4 needs as many GPUs, and this run sees 2."
+
+
+def test_a_kept_sentence_that_begins_with_its_file_is_said_in_another_language(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(ConfigError) as refused:
+        next(records(tmp_path / "rows.json"))
+    kept = from_exception(refused.value, {}).cause
+    assert str(kept) == "rows.json is compressed; unpack it first."
+    for language, said in {
+        "zh_CN": "rows.json 是压缩文件；请先解压。",
+        "ru": "rows.json — сжатый файл; сначала распакуйте.",
+    }.items():
+        with speaking(language):
+            assert str(kept) == said
 
 
 def test_a_reason_within_a_kept_sentence_is_said_in_that_language_too() -> None:

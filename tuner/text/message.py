@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.text.english import MESSAGES
-from tuner.text.lookup import ENGLISH, catalogue, language, tr
+from tuner.text.lookup import ENGLISH, catalogue, ended, language, tr
 from tuner.text.recognise import Found, recognised
 
 PLAIN = "plain"
@@ -22,8 +22,9 @@ PLAIN = "plain"
 _PART = re.compile(r"\[([^\[\]|]*)(?:\|([^\[\]]*))?\]")
 _FIELD = re.compile(r"\{(\w+)")
 _END = re.compile(r"(?<=[.!?]) ")
-LONGEST, MOST_SENTENCES = 2000, 8
-"""Signs and sentences of a text that is held against those of the catalogue; a longer one is somebody else's."""
+LONGEST, MOST_SENTENCES, MOST_ABOUT = 2000, 4, 2
+"""Signs and sentences of a text that is held against those of the catalogue, and words before a sentence that say what it
+is about; what has more is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,25 @@ def _in_other_words(text: str) -> str:
     """A text that was kept in English, in the language of the moment where it, or each of its sentences, is one of ours."""
     if " " not in text or len(text) > LONGEST:
         return text
-    if found := recognised(text, language()):
-        return _filled(found)
+    if said := _known(text):
+        return said
     ends = [found.start() for found in _END.finditer(text)][:MOST_SENTENCES]
     for end in reversed(ends):  # what refuses several things says one after the other
-        if found := recognised(text[:end], language()):
-            said = _filled(found)
+        if said := _known(text[:end]):
             return said + ("" if said.endswith("。") else " ") + _in_other_words(text[end + 1 :])
     return catalogue(language()).texts.get(text, text)
+
+
+def _known(text: str) -> str:
+    """A sentence of ours, also one that begins with what it is about (a file, a flag with its value); empty for another."""
+    if found := recognised(text, language()):
+        return _filled(found)
+    words = text.split(" ")
+    for count in range(1, min(len(words) - 2, MOST_ABOUT + 1)):
+        if found := recognised(" ".join(words[count:]).removesuffix("."), language()):
+            said = " ".join([*words[:count], _filled(found)])
+            return ended(said) if text.endswith(".") else said
+    return ""
 
 
 def _filled(found: Found) -> str:
