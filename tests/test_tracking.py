@@ -832,6 +832,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(base=folder / "base", adapter=folder / "adapter", ids=ids, logits=logits)
 
 
+def test_a_version_names_the_layers_that_its_weights_lie_on(
+    studio: Path, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    """What `lora_target all` named is in the config: of a model that sees also what the frozen parts have."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained.adapter, folder)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    described["target_modules"] = ["fc1", "fc2", "proj", "q_proj", "qkv", "v_proj"]
+    (folder / "adapter_config.json").write_text(json.dumps(described))
+    row = adapters.register(new_run("seeing", model_name_or_path=str(trained.base)), folder)
+    assert row.targets == ("q_proj", "v_proj")
+
+
 def test_an_adapter_loads_back_by_alias_with_the_same_logits(
     studio: Path, trained: SimpleNamespace, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tuner import paths, private
+from tuner import paths, private, tensors
 from tuner.runs.checkpoints import sha256
 from tuner.runs.files import replace_text
 from tuner.runs.inputs import recorded
@@ -212,7 +212,7 @@ def _tags(run: Run, folder: Path, base: str, files: Mapping[str, tuple[int, str]
     described: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    targets = described.get("target_modules") or []
+    targets = _adapted(folder) or described.get("target_modules") or []
     inputs = [row for row in recorded(run) if row.context == "training"]
     values = run.values()
     return {
@@ -229,6 +229,16 @@ def _tags(run: Run, folder: Path, base: str, files: Mapping[str, tuple[int, str]
         "dataset_digests": ",".join(row.digest for row in inputs),
         "run_id": run.id,
     }
+
+
+def _adapted(folder: Path) -> list[str]:
+    """The last names of the modules that LoRA's weights lie on: a config names those of frozen parts too, or a pattern."""
+    found = set()
+    for file in sorted(folder.glob("adapter_model*.safetensors")):
+        with suppress(OSError, ValueError):
+            names, _ = tensors.header(file)
+            found |= {name.partition(".lora_")[0].rpartition(".")[2] for name in names if ".lora_A" in name}
+    return sorted(found)
 
 
 def _logged(run: Run, request: Request, parts: list[Path], tags: dict[str, str]) -> str:
