@@ -833,7 +833,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 def test_a_version_names_the_layers_that_its_weights_lie_on(
-    studio: Path, trained: SimpleNamespace, tmp_path: Path
+    home: Path, trained: SimpleNamespace, tmp_path: Path
 ) -> None:
     """What `lora_target all` named is in the config: of a model that sees also what the frozen parts have."""
     folder = tmp_path / "adapter"
