@@ -724,8 +724,17 @@ def test_a_link_from_a_page_in_another_language_opens_the_same(
     monkeypatch: pytest.MonkeyPatch, code: str, said: str, shown: str | None
 ) -> None:
     kept: dict[str, str] = {}
-    monkeypatch.setattr("streamlit.query_params", {"view": said})
+    monkeypatch.setattr(state, "asked_all", lambda name: [said])
     monkeypatch.setattr("streamlit.session_state", kept)
     with speaking(code):
         state.reword("view", ["Preview", "Report"], tr)
     assert kept.get("view") == shown
+
+
+def test_filters_and_axes_of_a_link_in_another_language_are_obeyed(studio: Path) -> None:
+    chinese, russian = lookup.catalogue("zh_CN"), lookup.catalogue("ru")
+    app = opened("history", state=[chinese.text("Failed"), chinese.text("Finished")])
+    assert app.multiselect(key="state").value == ["failed", "finished"]
+    app = opened("runs", app, run=FINISHED, axis=russian.text("Epoch"), smoothing=russian.text("Strong"))
+    chosen = {one.key: one.value for one in app.get("button_group")}
+    assert (chosen["axis"], chosen["smoothing"]) == ("Epoch", "Strong")

@@ -13,6 +13,7 @@ from tuner.runs.curve import Series
 from tuner.runs.run import Run
 from tuner.runs.status import Status
 from tuner.text.lookup import mark, tr
+from tuner.ui import state
 from tuner.ui.chart import Chart
 
 SMOOTHING = {mark("Off"): 0.0, mark("Light"): 0.6, mark("Strong"): 0.9}
@@ -76,6 +77,8 @@ def titled(chart: Chart, axis: str) -> Chart:
 
 def options() -> None:
     """The controls; outside the piece that redraws itself, so that nothing chosen is lost."""
+    state.reword("smoothing", SMOOTHING)
+    state.reword("axis", AXES)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="chart-options"):
         with _pair():
             st.markdown(tr(":small[**Smoothing**]"), width="content")

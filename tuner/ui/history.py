@@ -16,6 +16,7 @@ from tuner.tracking import runs, store
 from tuner.tracking.adapter_rows import adapters_of
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.ui import evaluation, picking, state, theme, writes
+from tuner.ui.words import STATES as LOOKS
 from tuner.ui.words import count, look, safe, size
 
 TABLE = "history"
@@ -34,6 +35,9 @@ SORTS = {
     mark("Name"): ("name", False),
 }
 
+WORDS = {LOOKS[name].word: name for name in STATES}
+"""States by the words under which addresses have them."""
+
 
 def filters() -> RunFilter:
     """The filter bar; every field of it lives in the URL."""
@@ -49,6 +53,7 @@ def filters() -> RunFilter:
             bind="query-params",
             width=180,
         )
+        state.reword("state", WORDS, WORDS.__getitem__, several=True)
         states = st.multiselect(
             tr("State"),
             STATES,

@@ -97,16 +97,20 @@ def asked_all(name: str) -> list[str]:
     return list(dict.fromkeys(v for v in st.query_params.get_all(name) if v))
 
 
-def reword(name: str, options: Iterable[str], shown: Callable[[str], str] = str) -> None:
-    """Take one of these options (English texts) from the address where it stands there in another language: a widget that
-    is bound to the address writes the word that it shows, and links are sent to others. `shown` makes of an option the
-    value that the widget has."""
-    said = asked(name)
+def reword(
+    name: str, options: Iterable[str], shown: Callable[[str], Any] = str, several: bool = False
+) -> None:
+    """Take one of these options (English texts), or `several`, from the address where it stands there in another language:
+    a widget that is bound to the address writes the word that it shows, and links are sent to others. `shown` makes of an
+    option the value that the widget has."""
+    said = asked_all(name)
     if not said or name in st.session_state:
         return
     known = {catalogue(code).text(option): option for code in LANGUAGES for option in options}
-    if said in known and said != tr(known[said]):
-        st.session_state[name] = shown(known[said])
+    found = [known.get(word, "") for word in said]
+    if all(found) and any(word != tr(option) for word, option in zip(said, found, strict=True)):
+        values = [shown(option) for option in found]
+        st.session_state[name] = values if several else values[0]
 
 
 def page() -> int:
