@@ -9,25 +9,25 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hypothesis
 import psutil
 import pytest
-
-if TYPE_CHECKING:
-    from tuner.runs.run import Run
 
 # Before anything imports them: two spinning threads on two shared cores are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Nothing here is compiled, and bitsandbytes' `@torch.compile` imports the compiler into every process that has peft.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 # Where the machine says otherwise, each of the hundred processes started here would compile the whole tree again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).parent))
 
+import forks  # noqa: E402
+import mirroring  # noqa: E402
 from examples import examples  # noqa: E402
 
 # Machines are shared: no test is timed.
@@ -46,6 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: next((turn for turn, name in enumerate(LONG) if name in item.path.parts), len(LONG))
     )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """With every library that the tests import, and before any test has done something to this process."""
+    if not session.config.option.collectonly and session.items:
+        copy = forks.begin()
+        session.config.add_cleanup(lambda: forks.end(copy))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,22 +99,8 @@ def mirror_here() -> Iterator[None]:
 
     The words that the two exchange are the same; that it is a process of its own is in test_mirror_process.py.
     """
-    from tuner import worker
-    from tuner.tracking.mirror import Mirror
-    from tuner.tracking.mirror_process import WORDS, MirrorProcess
-
-    class MirrorHere(MirrorProcess):
-        def __init__(self, run: Run):
-            self._run, self._mirror = run, Mirror(run)
-
-        def __exit__(self, *why: object) -> None:
-            self._mirror.close()
-
-        def _ask(self, word: str, timeout: float | None) -> dict[str, str]:
-            return WORDS[word](self._run, self._mirror)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "MirrorProcess", MirrorHere)
+        mirroring.here(patch)
         yield
 
 

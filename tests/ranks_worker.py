@@ -1,14 +1,19 @@
 """A worker whose run is several: in each of its processes, the stages that the run's name lists, one after the other.
 
 `python -m tests.ranks_worker RUN_ID`: the real worker with its real processes, which cost seconds to start; in them the
-runs are trained that its name lists, whose folders are there.
+runs are trained that its name lists, whose folders are there. `forked` is the same where copies of a process that has the
+libraries are its processes.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
+
+import pytest
 
 from tuner import worker
 from tuner.config.config import Config
@@ -64,8 +69,56 @@ def spread_on_the_cpu() -> None:
 
 work: Any = worker.work_of
 
-if __name__ == "__main__":
+
+def live(run_id: str) -> None:
     worker.work_of = lambda config: all_of_them
-    code = worker.main(sys.argv[1])
+    code = worker.main(run_id)
     sys.stdout.flush()
     os._exit(code)
+
+
+class Copy:
+    """The other process of a run as a copy of this one, with what the first one asks of the one that it starts."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], stdout: IO[bytes], **_: object):
+        self._copy = multiprocessing.get_context("fork").Process(
+            target=_as_another, args=(command[-1], env, stdout.fileno())
+        )
+        self._copy.start()
+        self.pid = self._copy.pid
+
+    def poll(self) -> int | None:
+        return self._copy.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._copy.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._copy.join(timeout)
+        return self._copy.exitcode
+
+    def kill(self) -> None:
+        self._copy.kill()
+
+
+def _as_another(run_id: str, environment: Mapping[str, str], said: int) -> None:
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    live(run_id)
+
+
+def forked(run_id: str) -> None:
+    """The first process of a run, in which it begins, ends and is told of."""
+    import mirroring
+
+    with pytest.MonkeyPatch.context() as patch:
+        mirroring.here(patch)
+        patch.setattr(ranks.subprocess, "Popen", Copy)
+        live(run_id)
+
+
+if __name__ == "__main__":
+    live(sys.argv[1])

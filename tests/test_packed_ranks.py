@@ -2,10 +2,9 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -93,17 +92,8 @@ def two(tmp_path_factory, request: pytest.FixtureRequest) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Not multiprocessing's spawn: it runs the caller's main module again, which a page's test may have put in its place.
-    code = "import sys; sys.path[:0] = sys.argv[4:]; import test_packed_ranks as it; "
-    code += "it.one_of_two(int(sys.argv[1]), int(sys.argv[2]), it.Path(sys.argv[3]), NAMES)"
-    command = [sys.executable, "-c", code.replace("NAMES", repr(names))]
-    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    both = [subprocess.Popen([*command, str(rank), str(port), str(folder), *places]) for rank in (0, 1)]
-    try:
-        assert [process.wait(300) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    both = [(one_of_two, (rank, port, folder, names)) for rank in (0, 1)]
+    assert forks.done(*both, log=folder / "said") == [0, 0], (folder / "said" / "0.log").read_text()[-3000:]
     return folder
 
 

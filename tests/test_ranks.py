@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import forks
 import psutil
 import pytest
 import tiny
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from tests import ranks_worker
 from tuner import cli, hardware
 from tuner.cli import launchers
 from tuner.config.config import Config, check, make, to_yaml
@@ -155,17 +157,24 @@ def assert_weights_alike(one: Run, two: Run) -> None:
         assert abs(learned[name] - value).max() < 1e-6, name
 
 
-def by_two(configs: dict[str, Config]) -> dict[str, Run]:
-    """Runs of two processes, one after the other in the same two (needs TUNER_WORKER_MODULE=tests.ranks_worker)."""
+def by_two(configs: dict[str, Config], launched: bool = True) -> dict[str, Run]:
+    """Runs of two processes, one after the other in the same two (needs TUNER_WORKER_MODULE=tests.ranks_worker).
+
+    Launched by the supervisor, or begun here as copies of a process that has the libraries.
+    """
     runs = {}
     for name, config in configs.items():
         runs[name] = inner = Run(f"two-{name}")
         inner.create(config, inner.id)
         inner.update(state="finished")  # nobody is to look after it
         ranks.folder(inner).mkdir()
-    outer = submit.submit(next(iter(configs.values())), " ".join(inner.id for inner in runs.values()))
-    runs[""] = outer
-    return runs
+    outer = submit.create(next(iter(configs.values())), " ".join(inner.id for inner in runs.values()))
+    if launched:
+        submit.launch(outer)
+    else:
+        planning.keep(outer)
+        forks.started((ranks_worker.forked, (outer.id,)), log=outer.folder / "said")
+    return runs | {"": outer}
 
 
 def ended_well(run: Run) -> None:
@@ -187,7 +196,7 @@ def test_two_processes_learn_what_one_does(
     again = {"again": config_of("sft", 2, **at_three)}
     packed = {f"{stage}-packed": config_of(stage, 2, engine="auto") for stage in by_rows}
     own = {stage: rewarded(stage, 2) for stage in learning}
-    twos = by_two({stage: config_of(stage, 2) for stage in by_trl} | packed | again | own)
+    twos = by_two({stage: config_of(stage, 2) for stage in by_trl} | packed | again | own, launched=every)
     ones = {stage: by_one(config_of(stage, 1), f"one-{stage}") for stage in by_trl}
     for (
         stage
