@@ -48,7 +48,7 @@ def test_a_killed_run_goes_on_and_ends_bit_equal_to_one_that_was_not(
 ) -> None:
     from tuner.tracking.store import open_store
 
-    run = resumed.killed(resumed.config("dpo", engine=engine), resumed.PLACES[place])
+    run = resumed.killed_here(resumed.config("dpo", engine=engine), resumed.PLACES[place])
     queue.pause()  # for it goes on here, where all libraries are loaded
     resuming.queue_again(run)
     assert worker.run_here(run) == 0

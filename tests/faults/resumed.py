@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
+import forks
+import mirroring
+import pytest
+
 from tuner.config.config import Config, make
-from tuner.jobs import control, submit
+from tuner.jobs import control, submit, watch
 from tuner.runs import checkpoints
 from tuner.runs.run import Run, series
 
@@ -46,6 +50,22 @@ def killed(settings: Config, place: str) -> Run:
     status = control.wait(run, timeout=300)
     assert (status.state, status.reason_code) == ("failed", "killed"), (status.reason, run.log_tail(3000))
     return run
+
+
+def killed_here(settings: Config, place: str) -> Run:
+    """The same without the queue: the worker is a copy of a process that has the libraries, and whoever watches is here."""
+    run = submit.create(settings, f"killed {place}")
+    (run.folder / "fault").write_text(place)
+    (code,) = forks.done((_live_and_die, (run.id,)), log=run.folder / "said")
+    status = watch.finalize(run, code)
+    assert (status.state, status.reason_code) == ("failed", "killed"), (status.reason, run.log_tail(3000))
+    return run
+
+
+def _live_and_die(run_id: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mirroring.here(patch)
+        forks.as_main("tests.faults.mortal_worker", run_id)
 
 
 def outcome(run: Run) -> tuple[list[int], list[float], str]:
