@@ -6,9 +6,10 @@ import base64
 import json
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 import zipfile
@@ -18,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import forks
 import psutil
 import pytest
 import tiny
@@ -165,34 +167,20 @@ def test_a_quantized_base_is_refused(home: Path) -> None:
 # --- the folder
 
 
-KILLED = """
-    import os, resource, signal, sys
-    from pathlib import Path
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def export_within(limit: int, source: Path, target: Path) -> None:
+    """Export a model, in a process that may write files no longer than so many bytes."""
     from tuner.export import folder
     from tuner.export.gguf.write import write
 
-    source, target = Path(sys.argv[1]), Path(sys.argv[2])
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-
-    def export(limit):
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        with folder.filled(target) as fresh:
-            model.save_pretrained(fresh)
-            tokenizer.save_pretrained(fresh)
-            write(source, tokenizer, fresh / "m.gguf", "f16", "m", lambda share: None)
-            folder.record(fresh, {})
-
-    for limit in map(int, sys.argv[3:]):
-        child = os.fork()
-        if not child:
-            export(limit)
-            os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        print(limit, os.WTERMSIG(status) == signal.SIGXFSZ, target.exists(), flush=True)
-"""
+    made, tokenizer = AutoModelForCausalLM.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    with folder.filled(target) as fresh:
+        made.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        write(source, tokenizer, fresh / "m.gguf", "f16", "m", lambda share: None)
+        folder.record(fresh, {})
 
 
 def test_an_export_that_is_killed_at_any_byte_leaves_no_folder_of_that_name(
@@ -201,22 +189,11 @@ def test_an_export_that_is_killed_at_any_byte_leaves_no_folder_of_that_name(
     """The system kills it at the first byte beyond a file's limit, in whichever file that is."""
     source = model(tmp_path / "base", "llama")
     whole = (source / "model.safetensors").stat().st_size
-    limits = [0, 1, 700, 5_000, whole // 3, whole - 1, 10**9]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent(KILLED),
-            str(source),
-            str(tmp_path / "out" / "x"),
-            *map(str, limits),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = [line.split() for line in done.stdout.strip().splitlines()]
-    assert [row[1:] for row in found] == [["True", "False"]] * 6 + [["False", "True"]], done.stdout
+    target = tmp_path / "out" / "x"
+    for limit in (0, 1, 700, 5_000, whole // 3, whole - 1):
+        (code,) = forks.done((export_within, (limit, source, target)), log=tmp_path / "said")
+        assert (code, target.exists()) == (-signal.SIGXFSZ, False), limit
+    assert forks.done((export_within, (10**9, source, target)), log=tmp_path / "said") == [0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x"]
 
 

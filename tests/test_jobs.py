@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import psutil
 import pytest
 from _pytest.mark import ParameterSet
@@ -399,10 +400,9 @@ def test_a_supervisor_killed_at_any_point_starts_nothing_twice_and_forgets_nothi
     killed = point in ("dead-unburied", "outcome-unwritten", "outcome-written")
     run = new_run(steps=3, fault="killed@2" if killed else "")
     submit.place(run)
-    mortal = subprocess.run(
-        [sys.executable, "-m", "tests.faults.points"], env={**os.environ, "TUNER_FAULT": point}, timeout=60
-    )
-    assert mortal.returncode == -9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_FAULT", point)
+        assert forks.done(forks.program("tests.faults.points"), log=paths.home() / "said") == [-9]
     supervisor.ensure_supervisor()
     status = control.wait(run, timeout=60)
     assert status.state == {True: "interrupted", False: "finished"}[killed] or point == "outcome-written"
@@ -870,9 +870,9 @@ def test_one_process_at_a_time_tells_mlflow(
 
 
 def die_making(point: str) -> None:
-    environment = {**os.environ, "TUNER_FAULT": point}
-    maker = subprocess.run([sys.executable, "-m", "tests.faults.making"], env=environment, cwd=ROOT)
-    assert maker.returncode == -9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_FAULT", point)
+        assert forks.done(forks.program("tests.faults.making"), log=paths.home() / "said") == [-9]
 
 
 @pytest.mark.parametrize("point", _some(making.HALF, "unnamed"))
@@ -905,13 +905,12 @@ def test_whoever_dies_on_the_way_to_mlflow_leaves_one_row_there(point: str, quie
     assert client.get_run(run.id).data.params["max_steps"] == "2" and len(all_rows()) == 2
 
 
-def test_two_processes_that_bring_a_run_to_mlflow_make_one_row(quiet: None) -> None:
+def test_two_processes_that_bring_a_run_to_mlflow_make_one_row(studio: Path, quiet: None) -> None:
     """And one of their sweep, which is nobody's in particular."""
     tags = sweep_tags("all")
     runs = [create_run(new_run().config(), f"child {n}", tags=tags) for n in range(2)]
-    program = "import sys; from tuner.runs.run import Run; from tuner.tracking.mirror import sync; sync(Run(sys.argv[1]))"
-    others = [subprocess.Popen([sys.executable, "-c", program, run.id], cwd=ROOT) for run in (*runs, runs[0])]
-    assert [other.wait() for other in others] == [0] * 3
+    others = [(mirror.sync, (run,)) for run in (*runs, runs[0])]
+    assert forks.done(*others, log=studio / "said") == [0] * 3
     rows = {row.info.run_id: row for row in all_rows()}
     assert set(rows) == {tags["mlflow.parentRunId"], *(run.id for run in runs)}
     assert rows[tags["mlflow.parentRunId"]].info.status == "FINISHED"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 
 from tuner import hosts
@@ -158,8 +159,14 @@ def test_which_addresses_only_this_machine_reaches(host: str, alone: bool) -> No
     assert server.loopback(host) == alone
 
 
-def webui(home: Path, *words: str, **environment: str) -> tuple[int, str]:
+def webui(home: Path, *words: str) -> tuple[int, str]:
     """`tuner webui`, which ends before it serves anything: its exit code and what it said."""
+    (code,) = forks.done(forks.program("tuner", "webui", "--port", "1", *words), log=home / "said")
+    return code, (home / "said" / "0.log").read_text()
+
+
+def webui_anew(home: Path, *words: str, **environment: str) -> tuple[int, str]:
+    """The same in an interpreter of its own, for whose environment the libraries are not loaded yet."""
     own = {"TUNER_HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run(
         [sys.executable, "-m", "tuner", "webui", "--port", "1", *words],
@@ -184,7 +191,7 @@ def test_the_studio_ends_at_once_where_it_would_be_open_or_could_let_nobody_in(h
     section(home)
     (home / "without" / "authlib").mkdir(parents=True)  # stands before the real one, and holds nothing
     (home / "without" / "authlib" / "__init__.py").touch()
-    code, said = webui(home, PYTHONPATH=os.pathsep.join((str(home / "without"), str(ROOT))))
+    code, said = webui_anew(home, PYTHONPATH=os.pathsep.join((str(home / "without"), str(ROOT))))
     assert code == 2 and "pip install 'tuner[auth]'" in said and "Traceback" not in said
 
 

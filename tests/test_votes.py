@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
-from conftest import ROOT
 
 from tuner.chats.strengths import strengths
 from tuner.tracking import adapters, store, votes
@@ -100,23 +98,19 @@ def test_what_is_no_vote_is_passed_over(versions: list[str]) -> None:
     assert [one.battle for one in votes.votes()] == ["b1", "b9"]
 
 
-VOTER = """
-import sys
-from tuner.tracking import votes
-from tuner.tracking.votes import Vote
-for number in range(12):
-    votes.keep(Vote(battle=f"{sys.argv[1]}-{number}", base="data/starter", left=sys.argv[2], right=sys.argv[3], said="left"))
-"""
+def cast(who: str, left: str, right: str) -> None:
+    for number in range(12):
+        votes.keep(Vote(battle=f"{who}-{number}", base="data/starter", left=left, right=right, said="left"))
 
 
 def test_voters_at_once_lose_no_vote_and_another_studio_reads_them(
-    versions: list[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    versions: list[str],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    voters = [
-        subprocess.Popen([sys.executable, "-c", VOTER, who, *versions[:2]], cwd=ROOT)
-        for who in ("mia", "ron")
-    ]
-    assert [voter.wait(120) for voter in voters] == [0, 0]
+    voters = [(cast, (who, *versions[:2])) for who in ("mia", "ron")]
+    assert forks.done(*voters, log=tmp_path) == [0, 0]
     uri = store.tracking_uri()
     monkeypatch.setenv("TUNER_HOME", str(tmp_path_factory.mktemp("another")))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
