@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def studio(
     request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """A studio whose runs go to one of the stores; two runs were trained in it, the second by the command line."""
+    """A studio whose runs go to one of the stores; two runs were trained in it, at a server the second by the command line."""
     home = tmp_path_factory.mktemp("studio")
     client_cache.clear()
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -62,11 +62,18 @@ def studio(
         values |= {"model_name_or_path": str(model / "model"), "dataset_dir": str(model / "data")}
         first = runs.create_run(make(values | {"learning_rate": 0.01}), "way-0.01")
         assert worker.run_here(first) == 0
-        second = [f"{name}={value}" for name, value in (values | {"learning_rate": 0.02}).items()]
-        words = [sys.executable, "-m", "tuner", "train", *second, "run_name=way-0.02"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
+        if request.param == "file":
+            assert worker.run_here(runs.create_run(make(values | {"learning_rate": 0.02}), "way-0.02")) == 0
+        else:
+            by_command(values | {"learning_rate": 0.02})
         yield home
+
+
+def by_command(values: dict[str, object]) -> None:
+    words = [f"{name}={value}" for name, value in values.items()]
+    command = [sys.executable, "-m", "tuner", "train", *words, "run_name=way-0.02"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_whole_way(studio: Path) -> None:
