@@ -9,18 +9,10 @@ sync_api = pytest.importorskip(
 )
 from conftest import open_up  # noqa: E402
 
-from tests.browser import paced_worker  # noqa: E402
-
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 LOSS = ".st-key-card-chart-loss .js-plotly-plot"
 POINTS = f"(document.querySelector('{LOSS}')?._fullData?.at(-1)?.x?.length ?? 0)"
-
-
-@pytest.fixture(scope="module")
-def worker() -> str:
-    """Points come, whatever they say; a training would take the processor from the browser."""
-    return paced_worker.NAME
 
 
 def more_points(page, than: int) -> int:
@@ -30,7 +22,7 @@ def more_points(page, than: int) -> int:
 
 
 def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
-    # Longer than any test.
+    # Longer than any test. Points come, whatever they say; a training would take the processor from the browser.
     words = (
         "--stage",
         "sft",
@@ -40,6 +32,8 @@ def test_zoom_hover_and_drag_hold_while_points_come(studio, page) -> None:
         "models/tiny",
         "--dataset",
         "chat",
+        "--run_name",
+        "paced",
     )
     pace = ("--max_steps", "200000", "--save_steps", "200000", "--cutoff_len", "64", "--use_cpu", "True")
     run_id = studio.tuner("submit", *words, *pace, "--logging_steps", "5").split()[0]

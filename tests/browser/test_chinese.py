@@ -53,6 +53,7 @@ def choose(page, name: str, option: str) -> None:
     pick(page, field(page, name), option)
 
 
+@pytest.mark.slow  # the same switch without a browser is in test_languages.py
 def test_a_switch_in_the_middle_of_a_form_keeps_what_was_set(studio, page, record) -> None:
     made = record("older", model_name_or_path=MODEL, dataset="pairs", learning_rate=1e-4)
     page.goto(f"{studio.url}/new_run?clone={made}")

@@ -7,7 +7,6 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-import tiny
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
@@ -25,11 +24,9 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose data sets speak Markdown and HTML wherever a person reads them."""
-    made = tmp_path_factory.mktemp("hostile")
-    tiny.model(made / "models" / "tiny")
-    tiny.data(made / "data")
+def home(common_home: Path) -> Path:
+    """Data sets that speak Markdown and HTML wherever a person reads them."""
+    made = common_home
     info = json.loads((made / "data" / "dataset_info.json").read_text())
     rows = [
         {"instruction": HOSTILE, "input": "", "output": HOSTILE, "system": HOSTILE, HOSTILE: HOSTILE},

@@ -17,22 +17,22 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with pictures, some of them out of reach, and a model that sees."""
-    made = tmp_path_factory.mktemp("studio")
+def home(common_home: Path) -> Path:
+    """Pictures, some of them out of reach, and a model that sees."""
+    made = common_home
     seeing.folder(made / "models" / "qwen", "qwen2_5_vl")
-    seeing.picture(made / "data" / "a.png", 56, 84)
+    seeing.picture(made / "seen" / "a.png", 56, 84)
     seeing.picture(made / "outside.png", 56, 56)
     rows = [
         {"messages": [{"role": "user", "content": "<image>what"}, {"role": "assistant", "content": "red"}], "images": [name]}
         for name in ("a.png", "gone.png", "http://pictures.test/a.png", "../outside.png")
     ]  # fmt: skip
-    seeing.catalog(made / "data", seen=rows)
+    seeing.catalog(made / "seen", seen=rows)
     return made
 
 
 def test_pictures_stand_in_their_turns_and_at_their_tokens(studio, page) -> None:
-    page.goto(f"{studio.url}/datasets?dataset=seen")
+    page.goto(f"{studio.url}/datasets?dataset=seen&folder=seen")
     shown = page.locator(".st-key-pictures-0-0 img")
     expect(shown).to_have_count(1)
     expect(shown).to_have_attribute("alt", "a.png")
@@ -42,7 +42,7 @@ def test_pictures_stand_in_their_turns_and_at_their_tokens(studio, page) -> None
         expect(page.get_by_text(said)).to_be_visible()
     expect(page.get_by_test_id("stImage")).to_have_count(1)
 
-    page.goto(f"{studio.url}/datasets?dataset=seen&view=What+the+model+sees")
+    page.goto(f"{studio.url}/datasets?dataset=seen&folder=seen&view=What+the+model+sees")
     still(page)
     type_text(page, page.locator(".st-key-look-model input"), "models/qwen")
     drawn = page.locator(".tokens .picture")
