@@ -1,6 +1,7 @@
 """Learning tokens on packed rows: exact beside plain transformers, however the rows are packed, through a resume too."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,8 +73,19 @@ def packed_step(
     return result.loss.item(), grads, finish_metrics(runner.objective.metric_names, result.metrics.tolist())
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["nll", "dft"])
-@pytest.mark.parametrize("family", FAMILIES)
+def losses_of_families() -> list[Any]:
+    """Each family with the usual loss; the other one knows no family, so the fast suite asks one of it."""
+    both = [(family, dynamic) for family in FAMILIES for dynamic in (False, True)]
+    slow = [family != "qwen3" and dynamic for family, dynamic in both]
+    return [
+        pytest.param(
+            *case, id="-".join((case[0], "dft" if case[1] else "nll")), marks=[pytest.mark.slow] * late
+        )
+        for case, late in zip(both, slow, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("family", "dynamic"), losses_of_families())
 def test_loss_gradients_and_metrics_equal_transformers(family: str, dynamic: bool) -> None:
     rows = token_rows()
     loss, grads, measured = plain_step(build(family), rows, dynamic)

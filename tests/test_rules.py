@@ -133,9 +133,9 @@ def test_a_schedule_that_cannot_be_made_is_told(schedule: str, said: dict[str, A
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stage": "pt"},
+        pytest.param({"stage": "pt"}, marks=pytest.mark.slow),  # as sft, without answers
         {"stage": "sft", "compute_accuracy": True},
-        {"stage": "sft", "use_eaft_loss": True},
+        pytest.param({"stage": "sft", "use_eaft_loss": True}, marks=pytest.mark.slow),  # names what sft does
         {"stage": "rm"},
         {"stage": "dpo"},
         {"stage": "dpo", "engine": "trl"},
