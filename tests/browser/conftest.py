@@ -149,19 +149,24 @@ def studio(home: Path, worker: str, request: pytest.FixtureRequest) -> Iterator[
 
 def _put_away(home: Path) -> None:
     """Delete every run, as a person does."""
-    from tuner.jobs import control, queue
+    from tuner.jobs import control, queue, supervisor
+    from tuner.runs import locks
     from tuner.runs.run import all_runs
     from tuner.runs.status import ENDED
     from tuner.tracking.runs import delete_run, get_row
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNER_HOME", str(home))
+        supervisor.leader_path().parent.mkdir(exist_ok=True)
+        leader = locks.lock(supervisor.leader_path())  # no other one is started
         for run in all_runs():
             if run.status().state not in ENDED:
                 control.stop(run)
             if (row := get_row(run.id)) and not row.deleted:
                 delete_run(run.id)
         queue.pause(False)
+        if leader is not None:
+            os.close(leader)
 
 
 def still(page: sync_api.Page) -> None:
@@ -289,10 +294,13 @@ def _end_workers(home: Path, but: subprocess.Popen[bytes] | None = None) -> None
     """Whatever the test left at work in this home: by the environment it was started with, never by a name."""
     import psutil
 
+    killed = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if (but is None or process.pid != but.pid) and process.environ().get("TUNER_HOME") == str(home):
                 process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=30)  # their locks are held until they are gone
 
 
 @pytest.fixture
