@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.entries import CATALOG, COLUMNS, NOWHERE, TAGS, Entry
+from tuner.data.files import stamp
 from tuner.text.lookup import ended, tr
 
 FORMATTINGS = ("alpaca", "sharegpt", "openai", "decisions")
@@ -45,7 +48,8 @@ def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
         )
     path = catalog_folder(dataset_dir) / CATALOG
     try:
-        return _entries(path.read_text(encoding="utf-8-sig"), path.parent, str(path))
+        # An entry keeps what it has found out of its rows, which change without the catalog: everybody gets new ones.
+        return {name: copy(one) for name, one in _of_file(path, stamp(path)).items()}
     except FileNotFoundError as error:
         raise ConfigError(
             [
@@ -59,6 +63,12 @@ def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
         raise ConfigError(
             [Problem("dataset_dir", tr("{path} cannot be read: {error}.", path=path, error=error))]
         ) from error
+
+
+@lru_cache(maxsize=32)
+def _of_file(path: Path, changed: tuple[int, int, int]) -> Mapping[str, Entry]:
+    """The entries of a catalog; kept until it is `changed`. Raises ConfigError and OSError."""
+    return _entries(path.read_text(encoding="utf-8-sig"), path.parent, str(path))
 
 
 def _entries(text: str, folder: Path, where: str) -> dict[str, Entry]:

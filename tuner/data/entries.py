@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from tuner.config.kinds import KINDS
 from tuner.config.kinds import named as named_kinds
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.files import TYPES, first_records
+from tuner.data.files import TYPES, first_records, stamp
 from tuner.text.lookup import mark, tr
 
 Kind = Literal["text", "chat", "pairs", "labelled", "decisions"]
@@ -74,6 +74,14 @@ KIND_WORDS: Mapping[str, str] = {
     "labelled": mark("answers with thumbs up or down"),
     "decisions": mark("records with typed questions"),
 }
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A row's columns, and those of them that hold messages with pictures."""
+
+    columns: frozenset[str]
+    pictured: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -233,16 +241,16 @@ class Entry:
         if not rows:
             return "prompt" in self.named
         prompt, response = self.columns["prompt"], self.columns["response"]
-        return any(prompt in row or "text" in row for row in rows) and not any(
-            response in row for row in rows
+        return any(prompt in row.columns or "text" in row.columns for row in rows) and not any(
+            response in row.columns for row in rows
         )
 
-    def _first_rows(self) -> list[dict[str, Any]]:
-        """Those of the set's first rows that can be read."""
+    def _first_rows(self) -> list[Outline]:
+        """What is known of those of the set's first rows that can be read."""
         try:
-            found: list[dict[str, Any]] = []
+            found: list[Outline] = []
             for path in self.files():
-                found += first_records(path, LOOK - len(found))
+                found += _outlines(path, stamp(path), LOOK - len(found))
                 if len(found) >= LOOK:
                     break
             return found
@@ -268,7 +276,7 @@ class Entry:
             return True
         messages = self.columns.get("messages") or ""
         parted = self.local and self.formatting in ("sharegpt", "openai")
-        return parted and any(_pictured(row.get(messages)) for row in self._first_rows())
+        return parted and any(messages in row.pictured for row in self._first_rows())
 
     def fits(self, stage: str) -> str | None:
         """None when the stage can learn from this kind of rows, else the sentence that says why not."""
@@ -302,9 +310,20 @@ class Entry:
         )
 
 
+@lru_cache(maxsize=512)
+def _outlines(path: Path, changed: tuple[int, int, int], count: int) -> tuple[Outline, ...]:
+    """The first rows of a file; kept until it is `changed`. Raises ConfigError and OSError."""
+    return tuple(
+        Outline(frozenset(row), frozenset(name for name, held in row.items() if _pictured(held)))
+        for row in first_records(path, count)
+    )
+
+
 def _pictured(messages: Any) -> bool:
-    """Whether a message of a row has a part that is a picture."""
-    parts = [part for said in messages or () if isinstance(said, Mapping) for part in _parts(said)]
+    """Whether these are messages of which one has a part that is a picture."""
+    if not isinstance(messages, list | tuple):
+        return False
+    parts = [part for said in messages if isinstance(said, Mapping) for part in _parts(said)]
     return any(isinstance(part, Mapping) and part.get("type") in PICTURE_PARTS for part in parts)
 
 
