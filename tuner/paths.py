@@ -8,6 +8,14 @@ from pathlib import Path
 
 from tuner.text.lookup import tr
 
+Stamp = tuple[int, int, int]
+
+
+def stamp(path: Path) -> Stamp:
+    """What is another once a file was written anew, for what is kept of files. Raises OSError."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
 
 def home() -> Path:
     """The studio's folder: TUNER_HOME, or the folder the command is typed in."""

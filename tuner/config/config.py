@@ -6,6 +6,8 @@ import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +29,7 @@ from tuner.config.run_sections import Evaluation, Export, Generation, Machine, P
 from tuner.config.sections import Data, Model, Output, Samples, Task, Training
 from tuner.config.spelling import Dumper, asks_for_fsdp, flag, literal, takes_numbers
 from tuner.config.training_arguments import TrainingArguments
-from tuner.paths import home, package
+from tuner.paths import Stamp, home, package, stamp
 from tuner.redact import is_secret_name, shaped
 from tuner.text.lookup import ended, mark, tr
 
@@ -275,7 +277,7 @@ def read(source: str | Path, resolve: bool = True) -> dict[str, Any]:
         )
         raise ConfigError([Problem("", tr("There is no file {source}; {hint}", source=source, hint=hint))])
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506  a SafeLoader
+        values = deepcopy(_parsed(path, stamp(path)))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             [
@@ -296,6 +298,12 @@ def read(source: str | Path, resolve: bool = True) -> dict[str, Any]:
     named = {str(k): v for k, v in values.items()}
     named = from_board(named) if is_board(named) else named
     return _for_training(resolved(named), source) if resolve else named
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed: Stamp) -> Any:
+    """What stands in a YAML file; kept until it is `changed`."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506  a SafeLoader
 
 
 def stored(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from tuner import paths
 from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem, nearest
 from tuner.data.entries import CATALOG, COLUMNS, NOWHERE, TAGS, Entry
-from tuner.data.files import stamp
 from tuner.text.lookup import ended, tr
 
 FORMATTINGS = ("alpaca", "sharegpt", "openai", "decisions")
@@ -49,7 +48,7 @@ def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
     path = catalog_folder(dataset_dir) / CATALOG
     try:
         # An entry keeps what it has found out of its rows, which change without the catalog: everybody gets new ones.
-        return {name: copy(one) for name, one in _of_file(path, stamp(path)).items()}
+        return {name: copy(one) for name, one in _of_file(path, paths.stamp(path)).items()}
     except FileNotFoundError as error:
         raise ConfigError(
             [
@@ -66,7 +65,7 @@ def read_catalog(dataset_dir: str | Path) -> dict[str, Entry]:
 
 
 @lru_cache(maxsize=32)
-def _of_file(path: Path, changed: tuple[int, int, int]) -> Mapping[str, Entry]:
+def _of_file(path: Path, changed: paths.Stamp) -> Mapping[str, Entry]:
     """The entries of a catalog; kept until it is `changed`. Raises ConfigError and OSError."""
     return _entries(path.read_text(encoding="utf-8-sig"), path.parent, str(path))
 

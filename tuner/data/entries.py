@@ -8,10 +8,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from tuner import paths
 from tuner.config.kinds import KINDS
 from tuner.config.kinds import named as named_kinds
 from tuner.config.knobs import ConfigError, Problem
-from tuner.data.files import TYPES, first_records, stamp
+from tuner.data.files import TYPES, first_records
 from tuner.text.lookup import mark, tr
 
 Kind = Literal["text", "chat", "pairs", "labelled", "decisions"]
@@ -250,7 +251,7 @@ class Entry:
         try:
             found: list[Outline] = []
             for path in self.files():
-                found += _outlines(path, stamp(path), LOOK - len(found))
+                found += _outlines(path, paths.stamp(path), LOOK - len(found))
                 if len(found) >= LOOK:
                     break
             return found
@@ -311,7 +312,7 @@ class Entry:
 
 
 @lru_cache(maxsize=512)
-def _outlines(path: Path, changed: tuple[int, int, int], count: int) -> tuple[Outline, ...]:
+def _outlines(path: Path, changed: paths.Stamp, count: int) -> tuple[Outline, ...]:
     """The first rows of a file; kept until it is `changed`. Raises ConfigError and OSError."""
     return tuple(
         Outline(frozenset(row), frozenset(name for name, held in row.items() if _pictured(held)))

@@ -325,12 +325,6 @@ def records(path: Path) -> Records:
     return Records(path)
 
 
-def stamp(path: Path) -> tuple[int, int, int]:
-    """What is another once a file was written anew: for what is kept of files. Raises OSError."""
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 def first_records(path: Path, count: int) -> list[dict[str, Any]]:
     """Those of the first `count` rows that can be read."""
     return [record for _, record in islice(records(path), count) if isinstance(record, dict)]

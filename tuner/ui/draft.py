@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,14 @@ class Draft:
     changes: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 
-    @property
-    def values(self) -> dict[str, Any]:
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
         return {**self.base, **self.changes}
+
+    @cached_property
+    def every(self) -> Mapping[str, Any]:
+        """The value of every knob."""
+        return {name: self.value(name) for name in KNOBS}
 
     def value(self, name: str) -> Any:
         return self.values.get(name, self._default(name))

@@ -31,7 +31,7 @@ def visible(draft: Draft, *, advanced: bool, search: str = "") -> dict[type[Sect
     """The knobs to draw, by section: those that apply to the other values, and the advanced ones if asked for, set by
     the starting point, changed, or found by their name or help. A search among the advanced ones finds those too that
     are too rare to be listed."""
-    values = {n: draft.value(n) for n in KNOBS}
+    values = draft.every
     found: dict[type[Section], list[Knob]] = {}
     for section in sections_of(Config):
         knobs = [KNOBS[n] for n in section.model_fields]

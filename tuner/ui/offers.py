@@ -1,4 +1,6 @@
-"""What the form can offer for a knob on this machine: models found, data sets that fit, templates known."""
+"""What the form can offer for a knob on this machine: models found, data sets that fit, templates known.
+
+Offers never change and are shared as they are; copying them for every field that asks took longer than finding them."""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def offer(name: str, values: Mapping[str, Any]) -> Offer | None:
     return None
 
 
-@st.cache_data(ttl=20, show_spinner=False)
+@st.cache_resource(ttl=20, show_spinner=False)
 def _models(spoken: str) -> Offer:
     folders = models.local_models(models.model_roots())
     own = {place(str(folder)): tr("on this machine") for folder in folders}
@@ -58,7 +60,7 @@ def _models(spoken: str) -> Offer:
     return Offer(tuple(notes), notes, missing=missing)
 
 
-@st.cache_data(ttl=5, show_spinner=False)
+@st.cache_resource(ttl=5, show_spinner=False)
 def _datasets(folder: str, stage: str, spoken: str) -> Offer:
     try:
         entries = read_catalog(folder)
@@ -81,6 +83,6 @@ def here(entry: Entry) -> bool:
         return False
 
 
-@st.cache_data(show_spinner=False)
+@st.cache_resource(show_spinner=False)
 def _templates() -> Offer:
     return Offer(tuple(templates.names()), {})

@@ -41,7 +41,7 @@ class Plan:
 def choices(draft: Draft) -> list[str]:
     """The knobs that can be given several values: those of one value each that apply to the draft, first the numbers
     that everybody sees."""
-    values = {name: draft.value(name) for name in KNOBS}
+    values = draft.every
     kinds = ("float", "int", "choice", "bool")
     found = [k for k in KNOBS.values() if k.shown and k.kind in kinds and k.applies(values)]
     return [k.name for k in sorted(found, key=lambda k: (_rank(k.name), k.advanced, kinds.index(k.kind)))]
