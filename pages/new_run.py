@@ -5,7 +5,7 @@ import streamlit as st
 from tuner.config.config import Config
 from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
-from tuner.ui import form, judged, run_card, state, theme, trying, writes
+from tuner.ui import drawn, form, judged, run_card, state, theme, trying, writes
 from tuner.ui.words import count, safe
 
 
@@ -87,19 +87,11 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key
             max_upload_size=1,
             on_change=start_from_upload,
         )
-    st.fragment(undo, key=form.UNDO)()
-config, problems = judged.current()
+    st.fragment(undo, key=drawn.UNDO)()
 with st.container(key="new-run-split"):
     fields, side = st.columns([2.1, 1], gap="medium")
 with fields:
-    advanced, search, explained = form.options()
-    form.sections(
-        draft,
-        problems,
-        advanced=advanced,
-        search=search,
-        explained=explained,
-        below={"Rewards": lambda: trying.panel(config, problems)},
-    )
+    below = {"Rewards": lambda: trying.panel(*judged.current())}
+    st.fragment(form.show, key=drawn.FORM)(below)
 with side, st.container(key="new-run-side"):
-    st.fragment(run_card.show, key=form.CARD)(launch)
+    st.fragment(run_card.show, key=drawn.CARD)(launch)

@@ -36,7 +36,8 @@ from tuner.ui import (
     charts,
     compare,
     draft,
-    form,
+    drawn,
+    field,
     home,
     memory_bar,
     report_html,
@@ -147,7 +148,7 @@ def test_what_is_typed_becomes_the_knob_s_type_or_stays_to_be_told(
 
 def test_the_form_shows_what_applies_and_finds_by_word() -> None:
     def names(values: dict[str, object], **how: object) -> set[str]:
-        found = form.visible(
+        found = drawn.visible(
             draft.Draft(base=values), advanced=bool(how.get("advanced")), search=str(how.get("search", ""))
         )
         return {k.name for knobs in found.values() for k in knobs}
@@ -167,10 +168,10 @@ def test_the_form_shows_what_a_recipe_sets_under_whatever_name() -> None:
     begun = draft.from_recipe("starter-dpo")  # which says warmup_ratio
     assert begun.value("warmup_steps") == 0.1
     assert {"warmup_steps"} <= {knob.name for knob, _ in draft.differs(begun.base)}
-    shown = {k.name for knobs in form.visible(begun, advanced=False).values() for k in knobs}
+    shown = {k.name for knobs in drawn.visible(begun, advanced=False).values() for k in knobs}
     assert "max_steps" in shown, "it decides how long the run is, whatever the epochs say"
     assert "max_steps" not in {
-        k.name for s in form.visible(draft.Draft(), advanced=False).values() for k in s
+        k.name for s in drawn.visible(draft.Draft(), advanced=False).values() for k in s
     }
 
 
@@ -181,7 +182,7 @@ def test_a_renamed_value_that_is_none_is_told_in_a_sentence() -> None:
 
 def test_a_unit_stands_beside_a_label_that_does_not_say_it() -> None:
     titles = {
-        n: form.heading(KNOBS[n], draft.Draft()) for n in ("cutoff_len", "quantization_bit", "save_steps")
+        n: field.heading(KNOBS[n], draft.Draft()) for n in ("cutoff_len", "quantization_bit", "save_steps")
     }
     assert "tokens" in titles["cutoff_len"]
     assert "bits" not in titles["quantization_bit"] and titles["save_steps"] == "Save steps"
@@ -194,7 +195,7 @@ def test_every_shown_knob_has_a_label_of_its_own() -> None:
 
 def test_every_shown_knob_s_tooltip_says_its_flag_and_what_a_change_does() -> None:
     for knob in (k for k in KNOBS.values() if k.shown):
-        said = form.tooltip(knob)
+        said = field.tooltip(knob)
         assert f"`--{knob.name}`" in said
         assert not knob.raised or "Higher" in said
 
@@ -511,16 +512,16 @@ def test_the_rare_parameters_are_found_among_the_advanced_ones() -> None:
     def found(search: str, *, advanced: bool) -> set[str]:
         return {
             k.name
-            for ks in form.visible(draft.Draft(), advanced=advanced, search=search).values()
+            for ks in drawn.visible(draft.Draft(), advanced=advanced, search=search).values()
             for k in ks
         }
 
     rare = [n for n, k in KNOBS.items() if not k.shown]
     assert len(rare) > 90
-    assert all(n in found(n, advanced=True) for n in rare if n not in form.ELSEWHERE)
+    assert all(n in found(n, advanced=True) for n in rare if n not in drawn.ELSEWHERE)
     assert "adam_beta1" not in found("adam_beta1", advanced=False)
     changed = draft.Draft().with_value("adam_beta1", 0.8)
-    assert "adam_beta1" in {k.name for ks in form.visible(changed, advanced=False).values() for k in ks}
+    assert "adam_beta1" in {k.name for ks in drawn.visible(changed, advanced=False).values() for k in ks}
 
 
 @pytest.mark.slow  # a worker is started

@@ -15,6 +15,7 @@ from tuner.rewards.registry import TABLE, WEIGHT
 from tuner.text.lookup import mark, tr
 from tuner.ui import draft as drafts
 from tuner.ui.draft import Draft
+from tuner.ui.drawn import touched
 from tuner.ui.words import label, safe
 
 KNOB = "reward_funcs"
@@ -145,6 +146,7 @@ def _current(key: str) -> bool:
 
 def _keep(rewards: Sequence[Any]) -> None:
     drafts.keep(drafts.current().with_value(KNOB, list(rewards)))
+    touched(KNOB)
 
 
 def _add(key: str) -> None:

@@ -20,7 +20,7 @@ from tuner.runs.run import fresh_name
 from tuner.text.lookup import tr
 from tuner.tracking.runs import names
 from tuner.ui import draft as drafts
-from tuner.ui import form, judged, memory_bar, sweep, theme, writes
+from tuner.ui import field, judged, memory_bar, sweep, theme, writes
 from tuner.ui.words import NONE, count, duration, engine, in_form, mending, safe, size, value
 
 
@@ -190,7 +190,7 @@ def _verdict(problems: Sequence[Problem]) -> None:
                     safe(said),
                     key=f"mend-{said}-{number}",
                     icon=":material/build:",
-                    on_click=form.mend,
+                    on_click=field.mend,
                     args=(dict(problem.mend),),
                 )
 
