@@ -510,6 +510,7 @@ def test_values_survive_a_switch_in_the_middle_of_a_form(studio: Path, pseudo: N
     app.selectbox(schedule).set_value("linear").run()
     app.run()
     app.segmented_control(key="level").set_value("Advanced").run()
+    app.run()
     app.selectbox(key="language").set_value(PSEUDO).run()
     assert "⟦New run⟧" in [one.value for one in app.title]
     assert (app.number_input(rank).value, app.selectbox(schedule).value) == (24, "linear")

@@ -92,9 +92,6 @@ def _section(section: type[Section], explained: bool, below: Callable[[], None] 
 
 def _head(section: type[Section], changed: int, more: int) -> None:
     title, button = f"{section.icon} {tr(section.title)}", more or drawn.can_be_closed(section)
-    if not (changed or button):
-        st.subheader(title, anchor=False)
-        return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.subheader(title, anchor=False)
         if changed:
