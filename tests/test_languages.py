@@ -27,6 +27,7 @@ from test_old_studio import DIVERGED, FILE, FINISHED, KILLED, moved
 from tools import catalogues
 from tuner import cli
 from tuner.cli.knob_help import knob_help
+from tuner.config.config import form_sections
 from tuner.config.knobs import ConfigError, Problem
 from tuner.data.files import records
 from tuner.export.gguf import shapes
@@ -211,7 +212,10 @@ PAGES: tuple[tuple[str, dict[str, str | list[str]]], ...] = (
     ("home", {}),
     ("datasets", {"dataset": "pairs"}),
     ("datasets", {"dataset": "pairs", "view": "What the model sees"}),
-    ("new_run", {"start": "starter-dpo", "level": "Advanced"}),
+    (
+        "new_run",
+        {"start": "starter-dpo", "level": "Advanced", "open": [one.__name__ for one in form_sections()]},
+    ),
     ("runs", {"run": FINISHED}),
     ("runs", {"run": FINISHED, "tab": "Config"}),
     ("runs", {"run": KILLED, "tab": "Details"}),

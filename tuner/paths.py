@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from tuner.text.lookup import tr
@@ -19,7 +20,14 @@ def stamp(path: Path) -> Stamp:
 
 def home() -> Path:
     """The studio's folder: TUNER_HOME, or the folder the command is typed in."""
-    return Path(os.environ.get("TUNER_HOME") or Path.cwd()).resolve()
+    named = Path(os.environ.get("TUNER_HOME") or "")
+    return _resolved(named if named.is_absolute() else Path.cwd() / named)
+
+
+@lru_cache(maxsize=16)
+def _resolved(path: Path) -> Path:
+    """Its links followed, once: every place is asked for many times in each script run of a page."""
+    return path.resolve()
 
 
 def mlruns() -> Path:

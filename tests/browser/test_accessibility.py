@@ -15,6 +15,8 @@ axe = pytest.importorskip(
 )
 from conftest import still  # noqa: E402
 
+from tuner.config.config import form_sections  # noqa: E402
+
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
 AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
@@ -24,7 +26,7 @@ PAGES = {
     "datasets": "datasets?dataset=pairs",
     "seen": "datasets?dataset=pairs&view=What+the+model+sees",
     "report": "datasets?dataset=pairs&view=Report",
-    "new run": "new_run?level=Advanced",
+    "new run": "&".join(("new_run?level=Advanced", *(f"open={one.__name__}" for one in form_sections()))),
     "runs": "runs",
     "charts": "runs?run={first}",
     "log": "runs?run={first}&tab=Log",

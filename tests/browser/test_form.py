@@ -11,7 +11,7 @@ import tiny
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; pip install -e .[dev]"
 )
-from conftest import field, pick, type_into, type_text  # noqa: E402
+from conftest import field, open_up, pick, type_into, type_text  # noqa: E402
 
 expect = sync_api.expect
 pytestmark = pytest.mark.browser
@@ -36,6 +36,7 @@ def test_probe_is_checked_emptied_and_drafts_stay_apart(studio, page, record) ->
 
     # A recipe pointed at one's own data: the held-out questions are not there.
     page.get_by_text("Advanced", exact=True).click()
+    open_up(page, page.locator(".st-key-open-Data").get_by_role("button"), field(page, "dataset_dir"))
     change(page, "dataset_dir", "own")
     expect(field(page, "probe")).to_contain_text("The data set chat is not in dataset_info.json")
     expect(launch).to_be_disabled()

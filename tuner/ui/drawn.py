@@ -57,8 +57,11 @@ def _wanted(knob: Knob, draft: Draft, advanced: bool, search: str) -> bool:
     if search:
         text = f"{knob.name} {label(knob.name)} {knob.tooltip}".lower()
         return all(part in text for part in search.lower().split())
-    set_already = knob.name in draft.changes or value(draft.origin(knob.name)) != value(knob.default)
-    return advanced or not knob.advanced or set_already
+    return advanced or not knob.advanced or _set_already(knob, draft)
+
+
+def _set_already(knob: Knob, draft: Draft) -> bool:
+    return knob.name in draft.changes or value(draft.origin(knob.name)) != value(knob.default)
 
 
 def fields(section: type[Section], draft: Draft, problems: Sequence[Problem]) -> tuple[list[Knob], int]:

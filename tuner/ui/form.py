@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import streamlit as st
 
@@ -71,7 +72,8 @@ def _none(search: str) -> None:
 
 
 def _row(group: Sequence[type[Section]], explained: bool, below: Below) -> None:
-    with st.grid(len(group), min_column_width=300, gap="small", key=f"sections-{group[0].__name__}"):
+    several = len(group) > 1
+    with st.grid(len(group), min_column_width=300, gap="small") if several else nullcontext():
         for section in group:
             name = section.__name__
             st.fragment(_section, key=name)(section, explained, below.get(name))

@@ -129,11 +129,14 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
     from streamlit.runtime.pages_manager import PagesManager
     from streamlit.starlette import App
 
+    from tuner.ui.message_batches import hand_over_in_batches
+
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
     ignore_pages_left_behind()
     redraw_in_turn()
     let_callbacks_finish()
+    hand_over_in_batches()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
     print(
@@ -203,11 +206,15 @@ def let_callbacks_finish() -> None:
 
     give_way = ScriptRunner._maybe_handle_execution_control_request
 
+    def called_back() -> bool:
+        try:
+            return ThreadState.get().run_location is RunLocation.CALLBACK
+        except RuntimeError:  # a thread that runs no script has no place in one
+            return False
+
     def unless_called_back(self: ScriptRunner) -> None:
-        with suppress(RuntimeError):  # a thread that runs no script has no place in one
-            if ThreadState.get().run_location is RunLocation.CALLBACK:
-                return
-        give_way(self)
+        if not called_back():  # asked with every element that is drawn
+            give_way(self)
 
     ScriptRunner._maybe_handle_execution_control_request = unless_called_back  # type: ignore[method-assign]
 
