@@ -116,8 +116,8 @@ def warm() -> None:
 
 
 def _get_ready() -> None:
-    """Streamlit collects garbage after each draw of each piece, all of it: a fifth of a second once MLflow is loaded,
-    which is no garbage and need not be looked at again."""
+    """What MLflow's import leaves is no garbage: Python's own collections, a fifth of a second each with it, need not look
+    at it again."""
     store.warm().join()
     gc.collect()
     gc.freeze()

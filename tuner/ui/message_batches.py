@@ -1,8 +1,8 @@
 """What a script draws is handed to the server's loop in batches.
 
 Streamlit wakes the loop for every element, twice: by a byte through a socket from the script's thread, and by another
-one from the loop to itself. Each takes the interpreter's lock away from the script that draws. A page of two hundred
-elements spent a third of its time so.
+one from the loop to itself. Each takes the interpreter's lock away from the script that draws, and so a page of two
+hundred elements took about a tenth more of the processor.
 """
 
 from __future__ import annotations
