@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections import Counter
 from functools import wraps
 from pathlib import Path
@@ -11,13 +9,11 @@ from typing import Any
 
 import pytest
 import tiny
-from streamlit.runtime.app_session import AppSession
-from streamlit.runtime.runtime import Runtime
 from streamlit.testing.v1 import AppTest
 
 from tuner.data import entries
 from tuner.data.catalog import read_catalog
-from tuner.ui import draft, form, judged, message_batches, offers, run_card, state
+from tuner.ui import draft, form, judged, offers, run_card, state
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,46 +129,3 @@ def test_a_recipe_is_another_once_its_file_is(home: Path) -> None:
     assert draft.from_file(saved, "mine")[0].base["lora_rank"] == 4
     saved.write_text("stage: sft\nlora_rank: 16\n")
     assert draft.from_file(saved, "mine")[0].base["lora_rank"] == 16
-
-
-class Session(AppSession):
-    """One that has a loop and no browser."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._event_loop = loop
-
-    def __del__(self) -> None:
-        """Nothing was begun."""
-
-
-def test_what_a_script_draws_wakes_the_loop_once_and_keeps_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, name in ((AppSession, "_call_soon_on_event_loop"), (Runtime, "_enqueued_some_message")):
-        monkeypatch.setattr(kind, name, getattr(kind, name))  # what was there is put back afterwards
-    message_batches.hand_over_in_batches()
-    taken: list[int] = []
-    woken = 0
-
-    class Loop(asyncio.SelectorEventLoop):
-        def call_soon_threadsafe(self, *given: Any, **named: Any) -> Any:
-            nonlocal woken
-            woken += 1
-            return super().call_soon_threadsafe(*given, **named)
-
-    loop = Loop()
-    session = Session(loop)
-
-    def draw() -> None:
-        for number in range(500):
-            session._call_soon_on_event_loop(lambda number=number: taken.append(number))  # type: ignore[misc]
-
-    script = threading.Thread(target=draw)
-    script.start()
-    script.join()  # the loop does not run meanwhile: all of it waits
-    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(loop.stop)))
-    loop.run_forever()
-    assert (taken, woken) == (list(range(500)), 1)
-    loop.run_in_executor(None, draw)
-    loop.call_later(1.0, loop.stop)
-    loop.run_forever()
-    loop.close()
-    assert taken == [*range(500), *range(500)]

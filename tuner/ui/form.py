@@ -17,6 +17,8 @@ from tuner.ui.words import safe
 Below = Mapping[str, Callable[[], None]]
 """What draws more at the foot of a section, by its class's name."""
 
+LEVELS = (mark("Basic"), mark("Advanced"))
+
 
 def show(below: Below) -> None:
     """Draw the form, a card a section, and above it what of it is shown. A piece of the page that is drawn alone."""
@@ -33,10 +35,11 @@ def show(below: Below) -> None:
 
 def _options() -> tuple[bool, str, bool]:
     """What of the form is shown: advanced parameters too, only those a search finds, explanations under the fields."""
+    state.reword("level", LEVELS)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="form-options"):
         level = st.segmented_control(
             tr("Parameters"),
-            [mark("Basic"), mark("Advanced")],
+            list(LEVELS),
             format_func=tr,
             required=True,
             default="Basic",

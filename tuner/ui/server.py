@@ -129,14 +129,11 @@ def serve(script: Path, port: int, allowed: Sequence[hosts.Authority], host: str
     from streamlit.runtime.pages_manager import PagesManager
     from streamlit.starlette import App
 
-    from tuner.ui.message_batches import hand_over_in_batches
-
     # A folder called pages/ makes Streamlit guess, until app.py has run once, that a deep link names a script in it.
     PagesManager.uses_pages_directory = False
     ignore_pages_left_behind()
     redraw_in_turn()
     let_callbacks_finish()
-    hand_over_in_batches()
     guard = Middleware(hosts.HostGuard, allowed=allowed, page_policy=PAGE_POLICY)
     sys.argv = [str(script)]  # as `streamlit run` has it
     print(
