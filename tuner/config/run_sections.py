@@ -158,7 +158,7 @@ class Machine(Section):
         "speed",
         "What packed rows are sized for: speed keeps what the backward pass needs, memory computes it again.",
         advanced=True,
-        usual="speed",
+        usual="speed; memory where little memory is free",
         needs={"stage": PACKED},
     )
     fp8: bool = knob(
