@@ -252,6 +252,7 @@ def test_command_and_file_say_the_same(tmp_path: Path) -> None:
         ("length", "length needs least, most or both"),
         ({"length": {"least": 3, "most": 2}}, "has least 3 above most 2"),
         ({"length": {"least": -1}}, "has least -1, but it should be greater than or equal to 0"),
+        ({"repetition": {"words": "x"}}, "has words 'x', but it should be a whole number"),
         ({"json_schema": {"json_schema": {"type": "cat"}}}, "has no valid JSON schema"),
         ({"json_schema": {"json_schema": {"$ref": "http://example.org/x"}}}, "nothing is fetched"),
         ({"http": {"url": "file:///etc/passwd"}}, "write http://host:port/path"),

@@ -226,7 +226,7 @@ BOUNDS = {
 }
 
 
-def _refusal(error: ErrorDetails) -> str:
+def refusal(error: ErrorDetails) -> str:
     """Why a value is refused, in the person's language; pydantic's own words for what it seldom says."""
     for name, bound in (error.get("ctx") or {}).items():
         if name in BOUNDS:
@@ -238,7 +238,7 @@ def _refusal(error: ErrorDetails) -> str:
 
 def _problem(error: ErrorDetails, knobs: Mapping[str, Knob]) -> Problem:
     name = str(error["loc"][0]) if error["loc"] else ""
-    said = _refusal(error)
+    said = refusal(error)
     shown = "***" if name in knobs and knobs[name].secret else repr(error["input"])
     sentence = ended(tr("--{name} is {shown}, but it {said}", name=name, shown=shown, said=said))
     if name == "stage" and (why := NO_STAGE.get(str(error["input"]))):

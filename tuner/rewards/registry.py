@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuner.config.config import Config
+from tuner.config.config import Config, refusal
 from tuner.config.knobs import ConfigError, Knob, Problem, Section, describe, nearest
 from tuner.config.spelling import listed
 from tuner.rewards import labels, own, remote, structure, words
@@ -171,8 +171,9 @@ def _said(named: Named, error: ValidationError) -> str:
         )
     if first["type"] == "string_too_short":
         return tr("needs {name}", name=name)
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return tr("has {name} {input!r:.60}, but it {message}", name=name, input=first["input"], message=message)
+    return tr(
+        "has {name} {input!r:.60}, but it {message}", name=name, input=first["input"], message=refusal(first)
+    )
 
 
 def parse(said: Any, name: str = "") -> Reward:
