@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tuner.config import config as c
+from tuner.config import reading, writing
 from tuner.config.knobs import ConfigError, Section, sections_of
 from tuner.config.training_arguments import NAMES
 from tuner.config.without_effect import REASONS, unheeded
@@ -36,12 +37,12 @@ MINIMAL = {"model_name_or_path": "m", "stage": "dpo", "do_train": True, "dataset
 
 def refusal(words: list[str]) -> str:
     with pytest.raises(ConfigError) as caught:
-        c.make(c.parse_words(words))
+        c.make(reading.parse_words(words))
     return str(caught.value)
 
 
 def test_the_tutorials_command_is_understood_whole() -> None:
-    config = c.make(c.parse_words(shlex.split(TUTORIAL)))
+    config = c.make(reading.parse_words(shlex.split(TUTORIAL)))
     assert config.model_name_or_path == "Qwen/Qwen-1_8B"
     assert config.dataset == ("hh_rlhf_en",)
     assert config.learning_rate == 5e-5
@@ -53,25 +54,25 @@ def test_the_tutorials_command_is_understood_whole() -> None:
 
 
 def test_the_shown_command_gives_the_same_config_back() -> None:
-    config = c.make({**c.parse_words(shlex.split(TUTORIAL)), "run_name": "it's a $(name) with; spaces"})
-    words = shlex.split(c.command(config).replace("\\\n", " "))
+    config = c.make({**reading.parse_words(shlex.split(TUTORIAL)), "run_name": "it's a $(name) with; spaces"})
+    words = shlex.split(writing.command(config).replace("\\\n", " "))
     assert words[:2] == ["tuner", "train"]
-    assert c.make(c.parse_words(words[2:])) == config
+    assert c.make(reading.parse_words(words[2:])) == config
 
 
 def test_yaml_gives_the_same_config_back(tmp_path: Path) -> None:
-    config = c.make({**c.parse_words(shlex.split(TUTORIAL)), "lr_scheduler_kwargs": {"num_cycles": 2}})
+    config = c.make({**reading.parse_words(shlex.split(TUTORIAL)), "lr_scheduler_kwargs": {"num_cycles": 2}})
     file = tmp_path / "run.yaml"
-    file.write_text(c.to_yaml(config.changed()))
-    assert c.make(c.parse_words([str(file)])) == config
-    file.write_text(c.to_yaml(config.plain()))
-    assert c.make(c.read(file)) == config
+    file.write_text(writing.to_yaml(config.changed()))
+    assert c.make(reading.parse_words([str(file)])) == config
+    file.write_text(writing.to_yaml(config.plain()))
+    assert c.make(reading.read(file)) == config
 
 
 def test_later_words_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 1e-4\nstage: dpo\nmodel_name_or_path: m\n")
-    values = c.parse_words(
+    values = reading.parse_words(
         [str(file), "learning_rate=2e-4", "--lora_rank", "4", "--no_ignore_pad_token_for_loss"]
     )
     config = c.make(values)
@@ -89,7 +90,7 @@ def test_warm_up_follows_transformers_rule_whatever_the_order(steps: Any, ratio:
     wanted = float(steps or 0) or float(ratio or 0)
     assert c.make(MINIMAL | given).warmup_steps == wanted
     words = [f"{name}={value}" for name, value in given.items()]
-    assert c.make(c.parse_words(["model_name_or_path=m", "stage=pt", *words])).warmup_steps == wanted
+    assert c.make(reading.parse_words(["model_name_or_path=m", "stage=pt", *words])).warmup_steps == wanted
 
 
 @given(
@@ -112,23 +113,23 @@ def test_the_order_of_keys_never_matters(order: list[str]) -> None:
 def test_one_thing_said_twice_in_a_file_is_refused_and_later_words_win(tmp_path: Path) -> None:
     file = tmp_path / "twice.yaml"
     file.write_text("model_name_or_path: m\nevaluation_strategy: steps\nval_size: 2\n")
-    assert c.parse_words([str(file), "eval_strategy=epoch"]).get("evaluation_strategy") is None
-    assert c.make(c.parse_words([str(file), "stage=pt", "eval_strategy=no"])).eval_strategy == "no"
+    assert reading.parse_words([str(file), "eval_strategy=epoch"]).get("evaluation_strategy") is None
+    assert c.make(reading.parse_words([str(file), "stage=pt", "eval_strategy=no"])).eval_strategy == "no"
     assert (
         c.make(
-            c.parse_words(["model_name_or_path=m", "eval_strategy=no", "evaluation_strategy=no"])
+            reading.parse_words(["model_name_or_path=m", "eval_strategy=no", "evaluation_strategy=no"])
         ).eval_strategy
         == "no"
     )
     file.write_text("learning_rate: 1e-4\nstage: pt\nlearning_rate: 1e-5\n")
     with pytest.raises(ConfigError, match="learning_rate stands twice, again in line 3"):
-        c.read(file)
+        reading.read(file)
 
 
 def test_one_e_minus_four_is_a_number_in_yaml(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 1e-4\nmax_grad_norm: 1\n")
-    assert c.read(file) == {"learning_rate": 1e-4, "max_grad_norm": 1}
+    assert reading.read(file) == {"learning_rate": 1e-4, "max_grad_norm": 1}
 
 
 @pytest.mark.parametrize(
@@ -199,10 +200,10 @@ def test_a_knob_is_declared_once() -> None:
 def test_secrets_are_in_no_record() -> None:
     config = c.make({**MINIMAL, "hf_hub_token": "hf_CANARY"})
     records = [
-        c.command(config),
-        c.to_yaml(config.plain()),
-        str(c.params(config)),
-        c.to_yaml(config.changed()),
+        writing.command(config),
+        writing.to_yaml(config.plain()),
+        str(writing.params(config)),
+        writing.to_yaml(config.changed()),
     ]
     assert not any("CANARY" in r for r in records)
     assert config.secrets() == {"hf_hub_token": "hf_CANARY"}
@@ -223,9 +224,9 @@ def test_a_wrong_flag_is_answered_fast_and_without_torch() -> None:
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("name", c.recipes())
+@pytest.mark.parametrize("name", reading.recipes())
 def test_every_recipe_is_a_config(name: str) -> None:
-    config = c.make({**MINIMAL, **c.read(name)})
+    config = c.make({**MINIMAL, **reading.read(name)})
     assert config.stage
 
 
@@ -266,5 +267,5 @@ def test_what_is_stored_is_read_back_the_same(
         "run_name": "${learning_rate}",
         "dataset": [text],
     }
-    file.write_text(c.to_yaml(values), encoding="utf-8")
-    assert c.stored(file) == values == c.read(file)
+    file.write_text(writing.to_yaml(values), encoding="utf-8")
+    assert reading.stored(file) == values == reading.read(file)

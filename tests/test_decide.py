@@ -473,7 +473,7 @@ def test_permuting_options_permutes_the_answer(studio: Path) -> None:
 @pytest.mark.parametrize("seed", [42, 1, 2])
 def test_the_recipe_goes_from_the_prior_to_above_nine_in_ten(home: Path, seed: int) -> None:
     from tuner import samples
-    from tuner.config.config import read
+    from tuner.config.reading import read
 
     samples.lay_out()
     _, outcome = trained(make(read("starter-decide") | {"seed": seed, "use_cpu": True}), f"recipe-{seed}")

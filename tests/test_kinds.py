@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests import counting
-from tuner.config.config import command, load
+from tuner.config.config import load
 from tuner.config.kinds import KINDS, named, trains, usual_for
 from tuner.config.knobs import ConfigError
+from tuner.config.writing import command
 from tuner.jobs import control, queue, submit, supervisor
 from tuner.runs.run import Run, series
 from tuner.tracking.outcome import is_settled

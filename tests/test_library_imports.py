@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 MODELS = Path(import_utils.__file__).parents[1] / "models"
 LOADED = """
 import json, sys
-from tuner.config.config import make, parse_words
+from tuner.config.config import make
+from tuner.config.reading import parse_words
 from tuner.engine import library_imports
 from pathlib import Path
 config = make(parse_words(sys.argv[1:]))

@@ -16,8 +16,9 @@ import torch
 from test_stages import trained
 from transformers import TrainingArguments
 
-from tuner.config.config import Config, check, make, read
+from tuner.config.config import Config, check, make
 from tuner.config.knobs import ConfigError
+from tuner.config.reading import read
 from tuner.data import tokenized_cache
 from tuner.data.tokens import load_tokenizer
 from tuner.engine.live import LiveRun

@@ -18,9 +18,10 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.config.config import KNOBS, Config, check, make, recipes
+from tuner.config.config import KNOBS, Config, check, make
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import Problem
+from tuner.config.reading import recipes
 from tuner.jobs import submit
 from tuner.jobs.script import script
 from tuner.plan.plan import Plan

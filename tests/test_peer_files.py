@@ -13,6 +13,7 @@ import yaml
 from conftest import ROOT
 
 from tuner.config import config as c
+from tuner.config import reading
 from tuner.config.board import from_board
 from tuner.config.knobs import ConfigError
 
@@ -44,12 +45,12 @@ def write(folder: Path, values: dict[str, Any], name: str = "x.yaml") -> str:
 
 def refused(words: list[str]) -> str:
     with pytest.raises(ConfigError) as error:
-        c.make(c.parse_words(words))
+        c.make(reading.parse_words(words))
     return " ".join(p.sentence for p in error.value.problems)
 
 
 def test_the_boards_saved_arguments_are_a_config(tmp_path: Path) -> None:
-    config = c.make(c.read(write(tmp_path, BOARD)))
+    config = c.make(reading.read(write(tmp_path, BOARD)))
     wanted = {
         "stage": "sft", "model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "finetuning_type": "lora", "template": "qwen",
         "dataset": ("alpaca_en_demo", "identity"), "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4,
@@ -105,12 +106,12 @@ def test_files_of_other_verbs_are_told_by_their_keys(
     path = write(tmp_path, values)
     assert said in refused([path])
     with pytest.raises(ConfigError, match=said):
-        c.read(path)
+        reading.read(path)
 
 
 def test_a_file_that_only_begins_a_config_is_completed_on_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, {"model_name_or_path": "m", "template": "qwen"})
-    assert c.make(c.parse_words([path, "stage=sft", "dataset=d"])).template == "qwen"
+    assert c.make(reading.parse_words([path, "stage=sft", "dataset=d"])).template == "qwen"
 
 
 def test_interpolations_are_filled_in_as_omegaconf_does(
@@ -127,8 +128,8 @@ def test_interpolations_are_filled_in_as_omegaconf_does(
             "seed": 3,
         },
     )
-    assert c.make(c.read(path)).output_dir == "/tmp/here/sft/3"
-    assert c.make(c.parse_words([path, "seed=4"])).output_dir == "/tmp/here/sft/4"
+    assert c.make(reading.read(path)).output_dir == "/tmp/here/sft/3"
+    assert c.make(reading.parse_words([path, "seed=4"])).output_dir == "/tmp/here/sft/4"
     assert "cannot be filled in" in refused([path, "output_dir=${nothing_like_it}"])
 
 
@@ -140,7 +141,7 @@ def test_null_empties_and_nested_names_reach_inside(tmp_path: Path) -> None:
             "fsdp": ["full_shard", "auto_wrap"], "gradient_checkpointing_kwargs": {"use_reentrant": True}, "deepspeed": None,
         },
     )  # fmt: skip
-    found, problems = c.check(c.read(path))
+    found, problems = c.check(reading.read(path))
     assert found is not None and found.report_to == ("none",) and found.fsdp == "full_shard auto_wrap"
     assert [p.knob for p in problems] == ["fsdp"]  # a run takes one GPU unless it asks for more
     path = write(tmp_path, {k: v for k, v in yaml.safe_load(Path(path).read_text()).items() if k != "fsdp"})
@@ -150,12 +151,13 @@ def test_null_empties_and_nested_names_reach_inside(tmp_path: Path) -> None:
         "eval_dataset=null",
         "gradient_checkpointing_kwargs.use_reentrant=false",
     ]
-    config = c.make(c.parse_words(words))
+    config = c.make(reading.parse_words(words))
     assert config.learning_rate == c.KNOBS["learning_rate"].default and config.eval_dataset == ()
     assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
-    assert c.make(c.parse_words([path, "dataset=[a,b]"])).dataset == ("a", "b")
+    assert c.make(reading.parse_words([path, "dataset=[a,b]"])).dataset == ("a", "b")
     assert (
-        c.make(c.parse_words([path, "--eval_dataset", "null", "--learning_rate", "null"])).eval_dataset == ()
+        c.make(reading.parse_words([path, "--eval_dataset", "null", "--learning_rate", "null"])).eval_dataset
+        == ()
     )
 
 
@@ -230,7 +232,7 @@ top_p: 0.9
 def test_its_ppo_file_is_taken_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "ppo.yaml"
     file.write_text(PPO)
-    config, problems = c.check(c.read(file))
+    config, problems = c.check(reading.read(file))
     assert config is not None and problems == []
     assert (config.stage, config.reward_model, config.reward_model_type) == (
         "ppo",
@@ -244,16 +246,16 @@ def test_its_ppo_file_is_taken_as_it_is(tmp_path: Path) -> None:
         1,
         0.1,
     )
-    told = c.check({**c.read(file), "reward_model": "http://127.0.0.1:8001/v1/score/evaluation"})[1]
+    told = c.check({**reading.read(file), "reward_model": "http://127.0.0.1:8001/v1/score/evaluation"})[1]
     assert [p.mend for p in told] == [{"reward_model_type": "api"}]
     served = c.check(
-        {**c.read(file), "reward_model": "http://127.0.0.1:8001/score", "reward_model_type": "api"}
+        {**reading.read(file), "reward_model": "http://127.0.0.1:8001/score", "reward_model_type": "api"}
     )
     assert served[0] is not None and served[1] == []
 
 
 def test_what_a_file_says_of_pictures_is_taken(tmp_path: Path) -> None:
-    board = c.make(c.read(write(tmp_path, BOARD | {"train.image_max_pixels": "512*512"})))
+    board = c.make(reading.read(write(tmp_path, BOARD | {"train.image_max_pixels": "512*512"})))
     assert (board.image_max_pixels, board.freeze_vision_tower) == (512 * 512, True)
     theirs = {
         "model_name_or_path": "m",

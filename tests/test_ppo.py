@@ -14,7 +14,8 @@ from test_online_runs import config_of, curve, studio  # noqa: F401  a fixture
 from test_stages import trained
 from tiny_packed import CPU, build
 
-from tuner.config.config import make, read
+from tuner.config.config import make
+from tuner.config.reading import read
 from tuner.engine.online import scoring
 from tuner.engine.online.experience import BY_BATCH, Experience
 from tuner.engine.online.padded_policy import PaddedPolicy

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tuner import hardware
-from tuner.config.config import check, to_yaml
+from tuner.config.config import check
+from tuner.config.writing import to_yaml
 from tuner.jobs import control, launch, queue, submit, supervisor
 from tuner.runs import locks
 from tuner.runs.run import Run

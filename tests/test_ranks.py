@@ -26,8 +26,9 @@ from safetensors.numpy import load_file
 from tests import ranks_worker
 from tuner import cli, hardware
 from tuner.cli import launchers
-from tuner.config.config import Config, check, make, to_yaml
+from tuner.config.config import Config, check, make
 from tuner.config.knobs import ConfigError
+from tuner.config.writing import to_yaml
 from tuner.data.rows import Rows
 from tuner.engine import dealing
 from tuner.engine.live import LiveRun

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from tuner.config.config import KNOBS, Config, check, command, make, parse_words
+from tuner.config.config import KNOBS, Config, check, make
 from tuner.config.kinds import BASELINED, CLIPPED, GROUPED, REWARDED, VALUED
+from tuner.config.reading import parse_words
 from tuner.config.without_effect import unheeded
+from tuner.config.writing import command
 from tuner.ui.draft import Draft
 
 BASE = {"model_name_or_path": "m", "dataset": "d", "do_train": True, "reward_funcs": ["json_valid"]}

@@ -14,8 +14,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from tuner.config.config import Config, command, make, parse_words, read, to_yaml
+from tuner.config.config import Config, make
 from tuner.config.knobs import ConfigError
+from tuner.config.reading import parse_words, read
+from tuner.config.writing import command, to_yaml
 from tuner.rewards import patterns, registry, remote
 from tuner.rewards.reward import Completion, Reward, answer_of, score_all
 

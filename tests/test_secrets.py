@@ -15,8 +15,9 @@ import tiny
 from tests.security.canaries import Canaries, open_to_others
 from tests.security.secrets_walk import Walk, refused_lines
 from tuner import cli
-from tuner.config.config import KNOBS, check, command, load, make
+from tuner.config.config import KNOBS, check, load, make
 from tuner.config.knobs import ConfigError
+from tuner.config.writing import command
 from tuner.jobs import resuming
 from tuner.runs.run import Run
 from tuner.text.message import plain
@@ -198,7 +199,7 @@ def test_the_secrets_of_runs_that_do_not_train_are_in_no_record() -> None:
 
 
 def test_the_shipped_recipes_hold_none() -> None:
-    from tuner.config.config import read, recipes
+    from tuner.config.reading import read, recipes
 
     for name in recipes():
         assert not [p for p in check(read(name))[1] if "holds a password" in p.sentence], name

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tuner.config.config import Config, check, command, make, parse_words, read, to_yaml
+from tuner.config.config import Config, check, make
+from tuner.config.reading import parse_words, read
+from tuner.config.writing import command, to_yaml
 
 ODD = [
     "--",

@@ -16,8 +16,9 @@ import pytest
 import tiny
 import torch
 
-from tuner.config.config import Config, make, read
+from tuner.config.config import Config, make
 from tuner.config.kinds import GROUPED, REWARDED
+from tuner.config.reading import read
 from tuner.engine.live import LiveRun
 from tuner.engine.trainer_log import read as read_log
 from tuner.jobs.live import Outcome

@@ -20,8 +20,9 @@ from test_stages import config_of, losses, trained
 from transformers import AutoModelForImageTextToText
 
 from tuner import samples
-from tuner.config.config import make, read
+from tuner.config.config import make
 from tuner.config.knobs import ConfigError
+from tuner.config.reading import read
 from tuner.config.vision import language_config, part_of
 from tuner.engine import methods
 from tuner.generate.answers import answers

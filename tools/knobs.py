@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from tuner.config.config import KNOBS, Config, word
+from tuner.config.config import KNOBS, Config
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import Knob, Section, describe, sections_of
+from tuner.config.spelling import word
 from tuner.config.without_effect import REASONS
 
 FILE = Path(__file__).parents[1] / "docs" / "knobs.md"

@@ -31,7 +31,8 @@ import tiny  # noqa: E402
 from faults.proxy import Proxy  # noqa: E402
 from faults.tracker import Tracker  # noqa: E402
 
-from tuner.config.config import make, params  # noqa: E402
+from tuner.config.config import make  # noqa: E402
+from tuner.config.writing import params  # noqa: E402
 from tuner.runs.run import Run  # noqa: E402
 from tuner.tracking import history, runs, store  # noqa: E402
 

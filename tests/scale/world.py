@@ -14,7 +14,8 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from tuner.config.config import make, params, to_yaml
+from tuner.config.config import make
+from tuner.config.writing import params, to_yaml
 from tuner.tracking import store
 
 STAGES = ("sft", "dpo", "kto")

@@ -21,8 +21,8 @@ from tuner.cli.serving import api
 from tuner.cli.training import submit, train
 from tuner.cli.using import evaluate
 from tuner.cli.words import OK, foreseen, refuse
-from tuner.config.config import recipes
 from tuner.config.knobs import nearest
+from tuner.config.reading import recipes
 from tuner.text.lookup import mark, of_environment, speak_everywhere, tr
 
 VERBS: dict[str, Callable[[list[str]], int]] = {

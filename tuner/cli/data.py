@@ -11,7 +11,7 @@ from typing import Any
 
 from tuner import paths, samples
 from tuner.cli.words import OK, parser, print_json, table
-from tuner.config.config import parse_words
+from tuner.config.reading import parse_words
 from tuner.text.lookup import mark, tr
 from tuner.text.message import Message
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tuner.config.config import Config, word
+from tuner.config.config import Config
 from tuner.config.knobs import Kind, Knob, Section, knobs_of, sections_of
 from tuner.config.run_config import RunConfig
+from tuner.config.spelling import word
 from tuner.text.lookup import mark, tr
 
 TYPES: dict[Kind, str] = {

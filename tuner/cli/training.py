@@ -7,8 +7,9 @@ import sys
 from tuner import samples
 from tuner.cli import launchers
 from tuner.cli.words import OK
-from tuner.config.config import Config, make, parse_words
+from tuner.config.config import Config, make
 from tuner.config.knobs import ConfigError, Problem
+from tuner.config.reading import parse_words
 from tuner.config.run_config import RunConfig
 from tuner.config.settings import settings
 from tuner.text.lookup import tr

@@ -10,7 +10,7 @@ from copy import copy
 from typing import Any, Literal, TypeVar
 
 from tuner.config.aliases import REFUSED, renamed
-from tuner.config.config import KNOBS, Config, made_of, parse_words, word
+from tuner.config.config import KNOBS, Config, made_of
 from tuner.config.kinds import DEFAULT, KINDS
 from tuner.config.knobs import (
     ConfigError,
@@ -23,9 +23,11 @@ from tuner.config.knobs import (
     nearest,
 )
 from tuner.config.method_sections import Quantization
+from tuner.config.reading import parse_words
 from tuner.config.run_config import RunConfig
 from tuner.config.run_sections import Generation, Machine
 from tuner.config.sections import Data, Model, Training
+from tuner.config.spelling import word
 from tuner.config.training_arguments import TrainingArguments
 from tuner.text.lookup import tr
 

@@ -83,3 +83,15 @@ def listed(value: Any) -> Any:
 def asks_for_fsdp(said: str | None) -> bool:
     """Whether `fsdp` asks for it, in any of transformers' spellings."""
     return (said or "").strip().lower() not in ("", "false", "none", "no", "0")
+
+
+def word(value: Any) -> str:
+    """A value as it is typed in a shell: 5e-05, True, a,b, {"x": 1}; empty for None."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(v, dict) for v in value)
+        return json.dumps(value) if nested else ",".join(str(v) for v in value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuner import __version__
-from tuner.config.config import Config, word
+from tuner.config.config import Config
+from tuner.config.spelling import word
 from tuner.config.vision import takes_pictures
 from tuner.plan.facts import model_of
 from tuner.runs.inputs import recorded

@@ -19,12 +19,13 @@ from transformers import (
 )
 
 from tuner import paths
-from tuner.config.config import Config, to_yaml
+from tuner.config.config import Config
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.libraries import SWITCHES, need
 from tuner.config.loop_rules import MEASURED_BY, asks_for_best
 from tuner.config.spelling import asks_for_fsdp
 from tuner.config.training_arguments import NAMES
+from tuner.config.writing import to_yaml
 from tuner.data.tokens import load_tokenizer
 from tuner.engine import adapters, card, group, methods, optimizers
 from tuner.engine.live import LiveRun

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuner.config.config import KNOBS, Config, make, word
+from tuner.config.config import KNOBS, Config, make
 from tuner.config.kinds import KINDS
 from tuner.config.knobs import ConfigError, Problem
 from tuner.config.run_config import RunConfig
+from tuner.config.spelling import word
 from tuner.jobs import planning, queue, slots
 from tuner.jobs.supervisor import ensure_supervisor
 from tuner.runs import locks

@@ -30,9 +30,11 @@ from typing import Any, Literal
 import yaml
 
 from tuner import paths, redact
-from tuner.config.config import load, stored, to_yaml
+from tuner.config.config import load
 from tuner.config.knobs import ConfigError
+from tuner.config.reading import stored
 from tuner.config.run_config import RunConfig
+from tuner.config.writing import to_yaml
 from tuner.runs import locks
 from tuner.runs.files import insist, replace_text, replacing
 from tuner.runs.status import ENDED, Status, of, to_plain

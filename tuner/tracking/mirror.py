@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import private
-from tuner.config.config import params, word
 from tuner.config.knobs import ConfigError
+from tuner.config.spelling import word
+from tuner.config.writing import params
 from tuner.redact import redacted
 from tuner.runs.facts import facts
 from tuner.runs.inputs import InputRow, recorded

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from tuner import paths
-from tuner.config.config import word
+from tuner.config.spelling import word
 from tuner.runs.points import spark, tail
 from tuner.runs.run import Run
 from tuner.runs.status import ENDED, State, Status

@@ -20,9 +20,10 @@ from typing import Any
 import streamlit as st
 
 from tuner import hardware
-from tuner.config.config import KNOBS, check, recipes
+from tuner.config.config import KNOBS, check
 from tuner.config.kinds import DEFAULT, default_of
 from tuner.config.knobs import Knob
+from tuner.config.reading import recipes
 from tuner.plan import preflight
 from tuner.redact import redact
 from tuner.runs.run import Run

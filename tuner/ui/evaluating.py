@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import command, to_yaml, word
 from tuner.config.evaluation import BASE, EvaluateConfig
 from tuner.config.inference import read_words
 from tuner.config.knobs import ConfigError, Problem, knobs_of
+from tuner.config.spelling import word
+from tuner.config.writing import command, to_yaml
 from tuner.jobs.checking import of_evaluation
 from tuner.text.lookup import mark, tr
 from tuner.tracking.adapters import AdapterRow, get_adapter

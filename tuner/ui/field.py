@@ -7,8 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import KNOBS, word
+from tuner.config.config import KNOBS
 from tuner.config.knobs import Knob, Problem
+from tuner.config.spelling import word
 from tuner.text.lookup import tr
 from tuner.ui import draft as drafts
 from tuner.ui import rewarding, widgets

@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import word
 from tuner.config.knobs import Knob
+from tuner.config.spelling import word
 from tuner.rewards import registry
 from tuner.rewards.own import is_own
 from tuner.rewards.registry import TABLE, WEIGHT

@@ -9,8 +9,9 @@ from typing import Any
 import streamlit as st
 
 from tuner import paths
-from tuner.config.config import Config, command, to_yaml
+from tuner.config.config import Config
 from tuner.config.knobs import Problem
+from tuner.config.writing import command, to_yaml
 from tuner.jobs import planning
 from tuner.jobs.script import script
 from tuner.plan import preflight

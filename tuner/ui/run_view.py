@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from tuner.config.config import KNOBS, command, stored, to_yaml, word
+from tuner.config.config import KNOBS
 from tuner.config.kinds import KINDS, default_of, trains
 from tuner.config.knobs import ConfigError
+from tuner.config.reading import stored
+from tuner.config.spelling import word
+from tuner.config.writing import command, to_yaml
 from tuner.jobs import planning, queue, watch
 from tuner.runs import checkpoints, diverging, events
 from tuner.runs.points import Tail, tail

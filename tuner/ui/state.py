@@ -13,8 +13,10 @@ import yaml
 
 from tuner import paths
 from tuner.config.aliases import renamed
-from tuner.config.config import KNOBS, dump, read, to_yaml
+from tuner.config.config import KNOBS
 from tuner.config.knobs import ConfigError
+from tuner.config.reading import read
+from tuner.config.writing import dump, to_yaml
 from tuner.redact import redacted
 from tuner.runs.files import replace_text
 from tuner.text.lookup import LANGUAGES, catalogue, tr

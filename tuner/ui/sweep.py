@@ -8,8 +8,9 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import KNOBS, Config, word
+from tuner.config.config import KNOBS, Config
 from tuner.config.knobs import Problem
+from tuner.config.spelling import word
 from tuner.jobs import planning, submit
 from tuner.text.lookup import tr
 from tuner.ui import draft as drafts

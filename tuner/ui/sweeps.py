@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import streamlit as st
 
-from tuner.config.config import differing
+from tuner.config.writing import differing
 from tuner.text.lookup import tr
 from tuner.tracking.rows import RunFilter, RunRow
 from tuner.tracking.runs import first_runs

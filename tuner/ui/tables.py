@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from tuner.config.config import KNOBS, differing
+from tuner.config.config import KNOBS
+from tuner.config.writing import differing
 from tuner.jobs import room
 from tuner.runs import inputs
 from tuner.runs.curve import Series

@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from tuner.config.config import word
 from tuner.config.knobs import Knob
+from tuner.config.spelling import word
 from tuner.text.lookup import tr
 from tuner.ui.draft import Draft
 from tuner.ui.offers import Offer, offer

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner import paths
-from tuner.config.config import KNOBS, word
+from tuner.config.config import KNOBS
 from tuner.config.kinds import KINDS, trains
+from tuner.config.spelling import word
 from tuner.runs.status import Status
 from tuner.text.lookup import ended, mark, tr, trn
 from tuner.text.message import term
