@@ -318,7 +318,17 @@ READS = {
     "tuner.runs.points": ("tail",),
     "tuner.jobs.room": ("of_run", "of_runs", "of_studio"),
     "tuner.runs.run": ("fresh_name",),
-    "tuner.tracking.runs": ("are_there", "choices", "first_runs", "get_row", "list_runs", "names", "newest"),
+    "tuner.tracking.runs": (
+        "are_there",
+        "by_metric",
+        "choices",
+        "finished",
+        "first_runs",
+        "get_row",
+        "list_runs",
+        "names",
+        "newest",
+    ),
     "tuner.tracking.store": ("changes", "database", "page_of", "shown_uri", "warm"),
     "tuner.tracking.usage": ("with_mlflow", "with_peft"),
     "tuner.ui.state": (

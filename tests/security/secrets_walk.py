@@ -80,7 +80,8 @@ class Walk:
             "from tuner import process; process.begin()",
             "from tuner.ui import draft, state",
             "from tuner.tracking.runs import set_note, set_tag, rename_run",
-            "from tuner.config.config import command, make, to_yaml",
+            "from tuner.config.config import make",
+            "from tuner.config.writing import command, to_yaml",
             "refused = 0",
             f"for change in (lambda: set_note({run_id!r}, {note!r}), lambda: set_tag({run_id!r}, 't', {note!r}),"
             f" lambda: rename_run({run_id!r}, {note!r})):",
