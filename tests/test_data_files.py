@@ -141,7 +141,7 @@ def test_what_is_broken_is_told_by_its_line(
         ("a.jsonl", '{"a":1}'.encode("utf-16-le"), "UTF-16"),
         ("a.csv", b"a,b\n\x00,1\n", "NUL bytes"),
         ("a.json", b"\x1f\x8b\x08 gzip", "compressed"),
-        ("a.json", gzip.compress(b"[]"), "compressed"),  # its fourth byte is 0, as in UTF-16
+        ("a.json", gzip.compress(b"[]", mtime=0), "compressed"),  # its fourth byte is 0, as in UTF-16
         ("a.exe", b"x", "is not one of json"),
         ("a.parquet", b"PAR1 not really", "not readable as parquet"),
     ],
