@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from examples import examples
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tuner.config.knobs import ConfigError
@@ -264,6 +264,7 @@ WRITABLE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters=
     # The module itself quotes a field for the characters of its own line end only.
     st.sampled_from([("\r", csv.QUOTE_ALL), ("\n", csv.QUOTE_MINIMAL), ("\r\n", csv.QUOTE_MINIMAL)]),
 )
+@example([("", ";")], "\t", ("\n", csv.QUOTE_MINIMAL))
 def test_what_pythons_csv_module_writes_comes_back(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[tuple[str, str]],

@@ -272,7 +272,8 @@ DELIMITERS = ",;\t"
 def delimiter_of(path: Path) -> str:
     """What parts the fields of a csv file: the character that stands in its header outside of quotes.
 
-    Of several, the one by which the first rows have as many fields as the header.
+    Of several, the one by which the first rows have as many fields as the header, and a tab before others: prose has no tabs,
+    and a field is not quoted for the signs of prose where tabs part it.
     """
     if path.suffix.lower() == ".tsv":
         return "\t"
@@ -280,7 +281,11 @@ def delimiter_of(path: Path) -> str:
         head = file.read(1 << 16).removeprefix(_BOM).decode("utf-8", "replace").lstrip("\r\n")
     header = _outside_quotes(head)
     held = [d for d in DELIMITERS if d in header] or [","]
-    return held[0] if len(held) == 1 else max(held, key=lambda d: (_agreeing(head, d), header.count(d)))
+    return (
+        held[0]
+        if len(held) == 1
+        else max(held, key=lambda d: (_agreeing(head, d), d == "\t", header.count(d)))
+    )
 
 
 def _outside_quotes(text: str) -> str:

@@ -22,7 +22,9 @@ from tuner.ui.words import english_label, in_form, label, number, safe, value
 def show(knob: Knob, draft: Draft, problems: Sequence[Problem], explained: bool) -> None:
     """One knob: its widget, the way back if it was changed, its explanation, and what is wrong with it."""
     with st.container(key=f"field-{knob.name}", gap="xsmall"):
-        _widget(knob, draft)  # in its place whatever is beside it: one that moves is drawn twice while it has the focus
+        _widget(
+            knob, draft
+        )  # in its place whatever is beside it: one that moves is drawn twice while it has the focus
         if beside := [_empty] * _can_be_emptied(knob, draft) + [_reset] * (knob.name in draft.changes):
             with st.container(horizontal=True, width="content", gap="xxsmall", key=f"acts-{knob.name}"):
                 for act in beside:
