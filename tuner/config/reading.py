@@ -45,18 +45,7 @@ def read(source: str | Path, resolve: bool = True) -> dict[str, Any]:
     try:
         values = deepcopy(_parsed(path, stamp(path)))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            [
-                Problem(
-                    "",
-                    tr(
-                        "{source} is not readable as YAML: {first_line}",
-                        source=source,
-                        first_line=_first_line(error),
-                    ),
-                )
-            ]
-        ) from error
+        raise _unreadable(source, error) from error
     if not isinstance(values, dict):
         raise ConfigError(
             [Problem("", tr("{source} holds no knobs; write one `name: value` a line.", source=source))]
@@ -77,18 +66,7 @@ def stored(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Stored)  # noqa: S506  a SafeLoader
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            [
-                Problem(
-                    "",
-                    tr(
-                        "{path} is not readable as YAML: {first_line}",
-                        path=path,
-                        first_line=_first_line(error),
-                    ),
-                )
-            ]
-        ) from error
+        raise _unreadable(path, error) from error
     if not isinstance(values, dict):
         raise ConfigError([Problem("", tr("{path} holds no knobs.", path=path))])
     return resolved({str(k): v for k, v in values.items()})  # what is no variable comes out of its quotes
@@ -148,6 +126,11 @@ class _Stored(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 for _kind in (_Yaml, _Stored):
     takes_numbers(_kind)
+
+
+def _unreadable(source: str | Path, error: Exception) -> ConfigError:
+    said = tr("{source} is not readable as YAML: {first_line}", source=source, first_line=_first_line(error))
+    return ConfigError([Problem("", said)])
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,8 @@ from torch.nn.functional import ScalingType, scaled_mm
 
 GRAIN = 16
 """Rows and columns of a weight come in multiples of this."""
+FAST = True
+"""Sums are gathered in the tensor cores' own numbers, which is what makes 8 bits twice as fast on Hopper."""
 _ROWS = ScalingType.RowWise
 
 
@@ -43,7 +45,3 @@ class Float8Weight:
             rounded, codes.t(), own, _ROWS, scales.t(), _ROWS, output_dtype=x.dtype, use_fast_accum=FAST
         )
         return made
-
-
-FAST = True
-"""Sums are gathered in the tensor cores' own numbers, which is what makes 8 bits twice as fast on Hopper."""
